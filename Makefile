@@ -1,0 +1,58 @@
+# Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
+#   make demo · make test · make test-slow · make test-gpu · make lint · make format · make clean
+
+PYTHON  ?= python3
+WORKERS ?= 2
+# Passed on: make test ARGS="core -k draw"
+ARGS    ?=
+
+BIN   := .venv/bin
+STAMP := .venv/.stamp
+PACKAGES := $(wildcard core/pyproject.toml plugins/*/*/pyproject.toml)
+
+# Idle threads sleep instead of spinning: two test workers then share the machine.
+export OMP_WAIT_POLICY := passive
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-gpu lint format clean
+
+help:
+	@sed -n '1,2s/^# *//p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)
+
+# Entry points of an editable package are read when it is installed: hence the dependency on each pyproject.toml.
+# Two steps: with the build backend there, the packages need no isolated build each (seconds instead of a minute).
+$(STAMP): constraints.txt requirements-dev.txt $(PACKAGES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlalign needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --no-build-isolation -r requirements-dev.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile $(ARGS)
+
+# pytest's exit status 5 says that nothing was selected: fine for these two.
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile $(ARGS) || [ $$? -eq 5 ]
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu $(ARGS) || [ $$? -eq 5 ]
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Leaves .venv and runs/ alone.
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist core/dist plugins/*/*/dist
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""The KL penalty to the reference, as a reward at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from rlalign import component
+from rlalign.component import Component
+from rlalign.hookspecs import hookimpl
+from rlalign.run import Run
+from rlalign.types import Rollout, Score
+
+
+def estimators(logprobs: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """Schulman's three estimates of KL(π‖π_ref) from samples of π: with x = log π − log π_ref,
+    k1 = x, k2 = x²/2, k3 = e⁻ˣ − 1 + x."""
+    x = logprobs - reference
+    return {"k1": x, "k2": x**2 / 2, "k3": torch.expm1(-x) + x}
+
+
+def rl4lms_coefficient(coef: float, kl: float, target: float) -> float:
+    """RL4LMs' controller: β ← β(1 + 0.1·clip((KL − target)/target, ±0.2)), KL a mean per token."""
+    return coef * (1 + 0.1 * max(-0.2, min(0.2, (kl - target) / target)))
+
+
+def ziegler_coefficient(coef: float, kl: float, target: float, responses: int, horizon: int) -> float:
+    """Ziegler et al. (2019), section 2.2: β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon), KL a mean per response."""
+    return coef * (1 + max(-0.2, min(0.2, kl / target - 1)) * responses / horizon)
+
+
+class KL(Component):
+    """−coef · (log π − log π_ref) at every step, both over the full distribution at the same temperature."""
+
+    class Config(component.Config):
+        """Options of `kl`."""
+
+        coef: float = Field(0.1, ge=0, description="the penalty's coefficient β, at first if `target` is given")
+        target: float | None = Field(None, gt=0, description="KL to steer for by moving the coefficient; null: fixed")
+        controller: Literal["rl4lms", "ziegler"] = Field(
+            "rl4lms", description="how it moves: `rl4lms` targets a KL per token, `ziegler` one per response"
+        )
+        horizon: int = Field(10000, gt=0, description="ziegler: responses over which the coefficient may move by a fifth")
+        together: bool = Field(False, description="allow it beside a loss that holds a KL already")
+
+    config: Config
+    models: Mapping[str, component.Role] = {"reference": "frozen"}
+    needs = ("policy.full_logprobs", "reference.full_logprobs")
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.coef = self.config.coef
+        self.regularises = not self.config.together
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        kl = estimators(rollout.columns["policy.full_logprobs"], rollout.columns["reference.full_logprobs"])
+        per_response_N = torch.where(rollout.mask_NT, kl["k1"], 0.0).sum(1)
+        coef_N = torch.full_like(per_response_N, self.coef)
+        return Score(-self.coef * kl["k1"], metrics={**kl, "per_response": per_response_N, "coef": coef_N})
+
+    @hookimpl
+    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
+        target = self.config.target
+        if target is None or f"{self.name}/k1" not in metrics:
+            return
+        if self.config.controller == "rl4lms":
+            self.coef = rl4lms_coefficient(self.coef, metrics[f"{self.name}/k1"], target)
+        else:
+            kl, responses = metrics[f"{self.name}/per_response"], int(metrics["responses"])
+            self.coef = ziegler_coefficient(self.coef, kl, target, responses, self.config.horizon)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.coef = float(state["coef"])

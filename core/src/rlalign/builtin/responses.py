@@ -1,0 +1,117 @@
+"""Where responses come from: `sampled`, `logged`, or a `mix` of both in one group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from rlalign import component
+from rlalign.component import Component
+from rlalign.errors import ComponentError, ConfigError
+from rlalign.hookspecs import hookimpl
+from rlalign.run import Run
+from rlalign.types import Example, Rollout, Score, concat
+
+
+class Source(Protocol):
+    """What `mix` can draw on: `count` responses to each example, or None for as many as there are."""
+
+    def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout: ...
+
+
+class Sampled(Component):
+    """Responses of the policy as it is now."""
+
+    def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout:
+        phase = run._phase
+        how = run.generation if count is None else run.generation.model_copy(update={"samples": count})
+        key = ("sample", phase.repeat, run.phase, run.iteration)
+        return phase.sample(examples, how, key, phase.offset)
+
+    @hookimpl
+    def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
+        return self.respond(run, examples, None)
+
+
+class Logged(Component):
+    """The examples' logged responses; as a reward, the scores stored with them."""
+
+    def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout:
+        for example in examples:
+            if len(example.responses) < (count or 1):
+                raise ComponentError(
+                    f"example `{example.id}` has {len(example.responses)} logged responses, {count or 1} are needed"
+                )
+            if example.scores and len(example.scores) != len(example.responses):
+                raise ComponentError(
+                    f"example `{example.id}` has {len(example.responses)} responses and {len(example.scores)} scores"
+                )
+        rollout = run._phase.attach(run.models.policy.encode(examples))
+        scores = [s for e in examples for s in e.scores or [float("nan")] * len(e.responses)]
+        score_N = torch.tensor(scores, dtype=rollout.logprobs_NT.dtype, device=rollout.group_N.device)
+        rollout = rollout.with_columns(score=score_N)
+        return rollout if count is None else rollout.take(self._some(run, rollout, count))
+
+    def _some(self, run: Run, rollout: Rollout, count: int) -> Tensor:
+        """`count` rows of every group, at random."""
+        rows = []
+        for g in range(len(rollout.examples)):
+            group = (rollout.group_N == g).nonzero()[:, 0]
+            order = torch.randperm(len(group), generator=run.rng("logged", run.iteration, run._phase.offset + g))
+            rows.append(group[order[:count].to(group.device)])
+        return torch.cat(rows).sort().values
+
+    @hookimpl
+    def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
+        return self.respond(run, examples, None)
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        score_N = rollout.columns.get("score")
+        if score_N is None:
+            raise ComponentError("`logged` is the reward of logged responses; these were sampled and have no score")
+        unscored = score_N.isnan().nonzero()[:, 0].tolist()
+        if unscored:
+            example = rollout.examples[int(rollout.group_N[unscored[0]])]
+            raise ComponentError(f"example `{example.id}` has responses without a stored score; add a reward")
+        return Score(score_N)
+
+
+class Mix(Component):
+    """All of an example's responses, from several sources, as one group; `columns["source"]` names them."""
+
+    class Config(component.Config):
+        """Responses a prompt, by source."""
+
+        model_config = ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, int] = Field(init=False)
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.parts = dict(config.__pydantic_extra__ or {})
+        self.built: dict[str, Any] = {}
+        if not self.parts:
+            raise ConfigError("mix: name at least one source, for example `mix: {logged: 1, sampled: 3}`")
+        for name, count in self.parts.items():
+            if not isinstance(count, int) or count < 1:
+                raise ConfigError(f"mix: {name}: a positive number of responses a prompt, got {count!r}")
+
+    @hookimpl
+    def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
+        answered = []
+        for name, count in self.parts.items():
+            source: Source | None = self.built.get(name)
+            if source is None or not hasattr(source, "respond"):
+                raise ComponentError(f"mix: `{name}` is no source of responses: it has no method `respond`")
+            part = source.respond(run, examples, count)
+            # Only what every part has survives the join; a score that sampling lacks is NaN until filled.
+            columns = {"source": (name,) * len(part)}
+            if "score" not in part.columns and "logged" in self.parts:
+                columns["score"] = torch.full_like(part.logprobs_NT[:, 0], float("nan"))
+            answered.append(replace(part, columns={**part.columns, **columns}))
+        return concat(answered, same_examples=True)

@@ -1,0 +1,368 @@
+"""Commit points: everything a resumed run must know, in a folder that is there whole or not at all.
+
+    checkpoints/00000012/
+        models/<name>.safetensors      weights
+        optimiser.safetensors          tensors of the other parts (no file where a part has none)
+        components.safetensors
+        state.json                     everything that is no tensor
+        manifest.json                  size and SHA-256 of each file, and a checksum of its own
+
+A commit point is written under a temporary name, forced to the disk, and then renamed: a killed writer
+leaves a `.tmp-…` folder that the next one clears. An old one is renamed to `.old-…` before it is deleted,
+because a deletion that is killed half-way would leave a folder that looks like a commit point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.rundir import StrPath, sync
+
+FORMAT = 1
+PARTS = ("optimiser", "components", "loop")
+
+STORABLE = {
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A commit point as it was read."""
+
+    index: int
+    path: Path
+    models: Mapping[str, tuple[int, dict[str, Tensor]]]
+    """Version and weights of each model, by name."""
+    optimiser: Any
+    components: Any
+    loop: Any
+    logs: Mapping[str, int]
+
+
+def write(
+    folder: StrPath,
+    index: int,
+    *,
+    models: Mapping[str, tuple[int, Mapping[str, Tensor]]],
+    optimiser: Any,
+    components: Any,
+    loop: Any,
+    logs: Mapping[str, int],
+    keep: int,
+    previous: int | None = None,
+) -> Path:
+    """Write commit point `index` into the folder `checkpoints`, and keep the last `keep`.
+
+    `previous` is the commit point this run wrote, or was resumed from, last. A model of the same name and
+    version there is linked instead of written again, so frozen models cost nothing. Commit points from
+    `index` on belong to a course the run has left (it was resumed from an earlier one), and are deleted.
+    """
+    assert previous is None or previous < index, f"commit point {index} after {previous}"
+    folder = Path(folder)
+    path = _path(folder, index)
+    parts = {"optimiser": optimiser, "components": components, "loop": loop}
+    split = {name: split_state(state, name) for name, state in parts.items()}
+    state = {name: tree for name, (_, tree) in split.items()}
+    temporary = folder / f".tmp-{path.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        for left in [i for i in find(folder) if i >= index]:
+            _discard(_path(folder, left))
+        (temporary / "models").mkdir(parents=True)
+        before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
+        files = {}
+        for name, (version, weights) in models.items():
+            file = f"models/{name}.safetensors"
+            if before and before["models"].get(name) == version and _link(before, file, temporary):
+                files[file] = before["files"][file]
+            else:
+                save_tensors(temporary / file, weights)
+                files[file] = _fingerprint(temporary / file)
+        for name, (tensors, _) in split.items():
+            if tensors:
+                file = f"{name}.safetensors"
+                save_tensors(temporary / file, tensors)
+                files[file] = _fingerprint(temporary / file)
+        (temporary / "state.json").write_text(json.dumps({**state, "logs": dict(logs)}))
+        files["state.json"] = _fingerprint(temporary / "state.json")
+        versions = {name: version for name, (version, _) in models.items()}
+        manifest = {"format": FORMAT, "index": index, "models": versions, "files": files}
+        manifest["checksum"] = _checksum(manifest)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        for written in (*files, "manifest.json", "models", "."):
+            sync(temporary / written)
+        os.rename(temporary, path)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in find(folder)[:-keep]:
+        _discard(_path(folder, old))
+    return path
+
+
+def find(folder: StrPath) -> list[int]:
+    """The commit points in a folder, oldest first."""
+    folder = Path(folder)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
+
+
+def read(folder: StrPath, index: int) -> Checkpoint:
+    """Read a commit point, having compared every file with its manifest."""
+    folder = Path(folder)
+    path = _path(folder, index)
+    wrong = damage(path)
+    if wrong is not None:
+        raise CheckpointError(f"{wrong}\n{_remedy(folder, index)}")
+    manifest = _manifest(path)
+    state = json.loads((path / "state.json").read_text())
+
+    def load(file: str) -> dict[str, Tensor]:
+        return load_tensors(path / file) if file in manifest["files"] else {}
+
+    models = {
+        name: (version, load(f"models/{name}.safetensors")) for name, version in manifest["models"].items()
+    }
+    parts = {name: join_state(load(f"{name}.safetensors"), state[name]) for name in PARTS}
+    return Checkpoint(index, path, models, **parts, logs=state["logs"])
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a commit point, in words; None if it is whole."""
+    try:
+        manifest = _manifest(path)
+    except CheckpointError as error:
+        return str(error)
+    for name, expected in manifest["files"].items():
+        file = path / name
+        try:
+            size = file.stat().st_size
+            if size != expected["size"]:
+                return f"{file}: holds {size} bytes instead of {expected['size']}: it is cut short or edited."
+            if _fingerprint(file) != expected:
+                return f"{file}: is not what was written (its SHA-256 differs): it is damaged or edited."
+        except FileNotFoundError:
+            return f"{file}: is missing."
+        except OSError as error:
+            return f"{file}: cannot be read: {error.strerror}."
+    return None
+
+
+def whole_before(folder: StrPath, index: int) -> int | None:
+    """The newest commit point before `index` that is whole."""
+    earlier = (i for i in reversed(find(folder)) if i < index)
+    return next((i for i in earlier if damage(_path(Path(folder), i)) is None), None)
+
+
+def save_tensors(path: StrPath, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of any layout and device; one that has several names is written once."""
+    written: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    names: dict[object, str] = {}
+    storages = set()
+    for name, given in tensors.items():
+        unfit = _unfit(given)
+        if unfit:
+            raise RLAlignError(
+                f"{path}: {name!r} cannot be stored: it is {unfit}. Make it a dense tensor of booleans, "
+                "integers or real numbers."
+            )
+        same = (given.device, given.data_ptr(), given.dtype, given.shape, given.stride())
+        if given.numel() and (first := names.setdefault(same, name)) != name:
+            aliases[name] = first
+            continue
+        tensor = given.detach().cpu().contiguous()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()  # safetensors refuses different views of one storage
+        storages.add(tensor.untyped_storage().data_ptr())
+        written[name] = tensor
+    save_file(written, path, metadata={"aliases": json.dumps(aliases)} if aliases else None)
+
+
+def load_tensors(path: StrPath) -> dict[str, Tensor]:
+    """What `save_tensors` wrote. Names of one tensor are names of one tensor again."""
+    with safe_open(path, framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+    return tensors | {name: tensors[first] for name, first in aliases.items()}
+
+
+def split_state(nested: Any, where: str = "state") -> tuple[dict[str, Tensor], Any]:
+    """Take the tensors out of a nested state; the rest becomes JSON, from which `join_state` restores it.
+
+    An object in that JSON has one key, which names what it stands for: {"tensor": name},
+    {"dict": {…}}, {"items": [[key, value], …]} (a dict with other than string keys), {"tuple": […]},
+    {"float": "inf"}. Mappings come back as dicts; other subclasses are refused rather than flattened.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def split(value: Any, path: tuple[object, ...]) -> Any:
+        if isinstance(value, Tensor):
+            name = "/".join(map(str, path)) or "tensor"
+            while name in tensors or name == "__metadata__":
+                name += "'"  # {0: …, "0": …}
+            tensors[name] = value
+            return {"tensor": name}
+        if isinstance(value, Mapping):
+            for key in value:
+                if type(key) not in (str, int):
+                    raise RLAlignError(_unsuitable(where, path, f"the key {key!r} ({_type(key)})"))
+            items = [(key, split(item, (*path, key))) for key, item in value.items()]
+            if all(isinstance(key, str) for key, _ in items):
+                return {"dict": dict(items)}
+            return {"items": [list(item) for item in items]}
+        if type(value) in (list, tuple):
+            entries = [split(item, (*path, i)) for i, item in enumerate(value)]
+            return entries if type(value) is list else {"tuple": entries}
+        if type(value) is float and value - value != 0:
+            return {"float": str(value)}
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise RLAlignError(_unsuitable(where, path, _type(value)))
+
+    tree = split(nested, ())
+    return tensors, tree
+
+
+def join_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
+    """The state that `split_state` took apart."""
+    if isinstance(tree, list):
+        return [join_state(tensors, entry) for entry in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "tuple":
+        return tuple(join_state(tensors, entry) for entry in content)
+    items = content.items() if kind == "dict" else content
+    return {key: join_state(tensors, value) for key, value in items}
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:08d}"
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: is missing.") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from None
+    except ValueError:
+        raise CheckpointError(f"{file}: is no JSON: it is cut short or edited.") from None
+    if not isinstance(manifest, dict) or manifest.get("checksum") != _checksum(manifest):
+        raise CheckpointError(f"{file}: is not what was written (its checksum differs): it was edited.")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{file}: has format {manifest['format']}, this version of rlalign reads {FORMAT}. "
+            "Use the version that wrote it: lock.json names it."
+        )
+    return manifest
+
+
+def _manifest_or_empty(path: Path) -> dict[str, Any]:
+    try:
+        return _manifest(path)
+    except CheckpointError:
+        return {}
+
+
+def _link(manifest: Mapping[str, Any], file: str, temporary: Path) -> bool:
+    """Take a file over from an earlier commit point; False if it is not there as it should be."""
+    source = _path(temporary.parent, manifest["index"]) / file
+    if not source.is_file() or source.stat().st_size != manifest["files"][file]["size"]:
+        return False
+    try:
+        os.link(source, temporary / file)
+    except OSError:  # no hard links on this file system
+        shutil.copyfile(source, temporary / file)
+    return True
+
+
+def _discard(path: Path) -> None:
+    aside = path.with_name(f".old-{path.name}")
+    os.rename(path, aside)
+    sync(path.parent)
+    shutil.rmtree(aside)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed writers left."""
+    for left in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
+        shutil.rmtree(left)
+
+
+def _remedy(folder: Path, index: int) -> str:
+    earlier = whole_before(folder, index)
+    if earlier is None:
+        return "No earlier commit point is whole: start the run again, or put the file back."
+    return (
+        f"The commit point {earlier:08d} before it is whole: "
+        f"go on from there with `rlalign run --resume {folder.parent} --previous`."
+    )
+
+
+def _unwritten(path: Path, error: Exception) -> RLAlignError:
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    kept = find(path.parent)
+    intact = f"The one before it, {kept[-1]:08d}, is intact" if kept else "There is no earlier one"
+    return RLAlignError(
+        f"{path}: the commit point could not be written: {getattr(error, 'strerror', None) or error} "
+        f"({free / 2**20:,.1f} MiB were free). {intact}: mend this and go on with "
+        f"`rlalign run --resume {path.parent.parent}`."
+    )
+
+
+def _unfit(value: object) -> str | None:
+    """Why a value is no tensor that a file can hold; None if it is one."""
+    if not isinstance(value, Tensor):
+        return _type(value)
+    if value.dtype not in STORABLE or value.layout != torch.strided or value.is_meta:
+        return f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
+    return None
+
+
+def _unsuitable(where: str, path: tuple[object, ...], found: str) -> str:
+    return (
+        f"{'/'.join(map(str, (where, *path)))}: {found} cannot be part of a checkpoint. A state is made of "
+        "tensors, None, bool, int, float and str, in dicts (keys str or int), lists and tuples."
+    )
+
+
+def _type(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

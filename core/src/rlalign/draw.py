@@ -1,0 +1,117 @@
+"""Which examples an iteration gets: shuffled passes over the data, or draws by weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rlalign.errors import ConfigError, RLAlignError
+from rlalign.pipeline import Train
+from rlalign.randomness import Seeds
+from rlalign.types import Example
+
+
+class Draw:
+    """The draws of one phase. Its only running state is how many examples were drawn."""
+
+    def __init__(self, data: Sequence[Example], seeds: Seeds, key: tuple[str | int, ...]) -> None:
+        if len(data) == 0:
+            raise ConfigError("the task has no training examples")
+        self.data = data
+        self.position = 0
+        self.share = 1.0
+        self._seeds = seeds
+        self._key = key
+        self._epoch: tuple[int, Tensor] | None = None
+        self._starts: Tensor | None = None
+        self._cumulative: Tensor | None = None
+        self._unit: Literal["response", "example"] = "example"
+
+    # -- what a component may ask -------------------------------------------------------------------
+
+    def weights(self, w: Tensor, unit: Literal["response", "example"] = "response") -> None:
+        """Draw with replacement in proportion to `w`: logged responses, each a group of one, or whole examples."""
+        size = int(self.row_starts()[-1]) if unit == "response" else len(self.data)
+        if w.shape != (size,):
+            raise RLAlignError(f"draw weights over {size} {unit}s have the shape {tuple(w.shape)}")
+        if not bool(w.isfinite().all()) or bool((w < 0).any()):
+            raise RLAlignError("draw weights must be finite and not negative")
+        if float(w.sum()) <= 0:
+            raise RLAlignError("all draw weights are zero: there is nothing to draw")
+        self._cumulative = w.double().cumsum(0)
+        self._unit = unit
+
+    def scale(self, share: float) -> None:
+        """Multiply the planned iterations, for example by the share of the data that is kept."""
+        if not 0 < share < math.inf:
+            raise RLAlignError(f"draw.scale({share}): a share is positive and finite")
+        self.share = share
+
+    # -- what the loop asks -----------------------------------------------------------------------
+
+    def planned(self, train: Train) -> int:
+        """Iterations of the phase."""
+        iterations: float
+        if train.iterations is not None:
+            iterations = train.iterations
+        else:
+            weighted_rows = self._cumulative is not None and self._unit == "response"
+            size = int(self.row_starts()[-1]) if weighted_rows else len(self.data)
+            iterations = math.ceil((train.passes or 1.0) * size / train.prompts)
+        return max(1, round(iterations * self.share))
+
+    def next(self, count: int) -> list[Example]:
+        """The next examples. One drawn twice stands there twice."""
+        drawn = [self._at(p) for p in range(self.position, self.position + count)]
+        self.position += count
+        return drawn
+
+    def _at(self, position: int) -> Example:
+        if self._cumulative is None:
+            epoch, place = divmod(position, len(self.data))
+            return self._example(int(self._shuffled(epoch)[place]))
+        generator = self._seeds.rng(*self._key, "weighted", position)
+        target = torch.rand((), dtype=torch.float64, generator=generator) * self._cumulative[-1]
+        index = int(torch.searchsorted(self._cumulative, target, right=True))
+        index = min(index, len(self._cumulative) - 1)
+        return self._example(index) if self._unit == "example" else self._response(index)
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        if self._epoch is None or self._epoch[0] != epoch:
+            generator = self._seeds.rng(*self._key, "shuffle", epoch)
+            self._epoch = epoch, torch.randperm(len(self.data), generator=generator)
+        return self._epoch[1]
+
+    def _example(self, index: int) -> Example:
+        example = self.data[index]
+        return example if self._starts is None else replace(example, row=int(self._starts[index]))
+
+    def _response(self, row: int) -> Example:
+        starts = self.row_starts()
+        index = int(torch.searchsorted(starts, row, right=True)) - 1
+        example, j = self.data[index], row - int(starts[index])
+        return replace(
+            example,
+            responses=example.responses[j : j + 1],
+            scores=example.scores[j : j + 1],
+            finished=example.finished[j : j + 1],
+            row=row,
+        )
+
+    def row_starts(self) -> Tensor:
+        """[examples+1]: where each example's responses begin among all logged responses."""
+        if self._starts is None:
+            counts = torch.tensor([len(example.responses) for example in self.data])
+            self._starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+        return self._starts
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = int(state["position"])

@@ -1,0 +1,226 @@
+"""Reads one phase of a pipeline file, with everything it inherits."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+
+from rlalign.component import Config
+from rlalign.entries import SAFE, File
+from rlalign.options import absolute, check
+from rlalign.overrides import short
+from rlalign.pipeline import Evaluate, From, Item, ModelSpec, Phase, Positive, Sampling, Train
+from rlalign.places import Keys, found
+
+
+class Measure(Config):
+    """`evaluate`: what is measured, on what, how often."""
+
+    every: Positive | None = Field(None, description="iterations in between; null: start and end only")
+    split: str = Field("val", description="the task's split")
+    examples: Positive = Field(256, description="examples, from the start of the split")
+    use: Any = Field(None, description="names of rewards, or components; null: the phase's rewards")
+    generation: Sampling = Field(Sampling(), description="how responses are sampled, else as the task says")
+
+
+class Origin(Config):
+    """`task: {from: grow, with: [original]}`"""
+
+    phase: str = Field(alias="from", description="an earlier phase, whose responses become the data")
+    others: tuple[Literal["original"], ...] = Field((), alias="with", description="what joins them")
+
+
+Age = Literal["start", "phase", "iteration"]
+
+
+def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
+    """One phase, with every default filled in. `names` are the earlier phases'; its own is added."""
+    algorithm = file.items(file.find(scope, "algorithm"), "algorithm")
+    if file.find(scope, "algorithm") is None:
+        file.report(scope, "`algorithm` is missing: how it learns, for instance `algorithm: rloo`")
+    name = _name(file, scope, algorithm, names)
+    task, origin = _task(file, scope, names)
+    names.append(name)
+    rewards = file.items(file.find(scope, "rewards"), "rewards")
+    responses = _responses(file, scope, algorithm)
+    if responses is not None:
+        responses = _twin(responses, rewards)
+        if not rewards and short(responses.component) == "logged":
+            rewards = [responses]
+    generation = file.section(scope, "generation", Sampling)
+    train = file.section(scope, "train", Train)
+    if train is not None and train.iterations is None and train.passes is None:
+        file.report((*scope, "train"), "say how long: `iterations` or `passes`")
+    evaluate = _evaluate(file, scope, rewards)
+    models = _models(file, scope)
+    used = [*rewards, *algorithm, *(evaluate.use if evaluate else ())]
+    _refuse_same_names(file, scope, [*used, responses] if responses else used)
+    if task is None or responses is None or generation is None or train is None:
+        return None
+    return Phase(
+        name=name,
+        task=task,
+        origin=origin,
+        rewards=tuple(rewards),
+        algorithm=tuple(algorithm),
+        responses=responses,
+        generation=generation,
+        train=train,
+        evaluate=evaluate,
+        models=models,
+        place=file.tree.place(scope),
+    )
+
+
+def _name(file: File, scope: Keys, algorithm: list[Item], earlier: list[str]) -> str:
+    default = short(algorithm[0].component) if algorithm else ""
+    name = file.tree.at(scope).get("name") if scope else None
+    if name is None:
+        name = default
+        if name in earlier:
+            file.report(scope, f"another phase is called `{name}`; give this one a `name`")
+    elif not isinstance(name, str) or not re.match(SAFE, name):
+        expected = "expected letters, digits, - and _, as it names files"
+        file.report((*scope, "name"), f"{expected}; found {found(name)}")
+    elif name in earlier:
+        file.report((*scope, "name"), f"another phase is called `{name}` already")
+    return str(name)
+
+
+def is_origin(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("from" in entry or "with" in entry)
+
+
+def _task(file: File, scope: Keys, earlier: list[str]) -> tuple[Item | None, From | None]:
+    keys = file.find(scope, "task")
+    if keys is None:
+        file.report(scope, "`task` is missing: where the examples come from")
+        return None, None
+    if not is_origin(file.tree.at(keys)):
+        return file.item(keys, "task"), None
+    if keys == ("task",):
+        file.report(keys, "only a phase can learn `from` another phase; name a task here")
+        return None, None
+    origin = check(Origin, file.tree.at(keys), file.folder, file.under(keys))
+    if origin is not None and origin.phase not in earlier:
+        before = f"earlier phases: {', '.join(earlier)}" if earlier else "it is the first"
+        file.report((*keys, "from"), f"no earlier phase is named `{origin.phase}` ({before})")
+    top = file.find((), "task")
+    if top is None or origin is None:
+        if top is None:
+            reason = "how responses read, and what evaluation uses, is still a task's business"
+            file.report(keys, f"name a task at the top of the file too: {reason}")
+        return None, None
+    return file.item(top, "task"), From(origin.phase, original="original" in origin.others)
+
+
+def _responses(file: File, scope: Keys, algorithm: list[Item]) -> Item | None:
+    """What the file says, else what the algorithm learns from by nature, else `sampled`."""
+    keys = file.find(scope, "responses")
+    if keys is not None:
+        return file.item(keys, "responses")
+    wishes: dict[str, str] = {}
+    for item in algorithm:
+        try:
+            wish = item.build().responses
+        except Exception as error:
+            file.report(file.where(item), f"`{item.name}` refuses its options: {error}")
+            continue
+        if wish is not None:
+            wishes.setdefault(wish, item.name)
+    if len(wishes) > 1:
+        both = " and ".join(f"`{name}` learns from {wish} ones" for wish, name in wishes.items())
+        file.report(scope, f"`responses` is missing: {both}; say which responses this phase uses")
+    return file.make((*scope, "responses"), "responses", next(iter(wishes), "sampled"))
+
+
+def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
+    if file.find(scope, "evaluate") is None:
+        return None
+    measure = file.section(scope, "evaluate", Measure)
+    merged = file.merge(scope, "evaluate")
+    use = rewards
+    if measure is not None and measure.use is not None:
+        configured = [*rewards, *file.items(file.find((), "rewards"), "rewards")]
+        use = _use(file, merged["use"], configured)
+    if measure is None:
+        return None
+    generation = file.tree.at(merged["generation"]) if "generation" in merged else {}
+    return Evaluate(measure.every, measure.split, measure.examples, tuple(use), dict(generation))
+
+
+def _use(file: File, keys: Keys, configured: list[Item]) -> list[Item]:
+    """A bare name that a reward has means that very reward."""
+    entries = file.tree.at(keys)
+    use = []
+    listed = isinstance(entries, list)
+    for index, entry in enumerate(entries if listed else [entries]):
+        own = (*keys, index) if listed else keys
+        named = next((item for item in configured if item.name == entry), None)
+        item = named or file.item(own, "use")
+        if item is not None:
+            use.append(_twin(item, configured))
+    return use
+
+
+def _twin(item: Item, among: list[Item]) -> Item:
+    """The same component with the same options, where it is listed already: one object serves both."""
+    for other in among:
+        if other.name == item.name and other.component == item.component:
+            if other.options == item.options:
+                return other
+    return item
+
+
+def _models(file: File, scope: Keys) -> dict[str, ModelSpec]:
+    models = {}
+    for name, keys in file.merge(scope, "models").items():
+        entry = file.tree.at(keys)
+        if name == "policy":
+            file.report(keys, "the policy is named by `policy`, at the top of the file")
+        elif isinstance(entry, dict) and "of" in entry:
+            if (of := _age(file, keys, entry)) is not None:
+                models[name] = ModelSpec(of=of)
+        elif entry is not None and (item := file.item(keys, "models")) is not None:
+            models[name] = ModelSpec(item=item)
+    return models
+
+
+def _age(file: File, keys: Keys, entry: dict[str, Any]) -> str | None:
+    """`of:` a moment at which the policy is copied, or a folder to load, made absolute."""
+    of = entry["of"]
+    ages = get_args(Age)
+    if len(entry) > 1:
+        others = ", ".join(key for key in entry if key != "of")
+        file.report(keys, f"`of` stands alone, found {others} beside it")
+    elif of in ages:
+        return str(of)
+    elif isinstance(of, str):
+        try:
+            path = absolute(of, file.folder)
+            if path.exists():
+                return str(path)
+            problem = f"there is no {path}"
+        except (ValueError, RuntimeError) as error:
+            problem = str(error)
+        close = get_close_matches(of, ages, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        file.report(
+            (*keys, "of"),
+            f"expected {', '.join(ages)} or a folder, found {found(of)}: {problem}{hint}",
+        )
+    else:
+        file.report((*keys, "of"), f"expected {', '.join(ages)} or a folder, found {found(of)}")
+    return None
+
+
+def _refuse_same_names(file: File, scope: Keys, items: list[Item]) -> None:
+    seen: dict[str, Item] = {}
+    for item in items:
+        first = seen.setdefault(item.name, item)
+        if first is not item:
+            problem = f"the entry at {first.place} is named `{item.name}` too; give one of them `as: …`"
+            file.report(file.where(item) or scope, problem)

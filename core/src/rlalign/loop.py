@@ -1,0 +1,392 @@
+"""A run from its first phase to its last: commit points, resuming, the exported model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlalign import checkpoint, config, places
+from rlalign.columns import data_fingerprint
+from rlalign.component import Component
+from rlalign.display import Display, make_display
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError
+from rlalign.lock import make_lock, refuse_if_different
+from rlalign.logs import Logs, read
+from rlalign.models import Models, fingerprint, save_folder
+from rlalign.phase import PhaseRun
+from rlalign.pipeline import Item, Pipeline
+from rlalign.randomness import Seeds
+from rlalign.registry import Registry
+from rlalign.run import Run
+from rlalign.rundir import RunDir, write_atomic
+from rlalign.types import Example, Rollout
+from rlalign.wiring import Builder, Wiring, wire
+
+SAVING_COST = 0.05
+"""The share of the time that commit points may take unless the pipeline says how often to write them."""
+
+
+class Interrupted(RLAlignError):
+    """The run was asked to stop, and stopped at a commit point."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end."""
+
+    path: Path
+    metrics: Mapping[str, float]
+    """The last evaluation's, or without evaluation the last iteration's."""
+
+
+def wire_all(pipeline: Pipeline, registry: Registry) -> tuple[list[Wiring], Builder]:
+    """Build and connect the components of all phases, before any model loads."""
+    builder = Builder(registry)
+    return [wire(phase, builder) for phase in pipeline.phases], builder
+
+
+def start(
+    pipeline: Pipeline,
+    registry: Registry | None = None,
+    *,
+    root: Path | str = "runs",
+    name: str | None = None,
+    display: Display | None = None,
+) -> Session:
+    """A new run in a folder of its own."""
+    session = Session(pipeline, registry or Registry(), display or make_display())
+    session.create(Path(root), name)
+    return session
+
+
+def resume(
+    path: Path | str,
+    registry: Registry | None = None,
+    *,
+    inexact: bool = False,
+    previous: bool = False,
+    display: Display | None = None,
+) -> Session:
+    """A run that goes on from its last commit point (`previous`: from the last but one that is whole)."""
+    directory = RunDir.open(path)
+    try:
+        registry = registry or Registry()
+        pipeline = config.load(directory.pipeline, registry=registry)
+        session = Session(pipeline, registry, display or make_display())
+        session.reopen(directory, inexact=inexact, previous=previous)
+    except BaseException:
+        directory.close()
+        raise
+    return session
+
+
+class Session:
+    """What outlives a phase: models, components, logs, the run directory."""
+
+    def __init__(self, pipeline: Pipeline, registry: Registry, display: Display) -> None:
+        self.pipeline = pipeline
+        self.registry = registry
+        self.display = display
+        self.wirings, self.builder = wire_all(pipeline, registry)
+        self.seeds = Seeds(pipeline.seed)
+        self.device = _device(pipeline.device)
+        dtypes = {phase.train.dtype for phase in pipeline.phases}
+        if "float64" in dtypes and len(dtypes) > 1:
+            raise ConfigError("train.dtype: float64 in one phase means float64 in all")
+        self.budget = 16384 if self.device.type == "cpu" else 65536
+        self.head_chunk = 256 if self.device.type == "cpu" else 2048
+        self.step = 0
+        self.ticks = 0
+        """Iterations of the phases that are over."""
+        self.stopping = False
+        self._set_up: set[int] = set()
+        self._splits: dict[tuple[int, str], Sequence[Example]] = {}
+        self._fingerprints: dict[int, str] = {}
+        self._restored: Mapping[str, Any] | None = None
+        self._at = {"repeat": 0, "place": 0}
+        self._phase_state: Mapping[str, Any] | None = None
+        self._optimiser_state: Mapping[str, Any] | None = None
+        self._committed: int | None = None
+        self._committed_at = 0.0
+        self._commit_cost = 0.0
+        self._last: dict[str, float] = {}
+        torch.use_deterministic_algorithms(pipeline.deterministic)
+        self.models = Models(pipeline.policy, self.device, "float64" if "float64" in dtypes else "float32")
+
+    # -- the run directory ----------------------------------------------------------------------------
+
+    def create(self, root: Path, name: str | None) -> None:
+        """Build the policy, then claim a folder: a run that cannot begin leaves nothing behind."""
+        self._build_policy()
+        text = places.dump(places.escape(self.pipeline.resolved))
+        self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=self._lock({}))
+        self.logs = Logs(self.dir.path)
+
+    def reopen(self, directory: RunDir, *, inexact: bool, previous: bool) -> None:
+        """Take up a run at its last commit point; without one it starts again."""
+        self.dir = directory
+        self.logs = Logs(directory.path)
+        self._build_policy()
+        old = json.loads(directory.lock.read_text())
+        if not inexact:
+            refuse_if_different(old, self._lock(old["budgets"]), str(directory.path))
+        found = checkpoint.find(directory.checkpoints)
+        if not found:
+            self.logs.cut({})
+            self.display.note("no commit point yet: the run starts again")
+            return
+        index = found[-1]
+        if previous:
+            earlier = checkpoint.whole_before(directory.checkpoints, index)
+            if earlier is None:
+                raise CheckpointError(f"{directory.path}: there is no whole commit point before {index}")
+            index = earlier
+        saved = checkpoint.read(directory.checkpoints, index)
+        loop = saved.loop
+        self.logs.cut(saved.logs)
+        self.models.load_state(
+            loop["recipes"],
+            {name: self._item_of(recipe) for name, recipe in loop["recipes"].items()},
+            {name: state for name, (_, state) in saved.models.items()},
+            {name: version for name, (version, _) in saved.models.items()},
+        )
+        self._restored = saved.components
+        self.step, self.ticks, self._committed = loop["step"], loop["ticks"], index
+        self._at = {"repeat": loop["repeat"], "place": loop["place"]}
+        self._last = loop["last"]
+        if loop["done"]:
+            self._at["place"] += 1
+        else:
+            self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+
+    def _build_policy(self) -> None:
+        specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
+        self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
+
+    def _item_of(self, recipe: Mapping[str, Any]) -> Item | None:
+        specs = [spec.item for phase in self.pipeline.phases for spec in phase.models.values() if spec.item]
+        for item in specs:
+            if item.component == recipe["by"] and item.options.model_dump_json() == recipe["with"]:
+                return item
+        return None
+
+    def _lock(self, budgets: Mapping[str, Any]) -> dict[str, Any]:
+        items = [self.pipeline.policy]
+        for wiring in self.wirings:
+            items += [m.item for m in (*wiring.members, *wiring.evaluators)]
+            items += [spec.item for spec in wiring.phase.models.values() if spec.item]
+        offers = [self.registry.load(item.component).offer for item in items if ":" not in item.component]
+        data = {
+            f"{w.phase.task.name}/train": self.data_fingerprint(w, self.split(w, "train"))
+            for w in self.wirings
+            if w.phase.origin is None or w.phase.origin.original
+        }
+        return make_lock(
+            self.pipeline,
+            distributions={offer.distribution for offer in offers if offer},
+            data=data,
+            models={"policy": fingerprint(self.models.policy)},
+            device=self.device.type,
+            dtype=str(self.models.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            budgets=budgets,
+        )
+
+    # -- data -----------------------------------------------------------------------------------------
+
+    def split(self, wiring: Wiring, split: str) -> Sequence[Example]:
+        key = (id(wiring.task), split)
+        if key not in self._splits:
+            self._splits[key] = wiring.task.examples(split)
+        return self._splits[key]
+
+    def training_data(self, wiring: Wiring) -> Sequence[Example]:
+        """The task's training examples, or what an earlier phase wrote down."""
+        origin = wiring.phase.origin
+        if origin is None:
+            return self.split(wiring, "train")
+        path = self.dir.path / self.rows_file(self._at["repeat"], origin.phase)
+        examples = [_example(row) for row in read(path)] if path.exists() else []
+        return [*examples, *(self.split(wiring, "train") if origin.original else ())]
+
+    def data_fingerprint(self, wiring: Wiring, data: Sequence[Example]) -> str:
+        if id(data) not in self._fingerprints:
+            own = wiring.task.fingerprint("train") if data is self._splits.get((id(wiring.task), "train")) else None
+            self._fingerprints[id(data)] = own or data_fingerprint(data)
+        return self._fingerprints[id(data)]
+
+    def is_read_later(self, phase: str) -> bool:
+        return any(p.origin is not None and p.origin.phase == phase for p in self.pipeline.phases)
+
+    def rows_file(self, repeat: int, phase: str) -> str:
+        return f"rows/{phase}-{repeat + 1}.jsonl"
+
+    def keep_bad(self, rollout: Rollout, tensors: Mapping[str, Tensor]) -> Path:
+        """Write down a batch that cannot be learned from, for whoever looks into it."""
+        folder = self.dir.path / "bad-batch"
+        folder.mkdir(exist_ok=True)
+        held = {"actions": rollout.actions_NT, "mask": rollout.mask_NT, "logprobs": rollout.logprobs_NT, **tensors}
+        checkpoint.save_tensors(folder / "batch.safetensors", held)
+        texts = [
+            {"example": rollout.examples[g].id, "prompt": rollout.examples[g].prompt, "response": text}
+            for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)
+        ]
+        write_atomic(folder / "texts.json", json.dumps(texts, indent=1, default=str))
+        return folder
+
+    # -- components -----------------------------------------------------------------------------------
+
+    def set_up(self, component: Component, run: Run) -> None:
+        """`setup`, once in the life of a component."""
+        if id(component) not in self._set_up:
+            self._set_up.add(id(component))
+            component.setup(run)
+
+    def restore_components(self) -> None:
+        """Give every component the state it had at the commit point the run goes on from."""
+        if self._restored is None:
+            return
+        for key, component in self._keyed_components():
+            if key in self._restored:
+                component.load_state_dict(self._restored[key])
+        self._restored = None
+
+    def _keyed_components(self) -> list[tuple[str, Component]]:
+        return [(f"{i}:{c.name}", c) for i, c in enumerate(self.builder.built.values())]
+
+    # -- running --------------------------------------------------------------------------------------
+
+    def run(self) -> Finished:
+        """All phases that are still to be done."""
+        self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
+        self._committed_at = time.perf_counter()
+        try:
+            for repeat in range(self._at["repeat"], self.pipeline.repeat):
+                first = self._at["place"] if repeat == self._at["repeat"] else 0
+                for place in range(first, len(self.wirings)):
+                    self._at = {"repeat": repeat, "place": place}
+                    self._run_phase(repeat, place)
+                self._at = {"repeat": repeat + 1, "place": 0}
+            self._export()
+            self.display.finished({"folder": str(self.dir.path), "model": str(self.dir.model), **self._last})
+            return Finished(self.dir.path, self._last)
+        finally:
+            self.display.close()
+            self.logs.close()
+            self.dir.close()
+
+    def _run_phase(self, repeat: int, place: int) -> None:
+        phase = PhaseRun(self, self.wirings[place], repeat, place)
+        state, self._phase_state = self._phase_state, None
+        phase.start(state)
+        if self._optimiser_state and phase.learner is not None:
+            phase.learner.optimiser.load_state_dict(self._optimiser_state)
+        self._optimiser_state = None
+        label = phase.phase.name if self.pipeline.repeat == 1 else f"{phase.phase.name} ({repeat + 1})"
+        self.display.phase(label, phase.iterations)
+        for iteration in phase.iterate():
+            if phase.done or self.stopping or self._due(phase, iteration):
+                self._commit(phase)
+            if self.stopping and not self._over(phase):
+                raise Interrupted(
+                    f"stopped after iteration {phase.iteration} of {phase.phase.name}, and saved; "
+                    f"go on with `rlalign run --resume {self.dir.path}`"
+                )
+        if phase.ending:
+            self.display.note(f"{phase.phase.name} ended: {phase.ending}")
+        self.step, self.budget, self.head_chunk = phase.step, phase.engine.budget, phase.engine.head_chunk
+        self.ticks += phase.iteration
+
+    def _over(self, phase: PhaseRun) -> bool:
+        last_place = phase.place == len(self.wirings) - 1
+        return phase.done and last_place and phase.repeat == self.pipeline.repeat - 1
+
+    def _due(self, phase: PhaseRun, iteration: int) -> bool:
+        every = self.pipeline.checkpoints.every
+        if every is not None:
+            return iteration % every == 0
+        return self._commit_cost <= SAVING_COST * (time.perf_counter() - self._committed_at)
+
+    def _commit(self, phase: PhaseRun) -> None:
+        started = time.perf_counter()
+        index = self.ticks + phase.iteration
+        optimiser = phase.learner.optimiser.state_dict() if phase.learner and not phase.done else {}
+        loop = {
+            "repeat": phase.repeat,
+            "place": phase.place,
+            "done": phase.done,
+            "step": phase.step,
+            "ticks": self.ticks + (phase.iteration if phase.done else 0),
+            "phase": phase.state(),
+            "recipes": self.models.recipes,
+            "last": self._last,
+        }
+        path = checkpoint.write(
+            self.dir.checkpoints,
+            index,
+            models=self.models.state(),
+            optimiser=optimiser,
+            components={key: c.state_dict() for key, c in self._keyed_components()},
+            loop=loop,
+            logs=self.logs.sizes(),
+            keep=self.pipeline.checkpoints.keep,
+            previous=self._committed,
+        )
+        self._committed = index
+        self._committed_at = time.perf_counter()
+        self._commit_cost = self._committed_at - started
+        self.display.saved(path)
+
+    def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        """The figures a finished run reports: its last evaluation's, or its last iteration's."""
+        if evaluation or not any(name.startswith("eval/") for name in self._last):
+            self._last = {name: value for name, value in metrics.items() if not name.startswith("time/")}
+
+    def _export(self) -> None:
+        if self.dir.model.exists():
+            return
+        save_folder(self.models.policy, self.dir.model)
+        write_atomic(self.dir.model / "README.md", _card(self.pipeline, self._last))
+
+
+def _device(asked: str) -> torch.device:
+    if asked != "auto":
+        device = torch.device(asked)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device: {asked}: no such device here; `device: auto` takes what there is")
+        return device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    return Example(
+        id=row["id"],
+        prompt=row["prompt"],
+        responses=tuple(row["responses"]),
+        scores=tuple(float(s) for s in row["scores"]),
+        finished=tuple(row["finished"]),
+        meta=row["meta"],
+    )
+
+
+def _card(pipeline: Pipeline, metrics: Mapping[str, float]) -> str:
+    """What a stranger should know of an exported model."""
+    methods = ", ".join(item.component for phase in pipeline.phases for item in phase.algorithm)
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
+    table = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
+    return (
+        f"# {pipeline.stem}\n\nTrained with rlalign {metadata.version('rlalign')}: {methods}, seed {pipeline.seed}. "
+        f"The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`).\n{table}"
+    )
+
+

@@ -1,0 +1,193 @@
+"""The life of models: built when a phase first needs their name, kept, renewed, trained, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlalign.component import Role
+from rlalign.errors import ConfigError, RLAlignError
+from rlalign.pipeline import Item, ModelSpec
+from rlalign.policy import Model, Policy, Value
+
+_WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+class Models(Mapping[str, Model]):
+    """The run's models by name. `policy` is built first; the others as phases ask for them."""
+
+    def __init__(self, policy: Item, device: torch.device, dtype: str) -> None:
+        self.item = policy
+        self.device = device
+        self.dtype = _WEIGHTS[dtype]
+        self._models: dict[str, Model] = {}
+        self.recipes: dict[str, dict[str, str | None]] = {}
+        self._trainable: dict[str, set[str]] = {}
+        self._start: Policy | None = None
+        self._guarded: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Model:
+        if name not in self._models:
+            raise RLAlignError(f"there is no model `{name}`; a component that reads one declares it in `models`")
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @property
+    def policy(self) -> Policy:
+        policy = self._models["policy"]
+        assert isinstance(policy, Policy)
+        return policy
+
+    # -- building ---------------------------------------------------------------------------------
+
+    def build_policy(self, *, keep_start: bool) -> None:
+        """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""
+        policy = self.item.build()
+        assert isinstance(policy, Policy)
+        policy.setup()
+        self._put("policy", policy, {"role": "policy", "of": None})
+        if keep_start:
+            self._start = self.policy.copy("frozen")  # type: ignore[assignment]
+
+    def prepare(self, roles: Mapping[str, Role], specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+        """Make every model a phase needs; says of each whether it was built, kept or renewed."""
+        said = {}
+        for name, role in roles.items():
+            spec = specs.get(name, ModelSpec())
+            of = spec.of or ("phase" if name == "reference" and spec.item is None else None)
+            made_by = spec.item.options.model_dump_json() if spec.item else None
+            recipe = {"role": role, "of": of, "by": spec.item.component if spec.item else None, "with": made_by}
+            known = name in self._models and self.recipes[name] == recipe
+            if known and of not in ("phase", "iteration"):
+                said[name] = "kept"
+                continue
+            said[name] = "renewed" if known else "built"
+            version = self._models[name].version + 1 if name in self._models else 0
+            self._put(name, self._make(role, of, spec.item), recipe)
+            self._models[name].version = version
+        return said
+
+    def _make(self, role: Role, of: str | None, item: Item | None) -> Model:
+        if item is not None:
+            made = item.build()
+            if isinstance(made, Value):
+                made.setup(self.policy)
+            elif isinstance(made, Policy):
+                made.setup()
+            assert isinstance(made, Model)
+            return made
+        if of == "start":
+            if self._start is None:
+                raise RLAlignError("the first policy was not kept")
+            return self._start
+        if of is not None and of not in ("phase", "iteration"):
+            return self._at(of)
+        return self.policy.copy(role)
+
+    def _at(self, path: str) -> Model:
+        """The policy's own kind from another folder."""
+        if "path" not in type(self.item.options).model_fields:
+            raise ConfigError(f"models: of: {path}: a `{self.item.component}` policy is not loaded from a path")
+        options = self.item.options.model_copy(update={"path": path})
+        policy = self.item.cls(options)
+        policy.setup()
+        assert isinstance(policy, Policy)
+        return policy
+
+    def _put(self, name: str, model: Model, recipe: dict[str, str | None]) -> None:
+        model.name = name
+        model.to(device=self.device, dtype=self.dtype)
+        model.eval()
+        self._models[name] = model
+        self.recipes[name] = recipe
+        self._trainable[name] = {key for key, p in model.named_parameters() if p.requires_grad}
+
+    def iteration_started(self) -> None:
+        """Renew what is `of: iteration`."""
+        for name, recipe in self.recipes.items():
+            model = self._models[name]
+            if recipe["of"] == "iteration" and isinstance(model, Policy):
+                model.sync(self.policy)
+
+    # -- training and freezing ----------------------------------------------------------------------
+
+    def train_only(self, trains: Collection[str], *, dropout: bool) -> None:
+        """Let these learn; freeze all others."""
+        for name, model in self._models.items():
+            learns = name in trains
+            for key, parameter in model.named_parameters():
+                parameter.requires_grad_(learns and key in self._trainable[name])
+            model.train(learns and dropout)
+
+    def guard(self, trains: Collection[str]) -> None:
+        """Remember what must not change in this phase. Lagging copies may."""
+        self._guarded = {
+            name: fingerprint(model)
+            for name, model in self._models.items()
+            if name not in trains and self.recipes[name]["role"] != "lagging" and self.recipes[name]["of"] != "iteration"
+        }
+
+    def check_guard(self) -> None:
+        """Whatever did not train is as it was, to the bit."""
+        for name, before in self._guarded.items():
+            if fingerprint(self._models[name]) != before:
+                raise RLAlignError(
+                    f"the model `{name}` changed in a phase that does not train it; "
+                    "a component wrote to its weights or let a gradient reach them"
+                )
+
+    # -- state --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, tuple[int, dict[str, torch.Tensor]]]:
+        """(version, tensors) of every model, as a checkpoint keeps them."""
+        held = dict(self._models)
+        if self._start is not None and self._start not in held.values():
+            held["start.policy"] = self._start
+        return {name: (model.version, _kept(model)) for name, model in held.items()}
+
+    def load_state(
+        self, recipes: Mapping[str, dict[str, Any]], items: Mapping[str, Item | None],
+        states: Mapping[str, dict[str, torch.Tensor]], versions: Mapping[str, int],
+    ) -> None:
+        """Build every model of a checkpoint and give it the weights it had."""
+        if "start.policy" in states and self._start is not None:
+            self._start.load_state_dict(states["start.policy"], strict=False)
+        for name, recipe in recipes.items():
+            if name not in self._models:
+                role: Any = recipe["role"]
+                self._put(name, self._make(role, recipe["of"], items.get(name)), dict(recipe))
+        for name, recipe in recipes.items():
+            model = self._models[name]
+            model.load_state_dict(states[name], strict=False)
+            model.version = versions[name]
+            self.recipes[name] = dict(recipe)
+
+
+def _kept(model: Model) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in model.state_dict().items() if key not in model.ephemeral}
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(_kept(model).items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_folder(model: Model, folder: Path) -> None:
+    """The exported model, written beside its final name and then moved there."""
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    model.save(temporary)
+    temporary.rename(folder)

@@ -1,0 +1,486 @@
+"""One phase: draw, rollout, reward, advantage, update, and evaluation now and then."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rlalign.columns import Columns, Compute, data_fingerprint
+from rlalign.draw import Draw
+from rlalign.engine import Engine
+from rlalign.errors import ComponentError, RLAlignError
+from rlalign.learner import Learner
+from rlalign.models import Models, fingerprint
+from rlalign.optimiser import Optimiser
+from rlalign.pipeline import Sampling
+from rlalign.run import Run
+from rlalign.sampling import Nucleus
+from rlalign.stages import Stages
+from rlalign.types import Batch, Example, Outputs, Reward, Rollout, concat_batches
+from rlalign.wiring import Wiring
+
+if TYPE_CHECKING:
+    from rlalign.loop import Session
+
+SHOWN = 8
+"""Evaluation responses written to samples.jsonl each time."""
+DROPPED_AT_MOST = 0.05
+
+
+class PhaseRun:
+    """The state of a phase in progress. Hooks see it through `Run`."""
+
+    def __init__(self, session: Session, wiring: Wiring, repeat: int, place: int) -> None:
+        self.session = session
+        self.wiring = wiring
+        self.phase = wiring.phase
+        self.place = place
+        self.repeat = repeat
+        self.models: Models = session.models
+        self.generation: Sampling = self.phase.generation
+        self.step = session.step
+        self.iteration = 0
+        self.iterations = 0
+        self.ending: str | None = None
+        self.updating = False
+        self.offset = 0
+        """Position of the present examples in the iteration's draw."""
+        self.learner: Learner | None = None
+        self.run = Run(self)
+        self._within = 0.0
+        self._responded = 0
+        self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
+        self._times: dict[str, float] = {}
+        data = session.training_data(wiring)
+        self.draw = Draw(data, session.seeds, ("draw", repeat, self.phase.name))
+        self.columns = Columns(session.dir.columns, data, self.draw.row_starts)
+
+    # -- the phase ----------------------------------------------------------------------------------
+
+    def start(self, state: Mapping[str, Any] | None = None) -> None:
+        """Make models ready, meet the components, and take up a saved state if there is one."""
+        wiring, train = self.wiring, self.phase.train
+        if state is None:
+            self.said = self.models.prepare(wiring.models, self.phase.models)
+        self.models.train_only(wiring.trains, dropout=train.dropout)
+        self.models.guard(wiring.trains)
+        self.engine = Engine(
+            self.models,
+            trains=wiring.trains,
+            needs=wiring.live,
+            unit=wiring.unit,
+            budget=train.budget or self.session.budget,
+            head_chunk=self.session.head_chunk,
+            dtype=train.dtype,
+            before_forward=self._seed_forward,
+        )
+        if wiring.learns:
+            trained = {name: self.models[name] for name in wiring.trains}
+            optimiser = Optimiser(trained, train)
+            self.learner = Learner(self.engine, optimiser, self.models, train, self._losses)
+        for component in wiring.components:
+            if isinstance(component.constraint, Nucleus):
+                component.constraint.resolve(self.engine.policy(component.constraint.model))
+            self.session.set_up(component, self.run)
+        if state is None:
+            self.session.restore_components()
+        else:
+            self._load(state)
+        wiring.stages.phase_started(self.run)
+        # Inside a phase only now, since `phase_started` may begin a component's state afresh.
+        self.session.restore_components()
+        self.iterations = state["iterations"] if state is not None else self.draw.planned(train)
+        if state is not None:
+            self.draw.load_state_dict(state["draw"])
+
+    def iterate(self) -> Iterator[int]:
+        """Run the phase; yields after every iteration, at a point that can be committed."""
+        evaluate = self.phase.evaluate
+        if self.iteration == 0 and evaluate is not None:
+            self.evaluate()
+        while not self.done:
+            metrics = self._one_iteration()
+            self._record(metrics)
+            if evaluate is not None and (self.done or (evaluate.every and self.iteration % evaluate.every == 0)):
+                self.evaluate()
+            if self.done:
+                self.models.check_guard()
+            yield self.iteration
+
+    @property
+    def done(self) -> bool:
+        return self.iteration >= self.iterations or self.ending is not None
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, (self.iteration + self._within) / max(1, self.iterations))
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        return self.session.seeds.rng(self.repeat, self.phase.name, *key)
+
+    # -- one iteration --------------------------------------------------------------------------------
+
+    def _one_iteration(self) -> dict[str, float]:
+        self._times = {}
+        started = time.perf_counter()
+        train, stages = self.phase.train, self.wiring.stages
+        self.models.iteration_started()
+        first = self.draw.position
+        batches: list[Batch] = []
+        seen: list[tuple[Rollout, Reward]] = []
+        for refill in range(train.refill + 1):
+            examples = self.draw.next(train.prompts)
+            self.offset = self.draw.position - len(examples) - first
+            rollout, reward = self._collect(stages, examples, self.wiring.columns)
+            rollout, reward = self._without_bad(rollout, reward)
+            seen.append((rollout, reward))
+            with self._timed("advantage"):
+                batches.append(stages.advantage(self.run, rollout, reward))
+            if sum(len(b.rollout.examples) for b in batches) >= train.prompts or not train.refill:
+                break
+        batch = self._joined(batches)
+        metrics = _of_rollouts(seen)
+        metrics["groups"] = float(len(batch.rollout.examples))
+        if train.refill:
+            metrics["refills"] = float(refill)
+            if metrics["groups"] < train.prompts:
+                self.session.display.note(
+                    f"iteration {self.iteration + 1}: {len(batch.rollout.examples)} of {train.prompts} groups "
+                    f"after {train.refill} refills"
+                )
+        self._keep_rows(seen)
+        with self._timed("update"):
+            if self.wiring.learns:
+                metrics |= self._update(self._with_old(batch))
+        self.iteration += 1
+        self._within = 0.0
+        stages.iteration_done(self.run, metrics)
+        metrics["time/iteration"] = time.perf_counter() - started
+        return metrics | {f"time/{name}": seconds for name, seconds in self._times.items()}
+
+    def _collect(
+        self, stages: Stages, examples: Sequence[Example], columns: Sequence[tuple[str, str]]
+    ) -> tuple[Rollout, Reward]:
+        """Responses, the columns somebody needs, and their reward."""
+        with self._timed("rollout"):
+            rollout = stages.rollout(self.run, examples)
+        return self._scored_rollout(stages, rollout, columns)
+
+    def _scored_rollout(
+        self, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
+    ) -> tuple[Rollout, Reward]:
+        if len(rollout) and not bool(rollout.mask_NT.any(1).all()):
+            empty = rollout.mask_NT.any(1).logical_not().nonzero()[0, 0]
+            name = rollout.examples[int(rollout.group_N[empty])].id
+            raise ComponentError(f"a response to example `{name}` has no steps; an empty response still has an end")
+        post = self.wiring.task.postprocess
+        rollout = replace(rollout, texts=tuple(post(text) for text in rollout.texts))
+        with self._timed("score"):
+            rollout = self.fill_columns(rollout, columns)
+        with self._timed("reward"):
+            return rollout, stages.reward(self.run, rollout)
+
+    def fill_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
+        """Add `model.output` columns; what the sampler already gave is not computed again."""
+        wanted: dict[str, list[str]] = {}
+        for model, output in columns:
+            if f"{model}.{output}" not in rollout.columns:
+                wanted.setdefault(model, []).append(output)
+        found: dict[str, Tensor] = {}
+        for model, outputs in wanted.items():
+            if model == "policy":
+                known = [o for o in outputs if o in ("logprobs", "full_logprobs")]
+                for output in known:
+                    found[f"policy.{output}"] = self._known_or_scored(rollout, output)
+                outputs = [o for o in outputs if o not in known]
+            if outputs:
+                scored = self.score(model, rollout, outputs)
+                found |= {f"{model}.{output}": getattr(scored, f"{output}_NT") for output in outputs}
+        return rollout.with_columns(**found) if found else rollout
+
+    def _known_or_scored(self, rollout: Rollout, output: str) -> Tensor:
+        """The policy's log-probs: the sampler's, and where a row has none, one scoring."""
+        known_NT: Tensor = getattr(rollout, f"{output}_NT")
+        missing_N = (known_NT.isnan() & rollout.mask_NT).any(1)
+        if not bool(missing_N.any()):
+            return known_NT
+        rows = missing_N.nonzero()[:, 0]
+        scored = getattr(self.score("policy", rollout.take(rows), [output]), f"{output}_NT")
+        return known_NT.index_copy(0, rows, scored.to(known_NT))
+
+    def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        """Each (weights' version, rollout, output) is computed once."""
+        held = self._scored.setdefault(rollout, {})
+        version = self.models[model].version
+        missing = [name for name in want if (model, version, name) not in held]
+        if missing:
+            outputs = self.engine.score(model, rollout, missing)
+            held |= {(model, version, name): getattr(outputs, f"{name}_NT") for name in missing}
+        return Outputs(**{f"{name}_NT": held[model, version, name] for name in want})
+
+    def _without_bad(self, rollout: Rollout, reward: Reward) -> tuple[Rollout, Reward]:
+        """Stop at a NaN or infinite reward, or drop the groups it stands in."""
+        bad_N = torch.zeros(len(rollout), dtype=torch.bool, device=rollout.group_N.device)
+        guilty = []
+        for name, part in reward.parts.items():
+            finite = part.isfinite() if part.ndim == 1 else (part.isfinite() | ~rollout.mask_NT).all(1)
+            if not bool(finite.all()):
+                guilty.append(name)
+                bad_N |= ~finite
+        if not guilty:
+            return rollout, reward
+        groups = rollout.group_N[bad_N].unique().tolist()
+        ids = [rollout.examples[g].id for g in groups]
+        row = int(bad_N.nonzero()[0, 0])
+        if self.phase.train.on_bad_reward == "stop":
+            where = self.session.keep_bad(rollout, {name: reward.parts[name] for name in reward.parts})
+            raise ComponentError(
+                f"the reward `{guilty[0]}` is not finite for {int(bad_N.sum())} of {len(rollout)} responses, the first "
+                f"to example `{ids[0]}`: {rollout.texts[row]!r}. The batch is in {where}; "
+                "`train.on_bad_reward: drop` would leave such prompts out"
+            )
+        share = len(groups) / len(rollout.examples)
+        dropped = {"phase": self.phase.name, "iteration": self.iteration, "rewards": guilty, "examples": ids}
+        self.session.logs.append("dropped.jsonl", dropped)
+        if share > DROPPED_AT_MOST:
+            raise ComponentError(
+                f"the reward `{guilty[0]}` is not finite for {share:.0%} of the prompts of iteration "
+                f"{self.iteration + 1}, more than the {DROPPED_AT_MOST:.0%} that `on_bad_reward: drop` forgives; "
+                f"their ids are in {self.session.dir.path / 'dropped.jsonl'}"
+            )
+        keep = ~torch.isin(rollout.group_N, torch.tensor(groups, device=rollout.group_N.device))
+        rows = keep.nonzero()[:, 0]
+        return rollout.take(rows), reward.take(rows)
+
+    def _joined(self, batches: Sequence[Batch]) -> Batch:
+        """The rounds of a refilled iteration, cut to the wanted number of groups."""
+        kept = [b for b in batches if len(b)] or list(batches[:1])
+        batch = concat_batches(kept)
+        if len(batch.rollout.examples) > self.phase.train.prompts and self.phase.train.refill:
+            batch = batch.take(batch.rollout.group_N < self.phase.train.prompts)
+        return batch.as_step()
+
+    def _with_old(self, batch: Batch) -> Batch:
+        if "old_logprobs" not in self.wiring.live or len(batch) == 0:
+            return batch
+        old_NT = self._known_or_scored(batch.rollout, "logprobs")
+        return replace(batch, old=torch.where(batch.rollout.mask_NT, old_NT, old_NT.new_zeros(())))
+
+    # -- learning -------------------------------------------------------------------------------------
+
+    def _update(self, batch: Batch) -> Mapping[str, float]:
+        assert self.learner is not None
+        if len(batch) == 0:
+            self.session.display.note(f"iteration {self.iteration + 1}: no responses left to learn from")
+            return {"empty_steps": 1.0}
+        self.updating, self._responded = True, 0
+        try:
+            own = self.wiring.stages.update(self.run, batch)
+            if own is not None:
+                return {name: float(value) for name, value in own.items()}
+            return self.learner.learn(
+                batch,
+                shuffle=lambda epoch: self.rng("minibatches", self.iteration, epoch),
+                progress=self._progress_within,
+                ready=lambda metrics: self.wiring.stages.step_ready(self.run, metrics),
+                stepped=self._stepped,
+            )
+        except ComponentError as error:
+            where = self.session.keep_bad(batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts})
+            raise ComponentError(f"{error} (the batch is in {where})") from error
+        finally:
+            self.updating = False
+
+    def _progress_within(self, share: float) -> float:
+        self._within = share
+        return self.progress
+
+    def _stepped(self) -> None:
+        self.step += 1
+
+    def _losses(self, batch: Batch, now: Outputs) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.wiring.stages.loss(self.run, batch, now)
+
+    def _seed_forward(self, micro: int, part: int) -> None:
+        if self.phase.train.dropout:
+            self.session.seeds.seed_forward("dropout", self.repeat, self.phase.name, self.step, micro, part)
+
+    def respond(self, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
+        """Trials of an `update` hook, each call with uniforms of its own."""
+        self._responded += 1
+        key = ("respond", self.repeat, self.phase.name, self.iteration, self._responded)
+        rollout = self.sample(examples, self.generation, key, 0)
+        return self._scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
+
+    # -- sampling and the log ---------------------------------------------------------------------------
+
+    def sample(
+        self, examples: Sequence[Example], how: Sampling, key: tuple[str | int, ...], first: int, *, free: bool = False
+    ) -> Rollout:
+        """The policy's responses; position p of the draw always meets the same uniforms."""
+        policy = self.models.policy
+        steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+        uniforms = self.session.seeds.uniforms(
+            *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
+        ).to(self.models.device)
+        constraints = [c.constraint for c in self.wiring.components if c.constraint is not None]
+        if len(constraints) > 1:
+            raise RLAlignError("two components constrain the sampling; only one can")
+        within = constraints[0] if constraints and not free else None
+        with torch.no_grad(), self.engine.autocast():
+            return policy.sample(examples, how, uniforms, within)
+
+    def column(self, name: str, compute: Compute, key: Sequence[str | int | float]) -> Tensor:
+        def score(examples: Sequence[Example]) -> tuple[Rollout, Reward]:
+            rollout = self.attach(self.models.policy.encode(examples))
+            return self._scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
+
+        def full_key() -> str:
+            reads = {model for model, _ in self.wiring.columns}
+            parts = {
+                "data": self.session.data_fingerprint(self.wiring, self.draw.data),
+                "models": {model: fingerprint(self.models[model]) for model in sorted(reads)},
+                "rewards": [
+                    [i.component, i.options.model_dump_json(), i.weight, i.name] for i in self.phase.rewards
+                ],
+                "key": [str(k) for k in key],
+            }
+            return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+        return self.columns.make(name, full_key, score, compute)
+
+    def attach(self, rollout: Rollout) -> Rollout:
+        """Give logged responses the columns of their rows."""
+        first_G = torch.tensor([e.row for e in rollout.examples], device=rollout.group_N.device)
+        if len(rollout) == 0 or bool((first_G < 0).any()):
+            return rollout
+        place_N = torch.arange(len(rollout), device=rollout.group_N.device)
+        starts_G = torch.zeros_like(first_G).scatter_reduce(
+            0, rollout.group_N, place_N, "amin", include_self=False
+        )
+        return self.columns.attach(rollout, first_G[rollout.group_N] + place_N - starts_G[rollout.group_N])
+
+    def _keep_rows(self, seen: Sequence[tuple[Rollout, Reward]]) -> None:
+        """A later phase reads this one's responses: write them down, with their scores."""
+        if not self.session.is_read_later(self.phase.name):
+            return
+        for rollout, reward in seen:
+            totals = reward.total_N.tolist()
+            for g, example in enumerate(rollout.examples):
+                rows = (rollout.group_N == g).nonzero()[:, 0].tolist()
+                row = {
+                    "id": f"{example.id}#{self.iteration}.{g}",
+                    "prompt": example.prompt,
+                    "responses": [rollout.texts[i] for i in rows],
+                    "scores": [totals[i] for i in rows],
+                    "finished": [bool(rollout.finished_N[i]) for i in rows],
+                    "meta": dict(example.meta),
+                }
+                self.session.logs.append(self.session.rows_file(self.repeat, self.phase.name), row)
+
+    # -- evaluation -------------------------------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """The first examples of a split, always the same uniforms. No training state is touched."""
+        evaluate = self.phase.evaluate
+        assert evaluate is not None
+        started = time.perf_counter()
+        data = self.session.split(self.wiring, evaluate.split)
+        examples = [data[i] for i in range(min(evaluate.examples, len(data)))]
+        if not examples:
+            raise RLAlignError(f"the task has no examples in the split `{evaluate.split}` to evaluate on")
+        how = _decoding(evaluate.generation, self.wiring.task.generation, self.generation)
+        rollout = self.sample(examples, how, ("evaluate",), 0, free=True)
+        stages = self.wiring.evaluation
+        rollout, reward = self._scored_rollout(stages, rollout, self.wiring.evaluation_columns)
+        metrics = {f"eval/{name}": value for name, value in _of_rollouts([(rollout, reward)]).items()}
+        for name in (*reward.parts, "total"):
+            if f"eval/reward/{name}" in metrics:
+                metrics[f"eval/{name}"] = metrics.pop(f"eval/reward/{name}")
+        metrics |= {f"eval/{name}": value for name, value in stages.evaluate(self.run, rollout).items()}
+        metrics["time/evaluate"] = time.perf_counter() - started
+        where = {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration}
+        for row in range(min(SHOWN, len(rollout))):
+            example = rollout.examples[int(rollout.group_N[row])]
+            scores = {name: float(part[row].sum()) for name, part in reward.parts.items()}
+            sample = {**where, "prompt": example.prompt, "response": rollout.texts[row], "scores": scores}
+            self.session.logs.append("samples.jsonl", sample)
+        self.session.logs.metrics({**where, "step": self.step, **metrics}, step=self.session.ticks + self.iteration)
+        self.session.remember(metrics, evaluation=True)
+        self.session.display.evaluated(metrics)
+
+    # -- bookkeeping --------------------------------------------------------------------------------------
+
+    def _record(self, metrics: Mapping[str, float]) -> None:
+        where = {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration, "step": self.step}
+        self.session.logs.metrics({**where, **metrics}, step=self.session.ticks + self.iteration)
+        self.session.remember(metrics, evaluation=False)
+        self.session.display.iteration(self.iteration, metrics)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._times[name] = self._times.get(name, 0.0) + time.perf_counter() - started
+
+    def state(self) -> dict[str, Any]:
+        """What a commit point keeps beside weights and components."""
+        return {
+            "iteration": self.iteration,
+            "iterations": self.iterations,
+            "step": self.step,
+            "ending": self.ending,
+            "draw": self.draw.state_dict(),
+            "columns": dict(self.columns.folders),
+            "budget": self.engine.budget,
+            "head_chunk": self.engine.head_chunk,
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.iteration, self.step, self.ending = state["iteration"], state["step"], state["ending"]
+        self.columns.folders = dict(state["columns"])
+        self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]
+
+
+def _decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:
+    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
+    chosen = {**task, **asked} or {"greedy": True}
+    base = {"max_new_tokens": training.max_new_tokens, "stop": training.stop}
+    return Sampling.model_validate_json(json.dumps({**base, **chosen}))
+
+
+def _of_rollouts(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
+    """What is logged of every iteration's responses."""
+    responses = sum(len(rollout) for rollout, _ in seen)
+    tokens = sum(int(rollout.mask_NT.sum()) for rollout, _ in seen)
+    found = {"responses": float(responses), "tokens": float(tokens)}
+    if responses == 0:
+        return found
+    found["length"] = sum(float(r.length_N.sum()) for r, _ in seen) / responses
+    found["finished"] = sum(float(r.finished_N.sum()) for r, _ in seen) / responses
+    found["reward/total"] = sum(float(reward.total_N.sum()) for _, reward in seen) / responses
+    for name in seen[0][1].parts:
+        parts = [(r, reward.parts[name]) for r, reward in seen]
+        found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses
+    for name in seen[0][1].metrics:
+        values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
+        found[name] = float(values.double().mean()) if len(values) else 0.0
+    return found
+
+
+def _chosen(rollout: Rollout, x: Tensor) -> Tensor:
+    return x[rollout.mask_NT] if x.ndim == 2 else x
+
+

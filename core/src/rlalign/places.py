@@ -1,0 +1,211 @@
+"""YAML with places: what a file says, and on which line it says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from rlalign.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+"""A path in the tree: ("phases", 1, "train", "lr")."""
+
+
+@dataclass
+class Tree:
+    """A parsed file: plain data, and where each part of it was written."""
+
+    data: dict[str, Any]
+    places: dict[Keys, str]
+    interpolated: dict[Keys, str] = field(default_factory=dict)
+    """What stood where `${…}` has been resolved."""
+
+    def at(self, keys: Keys) -> Any:
+        node: Any = self.data
+        for key in keys:
+            node = node[key]
+        return node
+
+    def place(self, keys: Keys) -> str:
+        """Where `keys` was written, or the nearest thing around it."""
+        while keys not in self.places:
+            keys = keys[:-1]
+        return self.places[keys]
+
+    def put(self, keys: Keys, value: Any, place: str) -> None:
+        """Set one value; mappings missing on the way are made."""
+        node: Any = self.data
+        for depth, key in enumerate(keys[:-1], 1):
+            if isinstance(node, dict) and node.get(key) is None:
+                node[key] = {}
+                self.places[keys[:depth]] = place
+            node = node[key]
+        node[keys[-1]] = value
+        self.places = {k: p for k, p in self.places.items() if k[: len(keys)] != keys}
+        self.places[keys] = place
+
+
+def dotted(keys: Keys) -> str:
+    """`phases[1].train.lr`"""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+def read(text: str, name: str) -> Tree:
+    """Parse a YAML file that is called `name` in messages."""
+    places: dict[Keys, str] = {(): f"{name}:1"}
+    data = _parse(text, name, places)
+    if data is None:
+        raise ConfigError(f"{name}: the file is empty; a pipeline names a task, a policy and an algorithm")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}:1: expected a mapping (`task: …`), found {found(data)}")
+    return Tree(data, places)
+
+
+def value(text: str, name: str) -> Any:
+    """One YAML value, as written on the command line."""
+    return _parse(text, name, {})
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """YAML that `read` reads back as `data`; `escape` it first if `${` must survive interpolation."""
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def escape(data: Any) -> Any:
+    """The tree in which text that holds a literal `${` reads back as that text."""
+    if isinstance(data, dict):
+        return {key: escape(part) for key, part in data.items()}
+    if isinstance(data, list):
+        return [escape(part) for part in data]
+    if isinstance(data, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", data)
+    return data
+
+
+def found(value: Any) -> str:
+    """A value and its type in words, for messages."""
+    if isinstance(value, bool):
+        words = "yes and on" if value else "no and off"
+        return f"{str(value).lower()} (YAML reads {words} so too; quote the word if it is text)"
+    if value is None:
+        return "nothing (null)"
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
+    types = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a mapping",
+    }
+    return f"{shown} ({types.get(type(value), type(value).__name__)})"
+
+
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_MERGE = "tag:yaml.org,2002:merge"
+_SURPRISES = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
+_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 where `1e-5` is a number, and `2026-11-20`, `12:30` and `010` are text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either YAML 1.1 or `_Loader` would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _SURPRISES]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_EXPONENT = r"[eE][-+]?\d+"
+_NUMBERS = {
+    _INT: r"[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$",
+    _FLOAT: rf"([-+]?((\d[\d_]*)?\.\d[\d_]*({_EXPONENT})?|\d[\d_]*\.?({_EXPONENT})|\d[\d_]*\."
+    r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN))$",
+}
+for _cls in (_Loader, _Dumper):
+    for _tag, _pattern in _NUMBERS.items():
+        _cls.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+
+
+def _parse(text: str, name: str, places: dict[Keys, str]) -> Any:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else _Walk(loader, name, places).plain(node, (), ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}" if mark else name
+        message = "; ".join(part for part in (error.problem, error.context) if part)
+        raise ConfigError(f"{place}: not valid YAML: {message}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        message = str(error).partition("\n")[0]
+        raise ConfigError(f"{name}: not valid YAML: {message}") from None
+
+
+@dataclass
+class _Walk:
+    """One walk over the parsed nodes: plain data, places, and no key said twice."""
+
+    loader: _Loader
+    name: str
+    places: dict[Keys, str]
+
+    def plain(self, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
+        if any(node is outer for outer in above):
+            raise self.error(node, keys, "this part of the file contains itself")
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self.mapping(node, keys, (*above, node))
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            for index, part in enumerate(node.value):
+                self.places[(*keys, index)] = self.where(part)
+            return [self.plain(n, (*keys, i), (*above, node)) for i, n in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            return self.loader.construct_object(node)
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        expected = "expected text, a number, true, false, null, a list or a mapping"
+        raise self.error(node, keys, f"{expected}, found the YAML type {tag}")
+
+    def mapping(self, node: yaml.MappingNode, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
+        merged: dict[str, Any] = {}
+        for key_node, part in node.value:
+            if key_node.tag == _MERGE:  # `<<: *base`, or a list of them, of which the first wins
+                sources = part.value if isinstance(part, yaml.SequenceNode) else [part]
+                for source in reversed(sources):
+                    if not isinstance(source, yaml.MappingNode):
+                        raise self.error(source, keys, "`<<` takes a mapping, or a list of mappings")
+                    merged |= self.plain(source, keys, above)
+        own: dict[str, Any] = {}
+        for key_node, part in node.value:
+            if key_node.tag != _MERGE:
+                key = self.key(key_node, keys)
+                if key in own:
+                    first = self.places[(*keys, key)]
+                    message = f"said twice; the first time at {first}"
+                    raise self.error(key_node, (*keys, key), message)
+                self.places[(*keys, key)] = self.where(key_node)
+                own[key] = self.plain(part, (*keys, key), above)
+        return merged | own
+
+    def key(self, node: yaml.Node, keys: Keys) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.error(node, keys, "a key must be text, not a list or a mapping")
+        if node.tag in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"):
+            message = f"YAML reads the key `{node.value}` as a {node.tag[18:]}; quote it"
+            raise self.error(node, keys, message)
+        return str(node.value)
+
+    def where(self, node: yaml.Node) -> str:
+        return f"{self.name}:{node.start_mark.line + 1}"
+
+    def error(self, node: yaml.Node, keys: Keys, message: str) -> ConfigError:
+        return ConfigError(": ".join(part for part in (self.where(node), dotted(keys), message) if part))

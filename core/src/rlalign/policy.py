@@ -1,0 +1,142 @@
+"""What the core asks of a model: a policy, a value, a constraint on sampling."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from rlalign import component, sampling
+from rlalign.pipeline import Sampling
+from rlalign.types import Example, Rollout
+
+
+class Decoder(Protocol):
+    """Generation in progress: one row a response, the rows of a prompt side by side."""
+
+    def logits(self) -> Tensor:
+        """[n,V] for the next step."""
+
+    def advance(self, tokens_n: Tensor) -> None:
+        """Take one token a row."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Constraint(Protocol):
+    """Narrows what may be sampled; its state moves with the sampler's rows."""
+
+    def start(self, inputs: Sequence[Tensor], k: int) -> None:
+        """Begin k responses a prompt."""
+
+    def allowed(self) -> Tensor:
+        """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p."""
+
+    def advance(self, tokens_n: Tensor) -> None:
+        """Take one token a row."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Model(nn.Module):
+    """What policies and values share. `__init__` opens nothing; `setup` makes or loads the weights."""
+
+    class Config(component.Config):
+        """No options."""
+
+    name: str = ""
+    """Its name among the run's models; set by the core."""
+    version: int = 0
+    """Raised whenever the weights change; set by the core."""
+    ephemeral: tuple[str, ...] = ()
+    """State a checkpoint leaves out because `setup` or `copy` makes it again."""
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__()
+        self.config: Any = config
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary model folder that the field's tools load."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved as a model folder")
+
+
+class Policy(Model):
+    """A distribution over responses. Prompt and response are its own business; logits are the core's."""
+
+    ends: tuple[int, ...] = ()
+    """Tokens that end a response."""
+    specials: tuple[int, ...] = ()
+    """Tokens a constraint always allows, `ends` apart."""
+    horizon: int | None = None
+    """The longest response it can give; None: no limit of its own."""
+
+    def setup(self) -> None:
+        """Make or load the weights."""
+
+    @abstractmethod
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        """Each example's prompt as this policy reads it."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> Rollout:
+        """The examples' logged responses, sampled neutrally (temperature 1, no bans), log-probs NaN."""
+
+    @abstractmethod
+    def text(self, actions_T: Tensor) -> str:
+        """A response as text, without the token that ends it."""
+
+    @abstractmethod
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """Begin k responses to each prompt, with a cache of its own."""
+
+    def sample(
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+    ) -> Rollout:
+        """Responses from the core's sampling loop over `decoder`; a faster engine replaces this."""
+        return sampling.sample(self, examples, how, uniforms, within)
+
+    @abstractmethod
+    def features(self, rollout: Rollout, last: bool = False) -> Tensor:
+        """[M,C]: the trunk at the M chosen steps; with `last`, N rows more: after each response."""
+
+    @abstractmethod
+    def head(self, features: Tensor) -> Tensor:
+        """[m,V]: logits of any of those rows (never of the `last` ones)."""
+
+    @abstractmethod
+    def copy(self, role: Literal["frozen", "lagging", "value"]) -> Policy | Value:
+        """A model in another role, from the present weights; it may share what stays the same."""
+
+    def sync(self, source: Policy) -> None:
+        """Take the source's weights."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.state_dict().values(), source.state_dict().values(), strict=True):
+                mine.copy_(theirs)
+        self.version += 1
+
+
+class Value(Model):
+    """Expected reward to come: of every step, or of the prompt alone."""
+
+    trunk: str | None = None
+    """The model whose features it reads, by name; None: it has a trunk of its own."""
+    per_prompt: bool = False
+    """One value a response, of its prompt, instead of one a step."""
+
+    def setup(self, policy: Policy) -> None:
+        """Make the weights; `policy` tells the width of the trunk."""
+
+    @abstractmethod
+    def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
+        """[M] (with `last` [M+N]), one per feature row; [N] if `per_prompt`."""

@@ -1,0 +1,63 @@
+"""Every random number of a run, derived from its seed and a key; nothing continues a running stream.
+
+So a number depends on what it is for (`"sample", phase, iteration`), never on what was drawn before it,
+how the work was cut, or whether the run was resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Seeds:
+    """The root of a run's randomness."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """A fresh CPU generator for this key: the same each time it is asked for."""
+        return torch.Generator().manual_seed(self._number(key))
+
+    def uniforms(self, *key: str | int, positions: range, samples: int, steps: int) -> Tensor:
+        """Numbers strictly between 0 and 1, float32 [positions, samples, steps].
+
+        The row of (position, sample) is a prefix of an endless stream of its own: it knows neither how
+        many positions, samples or steps were asked for, nor which others. Numbers are multiples of 2⁻²³
+        moved by half a step, so that an inverse CDF never meets its two ends.
+        """
+        # An extendable hash rather than generators: torch's CPU generator keeps 32 bits of its seed, few
+        # enough for two of a long run's millions of streams to meet, and seeding one takes 10 times longer.
+        root = hashlib.shake_256(self._encode(key))
+        streams = []
+        for position in positions:
+            for sample in range(samples):
+                stream = root.copy()
+                stream.update(struct.pack("<qq", position, sample))
+                streams.append(stream.digest(4 * steps))
+        bits = np.frombuffer(b"".join(streams), dtype="<u4") >> np.uint32(9)
+        u = (bits.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+        return torch.from_numpy(u.reshape(len(positions), samples, steps))
+
+    def seed_forward(self, *key: str | int) -> None:
+        """Seed torch's global generators before a forward pass: dropout offers no other way.
+
+        The one place that touches global state.
+        """
+        seed = self._number(key)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
+
+    def _encode(self, key: tuple[str | int, ...]) -> bytes:
+        # JSON tells ("a", 1) from ("a1",) and ("a", "1"), and refuses what has no one spelling.
+        return json.dumps([self.seed, *key]).encode()
+
+    def _number(self, key: tuple[str | int, ...]) -> int:
+        return int.from_bytes(hashlib.sha256(self._encode(key)).digest()[:8], "little")

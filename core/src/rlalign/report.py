@@ -1,0 +1,47 @@
+"""What `rlalign check` prints: who acts in each stage, which models there are, what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlalign.pipeline import Pipeline
+from rlalign.wiring import Wiring, acting
+
+
+def describe(pipeline: Pipeline, wirings: Sequence[Wiring]) -> str:
+    """The whole pipeline in a few lines a phase."""
+    repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
+    count = "1 phase" if len(wirings) == 1 else f"{len(wirings)} phases"
+    lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
+    known: set[str] = {"policy"}
+    for place, wiring in enumerate(wirings):
+        lines += ["", f"{wiring.phase.name}:", *(f"  {line}" for line in _phase(wiring, known, first=place == 0))]
+        known |= set(wiring.models)
+    return "\n".join(lines) + "\n"
+
+
+def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
+    phase, train = wiring.phase, wiring.phase.train
+    rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
+    for hook, names in acting(wiring).items():
+        rows[hook] = ", ".join(names)
+    rows.setdefault("reward", "nothing")
+    models = {"policy": "built" if first else "kept"}
+    for name in wiring.models:
+        spec = phase.models.get(name)
+        renewed = (spec.of if spec else None) in ("phase", "iteration") or (name == "reference" and not (spec and spec.of))
+        if name not in known:
+            models[name] = "built"
+        else:
+            models[name] = "renewed" if renewed and not (spec and spec.item) else "kept"
+    rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())
+    rows["trains"] = ", ".join(wiring.trains) if wiring.learns else "nothing"
+    if wiring.live or wiring.columns:
+        columns = [f"{model}.{output}" for model, output in wiring.columns]
+        rows["needs"] = ", ".join([*sorted(wiring.live), *columns])
+    length = f"{train.iterations} iterations" if train.iterations else f"{train.passes:g} passes"
+    steps = f"{train.epochs} epochs of " if train.epochs > 1 else ""
+    size = f"{train.minibatch} groups a step" if train.minibatch else f"{train.minibatches} optimiser steps"
+    rows["length"] = f"{length} of {train.prompts} prompts" + (f", {steps}{size}" if wiring.learns else "")
+    wide = max(map(len, rows))
+    return [f"{name:{wide}}  {value}" for name, value in rows.items()]

@@ -1,0 +1,226 @@
+"""A run's folder: how it is named, created, found again, and kept to one process.
+
+runs/<name>/
+    pipeline.yaml  lock.json                what runs, and with what
+    metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
+    checkpoints/   columns/       rows/     commit points (`checkpoint.py`) and what belongs to them
+    model/                                  the exported model
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlalign.errors import ConfigError
+
+StrPath = str | os.PathLike[str]
+
+MARKS = ("pipeline.yaml", "lock.json")
+"""The files that make a folder a run."""
+
+
+class RunDir:
+    """An existing run, and, unless opened to look only, the right to be its one writer."""
+
+    def __init__(self, path: StrPath, lock: int | None = None) -> None:
+        self.path = Path(path)
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls, root: StrPath, stem: str, name: str | None = None, *, pipeline: str, lock: Mapping[str, Any]
+    ) -> RunDir:
+        """Make `root/name`, or without a name `root/stem`, `root/stem-2`, …: whole or not at all."""
+        root = Path(root)
+        if name is not None and (not name or name != Path(name).name or name.startswith(".")):
+            raise ConfigError(f"run name {name!r}: a name cannot be empty, start with a dot or hold a slash")
+        if name is not None and (root / name).exists():
+            raise ConfigError(_taken(root / name))
+        building = root / f".tmp-{name or stem}-{os.getpid()}"
+        held = None
+        try:
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir(parents=True)
+            write_atomic(building / "pipeline.yaml", pipeline)
+            write_atomic(building / "lock.json", json.dumps(lock, indent=1) + "\n")
+            held = _acquire(building)  # a lock stays with the open file when its folder is renamed
+            path = _claim(building, root, stem, name)
+            sync(root)
+        except BaseException as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if held is not None:
+                os.close(held)
+            if isinstance(error, OSError):
+                raise ConfigError(
+                    f"{root}: no run can be created here: {error.strerror}. "
+                    "Choose another place for runs, or mend this one."
+                ) from error
+            raise
+        return cls(path, held)
+
+    @classmethod
+    def open(cls, path: StrPath, *, exclusive: bool = True) -> RunDir:
+        """A run that exists: to go on with it, or (`exclusive=False`) to look at it."""
+        path = Path(path)
+        if not path.is_dir():
+            raise ConfigError(f"{path}: there is no such run.{_others(path.parent)}")
+        for mark in MARKS:
+            if not (path / mark).is_file():
+                raise ConfigError(f"{path}: is no run of rlalign: it holds no {mark}.{_others(path.parent)}")
+        return cls(path, _acquire(path) if exclusive else None)
+
+    def close(self) -> None:
+        """Let others write the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def pipeline(self) -> Path:
+        return self.path / "pipeline.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def columns(self) -> Path:
+        return self.path / "columns"
+
+    @property
+    def rows(self) -> Path:
+        return self.path / "rows"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+
+def latest(root: StrPath, stem: str) -> Path | None:
+    """The run of this stem that was created last: the one with the highest number."""
+    runs = {n: path for n, path in _numbered(Path(root), stem).items() if is_run(path)}
+    return runs[max(runs)] if runs else None
+
+
+def is_run(path: Path) -> bool:
+    return all((path / mark).is_file() for mark in MARKS)
+
+
+def write_atomic(path: StrPath, text: str) -> None:
+    """Replace a file's text: whoever reads it, and whenever the machine stops, finds the old or the new."""
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: StrPath) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _numbered(root: Path, stem: str) -> dict[int, Path]:
+    """The stem's folders by number; `stem` itself is number 1."""
+    pattern = re.compile(re.escape(stem) + r"(?:-([1-9]\d*))?")
+    entries = root.iterdir() if root.is_dir() else ()
+    matches = ((pattern.fullmatch(entry.name), entry) for entry in entries)
+    return {int(match[1] or 1): entry for match, entry in matches if match}
+
+
+def _claim(building: Path, root: Path, stem: str, name: str | None) -> Path:
+    """Give a finished folder its name. The rename settles who gets a name that two processes want."""
+    while True:
+        # Above the highest, not the first free number: `latest` is then what its name says.
+        number = 1 + max(_numbered(root, stem), default=0)
+        path = root / (name or (stem if number == 1 else f"{stem}-{number}"))
+        try:
+            os.rename(building, path)
+        except OSError:
+            if not path.exists():
+                raise
+            if name is not None:
+                raise ConfigError(_taken(path)) from None
+        else:
+            return path
+
+
+def _acquire(run: Path) -> int:
+    """Hold the run's lock until the descriptor is closed or the process ends, however it ends."""
+    path = run / ".lock"
+    try:
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(f"{run}: the run cannot be written: {error.strerror}.") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        if not isinstance(error, BlockingIOError):
+            raise ConfigError(f"{path}: cannot be locked on this file system: {error.strerror}.") from error
+        holder = path.read_text().strip() or "unknown"
+        raise ConfigError(
+            f"{run}: process {holder} is writing this run. Wait for it, stop it, or start a new run."
+        ) from None
+    os.ftruncate(held, 0)
+    os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+    return held
+
+
+def _taken(path: Path) -> str:
+    choose = "choose another name, or none: then a number is added."
+    if is_run(path):
+        return f"{path}: this run exists. Go on with it by `rlalign run --resume {path}`, or {choose}"
+    return f"{path}: exists and is no run of rlalign. Move it away, or {choose}"
+
+
+def _others(root: Path) -> str:
+    runs = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
+    return f" Runs in {root}: {', '.join(runs)}." if runs else ""

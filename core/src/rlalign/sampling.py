@@ -1,0 +1,265 @@
+"""The one sampling loop: bans, constraint, temperature, truncation, inverse CDF on given uniforms.
+
+The uniforms come up front, U[prompt, response, step], so neither the batch's size or order nor the
+dropping of finished rows ever changes a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlalign.allowed import Allowed, pack
+from rlalign.errors import RLAlignError
+from rlalign.logits import full_precision
+from rlalign.pipeline import Sampling
+from rlalign.types import Example, Rollout
+
+if TYPE_CHECKING:
+    from rlalign.policy import Constraint, Decoder, Policy
+
+COMPACT_SHARE = 1 / 8
+"""Finished rows are dropped once they are this share of the rows being computed."""
+
+
+def choose(probs_nV: Tensor, uniform_n: Tensor) -> Tensor:
+    """Inverse CDF: the first token whose cumulative probability exceeds u. Never one of probability 0."""
+    cdf_nV = probs_nV.cumsum(1)
+    target_n1 = uniform_n.to(cdf_nV.dtype)[:, None] * cdf_nV[:, -1:]
+    token_n1 = torch.searchsorted(cdf_nV, target_n1, right=True)
+    # Where rounding lifts the target to the total, the last token that has any probability.
+    places_V = torch.arange(probs_nV.shape[1], device=probs_nV.device)
+    last_n1 = torch.where(probs_nV > 0, places_V, 0).amax(1, keepdim=True)
+    return torch.minimum(token_n1, last_n1)[:, 0]
+
+
+def truncate(logits_nV: Tensor, how: Sampling) -> Tensor:
+    """[n,V] bool: what top-k, then top-p, then min-p keep of (scaled, banned) logits. The best stays."""
+    kept_nV = logits_nV > -math.inf
+    if 0 < how.top_k < logits_nV.shape[1]:
+        kth_n1 = logits_nV.topk(how.top_k, dim=1).values[:, -1:]
+        kept_nV &= logits_nV >= kth_n1
+    if how.top_p < 1:
+        kept_nV &= nucleus(logits_nV.masked_fill(~kept_nV, -math.inf), how.top_p)
+    if how.min_p > 0:
+        bar_n1 = logits_nV.amax(1, keepdim=True) + math.log(how.min_p)
+        kept_nV &= logits_nV >= bar_n1
+    return kept_nV
+
+
+def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
+    """The smallest sets of most probable tokens whose probability reaches `top_p`."""
+    sorted_nV, order_nV = logits_nV.sort(1, descending=True, stable=True)
+    probs_nV = sorted_nV.softmax(1)
+    before_nV = probs_nV.cumsum(1) - probs_nV
+    keep_nV = (before_nV < top_p) & (sorted_nV > -math.inf)
+    keep_nV[:, 0] = True
+    return torch.zeros_like(keep_nV).scatter_(1, order_nV, keep_nV)
+
+
+class Nucleus:
+    """NLPO's constraint: the top-p set of another model, which decodes in lock-step with the sampler.
+
+    `always` are tokens never removed; the policy's `ends` and `specials` are added to them.
+    """
+
+    def __init__(
+        self, model: str, top_p: float = 0.9, top_k: int = 0, min_keep: int = 1, always: Sequence[int] = ()
+    ) -> None:
+        self.model = model
+        self.top_p = top_p
+        self.top_k = top_k
+        self.min_keep = min_keep
+        self.always = tuple(always)
+        self._policy: Policy | None = None
+        self._decoder: Decoder | None = None
+
+    def resolve(self, policy: Policy) -> None:
+        """Meet the model; called by the core when a phase starts."""
+        self._policy = policy
+
+    def start(self, inputs: Sequence[Tensor], k: int) -> None:
+        assert self._policy is not None, "a constraint is resolved when its phase starts"
+        self._decoder = self._policy.decoder(inputs, k)
+
+    def allowed(self) -> Tensor:
+        assert self._decoder is not None and self._policy is not None
+        logits_nV = full_precision(self._decoder.logits())
+        kept_nV = truncate(logits_nV, Sampling(top_k=self.top_k)) & nucleus(logits_nV, self.top_p)
+        if self.min_keep > 1:
+            best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
+            kept_nV.scatter_(1, best_nK, True)
+        always = [*self.always, *self._policy.ends, *self._policy.specials]
+        kept_nV[:, always] = True
+        return kept_nV
+
+    def advance(self, tokens_n: Tensor) -> None:
+        assert self._decoder is not None
+        self._decoder.advance(tokens_n)
+
+    def select(self, rows: Tensor) -> None:
+        assert self._decoder is not None
+        self._decoder.select(rows)
+
+
+@dataclass
+class _Trace:
+    """What was sampled, by row and step."""
+
+    actions_NT: Tensor
+    logprobs_NT: Tensor
+    full_logprobs_NT: Tensor
+    length_N: Tensor
+    finished_N: Tensor
+    bits: list[list[Tensor]] | None
+    vocabulary: int
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    examples: Sequence[Example],
+    how: Sampling,
+    uniforms: Tensor,
+    within: Constraint | None = None,
+    *,
+    compact: bool = True,
+) -> Rollout:
+    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]."""
+    k, inputs = how.samples, policy.prompts(examples)
+    steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    count = len(examples) * k
+    decoder = policy.decoder(inputs, k)
+    if within is not None:
+        within.start(inputs, k)
+    trace: _Trace | None = None
+    ends: Tensor | None = None
+    uniform_NT = uniforms[:, :k, :steps].reshape(count, steps)
+    if uniforms.shape[0] != len(examples) or uniform_NT.numel() != count * steps:
+        raise ValueError(f"{tuple(uniforms.shape)} uniforms for {len(examples)} × {k} responses of {steps} steps")
+    rows_n = torch.arange(count, device=uniforms.device)
+    alive_n = torch.ones(count, dtype=torch.bool, device=uniforms.device)
+    for t in range(steps):
+        raw_nV = full_precision(decoder.logits())
+        if trace is None or ends is None:
+            trace = _begin(count, steps, raw_nV, packed=how.narrows or within is not None)
+            ends = torch.tensor(policy.ends, dtype=torch.long, device=raw_nV.device)
+        temperature = 1.0 if how.greedy else how.temperature
+        scaled_nV = raw_nV / temperature
+        kept_nV = _kept(scaled_nV, how, within, ends, t)
+        full_nV = scaled_nV.log_softmax(1)
+        if kept_nV is None:
+            logp_nV = full_nV
+        else:
+            logp_nV = scaled_nV.masked_fill(~kept_nV, -math.inf).log_softmax(1)
+        if how.greedy:
+            token_n = logp_nV.argmax(1)
+        else:
+            token_n = choose(logp_nV.exp(), uniform_NT[rows_n, t])
+        live_n = rows_n[alive_n]
+        trace.actions_NT[live_n, t] = token_n[alive_n]
+        trace.logprobs_NT[live_n, t] = logp_nV.gather(1, token_n[:, None])[alive_n, 0]
+        trace.full_logprobs_NT[live_n, t] = full_nV.gather(1, token_n[:, None])[alive_n, 0]
+        trace.length_N[live_n] = t + 1
+        if trace.bits is not None and kept_nV is not None:
+            packed_nB = pack(kept_nV[alive_n]).cpu()
+            for i, row in enumerate(live_n.tolist()):
+                trace.bits[row].append(packed_nB[i])
+        ended_n = torch.isin(token_n, ends) | _stopped(policy, trace, rows_n, alive_n, t, how)
+        trace.finished_N[rows_n[alive_n & ended_n]] = True
+        alive_n = alive_n & ~ended_n
+        remaining = int(alive_n.sum())
+        if remaining == 0:
+            break
+        if t + 1 == steps:
+            break
+        decoder.advance(token_n)
+        if within is not None:
+            within.advance(token_n)
+        if compact and len(alive_n) - remaining >= COMPACT_SHARE * len(alive_n):
+            keep = alive_n.nonzero()[:, 0]
+            decoder.select(keep)
+            if within is not None:
+                within.select(keep)
+            rows_n, alive_n = rows_n[keep], alive_n[keep]
+    if trace is None:
+        raise RLAlignError("nothing to sample: no examples, or no steps")
+    return _finish(policy, examples, inputs, how, trace)
+
+
+def _begin(count: int, steps: int, like_nV: Tensor, *, packed: bool) -> _Trace:
+    zeros_NT = like_nV.new_zeros(count, steps)
+    longs_N = torch.zeros(count, dtype=torch.long, device=like_nV.device)
+    return _Trace(
+        actions_NT=longs_N[:, None].repeat(1, steps),
+        logprobs_NT=zeros_NT,
+        full_logprobs_NT=zeros_NT.clone(),
+        length_N=longs_N,
+        finished_N=longs_N.bool(),
+        bits=[[] for _ in range(count)] if packed else None,
+        vocabulary=like_nV.shape[1],
+    )
+
+
+def _kept(scaled_nV: Tensor, how: Sampling, within: Constraint | None, ends: Tensor, t: int) -> Tensor | None:
+    """What may be chosen at step t, or None for everything."""
+    kept_nV = within.allowed() if within is not None else None
+    if t < how.min_new_tokens and len(ends):
+        kept_nV = torch.ones_like(scaled_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
+        kept_nV[:, ends] = False
+    if how.narrows:
+        banned_nV = scaled_nV if kept_nV is None else scaled_nV.masked_fill(~kept_nV, -math.inf)
+        kept_nV = truncate(banned_nV, how)
+    if kept_nV is not None and not bool(kept_nV.any(1).all()):
+        raise RLAlignError(f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose")
+    return kept_nV
+
+
+def _stopped(policy: Policy, trace: _Trace, rows_n: Tensor, alive_n: Tensor, t: int, how: Sampling) -> Tensor:
+    ended_n = torch.zeros_like(alive_n)
+    if how.stop and t + 1 >= how.min_new_tokens:
+        for i in alive_n.nonzero()[:, 0].tolist():
+            text = policy.text(trace.actions_NT[rows_n[i], : t + 1])
+            ended_n[i] = any(stop in text for stop in how.stop)
+    return ended_n
+
+
+def _finish(
+    policy: Policy, examples: Sequence[Example], inputs: tuple[Tensor, ...], how: Sampling, trace: _Trace
+) -> Rollout:
+    count, longest = len(trace.length_N), int(trace.length_N.max())
+    mask_NT = torch.arange(longest, device=trace.length_N.device) < trace.length_N[:, None]
+    texts = []
+    for actions_T, length in zip(trace.actions_NT, trace.length_N.tolist(), strict=True):
+        text = policy.text(actions_T[:length])
+        cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
+        texts.append(text[: min(cuts)] if cuts else text)
+    allowed = None
+    if trace.bits is not None:
+        allowed = Allowed.of(trace.vocabulary, [torch.stack(row) if row else None for row in trace.bits])
+    return Rollout(
+        examples=tuple(examples),
+        inputs=inputs,
+        group_N=torch.arange(len(examples), device=mask_NT.device).repeat_interleave(how.samples),
+        actions_NT=trace.actions_NT[:, :longest],
+        mask_NT=mask_NT,
+        finished_N=trace.finished_N,
+        settings=(_neutral_if_greedy(how),),
+        setting_N=torch.zeros(count, dtype=torch.long, device=mask_NT.device),
+        logprobs_NT=trace.logprobs_NT[:, :longest],
+        full_logprobs_NT=trace.full_logprobs_NT[:, :longest],
+        texts=tuple(texts),
+        allowed=allowed,
+    )
+
+
+def _neutral_if_greedy(how: Sampling) -> Sampling:
+    """Greedy responses carry log-probs at temperature 1."""
+    return how.model_copy(update={"temperature": 1.0}) if how.greedy else how
+
+

@@ -1,0 +1,375 @@
+"""The only module that calls pluggy: one typed method a hook, which checks what came back.
+
+A phase has one `Stages` for training and one for evaluation, each over its own plugin manager, so
+that a reward listed only under `evaluate` never reaches the training reward.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+import torch
+from torch import Tensor
+
+from rlalign import hookspecs
+from rlalign.component import Component
+from rlalign.errors import ComponentError, ConfigError, RLAlignError
+from rlalign.hookspecs import hookimpl, hookspec
+from rlalign.pipeline import Item
+from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
+
+if TYPE_CHECKING:
+    from rlalign.run import Run
+
+HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, "rlalign_spec"))
+WRAPPABLE = ("reward", "advantage", "update")
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A component and where it stands in the pipeline."""
+
+    item: Item
+    component: Component
+    role: str
+    """`rewards`, `algorithm`, `responses`, `part`, `task` or `use`."""
+
+    @property
+    def name(self) -> str:
+        return self.item.name
+
+
+class _Default:
+    @hookimpl(trylast=True)
+    def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
+        return Batch.of(rollout, reward, reward.total_N)
+
+
+class _Wrapped:
+    """The specification under which a `reward` wrapper runs: it wraps one list of scores."""
+
+    @hookspec(firstresult=True)
+    def reward(self, run: Run, rollout: Rollout) -> list[Score]: ...
+
+
+class _Above:
+    """The items above a `reward` wrapper, as the one thing it wraps."""
+
+    def __init__(self, compute: Callable[[Run, Rollout], list[Score]]) -> None:
+        self.compute = compute
+        self.names: list[str | None] = []
+
+    @hookimpl
+    def reward(self, run: Run, rollout: Rollout) -> list[Score]:
+        scores = self.compute(run, rollout)
+        self.names = [score.name for score in scores]
+        return scores
+
+
+class Stages:
+    """The components of one phase, ready to be called."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+        self._manager = pluggy.PluginManager("rlalign")
+        self._manager.add_hookspecs(hookspecs)
+        for i, member in enumerate(self.members):
+            check_hooks(member)
+            self._register(self._manager, member, f"{i}:{member.name}")
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._refuse_unknown(error)
+        self._manager.register(_Default(), "default")
+        self._check_single("advantage")
+        self._check_single("update")
+        self._check_wrappers()
+        self._callers: dict[tuple[str, int], Any] = {}
+        self._score_all = self._nest([m for m in self.members if m.role in ("rewards", "use")])
+
+    # -- registration -----------------------------------------------------------------------------
+
+    def _register(self, manager: pluggy.PluginManager, member: Member, name: str) -> None:
+        try:
+            manager.register(member.component, name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise ConfigError(f"{_who(member)} cannot take part: {error}") from error
+
+    def _refuse_unknown(self, error: pluggy.PluginValidationError) -> None:
+        member = next((m for m in self.members if m.component is error.plugin), None)
+        who = _who(member) if member else "a component"
+        raise ConfigError(f"{who}: {error}. The hooks are {', '.join(HOOKS)}") from error
+
+    def _check_single(self, hook: str) -> None:
+        found = [m for m in self.members if _implements(m.component, hook) == "plain"]
+        if len(found) > 1:
+            names = " and ".join(_who(m) for m in found)
+            raise ConfigError(f"only one component may implement `{hook}`, but {names} both do; remove one")
+
+    def _check_wrappers(self) -> None:
+        for role in ("rewards", "use", "algorithm"):
+            listed = [m for m in self.members if m.role == role]
+            for i, member in enumerate(listed):
+                wraps = [hook for hook in HOOKS if _implements(member.component, hook) == "wrapper"]
+                if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
+                    raise ConfigError(f"{_who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped")
+                if wraps and i == 0 and role != "use":
+                    raise ConfigError(
+                        f"{_who(member)} wraps the items above it in `{role}`, and there are none; move it down"
+                    )
+                if wraps and member.item.weight != 1:
+                    raise ConfigError(f"{_who(member)} is a wrapper and takes no weight; put it on what it wraps")
+
+    def implementing(self, hook: str) -> list[Member]:
+        """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
+        roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
+        return [
+            m
+            for m in self.members
+            if _implements(m.component, hook) and (roles is None or m.role in roles)
+        ]
+
+    def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
+        key = (hook, id(member))
+        if key not in self._callers:
+            others = [m.component for m in self.members if m is not member]
+            default = self._manager.get_plugin("default")
+            self._callers[key] = self._manager.subset_hook_caller(hook, [*others, default])
+        with self._blame(hook, member):
+            result = self._callers[key](**arguments)
+        # A hook that is not `firstresult` answers with a list, here of one component's result.
+        return (result[0] if result else None) if isinstance(result, list) else result
+
+    @contextmanager
+    def _blame(self, hook: str, member: Member | None = None) -> Iterator[None]:
+        """Name the component in whatever goes wrong inside; errors of our own pass as they are."""
+        try:
+            yield
+        except (RLAlignError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            guilty = self._culprit(error) or member
+            frames = traceback.extract_tb(error.__traceback__)
+            at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+            who = _who(guilty) if guilty else "a component"
+            raise ComponentError(f"`{hook}` of {who} raised {type(error).__name__}: {error}{at}") from error
+
+    def _culprit(self, error: Exception) -> Member | None:
+        trace = error.__traceback__
+        while trace is not None:
+            me = trace.tb_frame.f_locals.get("self")
+            for member in self.members:
+                if member.component is me:
+                    return member
+            trace = trace.tb_next
+        return None
+
+    # -- stages -----------------------------------------------------------------------------------
+
+    def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
+        """Responses from the component that `responses` names."""
+        (member,) = self.implementing("rollout")
+        result = self._call(member, "rollout", run=run, examples=examples)
+        return _expect(result, Rollout, "rollout", member)
+
+    def scores(self, run: Run, rollout: Rollout) -> list[Score]:
+        """Every reward's score, named, unweighted, in pipeline order, wrappers applied."""
+        return self._score_all(run, rollout)
+
+    def reward(self, run: Run, rollout: Rollout) -> Reward:
+        """The weighted sum of all scores."""
+        weights = {m.name: m.item.weight for m in self.members}
+        dtype = rollout.logprobs_NT.dtype
+        tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
+        parts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for score in self.scores(run, rollout):
+            name = str(score.name)
+            value = score.value.to(tokens_NT)
+            tokens_NT = tokens_NT + weights[name] * pay(value, rollout)
+            parts[name] = value
+            metrics |= {f"{name}/{metric}": x for metric, x in score.metrics.items()}
+        return Reward(tokens_NT, parts, metrics)
+
+    def _nest(self, listed: Sequence[Member]) -> Callable[[Run, Rollout], list[Score]]:
+        """A wrapper wraps all items above it: each closes a manager of its own over what came before."""
+        items: list[Member] = []
+        inner: Callable[[Run, Rollout], list[Score]] | None = None
+        for member in listed:
+            kind = _implements(member.component, "reward")
+            if kind == "plain":
+                items.append(member)
+            elif kind == "wrapper":
+                inner, items = self._wrap(member, self._level(inner, items)), []
+        return self._level(inner, items)
+
+    def _level(
+        self, inner: Callable[[Run, Rollout], list[Score]] | None, items: Sequence[Member]
+    ) -> Callable[[Run, Rollout], list[Score]]:
+        def scores(run: Run, rollout: Rollout) -> list[Score]:
+            found = inner(run, rollout) if inner else []
+            for member in items:
+                score = self._call(member, "reward", run=run, rollout=rollout)
+                if score is not None:
+                    found = [*found, _checked_score(score, member, rollout)]
+            return found
+
+        return scores
+
+    def _wrap(
+        self, member: Member, above: Callable[[Run, Rollout], list[Score]]
+    ) -> Callable[[Run, Rollout], list[Score]]:
+        manager = pluggy.PluginManager("rlalign")
+        manager.add_hookspecs(_Wrapped)
+        wrapped = _Above(above)
+        manager.register(wrapped, "above")
+        manager.register(member.component, member.name)
+
+        def scores(run: Run, rollout: Rollout) -> list[Score]:
+            with self._blame("reward", member):
+                result = manager.hook.reward(run=run, rollout=rollout)
+            if not isinstance(result, list) or not all(isinstance(s, Score) for s in result):
+                raise ComponentError(f"`reward` of {_who(member)} must return the list of scores it wraps")
+            if (names := [s.name for s in result]) != wrapped.names:
+                raise ComponentError(f"`reward` of {_who(member)} must return the scores {wrapped.names}, got {names}")
+            return [_checked_score(s, member, rollout) for s in result]
+
+        return scores
+
+    def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
+        """The training batch; by default a response's total reward at every chosen step."""
+        with self._blame("advantage"):
+            result = self._manager.hook.advantage(run=run, rollout=rollout, reward=reward)
+        members = self.implementing("advantage")
+        return _expect(result, Batch, "advantage", members[-1] if members else None)
+
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of all losses of a piece, and metrics under the components' names."""
+        total = batch.advantage_NT.new_zeros(())
+        metrics: dict[str, Tensor] = {}
+        for member in self.implementing("loss"):
+            piece, leaves = _of_source(member.item.source, batch, now)
+            result = self._call(member, "loss", run=run, batch=piece, now=leaves)
+            if result is None:
+                continue
+            loss: Loss = _expect(result, Loss, "loss", member)
+            if not isinstance(loss.value, Tensor) or loss.value.ndim:
+                raise ComponentError(f"`loss` of {_who(member)} must be a scalar tensor")
+            total = total + member.item.weight * loss.value
+            metrics[f"{member.name}/loss"] = loss.value
+            metrics |= {f"{member.name}/{key}": value for key, value in loss.metrics.items()}
+        return total, metrics
+
+    def evaluate(self, run: Run, rollout: Rollout) -> dict[str, float]:
+        """Metrics of a set of responses, as `<component>/<metric>`."""
+        found: dict[str, float] = {}
+        for member in self.implementing("evaluate"):
+            result = self._call(member, "evaluate", run=run, rollout=rollout)
+            metrics = _expect(result if result is not None else {}, Mapping, "evaluate", member)
+            found |= {f"{member.name}/{key}": float(value) for key, value in metrics.items()}
+        return found
+
+    # -- events -----------------------------------------------------------------------------------
+
+    def phase_started(self, run: Run) -> None:
+        for member in self.implementing("phase_started"):
+            self._call(member, "phase_started", run=run)
+
+    def update(self, run: Run, batch: Batch) -> Mapping[str, float] | None:
+        """A component's own learning, or None: the loop's."""
+        with self._blame("update"):
+            result: Mapping[str, float] | None = self._manager.hook.update(run=run, batch=batch)
+        return result
+
+    def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
+        members = self.implementing("step_ready")
+        return not any(self._call(m, "step_ready", run=run, metrics=metrics) is False for m in members)
+
+    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
+        for member in self.implementing("iteration_done"):
+            self._call(member, "iteration_done", run=run, metrics=metrics)
+
+
+def pay(value: Tensor, rollout: Rollout) -> Tensor:
+    """A score as [N,T]: one a response is paid on its last chosen step."""
+    if value.ndim == 2:
+        return torch.where(rollout.mask_NT, value, value.new_zeros(()))
+    paid_NT = value.new_zeros(rollout.mask_NT.shape)
+    rows_N = torch.arange(len(rollout), device=value.device)
+    paid_NT[rows_N, rollout.length_N - 1] = value
+    return paid_NT
+
+
+def check_hooks(member: Member) -> None:
+    """A method that has a hook's name without the mark would silently be no hook."""
+    for hook in HOOKS:
+        method = getattr(type(member.component), hook, None)
+        if callable(method) and not hasattr(method, "rlalign_impl"):
+            raise ConfigError(
+                f"{_who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
+                "mark it, or give it another name"
+            )
+
+
+def _implements(component: Component, hook: str) -> str | None:
+    """`plain`, `wrapper` or None."""
+    options = getattr(getattr(type(component), hook, None), "rlalign_impl", None)
+    if options is None:
+        return None
+    return "wrapper" if options.get("wrapper") else "plain"
+
+
+def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, Outputs]:
+    """The rows of one source, as a piece of a step that has only such rows."""
+    if source is None:
+        return batch, now
+    here = _rows_of(source, batch)
+    step = batch.step.take(_rows_of(source, batch.step)).as_step()
+    return replace(batch.take(here), whole=step), now.take(here)
+
+
+def _rows_of(source: str, batch: Batch) -> Tensor:
+    names = batch.rollout.columns.get("source")
+    if names is None:
+        raise ComponentError(f"`source: {source}` needs `responses: {{mix: ...}}`; these responses have one source")
+    rows = [i for i, name in enumerate(names) if name == source]
+    return torch.tensor(rows, dtype=torch.long, device=batch.rollout.group_N.device)
+
+
+def _checked_score(score: Any, member: Member, rollout: Rollout) -> Score:
+    score = _expect(score, Score, "reward", member)
+    shapes = ((len(rollout),), tuple(rollout.mask_NT.shape))
+    if not isinstance(score.value, Tensor):
+        raise ComponentError(
+            f"`reward` of {_who(member)} must give Score(tensor), got {type(score.value).__name__}"
+        )
+    if tuple(score.value.shape) not in shapes:
+        raise ComponentError(
+            f"`reward` of {_who(member)} scored {tuple(score.value.shape)} where {len(rollout)} responses of up to "
+            f"{rollout.steps} steps ask for {shapes[0]} or {shapes[1]}"
+        )
+    value = score.value.detach()
+    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name or member.name)
+
+
+def _expect(result: Any, kind: Any, hook: str, member: Member | None) -> Any:
+    if not isinstance(result, kind):
+        who = _who(member) if member else "a component"
+        raise ComponentError(f"`{hook}` of {who} must return a {kind.__name__}, got {type(result).__name__}")
+    return result
+
+
+def _who(member: Member) -> str:
+    """`toxicity` (rlalign-plugin-x, pipeline.yaml:12)."""
+    module = inspect.getmodule(type(member.component))
+    package = (module.__name__ if module else "?").split(".")[0]
+    where = ", ".join(part for part in (package, member.item.place) if part)
+    return f"`{member.name}` ({where})"

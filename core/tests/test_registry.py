@@ -1,0 +1,229 @@
+"""Finding components: what is installed, what a pipeline names, and every way it can go wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlalign.component import Component, Config, Task
+from rlalign.errors import ConfigError
+from rlalign.registry import Offer, Registry, installed, kind
+
+COMPONENT = "from rlalign.component import Component\nclass Thing(Component): pass\n"
+
+
+class Own(Component):
+    pass
+
+
+class OwnTask(Task):
+    pass
+
+
+@pytest.fixture
+def distribution(tmp_path, monkeypatch):
+    """Makes an installed distribution out of metadata and one module."""
+
+    def make(name: str, points: dict[str, str], version="1.0", site="site", **modules: str) -> Path:
+        folder = tmp_path / site
+        info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        lines = "".join(f"{point} = {value}\n" for point, value in points.items())
+        (info / "entry_points.txt").write_text(f"[rlalign]\n{lines}")
+        for module, text in modules.items():
+            (folder / f"{module}.py").write_text(text)
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(folder)
+        return folder
+
+    yield make
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def refusal(registry: Registry, name: str, folder: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        registry.load(name, folder)
+    return str(caught.value)
+
+
+def test_installed_lists_offers_without_importing(distribution):
+    distribution("some-plugin", {"thing-a": "no_such_module_a:Thing"}, version="0.3")
+    assert Offer("thing-a", "some-plugin", "0.3", "no_such_module_a:Thing") in installed()
+
+
+def test_listing_needs_no_torch():
+    code = "import sys, rlalign.registry as r; r.installed(); print('torch' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert ran.stdout.strip() == "False"
+
+
+def test_loads_only_what_is_named(distribution):
+    points = {"thing-b": "thing_b:Thing", "broken-b": "broken_b:Thing"}
+    distribution("some-plugin", points, thing_b=COMPONENT, broken_b="raise RuntimeError('loaded')")
+    loaded = Registry().load("thing-b")
+    assert loaded.cls.__name__ == "Thing"
+    assert str(loaded.offer) == "some-plugin 1.0"
+    assert "broken_b" not in sys.modules
+
+
+def test_components_handed_in_come_first(distribution):
+    distribution("some-plugin", {"own": "no_such_module_c:Thing"})
+    loaded = Registry({"own": Own}).load("own")
+    assert (loaded.cls, loaded.offer) == (Own, None)
+
+
+def test_unknown_name_gives_the_closest(distribution):
+    distribution("some-plugin", {"reinforce-x": "m:Thing"})
+    message = refusal(Registry({"rloo-x": Own}), "reinforse-x")
+    assert message == "no component named `reinforse-x` is installed; did you mean `reinforce-x`?"
+
+
+def test_unknown_name_like_nothing_else_says_what_to_do():
+    message = refusal(Registry(), "zzqqxx")
+    assert "`rlalign plugins` lists those that are" in message
+    assert "pip install rlalign-plugin-zzqqxx" in message
+
+
+def test_two_distributions_with_one_name(distribution):
+    distribution("dist-a", {"thing-d": "thing_da:Thing"}, thing_da=COMPONENT)
+    distribution("dist_b", {"thing-d": "thing_db:Thing"}, version="2.0", thing_db=COMPONENT)
+    message = refusal(Registry(), "thing-d")
+    assert "dist-a 1.0" in message
+    assert "dist_b 2.0" in message
+    assert "`dist-a:thing-d`" in message
+    assert Registry().load("dist-a:thing-d").cls.__module__ == "thing_da"
+    assert Registry().load("dist-b:thing-d").cls.__module__ == "thing_db"
+    assert Registry().load("dist_b:thing-d").offer == Offer("thing-d", "dist_b", "2.0", "thing_db:Thing")
+
+
+def test_distribution_without_that_component(distribution):
+    distribution("dist-e", {"thing-e": "m:Thing"})
+    assert refusal(Registry(), "dist-e:other") == (
+        "dist-e 1.0 offers no component `other` (it offers: thing-e)"
+    )
+
+
+def test_one_distribution_with_two_metadata_folders_is_no_conflict(distribution):
+    distribution("dist-f", {"thing-f": "thing_f:Thing"}, site="editable", thing_f=COMPONENT)
+    distribution("dist_f", {"thing-f": "thing_f:Thing"}, site="wheel", version="0.9")
+    assert Registry().load("thing-f").cls.__module__ == "thing_f"
+    assert [offer.name for offer in installed()].count("thing-f") == 1
+
+
+def test_import_error_names_component_distribution_version_and_cause(distribution):
+    distribution("dist-g", {"thing-g": "thing_g:Thing"}, version="0.3", thing_g="import no_such_foo")
+    message = refusal(Registry(), "thing-g")
+    assert message == (
+        "`thing-g` (dist-g 0.3) cannot be imported: ModuleNotFoundError: No module named 'no_such_foo'; "
+        "`pip install dist-g` adds what it requires"
+    )
+
+
+def test_any_exception_while_importing_is_reported(distribution):
+    distribution("dist-h", {"thing-h": "thing_h:Thing"}, thing_h="1 / 0")
+    message = refusal(Registry(), "thing-h")
+    assert "ZeroDivisionError: division by zero; the fault lies in dist-h" in message
+
+
+def test_missing_attribute_of_an_entry_point(distribution):
+    distribution("dist-i", {"thing-i": "thing_i:Thing"}, thing_i="")
+    assert "AttributeError" in refusal(Registry(), "thing-i")
+
+
+def test_class_from_a_module_in_the_pipelines_folder(distribution, tmp_path):
+    (tmp_path / "mine_j.py").write_text(COMPONENT)
+    before = list(sys.path)
+    loaded = Registry().load("mine_j:Thing", tmp_path)
+    assert loaded.cls.__module__ == "mine_j"
+    assert loaded.offer is None
+    assert sys.path == before
+
+
+def test_path_is_restored_when_the_import_fails(distribution, tmp_path):
+    (tmp_path / "mine_k.py").write_text("raise KeyError('k')")
+    before = list(sys.path)
+    assert "`mine_k:Thing` cannot be imported: KeyError: 'k'" in refusal(Registry(), "mine_k:Thing", tmp_path)
+    assert sys.path == before
+
+
+def test_module_that_misses_something_it_imports(distribution, tmp_path):
+    (tmp_path / "mine_l.py").write_text("import no_such_foo")
+    message = refusal(Registry(), "mine_l:Thing", tmp_path)
+    assert "ModuleNotFoundError: No module named 'no_such_foo'" in message
+
+
+def test_no_such_module(tmp_path):
+    message = refusal(Registry(), "nowhere:Thing", tmp_path)
+    assert "`nowhere` is neither an installed distribution with components nor a module" in message
+    assert str(tmp_path) in message
+    assert refusal(Registry(), "nowhere.py:Thing").endswith("leave out `.py`")
+
+
+def test_no_such_class(distribution, tmp_path):
+    (tmp_path / "mine_m.py").write_text(COMPONENT)
+    message = refusal(Registry(), "mine_m:Thong", tmp_path)
+    assert message == "`mine_m:Thong`: the module `mine_m` has no `Thong`; did you mean `Thing`?"
+
+
+def test_two_folders_with_modules_of_one_name(distribution, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine_n.py").write_text(COMPONENT)
+    Registry().load("mine_n:Thing", tmp_path / "one")
+    Registry().load("mine_n:Thing", tmp_path / "one")
+    assert "Python has `mine_n` from" in refusal(Registry(), "mine_n:Thing", tmp_path / "two")
+
+
+def test_what_is_no_component():
+    class Unrelated:
+        pass
+
+    message = refusal(Registry({"x": Unrelated}), "x")
+    assert (
+        "Unrelated is no component: it must derive from rlalign's Component, Task, Policy or Value" in message
+    )
+    assert "is no component" in refusal(Registry({"x": len}), "x")
+
+
+def test_config_must_be_a_pydantic_model_that_forbids_what_it_does_not_know():
+    from pydantic import BaseModel
+
+    class Bare(Component):
+        Config = dict
+
+    class Lax(Component):
+        class Config(BaseModel):
+            clip: float = 0.2
+
+    assert "Bare.Config must be a pydantic model" in refusal(Registry({"x": Bare}), "x")
+    assert "Lax.Config would take misspelt options without a word" in refusal(Registry({"x": Lax}), "x")
+
+
+def test_kinds():
+    from rlalign.policy import Policy, Value
+
+    class OwnPolicy(Policy):
+        class Config(Config):
+            pass
+
+    class OwnValue(Value):
+        pass
+
+    assert [kind(cls) for cls in (OwnPolicy, OwnValue, OwnTask, Own)] == [
+        "policy",
+        "value",
+        "task",
+        "component",
+    ]

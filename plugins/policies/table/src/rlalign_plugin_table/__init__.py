@@ -1,0 +1,190 @@
+"""A tabular softmax policy: one row of logits a state, so that everything about it can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rlalign import Config, Example, Policy, RLAlignError, Rollout, Sampling, Value
+
+__all__ = ["Table", "TableValue"]
+
+
+class Table(Policy):
+    """π(a|s) = softmax of the state's row. The state is the prompt, with the step or the previous action."""
+
+    class Config(Config):
+        """Options of `table`."""
+
+        actions: Annotated[int, Field(gt=0)] | tuple[str, ...] = Field(description="how many actions, or their names")
+        steps: int = Field(1, gt=0, description="the longest response")
+        end: str | None = Field(None, description="the action that ends a response; null: all have `steps` steps")
+        state: Literal["prompt", "step", "previous"] = Field(
+            "prompt", description="what a state is beside the prompt: nothing, the step, or the previous action"
+        )
+        prompts: tuple[str, ...] = Field((), description="prompts with states of their own; none: all share theirs")
+
+    config: Config
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        actions = self.config.actions
+        self.names = tuple(str(a) for a in range(actions)) if isinstance(actions, int) else actions
+        self.horizon = self.config.steps
+
+    def setup(self) -> None:
+        end = self.config.end
+        if end is not None and end not in self.names:
+            raise RLAlignError(f"table: end: `{end}` is not among the actions {', '.join(self.names)}")
+        self.ends = () if end is None else (self.names.index(end),)
+        self.table = nn.Parameter(torch.zeros(self.states, len(self.names)))
+
+    @property
+    def states(self) -> int:
+        """Rows of the table, those after a last step included."""
+        return max(1, len(self.config.prompts)) * self._states_per_prompt()
+
+    def _states_per_prompt(self) -> int:
+        return {"prompt": 1, "step": self.config.steps + 1, "previous": len(self.names) + 1}[self.config.state]
+
+    def _state(self, prompt: Tensor, step: Tensor, previous: Tensor) -> Tensor:
+        """Row of the table; `previous` is −1 before the first action."""
+        within = {"prompt": torch.zeros_like(step), "step": step, "previous": previous + 1}[self.config.state]
+        return prompt * self._states_per_prompt() + within
+
+    # -- text and prompts ---------------------------------------------------------------------------
+
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        return tuple(torch.tensor([self._prompt(e)], device=self.table.device) for e in examples)
+
+    def _prompt(self, example: Example) -> int:
+        if not self.config.prompts:
+            return 0
+        if example.prompt not in self.config.prompts:
+            raise RLAlignError(f"example `{example.id}`: the table has no prompt {example.prompt!r}; add it to `prompts`")
+        return self.config.prompts.index(str(example.prompt))
+
+    def encode(self, examples: Sequence[Example]) -> Rollout:
+        rows = [
+            (g, self._actions(e, text, e.finished[j] if e.finished else True))
+            for g, e in enumerate(examples)
+            for j, text in enumerate(e.responses)
+        ]
+        steps = max((len(actions) for _, (actions, _) in rows), default=0)
+        device = self.table.device
+        actions_NT = torch.zeros(len(rows), steps, dtype=torch.long)
+        for i, (_, (actions, _)) in enumerate(rows):
+            actions_NT[i, : len(actions)] = torch.tensor(actions, dtype=torch.long)
+        length_N = torch.tensor([len(actions) for _, (actions, _) in rows], dtype=torch.long)
+        mask_NT = torch.arange(steps) < length_N[:, None]
+        unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(self.table.dtype)
+        return Rollout(
+            examples=tuple(examples),
+            inputs=self.prompts(examples),
+            group_N=torch.tensor([g for g, _ in rows], dtype=torch.long, device=device),
+            actions_NT=actions_NT.to(device),
+            mask_NT=mask_NT.to(device),
+            finished_N=torch.tensor([finished for _, (_, finished) in rows], dtype=torch.bool, device=device),
+            settings=(Sampling(),),
+            setting_N=torch.zeros(len(rows), dtype=torch.long, device=device),
+            logprobs_NT=unknown_NT.to(device),
+            full_logprobs_NT=unknown_NT.to(device),
+            texts=tuple(text for e in examples for text in e.responses),
+        )
+
+    def _actions(self, example: Example, text: str, finished: bool) -> tuple[list[int], bool]:
+        """The actions of a logged response, and whether it ended by itself."""
+        unknown = [word for word in text.split() if word not in self.names]
+        if unknown:
+            raise RLAlignError(f"example `{example.id}`: `{unknown[0]}` is not among the actions {', '.join(self.names)}")
+        actions = [self.names.index(word) for word in text.split()]
+        if finished:
+            actions += self.ends
+        if len(actions) > self.config.steps:
+            raise RLAlignError(
+                f"example `{example.id}`: a response of {len(actions)} actions; the table has {self.config.steps} steps"
+            )
+        return actions, finished and bool(self.ends)
+
+    def text(self, actions_T: Tensor) -> str:
+        return " ".join(self.names[a] for a in actions_T.tolist() if a not in self.ends)
+
+    # -- the model ------------------------------------------------------------------------------------
+
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> TableDecoder:
+        return TableDecoder(self, torch.cat(list(inputs)).repeat_interleave(k))
+
+    def states_of(self, rollout: Rollout, last: bool = False) -> Tensor:
+        """[M] states of the chosen steps; with `last`, the N states after the responses too."""
+        prompt_G = torch.cat(list(rollout.inputs))
+        row_M, step_M = rollout.chosen
+        previous_M = torch.where(step_M > 0, rollout.actions_NT[row_M, (step_M - 1).clamp_min(0)], -1)
+        state_M = self._state(prompt_G[rollout.group_N[row_M]], step_M, previous_M)
+        if not last:
+            return state_M
+        length_N = rollout.length_N
+        rows_N = torch.arange(len(rollout), device=length_N.device)
+        final_N = rollout.actions_NT[rows_N, length_N - 1]
+        return torch.cat([state_M, self._state(prompt_G[rollout.group_N], length_N, final_N)])
+
+    def features(self, rollout: Rollout, last: bool = False) -> Tensor:
+        return self.table[self.states_of(rollout, last)]
+
+    def head(self, features: Tensor) -> Tensor:
+        return features
+
+    def copy(self, role: Literal["frozen", "lagging", "value"]) -> Table | TableValue:
+        if role == "value":
+            value = TableValue(TableValue.Config())
+            value.setup(self)
+            return value
+        twin = Table(self.config)
+        twin.setup()
+        twin.to(self.table)
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def save(self, folder: Path) -> None:
+        save_file({"table": self.table.detach().cpu().contiguous()}, folder / "model.safetensors")
+        config = {"model": "table", "actions": list(self.names), **self.config.model_dump(exclude={"actions"})}
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+class TableDecoder:
+    """Responses in progress: the state of each row."""
+
+    def __init__(self, policy: Table, prompt_n: Tensor) -> None:
+        self.policy = policy
+        self.prompt_n = prompt_n
+        self.step_n = torch.zeros_like(prompt_n)
+        self.previous_n = torch.full_like(prompt_n, -1)
+
+    def logits(self) -> Tensor:
+        return self.policy.table[self.policy._state(self.prompt_n, self.step_n, self.previous_n)]
+
+    def advance(self, tokens_n: Tensor) -> None:
+        self.step_n = self.step_n + 1
+        self.previous_n = tokens_n
+
+    def select(self, rows: Tensor) -> None:
+        self.prompt_n, self.step_n, self.previous_n = self.prompt_n[rows], self.step_n[rows], self.previous_n[rows]
+
+
+class TableValue(Value):
+    """One value a state of the policy's table."""
+
+    def setup(self, policy: Policy) -> None:
+        if not isinstance(policy, Table):
+            raise RLAlignError(f"a table of values needs a `table` policy, not a {type(policy).__name__}")
+        self._states = [policy]  # in a list: the policy is no part of this module
+        self.table = nn.Parameter(torch.zeros(policy.states, dtype=policy.table.dtype))
+
+    def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
+        return self.table[self._states[0].states_of(rollout, last)]
