@@ -1,5 +1,7 @@
 """From a pipeline file to types: what it means, and what is said when it means nothing."""
 
+# ruff: noqa: E501 (messages stand on one line, as they are printed)
+
 from __future__ import annotations
 
 import sys
@@ -12,7 +14,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from rlalign import config, places
-from rlalign.component import Component, Config, Task
+from rlalign.component import Component, Options, Task
 from rlalign.errors import ConfigError
 from rlalign.pipeline import From, Sampling
 from rlalign.policy import Policy, Value
@@ -20,17 +22,17 @@ from rlalign.registry import Registry
 
 
 class Table(Policy):
-    class Config(Config):
+    class Config(Options):
         size: int = Field(3, description="actions")
 
 
 class Head(Value):
-    class Config(Config):
+    class Config(Options):
         trunk: Literal["policy", "own"] = "policy"
 
 
 class Toy(Task):
-    class Config(Config):
+    class Config(Options):
         path: Path | None = None
         hub: str | Path = "some/hub"
         parts: list[Path] = []
@@ -39,7 +41,7 @@ class Toy(Task):
 
 
 class KL(Component):
-    class Config(Config):
+    class Config(Options):
         coef: float = Field(0.1, description="its factor")
         target: float | None = None
 
@@ -47,7 +49,7 @@ class KL(Component):
 
 
 class Length(Component):
-    class Config(Config):
+    class Config(Options):
         low: int = 0
         per: int | str = 1
 
@@ -55,7 +57,7 @@ class Length(Component):
 
 
 class Model(Component):
-    class Config(Config):
+    class Config(Options):
         path: str = Field(description="the model's folder")
 
     def reward(self): ...
@@ -66,7 +68,7 @@ class Diversity(Component):
 
 
 class PPO(Component):
-    class Config(Config):
+    class Config(Options):
         clip: float = Field(0.2, gt=0)
         form: Literal["seq", "token"] = "seq"
         betas: tuple[float, float] = (0.9, 0.99)
@@ -99,7 +101,7 @@ class Logged(Component):
 
 
 class Mix(Component):
-    class Config(Config):
+    class Config(Options):
         logged: int = 0
         sampled: int = 0
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlalign.component import Component, Config, Task
+    from rlalign.component import Component, Options, Task
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.hookspecs import hookimpl
     from rlalign.pipeline import Sampling
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score, concat
 
 _HOMES = {
-    "component": ("Component", "Config", "Task"),
+    "component": ("Component", "Options", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "hookspecs": ("hookimpl",),
     "pipeline": ("Sampling",),
@@ -35,13 +35,13 @@ __all__ = [
     "CheckpointError",
     "Component",
     "ComponentError",
-    "Config",
     "ConfigError",
     "Constraint",
     "Decoder",
     "Example",
     "Loss",
     "Nucleus",
+    "Options",
     "Outputs",
     "Policy",
     "RLAlignError",

@@ -31,9 +31,19 @@ def commands() -> None:
 @click.argument("arguments", nargs=-1, metavar="[FILE] [KEY=VALUE]...")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; stands above the file's `seed`.")
 @click.option("--name", help="Name of the run's folder; by default the file's name, numbered.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs live.")
 @click.option(
-    "--resume", is_flag=False, flag_value=LATEST, metavar="[RUN]", help="Go on with a run: this one, or FILE's latest."
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where runs live.",
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value=LATEST,
+    metavar="[RUN]",
+    help="Go on with a run: this one, or FILE's latest.",
 )
 @click.option("--previous", is_flag=True, help="With --resume: from the last commit point but one.")
 @click.option("--inexact", is_flag=True, help="With --resume: although packages, data or machine changed.")
@@ -71,7 +81,9 @@ def run(
             raise ConfigError(
                 "a resumed run goes on as it began: leave out key=value, --seed and --name, or start a new run"
             )
-        return loop.resume(_run_folder(resume, file, runs), inexact=inexact, previous=previous, display=display)
+        return loop.resume(
+            _run_folder(resume, file, runs), inexact=inexact, previous=previous, display=display
+        )
 
     _guarded(debug, lambda: _run(_before_run(session)))
 
@@ -121,7 +133,9 @@ def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
     if resume != LATEST:
         return Path(resume) if Path(resume).exists() or "/" in resume else runs / resume
     if file is None:
-        raise ConfigError("--resume: name the run, `--resume runs/NAME`, or the pipeline file whose latest run is meant")
+        raise ConfigError(
+            "--resume: name the run, `--resume runs/NAME`, or the pipeline file whose latest run is meant"
+        )
     latest = rundir.latest(runs, file.stem)
     if latest is None:
         raise ConfigError(f"{runs}: holds no run of {file.name} to resume")
@@ -157,7 +171,11 @@ def plugins(load: bool, as_json: bool) -> None:
 
     rows = []
     for offer in sorted(installed(), key=lambda o: (o.name, o.distribution)):
-        row: dict[str, Any] = {"name": offer.name, "distribution": offer.distribution, "version": offer.version}
+        row: dict[str, Any] = {
+            "name": offer.name,
+            "distribution": offer.distribution,
+            "version": offer.version,
+        }
         rows.append(row | (_loaded(offer.distribution, offer.name) if load else {}))
     broken = [row for row in rows if "error" in row]
     if as_json:
@@ -198,7 +216,10 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
             traceback.print_exc()
         else:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{error.strerror or error}; free or mend it, then `rlalign run --resume`", err=True)
+            click.echo(
+                f"error: {where}{error.strerror or error}; free or mend it, then `rlalign run --resume`",
+                err=True,
+            )
         sys.exit(1)
     except Exception as error:
         if debug:

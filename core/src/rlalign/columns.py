@@ -41,7 +41,10 @@ class Columns:
         self._open: dict[str, numpy.ndarray] = {}
 
     def make(
-        self, name: str, key: Callable[[], str], score: Callable[[Sequence[Example]], tuple[Rollout, Reward]],
+        self,
+        name: str,
+        key: Callable[[], str],
+        score: Callable[[Sequence[Example]], tuple[Rollout, Reward]],
         compute: Compute,
     ) -> Tensor:
         """The column, from disk as far as it is there, computed piece by piece where it is not."""
@@ -63,11 +66,15 @@ class Columns:
         while done < len(self.data):
             until = self._piece(done)
             examples = [
-                replace(self.data[i], row=int(starts[i])) for i in range(done, until) if self.data[i].responses
+                replace(self.data[i], row=int(starts[i]))
+                for i in range(done, until)
+                if self.data[i].responses
             ]
             if examples:
                 rollout, reward = score(examples)
-                values[int(starts[done]) : int(starts[until])] = _checked(compute(rollout, reward), rollout, name)
+                values[int(starts[done]) : int(starts[until])] = _checked(
+                    compute(rollout, reward), rollout, name
+                )
                 values.flush()
             done = until
             write_atomic(progress, json.dumps({"examples": done}))

@@ -15,7 +15,7 @@ Role = Literal["frozen", "lagging", "value"]
 Unit = Literal["response", "group", "step"]
 
 
-class Config(BaseModel):
+class Options(BaseModel):
     """Options of a component. Every field carries a `description`: it is the documentation."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -28,7 +28,7 @@ class Component:
     in `__init__` (never properties: pluggy 1.6 evaluates those when a component is registered).
     """
 
-    class Config(Config):
+    class Config(Options):
         """No options."""
 
     name: str = ""

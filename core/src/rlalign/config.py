@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from rlalign import inherit, places
-from rlalign.component import Config
+from rlalign.component import Options
 from rlalign.entries import File
 from rlalign.errors import ConfigError
 from rlalign.options import check, unknown
@@ -34,7 +34,7 @@ SHOWN = 20
 """Problems listed at once."""
 
 
-class Top(Config):
+class Top(Options):
     """What is said once for the whole pipeline, beside `policy` and `phases`."""
 
     repeat: Positive = Field(1, description="passes over the list of phases")

@@ -154,9 +154,7 @@ class Engine:
         del outputs
         sizes = [len(rollout.chosen[0]) for rollout in rollouts]
         value_sizes = [len(v) for v in values] or sizes
-        split = {
-            name: g.split(value_sizes if name == "values" else sizes) for name, g in cotangents.items()
-        }
+        split = {name: g.split(value_sizes if name == "values" else sizes) for name, g in cotangents.items()}
         for i, rollout in enumerate(rollouts):
             h, v = self._forward(rollout, micro, i)
             self._push(h, v, rollout, {name: g[i] for name, g in split.items()})
@@ -223,7 +221,11 @@ class Engine:
         return torch.autocast(device, dtype=torch.bfloat16)
 
     def _head(
-        self, h: Tensor, rollout: Rollout, chosen_M: tuple[Tensor, Tensor], model: str = "policy",
+        self,
+        h: Tensor,
+        rollout: Rollout,
+        chosen_M: tuple[Tensor, Tensor],
+        model: str = "policy",
         want: Collection[str] | None = None,
     ) -> Metrics:
         policy = self.policy(model)
@@ -318,7 +320,11 @@ class Engine:
         value = self._value(model)
         row_M, step_M = rollout.chosen
         with self.autocast():
-            trunk = None if value.trunk is None else self._features(value.trunk, rollout, last=not value.per_prompt)
+            trunk = (
+                None
+                if value.trunk is None
+                else self._features(value.trunk, rollout, last=not value.per_prompt)
+            )
             v = full_precision(value.values(rollout, trunk, last=not value.per_prompt))
         steps_v, ends_v = (v[row_M], v) if value.per_prompt else (v[: len(row_M)], v[len(row_M) :])
         values_NT = v.new_zeros(len(rollout), rollout.steps + 1)
@@ -330,7 +336,9 @@ class Engine:
 
 def _backward(outputs: list[Tensor | None] | list[Tensor], cotangents: list[Tensor | None]) -> None:
     pairs = [
-        (y, g) for y, g in zip(outputs, cotangents, strict=True) if y is not None and g is not None and y.requires_grad
+        (y, g)
+        for y, g in zip(outputs, cotangents, strict=True)
+        if y is not None and g is not None and y.requires_grad
     ]
     if pairs:
         torch.autograd.backward([y for y, _ in pairs], [g.to(y.dtype) for y, g in pairs])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 
-from rlalign.component import Config
+from rlalign.component import Options
 from rlalign.errors import ConfigError
 from rlalign.options import Report, check
 from rlalign.overrides import META, RIVALS, short
@@ -34,7 +34,7 @@ _TAKES: Mapping[str, tuple[tuple[Kind, ...], tuple[str, ...], str]] = {
 """What each place of the file takes: the kinds, the hooks of which it needs one, both in words."""
 
 
-class Beside(Config):
+class Beside(Options):
     """What an entry says beside its component's options."""
 
     weight: float = Field(1.0, description="factor of the reward or of the loss")

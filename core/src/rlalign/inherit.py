@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from rlalign.component import Config
+from rlalign.component import Options
 from rlalign.entries import SAFE, File
 from rlalign.options import absolute, check
 from rlalign.overrides import short
@@ -16,7 +16,7 @@ from rlalign.pipeline import Evaluate, From, Item, ModelSpec, Phase, Positive, S
 from rlalign.places import Keys, found
 
 
-class Measure(Config):
+class Measure(Options):
     """`evaluate`: what is measured, on what, how often."""
 
     every: Positive | None = Field(None, description="iterations in between; null: start and end only")
@@ -26,7 +26,7 @@ class Measure(Config):
     generation: Sampling = Field(Sampling(), description="how responses are sampled, else as the task says")
 
 
-class Origin(Config):
+class Origin(Options):
     """`task: {from: grow, with: [original]}`"""
 
     phase: str = Field(alias="from", description="an earlier phase, whose responses become the data")

@@ -42,7 +42,9 @@ class Learner:
     ) -> dict[str, float]:
         """Epochs × minibatches of the losses; the mean of each metric over the optimiser steps taken."""
         collected: list[dict[str, float]] = []
-        planned = [(e, rows) for e in range(self.train.epochs) for rows in self._minibatches(batch, shuffle(e))]
+        planned = [
+            (e, rows) for e in range(self.train.epochs) for rows in self._minibatches(batch, shuffle(e))
+        ]
         empty = 0
         for i, (_, rows) in enumerate(planned):
             if len(rows) == 0:
@@ -66,7 +68,7 @@ class Learner:
         """Rows of each optimiser step: whole groups, in a random order unless there is one step only."""
         count = len(batch.rollout.examples)
         device = batch.rollout.group_N.device
-        if self.train.minibatch is None and self.train.minibatches == 1 or count == 0:
+        if (self.train.minibatch is None and self.train.minibatches == 1) or count == 0:
             return [torch.arange(len(batch), device=device)]
         order = torch.randperm(count, generator=generator).to(device)
         if self.train.minibatch is not None:
@@ -85,7 +87,9 @@ class Learner:
                 guilty = next((n for n in names if n.endswith("/loss") and not math.isfinite(found[n])), name)
                 raise ComponentError(f"the loss of `{guilty.removesuffix('/loss')}` is {found[guilty]}")
         if not math.isfinite(float(self.optimiser.gradient_norm())):
-            raise ComponentError(f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite")
+            raise ComponentError(
+                f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite"
+            )
         return found
 
     # -- for `update` hooks ---------------------------------------------------------------------------
@@ -143,7 +147,10 @@ class Learner:
         whole = _Logits(policy)
         mine = {k: p for k, p in self.optimiser.parameters.items() if k.startswith("policy/")}
         with forward_ad.dual_level(), self.engine.autocast():
-            duals = {k.replace("policy/", "policy.", 1): forward_ad.make_dual(p, tangents[k]) for k, p in mine.items()}
+            duals = {
+                k.replace("policy/", "policy.", 1): forward_ad.make_dual(p, tangents[k])
+                for k, p in mine.items()
+            }
             logits_MV, dlogits_MV = forward_ad.unpack_dual(functional_call(whole, duals, (rollout,)))
             logp_MV = _distribution(logits_MV.detach(), rollout, policy)
             scale_M1 = rollout.setting("temperature")[rollout.chosen[0]][:, None].to(logp_MV)
@@ -184,6 +191,6 @@ def mean_of(collected: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over those that have it."""
     names = dict.fromkeys(name for metrics in collected for name in metrics)
     return {
-        name: sum(m[name] for m in collected if name in m) / sum(name in m for m in collected) for name in names
+        name: sum(m[name] for m in collected if name in m) / sum(name in m for m in collected)
+        for name in names
     }
-

@@ -19,7 +19,11 @@ def full_precision(logits: Tensor) -> Tensor:
 
 
 def steps_outputs(
-    logits_MV: Tensor, rollout: Rollout, chosen_M: tuple[Tensor, Tensor], ends: Sequence[int], want: Collection[str]
+    logits_MV: Tensor,
+    rollout: Rollout,
+    chosen_M: tuple[Tensor, Tensor],
+    ends: Sequence[int],
+    want: Collection[str],
 ) -> dict[str, Tensor]:
     """[M] per wanted output, for some chosen steps (row_M, step_M) of a rollout."""
     row_M, step_M = chosen_M
@@ -50,7 +54,9 @@ def scaled(logits_MV: Tensor, rollout: Rollout, row_M: Tensor) -> Tensor:
     return full_MV / rollout.setting("temperature")[row_M][:, None].to(full_MV.dtype)
 
 
-def removed(scaled_MV: Tensor, rollout: Rollout, row_M: Tensor, step_M: Tensor, ends: Sequence[int]) -> Tensor | None:
+def removed(
+    scaled_MV: Tensor, rollout: Rollout, row_M: Tensor, step_M: Tensor, ends: Sequence[int]
+) -> Tensor | None:
     """[M,V] bool: what bans and truncations took away; None if nothing."""
     removed_MV = None
     if rollout.allowed is not None:

@@ -126,7 +126,8 @@ class Session:
     # -- the run directory ----------------------------------------------------------------------------
 
     def create(self, root: Path, name: str | None) -> None:
-        """Build the policy, then claim a folder: a run that cannot begin leaves nothing behind."""
+        """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
+        self._check_data()
         self._build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
         self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=self._lock({}))
@@ -168,6 +169,18 @@ class Session:
             self._at["place"] += 1
         else:
             self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+
+    def _check_data(self) -> None:
+        for wiring in self.wirings:
+            phase = wiring.phase
+            splits = {phase.evaluate.split} if phase.evaluate else set()
+            if phase.origin is None or phase.origin.original:
+                splits.add("train")
+            for split in sorted(splits):
+                if len(self.split(wiring, split)) == 0:
+                    raise ConfigError(
+                        f"{phase.task.place}: task `{phase.task.name}` has no examples in `{split}`"
+                    )
 
     def _build_policy(self) -> None:
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
@@ -221,7 +234,11 @@ class Session:
 
     def data_fingerprint(self, wiring: Wiring, data: Sequence[Example]) -> str:
         if id(data) not in self._fingerprints:
-            own = wiring.task.fingerprint("train") if data is self._splits.get((id(wiring.task), "train")) else None
+            own = (
+                wiring.task.fingerprint("train")
+                if data is self._splits.get((id(wiring.task), "train"))
+                else None
+            )
             self._fingerprints[id(data)] = own or data_fingerprint(data)
         return self._fingerprints[id(data)]
 
@@ -235,7 +252,12 @@ class Session:
         """Write down a batch that cannot be learned from, for whoever looks into it."""
         folder = self.dir.path / "bad-batch"
         folder.mkdir(exist_ok=True)
-        held = {"actions": rollout.actions_NT, "mask": rollout.mask_NT, "logprobs": rollout.logprobs_NT, **tensors}
+        held = {
+            "actions": rollout.actions_NT,
+            "mask": rollout.mask_NT,
+            "logprobs": rollout.logprobs_NT,
+            **tensors,
+        }
         checkpoint.save_tensors(folder / "batch.safetensors", held)
         texts = [
             {"example": rollout.examples[g].id, "prompt": rollout.examples[g].prompt, "response": text}
@@ -388,5 +410,3 @@ def _card(pipeline: Pipeline, metrics: Mapping[str, float]) -> str:
         f"# {pipeline.stem}\n\nTrained with rlalign {metadata.version('rlalign')}: {methods}, seed {pipeline.seed}. "
         f"The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`).\n{table}"
     )
-
-

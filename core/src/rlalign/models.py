@@ -32,7 +32,9 @@ class Models(Mapping[str, Model]):
 
     def __getitem__(self, name: str) -> Model:
         if name not in self._models:
-            raise RLAlignError(f"there is no model `{name}`; a component that reads one declares it in `models`")
+            raise RLAlignError(
+                f"there is no model `{name}`; a component that reads one declares it in `models`"
+            )
         return self._models[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -56,7 +58,9 @@ class Models(Mapping[str, Model]):
         policy.setup()
         self._put("policy", policy, {"role": "policy", "of": None})
         if keep_start:
-            self._start = self.policy.copy("frozen")  # type: ignore[assignment]
+            start = self.policy.copy("frozen")
+            assert isinstance(start, Policy)
+            self._start = start
 
     def prepare(self, roles: Mapping[str, Role], specs: Mapping[str, ModelSpec]) -> dict[str, str]:
         """Make every model a phase needs; says of each whether it was built, kept or renewed."""
@@ -65,7 +69,12 @@ class Models(Mapping[str, Model]):
             spec = specs.get(name, ModelSpec())
             of = spec.of or ("phase" if name == "reference" and spec.item is None else None)
             made_by = spec.item.options.model_dump_json() if spec.item else None
-            recipe = {"role": role, "of": of, "by": spec.item.component if spec.item else None, "with": made_by}
+            recipe = {
+                "role": role,
+                "of": of,
+                "by": spec.item.component if spec.item else None,
+                "with": made_by,
+            }
             known = name in self._models and self.recipes[name] == recipe
             if known and of not in ("phase", "iteration"):
                 said[name] = "kept"
@@ -96,7 +105,9 @@ class Models(Mapping[str, Model]):
     def _at(self, path: str) -> Model:
         """The policy's own kind from another folder."""
         if "path" not in type(self.item.options).model_fields:
-            raise ConfigError(f"models: of: {path}: a `{self.item.component}` policy is not loaded from a path")
+            raise ConfigError(
+                f"models: of: {path}: a `{self.item.component}` policy is not loaded from a path"
+            )
         options = self.item.options.model_copy(update={"path": path})
         policy = self.item.cls(options)
         policy.setup()
@@ -133,7 +144,9 @@ class Models(Mapping[str, Model]):
         self._guarded = {
             name: fingerprint(model)
             for name, model in self._models.items()
-            if name not in trains and self.recipes[name]["role"] != "lagging" and self.recipes[name]["of"] != "iteration"
+            if name not in trains
+            and self.recipes[name]["role"] != "lagging"
+            and self.recipes[name]["of"] != "iteration"
         }
 
     def check_guard(self) -> None:
@@ -155,8 +168,11 @@ class Models(Mapping[str, Model]):
         return {name: (model.version, _kept(model)) for name, model in held.items()}
 
     def load_state(
-        self, recipes: Mapping[str, dict[str, Any]], items: Mapping[str, Item | None],
-        states: Mapping[str, dict[str, torch.Tensor]], versions: Mapping[str, int],
+        self,
+        recipes: Mapping[str, dict[str, Any]],
+        items: Mapping[str, Item | None],
+        states: Mapping[str, dict[str, torch.Tensor]],
+        versions: Mapping[str, int],
     ) -> None:
         """Build every model of a checkpoint and give it the weights it had."""
         if "start.policy" in states and self._start is not None:

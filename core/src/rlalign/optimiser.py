@@ -17,7 +17,9 @@ def factor(schedule: Schedule, progress: float) -> float:
     if progress < schedule.warmup:
         return progress / schedule.warmup
     left = 1 - (progress - schedule.warmup) / (1 - schedule.warmup)
-    shape = {"constant": 1.0, "linear": left, "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}[schedule.shape]
+    shape = {"constant": 1.0, "linear": left, "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}[
+        schedule.shape
+    ]
     return schedule.floor + (1 - schedule.floor) * shape if schedule.shape != "constant" else 1.0
 
 
@@ -36,10 +38,14 @@ class Optimiser:
             for decay, matrices in ((train.weight_decay, True), (0.0, False)):
                 chosen = [p for _, p in named if (p.ndim > 1) == matrices]
                 if chosen:
-                    groups.append({"params": chosen, "base": lr, "lr": lr, "weight_decay": decay, "model": name})
+                    groups.append(
+                        {"params": chosen, "base": lr, "lr": lr, "weight_decay": decay, "model": name}
+                    )
         if not groups:
             raise ValueError("nothing to optimise")
-        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters.values())
+        fused = all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters.values()
+        )
         self.adam = torch.optim.AdamW(groups, betas=train.betas, eps=train.eps, fused=fused)
 
     def step(self, progress: float) -> tuple[float, Tensor]:

@@ -43,8 +43,9 @@ def override(tree: Tree, text: str) -> Keys:
         raise ConfigError(f"{place}: {error}") from None
     tree.put(keys, parsed, place)
     in_train = keys[:-1] == ("train",) or (keys[0] == "phases" and keys[2:-1] == ("train",))
-    if in_train and parsed is not None:
-        tree.at(keys[:-1]).pop(RIVALS.get(str(keys[-1])), None)
+    rival = RIVALS.get(str(keys[-1])) if in_train and parsed is not None else None
+    if rival is not None:
+        tree.at(keys[:-1]).pop(rival, None)
     return keys
 
 
@@ -59,7 +60,8 @@ def shadowed(data: dict[str, Any], keys: Keys) -> bool:
         return False
     if section in REPLACED:
         return True
-    names = [str(keys[1])] if len(keys) > 1 else list(data[section] or ())
+    whole = data[section] if isinstance(data[section], dict) else {}
+    names = [str(keys[1])] if len(keys) > 1 else list(whole)
     return bool(names) and all(_says(phase[section], name) for phase in own for name in names)
 
 
@@ -91,9 +93,11 @@ def _locate(data: dict[str, Any], segments: list[str]) -> Keys:
     return ("phases", index, *_section(phases[index], segments[2:]))
 
 
-def _section(holder: dict[str, Any], segments: list[str]) -> Keys:
+def _section(holder: Any, segments: list[str]) -> Keys:
     """A path within the top level or within one phase."""
     head, *rest = segments
+    if not isinstance(holder, dict):
+        raise _Nowhere(f"there is no `{head}` in {found(holder)}")
     if not rest:
         return (head,)
     if head in (*REPLACED, "policy"):
@@ -154,7 +158,7 @@ def _index(entries: list[Any], segment: str, what: str, names: Callable[[Any], t
         if int(segment) < len(entries):
             return int(segment)
         raise _Nowhere(f"`{what}` has {len(entries)} entries, counted from 0; there is no {segment}")
-    named = [[name for name in names(entry) if name] for entry in entries]
+    named = [[name for name in names(entry) if isinstance(name, str) and name] for entry in entries]
     matches = [index for index, own in enumerate(named) if segment in own]
     if len(matches) == 1:
         return matches[0]

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rlalign.columns import Columns, Compute, data_fingerprint
+from rlalign.columns import Columns, Compute
 from rlalign.draw import Draw
 from rlalign.engine import Engine
 from rlalign.errors import ComponentError, RLAlignError
@@ -111,7 +111,9 @@ class PhaseRun:
         while not self.done:
             metrics = self._one_iteration()
             self._record(metrics)
-            if evaluate is not None and (self.done or (evaluate.every and self.iteration % evaluate.every == 0)):
+            if evaluate is not None and (
+                self.done or (evaluate.every and self.iteration % evaluate.every == 0)
+            ):
                 self.evaluate()
             if self.done:
                 self.models.check_guard()
@@ -138,7 +140,7 @@ class PhaseRun:
         first = self.draw.position
         batches: list[Batch] = []
         seen: list[tuple[Rollout, Reward]] = []
-        for refill in range(train.refill + 1):
+        for _ in range(train.refill + 1):
             examples = self.draw.next(train.prompts)
             self.offset = self.draw.position - len(examples) - first
             rollout, reward = self._collect(stages, examples, self.wiring.columns)
@@ -152,7 +154,7 @@ class PhaseRun:
         metrics = _of_rollouts(seen)
         metrics["groups"] = float(len(batch.rollout.examples))
         if train.refill:
-            metrics["refills"] = float(refill)
+            metrics["refills"] = len(batches) - 1.0
             if metrics["groups"] < train.prompts:
                 self.session.display.note(
                     f"iteration {self.iteration + 1}: {len(batch.rollout.examples)} of {train.prompts} groups "
@@ -182,7 +184,9 @@ class PhaseRun:
         if len(rollout) and not bool(rollout.mask_NT.any(1).all()):
             empty = rollout.mask_NT.any(1).logical_not().nonzero()[0, 0]
             name = rollout.examples[int(rollout.group_N[empty])].id
-            raise ComponentError(f"a response to example `{name}` has no steps; an empty response still has an end")
+            raise ComponentError(
+                f"a response to example `{name}` has no steps; an empty response still has an end"
+            )
         post = self.wiring.task.postprocess
         rollout = replace(rollout, texts=tuple(post(text) for text in rollout.texts))
         with self._timed("score"):
@@ -296,7 +300,9 @@ class PhaseRun:
                 stepped=self._stepped,
             )
         except ComponentError as error:
-            where = self.session.keep_bad(batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts})
+            where = self.session.keep_bad(
+                batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts}
+            )
             raise ComponentError(f"{error} (the batch is in {where})") from error
         finally:
             self.updating = False
@@ -325,7 +331,13 @@ class PhaseRun:
     # -- sampling and the log ---------------------------------------------------------------------------
 
     def sample(
-        self, examples: Sequence[Example], how: Sampling, key: tuple[str | int, ...], first: int, *, free: bool = False
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        key: tuple[str | int, ...],
+        first: int,
+        *,
+        free: bool = False,
     ) -> Rollout:
         """The policy's responses; position p of the draw always meets the same uniforms."""
         policy = self.models.policy
@@ -415,14 +427,21 @@ class PhaseRun:
             scores = {name: float(part[row].sum()) for name, part in reward.parts.items()}
             sample = {**where, "prompt": example.prompt, "response": rollout.texts[row], "scores": scores}
             self.session.logs.append("samples.jsonl", sample)
-        self.session.logs.metrics({**where, "step": self.step, **metrics}, step=self.session.ticks + self.iteration)
+        self.session.logs.metrics(
+            {**where, "step": self.step, **metrics}, step=self.session.ticks + self.iteration
+        )
         self.session.remember(metrics, evaluation=True)
         self.session.display.evaluated(metrics)
 
     # -- bookkeeping --------------------------------------------------------------------------------------
 
     def _record(self, metrics: Mapping[str, float]) -> None:
-        where = {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration, "step": self.step}
+        where = {
+            "phase": self.phase.name,
+            "repeat": self.repeat,
+            "iteration": self.iteration,
+            "step": self.step,
+        }
         self.session.logs.metrics({**where, **metrics}, step=self.session.ticks + self.iteration)
         self.session.remember(metrics, evaluation=False)
         self.session.display.iteration(self.iteration, metrics)
@@ -482,5 +501,3 @@ def _of_rollouts(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
 
 def _chosen(rollout: Rollout, x: Tensor) -> Tensor:
     return x[rollout.mask_NT] if x.ndim == 2 else x
-
-

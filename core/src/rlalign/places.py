@@ -40,10 +40,11 @@ class Tree:
         """Set one value; mappings missing on the way are made."""
         node: Any = self.data
         for depth, key in enumerate(keys[:-1], 1):
-            if isinstance(node, dict) and node.get(key) is None:
-                node[key] = {}
+            inner = node.get(key) if isinstance(node, dict) else node[key]
+            if inner is None:
+                inner = node[key] = {}
                 self.places[keys[:depth]] = place
-            node = node[key]
+            node = inner
         node[keys[-1]] = value
         self.places = {k: p for k, p in self.places.items() if k[: len(keys)] != keys}
         self.places[keys] = place

@@ -11,7 +11,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from rlalign import component, sampling
+from rlalign import sampling
+from rlalign.component import Options
 from rlalign.pipeline import Sampling
 from rlalign.types import Example, Rollout
 
@@ -48,7 +49,7 @@ class Constraint(Protocol):
 class Model(nn.Module):
     """What policies and values share. `__init__` opens nothing; `setup` makes or loads the weights."""
 
-    class Config(component.Config):
+    class Config(Options):
         """No options."""
 
     name: str = ""

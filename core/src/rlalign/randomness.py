@@ -52,7 +52,7 @@ class Seeds:
         """
         seed = self._number(key)
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
 
     def _encode(self, key: tuple[str | int, ...]) -> bytes:

@@ -15,7 +15,11 @@ def describe(pipeline: Pipeline, wirings: Sequence[Wiring]) -> str:
     lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
     known: set[str] = {"policy"}
     for place, wiring in enumerate(wirings):
-        lines += ["", f"{wiring.phase.name}:", *(f"  {line}" for line in _phase(wiring, known, first=place == 0))]
+        lines += [
+            "",
+            f"{wiring.phase.name}:",
+            *(f"  {line}" for line in _phase(wiring, known, first=place == 0)),
+        ]
         known |= set(wiring.models)
     return "\n".join(lines) + "\n"
 
@@ -29,7 +33,9 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
     models = {"policy": "built" if first else "kept"}
     for name in wiring.models:
         spec = phase.models.get(name)
-        renewed = (spec.of if spec else None) in ("phase", "iteration") or (name == "reference" and not (spec and spec.of))
+        renewed = (spec.of if spec else None) in ("phase", "iteration") or (
+            name == "reference" and not (spec and spec.of)
+        )
         if name not in known:
             models[name] = "built"
         else:

@@ -14,6 +14,7 @@ from rlalign.types import Batch, Example, Outputs, Reward, Rollout
 if TYPE_CHECKING:
     from rlalign.component import Task
     from rlalign.draw import Draw
+    from rlalign.learner import Learner
     from rlalign.models import Models
     from rlalign.phase import PhaseRun
     from rlalign.pipeline import Sampling
@@ -125,9 +126,7 @@ class Run:
         self._learner("respond")
         return self._phase.respond(examples)
 
-    def _learner(self, what: str) -> Any:
+    def _learner(self, what: str) -> Learner:
         if self._phase.updating and self._phase.learner is not None:
             return self._phase.learner
         raise ComponentError(f"run.{what}() belongs into an `update` hook of a phase that trains something")
-
-

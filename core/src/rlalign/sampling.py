@@ -54,7 +54,7 @@ def truncate(logits_nV: Tensor, how: Sampling) -> Tensor:
 
 def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
     """The smallest sets of most probable tokens whose probability reaches `top_p`."""
-    sorted_nV, order_nV = logits_nV.sort(1, descending=True, stable=True)
+    sorted_nV, order_nV = torch.sort(logits_nV, dim=1, descending=True, stable=True)
     probs_nV = sorted_nV.softmax(1)
     before_nV = probs_nV.cumsum(1) - probs_nV
     keep_nV = (before_nV < top_p) & (sorted_nV > -math.inf)
@@ -141,7 +141,9 @@ def sample(
     ends: Tensor | None = None
     uniform_NT = uniforms[:, :k, :steps].reshape(count, steps)
     if uniforms.shape[0] != len(examples) or uniform_NT.numel() != count * steps:
-        raise ValueError(f"{tuple(uniforms.shape)} uniforms for {len(examples)} × {k} responses of {steps} steps")
+        raise ValueError(
+            f"{tuple(uniforms.shape)} uniforms for {len(examples)} × {k} responses of {steps} steps"
+        )
     rows_n = torch.arange(count, device=uniforms.device)
     alive_n = torch.ones(count, dtype=torch.bool, device=uniforms.device)
     for t in range(steps):
@@ -216,7 +218,9 @@ def _kept(scaled_nV: Tensor, how: Sampling, within: Constraint | None, ends: Ten
         banned_nV = scaled_nV if kept_nV is None else scaled_nV.masked_fill(~kept_nV, -math.inf)
         kept_nV = truncate(banned_nV, how)
     if kept_nV is not None and not bool(kept_nV.any(1).all()):
-        raise RLAlignError(f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose")
+        raise RLAlignError(
+            f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose"
+        )
     return kept_nV
 
 
@@ -261,5 +265,3 @@ def _finish(
 def _neutral_if_greedy(how: Sampling) -> Sampling:
     """Greedy responses carry log-probs at temperature 1."""
     return how.model_copy(update={"temperature": 1.0}) if how.greedy else how
-
-

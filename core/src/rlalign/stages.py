@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 import torch
@@ -28,6 +28,7 @@ from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
 if TYPE_CHECKING:
     from rlalign.run import Run
 
+T = TypeVar("T")
 HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, "rlalign_spec"))
 WRAPPABLE = ("reward", "advantage", "update")
 
@@ -56,7 +57,7 @@ class _Wrapped:
     """The specification under which a `reward` wrapper runs: it wraps one list of scores."""
 
     @hookspec(firstresult=True)
-    def reward(self, run: Run, rollout: Rollout) -> list[Score]: ...
+    def reward(self, run: Run, rollout: Rollout) -> list[Score] | None: ...
 
 
 class _Above:
@@ -108,7 +109,7 @@ class Stages:
         raise ConfigError(f"{who}: {error}. The hooks are {', '.join(HOOKS)}") from error
 
     def _check_single(self, hook: str) -> None:
-        found = [m for m in self.members if _implements(m.component, hook) == "plain"]
+        found = [m for m in self.members if implements(m.component, hook) == "plain"]
         if len(found) > 1:
             names = " and ".join(_who(m) for m in found)
             raise ConfigError(f"only one component may implement `{hook}`, but {names} both do; remove one")
@@ -117,23 +118,25 @@ class Stages:
         for role in ("rewards", "use", "algorithm"):
             listed = [m for m in self.members if m.role == role]
             for i, member in enumerate(listed):
-                wraps = [hook for hook in HOOKS if _implements(member.component, hook) == "wrapper"]
+                wraps = [hook for hook in HOOKS if implements(member.component, hook) == "wrapper"]
                 if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
-                    raise ConfigError(f"{_who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped")
+                    raise ConfigError(
+                        f"{_who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
+                    )
                 if wraps and i == 0 and role != "use":
                     raise ConfigError(
                         f"{_who(member)} wraps the items above it in `{role}`, and there are none; move it down"
                     )
                 if wraps and member.item.weight != 1:
-                    raise ConfigError(f"{_who(member)} is a wrapper and takes no weight; put it on what it wraps")
+                    raise ConfigError(
+                        f"{_who(member)} is a wrapper and takes no weight; put it on what it wraps"
+                    )
 
     def implementing(self, hook: str) -> list[Member]:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
         roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
         return [
-            m
-            for m in self.members
-            if _implements(m.component, hook) and (roles is None or m.role in roles)
+            m for m in self.members if implements(m.component, hook) and (roles is None or m.role in roles)
         ]
 
     def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
@@ -203,7 +206,7 @@ class Stages:
         items: list[Member] = []
         inner: Callable[[Run, Rollout], list[Score]] | None = None
         for member in listed:
-            kind = _implements(member.component, "reward")
+            kind = implements(member.component, "reward")
             if kind == "plain":
                 items.append(member)
             elif kind == "wrapper":
@@ -238,7 +241,9 @@ class Stages:
             if not isinstance(result, list) or not all(isinstance(s, Score) for s in result):
                 raise ComponentError(f"`reward` of {_who(member)} must return the list of scores it wraps")
             if (names := [s.name for s in result]) != wrapped.names:
-                raise ComponentError(f"`reward` of {_who(member)} must return the scores {wrapped.names}, got {names}")
+                raise ComponentError(
+                    f"`reward` of {_who(member)} must return the scores {wrapped.names}, got {names}"
+                )
             return [_checked_score(s, member, rollout) for s in result]
 
         return scores
@@ -318,7 +323,7 @@ def check_hooks(member: Member) -> None:
             )
 
 
-def _implements(component: Component, hook: str) -> str | None:
+def implements(component: Component, hook: str) -> str | None:
     """`plain`, `wrapper` or None."""
     options = getattr(getattr(type(component), hook, None), "rlalign_impl", None)
     if options is None:
@@ -338,13 +343,15 @@ def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, O
 def _rows_of(source: str, batch: Batch) -> Tensor:
     names = batch.rollout.columns.get("source")
     if names is None:
-        raise ComponentError(f"`source: {source}` needs `responses: {{mix: ...}}`; these responses have one source")
+        raise ComponentError(
+            f"`source: {source}` needs `responses: {{mix: ...}}`; these responses have one source"
+        )
     rows = [i for i, name in enumerate(names) if name == source]
     return torch.tensor(rows, dtype=torch.long, device=batch.rollout.group_N.device)
 
 
-def _checked_score(score: Any, member: Member, rollout: Rollout) -> Score:
-    score = _expect(score, Score, "reward", member)
+def _checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
+    score = _expect(result, Score, "reward", member)
     shapes = ((len(rollout),), tuple(rollout.mask_NT.shape))
     if not isinstance(score.value, Tensor):
         raise ComponentError(
@@ -360,7 +367,7 @@ def _checked_score(score: Any, member: Member, rollout: Rollout) -> Score:
     return replace(score, value=value.to(rollout.mask_NT.device), name=score.name or member.name)
 
 
-def _expect(result: Any, kind: Any, hook: str, member: Member | None) -> Any:
+def _expect(result: Any, kind: type[T], hook: str, member: Member | None) -> T:
     if not isinstance(result, kind):
         who = _who(member) if member else "a component"
         raise ComponentError(f"`{hook}` of {who} must return a {kind.__name__}, got {type(result).__name__}")

@@ -269,7 +269,9 @@ class Batch:
     def old_logprobs_NT(self) -> Tensor:
         """Log-probs when the iteration began. Set by the core for those who need `old_logprobs`."""
         if self.old is None:
-            raise AttributeError("batch.old_logprobs_NT is only there for a component that needs `old_logprobs`")
+            raise AttributeError(
+                "batch.old_logprobs_NT is only there for a component that needs `old_logprobs`"
+            )
         return self.old
 
     def take(self, rows: Tensor) -> Batch:
@@ -378,7 +380,9 @@ class Outputs:
 
     def __getattr__(self, name: str) -> Tensor:
         need = name.removesuffix("_NT")
-        raise AttributeError(f"now.{name} is only there for a component that declares `{need}` in its `needs`")
+        raise AttributeError(
+            f"now.{name} is only there for a component that declares `{need}` in its `needs`"
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self.__dict__

@@ -84,7 +84,9 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
     evaluators = (task_member, *use)
     for member in algorithm:
         if getattr(type(member.component), "reward", None) is not None:
-            raise ConfigError(f"{member.item.place}: `{member.name}` has a `reward` hook; list it under `rewards`")
+            raise ConfigError(
+                f"{member.item.place}: `{member.name}` has a `reward` hook; list it under `rewards`"
+            )
     everybody = list({id(m.component): m for m in (*members, *evaluators)}.values())
     stages, evaluation = Stages(members), Stages(evaluators)
     if len(stages.implementing("rollout")) != 1:
@@ -153,13 +155,15 @@ def _check(wiring: Wiring) -> None:
     for member in wiring.stages.implementing("loss"):
         if not member.component.trains:
             raise ConfigError(
-                f'{member.item.place}: `{member.name}` has a loss but trains nothing; '
+                f"{member.item.place}: `{member.name}` has a loss but trains nothing; "
                 'its class needs trains = ("policy",)'
             )
     assert phase.responses is not None
     sampled = "sampled" in (phase.responses.component, *wiring.members[1].component.parts)
     if sampled and phase.generation.greedy and wiring.learns:
-        raise ConfigError(f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out")
+        raise ConfigError(
+            f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out"
+        )
     counts = wiring.members[1].component.parts
     samples = sum(counts.values()) if counts else phase.generation.samples
     for member in wiring.members:
@@ -171,10 +175,14 @@ def _check(wiring: Wiring) -> None:
     kls = [m for m in wiring.members if m.component.regularises]
     if len(kls) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)
-        raise ConfigError(f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)")
+        raise ConfigError(
+            f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"
+        )
     for name, spec in phase.models.items():
         if name not in wiring.models:
-            raise ConfigError(f"{phase.place}: models.{name}: no component of this phase uses a model `{name}`")
+            raise ConfigError(
+                f"{phase.place}: models.{name}: no component of this phase uses a model `{name}`"
+            )
         if spec.item is None and spec.of is None:
             raise ConfigError(f"{phase.place}: models.{name}: say `of:` or name a component")
 

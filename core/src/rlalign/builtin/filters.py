@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import component
-from rlalign.component import Component
+from rlalign.component import Component, Options
 from rlalign.errors import ComponentError
 from rlalign.hookspecs import hookimpl
 from rlalign.types import Batch
@@ -24,7 +23,7 @@ def grouped(batch: Batch, x_N: Tensor, padding: float) -> tuple[Tensor, Tensor, 
 class BestOf(Component):
     """Keep the `n` responses of each group that earned most (RAFT, Dong et al. 2023)."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `best-of`."""
 
         n: int = Field(1, gt=0, description="responses kept a prompt")
@@ -43,12 +42,14 @@ class BestOf(Component):
 class AtLeast(Component):
     """Keep the responses whose reward reaches a threshold (ReST's Improve step, Gulcehre et al. 2023)."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `at-least`."""
 
         threshold: float = Field(description="the least reward that is kept")
         strict: bool = Field(False, description="keep only what is above the threshold, as ReST does")
-        part: str | None = Field(None, description="the reward compared, by name; null: the weighted sum of all")
+        part: str | None = Field(
+            None, description="the reward compared, by name; null: the weighted sum of all"
+        )
 
     config: Config
 

@@ -9,8 +9,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign import component
-from rlalign.component import Component
+from rlalign.component import Component, Options, Role
 from rlalign.hookspecs import hookimpl
 from rlalign.run import Run
 from rlalign.types import Rollout, Score
@@ -36,19 +35,25 @@ def ziegler_coefficient(coef: float, kl: float, target: float, responses: int, h
 class KL(Component):
     """−coef · (log π − log π_ref) at every step, both over the full distribution at the same temperature."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `kl`."""
 
-        coef: float = Field(0.1, ge=0, description="the penalty's coefficient β, at first if `target` is given")
-        target: float | None = Field(None, gt=0, description="KL to steer for by moving the coefficient; null: fixed")
+        coef: float = Field(
+            0.1, ge=0, description="the penalty's coefficient β, at first if `target` is given"
+        )
+        target: float | None = Field(
+            None, gt=0, description="KL to steer for by moving the coefficient; null: fixed"
+        )
         controller: Literal["rl4lms", "ziegler"] = Field(
             "rl4lms", description="how it moves: `rl4lms` targets a KL per token, `ziegler` one per response"
         )
-        horizon: int = Field(10000, gt=0, description="ziegler: responses over which the coefficient may move by a fifth")
+        horizon: int = Field(
+            10000, gt=0, description="ziegler: responses over which the coefficient may move by a fifth"
+        )
         together: bool = Field(False, description="allow it beside a loss that holds a KL already")
 
     config: Config
-    models: Mapping[str, component.Role] = {"reference": "frozen"}
+    models: Mapping[str, Role] = {"reference": "frozen"}
     needs = ("policy.full_logprobs", "reference.full_logprobs")
 
     def __init__(self, config: BaseModel) -> None:

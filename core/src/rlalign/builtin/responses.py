@@ -10,8 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from rlalign import component
-from rlalign.component import Component
+from rlalign.component import Component, Options
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.hookspecs import hookimpl
 from rlalign.run import Run
@@ -62,7 +61,9 @@ class Logged(Component):
         rows = []
         for g in range(len(rollout.examples)):
             group = (rollout.group_N == g).nonzero()[:, 0]
-            order = torch.randperm(len(group), generator=run.rng("logged", run.iteration, run._phase.offset + g))
+            order = torch.randperm(
+                len(group), generator=run.rng("logged", run.iteration, run._phase.offset + g)
+            )
             rows.append(group[order[:count].to(group.device)])
         return torch.cat(rows).sort().values
 
@@ -74,7 +75,9 @@ class Logged(Component):
     def reward(self, rollout: Rollout) -> Score:
         score_N = rollout.columns.get("score")
         if score_N is None:
-            raise ComponentError("`logged` is the reward of logged responses; these were sampled and have no score")
+            raise ComponentError(
+                "`logged` is the reward of logged responses; these were sampled and have no score"
+            )
         unscored = score_N.isnan().nonzero()[:, 0].tolist()
         if unscored:
             example = rollout.examples[int(rollout.group_N[unscored[0]])]
@@ -85,7 +88,7 @@ class Logged(Component):
 class Mix(Component):
     """All of an example's responses, from several sources, as one group; `columns["source"]` names them."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Responses a prompt, by source."""
 
         model_config = ConfigDict(extra="allow")
@@ -110,7 +113,7 @@ class Mix(Component):
                 raise ComponentError(f"mix: `{name}` is no source of responses: it has no method `respond`")
             part = source.respond(run, examples, count)
             # Only what every part has survives the join; a score that sampling lacks is NaN until filled.
-            columns = {"source": (name,) * len(part)}
+            columns: dict[str, Any] = {"source": (name,) * len(part)}
             if "score" not in part.columns and "logged" in self.parts:
                 columns["score"] = torch.full_like(part.logprobs_NT[:, 0], float("nan"))
             answered.append(replace(part, columns={**part.columns, **columns}))

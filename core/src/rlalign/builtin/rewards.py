@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from rlalign import component
-from rlalign.component import Component
+from rlalign.component import Component, Options
 from rlalign.errors import ComponentError
 from rlalign.hookspecs import hookimpl
 from rlalign.run import Run
@@ -27,7 +26,7 @@ class MissingEos(Component):
     says. Scores paid at every step stay as they are.
     """
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `missing-eos`."""
 
         score: float = Field(-1.0, description="what an unfinished response earns")
@@ -38,7 +37,9 @@ class MissingEos(Component):
     def reward(self, rollout: Rollout) -> Scores:
         scores = yield
         return [
-            replace(s, value=torch.where(rollout.finished_N, s.value, self.config.score)) if s.value.ndim == 1 else s
+            replace(s, value=torch.where(rollout.finished_N, s.value, self.config.score))
+            if s.value.ndim == 1
+            else s
             for s in scores
         ]
 
@@ -46,7 +47,7 @@ class MissingEos(Component):
 class Gate(Component):
     """Other scores count only where one of them reaches a threshold."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `gate`."""
 
         by: str = Field(description="the score that opens the gate, by name")
@@ -61,19 +62,25 @@ class Gate(Component):
         keys = [s for s in scores if s.name == self.config.by]
         if not keys:
             names = ", ".join(str(s.name) for s in scores)
-            raise ComponentError(f"`{self.name}` is opened by `{self.config.by}`; the scores above it are {names}")
+            raise ComponentError(
+                f"`{self.name}` is opened by `{self.config.by}`; the scores above it are {names}"
+            )
         key = keys[0].value
-        open_N = (key if key.ndim == 1 else torch.where(rollout.mask_NT, key, 0.0).sum(1)) >= self.config.at_least
+        open_N = (
+            key if key.ndim == 1 else torch.where(rollout.mask_NT, key, 0.0).sum(1)
+        ) >= self.config.at_least
         return [s if s is keys[0] else replace(s, value=self._shut(s, open_N)) for s in scores]
 
     def _shut(self, score: Score, open_N: torch.Tensor) -> torch.Tensor:
-        return torch.where(open_N if score.value.ndim == 1 else open_N[:, None], score.value, self.config.otherwise)
+        return torch.where(
+            open_N if score.value.ndim == 1 else open_N[:, None], score.value, self.config.otherwise
+        )
 
 
 class Clip(Component):
     """Scores held between two bounds."""
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `clip`."""
 
         low: float | None = Field(None, description="the least score; null: no bound")
@@ -102,7 +109,7 @@ class Normalise(Component):
     In the first iteration scores pass unchanged. Scores paid at every step stay as they are.
     """
 
-    class Config(component.Config):
+    class Config(Options):
         """Options of `normalise`."""
 
         shift: bool = Field(True, description="subtract the mean, not only divide by the standard deviation")

@@ -22,7 +22,9 @@ __all__ = ["RLOO", "Reinforce", "leave_one_out"]
 def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """A_i = R_i − mean of the other k−1 rewards of the same prompt; groups may differ in size."""
     count_G = torch.bincount(group_N)
-    sum_G = torch.zeros(len(count_G), dtype=reward_N.dtype, device=reward_N.device).index_add(0, group_N, reward_N)
+    sum_G = torch.zeros(len(count_G), dtype=reward_N.dtype, device=reward_N.device).index_add(
+        0, group_N, reward_N
+    )
     others_N = (sum_G[group_N] - reward_N) / (count_G[group_N] - 1)
     return reward_N - others_N
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlalign import Config, Example, Policy, RLAlignError, Rollout, Sampling, Value
+from rlalign import Constraint, Example, Options, Policy, RLAlignError, Rollout, Sampling, Value
 
 __all__ = ["Table", "TableValue"]
 
@@ -20,16 +21,23 @@ __all__ = ["Table", "TableValue"]
 class Table(Policy):
     """π(a|s) = softmax of the state's row. The state is the prompt, with the step or the previous action."""
 
-    class Config(Config):
+    class Config(Options):
         """Options of `table`."""
 
-        actions: Annotated[int, Field(gt=0)] | tuple[str, ...] = Field(description="how many actions, or their names")
-        steps: int = Field(1, gt=0, description="the longest response")
-        end: str | None = Field(None, description="the action that ends a response; null: all have `steps` steps")
-        state: Literal["prompt", "step", "previous"] = Field(
-            "prompt", description="what a state is beside the prompt: nothing, the step, or the previous action"
+        actions: Annotated[int, Field(gt=0)] | tuple[str, ...] = Field(
+            description="how many actions, or their names"
         )
-        prompts: tuple[str, ...] = Field((), description="prompts with states of their own; none: all share theirs")
+        steps: int = Field(1, gt=0, description="the longest response")
+        end: str | None = Field(
+            None, description="the action that ends a response; null: all have `steps` steps"
+        )
+        state: Literal["prompt", "step", "previous"] = Field(
+            "prompt",
+            description="what a state is beside the prompt: nothing, the step, or the previous action",
+        )
+        prompts: tuple[str, ...] = Field(
+            (), description="prompts with states of their own; none: all share theirs"
+        )
 
     config: Config
 
@@ -52,7 +60,9 @@ class Table(Policy):
         return max(1, len(self.config.prompts)) * self._states_per_prompt()
 
     def _states_per_prompt(self) -> int:
-        return {"prompt": 1, "step": self.config.steps + 1, "previous": len(self.names) + 1}[self.config.state]
+        return {"prompt": 1, "step": self.config.steps + 1, "previous": len(self.names) + 1}[
+            self.config.state
+        ]
 
     def _state(self, prompt: Tensor, step: Tensor, previous: Tensor) -> Tensor:
         """Row of the table; `previous` is −1 before the first action."""
@@ -68,7 +78,9 @@ class Table(Policy):
         if not self.config.prompts:
             return 0
         if example.prompt not in self.config.prompts:
-            raise RLAlignError(f"example `{example.id}`: the table has no prompt {example.prompt!r}; add it to `prompts`")
+            raise RLAlignError(
+                f"example `{example.id}`: the table has no prompt {example.prompt!r}; add it to `prompts`"
+            )
         return self.config.prompts.index(str(example.prompt))
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
@@ -103,7 +115,9 @@ class Table(Policy):
         """The actions of a logged response, and whether it ended by itself."""
         unknown = [word for word in text.split() if word not in self.names]
         if unknown:
-            raise RLAlignError(f"example `{example.id}`: `{unknown[0]}` is not among the actions {', '.join(self.names)}")
+            raise RLAlignError(
+                f"example `{example.id}`: `{unknown[0]}` is not among the actions {', '.join(self.names)}"
+            )
         actions = [self.names.index(word) for word in text.split()]
         if finished:
             actions += self.ends
@@ -111,10 +125,19 @@ class Table(Policy):
             raise RLAlignError(
                 f"example `{example.id}`: a response of {len(actions)} actions; the table has {self.config.steps} steps"
             )
-        return actions, finished and bool(self.ends)
+        return actions, finished if self.ends else len(actions) == self.config.steps
 
     def text(self, actions_T: Tensor) -> str:
         return " ".join(self.names[a] for a in actions_T.tolist() if a not in self.ends)
+
+    def sample(
+        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+    ) -> Rollout:
+        rollout = super().sample(examples, how, uniforms, within)
+        if self.ends:
+            return rollout
+        # Without an ending action a response is over, not cut, after its last step.
+        return replace(rollout, finished_N=rollout.length_N == self.config.steps)
 
     # -- the model ------------------------------------------------------------------------------------
 
@@ -153,7 +176,11 @@ class Table(Policy):
 
     def save(self, folder: Path) -> None:
         save_file({"table": self.table.detach().cpu().contiguous()}, folder / "model.safetensors")
-        config = {"model": "table", "actions": list(self.names), **self.config.model_dump(exclude={"actions"})}
+        config = {
+            "model": "table",
+            "actions": list(self.names),
+            **self.config.model_dump(exclude={"actions"}),
+        }
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -174,7 +201,11 @@ class TableDecoder:
         self.previous_n = tokens_n
 
     def select(self, rows: Tensor) -> None:
-        self.prompt_n, self.step_n, self.previous_n = self.prompt_n[rows], self.step_n[rows], self.previous_n[rows]
+        self.prompt_n, self.step_n, self.previous_n = (
+            self.prompt_n[rows],
+            self.step_n[rows],
+            self.previous_n[rows],
+        )
 
 
 class TableValue(Value):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 
-from rlalign import Component, ComponentError, Config, Example, Rollout, Score, Task, hookimpl
+from rlalign import Component, ComponentError, Example, Options, Rollout, Score, Task, hookimpl
 
 __all__ = ["Bandit", "BanditPayout", "IncreasingNumbers", "ToyNumbers", "increasing_run"]
 
@@ -16,7 +16,7 @@ __all__ = ["Bandit", "BanditPayout", "IncreasingNumbers", "ToyNumbers", "increas
 class Bandit(Task):
     """Pull one of several arms. A response is the arm's number; the best policy is known in closed form."""
 
-    class Config(Config):
+    class Config(Options):
         """Options of `bandit`."""
 
         payouts: tuple[float, ...] = Field((2.5, 2.0, 1.0), description="what each arm pays")
@@ -40,16 +40,20 @@ class BanditPayout(Component):
         example, arm = rollout.examples[int(rollout.group_N[row])], rollout.texts[row]
         payouts = example.meta.get("payouts")
         if payouts is None:
-            raise ComponentError(f"example `{example.id}` has no payouts; `bandit-payout` goes with `task: bandit`")
+            raise ComponentError(
+                f"example `{example.id}` has no payouts; `bandit-payout` goes with `task: bandit`"
+            )
         if not arm.isdigit() or int(arm) >= len(payouts):
-            raise ComponentError(f"arm {arm!r} was pulled, and there are {len(payouts)}; set the policy's `actions`")
+            raise ComponentError(
+                f"arm {arm!r} was pulled, and there are {len(payouts)}; set the policy's `actions`"
+            )
         return float(payouts[int(arm)])
 
 
 class ToyNumbers(Task):
     """Write increasing numbers. RL4LMs' synthetic task: every prompt is the same, and there are no references."""
 
-    class Config(Config):
+    class Config(Options):
         """Options of `toy-numbers`."""
 
         prompt: str = Field("", description="the prompt of every example")
@@ -64,10 +68,12 @@ class ToyNumbers(Task):
 class IncreasingNumbers(Component):
     """The share of a text that is a strictly increasing run of numbers from its first number on."""
 
-    class Config(Config):
+    class Config(Options):
         """Options of `increasing-numbers`."""
 
-        min_tokens: int = Field(20, gt=0, description="texts of fewer than half as many words count as that long")
+        min_tokens: int = Field(
+            20, gt=0, description="texts of fewer than half as many words count as that long"
+        )
 
     config: Config
 

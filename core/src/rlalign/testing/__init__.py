@@ -1,0 +1,22 @@
+"""What plugin authors test with: a policy of free logits, a bench for one phase, and tests to inherit."""
+
+from rlalign.testing.bench import COMPONENTS, Bench, plain_gradient, registry, run, session
+from rlalign.testing.kit import ComponentTests
+from rlalign.testing.logits import FreeValue, LinearValue, Logits
+from rlalign.testing.tasks import Length, Numbers, TokenSum
+
+__all__ = [
+    "COMPONENTS",
+    "Bench",
+    "ComponentTests",
+    "FreeValue",
+    "Length",
+    "LinearValue",
+    "Logits",
+    "Numbers",
+    "TokenSum",
+    "plain_gradient",
+    "registry",
+    "run",
+    "session",
+]

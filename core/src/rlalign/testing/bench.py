@@ -1,0 +1,148 @@
+"""One phase of a pipeline, held open: its batches, its engine, and a plain graph to compare with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlalign import config, loop
+from rlalign.display import Display, PlainDisplay
+from rlalign.engine import Engine, lay_out
+from rlalign.logits import full_precision, steps_outputs
+from rlalign.phase import PhaseRun
+from rlalign.policy import Value
+from rlalign.registry import Registry
+from rlalign.testing.logits import LinearValue, Logits
+from rlalign.testing.tasks import Length, Numbers, TokenSum
+from rlalign.types import Batch, Outputs, Reward, Rollout
+
+COMPONENTS: dict[str, type[Any]] = {
+    "logits": Logits,
+    "linear-value": LinearValue,
+    "numbers": Numbers,
+    "token-sum": TokenSum,
+    "length": Length,
+}
+"""Test components by the names pipelines give them."""
+
+
+class Silence(PlainDisplay):
+    """A display that shows nothing and remembers its notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def _print(self, line: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def registry(components: Mapping[str, type[Any]] = {}) -> Registry:
+    """The test components, the installed ones, and these."""
+    return Registry({**COMPONENTS, **components})
+
+
+def session(
+    folder: Path,
+    pipeline: Mapping[str, Any],
+    components: Mapping[str, type[Any]],
+    *,
+    name: str | None = None,
+    display: Display | None = None,
+) -> loop.Session:
+    """A new run of a pipeline given as a dict, with further components by name."""
+    known = registry(components)
+    loaded = config.load(folder / "pipeline.yaml", registry=known, text=json.dumps(dict(pipeline)))
+    return loop.start(loaded, known, root=folder / "runs", name=name, display=display or Silence())
+
+
+def run(
+    folder: Path,
+    pipeline: Mapping[str, Any],
+    components: Mapping[str, type[Any]] = {},
+    *,
+    name: str | None = None,
+) -> tuple[loop.Finished, loop.Session]:
+    """Run a whole pipeline; the session tells what became of its models and components."""
+    started = session(folder, pipeline, components, name=name)
+    return started.run(), started
+
+
+class Bench:
+    """The first phase of a pipeline, started."""
+
+    def __init__(
+        self, folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]] = {}
+    ) -> None:
+        self.session = session(folder, pipeline, components)
+        self.phase = PhaseRun(self.session, self.session.wirings[0], 0, 0)
+        self.phase.start()
+        self.stages = self.phase.wiring.stages
+        self.run = self.phase.run
+
+    @property
+    def engine(self) -> Engine:
+        return self.phase.engine
+
+    def rollout(self, prompts: int | None = None) -> tuple[Rollout, Reward]:
+        """The next draw's responses with their columns, and their reward."""
+        examples = self.phase.draw.next(prompts or self.phase.phase.train.prompts)
+        return self.phase._collect(self.stages, examples, self.phase.wiring.columns)
+
+    def batch(self, prompts: int | None = None) -> Batch:
+        """The next draw as the batch an update would get."""
+        rollout, reward = self.rollout(prompts)
+        return self.phase._with_old(self.stages.advantage(self.run, rollout, reward).as_step())
+
+    def gradient(self, batch: Batch, **engine: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics and gradients of one step; keywords set the engine's `route`, `budget`, `head_chunk`."""
+        saved = {name: getattr(self.engine, name) for name in engine}
+        for name, value in engine.items():
+            setattr(self.engine, name, value)
+        try:
+            metrics = self.engine.step(batch, self.phase._losses)
+            return {k: float(v) for k, v in metrics.items()}, self._gradients()
+        finally:
+            self.engine.clear_gradients()
+            for name, value in saved.items():
+                setattr(self.engine, name, value)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {
+            f"{model}/{key}": torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for model in self.engine.trains
+            for key, p in self.engine.models[model].named_parameters()
+        }
+
+
+def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """The same step without the engine: one graph from the parameters to the loss, all logits at once."""
+    engine, rollout = bench.engine, batch.rollout
+    engine.clear_gradients()
+    policy = engine.policy("policy")
+    features = policy.features(rollout)
+    found = steps_outputs(policy.head(features), rollout, rollout.chosen, policy.ends, engine.want)
+    outputs = {f"{name}_NT": lay_out(x, rollout) for name, x in found.items()}
+    if engine.wants_values:
+        value = engine.models["value"]
+        assert isinstance(value, Value)
+        trunk = features if value.trunk == "policy" else None
+        if value.trunk not in (None, "policy"):
+            trunk = engine.policy(str(value.trunk)).features(rollout)
+        v = full_precision(value.values(rollout, trunk))
+        outputs["values_NT"] = lay_out(v[rollout.chosen[0]] if value.per_prompt else v, rollout)
+    loss, metrics = bench.phase._losses(replace(batch, whole=None), Outputs(**outputs))
+    if loss.requires_grad:
+        loss.backward()
+    gradients = bench._gradients()
+    engine.clear_gradients()
+    return {k: float(v.detach()) for k, v in {"loss": loss, **metrics}.items()}, gradients

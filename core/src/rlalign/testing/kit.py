@@ -1,0 +1,203 @@
+"""Tests to inherit: what every component must do, whatever it is for."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from rlalign import checkpoint, loop
+from rlalign.component import Component
+from rlalign.engine import Route
+from rlalign.hookspecs import hookimpl
+from rlalign.pipeline import Item
+from rlalign.registry import Registry
+from rlalign.stages import HOOKS, Member, check_hooks, implements
+from rlalign.testing.bench import Bench, Silence, plain_gradient, registry, session
+from rlalign.types import Batch, Loss, Outputs
+
+
+class ComponentTests:
+    """Inherit, name the component, and pytest does the rest.
+
+    `component` is its name or class, `options` what the pipeline gives it, `pipeline` whatever else the
+    pipeline needs to say (a policy, rewards, `generation`). Capabilities are declared, not guessed:
+    `deterministic = False` for a reward that answers differently each time.
+    """
+
+    component: ClassVar[str | type[Component]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    pipeline: ClassVar[Mapping[str, Any]] = {}
+    deterministic: ClassVar[bool] = True
+
+    # -- what it is ---------------------------------------------------------------------------------
+
+    @property
+    def cls(self) -> type[Component]:
+        named = self.component
+        return Registry().load(named).cls if isinstance(named, str) else named
+
+    @property
+    def named(self) -> str:
+        return self.component if isinstance(self.component, str) else "under-test"
+
+    @property
+    def extra(self) -> dict[str, type[Any]]:
+        return {} if isinstance(self.component, str) else {"under-test": self.component}
+
+    def hooks(self) -> dict[str, str]:
+        """The hooks it implements, each `plain` or `wrapper`."""
+        component = self.cls(self.cls.Config(**self.options))
+        return {hook: kind for hook in HOOKS if (kind := implements(component, hook))}
+
+    def whole_pipeline(self) -> dict[str, Any]:
+        """A small pipeline with the component in its place."""
+        item = {self.named: dict(self.options)}
+        hooks = self.hooks()
+        base: dict[str, Any] = {
+            "task": "numbers",
+            "policy": {"logits": {"hidden": 5}},
+            "rewards": ["token-sum"],
+            "algorithm": "reinforce-once",
+            "generation": {"samples": 4, "max_new_tokens": 7},
+            "train": {"iterations": 3, "prompts": 4, "dtype": "float64", "lr": 0.01, "minibatches": 2},
+        }
+        if "reward" in hooks:
+            base["rewards"] = [*base["rewards"], item]
+        elif hooks:
+            base["algorithm"] = item if "loss" in hooks or "update" in hooks else ["reinforce-once", item]
+        return {**base, **self.pipeline}
+
+    @pytest.fixture
+    def bench(self, tmp_path: Path) -> Bench:
+        return Bench(tmp_path, self.whole_pipeline(), {**self.extra, **_EXTRA})
+
+    # -- what it must do ----------------------------------------------------------------------------
+
+    def test_every_option_is_described(self) -> None:
+        for name, field in self.cls.Config.model_fields.items():
+            assert field.description, f"option `{name}` has no description"
+
+    def test_hooks_are_marked(self) -> None:
+        config = self.cls.Config(**self.options)
+        check_hooks(Member(Item(self.named, self.named, config, self.cls), self.cls(config), "algorithm"))
+
+    def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:
+        for component in bench.phase.wiring.components:
+            state = component.state_dict()
+            tensors, tree = checkpoint.split_state(state)
+            again = checkpoint.join_state(tensors, json.loads(json.dumps(tree)))
+            component.load_state_dict(again)
+            assert _equal(component.state_dict(), state)
+
+    def test_reward_depends_on_its_group_only(self, bench: Bench) -> None:
+        if "reward" not in self.hooks() or not self.deterministic:
+            pytest.skip("no deterministic reward")
+        rollout, reward = bench.rollout()
+        rows = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
+        shuffled = bench.stages.reward(bench.run, rollout.take(rows))
+        groups = torch.arange(len(rollout.examples)).flip(0)
+        split = [rollout.take(rollout.group_N == g) for g in groups.tolist()]
+        alone = {
+            g: bench.stages.reward(bench.run, part) for g, part in zip(groups.tolist(), split, strict=True)
+        }
+        for name, part in reward.parts.items():
+            torch.testing.assert_close(
+                shuffled.parts[name], part[rows], msg=f"`{name}` depends on the order of rows"
+            )
+            for g, result in alone.items():
+                torch.testing.assert_close(
+                    result.parts[name], part[rollout.group_N == g], msg=f"`{name}` depends on other groups"
+                )
+
+    def test_padding_is_never_read(self, bench: Bench) -> None:
+        """Neither values nor log-probs beyond a response's end may move anything."""
+        if "loss" not in self.hooks():
+            pytest.skip("no loss")
+        batch = bench.batch()
+        rollout = batch.rollout
+        noise = torch.where(rollout.mask_NT, 0.0, 7.0)
+        spoiled = replace(
+            rollout,
+            actions_NT=torch.where(rollout.mask_NT, rollout.actions_NT, 1),
+            logprobs_NT=rollout.logprobs_NT + noise,
+            full_logprobs_NT=rollout.full_logprobs_NT + noise,
+        )
+        torch.testing.assert_close(
+            *[bench.gradient(replace(batch, rollout=r))[1] for r in (rollout, spoiled)]
+        )
+
+    def test_loss_is_a_sum_over_units(self, bench: Bench) -> None:
+        """loss(step) = Σ loss(units), in every route and however the step is cut."""
+        if "loss" not in self.hooks():
+            pytest.skip("no loss")
+        batch = bench.batch()
+        self.check_routes(bench, batch)
+
+    def check_routes(self, bench: Bench, batch: Batch) -> None:
+        """Every route and budget gives the plain graph's loss, metrics and gradients."""
+        metrics, gradients = plain_gradient(bench, batch)
+        whole, row = 10**9, 1
+        cuts: tuple[tuple[Route | None, int, int], ...] = (
+            *(("A", whole, whole), ("A", whole, 12), ("B", whole, 3)),
+            *(("T", whole, 3), ("T", 16, 3), (None, 24, 12), (None, row, 4)),
+        )
+        for route, budget, chunk in cuts:
+            found, grads = bench.gradient(batch, route=route, budget=budget, head_chunk=chunk)
+            where = f"route {route}, budget {budget}, head chunk {chunk}"
+            assert found == pytest.approx(metrics, rel=1e-12, abs=1e-12), where
+            for name, expected in gradients.items():
+                scale = float(expected.abs().max().clamp_min(1.0))
+                assert float((grads[name] - expected).abs().max()) <= 1e-12 * scale, f"{name}, {where}"
+
+    def test_resume_is_exact(self, tmp_path: Path) -> None:
+        """Stopped after one iteration and resumed: the same weights and metrics, to the bit."""
+        pipeline, extra = self.whole_pipeline(), {**self.extra, **_EXTRA}
+        whole = session(tmp_path, pipeline, extra, name="whole")
+        whole.run()
+        broken = session(tmp_path, pipeline, extra, name="broken")
+        broken.stopping = True
+        with pytest.raises(loop.Interrupted):
+            broken.run()
+        resumed = loop.resume(tmp_path / "runs" / "broken", registry(extra), display=Silence())
+        resumed.run()
+        for name, model in whole.models.items():
+            for key, tensor in model.state_dict().items():
+                assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
+        assert _logged(tmp_path / "runs/whole") == _logged(tmp_path / "runs/broken")
+
+
+def _logged(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == copy.copy(other))
+
+
+class _Once(Component):
+    """A plain policy gradient, for wrappers and rewards to be tested with."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+
+
+_EXTRA: dict[str, type[Any]] = {"reinforce-once": _Once}
