@@ -1,6 +1,6 @@
 """From a pipeline file to types: what it means, and what is said when it means nothing."""
 
-# ruff: noqa: E501 (messages stand on one line, as they are printed)
+
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ class Learner:
                 empty += 1
                 continue
             step = batch if len(rows) == len(batch) else batch.take(rows).as_step()
-            metrics = self.gradient_step(step)
+            metrics, norm = self.gradient_step(step)
             if not ready(metrics):
                 self.engine.clear_gradients()
                 collected.append({**metrics, "dropped_steps": 1.0})
                 break
-            lr, norm = self.optimiser.step(progress(i / len(planned)))
+            lr = self.optimiser.step(progress(i / len(planned)), norm)
             for name in self.engine.trains:
                 self.models[name].version += 1
             stepped()
@@ -77,8 +77,8 @@ class Learner:
             parts = order.tensor_split(self.train.minibatches)
         return [torch.isin(batch.rollout.group_N, groups).nonzero()[:, 0] for groups in parts]
 
-    def gradient_step(self, batch: Batch) -> dict[str, float]:
-        """Leave the gradient of one step in `.grad`; its metrics, finite or the component is named."""
+    def gradient_step(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
+        """Leave the gradient of one step in `.grad`; its metrics and norm, finite or the component is named."""
         metrics = self.engine.step(batch, self.losses)
         names, values = list(metrics), [float(v) for v in metrics.values()]
         found = dict(zip(names, values, strict=True))
@@ -86,11 +86,12 @@ class Learner:
             if not math.isfinite(value) and (name == "loss" or name.endswith("/loss")):
                 guilty = next((n for n in names if n.endswith("/loss") and not math.isfinite(found[n])), name)
                 raise ComponentError(f"the loss of `{guilty.removesuffix('/loss')}` is {found[guilty]}")
-        if not math.isfinite(float(self.optimiser.gradient_norm())):
+        norm = self.optimiser.gradient_norm()
+        if not math.isfinite(float(norm)):
             raise ComponentError(
                 f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite"
             )
-        return found
+        return found, norm
 
     # -- for `update` hooks ---------------------------------------------------------------------------
 

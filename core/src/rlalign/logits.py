@@ -51,6 +51,8 @@ def steps_outputs(
 def scaled(logits_MV: Tensor, rollout: Rollout, row_M: Tensor) -> Tensor:
     """Logits over the temperature each row was sampled at."""
     full_MV = full_precision(logits_MV)
+    if all(how.temperature == 1 for how in rollout.settings):
+        return full_MV
     return full_MV / rollout.setting("temperature")[row_M][:, None].to(full_MV.dtype)
 
 
@@ -61,9 +63,9 @@ def removed(
     removed_MV = None
     if rollout.allowed is not None:
         removed_MV = ~rollout.allowed.mask(row_M, step_M)
-    least_M = rollout.setting("min_new_tokens")[row_M]
-    early_M = step_M < least_M
-    if ends and bool(early_M.any()):
+    # Asked of the settings, not of the tensors: no wait for the device.
+    if ends and any(how.min_new_tokens for how in rollout.settings):
+        early_M = step_M < rollout.setting("min_new_tokens")[row_M]
         if removed_MV is None:
             removed_MV = torch.zeros_like(scaled_MV, dtype=torch.bool)
         columns = torch.tensor(list(ends), device=scaled_MV.device)

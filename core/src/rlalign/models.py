@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rlalign.component import Role
-from rlalign.errors import ConfigError, RLAlignError
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.pipeline import Item, ModelSpec
 from rlalign.policy import Model, Policy, Value
 
@@ -176,20 +176,30 @@ class Models(Mapping[str, Model]):
     ) -> None:
         """Build every model of a checkpoint and give it the weights it had."""
         if "start.policy" in states and self._start is not None:
-            self._start.load_state_dict(states["start.policy"], strict=False)
+            _load(self._start, states["start.policy"])
         for name, recipe in recipes.items():
             if name not in self._models:
                 role: Any = recipe["role"]
                 self._put(name, self._make(role, recipe["of"], items.get(name)), dict(recipe))
         for name, recipe in recipes.items():
             model = self._models[name]
-            model.load_state_dict(states[name], strict=False)
+            _load(model, states[name])
             model.version = versions[name]
             self.recipes[name] = dict(recipe)
 
 
 def _kept(model: Model) -> dict[str, torch.Tensor]:
     return {key: value for key, value in model.state_dict().items() if key not in model.ephemeral}
+
+
+def _load(model: Model, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model back what `_kept` kept of it."""
+    found = model.load_state_dict(dict(state), strict=False)
+    wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
+    if wrong:
+        raise CheckpointError(
+            f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"
+        )
 
 
 def fingerprint(model: Model) -> str:

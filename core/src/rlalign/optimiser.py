@@ -48,9 +48,8 @@ class Optimiser:
         )
         self.adam = torch.optim.AdamW(groups, betas=train.betas, eps=train.eps, fused=fused)
 
-    def step(self, progress: float) -> tuple[float, Tensor]:
-        """Clip, then one step at the learning rate of this progress; (policy's rate, gradient norm)."""
-        norm = self.gradient_norm()
+    def step(self, progress: float, norm: Tensor) -> float:
+        """Clip a gradient of this norm, then one step at the learning rate of this progress, which it returns."""
         if self.train.clip is not None:
             scale = (self.train.clip / (norm + 1e-6)).clamp(max=1.0)
             for parameter in self.parameters.values():
@@ -60,7 +59,7 @@ class Optimiser:
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * times
         self.adam.step()
-        return self.train.lr * times, norm
+        return self.train.lr * times
 
     def gradient_norm(self) -> Tensor:
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]

@@ -181,12 +181,6 @@ class PhaseRun:
     def _scored_rollout(
         self, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
     ) -> tuple[Rollout, Reward]:
-        if len(rollout) and not bool(rollout.mask_NT.any(1).all()):
-            empty = rollout.mask_NT.any(1).logical_not().nonzero()[0, 0]
-            name = rollout.examples[int(rollout.group_N[empty])].id
-            raise ComponentError(
-                f"a response to example `{name}` has no steps; an empty response still has an end"
-            )
         post = self.wiring.task.postprocess
         rollout = replace(rollout, texts=tuple(post(text) for text in rollout.texts))
         with self._timed("score"):

@@ -133,11 +133,11 @@ def _check(name: str, cls: type[Any]) -> None:
         raise ConfigError(f"`{name}`: {error}") from None
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
-        raise ConfigError(f"`{name}`: {cls.__name__}.Config must be a pydantic model (`rlalign.Config`)")
+        raise ConfigError(f"`{name}`: {cls.__name__}.Config must be a pydantic model (`rlalign.Options`)")
     if config.model_config.get("extra") != "forbid":
         raise ConfigError(
             f"`{name}`: {cls.__name__}.Config would take misspelt options without a word; "
-            'derive it from `rlalign.Config` (or set extra="forbid")'
+            'derive it from `rlalign.Options` (or set extra="forbid")'
         )
 
 

@@ -83,7 +83,8 @@ class Stages:
         self._manager.add_hookspecs(hookspecs)
         for i, member in enumerate(self.members):
             check_hooks(member)
-            self._register(self._manager, member, f"{i}:{member.name}")
+            if self._first(member):
+                self._register(self._manager, member, f"{i}:{member.name}")
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
@@ -136,13 +137,19 @@ class Stages:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
         roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
         return [
-            m for m in self.members if implements(m.component, hook) and (roles is None or m.role in roles)
+            m
+            for m in self.members
+            if implements(m.component, hook) and (self._first(m) if roles is None else m.role in roles)
         ]
+
+    def _first(self, member: Member) -> bool:
+        """A component may stand in two places (`logged`, also as the reward); it takes part once."""
+        return next(m for m in self.members if m.component is member.component) is member
 
     def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
         key = (hook, id(member))
         if key not in self._callers:
-            others = [m.component for m in self.members if m is not member]
+            others = [m.component for m in self.members if m.component is not member.component]
             default = self._manager.get_plugin("default")
             self._callers[key] = self._manager.subset_hook_caller(hook, [*others, default])
         with self._blame(hook, member):
@@ -180,7 +187,10 @@ class Stages:
         """Responses from the component that `responses` names."""
         (member,) = self.implementing("rollout")
         result = self._call(member, "rollout", run=run, examples=examples)
-        return _expect(result, Rollout, "rollout", member)
+        rollout = _expect(result, Rollout, "rollout", member)
+        if wrong := rollout.flaw():
+            raise ComponentError(f"`rollout` of {_who(member)} returned a rollout whose {wrong}")
+        return rollout
 
     def scores(self, run: Run, rollout: Rollout) -> list[Score]:
         """Every reward's score, named, unweighted, in pipeline order, wrappers applied."""
@@ -277,7 +287,7 @@ class Stages:
         found: dict[str, float] = {}
         for member in self.implementing("evaluate"):
             result = self._call(member, "evaluate", run=run, rollout=rollout)
-            metrics = _expect(result if result is not None else {}, Mapping, "evaluate", member)
+            metrics: Mapping[str, float] = _expect(result or {}, Mapping, "evaluate", member)  # type: ignore[type-abstract]
             found |= {f"{member.name}/{key}": float(value) for key, value in metrics.items()}
         return found
 

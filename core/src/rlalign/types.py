@@ -157,6 +157,28 @@ class Rollout:
             columns={name: take_column(column, rows) for name, column in self.columns.items()},
         )
 
+    def flaw(self) -> str | None:
+        """What does not fit together in it, in words."""
+        count, shape = len(self.group_N), tuple(self.mask_NT.shape)
+        for name in ("actions_NT", "mask_NT", "logprobs_NT", "full_logprobs_NT"):
+            found = tuple(getattr(self, name).shape)
+            if found != shape or shape[0] != count:
+                return f"{name} is {found} where there are {count} responses of up to {shape[-1]} steps"
+        for name in ("finished_N", "setting_N", "texts"):
+            if len(getattr(self, name)) != count:
+                return f"{name} has {len(getattr(self, name))} entries for {count} responses"
+        if len(self.inputs) != len(self.examples):
+            return f"inputs are {len(self.inputs)} for {len(self.examples)} examples"
+        if count and not 0 <= int(self.group_N.min()) <= int(self.group_N.max()) < len(self.examples):
+            return f"group_N names groups that are not among the {len(self.examples)} examples"
+        if self.mask_NT.dtype != torch.bool or self.finished_N.dtype != torch.bool:
+            return "mask_NT and finished_N must be boolean"
+        if count and not bool(self.mask_NT.any(1).all()):
+            row = int(self.mask_NT.any(1).logical_not().nonzero()[0, 0])
+            name = self.examples[int(self.group_N[row])].id
+            return f"response to example `{name}` has no steps; even an empty text has an end"
+        return None
+
     def with_columns(self, **columns: Any) -> Rollout:
         """The same responses with further columns; a name with a dot is given as `**{name: column}`."""
         return replace(self, columns={**self.columns, **columns})
