@@ -1,4 +1,7 @@
-"""Cutting a batch: units that belong together, micro-batches under a token budget."""
+"""Cutting a batch: units that belong together, micro-batches under a token budget.
+
+Rows are plain integers here: one copy from the device, and no wait for it afterwards.
+"""
 
 from __future__ import annotations
 
@@ -9,65 +12,70 @@ from torch import Tensor
 
 from rlalign.types import Rollout
 
+Rows = list[int]
 
-def units(rollout: Rollout, unit: str) -> list[Tensor]:
+
+def units(rollout: Rollout, unit: str) -> list[Rows]:
     """The rows of each smallest piece a loss may be evaluated on alone."""
-    rows = torch.arange(len(rollout), device=rollout.group_N.device)
     if unit == "step":
-        return [rows]
+        return [list(range(len(rollout)))]
     if unit == "response":
-        return list(rows.split(1))
-    order = rollout.row_order()
-    counts = torch.bincount(rollout.group_N, minlength=len(rollout.examples))
-    return [piece.sort().values for piece in order.split(counts[counts > 0].tolist())]
+        return [[row] for row in range(len(rollout))]
+    groups: dict[int, Rows] = {}
+    for row, group in enumerate(rollout.group_N.tolist()):
+        groups.setdefault(group, []).append(row)
+    return [groups[group] for group in sorted(groups)]
 
 
-def padded_cost(rollout: Rollout, rows: Tensor) -> int:
+def padded_cost(cost_N: Sequence[int], rows: Rows) -> int:
     """Tokens a model computes when it reads these rows side by side."""
-    return int(rollout.cost_N[rows].max()) * len(rows) if len(rows) else 0
+    return max((cost_N[row] for row in rows), default=0) * len(rows)
 
 
-def fit(rollout: Rollout, pieces: Sequence[Tensor], budget: int) -> list[Tensor]:
+def fit(cost_N: Sequence[int], pieces: Sequence[Rows], budget: int) -> list[Rows]:
     """Pack pieces, longest first, so that no micro-batch exceeds the budget unless one piece alone does."""
-    cost_N = rollout.cost_N.tolist()
-    longest = [max(cost_N[i] for i in piece.tolist()) for piece in pieces]
-    packed: list[list[Tensor]] = []
-    used, width = 0, 0
+    longest = [max(cost_N[row] for row in piece) for piece in pieces]
+    packed: list[Rows] = []
+    width = 0
     for p in sorted(range(len(pieces)), key=lambda p: -longest[p]):
-        rows = len(pieces[p])
-        if packed and (used + rows) * max(width, longest[p]) <= budget:
-            packed[-1].append(pieces[p])
-            used += rows
+        if packed and (len(packed[-1]) + len(pieces[p])) * width <= budget:
+            packed[-1] += pieces[p]
         else:
-            packed.append([pieces[p]])
-            used, width = rows, longest[p]
-    return [torch.cat(piece).sort().values for piece in packed]
+            packed.append(list(pieces[p]))
+            width = longest[p]
+    return [sorted(rows) for rows in packed]
 
 
-def micro_batches(rollout: Rollout, budget: int, unit: str = "response") -> list[Tensor]:
+def micro_batches(rollout: Rollout, budget: int, unit: str = "response") -> list[Rows]:
     """Row sets of forward passes. Rows of one prompt stay together where they fit, which saves prompt work.
 
     A unit larger than the budget comes back alone and whole: its caller decides how to cut it.
     """
+    cost_N = rollout.cost_N.tolist()
     if unit != "response":
-        return fit(rollout, units(rollout, unit), budget)
-    pieces: list[Tensor] = []
+        return fit(cost_N, units(rollout, unit), budget)
+    pieces: list[Rows] = []
     for group in units(rollout, "group"):
-        pieces += [group] if padded_cost(rollout, group) <= budget else list(group.split(1))
-    return fit(rollout, pieces, budget)
+        pieces += [group] if padded_cost(cost_N, group) <= budget else [[row] for row in group]
+    return fit(cost_N, pieces, budget)
 
 
-def chunks(sizes: Sequence[int], most: int) -> list[range] | None:
+def runs(sizes: Sequence[int], most: int) -> list[range] | None:
     """Runs of consecutive pieces of at most `most` in total; None where one piece alone is larger."""
-    runs: list[range] = []
+    found: list[range] = []
     start, used = 0, 0
     for i, size in enumerate(sizes):
         if size > most:
             return None
         if used + size > most:
-            runs.append(range(start, i))
+            found.append(range(start, i))
             start, used = i, 0
         used += size
     if sizes:
-        runs.append(range(start, len(sizes)))
-    return runs
+        found.append(range(start, len(sizes)))
+    return found
+
+
+def index(rows: Rows, like: Rollout) -> Tensor:
+    """Rows as an index tensor on the rollout's device."""
+    return torch.tensor(rows, dtype=torch.long, device=like.group_N.device)

@@ -100,9 +100,10 @@ class Engine:
 
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         total: Metrics = {}
+        cost_N = batch.rollout.cost_N.tolist()
         for micro, rows in enumerate(batching.micro_batches(batch.rollout, self.budget, self.unit)):
-            piece = batch.take(rows)
-            fits = batching.padded_cost(batch.rollout, rows) <= self.budget or len(rows) == 1
+            piece = batch.take(batching.index(rows, batch.rollout))
+            fits = batching.padded_cost(cost_N, rows) <= self.budget or len(rows) == 1
             if self.route == "T" or not fits:
                 self._in_turns(piece, losses, total, micro)
             else:
@@ -140,7 +141,9 @@ class Engine:
 
     def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
         """Route T: look at the whole piece first, then forward and backward part by part."""
-        parts = batching.micro_batches(piece.rollout, self.budget)
+        parts = [
+            batching.index(rows, piece.rollout) for rows in batching.micro_batches(piece.rollout, self.budget)
+        ]
         looks: list[tuple[Metrics, Tensor | None]] = []
         rollouts = [piece.rollout.take(rows) for rows in parts]
         with torch.no_grad():
@@ -161,15 +164,12 @@ class Engine:
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
-        if self.unit == "step":
-            pieces = [torch.arange(len(rollout), device=rollout.group_N.device)]
-        else:
-            pieces = batching.units(rollout, self.unit)
-        steps_N = rollout.mask_NT.sum(1)
-        runs = batching.chunks([int(steps_N[piece].sum()) for piece in pieces], self.head_chunk)
+        units = batching.units(rollout, self.unit)
+        steps_N = rollout.mask_NT.sum(1).tolist()
+        runs = batching.runs([sum(steps_N[row] for row in unit) for unit in units], self.head_chunk)
         if runs is None:
             return None
-        return [torch.cat([pieces[i] for i in run]).sort().values for run in runs]
+        return [batching.index(sorted(row for i in run for row in units[i]), rollout) for run in runs]
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -302,7 +302,7 @@ class Engine:
 
     def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
         live = [name for name in LIVE if name in want]
-        parts = batching.micro_batches(rollout, self.budget)
+        parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
         rollouts = [rollout.take(rows) for rows in parts]
         found: dict[str, list[Tensor]] = {}
         for part in rollouts:

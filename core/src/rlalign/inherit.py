@@ -142,7 +142,8 @@ def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
         return None
     measure = file.section(scope, "evaluate", Measure)
     merged = file.merge(scope, "evaluate")
-    use = rewards
+    # `logged`, the stored scores, has none for the responses an evaluation samples.
+    use = [item for item in rewards if short(item.component) != "logged"]
     if measure is not None and measure.use is not None:
         configured = [*rewards, *file.items(file.find((), "rewards"), "rewards")]
         use = _use(file, merged["use"], configured)

@@ -141,7 +141,7 @@ class Learner:
         product = torch.zeros_like(vector)
         rollout = batch.rollout
         for rows in batching.micro_batches(rollout, self.engine.budget):
-            product += self._fisher_part(policy, rollout.take(rows), tangents)
+            product += self._fisher_part(policy, rollout.take(batching.index(rows, rollout)), tangents)
         return product / max(1, int(rollout.mask_NT.sum()))
 
     def _fisher_part(self, policy: Policy, rollout: Rollout, tangents: Mapping[str, Tensor]) -> Tensor:

@@ -198,7 +198,8 @@ class Session:
         for wiring in self.wirings:
             items += [m.item for m in (*wiring.members, *wiring.evaluators)]
             items += [spec.item for spec in wiring.phase.models.values() if spec.item]
-        offers = [self.registry.load(item.component).offer for item in items if ":" not in item.component]
+        folder = Path(self.pipeline.resolved["folder"])
+        offers = [self.registry.load(item.component, folder).offer for item in items]
         data = {
             f"{w.phase.task.name}/train": self.data_fingerprint(w, self.split(w, "train"))
             for w in self.wirings

@@ -483,7 +483,8 @@ def _of_rollouts(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
         return found
     found["length"] = sum(float(r.length_N.sum()) for r, _ in seen) / responses
     found["finished"] = sum(float(r.finished_N.sum()) for r, _ in seen) / responses
-    found["reward/total"] = sum(float(reward.total_N.sum()) for _, reward in seen) / responses
+    if seen[0][1].parts:
+        found["reward/total"] = sum(float(reward.total_N.sum()) for _, reward in seen) / responses
     for name in seen[0][1].parts:
         parts = [(r, reward.parts[name]) for r, reward in seen]
         found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses

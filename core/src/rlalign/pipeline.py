@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -108,7 +108,7 @@ class Item:
     cls: type[Any]
     weight: float = 1.0
     source: str | None = None
-    place: str = ""
+    place: str = field(default="", compare=False)
 
     def build(self) -> Component:
         """The component object; it opens nothing yet."""
@@ -158,7 +158,7 @@ class Phase:
     train: Train
     evaluate: Evaluate | None
     models: Mapping[str, ModelSpec]
-    place: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _check(name: str, cls: type[Any]) -> None:
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
         raise ConfigError(f"`{name}`: {cls.__name__}.Config must be a pydantic model (`rlalign.Options`)")
-    if config.model_config.get("extra") != "forbid":
+    if config.model_config.get("extra") not in ("forbid", "allow"):
         raise ConfigError(
             f"`{name}`: {cls.__name__}.Config would take misspelt options without a word; "
             'derive it from `rlalign.Options` (or set extra="forbid")'
