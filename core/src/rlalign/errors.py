@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class RLAlignError(Exception):
     """Something a user can mend; the command line prints it without a traceback."""
@@ -17,6 +22,24 @@ class ConfigError(RLAlignError):
 
 class ComponentError(RLAlignError):
     """A component did what its hook does not allow, or raised."""
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Say who it was when code that is not ours raises; errors of our own pass as they are."""
+    try:
+        yield
+    except RLAlignError:
+        raise
+    except Exception as error:
+        raise ComponentError(f"{what} raised {told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """`KeyError: 'toxicity' (my_rewards.py:12)`"""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{at}"
 
 
 class CheckpointError(RLAlignError):

@@ -56,7 +56,7 @@ class Models(Mapping[str, Model]):
         policy = self.item.build()
         assert isinstance(policy, Policy)
         policy.setup()
-        self._put("policy", policy, {"role": "policy", "of": None})
+        self._put("policy", policy, {"role": "policy", "of": None, "by": None, "with": None})
         if keep_start:
             start = self.policy.copy("frozen")
             assert isinstance(start, Policy)

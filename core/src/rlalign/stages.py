@@ -7,11 +7,10 @@ that a reward listed only under `evaluate` never reaches the training reward.
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from rlalign import hookspecs
 from rlalign.component import Component
-from rlalign.errors import ComponentError, ConfigError, RLAlignError
+from rlalign.errors import ComponentError, ConfigError, RLAlignError, told
 from rlalign.hookspecs import hookimpl, hookspec
 from rlalign.pipeline import Item
 from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
@@ -102,12 +101,16 @@ class Stages:
         try:
             manager.register(member.component, name)
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise ConfigError(f"{_who(member)} cannot take part: {error}") from error
+            said = str(error).replace("\n", "; ")
+            raise ConfigError(f"{_who(member)} cannot take part: {said}") from error
 
     def _refuse_unknown(self, error: pluggy.PluginValidationError) -> None:
         member = next((m for m in self.members if m.component is error.plugin), None)
         who = _who(member) if member else "a component"
-        raise ConfigError(f"{who}: {error}. The hooks are {', '.join(HOOKS)}") from error
+        name = str(error).split("'")[1]
+        close = get_close_matches(name, HOOKS, 1)
+        hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
+        raise ConfigError(f"{who} marks `{name}` as a hook, and there is none; {hint}") from error
 
     def _check_single(self, hook: str) -> None:
         found = [m for m in self.members if implements(m.component, hook) == "plain"]
@@ -124,10 +127,17 @@ class Stages:
                     raise ConfigError(
                         f"{_who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
                     )
-                if wraps and i == 0 and role != "use":
+                if wraps and i == 0 and (role != "use" or "reward" in wraps):
                     raise ConfigError(
                         f"{_who(member)} wraps the items above it in `{role}`, and there are none; move it down"
                     )
+                for below in listed[i:]:
+                    for hook in wraps:
+                        if hook != "reward" and implements(below.component, hook) == "plain":
+                            raise ConfigError(
+                                f"{_who(member)} wraps `{hook}`, which {_who(below)} implements below it; "
+                                "a wrapper stands under what it wraps"
+                            )
                 if wraps and member.item.weight != 1:
                     raise ConfigError(
                         f"{_who(member)} is a wrapper and takes no weight; put it on what it wraps"
@@ -159,17 +169,20 @@ class Stages:
 
     @contextmanager
     def _blame(self, hook: str, member: Member | None = None) -> Iterator[None]:
-        """Name the component in whatever goes wrong inside; errors of our own pass as they are."""
+        """Name the component in whatever goes wrong inside, unless the error names one itself."""
         try:
             yield
-        except (RLAlignError, torch.OutOfMemoryError):
+        except torch.OutOfMemoryError:
             raise
+        except RLAlignError as error:
+            guilty = self._culprit(error) or member
+            if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
+                raise
+            raise type(error)(f"`{hook}` of {_who(guilty)}: {error}") from error
         except Exception as error:
             guilty = self._culprit(error) or member
-            frames = traceback.extract_tb(error.__traceback__)
-            at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
             who = _who(guilty) if guilty else "a component"
-            raise ComponentError(f"`{hook}` of {who} raised {type(error).__name__}: {error}{at}") from error
+            raise ComponentError(f"`{hook}` of {who} raised {told(error)}") from error
 
     def _culprit(self, error: Exception) -> Member | None:
         trace = error.__traceback__
@@ -198,7 +211,7 @@ class Stages:
 
     def reward(self, run: Run, rollout: Rollout) -> Reward:
         """The weighted sum of all scores."""
-        weights = {m.name: m.item.weight for m in self.members}
+        weights = {m.name: m.item.weight for m in self.implementing("reward")}
         dtype = rollout.logprobs_NT.dtype
         tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
         parts: dict[str, Tensor] = {}
@@ -230,8 +243,7 @@ class Stages:
             found = inner(run, rollout) if inner else []
             for member in items:
                 score = self._call(member, "reward", run=run, rollout=rollout)
-                if score is not None:
-                    found = [*found, _checked_score(score, member, rollout)]
+                found = [*found, replace(_checked_score(score, member, rollout), name=member.name)]
             return found
 
         return scores
@@ -263,7 +275,7 @@ class Stages:
         with self._blame("advantage"):
             result = self._manager.hook.advantage(run=run, rollout=rollout, reward=reward)
         members = self.implementing("advantage")
-        return _expect(result, Batch, "advantage", members[-1] if members else None)
+        return _checked_batch(result, members[-1] if members else None)
 
     def loss(self, run: Run, batch: Batch, now: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses of a piece, and metrics under the components' names."""
@@ -271,12 +283,25 @@ class Stages:
         metrics: dict[str, Tensor] = {}
         for member in self.implementing("loss"):
             piece, leaves = _of_source(member.item.source, batch, now)
+            if len(piece) == 0:
+                metrics[f"{member.name}/loss"] = total.new_zeros(())
+                continue
             result = self._call(member, "loss", run=run, batch=piece, now=leaves)
             if result is None:
                 continue
             loss: Loss = _expect(result, Loss, "loss", member)
-            if not isinstance(loss.value, Tensor) or loss.value.ndim:
-                raise ComponentError(f"`loss` of {_who(member)} must be a scalar tensor")
+            for name, value in {"value": loss.value, **loss.metrics}.items():
+                if not isinstance(value, Tensor) or value.ndim:
+                    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                    raise ComponentError(
+                        f"`loss` of {_who(member)}: `{name}` must be a scalar tensor, got {got}; "
+                        "batch.mean_over_tokens and its siblings make one"
+                    )
+            if not loss.value.requires_grad:
+                raise ComponentError(
+                    f"`loss` of {_who(member)} does not depend on `now`, so nothing could be learned from it; "
+                    "compute it from the tensors of `now`, without detach"
+                )
             total = total + member.item.weight * loss.value
             metrics[f"{member.name}/loss"] = loss.value
             metrics |= {f"{member.name}/{key}": value for key, value in loss.metrics.items()}
@@ -287,8 +312,8 @@ class Stages:
         found: dict[str, float] = {}
         for member in self.implementing("evaluate"):
             result = self._call(member, "evaluate", run=run, rollout=rollout)
-            metrics: Mapping[str, float] = _expect(result or {}, Mapping, "evaluate", member)  # type: ignore[type-abstract]
-            found |= {f"{member.name}/{key}": float(value) for key, value in metrics.items()}
+            metrics = {} if result is None else _numbers(result, "evaluate", member)
+            found |= {f"{member.name}/{key}": value for key, value in metrics.items()}
         return found
 
     # -- events -----------------------------------------------------------------------------------
@@ -300,12 +325,16 @@ class Stages:
     def update(self, run: Run, batch: Batch) -> Mapping[str, float] | None:
         """A component's own learning, or None: the loop's."""
         with self._blame("update"):
-            result: Mapping[str, float] | None = self._manager.hook.update(run=run, batch=batch)
-        return result
+            result = self._manager.hook.update(run=run, batch=batch)
+        members = self.implementing("update")
+        return None if result is None else _numbers(result, "update", members[-1])
 
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
-        members = self.implementing("step_ready")
-        return not any(self._call(m, "step_ready", run=run, metrics=metrics) is False for m in members)
+        ready = True
+        for member in self.implementing("step_ready"):
+            result = self._call(member, "step_ready", run=run, metrics=metrics)
+            ready &= result is None or _expect(result, bool, "step_ready", member)
+        return ready
 
     def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
         for member in self.implementing("iteration_done"):
@@ -372,15 +401,53 @@ def _checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
             f"`reward` of {_who(member)} scored {tuple(score.value.shape)} where {len(rollout)} responses of up to "
             f"{rollout.steps} steps ask for {shapes[0]} or {shapes[1]}"
         )
+    for name, metric in score.metrics.items():
+        if not isinstance(metric, Tensor) or tuple(metric.shape) not in shapes:
+            found = tuple(metric.shape) if isinstance(metric, Tensor) else type(metric).__name__
+            raise ComponentError(
+                f"`reward` of {_who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, got {found}"
+            )
     value = score.value.detach()
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
-    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name or member.name)
+    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name)
+
+
+def _checked_batch(result: Any, member: Member | None) -> Batch:
+    """Row-aligned, and finite wherever the policy chose."""
+    batch = _expect(result, Batch, "advantage", member)
+    who = _who(member) if member else "a component"
+    rows, shape = len(batch.rollout), batch.rollout.mask_NT.shape
+    if not isinstance(batch.advantage_NT, Tensor) or batch.advantage_NT.shape != shape:
+        got = getattr(batch.advantage_NT, "shape", type(batch.advantage_NT).__name__)
+        raise ComponentError(
+            f"`advantage` of {who}: advantage_NT must be a tensor of {tuple(shape)}, got "
+            f"{tuple(got) if isinstance(got, torch.Size) else got}; `Batch.of(rollout, reward, advantage)` makes a batch"
+        )
+    held = {"reward": batch.reward.tokens_NT, **batch.columns}
+    for name, column in held.items():
+        if len(column) != rows:
+            raise ComponentError(f"`advantage` of {who}: `{name}` has {len(column)} rows for {rows} responses")
+    if not bool((batch.advantage_NT.isfinite() | ~batch.rollout.mask_NT).all()):
+        raise ComponentError(f"`advantage` of {who} gave a NaN or infinite advantage")
+    return batch
+
+
+def _numbers(result: Any, hook: str, member: Member) -> dict[str, float]:
+    metrics: Mapping[str, Any] = _expect(result, Mapping, hook, member)  # type: ignore[type-abstract]
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError):
+        raise ComponentError(
+            f"`{hook}` of {_who(member)} must return numbers by name, got {dict(metrics)}"
+        ) from None
 
 
 def _expect(result: Any, kind: type[T], hook: str, member: Member | None) -> T:
     if not isinstance(result, kind):
         who = _who(member) if member else "a component"
-        raise ComponentError(f"`{hook}` of {who} must return a {kind.__name__}, got {type(result).__name__}")
+        got = "nothing" if result is None else f"a {type(result).__name__}"
+        hint = "; is a `return` missing?" if result is None else ""
+        raise ComponentError(f"`{hook}` of {who} must return a {kind.__name__}, got {got}{hint}")
     return result
 
 

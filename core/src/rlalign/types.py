@@ -122,9 +122,9 @@ class Rollout:
 
     def setting(self, name: str) -> Tensor:
         """One numeric setting of how each row was sampled, [N]."""
-        values = torch.tensor([getattr(s, name) for s in self.settings], device=self.setting_N.device)
-        values = values.double() if values.is_floating_point() else values
-        return values[self.setting_N]
+        found = [getattr(s, name) for s in self.settings]
+        dtype = torch.float64 if isinstance(found[0], float) else None
+        return torch.tensor(found, dtype=dtype, device=self.setting_N.device)[self.setting_N]
 
     def groups(self) -> tuple[Tensor, Tensor]:
         """(rows_GK, real_GK): the rows of each group, padded with row 0 where `real_GK` is False."""

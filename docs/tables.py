@@ -1,0 +1,111 @@
+"""Fills the tables of options in every README and page of the manual: `make docs`.
+
+Below a line `<!-- options: kl, clip -->` stands a table of these components' options; below
+`<!-- options: rlalign.pipeline:Train -->` one of this model's fields. Names and descriptions come from the
+code; a test fails when a table is not what the code says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKER = re.compile(r"(<!-- options: (.+?) -->\n)\n?((?:\|.*\n)*)")
+
+
+def packages() -> list[Path]:
+    """Every package of the repository, the example plugins last."""
+    found = (p.parent for pattern in ("plugins/*/*", "examples/plugins/*") for p in _sorted(pattern))
+    return [ROOT / "core", *found]
+
+
+def _sorted(pattern: str) -> list[Path]:
+    return sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+
+
+def components() -> dict[str, str]:
+    """`module:Class` of every component the packages declare, by name."""
+    found: dict[str, str] = {}
+    for package in packages():
+        project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+        found |= project.get("entry-points", {}).get("rlalign", {})
+    return found
+
+
+def pages() -> list[Path]:
+    """Everything written for users."""
+    return [
+        *sorted(ROOT.glob("*.md")),
+        *sorted(ROOT.glob("docs/*.md")),
+        *(package / "README.md" for package in packages()),
+    ]
+
+
+def load(path: str) -> Any:
+    for package in packages():
+        if (source := str(package / "src")) not in sys.path:
+            sys.path.append(source)
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "see below"
+    if isinstance(value, str) and value:
+        return f"`{value}`"
+    # A number reads as YAML 1.1 reads it: 1.0e-05, since 1e-05 would be text.
+    text = json.dumps(value)
+    text = re.sub(r"^(\d+)e(-?\d+)$", r"\1.0e\2", text)
+    return f"`{text}`"
+
+
+def options(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        yield f"`{field.alias or name}`", default(field), str(field.description).replace("|", "\\|")
+
+
+def table(names: str) -> str:
+    """The table below `<!-- options: names -->`."""
+    listed = [name.strip() for name in names.split(",")]
+    if ":" in names:
+        rows = [("key", "default", "meaning"), *options(load(names))]
+    else:
+        known = components()
+        rows = [("component", "option", "default", "meaning")]  # type: ignore[list-item]
+        for name in listed:
+            own = list(options(load(known[name]).Config)) or [("none", "", "")]
+            rows += [(f"`{name}`", *row) for row in own]  # type: ignore[misc]
+        if len(listed) == 1:
+            rows = [row[1:] for row in rows]  # type: ignore[misc]
+    lines = ["| " + " | ".join(row).replace("  ", " ") + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the code has them."""
+    return MARKER.sub(lambda m: f"{m[1]}\n{table(m[2])}", text)
+
+
+def main() -> None:
+    for page in pages():
+        text = page.read_text()
+        if (new := filled(text)) != text:
+            page.write_text(new)
+            print(f"filled {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
