@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
-#   make demo · make test · make test-slow · make test-gpu · make lint · make format · make clean
+#   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -14,7 +14,7 @@ PACKAGES := $(wildcard core/pyproject.toml plugins/*/*/pyproject.toml)
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format clean
+.PHONY: help setup demo test test-slow test-gpu lint format docs clean
 
 help:
 	@sed -n '1,2s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Fills the tables of options in READMEs and docs/.
+docs: $(STAMP)
+	$(BIN)/python docs/tables.py
 
 # Leaves .venv and runs/ alone.
 clean:

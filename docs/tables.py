@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- options: (.+?) -->\n)\n?((?:\|.*\n)*)")
+MARKER = re.compile(r"(<!-- options: (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
 
 
 def packages() -> list[Path]:
@@ -66,10 +66,7 @@ def default(field: Any) -> str:
         return "see below"
     if isinstance(value, str) and value:
         return f"`{value}`"
-    # A number reads as YAML 1.1 reads it: 1.0e-05, since 1e-05 would be text.
-    text = json.dumps(value)
-    text = re.sub(r"^(\d+)e(-?\d+)$", r"\1.0e\2", text)
-    return f"`{text}`"
+    return f"`{json.dumps(value)}`"
 
 
 def options(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
@@ -80,23 +77,24 @@ def options(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
 def table(names: str) -> str:
     """The table below `<!-- options: names -->`."""
     listed = [name.strip() for name in names.split(",")]
+    rows: list[tuple[str, ...]]
     if ":" in names:
         rows = [("key", "default", "meaning"), *options(load(names))]
     else:
         known = components()
-        rows = [("component", "option", "default", "meaning")]  # type: ignore[list-item]
+        rows = [("component", "option", "default", "meaning")]
         for name in listed:
             own = list(options(load(known[name]).Config)) or [("none", "", "")]
-            rows += [(f"`{name}`", *row) for row in own]  # type: ignore[misc]
+            rows += [(f"`{name}`", *row) for row in own]
         if len(listed) == 1:
-            rows = [row[1:] for row in rows]  # type: ignore[misc]
+            rows = [row[1:] for row in rows]
     lines = ["| " + " | ".join(row).replace("  ", " ") + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
-    return MARKER.sub(lambda m: f"{m[1]}\n{table(m[2])}", text)
+    return MARKER.sub(lambda m: f"{m[1]}\n{table(m[2])}\n", text)
 
 
 def main() -> None:

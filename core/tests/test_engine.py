@@ -17,8 +17,19 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlalign import Batch, Component, Loss, Nucleus, Options, Outputs, RLAlignError, Rollout, Run, hookimpl
-from rlalign import batching
+from rlalign import (
+    Batch,
+    Component,
+    Loss,
+    Nucleus,
+    Options,
+    Outputs,
+    RLAlignError,
+    Rollout,
+    Run,
+    batching,
+    hookimpl,
+)
 from rlalign.registry import Registry, installed
 from rlalign.stages import implements
 from rlalign.testing import Bench, LinearValue, Logits, plain_gradient
@@ -59,9 +70,7 @@ class Clipped(Component):
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
         ratio_NT = (now.logprobs_NT - batch.old_logprobs_NT).exp()
-        gain_NT = torch.minimum(
-            ratio_NT * batch.advantage_NT, ratio_NT.clamp(0.9, 1.1) * batch.advantage_NT
-        )
+        gain_NT = torch.minimum(ratio_NT * batch.advantage_NT, ratio_NT.clamp(0.9, 1.1) * batch.advantage_NT)
         clipped_NT = ((ratio_NT - 1).abs() > 0.1).to(ratio_NT.dtype)
         return Loss(-batch.mean_over_tokens(gain_NT), {"clipped": batch.mean_over_tokens(clipped_NT)})
 
@@ -76,7 +85,9 @@ class KLLoss(Component):
     def loss(self, batch: Batch, now: Outputs) -> Loss:
         x_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
         kl = batch.mean_over_tokens(torch.expm1(-x_NT) + x_NT)
-        return Loss(kl + batch.mean_over_responses(batch.sum_over_chosen(x_NT * batch.advantage_NT)), {"kl": kl})
+        return Loss(
+            kl + batch.mean_over_responses(batch.sum_over_chosen(x_NT * batch.advantage_NT)), {"kl": kl}
+        )
 
 
 class ValueLoss(Component):
@@ -203,7 +214,9 @@ class PromptValue(LinearValue):
     per_prompt = True
 
     def setup(self, policy: Any) -> None:
-        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, policy.config.prompts, dtype=policy.free.dtype))
+        self.weight = torch.nn.Parameter(
+            torch.linspace(-1, 1, policy.config.prompts, dtype=policy.free.dtype)
+        )
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
         return self.weight[torch.cat(list(rollout.inputs))[rollout.group_N]]
@@ -273,7 +286,10 @@ LOSSES["weighted-sum"] = {
     ]
 }
 LOSSES["step-and-values"] = {"algorithm": ["value-loss", {"coupled": {}, "weight": 2.0}], **TRUNKS["shared"]}
-LOSSES["step-and-prompt"] = {"algorithm": ["value-loss", {"coupled": {}, "weight": 2.0}], **TRUNKS["of-prompt"]}
+LOSSES["step-and-prompt"] = {
+    "algorithm": ["value-loss", {"coupled": {}, "weight": 2.0}],
+    **TRUNKS["of-prompt"],
+}
 
 _SAMPLED = {"samples": 3, "max_new_tokens": 6}
 DATA: dict[str, dict[str, Any]] = {
@@ -344,12 +360,14 @@ class ByHand:
         policy = bench.run.models.policy
         assert isinstance(policy, Logits)
         self.policy, self.end = policy, policy.config.vocabulary - 1
-        mask = bench.run.models["mask"] if "mask" in bench.run.models else None
+        mask = bench.run.models.get("mask")
         self.allowed: dict[tuple[int, int], list[int]] = {}
         with torch.no_grad():
             for i, t in self.places():
                 how = rollout.settings[int(rollout.setting_N[i])]
-                of_mask = self.logits(i, t, mask) if mask is not None else None  # type: ignore[arg-type]
+                logged = "score" in rollout.columns and not bool(rollout.columns["score"][i].isnan())
+                masked = mask is not None and not logged
+                of_mask = self.logits(i, t, mask) if masked else None  # type: ignore[arg-type]
                 self.allowed[i, t] = kept_tokens(
                     self.logits(i, t, policy) / how.temperature, how, t, self.end, of_mask
                 )
@@ -505,6 +523,25 @@ def test_a_piece_without_rows_of_its_source_adds_nothing(tmp_path: Path) -> None
     check_cuts(bench, batch, plain_gradient(bench, batch))
 
 
+def test_a_denominator_of_one_source_is_counted_once_a_step(tmp_path: Path) -> None:
+    counted = []
+
+    def counting(batch: Batch) -> Tensor:
+        counted.append(len(batch))
+        return short(batch)
+
+    class Counts(Plain):
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            return Loss(batch.mean_over_tokens(now.logprobs_NT, counting))
+
+    say = pipeline({"algorithm": [{"counts": {}, "source": "sampled"}]}, DATA["mixed"])
+    bench = Bench(tmp_path, say, {**COMPONENTS, "counts": Counts})
+    batch = bench.batch()
+    bench.gradient(batch, budget=1)
+    assert counted.count(batch.rollout.columns["source"].count("sampled")) == 1
+
+
 def test_rejecting_every_entry_of_a_mean_is_no_division_by_zero(tmp_path: Path) -> None:
     class Nothing(Plain):
         @hookimpl
@@ -589,6 +626,28 @@ def shared_bench() -> Any:
     return _SHARED[0]
 
 
+@pytest.mark.parametrize("route", ["A", "B", "T"])
+def test_the_order_of_rows_within_a_group_is_kept(route: str, tmp_path: Path) -> None:
+    """A ranking or a pair may say by its order which response is the better one."""
+
+    class FirstAgainstRest(Plain):
+        unit = "group"
+
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            rows_GK, real_GK = batch.rollout.groups()
+            total_GK = torch.where(real_GK, batch.sum_over_chosen(now.logprobs_NT)[rows_GK], -torch.inf)
+            return Loss(batch.mean_over_groups(total_GK.logsumexp(1) - total_GK[:, 0]))
+
+    say = pipeline({"algorithm": "first"}, DATA["logged"])
+    bench = Bench(tmp_path, say, {**COMPONENTS, "first": FirstAgainstRest})
+    batch = bench.batch()
+    expected = plain_gradient(bench, batch)
+    for budget in (WHOLE, 20, 1):
+        found = bench.gradient(batch, route=route, budget=budget, head_chunk=WHOLE if route == "A" else 4)
+        assert_same(found, expected, f"budget {budget}")
+
+
 @pytest.mark.parametrize("loss", ["clipped", "pairs", "weighted-sum", "value-loss-shared", "where"])
 def test_one_batch_of_sixty_four_equals_sixteen_of_four_equals_rows(loss: str, tmp_path: Path) -> None:
     """64 responses in one forward, in 16 of 4 each, and one by one."""
@@ -624,7 +683,7 @@ def test_the_trunk_runs_once_a_micro_batch(loss: str, route: str, times: int, tm
     bench.gradient(batch, route=route, budget=40, head_chunk=21 if route == "A" else 4)
     pieces = batching.micro_batches(batch.rollout, 40, bench.engine.unit)
     if route == "T":
-        cut = [batching.micro_batches(batch.rollout.take(rows), 40) for rows in pieces]
+        cut = [batching.micro_batches(batch.rollout.take(torch.tensor(rows)), 40) for rows in pieces]
         pieces = [rows for rows_of in cut for rows in rows_of]
     assert len(pieces) > 2
     assert bench.engine.forwards - before == len(ran) == times * len(pieces)
@@ -767,7 +826,10 @@ def test_scoring_out_of_memory_gives_the_same_numbers(
     bench = Bench(tmp_path, say, {**COMPONENTS, "small": Small})
     rollout = bench.batch().rollout
     want = ("logprobs", "full_logprobs", "entropy")
-    whole, values = bench.engine.score("policy", rollout, want), bench.engine.score("value", rollout, ["values"])
+    whole, values = (
+        bench.engine.score("policy", rollout, want),
+        bench.engine.score("value", rollout, ["values"]),
+    )
     monkeypatch.setattr(Small, "limit", 20)
     for found, expected in (
         (bench.engine.score("policy", rollout, want), whole),
@@ -818,7 +880,9 @@ def test_scores_equal_the_loop_over_tokens_at_any_budget(data: str, budget: int,
     for name, x in found.items().items():
         torch.testing.assert_close(x, by_hand[name].detach(), rtol=0, atol=1e-12)
     values_NT1 = bench.engine.score("value", rollout, ["values"]).values_NT
-    torch.testing.assert_close(values_NT1[:, :-1][rollout.mask_NT], by_hand["values_NT"].detach()[rollout.mask_NT])
+    torch.testing.assert_close(
+        values_NT1[:, :-1][rollout.mask_NT], by_hand["values_NT"].detach()[rollout.mask_NT]
+    )
     for i, length in enumerate(rollout.length_N.tolist()):
         last = 0.0 if rollout.finished_N[i] else float(after_the_end(bench, rollout, i))
         assert float(values_NT1[i, length]) == pytest.approx(last, abs=1e-12)
@@ -852,6 +916,14 @@ def test_scores_carry_no_graph_and_are_computed_once(tmp_path: Path) -> None:
     assert bench.run.score("policy", rollout, ["logprobs"]).logprobs_NT is not first.logprobs_NT
 
 
+def test_models_are_a_mapping(tmp_path: Path) -> None:
+    models = Bench(tmp_path, pipeline(LOSSES["plain"], DATA["logged"]), COMPONENTS).run.models
+    assert "policy" in models and "value" not in models
+    assert models.get("value") is None
+    with pytest.raises(RLAlignError, match=r"^there is no model `value`; a component that reads one"):
+        models["value"]
+
+
 # -- leaves ----------------------------------------------------------------------------------------------------
 
 
@@ -864,9 +936,7 @@ def test_a_loss_sees_leaves_and_leaks_no_graph(tmp_path: Path) -> None:
             seen.append(now)
             return super().loss(batch, now)
 
-    bench = Bench(
-        tmp_path, pipeline({"algorithm": "keeps"}, DATA["logged"]), {**COMPONENTS, "keeps": Keeps}
-    )
+    bench = Bench(tmp_path, pipeline({"algorithm": "keeps"}, DATA["logged"]), {**COMPONENTS, "keeps": Keeps})
     for route in ("A", "B", "T"):
         bench.gradient(bench.batch(), route=route, budget=40, head_chunk=12)
     assert all(x.is_leaf and x.requires_grad for now in seen for x in now.items().values())
@@ -875,20 +945,27 @@ def test_a_loss_sees_leaves_and_leaks_no_graph(tmp_path: Path) -> None:
         _ = seen[0].values_NT
 
 
-@pytest.mark.parametrize("route", ["A", "B", "T"])
-def test_a_loss_that_does_not_hang_on_its_leaves_moves_nothing(route: str, tmp_path: Path) -> None:
-    class Constant(Plain):
+def test_a_loss_may_have_nothing_to_say_of_a_piece(tmp_path: Path) -> None:
+    class Sometimes(Plain):
+        unit = "group"
+
         @hookimpl
-        def loss(self, batch: Batch, now: Outputs) -> Loss:
-            return Loss(batch.mean_over_responses(batch.reward.total_N))
+        def loss(self, batch: Batch, now: Outputs) -> Loss | None:
+            return None if len(batch) < 3 else super().loss(batch, now)
 
     bench = Bench(
-        tmp_path, pipeline({"algorithm": "constant"}, DATA["logged"]), {**COMPONENTS, "constant": Constant}
+        tmp_path, pipeline({"algorithm": "sometimes"}, DATA["logged"]), {**COMPONENTS, "sometimes": Sometimes}
     )
     batch = bench.batch()
-    metrics, gradients = bench.gradient(batch, route=route, budget=40)
-    assert metrics["loss"] == pytest.approx(float(batch.reward.total_N.mean()), rel=1e-12)
-    assert all(float(g.abs().max()) == 0 for g in gradients.values())
+    large = torch.bincount(batch.rollout.group_N)[batch.rollout.group_N] >= 3
+    expected = plain_gradient(bench, replace(batch.take(large), whole=None))
+    assert float(expected[1]["policy/free"].abs().max()) > 0
+    share = int(large.sum()) / len(batch)
+    for route, budget, chunk in (("A", 1, WHOLE), ("B", 1, 4), ("T", 1, 4)):
+        metrics, gradients = bench.gradient(batch, route=route, budget=budget, head_chunk=chunk)
+        assert metrics["loss"] == pytest.approx(share * expected[0]["loss"], rel=1e-12)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, share * expected[1][name], rtol=0, atol=1e-12)
 
 
 def test_frozen_models_get_no_gradient(tmp_path: Path) -> None:
@@ -916,6 +993,6 @@ def test_bfloat16_runs_near_float32(tmp_path: Path) -> None:
         for name, gradient in gradients.items():
             assert gradient.dtype == torch.float32
             exact = found["float32/A"][name]
-            torch.testing.assert_close(gradient, exact, rtol=0, atol=0.03 * float(exact.abs().max()), msg=f"{key} {name}")
-
-
+            torch.testing.assert_close(
+                gradient, exact, rtol=0, atol=0.03 * float(exact.abs().max()), msg=f"{key} {name}"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from rlalign import Batch, Component, Example, Loss, Options, Score, Task, hookimpl
 
@@ -341,13 +341,13 @@ class RaisingPostprocess(Data):
         raise ValueError("no closing tag")
 
 
-class NoConfig(Component):
+class NoConfig(Reward):
     Config = None
 
 
-class LooseConfig(Component):
-    class Config(Options):
-        model_config = {"extra": "allow"}
+class LooseConfig(Reward):
+    class Config(BaseModel):
+        pass
 
 
 class NotAComponent:

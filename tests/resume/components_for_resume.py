@@ -7,9 +7,22 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from rlalign_plugin_reinforce import Reinforce
 
-from rlalign import Batch, Component, Example, Loss, Options, Outputs, Reward, Rollout, Run, Score, Task, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    Example,
+    Loss,
+    Options,
+    Outputs,
+    Reward,
+    Rollout,
+    Run,
+    Score,
+    Task,
+    hookimpl,
+)
+from rlalign_plugin_reinforce import Reinforce
 
 
 class Log(Task):

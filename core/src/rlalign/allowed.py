@@ -14,7 +14,7 @@ _BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
 def pack(mask_MV: Tensor) -> Tensor:
     """Eight choices a byte: [M,V] bool → [M,⌈V/8⌉] uint8."""
     padded = torch.nn.functional.pad(mask_MV, (0, -mask_MV.shape[-1] % 8))
-    bytes_MB8 = padded.view(len(mask_MV), -1, 8).to(torch.uint8)
+    bytes_MB8 = padded.view(len(mask_MV), padded.shape[-1] // 8, 8).to(torch.uint8)
     return (bytes_MB8 * _BITS.to(mask_MV.device)).sum(-1, dtype=torch.uint8)
 
 
@@ -33,8 +33,10 @@ class _Row:
     ends_T: Tensor | None
 
     @staticmethod
-    def of(bits_TB: Tensor, vocabulary: int) -> _Row:
+    def of(bits_TB: Tensor, vocabulary: int) -> _Row | None:
         mask_TV = unpack(bits_TB, vocabulary)
+        if bool(mask_TV.all()):
+            return None
         if 4 * int(mask_TV.sum()) + 8 * len(mask_TV) >= bits_TB.numel():
             return _Row(bits_TB, None, None)
         ids = mask_TV.nonzero()[:, 1].to(torch.int32)

@@ -81,9 +81,7 @@ def write(
     temporary = folder / f".tmp-{path.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        for left in [i for i in find(folder) if i >= index]:
-            _discard(_path(folder, left))
+        settle(folder, index - 1)
         (temporary / "models").mkdir(parents=True)
         before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
         files = {}
@@ -123,6 +121,15 @@ def find(folder: StrPath) -> list[int]:
     folder = Path(folder)
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
+
+
+def settle(folder: StrPath, index: int) -> None:
+    """Make `index` the last commit point: later ones, and what killed writers left, are deleted."""
+    folder = Path(folder)
+    for left in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
+        shutil.rmtree(left)
+    for later in [i for i in find(folder) if i > index]:
+        _discard(_path(folder, later))
 
 
 def read(folder: StrPath, index: int) -> Checkpoint:
@@ -318,12 +325,6 @@ def _discard(path: Path) -> None:
     os.rename(path, aside)
     sync(path.parent)
     shutil.rmtree(aside)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what killed writers left."""
-    for left in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
-        shutil.rmtree(left)
 
 
 def _remedy(folder: Path, index: int) -> str:

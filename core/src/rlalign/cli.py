@@ -96,6 +96,9 @@ def _before_run(session: Callable[[], Session]) -> Session:
         if error.exit_code == 2:
             raise
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"{where}{error.strerror or error}") from error
 
 
 def _run(session: Session) -> None:

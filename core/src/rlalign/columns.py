@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor
 
-from rlalign.errors import ComponentError, RLAlignError
+from rlalign.errors import CheckpointError, ComponentError, RLAlignError
 from rlalign.rundir import write_atomic
 from rlalign.types import Example, Reward, Rollout
 
@@ -25,7 +25,14 @@ def data_fingerprint(data: Sequence[Example]) -> str:
     """A hash of all examples, read one by one."""
     digest = hashlib.sha256()
     for example in data:
-        fields = asdict(replace(example, row=-1))
+        fields = [
+            example.id,
+            example.prompt,
+            example.responses,
+            example.scores,
+            example.finished,
+            example.meta,
+        ]
         digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -48,7 +55,8 @@ class Columns:
         compute: Compute,
     ) -> Tensor:
         """The column, from disk as far as it is there, computed piece by piece where it is not."""
-        if name not in self.folders:
+        computed = name in self.folders
+        if not computed:
             self.folders[name] = f"{name}-{key()[:16]}"
         rows = int(self.starts()[-1])
         if rows == 0:
@@ -59,8 +67,15 @@ class Columns:
         done = json.loads(progress.read_text())["examples"] if progress.exists() else 0
         if not path.exists() or path.stat().st_size != rows * 8:
             done = 0
-            with path.open("wb") as file:
-                file.truncate(rows * 8)
+        if computed and done < len(self.data):
+            raise CheckpointError(
+                f"{path}: is missing or cut short, and the models it was computed with have learned since; "
+                "put it back, or start the run again"
+            )
+        if done == 0:
+            with path.open("wb") as file:  # zeros, no hole: a full disk shows here, not as a bus error
+                for start in range(0, rows, PIECE_TOKENS):
+                    file.write(bytes(8 * min(PIECE_TOKENS, rows - start)))
         values = numpy.memmap(path, dtype=numpy.float64, mode="r+", shape=(rows,))
         starts = self.starts()
         while done < len(self.data):

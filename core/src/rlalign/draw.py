@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlalign.errors import ConfigError, RLAlignError
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.pipeline import Train
 from rlalign.randomness import Seeds
 from rlalign.types import Example
@@ -31,6 +32,8 @@ class Draw:
         self._starts: Tensor | None = None
         self._cumulative: Tensor | None = None
         self._unit: Literal["response", "example"] = "example"
+        self._weights: str | None = None
+        """A hash of the weights."""
 
     # -- what a component may ask -------------------------------------------------------------------
 
@@ -45,6 +48,7 @@ class Draw:
             raise RLAlignError("all draw weights are zero: there is nothing to draw")
         self._cumulative = w.double().cumsum(0)
         self._unit = unit
+        self._weights = hashlib.sha256(w.detach().cpu().double().numpy().tobytes()).hexdigest()
 
     def scale(self, share: float) -> None:
         """Multiply the planned iterations, for example by the share of the data that is kept."""
@@ -111,7 +115,12 @@ class Draw:
         return self._starts
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        return {"position": self.position, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["weights"] != self._weights:
+            raise CheckpointError(
+                "the draw's weights are not what they were before the run was interrupted: what a component "
+                "sets in `phase_started` may depend on the data and on `run.column`, not on what it learned since"
+            )
         self.position = int(state["position"])

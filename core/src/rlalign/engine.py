@@ -12,8 +12,8 @@ All three give the same gradient up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -56,6 +56,7 @@ class Engine:
         head_chunk: int = 256,
         dtype: str = "float32",
         route: Route | None = None,
+        dropout: bool = False,
         before_forward: Callable[[int, int], None] = lambda micro, part: None,
     ) -> None:
         self.models = models
@@ -67,6 +68,7 @@ class Engine:
         self.head_chunk = head_chunk
         self.dtype = dtype
         self.route = route
+        self.dropout = dropout
         self.before_forward = before_forward
         self.forwards = 0
         """Trunk forwards of `policy` since the start; tests count them."""
@@ -81,9 +83,22 @@ class Engine:
         while True:
             self.clear_gradients()
             try:
-                return self._step(batch, losses)
+                with self._dropping(True):
+                    return self._step(batch, losses)
             except torch.OutOfMemoryError:
                 self._halve(batch.rollout)
+
+    @contextmanager
+    def _dropping(self, on: bool) -> Iterator[None]:
+        """Dropout, where it was asked for, acts in the models that train and while they learn, nowhere else."""
+        before = {name: self.models[name].training for name in self.trains}
+        try:
+            for name in before:
+                self.models[name].train(on and self.dropout)
+            yield
+        finally:
+            for name, training in before.items():
+                self.models[name].train(training)
 
     def clear_gradients(self) -> None:
         for name in self.trains:
@@ -96,7 +111,7 @@ class Engine:
                 "`generation.max_new_tokens`, or use a smaller model"
             )
         self.budget = max(1, self.budget // 2)
-        self.head_chunk = max(16, self.head_chunk // 2)
+        self.head_chunk = max(min(16, self.head_chunk), self.head_chunk // 2)
 
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         total: Metrics = {}
@@ -144,23 +159,25 @@ class Engine:
         parts = [
             batching.index(rows, piece.rollout) for rows in batching.micro_batches(piece.rollout, self.budget)
         ]
-        looks: list[tuple[Metrics, Tensor | None]] = []
         rollouts = [piece.rollout.take(rows) for rows in parts]
+        row_M = piece.rollout.chosen[0]
+        steps = [torch.isin(row_M, rows).nonzero()[:, 0] for rows in parts]
+        value_rows = parts if self.wants_values and self._per_prompt() else steps
+        looks: list[Metrics] = []
+        values: list[Tensor] = []
         with torch.no_grad():
             for i, rollout in enumerate(rollouts):
                 h, v = self._forward(rollout, micro, i)
-                looks.append((self._look(h, rollout), v))
-        whole = piece.take(torch.cat(parts))
-        outputs = {name: torch.cat([look[name] for look, _ in looks]) for name in self.want}
-        values = [v for _, v in looks if v is not None]
-        cotangents = self._cotangents(whole, outputs, torch.cat(values) if values else None, losses, total)
-        del outputs
-        sizes = [len(rollout.chosen[0]) for rollout in rollouts]
-        value_sizes = [len(v) for v in values] or sizes
-        split = {name: g.split(value_sizes if name == "values" else sizes) for name, g in cotangents.items()}
+                looks.append(self._look(h, rollout))
+                values += [] if v is None else [v]
+        outputs = {name: _gathered([look[name] for look in looks], steps) for name in self.want}
+        v = _gathered(values, value_rows) if values else None
+        cotangents = self._cotangents(piece, outputs, v, losses, total)
+        del looks, values, outputs
         for i, rollout in enumerate(rollouts):
             h, v = self._forward(rollout, micro, i)
-            self._push(h, v, rollout, {name: g[i] for name, g in split.items()})
+            at = {"values": value_rows[i]}
+            self._push(h, v, rollout, {name: g[at.get(name, steps[i])] for name, g in cotangents.items()})
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
@@ -277,7 +294,7 @@ class Engine:
         """Carry the cotangents through head and trunk, recomputing the head chunk by chunk."""
         dh = None
         live = [name for name in self.want if name in cotangents]
-        if h is not None and live and "policy" in self.trains:
+        if h is not None and live and "policy" in self.trains and torch.is_grad_enabled():
             dh = torch.zeros_like(h) if h.requires_grad else None
             row_M, step_M = rollout.chosen
             for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk):
@@ -296,11 +313,15 @@ class Engine:
         the last entry of a response, at its length, is 0 where it finished."""
         while True:
             try:
-                return self._score(model, rollout, want)
+                with self._dropping(False):
+                    return self._score(model, rollout, want)
             except torch.OutOfMemoryError:
                 self._halve(rollout)
 
     def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        if len(rollout) == 0:
+            none_NT = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
+            return Outputs(**{f"{name}_NT": none_NT[:, name != "values" :] for name in want})
         live = [name for name in LIVE if name in want]
         parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
         rollouts = [rollout.take(rows) for rows in parts]
@@ -313,8 +334,7 @@ class Engine:
                     found.setdefault(f"{name}_NT", []).append(lay_out(x_M, part))
             if "values" in want:
                 found.setdefault("values_NT", []).append(self._values_with_end(model, part))
-        order = torch.cat(parts).argsort() if parts else torch.zeros(0, dtype=torch.long)
-        return Outputs(**{name: torch.cat(pieces)[order] for name, pieces in found.items()})
+        return Outputs(**{name: _gathered(pieces, parts) for name, pieces in found.items()})
 
     def _values_with_end(self, model: str, rollout: Rollout) -> Tensor:
         value = self._value(model)
@@ -332,6 +352,11 @@ class Engine:
         rows_N = torch.arange(len(rollout), device=v.device)
         values_NT[rows_N, rollout.length_N] = ends_v.masked_fill(rollout.finished_N, 0.0)
         return values_NT
+
+
+def _gathered(pieces: list[Tensor], places: list[Tensor]) -> Tensor:
+    """Pieces that stand at `places` of a whole, as that whole: a loss may count on the order of rows."""
+    return torch.cat(pieces)[torch.cat(places).argsort()]
 
 
 def _backward(outputs: list[Tensor | None] | list[Tensor], cotangents: list[Tensor | None]) -> None:

@@ -62,7 +62,8 @@ class Learner:
             stepped()
             collected.append({**metrics, "lr": lr, "grad_norm": float(norm)})
         self.engine.clear_gradients()
-        return {**mean_of(collected), "optimiser_steps": float(len(collected)), "empty_steps": float(empty)}
+        taken = sum("lr" in metrics for metrics in collected)
+        return {**mean_of(collected), "optimiser_steps": float(taken), "empty_steps": float(empty)}
 
     def _minibatches(self, batch: Batch, generator: torch.Generator) -> Sequence[Tensor]:
         """Rows of each optimiser step: whole groups, in a random order unless there is one step only."""
@@ -82,6 +83,8 @@ class Learner:
         metrics = self.engine.step(batch, self.losses)
         names, values = list(metrics), [float(v) for v in metrics.values()]
         found = dict(zip(names, values, strict=True))
+        if not any(name.endswith("/loss") for name in names):
+            raise ComponentError("no component returned a loss for this step; is a `return` missing?")
         for name, value in found.items():
             if not math.isfinite(value) and (name == "loss" or name.endswith("/loss")):
                 guilty = next((n for n in names if n.endswith("/loss") and not math.isfinite(found[n])), name)
@@ -114,11 +117,8 @@ class Learner:
 
     def loss(self, batch: Batch) -> float:
         """The weighted sum of all losses on a step, without a gradient."""
-        trains, self.engine.trains = self.engine.trains, ()
-        try:
+        with torch.no_grad():
             return float(self.engine.step(batch.as_step(), self.losses)["loss"])
-        finally:
-            self.engine.trains = trains
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of the weighted sum of all losses, as one vector."""

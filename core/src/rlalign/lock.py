@@ -24,6 +24,7 @@ def make_lock(
     pipeline: Pipeline,
     *,
     distributions: Iterable[str],
+    modules: Iterable[str] = (),
     data: Mapping[str, str],
     models: Mapping[str, str],
     device: str,
@@ -34,8 +35,9 @@ def make_lock(
 ) -> dict[str, Any]:
     """The lock as plain JSON values.
 
-    `distributions` are those whose components the pipeline names (rlalign is added), `data` and `models`
-    fingerprints by name. `budgets` are found during a run: to compare, give the old lock's own.
+    `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
+    no distribution offers, `data` and `models` fingerprints by name. `budgets` are found during a run: to
+    compare, give the old lock's own.
     """
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
@@ -44,6 +46,7 @@ def make_lock(
         "platform": platform.platform(),
         "packages": {name: version for name in packages if (version := _version(name))},
         "plugins": {name: {"version": _version(name), "code": code_hash(name)} for name in plugins},
+        "modules": {name: _hash([name]) for name in sorted(set(modules))},
         "data": dict(sorted(data.items())),
         "models": dict(sorted(models.items())),
         "seed": pipeline.seed,
@@ -80,9 +83,13 @@ def code_hash(distribution: str) -> str | None:
     Modules are looked up where Python finds them, not in the distribution's list of files: an editable
     install lists none of its sources.
     """
+    return _hash(_modules(distribution))
+
+
+def _hash(modules: Iterable[str]) -> str | None:
     digest = hashlib.sha256()
     found = False
-    for module in _modules(distribution):
+    for module in modules:
         for name, path in _files(module):
             found = True
             content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,15 @@ from rlalign import checkpoint, config, places
 from rlalign.columns import data_fingerprint
 from rlalign.component import Component
 from rlalign.display import Display, make_display
-from rlalign.errors import CheckpointError, ConfigError, RLAlignError
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError, blaming
 from rlalign.lock import make_lock, refuse_if_different
-from rlalign.logs import Logs, read
+from rlalign.logs import Logs
 from rlalign.models import Models, fingerprint, save_folder
 from rlalign.phase import PhaseRun
 from rlalign.pipeline import Item, Pipeline
 from rlalign.randomness import Seeds
 from rlalign.registry import Registry
+from rlalign.rows import Rows
 from rlalign.run import Run
 from rlalign.rundir import RunDir, write_atomic
 from rlalign.types import Example, Rollout
@@ -52,7 +54,13 @@ class Finished:
 def wire_all(pipeline: Pipeline, registry: Registry) -> tuple[list[Wiring], Builder]:
     """Build and connect the components of all phases, before any model loads."""
     builder = Builder(registry)
-    return [wire(phase, builder) for phase in pipeline.phases], builder
+    wirings = [wire(phase, builder) for phase in pipeline.phases]
+    used = {name for wiring in wirings for name in wiring.models}
+    for phase in pipeline.phases:
+        if unused := sorted(set(phase.models) - used):
+            who = "no component" if len(wirings) == 1 else "no component of any phase"
+            raise ConfigError(f"{phase.place}: models.{unused[0]}: {who} uses a model `{unused[0]}`")
+    return wirings, builder
 
 
 def start(
@@ -112,7 +120,9 @@ class Session:
         self._set_up: set[int] = set()
         self._splits: dict[tuple[int, str], Sequence[Example]] = {}
         self._fingerprints: dict[int, str] = {}
-        self._restored: Mapping[str, Any] | None = None
+        self._restored: dict[str, Any] = {}
+        """States from the commit point, of components that were not set up yet."""
+        self._is_over = False
         self._at = {"repeat": 0, "place": 0}
         self._phase_state: Mapping[str, Any] | None = None
         self._optimiser_state: Mapping[str, Any] | None = None
@@ -121,7 +131,12 @@ class Session:
         self._commit_cost = 0.0
         self._last: dict[str, float] = {}
         torch.use_deterministic_algorithms(pipeline.deterministic)
-        self.models = Models(pipeline.policy, self.device, "float64" if "float64" in dtypes else "float32")
+        self.models = Models(
+            pipeline.policy,
+            self.device,
+            "float64" if "float64" in dtypes else "float32",
+            lambda name: self.seeds.seed_forward("model", name),
+        )
 
     # -- the run directory ----------------------------------------------------------------------------
 
@@ -134,41 +149,51 @@ class Session:
         self.logs = Logs(self.dir.path)
 
     def reopen(self, directory: RunDir, *, inexact: bool, previous: bool) -> None:
-        """Take up a run at its last commit point; without one it starts again."""
+        """Take up a run at its last commit point; without one it starts again, finished it stays as it is."""
         self.dir = directory
         self.logs = Logs(directory.path)
+        saved = self._commit_point(previous)
+        if saved is not None and not previous and directory.model.exists():
+            self._is_over, self._last = True, saved.loop["last"]
+            return
         self._build_policy()
         old = json.loads(directory.lock.read_text())
         if not inexact:
             refuse_if_different(old, self._lock(old["budgets"]), str(directory.path))
-        found = checkpoint.find(directory.checkpoints)
-        if not found:
-            self.logs.cut({})
+        shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
+        checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
+        self.logs.cut(saved.logs if saved else {})
+        if saved is None:
             self.display.note("no commit point yet: the run starts again")
             return
-        index = found[-1]
-        if previous:
-            earlier = checkpoint.whole_before(directory.checkpoints, index)
-            if earlier is None:
-                raise CheckpointError(f"{directory.path}: there is no whole commit point before {index}")
-            index = earlier
-        saved = checkpoint.read(directory.checkpoints, index)
         loop = saved.loop
-        self.logs.cut(saved.logs)
         self.models.load_state(
             loop["recipes"],
             {name: self._item_of(recipe) for name, recipe in loop["recipes"].items()},
             {name: state for name, (_, state) in saved.models.items()},
             {name: version for name, (version, _) in saved.models.items()},
         )
-        self._restored = saved.components
-        self.step, self.ticks, self._committed = loop["step"], loop["ticks"], index
+        self._restored = dict(saved.components)
+        self.step, self.ticks, self._committed = loop["step"], loop["ticks"], saved.index
+        self.budget, self.head_chunk = loop["phase"]["budget"], loop["phase"]["head_chunk"]
         self._at = {"repeat": loop["repeat"], "place": loop["place"]}
         self._last = loop["last"]
         if loop["done"]:
             self._at["place"] += 1
         else:
             self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+
+    def _commit_point(self, previous: bool) -> checkpoint.Checkpoint | None:
+        """The last one, or the last whole one before it."""
+        found = checkpoint.find(self.dir.checkpoints)
+        if not previous:
+            return checkpoint.read(self.dir.checkpoints, found[-1]) if found else None
+        earlier = checkpoint.whole_before(self.dir.checkpoints, found[-1]) if found else None
+        if earlier is None:
+            raise CheckpointError(
+                f"{self.dir.path}: there is no whole commit point before the last; leave out --previous"
+            )
+        return checkpoint.read(self.dir.checkpoints, earlier)
 
     def _check_data(self) -> None:
         for wiring in self.wirings:
@@ -177,14 +202,17 @@ class Session:
             if phase.origin is None or phase.origin.original:
                 splits.add("train")
             for split in sorted(splits):
-                if len(self.split(wiring, split)) == 0:
-                    raise ConfigError(
-                        f"{phase.task.place}: task `{phase.task.name}` has no examples in `{split}`"
-                    )
+                data, who = self.split(wiring, split), f"{phase.task.place}: task `{phase.task.name}`"
+                if len(data) == 0:
+                    raise ConfigError(f"{who} has no examples in `{split}`")
+                if not isinstance(data[0], Example):
+                    raise ConfigError(f"{who} must give Examples, got a {type(data[0]).__name__}")
 
     def _build_policy(self) -> None:
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
-        self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
+        policy = self.pipeline.policy
+        with blaming(f"{policy.place}: policy `{policy.name}`"):
+            self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
 
     def _item_of(self, recipe: Mapping[str, Any]) -> Item | None:
         specs = [spec.item for phase in self.pipeline.phases for spec in phase.models.values() if spec.item]
@@ -199,7 +227,7 @@ class Session:
             items += [m.item for m in (*wiring.members, *wiring.evaluators)]
             items += [spec.item for spec in wiring.phase.models.values() if spec.item]
         folder = Path(self.pipeline.resolved["folder"])
-        offers = [self.registry.load(item.component, folder).offer for item in items]
+        offers = [(item.cls.__module__, self.registry.load(item.component, folder).offer) for item in items]
         data = {
             f"{w.phase.task.name}/train": self.data_fingerprint(w, self.split(w, "train"))
             for w in self.wirings
@@ -207,7 +235,8 @@ class Session:
         }
         return make_lock(
             self.pipeline,
-            distributions={offer.distribution for offer in offers if offer},
+            distributions={offer.distribution for _, offer in offers if offer},
+            modules={module for module, offer in offers if not offer},
             data=data,
             models={"policy": fingerprint(self.models.policy)},
             device=self.device.type,
@@ -221,7 +250,9 @@ class Session:
     def split(self, wiring: Wiring, split: str) -> Sequence[Example]:
         key = (id(wiring.task), split)
         if key not in self._splits:
-            self._splits[key] = wiring.task.examples(split)
+            task = wiring.phase.task
+            with blaming(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
+                self._splits[key] = wiring.task.examples(split)
         return self._splits[key]
 
     def training_data(self, wiring: Wiring) -> Sequence[Example]:
@@ -230,18 +261,14 @@ class Session:
         if origin is None:
             return self.split(wiring, "train")
         path = self.dir.path / self.rows_file(self._at["repeat"], origin.phase)
-        examples = [_example(row) for row in read(path)] if path.exists() else []
-        return [*examples, *(self.split(wiring, "train") if origin.original else ())]
+        return Rows(path, self.split(wiring, "train") if origin.original else ())
 
     def data_fingerprint(self, wiring: Wiring, data: Sequence[Example]) -> str:
-        if id(data) not in self._fingerprints:
-            own = (
-                wiring.task.fingerprint("train")
-                if data is self._splits.get((id(wiring.task), "train"))
-                else None
-            )
-            self._fingerprints[id(data)] = own or data_fingerprint(data)
-        return self._fingerprints[id(data)]
+        if data is not self._splits.get((id(wiring.task), "train")):
+            return data_fingerprint(data)
+        if id(wiring.task) not in self._fingerprints:
+            self._fingerprints[id(wiring.task)] = wiring.task.fingerprint("train") or data_fingerprint(data)
+        return self._fingerprints[id(wiring.task)]
 
     def is_read_later(self, phase: str) -> bool:
         return any(p.origin is not None and p.origin.phase == phase for p in self.pipeline.phases)
@@ -273,16 +300,22 @@ class Session:
         """`setup`, once in the life of a component."""
         if id(component) not in self._set_up:
             self._set_up.add(id(component))
-            component.setup(run)
+            self.seeds.seed_forward("setup", component.name)
+            members = [m for w in self.wirings for m in (*w.members, *w.evaluators)]
+            place = next(m.item.place for m in members if m.component is component)
+            with blaming(f"{place}: `setup` of `{component.name}`"):
+                component.setup(run)
 
     def restore_components(self) -> None:
-        """Give every component the state it had at the commit point the run goes on from."""
-        if self._restored is None:
-            return
+        """Give the components that are set up by now the state they had at the commit point."""
         for key, component in self._keyed_components():
-            if key in self._restored:
-                component.load_state_dict(self._restored[key])
-        self._restored = None
+            if id(component) in self._set_up and key in self._restored:
+                component.load_state_dict(self._restored.pop(key))
+
+    def _component_states(self) -> dict[str, Any]:
+        """Of every component that was ever set up; whose phase is yet to come in this process keeps its old one."""
+        ready = [(key, c) for key, c in self._keyed_components() if id(c) in self._set_up]
+        return {**self._restored, **{key: c.state_dict() for key, c in ready}}
 
     def _keyed_components(self) -> list[tuple[str, Component]]:
         return [(f"{i}:{c.name}", c) for i, c in enumerate(self.builder.built.values())]
@@ -294,6 +327,9 @@ class Session:
         self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
         self._committed_at = time.perf_counter()
         try:
+            if self._is_over:
+                self.display.note(f"{self.dir.path}: this run is finished; its model is in {self.dir.model}")
+                return Finished(self.dir.path, self._last)
             for repeat in range(self._at["repeat"], self.pipeline.repeat):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
                 for place in range(first, len(self.wirings)):
@@ -359,7 +395,7 @@ class Session:
             index,
             models=self.models.state(),
             optimiser=optimiser,
-            components={key: c.state_dict() for key, c in self._keyed_components()},
+            components=self._component_states(),
             loop=loop,
             logs=self.logs.sizes(),
             keep=self.pipeline.checkpoints.keep,
@@ -376,10 +412,7 @@ class Session:
             self._last = {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
     def _export(self) -> None:
-        if self.dir.model.exists():
-            return
-        save_folder(self.models.policy, self.dir.model)
-        write_atomic(self.dir.model / "README.md", _card(self.pipeline, self._last))
+        save_folder(self.models.policy, self.dir.model, _card(self.dir.name, self.pipeline, self._last))
 
 
 def _device(asked: str) -> torch.device:
@@ -391,23 +424,12 @@ def _device(asked: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _example(row: Mapping[str, Any]) -> Example:
-    return Example(
-        id=row["id"],
-        prompt=row["prompt"],
-        responses=tuple(row["responses"]),
-        scores=tuple(float(s) for s in row["scores"]),
-        finished=tuple(row["finished"]),
-        meta=row["meta"],
-    )
-
-
-def _card(pipeline: Pipeline, metrics: Mapping[str, float]) -> str:
+def _card(name: str, pipeline: Pipeline, metrics: Mapping[str, float]) -> str:
     """What a stranger should know of an exported model."""
     methods = ", ".join(item.component for phase in pipeline.phases for item in phase.algorithm)
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     table = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     return (
-        f"# {pipeline.stem}\n\nTrained with rlalign {metadata.version('rlalign')}: {methods}, seed {pipeline.seed}. "
+        f"# {name}\n\nTrained with rlalign {metadata.version('rlalign')}: {methods}, seed {pipeline.seed}. "
         f"The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`).\n{table}"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,37 @@ from rlalign.component import Role
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.pipeline import Item, ModelSpec
 from rlalign.policy import Model, Policy, Value
+from rlalign.rundir import sync, write_atomic
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+class NoModel(RLAlignError, KeyError):
+    """A `KeyError` too, so that `in` and `get` work on the models as on any mapping."""
+
+    __str__ = Exception.__str__
 
 
 class Models(Mapping[str, Model]):
     """The run's models by name. `policy` is built first; the others as phases ask for them."""
 
-    def __init__(self, policy: Item, device: torch.device, dtype: str) -> None:
+    def __init__(
+        self, policy: Item, device: torch.device, dtype: str, seed: Callable[[str], None] = lambda name: None
+    ) -> None:
         self.item = policy
         self.device = device
         self.dtype = _WEIGHTS[dtype]
+        self._seed = seed
         self._models: dict[str, Model] = {}
         self.recipes: dict[str, dict[str, str | None]] = {}
         self._trainable: dict[str, set[str]] = {}
         self._start: Policy | None = None
-        self._guarded: dict[str, str] = {}
+        self.guarded: dict[str, str] = {}
+        """Fingerprints of what must not change in the present phase."""
 
     def __getitem__(self, name: str) -> Model:
         if name not in self._models:
-            raise RLAlignError(
-                f"there is no model `{name}`; a component that reads one declares it in `models`"
-            )
+            raise NoModel(f"there is no model `{name}`; a component that reads one declares it in `models`")
         return self._models[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -53,6 +63,7 @@ class Models(Mapping[str, Model]):
 
     def build_policy(self, *, keep_start: bool) -> None:
         """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""
+        self._seed("policy")
         policy = self.item.build()
         assert isinstance(policy, Policy)
         policy.setup()
@@ -75,17 +86,25 @@ class Models(Mapping[str, Model]):
                 "by": spec.item.component if spec.item else None,
                 "with": made_by,
             }
-            known = name in self._models and self.recipes[name] == recipe
-            if known and of not in ("phase", "iteration"):
+            unsaid = name not in specs and name != "reference"  # then a model of this name lives on
+            known = name in self._models and (
+                self.recipes[name]["role"] == role if unsaid else self.recipes[name] == recipe
+            )
+            if known and (unsaid or of not in ("phase", "iteration")):
                 said[name] = "kept"
                 continue
             said[name] = "renewed" if known else "built"
             version = self._models[name].version + 1 if name in self._models else 0
-            self._put(name, self._make(role, of, spec.item), recipe)
+            self._put(name, self._make(name, role, of, spec.item), recipe)
             self._models[name].version = version
-        return said
+        values = [model for name in roles if isinstance(model := self._models[name], Value)]
+        trunks: dict[str, Role] = {
+            str(v.trunk): "frozen" for v in values if v.trunk not in (None, "policy", *roles)
+        }
+        return {**said, **self.prepare(trunks, specs)} if trunks else said
 
-    def _make(self, role: Role, of: str | None, item: Item | None) -> Model:
+    def _make(self, name: str, role: Role, of: str | None, item: Item | None) -> Model:
+        self._seed(name)
         if item is not None:
             made = item.build()
             if isinstance(made, Value):
@@ -129,19 +148,24 @@ class Models(Mapping[str, Model]):
             if recipe["of"] == "iteration" and isinstance(model, Policy):
                 model.sync(self.policy)
 
+    def iteration_done(self) -> None:
+        """A component may have written to a lagging copy without a word: its weights count as new."""
+        for name, recipe in self.recipes.items():
+            if recipe["role"] == "lagging":
+                self._models[name].version += 1
+
     # -- training and freezing ----------------------------------------------------------------------
 
-    def train_only(self, trains: Collection[str], *, dropout: bool) -> None:
+    def train_only(self, trains: Collection[str]) -> None:
         """Let these learn; freeze all others."""
         for name, model in self._models.items():
             learns = name in trains
             for key, parameter in model.named_parameters():
                 parameter.requires_grad_(learns and key in self._trainable[name])
-            model.train(learns and dropout)
 
     def guard(self, trains: Collection[str]) -> None:
         """Remember what must not change in this phase. Lagging copies may."""
-        self._guarded = {
+        self.guarded = {
             name: fingerprint(model)
             for name, model in self._models.items()
             if name not in trains
@@ -151,7 +175,7 @@ class Models(Mapping[str, Model]):
 
     def check_guard(self) -> None:
         """Whatever did not train is as it was, to the bit."""
-        for name, before in self._guarded.items():
+        for name, before in self.guarded.items():
             if fingerprint(self._models[name]) != before:
                 raise RLAlignError(
                     f"the model `{name}` changed in a phase that does not train it; "
@@ -180,7 +204,7 @@ class Models(Mapping[str, Model]):
         for name, recipe in recipes.items():
             if name not in self._models:
                 role: Any = recipe["role"]
-                self._put(name, self._make(role, recipe["of"], items.get(name)), dict(recipe))
+                self._put(name, self._make(name, role, recipe["of"], items.get(name)), dict(recipe))
         for name, recipe in recipes.items():
             model = self._models[name]
             _load(model, states[name])
@@ -211,9 +235,12 @@ def fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-def save_folder(model: Model, folder: Path) -> None:
-    """The exported model, written beside its final name and then moved there."""
+def save_folder(model: Model, folder: Path, card: str) -> None:
+    """The exported model and its card, written beside their final name and then moved there."""
     temporary = folder.with_name(f".tmp-{folder.name}")
-    temporary.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     model.save(temporary)
+    write_atomic(temporary / "README.md", card)
     temporary.rename(folder)
+    sync(folder.parent)

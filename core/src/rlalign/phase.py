@@ -18,7 +18,7 @@ from torch import Tensor
 from rlalign.columns import Columns, Compute
 from rlalign.draw import Draw
 from rlalign.engine import Engine
-from rlalign.errors import ComponentError, RLAlignError
+from rlalign.errors import ComponentError, RLAlignError, blaming
 from rlalign.learner import Learner
 from rlalign.models import Models, fingerprint
 from rlalign.optimiser import Optimiser
@@ -72,8 +72,8 @@ class PhaseRun:
         wiring, train = self.wiring, self.phase.train
         if state is None:
             self.said = self.models.prepare(wiring.models, self.phase.models)
-        self.models.train_only(wiring.trains, dropout=train.dropout)
-        self.models.guard(wiring.trains)
+            self.models.guard(wiring.trains)
+        self.models.train_only(wiring.trains)
         self.engine = Engine(
             self.models,
             trains=wiring.trains,
@@ -82,6 +82,7 @@ class PhaseRun:
             budget=train.budget or self.session.budget,
             head_chunk=self.session.head_chunk,
             dtype=train.dtype,
+            dropout=train.dropout,
             before_forward=self._seed_forward,
         )
         if wiring.learns:
@@ -97,8 +98,8 @@ class PhaseRun:
         else:
             self._load(state)
         wiring.stages.phase_started(self.run)
-        # Inside a phase only now, since `phase_started` may begin a component's state afresh.
-        self.session.restore_components()
+        if state is not None:  # only now, since `phase_started` may begin a component's state afresh
+            self.session.restore_components()
         self.iterations = state["iterations"] if state is not None else self.draw.planned(train)
         if state is not None:
             self.draw.load_state_dict(state["draw"])
@@ -167,6 +168,7 @@ class PhaseRun:
         self.iteration += 1
         self._within = 0.0
         stages.iteration_done(self.run, metrics)
+        self.models.iteration_done()
         metrics["time/iteration"] = time.perf_counter() - started
         return metrics | {f"time/{name}": seconds for name, seconds in self._times.items()}
 
@@ -182,7 +184,8 @@ class PhaseRun:
         self, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
     ) -> tuple[Rollout, Reward]:
         post = self.wiring.task.postprocess
-        rollout = replace(rollout, texts=tuple(post(text) for text in rollout.texts))
+        with blaming(f"`postprocess` of task `{self.wiring.task.name}`"):
+            rollout = replace(rollout, texts=tuple(post(text) for text in rollout.texts))
         with self._timed("score"):
             rollout = self.fill_columns(rollout, columns)
         with self._timed("reward"):
@@ -241,15 +244,15 @@ class PhaseRun:
         ids = [rollout.examples[g].id for g in groups]
         row = int(bad_N.nonzero()[0, 0])
         if self.phase.train.on_bad_reward == "stop":
-            where = self.session.keep_bad(rollout, {name: reward.parts[name] for name in reward.parts})
+            kept = self.session.keep_bad(rollout, {name: reward.parts[name] for name in reward.parts})
             raise ComponentError(
                 f"the reward `{guilty[0]}` is not finite for {int(bad_N.sum())} of {len(rollout)} responses, the first "
-                f"to example `{ids[0]}`: {rollout.texts[row]!r}. The batch is in {where}; "
+                f"to example `{ids[0]}`: {rollout.texts[row]!r}. The batch is in {kept}; "
                 "`train.on_bad_reward: drop` would leave such prompts out"
             )
         share = len(groups) / len(rollout.examples)
-        dropped = {"phase": self.phase.name, "iteration": self.iteration, "rewards": guilty, "examples": ids}
-        self.session.logs.append("dropped.jsonl", dropped)
+        where = {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration + 1}
+        self.session.logs.append("dropped.jsonl", {**where, "rewards": guilty, "examples": ids})
         if share > DROPPED_AT_MOST:
             raise ComponentError(
                 f"the reward `{guilty[0]}` is not finite for {share:.0%} of the prompts of iteration "
@@ -284,8 +287,9 @@ class PhaseRun:
         self.updating, self._responded = True, 0
         try:
             own = self.wiring.stages.update(self.run, batch)
+            self.updating = False  # what follows keeps its gradients from hooks
             if own is not None:
-                return {name: float(value) for name, value in own.items()}
+                return own
             return self.learner.learn(
                 batch,
                 shuffle=lambda epoch: self.rng("minibatches", self.iteration, epoch),
@@ -348,14 +352,16 @@ class PhaseRun:
 
     def column(self, name: str, compute: Compute, key: Sequence[str | int | float]) -> Tensor:
         def score(examples: Sequence[Example]) -> tuple[Rollout, Reward]:
-            rollout = self.attach(self.models.policy.encode(examples))
+            rollout = self.logged(examples)
             return self._scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
 
         def full_key() -> str:
-            reads = {model for model, _ in self.wiring.columns}
+            task = self.phase.task
             parts = {
                 "data": self.session.data_fingerprint(self.wiring, self.draw.data),
-                "models": {model: fingerprint(self.models[model]) for model in sorted(reads)},
+                "task": [task.component, task.options.model_dump_json()],
+                # All of them: `compute` may score with any model, and a value reads its trunk.
+                "models": {name: fingerprint(model) for name, model in sorted(self.models.items())},
                 "rewards": [
                     [i.component, i.options.model_dump_json(), i.weight, i.name] for i in self.phase.rewards
                 ],
@@ -365,8 +371,19 @@ class PhaseRun:
 
         return self.columns.make(name, full_key, score, compute)
 
-    def attach(self, rollout: Rollout) -> Rollout:
-        """Give logged responses the columns of their rows."""
+    def logged(self, examples: Sequence[Example]) -> Rollout:
+        """The examples' logged responses, with the scores stored with them and the columns of their rows."""
+        for example in examples:
+            if example.scores and len(example.scores) != len(example.responses):
+                raise ComponentError(
+                    f"example `{example.id}` has {len(example.responses)} responses and {len(example.scores)} scores"
+                )
+        rollout = self._attach(self.models.policy.encode(examples))
+        scores = [s for e in examples for s in e.scores or [math.nan] * len(e.responses)]
+        score_N = torch.tensor(scores, dtype=torch.float64).to(rollout.logprobs_NT)
+        return rollout.with_columns(score=score_N)
+
+    def _attach(self, rollout: Rollout) -> Rollout:
         first_G = torch.tensor([e.row for e in rollout.examples], device=rollout.group_N.device)
         if len(rollout) == 0 or bool((first_G < 0).any()):
             return rollout
@@ -457,6 +474,7 @@ class PhaseRun:
             "ending": self.ending,
             "draw": self.draw.state_dict(),
             "columns": dict(self.columns.folders),
+            "guarded": self.models.guarded,
             "budget": self.engine.budget,
             "head_chunk": self.engine.head_chunk,
         }
@@ -464,6 +482,7 @@ class PhaseRun:
     def _load(self, state: Mapping[str, Any]) -> None:
         self.iteration, self.step, self.ending = state["iteration"], state["step"], state["ending"]
         self.columns.folders = dict(state["columns"])
+        self.models.guarded = dict(state["guarded"])
         self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]
 
 

@@ -46,9 +46,8 @@ class Seeds:
         return torch.from_numpy(u.reshape(len(positions), samples, steps))
 
     def seed_forward(self, *key: str | int) -> None:
-        """Seed torch's global generators before a forward pass: dropout offers no other way.
-
-        The one place that touches global state.
+        """Seed torch's global generators before what draws from them, for it offers no other way: dropout
+        in a forward pass, a module's first weights. The one place that touches global state.
         """
         seed = self._number(key)
         torch.default_generator.manual_seed(seed)

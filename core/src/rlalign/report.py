@@ -45,9 +45,18 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
     if wiring.live or wiring.columns:
         columns = [f"{model}.{output}" for model, output in wiring.columns]
         rows["needs"] = ", ".join([*sorted(wiring.live), *columns])
-    length = f"{train.iterations} iterations" if train.iterations else f"{train.passes:g} passes"
+    length = (
+        _count(train.iterations, "iteration") if train.iterations else _count(train.passes, "pass", "passes")
+    )
     steps = f"{train.epochs} epochs of " if train.epochs > 1 else ""
-    size = f"{train.minibatch} groups a step" if train.minibatch else f"{train.minibatches} optimiser steps"
-    rows["length"] = f"{length} of {train.prompts} prompts" + (f", {steps}{size}" if wiring.learns else "")
+    size = _count(train.minibatches, "optimiser step")
+    if train.minibatch:
+        size = f"{_count(train.minibatch, 'group')} a step"
+    learning = f", {steps}{size}" if wiring.learns else ""
+    rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
     wide = max(map(len, rows))
     return [f"{name:{wide}}  {value}" for name, value in rows.items()]
+
+
+def _count(number: float | None, one: str, many: str | None = None) -> str:
+    return f"{number:g} {one if number == 1 else many or f'{one}s'}"

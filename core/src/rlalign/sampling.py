@@ -53,7 +53,9 @@ def truncate(logits_nV: Tensor, how: Sampling) -> Tensor:
 
 
 def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
-    """The smallest sets of most probable tokens whose probability reaches `top_p`."""
+    """The smallest sets of most probable tokens whose probability reaches `top_p`; with 1 everything."""
+    if top_p >= 1:  # a sum that rounds to 1 early would cut the tail
+        return logits_nV > -math.inf
     sorted_nV, order_nV = torch.sort(logits_nV, dim=1, descending=True, stable=True)
     probs_nV = sorted_nV.softmax(1)
     before_nV = probs_nV.cumsum(1) - probs_nV
@@ -246,6 +248,7 @@ def _finish(
     allowed = None
     if trace.bits is not None:
         allowed = Allowed.of(trace.vocabulary, [torch.stack(row) if row else None for row in trace.bits])
+        allowed = allowed if any(row is not None for row in allowed.rows) else None
     return Rollout(
         examples=tuple(examples),
         inputs=inputs,

@@ -7,7 +7,7 @@ that a reward listed only under `evaluate` never reaches the training reward.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -52,6 +52,17 @@ class _Default:
         return Batch.of(rollout, reward, reward.total_N)
 
 
+class _Innermost:
+    """Checks what the component under all wrappers made, before one of them stumbles over it."""
+
+    def __init__(self, member: Member | None) -> None:
+        self.member = member
+
+    @hookimpl(wrapper=True, trylast=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        return _checked_batch((yield), self.member)
+
+
 class _Wrapped:
     """The specification under which a `reward` wrapper runs: it wraps one list of scores."""
 
@@ -89,7 +100,7 @@ class Stages:
         except pluggy.PluginValidationError as error:
             self._refuse_unknown(error)
         self._manager.register(_Default(), "default")
-        self._check_single("advantage")
+        self._manager.register(_Innermost(self._check_single("advantage")), "innermost")
         self._check_single("update")
         self._check_wrappers()
         self._callers: dict[tuple[str, int], Any] = {}
@@ -112,11 +123,12 @@ class Stages:
         hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
         raise ConfigError(f"{who} marks `{name}` as a hook, and there is none; {hint}") from error
 
-    def _check_single(self, hook: str) -> None:
-        found = [m for m in self.members if implements(m.component, hook) == "plain"]
+    def _check_single(self, hook: str) -> Member | None:
+        found = [m for m in self.members if implements(m.component, hook) == "plain" and self._first(m)]
         if len(found) > 1:
             names = " and ".join(_who(m) for m in found)
             raise ConfigError(f"only one component may implement `{hook}`, but {names} both do; remove one")
+        return found[0] if found else None
 
     def _check_wrappers(self) -> None:
         for role in ("rewards", "use", "algorithm"):
@@ -185,14 +197,13 @@ class Stages:
             raise ComponentError(f"`{hook}` of {who} raised {told(error)}") from error
 
     def _culprit(self, error: Exception) -> Member | None:
-        trace = error.__traceback__
+        """The component deepest in the traceback: an error passes through the wrappers above it."""
+        guilty, trace = None, error.__traceback__
         while trace is not None:
             me = trace.tb_frame.f_locals.get("self")
-            for member in self.members:
-                if member.component is me:
-                    return member
+            guilty = next((m for m in self.members if m.component is me), guilty)
             trace = trace.tb_next
-        return None
+        return guilty
 
     # -- stages -----------------------------------------------------------------------------------
 
@@ -360,6 +371,12 @@ def check_hooks(member: Member) -> None:
                 f"{_who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
                 "mark it, or give it another name"
             )
+        given = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+        asked = list(inspect.signature(method).parameters)[1:] if callable(method) else []
+        if unknown := [name for name in asked if name not in given]:
+            raise ConfigError(
+                f"`{hook}` of {_who(member)} asks for `{unknown[0]}`; the hook gives {', '.join(given)}"
+            )
 
 
 def implements(component: Component, hook: str) -> str | None:
@@ -375,8 +392,10 @@ def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, O
     if source is None:
         return batch, now
     here = _rows_of(source, batch)
-    step = batch.step.take(_rows_of(source, batch.step)).as_step()
-    return replace(batch.take(here), whole=step), now.take(here)
+    steps = batch.step.__dict__.setdefault("_of_source", {})  # one for all pieces, with one set of counts
+    if source not in steps:
+        steps[source] = batch.step.take(_rows_of(source, batch.step)).as_step()
+    return replace(batch.take(here), whole=steps[source]), now.take(here)
 
 
 def _rows_of(source: str, batch: Batch) -> Tensor:
@@ -405,7 +424,8 @@ def _checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
         if not isinstance(metric, Tensor) or tuple(metric.shape) not in shapes:
             found = tuple(metric.shape) if isinstance(metric, Tensor) else type(metric).__name__
             raise ComponentError(
-                f"`reward` of {_who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, got {found}"
+                f"`reward` of {_who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, "
+                f"got {found}"
             )
     value = score.value.detach()
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
@@ -421,12 +441,15 @@ def _checked_batch(result: Any, member: Member | None) -> Batch:
         got = getattr(batch.advantage_NT, "shape", type(batch.advantage_NT).__name__)
         raise ComponentError(
             f"`advantage` of {who}: advantage_NT must be a tensor of {tuple(shape)}, got "
-            f"{tuple(got) if isinstance(got, torch.Size) else got}; `Batch.of(rollout, reward, advantage)` makes a batch"
+            f"{tuple(got) if isinstance(got, torch.Size) else got}; "
+            "`Batch.of(rollout, reward, advantage)` makes a batch"
         )
     held = {"reward": batch.reward.tokens_NT, **batch.columns}
     for name, column in held.items():
         if len(column) != rows:
-            raise ComponentError(f"`advantage` of {who}: `{name}` has {len(column)} rows for {rows} responses")
+            raise ComponentError(
+                f"`advantage` of {who}: `{name}` has {len(column)} rows for {rows} responses"
+            )
     if not bool((batch.advantage_NT.isfinite() | ~batch.rollout.mask_NT).all()):
         raise ComponentError(f"`advantage` of {who} gave a NaN or infinite advantage")
     return batch

@@ -318,7 +318,7 @@ class Batch:
 
     def mean_over_tokens(self, x_NT: Tensor, where: Where | None = None) -> Tensor:
         """This piece's share of the step's mean over chosen steps (those `where`, if given)."""
-        return self._mean(x_NT, _tokens(where))
+        return self._mean(x_NT, _Chosen(where) if where else _chosen)
 
     def mean_over_responses(self, x_N: Tensor, where: Where | None = None) -> Tensor:
         """This piece's share of the step's mean over responses (those `where`, if given)."""
@@ -359,15 +359,15 @@ def _chosen(batch: Batch) -> Tensor:
     return batch.rollout.mask_NT
 
 
-def _tokens(where: Where | None) -> Where:
-    if where is None:
-        return _chosen
+@dataclass(frozen=True)
+class _Chosen:
+    """The chosen steps that `where` picks. Equal where `where` is, so that each is counted once."""
 
-    def chosen_where(batch: Batch) -> Tensor:
-        picked = where(batch)
+    where: Where
+
+    def __call__(self, batch: Batch) -> Tensor:
+        picked = self.where(batch)
         return batch.rollout.mask_NT & (picked[:, None] if picked.ndim == 1 else picked)
-
-    return chosen_where
 
 
 def concat_batches(parts: Sequence[Batch]) -> Batch:

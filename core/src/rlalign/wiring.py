@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlalign.component import Component, Role, Task, Unit
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, RLAlignError, told
 from rlalign.logits import LIVE
 from rlalign.pipeline import Item, Phase
 from rlalign.registry import Registry
-from rlalign.stages import HOOKS, Member, Stages
+from rlalign.stages import HOOKS, Member, Stages, implements
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
 _LIVE = (*LIVE, "values", "old_logprobs")
@@ -27,7 +27,11 @@ class Builder:
     def build(self, item: Item) -> Component:
         key = (f"{item.cls.__module__}:{item.cls.__qualname__}", item.options.model_dump_json(), item.name)
         if key not in self.built:
-            self.built[key] = item.build()
+            try:
+                self.built[key] = item.build()
+            except Exception as error:
+                said = error if isinstance(error, RLAlignError | ValueError) else told(error)
+                raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
         return self.built[key]
 
     def members(self, items: Sequence[Item], role: str) -> list[Member]:
@@ -37,8 +41,15 @@ class Builder:
         """The components another one calls by itself, by name."""
         found = []
         for name in whole.parts:
-            cls = self.registry.load(name).cls
-            part = Item(name, name, cls.Config(), cls, place=item.place)
+            try:
+                cls = self.registry.load(name).cls
+                part = Item(name, name, cls.Config(), cls, place=item.place)
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
+            if not hasattr(cls, "respond"):
+                raise ConfigError(
+                    f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
+                )
             found.append(Member(part, self.build(part), "part"))
         return found
 
@@ -83,10 +94,11 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
     use = builder.members(phase.evaluate.use if phase.evaluate else (), "use")
     evaluators = (task_member, *use)
     for member in algorithm:
-        if getattr(type(member.component), "reward", None) is not None:
-            raise ConfigError(
-                f"{member.item.place}: `{member.name}` has a `reward` hook; list it under `rewards`"
-            )
+        for hook, place in (("reward", "rewards"), ("rollout", "responses")):
+            if getattr(type(member.component), hook, None) is not None:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` has a `{hook}` hook; list it under `{place}`"
+                )
     everybody = list({id(m.component): m for m in (*members, *evaluators)}.values())
     stages, evaluation = Stages(members), Stages(evaluators)
     if len(stages.implementing("rollout")) != 1:
@@ -158,6 +170,27 @@ def _check(wiring: Wiring) -> None:
                 f"{member.item.place}: `{member.name}` has a loss but trains nothing; "
                 'its class needs trains = ("policy",)'
             )
+    for member in wiring.members:
+        for name in member.component.trains:
+            if wiring.models.get(name) in ("frozen", "lagging"):
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` trains `{name}`, which is {wiring.models[name]} here; "
+                    "take it out of its `trains`"
+                )
+        source, sources = member.item.source, wiring.members[1].component.parts
+        if source is not None and not implements(member.component, "loss"):
+            raise ConfigError(
+                f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
+            )
+        if source is not None and source not in sources:
+            raise ConfigError(
+                f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
+                f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.members[1].name])}"
+            )
+    for model, output in (*wiring.columns, *wiring.evaluation_columns):
+        if (wiring.models.get(model) == "value") != (output == "values"):
+            kind = "a value, which gives `values` only" if output != "values" else "no value"
+            raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
     sampled = "sampled" in (phase.responses.component, *wiring.members[1].component.parts)
     if sampled and phase.generation.greedy and wiring.learns:
@@ -179,10 +212,6 @@ def _check(wiring: Wiring) -> None:
             f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"
         )
     for name, spec in phase.models.items():
-        if name not in wiring.models:
-            raise ConfigError(
-                f"{phase.place}: models.{name}: no component of this phase uses a model `{name}`"
-            )
         if spec.item is None and spec.of is None:
             raise ConfigError(f"{phase.place}: models.{name}: say `of:` or name a component")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from rlalign.engine import Engine
 from rlalign.loop import Session
 from rlalign.policy import Policy

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
-from rlalign import Batch, Component, Loss, Nucleus, Options, Outputs, Reward, Rollout, Run, Value, hookimpl
 from torch import Tensor
+
+from rlalign import Batch, Component, Loss, Nucleus, Options, Outputs, Reward, Rollout, Run, Value, hookimpl
 
 # -- imitation and preferences ------------------------------------------------------------------------------
 
@@ -60,9 +61,7 @@ class DPO(Component):
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        rho_N = batch.sum_over_chosen(
-            now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
-        )
+        rho_N = batch.sum_over_chosen(now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"])
         rows_G2, _ = batch.rollout.groups()
         order_G2 = batch.reward.total_N[rows_G2].argsort(dim=1, descending=True)
         rho_G2 = rho_N[rows_G2].gather(1, order_G2)
@@ -103,7 +102,9 @@ class PPO(Component):
         lam: float = Field(0.95, description="λ of the advantage estimate")
         value: float = Field(0.5, description="weight of the value loss")
         entropy: float = Field(0.0, description="weight of the entropy bonus")
-        target_kl: float | None = Field(None, description="the update ends when KL to old exceeds 1.5 times this")
+        target_kl: float | None = Field(
+            None, description="the update ends when KL to old exceeds 1.5 times this"
+        )
 
     config: Config
     needs: tuple[str, ...] = ("logprobs", "old_logprobs", "entropy", "values", "value.values")
@@ -114,9 +115,7 @@ class PPO(Component):
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
         c, values_NT1 = self.config, rollout.columns["value.values"]
-        advantage_NT = gae(
-            reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam
-        )
+        advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
     @hookimpl

@@ -76,6 +76,8 @@ class BestVsWorst(Component):
     @hookimpl(wrapper=True)
     def advantage(self) -> Generator[None, Batch, Batch]:
         batch = yield
+        if len(batch) == 0:
+            return batch.as_step()
         high_GK, rows_GK, _ = grouped(batch, batch.reward.total_N, -torch.inf)
         low_GK, _, _ = grouped(batch, batch.reward.total_N, torch.inf)
         best_G, worst_G = high_GK.max(1), low_GK.min(1)

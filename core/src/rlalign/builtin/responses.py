@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -46,14 +45,7 @@ class Logged(Component):
                 raise ComponentError(
                     f"example `{example.id}` has {len(example.responses)} logged responses, {count or 1} are needed"
                 )
-            if example.scores and len(example.scores) != len(example.responses):
-                raise ComponentError(
-                    f"example `{example.id}` has {len(example.responses)} responses and {len(example.scores)} scores"
-                )
-        rollout = run._phase.attach(run.models.policy.encode(examples))
-        scores = [s for e in examples for s in e.scores or [float("nan")] * len(e.responses)]
-        score_N = torch.tensor(scores, dtype=rollout.logprobs_NT.dtype, device=rollout.group_N.device)
-        rollout = rollout.with_columns(score=score_N)
+        rollout = run._phase.logged(examples)
         return rollout if count is None else rollout.take(self._some(run, rollout, count))
 
     def _some(self, run: Run, rollout: Rollout, count: int) -> Tensor:
@@ -99,22 +91,27 @@ class Mix(Component):
         self.parts = dict(config.__pydantic_extra__ or {})
         self.built: dict[str, Any] = {}
         if not self.parts:
-            raise ConfigError("mix: name at least one source, for example `mix: {logged: 1, sampled: 3}`")
+            raise ConfigError("name at least one source, for example `mix: {logged: 1, sampled: 3}`")
         for name, count in self.parts.items():
             if not isinstance(count, int) or count < 1:
-                raise ConfigError(f"mix: {name}: a positive number of responses a prompt, got {count!r}")
+                raise ConfigError(f"{name}: expected a positive number of responses a prompt, got {count!r}")
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
         answered = []
         for name, count in self.parts.items():
-            source: Source | None = self.built.get(name)
-            if source is None or not hasattr(source, "respond"):
-                raise ComponentError(f"mix: `{name}` is no source of responses: it has no method `respond`")
+            source: Source = self.built[name]
             part = source.respond(run, examples, count)
-            # Only what every part has survives the join; a score that sampling lacks is NaN until filled.
-            columns: dict[str, Any] = {"source": (name,) * len(part)}
-            if "score" not in part.columns and "logged" in self.parts:
-                columns["score"] = torch.full_like(part.logprobs_NT[:, 0], float("nan"))
-            answered.append(replace(part, columns={**part.columns, **columns}))
-        return concat(answered, same_examples=True)
+            answered.append(part.with_columns(source=(name,) * len(part)))
+        return concat([_with_unknowns(part, answered) for part in answered], same_examples=True)
+
+
+def _with_unknowns(part: Rollout, parts: Sequence[Rollout]) -> Rollout:
+    """Numbers that only another source's rows have (a stored score, a column over the data) are NaN here."""
+    known = {name: x for other in parts for name, x in other.columns.items() if isinstance(x, Tensor)}
+    unknown = {
+        name: x.new_full((len(part), *x.shape[1:]), float("nan"))
+        for name, x in known.items()
+        if name not in part.columns and x.is_floating_point()
+    }
+    return part.with_columns(**unknown)

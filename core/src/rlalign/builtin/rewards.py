@@ -129,7 +129,8 @@ class Normalise(Component):
 
     def _scaled(self, score: Score) -> Score:
         raw = score.value
-        metrics = {**score.metrics, "raw": raw, "raw_squared": raw.double() ** 2}
+        mine = f"{self.name}/raw"
+        metrics = {**score.metrics, mine: raw, f"{mine}_squared": raw.double() ** 2}
         if score.name not in self.seen:
             return replace(score, metrics=metrics)
         count, total, squares = self.seen[score.name]
@@ -140,8 +141,9 @@ class Normalise(Component):
     @hookimpl
     def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
         count = metrics["responses"]
-        for key in [k for k in metrics if k.endswith("/raw") and f"{k}_squared" in metrics]:
-            held = self.seen.setdefault(key.removesuffix("/raw"), [0.0, 0.0, 0.0])
+        mine = f"/{self.name}/raw"
+        for key in [k for k in metrics if k.endswith(mine)]:
+            held = self.seen.setdefault(key.removesuffix(mine), [0.0, 0.0, 0.0])
             for i, value in enumerate((1.0, metrics[key], metrics[f"{key}_squared"])):
                 held[i] += count * value
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rlalign_plugin_vowels import share_of, surrogate
 
 from rlalign.testing import ComponentTests, run
+from rlalign_plugin_vowels import share_of, surrogate
 
 
 @pytest.mark.parametrize(

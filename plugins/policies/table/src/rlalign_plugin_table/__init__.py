@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -39,19 +39,34 @@ class Table(Policy):
             (), description="prompts with states of their own; none: all share theirs"
         )
 
+        @model_validator(mode="after")
+        def _names_make_sense(self) -> Table.Config:
+            for name in self.names:
+                if len(name.split()) != 1:
+                    raise ValueError(
+                        f"`{name}` is not one word; a response is its actions' names with spaces between"
+                    )
+            for names in (self.names, self.prompts):
+                if twice := next((name for name in names if names.count(name) > 1), None):
+                    raise ValueError(f"`{twice}` is named twice")
+            if self.end is not None and self.end not in self.names:
+                raise ValueError(f"end: `{self.end}` is not among the actions {', '.join(self.names)}")
+            return self
+
+        @property
+        def names(self) -> tuple[str, ...]:
+            """The actions' names."""
+            return tuple(map(str, range(self.actions))) if isinstance(self.actions, int) else self.actions
+
     config: Config
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        actions = self.config.actions
-        self.names = tuple(str(a) for a in range(actions)) if isinstance(actions, int) else actions
+        self.names = self.config.names
         self.horizon = self.config.steps
 
     def setup(self) -> None:
-        end = self.config.end
-        if end is not None and end not in self.names:
-            raise RLAlignError(f"table: end: `{end}` is not among the actions {', '.join(self.names)}")
-        self.ends = () if end is None else (self.names.index(end),)
+        self.ends = () if self.config.end is None else (self.names.index(self.config.end),)
         self.table = nn.Parameter(torch.zeros(self.states, len(self.names)))
 
     @property

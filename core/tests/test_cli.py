@@ -1,0 +1,329 @@
+"""The command line: what each command prints, where options may stand, what it costs to ask for help."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rlalign import cli
+
+PIPELINE: dict[str, Any] = {
+    "task": "rlalign.testing:Numbers",
+    "policy": {"rlalign.testing:Logits": {}},
+    "rewards": [{"rlalign.testing:TokenSum": None, "as": "sum"}],
+    "algorithm": "rlalign.testing.kit:_Once",
+    "generation": {"samples": 2, "max_new_tokens": 7},
+    "train": {"iterations": 1, "prompts": 2, "lr": 0.01},
+}
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toy.yaml").write_text(yaml.dump(PIPELINE, sort_keys=False))
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+
+
+def ran(*arguments: str) -> dict[str, Any]:
+    """Run, and give the resolved pipeline of the one run there is."""
+    result = call("run", "toy.yaml", "--plain", *arguments)
+    assert result.exit_code == 0, result.output
+    (folder,) = Path("runs").iterdir()
+    return yaml.safe_load((folder / "pipeline.yaml").read_text())  # type: ignore[no-any-return]
+
+
+def alone(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """In a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rlalign.cli", *arguments],
+        env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# -- asking costs nothing ---------------------------------------------------------------------------
+
+LIGHT = {"--help": {"click", "rlalign"}, "plugins": {"click", "rlalign", "pydantic"}}
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_help_and_plugins_import_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\nfrom rlalign import cli\nfrom click.testing import CliRunner\n"
+        f"assert CliRunner().invoke(cli.commands, [{command!r}]).exit_code == 0\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    third_party = {
+        "torch",
+        "numpy",
+        "pydantic",
+        "omegaconf",
+        "yaml",
+        "pluggy",
+        "safetensors",
+        "rich",
+        "tensorboardX",
+    }
+    assert loaded & third_party <= LIGHT[command]
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_help_and_plugins_answer_at_once(command: str) -> None:
+    """Processor time, not the clock's: other processes may be in the way."""
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert alone(command).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(took) < 0.7
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["-h"], ["run", "--help"], ["check", "-h"], ["plugins", "-h"]]
+)
+def test_help(command: list[str]) -> None:
+    result = call(*command)
+    assert result.exit_code == 0
+    if command == ["--help"]:
+        for name in ("run", "check", "plugins"):
+            assert name in result.output
+    if command == ["run", "--help"]:
+        for option in (
+            "--seed",
+            "--name",
+            "--runs",
+            "--resume",
+            "--previous",
+            "--inexact",
+            "--plain",
+            "--debug",
+        ):
+            assert option in result.output
+
+
+def test_version() -> None:
+    assert "rlalign, version 0." in call("--version").output
+
+
+# -- plugins ----------------------------------------------------------------------------------------
+
+
+def test_plugins_lists_names_with_their_packages() -> None:
+    lines = call("plugins").output.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    assert any(line.split() == ["kl", "rlalign", "0.1.0"] for line in lines)
+
+
+def test_plugins_as_json() -> None:
+    rows = json.loads(call("plugins", "--json").output)
+    assert {"name": "kl", "distribution": "rlalign", "version": "0.1.0"} in rows
+    checked = json.loads(call("plugins", "--json", "--check").output)
+    kinds = {row["name"]: row.get("kind") for row in checked if row["distribution"] == "rlalign"}
+    assert set(kinds.values()) == {"component"} and "best-of" in kinds
+
+
+def installed(folder: Path, name: str, entry_points: str, module: str = "") -> Path:
+    info = folder / f"{name.replace('-', '_')}-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[rlalign]\n{entry_points}\n")
+    if module:
+        (folder / f"{name.replace('-', '_')}.py").write_text(module)
+    return folder
+
+
+def test_plugins_check_tells_what_is_broken_and_lists_the_rest(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    installed(site, "rlalign-plugin-torn", "torn = rlalign_plugin_torn:Reward", "import no_such_library\n")
+    installed(site, "rlalign-plugin-odd", "odd = rlalign_plugin_odd:Reward", "class Reward: pass\n")
+    plain = alone("plugins", path=site)
+    assert plain.returncode == 0 and "torn" in plain.stdout  # installed is not imported
+    result = alone("plugins", "--check", path=site)
+    assert result.returncode == 1
+    assert "`torn` (rlalign-plugin-torn 1.2) cannot be imported: ModuleNotFoundError" in result.stderr
+    assert "`odd`: Reward is no component" in result.stderr
+    assert "Traceback" not in result.stderr
+    states = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()}
+    assert (states["torn"], states["odd"], states["kl"]) == ("broken", "broken", "component")
+    as_json = alone("plugins", "--check", "--json", path=site)
+    assert as_json.returncode == 1
+    errors = {row["name"]: row["error"] for row in json.loads(as_json.stdout) if "error" in row}
+    assert set(errors) == {"torn", "odd"}
+
+
+def test_plugins_check_tells_of_names_offered_twice(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for name in ("rlalign-plugin-a", "rlalign-plugin-b"):
+        installed(site, name, "twin = rlalign.builtin.kl:KL")
+    result = alone("plugins", "--check", path=site)
+    assert result.returncode == 1
+    assert "`twin` is offered by rlalign-plugin-a 1.2 and rlalign-plugin-b 1.2" in result.stderr
+
+
+# -- check ------------------------------------------------------------------------------------------
+
+
+def test_check_describes_one_phase() -> None:
+    result = call("check", "toy.yaml", "train.iterations=7")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "toy: 1 phase; policy rlalign.testing:Logits, seed 0",
+        "",
+        "_Once:",
+        "  task     Numbers",
+        "  rollout  sampled",
+        "  reward   sum",
+        "  loss     _Once",
+        "  models   policy built",
+        "  trains   policy",
+        "  needs    logprobs",
+        "  length   7 iterations of 2 prompts, 1 optimiser step",
+    ]
+    assert not Path("runs").exists()
+
+
+def test_check_describes_several_phases() -> None:
+    phases = [{"name": "warm", "responses": "logged"}, {"name": "align", "rewards": ["kl"]}]
+    Path("two.yaml").write_text(yaml.dump({**PIPELINE, "phases": phases}))
+    output = call("check", "two.yaml").output
+    assert output.startswith("two: 2 phases; ")
+    for part in (
+        "\nwarm:\n",
+        "\nalign:\n",
+        "rollout  logged",
+        "policy built",
+        "policy kept, reference built",
+    ):
+        assert part in output
+
+
+def test_check_loads_no_model() -> None:
+    policy = {"rlalign_plugin_nowhere:Policy": None}
+    result = call("check", "toy.yaml", f"policy={json.dumps(policy)}")
+    assert result.exit_code == 2 and result.stderr.startswith("error: command line")
+    assert call("check", "nothing.yaml").exit_code == 2
+
+
+# -- run --------------------------------------------------------------------------------------------
+
+
+def test_overrides_and_options_in_any_order() -> None:
+    saved = ran(
+        "train.iterations=2", "--seed", "7", "generation.samples=3", "--name", "mine", "rewards.sum.weight=2"
+    )
+    assert saved["train"]["iterations"] == 2 and saved["generation"]["samples"] == 3
+    assert saved["seed"] == 7 and saved["rewards"][0]["weight"] == 2
+    assert Path("runs/mine/metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_options_before_the_file() -> None:
+    result = call("run", "--plain", "--seed", "3", "seed=5", "toy.yaml")
+    assert result.exit_code == 0
+    assert yaml.safe_load(Path("runs/toy/pipeline.yaml").read_text())["seed"] == 3  # --seed stands above
+
+
+def test_values_may_hold_an_equals_sign_and_files_may_not() -> None:
+    result = call("run", "toy.yaml", "policy.path=a=b")
+    assert result.exit_code == 2 and "unknown option" in result.stderr
+
+
+def test_runs_are_numbered_and_live_where_asked() -> None:
+    for _ in range(3):
+        assert call("run", "toy.yaml", "--plain", "--runs", "elsewhere").exit_code == 0
+    assert sorted(p.name for p in Path("elsewhere").iterdir()) == ["toy", "toy-2", "toy-3"]
+    assert not Path("runs").exists()
+
+
+def test_a_run_says_what_it_does_and_where_it_went() -> None:
+    output = call("run", "toy.yaml", "--plain").output
+    for part in ("run toy in runs/toy: _Once", "_Once: 1 iteration", "finished", "model: runs/toy/model"):
+        assert part in output
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["run"], "name a pipeline file: `rlalign run pipeline.yaml`"),
+        (["run", "train.lr=1"], "name a pipeline file"),
+        (["run", "toy.yaml", "other.yaml"], "one pipeline file at a time; got toy.yaml, other.yaml"),
+        (["run", "toy.yaml", "--seed", "-1"], "--seed"),
+        (["run", "toy.yaml", "--inexact"], "--previous and --inexact go with --resume"),
+        (["run", "toy.yaml", "--sed", "1"], "--seed"),
+        (["run", "toy.yaml", "trian.lr=1"], "trian"),
+        (["run", "toy.yaml", "train.lr"], "one pipeline file at a time"),
+        (["chek", "toy.yaml"], "No such command"),
+    ],
+)
+def test_commands_that_make_no_sense(arguments: list[str], said: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not Path("runs").exists()
+
+
+# -- resume -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished() -> bytes:
+    """A run that is over; going on with it changes nothing."""
+    assert call("run", "toy.yaml", "--plain").exit_code == 0
+    return Path("runs/toy/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--resume", "runs/toy"],
+        ["--resume", "toy"],
+        ["--resume=toy"],
+        ["--resume", "toy.yaml"],
+        ["toy.yaml", "--resume"],
+        ["--resume", "toy", "--plain"],
+        ["--plain", "toy.yaml", "--resume"],
+    ],
+)
+def test_ways_to_name_the_run_to_resume(arguments: list[str], finished: bytes) -> None:
+    result = call("run", *arguments)
+    assert result.exit_code == 0, result.output
+    assert Path("runs/toy/metrics.jsonl").read_bytes() == finished
+    assert [p.name for p in Path("runs").iterdir()] == ["toy"]
+
+
+def test_resume_takes_the_latest_run_of_a_file(finished: bytes) -> None:
+    assert call("run", "toy.yaml", "--plain").exit_code == 0
+    assert "runs/toy-2" in call("run", "toy.yaml", "--resume", "--plain").output
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--resume"], "name the run, `--resume runs/NAME`, or the pipeline file"),
+        (["--resume", "nothing"], "runs/nothing: there is no such run. Runs in runs: toy."),
+        (["other.yaml", "--resume"], "holds no run of other.yaml to resume"),
+        (["--resume", "toy", "--seed", "1"], "a resumed run goes on as it began"),
+        (["--resume", "toy", "train.lr=1"], "a resumed run goes on as it began"),
+        (["--resume", "toy", "--name", "x"], "a resumed run goes on as it began"),
+    ],
+)
+def test_resumes_that_make_no_sense(arguments: list[str], said: str, finished: bytes) -> None:
+    result = call("run", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert Path("runs/toy/metrics.jsonl").read_bytes() == finished

@@ -1,0 +1,272 @@
+"""Draws: shuffled passes, draws by weight, how many iterations there are, and what a refill gets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlalign.component import Component
+from rlalign.draw import Draw
+from rlalign.errors import ConfigError, RLAlignError
+from rlalign.hookspecs import hookimpl
+from rlalign.pipeline import Train
+from rlalign.randomness import Seeds
+from rlalign.run import Run
+from rlalign.testing import Bench, run
+from rlalign.testing.kit import _Once as ONCE
+from rlalign.types import Batch, Example
+
+
+def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:
+    data = [
+        Example(
+            str(i),
+            str(i),
+            tuple(f"{i} {j}" for j in range(responses)),
+            tuple(float(j) for j in range(responses)),
+        )
+        for i in range(count)
+    ]
+    return Draw(data, Seeds(seed), ("draw", 0, "phase"))
+
+
+def ids(examples: list[Example]) -> list[str]:
+    return [e.id for e in examples]
+
+
+# -- shuffled passes --------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 5))
+def test_every_pass_covers_the_data_once_however_it_is_cut(count: int, cuts: list[int], seed: int) -> None:
+    one, other = draw(count, seed=seed), draw(count, seed=seed)
+    drawn = [i for n in cuts for i in ids(one.next(n))]
+    assert drawn == ids(other.next(sum(cuts)))
+    for start in range(0, len(drawn) - count + 1, count):
+        assert sorted(drawn[start : start + count], key=int) == [str(i) for i in range(count)]
+
+
+def test_passes_differ_and_seeds_differ() -> None:
+    one = draw(50)
+    first, second = ids(one.next(50)), ids(one.next(50))
+    assert first != second and sorted(first) == sorted(second)
+    assert ids(draw(50, seed=1).next(50)) != first
+
+
+def test_the_position_is_all_there_is_to_save() -> None:
+    one, other = draw(), draw()
+    one.next(10)
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    assert ids(one.next(9)) == ids(other.next(9))
+
+
+def test_no_examples() -> None:
+    with pytest.raises(ConfigError, match="no training examples"):
+        draw(0)
+
+
+# -- by weight --------------------------------------------------------------------------------------
+
+
+def test_weights_over_responses_make_groups_of_one() -> None:
+    one = draw(3, responses=4)
+    w = torch.zeros(12)
+    w[[1, 6, 11]] = torch.tensor([1.0, 2.0, 5.0])
+    one.weights(w)
+    drawn = one.next(4000)
+    assert all(len(e.responses) == len(e.scores) == 1 for e in drawn)
+    found = Counter((e.id, e.responses[0], e.scores[0], e.row) for e in drawn)
+    assert set(found) == {("0", "0 1", 1.0, 1), ("1", "1 2", 2.0, 6), ("2", "2 3", 3.0, 11)}
+    for (_, _, _, row), count in found.items():
+        share = float(w[row] / w.sum())
+        assert count / 4000 == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5)
+
+
+def test_weights_over_examples_draw_whole_groups() -> None:
+    one = draw(3, responses=2)
+    one.weights(torch.tensor([0.0, 1.0, 3.0]), unit="example")
+    drawn = one.next(2000)
+    assert all(len(e.responses) == 2 for e in drawn)
+    share = Counter(ids(drawn))
+    assert set(share) == {"1", "2"} and share["2"] / 2000 == pytest.approx(0.75, abs=0.04)
+
+
+def test_weighted_draws_depend_on_their_place_only() -> None:
+    one, other = draw(5, responses=2), draw(5, responses=2)
+    for each in (one, other):
+        each.weights(torch.arange(10.0))
+    whole = [(e.id, e.responses) for e in one.next(20)]
+    assert [(e.id, e.responses) for _ in range(10) for e in other.next(2)] == whole
+
+
+@pytest.mark.parametrize(
+    "w, said",
+    [
+        (torch.ones(3), r"over 8 responses have the shape \(3,\)"),
+        (torch.zeros(8), "all draw weights are zero"),
+        (-torch.ones(8), "finite and not negative"),
+        (torch.full((8,), torch.nan), "finite and not negative"),
+    ],
+)
+def test_weights_that_make_no_sense(w: torch.Tensor, said: str) -> None:
+    with pytest.raises(RLAlignError, match=said):
+        draw(4, responses=2).weights(w)
+
+
+# -- how long ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "train, size, iterations",
+    [
+        ({"iterations": 5}, 7, 5),
+        ({"passes": 1.0, "prompts": 7}, 7, 1),
+        ({"passes": 1.0, "prompts": 4}, 7, 2),
+        ({"passes": 3.0, "prompts": 4}, 7, 6),  # 21 draws
+        ({"passes": 0.5, "prompts": 2}, 8, 2),
+        ({"passes": 0.1, "prompts": 64}, 8, 1),
+    ],
+)
+def test_passes_give_iterations(train: dict[str, Any], size: int, iterations: int) -> None:
+    assert draw(size).planned(Train(**train)) == iterations
+
+
+def test_scale_multiplies_what_is_planned() -> None:
+    one = draw(8)
+    one.scale(0.25)
+    assert one.planned(Train(iterations=8)) == 2
+    assert one.planned(Train(iterations=1)) == 1
+    for share in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(RLAlignError, match="a share is positive and finite"):
+            one.scale(share)
+
+
+def test_passes_over_weighted_responses_count_responses() -> None:
+    one = draw(4, responses=3)
+    one.weights(torch.ones(12))
+    assert one.planned(Train(passes=1.0, prompts=4)) == 3
+    one.weights(torch.ones(4), unit="example")
+    assert one.planned(Train(passes=1.0, prompts=4)) == 1
+
+
+# -- in a run ---------------------------------------------------------------------------------------
+
+PIPELINE: dict[str, Any] = {
+    "task": {"numbers": {"size": 4, "logged": [1]}},
+    "policy": {"logits": {}},
+    "rewards": ["token-sum"],
+    "algorithm": "once",
+    "generation": {"samples": 2, "max_new_tokens": 7},
+    "train": {"iterations": 2, "prompts": 8, "lr": 0.01},
+}
+
+
+def test_an_example_drawn_twice_is_two_groups(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PIPELINE, {"once": ONCE})
+    rollout, _ = bench.rollout()
+    assert Counter(e.id for e in rollout.examples) == {"0": 2, "1": 2, "2": 2, "3": 2}
+    assert rollout.group_N.tolist() == [g for g in range(8) for _ in range(2)]
+    twice = [g for g, e in enumerate(rollout.examples) if e.id == "0"]
+    texts = [
+        [t for t, g in zip(rollout.texts, rollout.group_N.tolist(), strict=True) if g == one] for one in twice
+    ]
+    assert texts[0] != texts[1]  # other uniforms
+
+
+class Survivors(Component):
+    """Keeps the groups of examples 0 and 1, and what it was given."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.rounds: list[tuple[list[str], tuple[str, ...]]] = []
+
+    @hookimpl(wrapper=True)
+    def advantage(self):
+        batch = yield
+        rollout = batch.rollout
+        self.rounds.append(([e.id for e in rollout.examples], rollout.texts))
+        good = torch.tensor([e.id in "01" for e in rollout.examples])
+        return batch.take(good[rollout.group_N]).as_step()
+
+
+def refilled(folder: Path, refill: int, **train: Any) -> tuple[list[dict[str, Any]], Any]:
+    steps: list[Batch] = []
+
+    class Look(ONCE):
+        @hookimpl
+        def loss(self, batch, now):
+            steps.append(batch.step)
+            return super().loss(batch, now)
+
+    pipeline = {**PIPELINE, "algorithm": ["look", "survivors"]}
+    pipeline["train"] = {**PIPELINE["train"], "prompts": 4, "refill": refill, **train}
+    _, done = run(folder, pipeline, {"look": Look, "survivors": Survivors})
+    rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
+    (survivors,) = [c for c in done.builder.built.values() if isinstance(c, Survivors)]
+    return rows, (survivors, steps, done)
+
+
+def test_refill_draws_on_until_enough_groups_survive(tmp_path: Path) -> None:
+    rows, (survivors, steps, _) = refilled(tmp_path, 3)
+    assert [row["refills"] for row in rows] == [1.0, 1.0]
+    assert [row["groups"] for row in rows] == [4.0, 4.0]
+    assert [row["responses"] for row in rows] == [16.0, 16.0]  # both rounds are counted
+    assert all(sorted(e.id for e in step.rollout.examples) == ["0", "0", "1", "1"] for step in steps)
+    rounds = survivors.rounds
+    assert len(rounds) == 4 and all(sorted(ids) == ["0", "1", "2", "3"] for ids, _ in rounds)
+    assert rounds[0][1] != rounds[1][1]
+
+
+def test_refill_counts_its_uniforms_on(tmp_path: Path) -> None:
+    """Eight prompts at once meet the same uniforms as four and four more."""
+    _, (cut, _, _) = refilled(tmp_path / "cut", 1, iterations=1)
+    _, (whole, _, _) = refilled(tmp_path / "whole", 0, iterations=1, prompts=8)
+    assert [i for ids, _ in cut.rounds for i in ids] == whole.rounds[0][0]
+    assert [t for _, texts in cut.rounds for t in texts] == list(whole.rounds[0][1])
+
+
+def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
+    class Nobody(Component):
+        @hookimpl(wrapper=True)
+        def advantage(self):
+            batch = yield
+            return batch.take(batch.rollout.group_N < 0).as_step()
+
+    pipeline = {**PIPELINE, "algorithm": ["once", "nobody"], "train": {**PIPELINE["train"], "refill": 2}}
+    _, done = run(tmp_path, pipeline, {"once": ONCE, "nobody": Nobody})
+    rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["refills"], row["groups"], row["empty_steps"]) for row in rows] == [(2.0, 0.0, 1.0)] * 2
+    assert done.step == 0
+    notes = " ".join(done.display.notes)
+    assert "iteration 1: 0 of 8 groups after 2 refills" in notes and "no responses left" in notes
+
+
+def test_a_component_may_weigh_and_scale_before_the_first_draw(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    class Weighs(ONCE):
+        @hookimpl
+        def phase_started(self, run: Run) -> None:
+            run.draw.weights(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+            run.draw.scale(0.25)
+
+        @hookimpl
+        def iteration_done(self, run: Run) -> None:
+            seen.append([run.phase])
+
+        @hookimpl
+        def loss(self, batch, now):
+            assert {e.id for e in batch.rollout.examples} == {"1"}
+            return super().loss(batch, now)
+
+    pipeline = {**PIPELINE, "responses": "logged", "algorithm": "weighs"}
+    pipeline["train"] = {"iterations": 8, "prompts": 4, "lr": 0.01}
+    run(tmp_path, pipeline, {"weighs": Weighs})
+    assert len(seen) == 2

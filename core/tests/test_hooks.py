@@ -1,0 +1,515 @@
+"""Every hook: when it is called, with what, how often, in which order, and what happens to what it returns.
+
+`test_every_hook_has_a_test_of_its_own` fails for a new hook specification without a test here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlalign import hookspecs
+from rlalign.builtin.responses import Sampled
+from rlalign.component import Component
+from rlalign.errors import ComponentError, ConfigError, RLAlignError
+from rlalign.hookspecs import hookimpl
+from rlalign.run import Run
+from rlalign.stages import HOOKS
+from rlalign.testing import run, session
+from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
+
+TYPES: dict[str, Any] = {
+    "run": Run,
+    "examples": list,
+    "rollout": Rollout,
+    "reward": Reward,
+    "batch": Batch,
+    "now": Outputs,
+    "metrics": dict,
+}
+
+
+def arguments(hook: str) -> list[str]:
+    return list(inspect.signature(getattr(hookspecs, hook)).parameters)
+
+
+class Plain(Sampled):
+    """Does what each hook asks in the plainest way; what it was given stands in `calls`."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def setup(self, run: Run) -> None:
+        self.run = run
+
+    def answer(self, hook: str, given: dict[str, Any]) -> Any:
+        self.calls.append((hook, given))
+        return getattr(self, f"do_{hook}", lambda **_: None)(**given)
+
+    def do_rollout(self, examples: Any = None, run: Any = None) -> Rollout:
+        if run is None:
+            return self.run.models.policy.encode(self.run.task.examples("train")[1:4])
+        return self.respond(run, examples, None)
+
+    def do_reward(self, rollout: Any = None, run: Any = None) -> Score:
+        return Score(torch.zeros(12 if rollout is None else len(rollout)))
+
+    def do_loss(self, batch: Any = None, now: Any = None, run: Any = None) -> Loss | None:
+        if batch is None:
+            return None
+        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+
+
+def having(*hooks: str, takes: Callable[[str], list[str]] = arguments, **extra: Any) -> type[Component]:
+    """A component with these hooks, each asking for the arguments that `takes` names."""
+    methods: dict[str, Any] = {"rollout": None, **extra}  # `Sampled` brings one
+    for hook in hooks:
+        names = takes(hook)
+        given = ", ".join(f"{name!r}: {name}" for name in names)
+        source = f"def {hook}({', '.join(['self', *names])}):\n    return self.answer({hook!r}, {{{given}}})"
+        scope: dict[str, Any] = {}
+        exec(source, scope)
+        methods[hook] = hookimpl(scope[hook])
+    return type("Recorder", (Plain,), methods)
+
+
+class Once(Component):
+    """The loss of those pipelines whose recorder has none."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+
+
+PIPELINE: dict[str, Any] = {
+    "task": "numbers",
+    "policy": {"logits": {"hidden": 5}},
+    "rewards": ["token-sum"],
+    "algorithm": ["once"],
+    "generation": {"samples": 4, "max_new_tokens": 7},
+    "train": {"iterations": 2, "prompts": 3, "lr": 0.01, "epochs": 2, "minibatches": 2},
+    "evaluate": {"every": 1, "split": "val", "examples": 4, "use": ["length"]},
+}
+CALLS = {
+    "rollout": 2,
+    "reward": 2,
+    "advantage": 2,
+    "loss": 8,
+    "evaluate": 3,
+    "phase_started": 1,
+    "update": 2,
+    "step_ready": 8,
+    "iteration_done": 2,
+}
+"""In PIPELINE: two iterations of two epochs of two minibatches; evaluation before, between and after."""
+
+
+def placed(*hooks: str) -> dict[str, Any]:
+    """PIPELINE with the recorder wherever its hooks belong."""
+    pipeline = {**PIPELINE, "evaluate": dict(PIPELINE["evaluate"])}
+    if "rollout" in hooks:
+        pipeline["responses"] = "recorder"
+    if "reward" in hooks:
+        pipeline["rewards"] = ["token-sum", "recorder"]
+    if "evaluate" in hooks:
+        pipeline["evaluate"]["use"] = ["recorder"]
+    if not {"rollout", "reward", "evaluate"} & set(hooks):
+        pipeline["algorithm"] = ["once", "recorder"]
+    return pipeline
+
+
+def recorded(folder: Path, cls: type[Component], *hooks: str) -> list[tuple[str, dict[str, Any]]]:
+    _, done = run(folder, placed(*hooks), {"recorder": cls, "once": Once})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    return recorder.calls
+
+
+# -- all hooks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_test_of_its_own(hook: str) -> None:
+    assert any(name.startswith(f"test_{hook}_") for name in vars(sys.modules[__name__]))
+    assert hook in CALLS
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_gets_what_its_specification_says(hook: str, tmp_path: Path) -> None:
+    calls = recorded(tmp_path, having(hook), hook)
+    assert [name for name, _ in calls] == [hook] * CALLS[hook]
+    for _, given in calls:
+        assert list(given) == arguments(hook)
+        for name, value in given.items():
+            assert isinstance(value, TYPES[name]), name
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_may_leave_out_arguments(hook: str, tmp_path: Path) -> None:
+    calls = recorded(tmp_path, having(hook, takes=lambda _: []), hook)
+    assert calls == [(hook, {})] * CALLS[hook]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_that_raises_is_named(hook: str, tmp_path: Path) -> None:
+    def fail(self: Any, **given: Any) -> None:
+        raise KeyError("deep inside")
+
+    with pytest.raises(ComponentError) as error:
+        recorded(tmp_path, having(hook, **{f"do_{hook}": fail}), hook)
+    for part in (f"`{hook}` of `recorder` (", "KeyError: 'deep inside'", "test_hooks.py:"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_an_error_of_a_component_passes_with_its_name(hook: str, tmp_path: Path) -> None:
+    def fail(self: Any, **given: Any) -> None:
+        raise RLAlignError("the server is away; start it")
+
+    with pytest.raises(RLAlignError, match=f"`{hook}` of `recorder` .*: the server is away; start it"):
+        recorded(tmp_path, having(hook, **{f"do_{hook}": fail}), hook)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_needs_its_mark(hook: str, tmp_path: Path) -> None:
+    cls = having(hook)
+    unmarked = type("Unmarked", (cls,), {hook: lambda self: None})
+    with pytest.raises(ConfigError, match=f"method `{hook}` without `@hookimpl`"):
+        session(tmp_path, placed(hook), {"recorder": unmarked, "once": Once})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_refuses_arguments_it_does_not_give(hook: str, tmp_path: Path) -> None:
+    cls = having(hook, takes=lambda _: ["tokenizer"])
+    with pytest.raises(
+        ConfigError, match=f"`{hook}` of `recorder` .* asks for `tokenizer`; the hook gives run"
+    ):
+        session(tmp_path, placed(hook), {"recorder": cls, "once": Once})
+
+
+WRONG: dict[str, Any] = {
+    "rollout": [],
+    "reward": 1.0,
+    "advantage": torch.zeros(12),
+    "loss": torch.zeros(()),
+    "evaluate": 0.5,
+    "update": 0.5,
+    "step_ready": 1,
+}
+
+
+@pytest.mark.parametrize("hook", WRONG)
+def test_every_result_is_checked(hook: str, tmp_path: Path) -> None:
+    cls = having(hook, **{f"do_{hook}": lambda self, **_: WRONG[hook]})
+    with pytest.raises(ComponentError, match=f"`{hook}` of `recorder` .* must return a "):
+        recorded(tmp_path, cls, hook)
+
+
+def test_all_hooks_in_order(tmp_path: Path) -> None:
+    """One recorder in several places is one object, whose hooks take part once each."""
+    cls = having(*HOOKS)
+    pipeline = {**placed("rollout", "reward", "evaluate"), "algorithm": ["once"]}
+    _, done = run(tmp_path, pipeline, {"recorder": cls, "once": Once})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    order = [hook for hook, given in recorder.calls if not (hook == "reward" and len(given["rollout"]) == 4)]
+    iteration = ["rollout", "reward", "advantage", "update", *["loss", "step_ready"] * 4, "iteration_done"]
+    assert order == ["phase_started", "evaluate", *iteration, "evaluate", *iteration, "evaluate"]
+
+
+# -- one by one -------------------------------------------------------------------------------------
+
+
+def test_rollout_answers_the_examples_that_were_drawn(tmp_path: Path) -> None:
+    calls = recorded(tmp_path, having("rollout"), "rollout")
+    drawn = [e for _, given in calls for e in given["examples"]]
+    assert all(isinstance(e, Example) for e in drawn)
+    assert sorted(e.id for e in drawn) == [str(i) for i in range(6)]
+
+
+def test_rollout_with_a_flaw_is_refused(tmp_path: Path) -> None:
+    def shorten(self: Any, run: Any, examples: Any) -> Rollout:
+        rollout = self.respond(run, examples, None)
+        return replace(rollout, texts=rollout.texts[1:])
+
+    with pytest.raises(ComponentError, match=r"`rollout` of `recorder` .* texts"):
+        recorded(tmp_path, having("rollout", do_rollout=shorten), "rollout")
+
+
+def test_reward_sees_texts_and_columns(tmp_path: Path) -> None:
+    cls = having("reward", needs=("policy.full_logprobs", "reference.logprobs", "policy.entropy"), trains=())
+    for _, given in recorded(tmp_path, cls, "reward"):
+        rollout = given["rollout"]
+        assert {"policy.full_logprobs", "reference.logprobs", "policy.entropy"} <= set(rollout.columns)
+        assert len(rollout.texts) == len(rollout) == 12
+        at = rollout.mask_NT
+        for name in ("policy.full_logprobs", "reference.logprobs"):
+            assert rollout.columns[name][at].isfinite().all()
+        torch.testing.assert_close(rollout.columns["policy.full_logprobs"][at], rollout.full_logprobs_NT[at])
+
+
+def test_reward_is_paid_at_the_last_step_or_at_each(tmp_path: Path) -> None:
+    class PerStep(Component):
+        @hookimpl
+        def reward(self, rollout: Rollout) -> Score:
+            return Score(torch.full(rollout.mask_NT.shape, 0.5))
+
+    seen: list[tuple[Rollout, Reward]] = []
+
+    class Look(Component):
+        @hookimpl
+        def advantage(self, rollout: Rollout, reward: Reward) -> None:
+            seen.append((rollout, reward))
+
+    rewards = [{"token-sum": None, "weight": 2}, {"per-step": None, "weight": -1}]
+    pipeline = {**PIPELINE, "rewards": rewards, "algorithm": ["once", "look"]}
+    run(tmp_path, pipeline, {"once": Once, "look": Look, "per-step": PerStep})
+    for rollout, reward in seen:
+        assert list(reward.parts) == ["token-sum", "per-step"]
+        for i, text in enumerate(rollout.texts):
+            steps = int(rollout.length_N[i])
+            raw = sum(map(float, text.split())) / 10
+            assert reward.parts["token-sum"][i] == pytest.approx(raw)
+            expected = [-0.5] * steps + [0.0] * (rollout.steps - steps)
+            expected[steps - 1] += 2 * raw
+            assert reward.tokens_NT[i].tolist() == pytest.approx(expected, abs=1e-6)
+            assert reward.total_N[i] == pytest.approx(sum(expected), abs=1e-5)
+
+
+def test_advantage_without_an_implementation_is_the_total_reward(tmp_path: Path) -> None:
+    batches = []
+
+    class See(Once):
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            batches.append(batch.step)
+            return super().loss(batch, now)
+
+    run(tmp_path, {**PIPELINE, "algorithm": "see"}, {"see": See})
+    for batch in batches:
+        mask_NT = batch.rollout.mask_NT
+        assert torch.equal(batch.advantage_NT, torch.where(mask_NT, batch.reward.total_N[:, None], 0.0))
+
+
+def test_advantage_none_leaves_it_to_the_default(tmp_path: Path) -> None:
+    calls = recorded(tmp_path, having("advantage"), "advantage")
+    assert len(calls) == 2
+    for _, given in calls:
+        assert given["reward"].tokens_NT.shape == given["rollout"].mask_NT.shape
+
+
+def test_loss_sees_leaves_of_its_needs_and_its_step(tmp_path: Path) -> None:
+    def look(self: Any, batch: Batch, now: Outputs, run: Run) -> Loss:
+        assert now.logprobs_NT.is_leaf and now.logprobs_NT.requires_grad
+        assert now.logprobs_NT.shape == batch.rollout.mask_NT.shape
+        assert "values_NT" not in now
+        self.steps = [*getattr(self, "steps", []), (run.iteration, len(batch.step.rollout.examples))]
+        return Plain.do_loss(self, batch, now)
+
+    pipeline = {**PIPELINE, "algorithm": "recorder"}
+    _, done = run(tmp_path, pipeline, {"recorder": having("loss", do_loss=look)})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    # Three groups make minibatches of two and one, twice an iteration.
+    assert sorted(recorder.steps) == [(0, 1), (0, 1), (0, 2), (0, 2), (1, 1), (1, 1), (1, 2), (1, 2)]
+
+
+def test_loss_of_several_components_is_weighted_and_added(tmp_path: Path) -> None:
+    one, _ = run(tmp_path, {**PIPELINE, "algorithm": ["once"], "evaluate": None}, {"once": Once}, name="one")
+    two, _ = run(
+        tmp_path,
+        {
+            **PIPELINE,
+            "evaluate": None,
+            "algorithm": [{"once": None, "weight": 0.75}, {"once": None, "weight": 0.25, "as": "again"}],
+        },
+        {"once": Once},
+        name="two",
+    )
+    assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], rel=1e-5)
+    assert (
+        two.metrics["again/loss"]
+        == two.metrics["once/loss"]
+        == pytest.approx(one.metrics["once/loss"], rel=1e-5)
+    )
+
+
+def test_evaluate_names_its_metrics(tmp_path: Path) -> None:
+    class Distinct(Component):
+        @hookimpl
+        def evaluate(self, rollout: Rollout) -> dict[str, float]:
+            return {"distinct": len(set(rollout.texts)), "all": torch.tensor(float(len(rollout)))}  # type: ignore[dict-item]
+
+    pipeline = {**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": [{"distinct": None, "as": "d"}]}}
+    finished, _ = run(tmp_path, pipeline, {"once": Once, "distinct": Distinct})
+    assert finished.metrics["eval/d/all"] == 4.0
+    assert 1 <= finished.metrics["eval/d/distinct"] <= 4
+
+
+def test_phase_started_comes_once_a_phase_after_setup(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Notes(Once):
+        def setup(self, run: Run) -> None:
+            events.append(f"setup {run.phase}")
+
+        @hookimpl
+        def phase_started(self, run: Run) -> None:
+            events.append(f"started {run.phase} {run.iteration} {run.progress}")
+
+    pipeline = {**PIPELINE, "algorithm": "notes", "phases": [{"name": "a"}, {"name": "b"}], "repeat": 2}
+    run(tmp_path, pipeline, {"notes": Notes})
+    a, b = "started a 0 0.0", "started b 0 0.0"
+    assert events == ["setup a", a, b, a, b]
+
+
+def test_update_replaces_the_loops_own(tmp_path: Path) -> None:
+    cls = having("update", do_update=lambda self, **_: {"trust": 0.5})
+    finished, done = run(
+        tmp_path,
+        {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder"]},
+        {"recorder": cls, "once": Once},
+    )
+    assert finished.metrics["trust"] == 0.5
+    assert "loss" not in finished.metrics and done.step == 0
+
+
+def test_update_may_take_steps_of_its_own(tmp_path: Path) -> None:
+    def descend(self: Any, run: Run, batch: Batch) -> dict[str, float]:
+        before, gradient = run.loss(batch), run.gradient(batch)
+        run.assign(run.parameters() - 0.1 * gradient)
+        return {"before": before, "after": run.loss(batch)}
+
+    finished, _ = run(
+        tmp_path,
+        {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder"]},
+        {"recorder": having("update", do_update=descend), "once": Once},
+    )
+    assert finished.metrics["after"] < finished.metrics["before"]
+
+
+def test_update_may_be_wrapped(tmp_path: Path) -> None:
+    class Timed(Component):
+        @hookimpl(wrapper=True)
+        def update(self):
+            metrics = yield
+            return {**metrics, "wrapped": 1.0}
+
+    cls = having("update", do_update=lambda self, **_: {"trust": 0.5})
+    finished, _ = run(
+        tmp_path,
+        {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder", "timed"]},
+        {"recorder": cls, "once": Once, "timed": Timed},
+    )
+    assert (finished.metrics["trust"], finished.metrics["wrapped"]) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("said, steps", [(None, 8), (True, 8), (False, 0)])
+def test_step_ready_false_drops_the_step_and_ends_the_update(said: Any, steps: int, tmp_path: Path) -> None:
+    cls = having("step_ready", do_step_ready=lambda self, **_: said)
+    _, done = run(tmp_path, placed("step_ready"), {"recorder": cls, "once": Once})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    assert done.step == steps
+    assert len(recorder.calls) == (2 if said is False else 8)
+    for _, given in recorder.calls:
+        assert isinstance(given["metrics"]["loss"], float) and "once/loss" in given["metrics"]
+
+
+def test_step_ready_asks_everybody(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Stop(Component):
+        @hookimpl
+        def step_ready(self) -> bool:
+            asked.append(self.name)
+            return self.name != "first"
+
+    pipeline = {
+        **PIPELINE,
+        "algorithm": ["once", {"stop": None, "as": "first"}, {"stop": None, "as": "second"}],
+    }
+    run(tmp_path, pipeline, {"once": Once, "stop": Stop})
+    assert asked == ["first", "second"] * 2
+
+
+def test_iteration_done_comes_after_learning_with_its_metrics(tmp_path: Path) -> None:
+    calls = recorded(tmp_path, having("iteration_done"), "iteration_done")
+    for _, given in calls:
+        assert {"reward/total", "reward/token-sum", "responses", "loss", "grad_norm"} <= set(given["metrics"])
+        assert given["metrics"]["responses"] == 12.0
+
+
+def test_iteration_done_may_finish_the_phase(tmp_path: Path) -> None:
+    class Enough(Component):
+        @hookimpl
+        def iteration_done(self, run: Run) -> None:
+            assert run.iteration == 1 and run.step == 4
+            run.finish_phase("enough")
+
+    _, done = run(tmp_path, {**PIPELINE, "algorithm": ["once", "enough"]}, {"once": Once, "enough": Enough})
+    assert done.step == 4
+    assert "enough" in " ".join(done.display.notes)  # type: ignore[attr-defined]
+
+
+# -- the run a hook sees ----------------------------------------------------------------------------
+
+
+def test_hooks_cannot_assign_to_the_run(tmp_path: Path) -> None:
+    class Assigns(Component):
+        @hookimpl
+        def iteration_done(self, run: Run) -> None:
+            for name in ("phase", "beta", "_phase"):
+                with pytest.raises(AttributeError, match="a component keeps its state on itself"):
+                    setattr(run, name, 1)
+            with pytest.raises(TypeError):
+                run.models["policy"] = None  # type: ignore[index]
+
+    run(tmp_path, {**PIPELINE, "algorithm": ["once", "assigns"]}, {"once": Once, "assigns": Assigns})
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "fisher_product", "parameters", "assign", "respond"])
+def test_what_belongs_into_update_is_refused_elsewhere(what: str, tmp_path: Path) -> None:
+    class Elsewhere(Component):
+        @hookimpl
+        def iteration_done(self, run: Run) -> None:
+            method = getattr(run, what)
+            method(*[None] * len(inspect.signature(method).parameters))
+
+    with pytest.raises(
+        ComponentError, match=rf"`elsewhere` .*: run.{what}\(\) belongs into an `update` hook"
+    ):
+        run(
+            tmp_path, {**PIPELINE, "algorithm": ["once", "elsewhere"]}, {"once": Once, "elsewhere": Elsewhere}
+        )
+
+
+def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watch(Once):
+        @hookimpl
+        def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+            seen.append(run.progress)
+            return super().loss(batch, now)
+
+        @hookimpl
+        def iteration_done(self, run: Run) -> None:
+            seen.append(run.progress)
+
+    run(tmp_path, {**PIPELINE, "algorithm": "watch", "evaluate": None}, {"watch": Watch})
+    assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == 1.0
+    assert seen[4] == 0.5  # after the first of two iterations

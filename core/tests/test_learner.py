@@ -1,0 +1,458 @@
+"""One iteration's learning: optimiser steps, and what an `update` hook may ask for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlalign import Batch, Component, ComponentError, Loss, Outputs, Run, hookimpl
+from rlalign.learner import Learner, mean_of
+from rlalign.optimiser import factor
+from rlalign.pipeline import Schedule
+from rlalign.testing import Bench, Logits, run, session
+
+
+class Gain(Component):
+    """A plain policy gradient that remembers which rows each step held."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+    stop_at: int | None = None
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.steps: list[list[str]] = []
+        self.ready: list[Mapping[str, float]] = []
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        self.steps.append([batch.step.rollout.examples[g].id for g in batch.step.rollout.group_N.tolist()])
+        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+
+    @hookimpl
+    def step_ready(self, metrics: Mapping[str, float]) -> bool:
+        self.ready.append(metrics)
+        return self.stop_at is None or len(self.ready) < self.stop_at
+
+
+class StopsAtThird(Gain):
+    stop_at = 3
+
+
+class NotANumber(Gain):
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(batch.mean_over_tokens(now.logprobs_NT * math.nan))
+
+
+class BadGradient(Gain):
+    """A finite loss whose gradient is not."""
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(batch.mean_over_tokens((now.logprobs_NT * 0).sqrt()))
+
+
+class ByValue(Component):
+    needs = ("logprobs", "values")
+    trains = ("policy", "value")
+    unit = "response"
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        gain = batch.mean_over_tokens(batch.advantage_NT * now.logprobs_NT)
+        return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2) - gain)
+
+
+COMPONENTS: dict[str, type[Any]] = {
+    "gain": Gain,
+    "stops": StopsAtThird,
+    "not-a-number": NotANumber,
+    "bad-gradient": BadGradient,
+    "by-value": ByValue,
+}
+
+
+def pipeline(algorithm: Any = "gain", *, hidden: int | None = 5, **more: Any) -> dict[str, Any]:
+    train = {"iterations": 1, "prompts": 6, "dtype": "float64", "lr": 0.01, **more.pop("train", {})}
+    return {
+        "task": "numbers",
+        "policy": {"logits": {"hidden": hidden}},
+        "rewards": ["token-sum"],
+        "responses": "logged",
+        "algorithm": algorithm,
+        "train": train,
+        **more,
+    }
+
+
+def bench(folder: Path, *args: Any, **kwargs: Any) -> Bench:
+    return Bench(folder, pipeline(*args, **kwargs), COMPONENTS)
+
+
+def learner(of: Bench) -> Learner:
+    of.phase.updating = True
+    assert of.phase.learner is not None
+    return of.phase.learner
+
+
+def flat(of: Bench, gradients: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].reshape(-1) for name in learner(of).optimiser.parameters])
+
+
+# -- what an `update` hook may ask for -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["gain", "by-value"])
+def test_the_gradient_is_that_of_the_loss(algorithm: str, tmp_path: Path) -> None:
+    b = bench(tmp_path, algorithm)
+    batch = b.batch()
+    learner(b)
+    gradient = b.run.gradient(batch)
+    torch.testing.assert_close(gradient, flat(b, b.gradient(batch)[1]), rtol=0, atol=0)
+    start, generator = b.run.parameters(), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        way = torch.randn(len(start), generator=generator, dtype=torch.float64)
+        sides = []
+        for sign in (1, -1):
+            b.run.assign(start + sign * 1e-5 * way)
+            sides.append(b.run.loss(batch))
+        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float(gradient @ way), rel=1e-6)
+    b.run.assign(start)
+    assert torch.equal(b.run.gradient(batch), gradient)
+
+
+def test_the_gradient_of_a_piece_is_that_of_a_step_of_its_own(tmp_path: Path) -> None:
+    b = bench(tmp_path)
+    batch, _ = b.batch(), learner(b)
+    piece = batch.take(torch.tensor([0, 5, 2]))
+    assert torch.equal(b.run.gradient(piece), b.run.gradient(piece.as_step()))
+    assert b.run.loss(piece) == b.run.loss(piece.as_step())
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+@pytest.mark.parametrize("route", ["A", "B", "T"])
+def test_a_loss_leaves_no_gradient_behind(route: Any, hidden: int | None, tmp_path: Path) -> None:
+    b = bench(tmp_path, hidden=hidden)
+    batch, _ = b.batch(), learner(b)
+    b.engine.route, b.engine.budget = route, 40
+    expected = b.gradient(batch)[0]["loss"]
+    assert b.run.loss(batch) == pytest.approx(expected, rel=1e-12)
+    assert all(p.grad is None for p in b.run.models.policy.parameters())
+    b.run.gradient(batch)
+    assert all(p.grad is None for p in b.run.models.policy.parameters())
+
+
+def test_a_hook_inside_a_step_cannot_take_its_gradient_away(tmp_path: Path) -> None:
+    """`run.gradient` and `run.loss` clear `.grad`, so in `step_ready` they would leave an empty step."""
+
+    class Peeks(Gain):
+        @hookimpl
+        def step_ready(self, run: Run) -> bool:
+            run.parameters()
+            return True
+
+    with pytest.raises(ComponentError, match=r"run\.parameters\(\) belongs into an `update` hook"):
+        run(tmp_path, pipeline("peeks"), {"peeks": Peeks})
+
+
+def test_parameters_and_assign_are_inverse_and_count_as_a_change(tmp_path: Path) -> None:
+    b = bench(tmp_path, "by-value")
+    learner(b)
+    vector = b.run.parameters()
+    names = [f"{m}/{k}" for m in ("policy", "value") for k, _ in b.run.models[m].named_parameters()]
+    assert len(vector) == sum(p.numel() for m in ("policy", "value") for p in b.run.models[m].parameters())
+    assert list(learner(b).optimiser.parameters) == names
+    versions = [b.run.models[m].version for m in ("policy", "value")]
+    b.run.assign(vector * 2 + 1)
+    assert torch.equal(b.run.parameters(), vector * 2 + 1)
+    assert [b.run.models[m].version for m in ("policy", "value")] == [v + 1 for v in versions]
+    vector.zero_()
+    assert float(b.run.parameters().abs().max()) > 0  # a copy, not a view
+    with pytest.raises((RuntimeError, ValueError)):
+        b.run.assign(vector[:-1])
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "fisher_product", "parameters", "assign", "respond"])
+def test_they_belong_into_an_update(what: str, tmp_path: Path) -> None:
+    b = bench(tmp_path)
+    arguments = {"fisher_product": 2, "parameters": 0}.get(what, 1)
+    with pytest.raises(ComponentError, match=rf"run\.{what}\(\) belongs into an `update` hook"):
+        getattr(b.run, what)(*[None] * arguments)
+
+
+def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
+    b = bench(tmp_path)
+    batch, _ = b.batch(), learner(b)
+    before = b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+    b.run.assign(b.run.parameters() * 1.5)
+    assert not torch.equal(b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT, before)
+
+
+# -- the Fisher matrix -----------------------------------------------------------------------------------------
+
+
+def dense_fisher(b: Bench, batch: Batch) -> Tensor:
+    """Σ_t Jᵀ(diag p − ppᵀ)J / τ² / M, J row by row, over all trained parameters."""
+    policy, rollout = b.run.models.policy, batch.rollout
+    assert isinstance(policy, Logits)
+    parameters = learner(b).optimiser.parameters
+    own = [p for name, p in parameters.items() if name.startswith("policy/")]
+    size = sum(p.numel() for p in parameters.values())
+    logits_MV = policy.head(policy.features(rollout))
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for m, (i, t) in enumerate(zip(*(x.tolist() for x in rollout.chosen), strict=True)):
+        how = rollout.settings[int(rollout.setting_N[i])]
+        kept = torch.ones(logits_MV.shape[1], dtype=torch.bool)
+        if rollout.allowed is not None:
+            kept = rollout.allowed.mask(torch.tensor([i]), torch.tensor([t]))[0]
+        if t < how.min_new_tokens:
+            kept[list(policy.ends)] = False
+        p = (logits_MV[m].detach() / how.temperature).masked_fill(~kept, -math.inf).softmax(0)
+        rows = []
+        for v in range(len(p)):
+            grads = torch.autograd.grad(logits_MV[m, v], own, retain_graph=True, allow_unused=True)
+            row = [torch.zeros_like(x) if g is None else g for x, g in zip(own, grads, strict=True)]
+            rows.append(torch.cat([g.reshape(-1) for g in row]))
+        j = torch.zeros(len(p), size, dtype=torch.float64)
+        j[:, : len(rows[0])] = torch.stack(rows)
+        total += j.T @ (p.diag() - p[:, None] * p) @ j / how.temperature**2
+    return total / int(rollout.mask_NT.sum())
+
+
+@pytest.mark.parametrize("algorithm", ["gain", "by-value"])
+@pytest.mark.parametrize("hidden", [None, 3])
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"samples": 2},
+        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
+        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
+    ],
+)
+def test_the_fisher_product_is_that_of_the_dense_matrix(
+    generation: dict[str, Any], hidden: int | None, algorithm: str, tmp_path: Path
+) -> None:
+    say = pipeline(algorithm, responses="sampled", generation={**generation, "max_new_tokens": 3})
+    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
+    say |= {"policy": {"logits": small}, "task": {"numbers": {"size": 3, "prompts": 3}}}
+    b = Bench(tmp_path, say, COMPONENTS)
+    batch, _ = b.batch(3), learner(b)
+    fisher = dense_fisher(b, batch)
+    start, generator = b.run.parameters(), torch.Generator().manual_seed(0)
+    for budget in (10**9, 9, 1):
+        b.engine.budget = budget
+        vector = torch.randn(len(start), generator=generator, dtype=torch.float64)
+        product = b.run.fisher_product(batch, vector)
+        torch.testing.assert_close(product, fisher @ vector, rtol=0, atol=1e-12)
+    assert float(fisher.abs().max()) > 1e-4
+    assert torch.equal(b.run.parameters(), start)
+    assert all(p.grad is None for p in learner(b).optimiser.parameters.values())
+
+
+def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
+    """KL(π_θ ‖ π_{θ+εv}) ≈ ½ ε² vᵀFv, on distributions nothing was removed from."""
+    b = bench(tmp_path)
+    batch, _ = b.batch(), learner(b)
+    policy, start = b.run.models.policy, b.run.parameters()
+    vector = torch.randn(len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def logp() -> Tensor:
+        with torch.no_grad():
+            return policy.head(policy.features(batch.rollout)).log_softmax(1)
+
+    old, eps = logp(), 1e-4
+    curvature = float(vector @ b.run.fisher_product(batch, vector))
+    kls = []
+    for sign in (1, -1):  # the third order cancels
+        b.run.assign(start + sign * eps * vector)
+        kls.append(float((old.exp() * (old - logp())).sum(1).mean()))
+    assert sum(kls) / eps**2 == pytest.approx(curvature, rel=1e-5)
+
+
+# -- epochs and minibatches ---------------------------------------------------------------------------------
+
+
+def learned(folder: Path, algorithm: str = "gain", **train: Any) -> tuple[Any, dict[str, float]]:
+    finished, started = run(folder, pipeline(algorithm, train=train), COMPONENTS)
+    (component,) = [c for c in started.builder.built.values() if isinstance(c, Gain)]
+    return component, dict(finished.metrics)
+
+
+@pytest.mark.parametrize(
+    "train, sizes",
+    [
+        ({"minibatches": 1}, [6]),
+        ({"minibatches": 2}, [3, 3]),
+        ({"minibatches": 4}, [2, 2, 1, 1]),
+        ({"minibatch": 4}, [4, 2]),
+        ({"minibatches": 3, "epochs": 2}, [2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_minibatches_hold_whole_groups_each_once_an_epoch(
+    train: dict[str, Any], sizes: list[int], tmp_path: Path
+) -> None:
+    component, metrics = learned(tmp_path, **train)
+    logged = {str(i): count for i, count in enumerate((1, 3, 4, 2, 5, 3))}
+    steps = component.steps
+    steps = [s for i, s in enumerate(steps) if i == 0 or s is not steps[i - 1]]
+    assert [len(set(step)) for step in steps] == sizes
+    for step in steps:
+        assert all(step.count(name) == logged[name] for name in step)
+    epochs = train.get("epochs", 1)
+    for e in range(epochs):
+        part = steps[e * len(steps) // epochs : (e + 1) * len(steps) // epochs]
+        assert sorted(name for step in part for name in set(step)) == sorted(logged)
+    assert metrics["optimiser_steps"] == len(sizes)
+    if epochs == 2:
+        assert [set(s) for s in steps[:3]] != [set(s) for s in steps[3:]]
+
+
+def test_empty_steps_are_skipped_and_counted(tmp_path: Path) -> None:
+    component, metrics = learned(tmp_path, prompts=3, minibatches=5)
+    assert metrics["optimiser_steps"] == 3
+    assert metrics["empty_steps"] == 2
+    assert len(component.ready) == 3
+
+
+def test_a_dropped_step_ends_the_update_and_moves_nothing(tmp_path: Path) -> None:
+    component, metrics = learned(tmp_path, "stops", minibatches=6, epochs=2)
+    assert len(component.ready) == 3
+    assert metrics["optimiser_steps"] == 2
+    assert metrics["dropped_steps"] == 1
+
+
+def test_the_first_step_dropped_leaves_the_weights(tmp_path: Path) -> None:
+    class Never(Gain):
+        stop_at = 1
+
+    started = session(tmp_path, pipeline("never"), {"never": Never})
+    before = {k: v.clone() for k, v in started.models.policy.state_dict().items()}
+    started.run()
+    assert all(torch.equal(v, before[k].double()) for k, v in started.models.policy.state_dict().items())
+    assert started.models.policy.version == 0
+    assert started.step == 0
+
+
+def test_means_are_over_the_steps_that_have_a_metric() -> None:
+    assert mean_of([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": 2.0, "b": 2.0}
+    assert mean_of([]) == {}
+
+
+@pytest.mark.parametrize(
+    "algorithm, said",
+    [("not-a-number", "the loss of `not-a-number` is nan"), ("bad-gradient", "the gradient of")],
+)
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(
+    algorithm: str, said: str, tmp_path: Path
+) -> None:
+    started = session(tmp_path, pipeline(algorithm), COMPONENTS)
+    with pytest.raises(ComponentError, match=said) as caught:
+        started.run()
+    assert algorithm in str(caught.value)
+    assert "the batch is in" in str(caught.value)
+    assert (started.dir.path / "bad-batch" / "batch.safetensors").exists()
+
+
+# -- the optimiser --------------------------------------------------------------------------------------------
+
+
+def test_schedules() -> None:
+    def at(progress: float, **schedule: Any) -> float:
+        return factor(Schedule(**schedule), progress)
+
+    assert [at(p) for p in (0, 0.5, 1)] == [1, 1, 1]
+    assert [at(p, shape="linear") for p in (0, 0.25, 1)] == [1, 0.75, 0]
+    assert at(0.75, shape="linear", floor=0.2) == pytest.approx(0.4)
+    assert [at(p, shape="cosine") for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert at(1, shape="cosine", floor=0.1) == pytest.approx(0.1)
+    for shape in ("constant", "linear", "cosine"):
+        assert at(0.05, shape=shape, warmup=0.1) == pytest.approx(0.5)
+        assert at(0.1, shape=shape, warmup=0.1) == pytest.approx(1)
+        values = [at(p / 100, shape=shape, warmup=0.2, floor=0.1) for p in range(101)]
+        assert all(0 <= v <= 1 for v in values)
+        assert values[:21] == sorted(values[:21])
+        assert values[20:] == sorted(values[20:], reverse=True)
+        assert values[-1] == pytest.approx(1 if shape == "constant" else 0.1)
+
+
+def test_a_schedule_is_a_function_of_the_phases_progress(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Notes(Gain):
+        @hookimpl
+        def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
+            rates.append(metrics["lr"])
+
+    train = {"iterations": 4, "minibatches": 2, "lr": 1.0, "schedule": {"shape": "linear"}}
+    run(tmp_path, pipeline("notes", train=train), {"notes": Notes})
+    steps = [1 - (i + share) / 4 for i in range(4) for share in (0, 0.5)]
+    assert rates == pytest.approx([(steps[2 * i] + steps[2 * i + 1]) / 2 for i in range(4)])
+
+
+def test_each_model_has_its_own_rate(tmp_path: Path) -> None:
+    b = bench(tmp_path, "by-value", train={"lr": 0.5, "lrs": {"value": 0.0}, "clip": None})
+    batch, own = b.batch(), learner(b)
+    _, norm = own.gradient_step(batch)
+    before = [b.run.models[m].state_dict() for m in ("policy", "value")]
+    before = [{k: v.clone() for k, v in s.items()} for s in before]
+    own.optimiser.step(0.0, norm)
+    after = [b.run.models[m].state_dict() for m in ("policy", "value")]
+    assert any(not torch.equal(before[0][k], v) for k, v in after[0].items())
+    assert all(torch.equal(before[1][k], v) for k, v in after[1].items())
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e6])
+def test_clipping_is_of_the_whole_norm(clip: float | None, tmp_path: Path) -> None:
+    b = bench(tmp_path, "by-value", train={"clip": clip})
+    batch, own = b.batch(), learner(b)
+    gradient = b.run.gradient(batch)
+    _, norm = own.gradient_step(batch)
+    own.optimiser.step(0.0, norm)
+    assert float(norm) == pytest.approx(float(gradient.norm()), rel=1e-12)
+    left = torch.cat([p.grad.reshape(-1) for p in own.optimiser.parameters.values() if p.grad is not None])
+    scale = min(1.0, clip / (float(norm) + 1e-6)) if clip else 1.0
+    torch.testing.assert_close(left, gradient * scale, rtol=1e-12, atol=0)
+    if clip == 1e-3:
+        assert float(left.norm()) <= 1e-3
+
+
+def test_a_step_is_adamw_as_written_by_hand(tmp_path: Path) -> None:
+    train = {"clip": None, "lr": 0.03, "weight_decay": 0.1, "betas": [0.8, 0.95], "eps": 1e-6}
+    b = bench(tmp_path, train=train)
+    batch, own = b.batch(), learner(b)
+    m = {k: torch.zeros_like(p) for k, p in own.optimiser.parameters.items()}
+    v = {k: torch.zeros_like(p) for k, p in own.optimiser.parameters.items()}
+    for t in (1, 2, 3):
+        _, norm = own.gradient_step(batch)
+        expected = {}
+        for k, p in own.optimiser.parameters.items():
+            assert p.grad is not None
+            m[k] = 0.8 * m[k] + 0.2 * p.grad
+            v[k] = 0.95 * v[k] + 0.05 * p.grad**2
+            step = (m[k] / (1 - 0.8**t)) / ((v[k] / (1 - 0.95**t)).sqrt() + 1e-6)
+            expected[k] = p.detach() * (1 - 0.03 * 0.1 * (p.ndim > 1)) - 0.03 * step
+        own.optimiser.step(0.0, norm)
+        for k, p in own.optimiser.parameters.items():
+            torch.testing.assert_close(p.detach(), expected[k], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_learns_in_lower_precision(dtype: str, tmp_path: Path) -> None:
+    say = pipeline("gain", responses="sampled", generation={"samples": 4, "max_new_tokens": 3})
+    say["train"] = {"iterations": 40, "prompts": 6, "dtype": dtype, "lr": 0.1, "minibatches": 2}
+    say["evaluate"] = {"use": ["token-sum"], "split": "val", "every": 1000}
+    started = session(tmp_path, say, COMPONENTS)
+    started.run()
+    assert all(p.dtype == torch.float32 for p in started.models.policy.parameters())
+    lines = (started.dir.path / "metrics.jsonl").read_text().splitlines()
+    rewards = [json.loads(x)["reward/token-sum"] for x in lines if "reward/token-sum" in json.loads(x)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3

@@ -1,0 +1,447 @@
+"""The sampling loop: tokens depend on the uniforms alone, and log-probs are those of what was sampled from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlalign import Batch, Component, Loss, Outputs, RLAlignError, Rollout, hookimpl
+from rlalign.engine import Engine
+from rlalign.pipeline import Sampling
+from rlalign.randomness import Seeds
+from rlalign.sampling import Nucleus, choose, nucleus, sample, truncate
+from rlalign.testing import Bench, Logits, Numbers
+from rlalign.types import Example
+
+V = 11
+
+
+# -- choosing -------------------------------------------------------------------------------------------------
+
+
+def by_walking(probs: Sequence[float], u: float) -> int:
+    """The first token whose cumulative probability exceeds u times the total; never one of probability 0."""
+    target, reached, last = u * math.fsum(probs), 0.0, 0
+    for i, p in enumerate(probs):
+        if p > 0:
+            last, reached = i, reached + p
+            if reached > target:
+                return i
+    return last
+
+
+edge = st.sampled_from([0.0, 2.0**-24, 1e-7, 0.5, 1 - 2.0**-24, 1 - 2.0**-53, 1.0])
+probability = st.one_of(st.just(0.0), st.floats(1e-30, 1.0), st.sampled_from([1e-8, 0.5, 1.0]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.lists(probability, min_size=5, max_size=5), min_size=1, max_size=4),
+    st.lists(st.one_of(edge, st.floats(0, 1)), min_size=4, max_size=4),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_token_of_probability_zero_is_never_chosen(
+    rows: list[list[float]], us: list[float], dtype: torch.dtype
+) -> None:
+    rows = [row if any(torch.tensor(row, dtype=dtype) > 0) else [0, 0, 1.0, 0, 0] for row in rows]
+    probs = torch.tensor(rows, dtype=dtype)
+    u = torch.tensor(us[: len(rows)], dtype=torch.float32)
+    token = choose(probs, u)
+    assert token.dtype == torch.long
+    assert (probs.gather(1, token[:, None]) > 0).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=9), st.integers(0, 2**12 - 1))
+def test_choose_is_the_inverse_of_the_cumulative_distribution(counts: list[int], place: int) -> None:
+    """On numbers that floats hold exactly the two must agree everywhere, boundaries included."""
+    counts = counts if sum(counts) else [1]
+    total = 2 ** math.ceil(math.log2(sum(counts)))
+    counts = [*counts, total - sum(counts)]
+    probs, u = [c / total for c in counts], place / 2**12
+    assert int(choose(torch.tensor([probs]), torch.tensor([u]))) == by_walking(probs, u)
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    """χ² over a quarter of a million draws of the run's own uniforms."""
+    probs = torch.tensor([0.3, 0.0, 0.2, 1e-3, 0.0, 0.25, 0.15, 0.099, 0.0])
+    n = 1 << 18
+    u = Seeds(3).uniforms("sample", positions=range(1 << 10), samples=1, steps=1 << 8).reshape(-1)
+    counts = torch.bincount(choose(probs.expand(n, -1), u), minlength=len(probs)).double()
+    assert counts[probs == 0].sum() == 0
+    expected = probs[probs > 0].double() / probs.double().sum() * n
+    chi2 = float(((counts[probs > 0] - expected) ** 2 / expected).sum())
+    assert chi2 < 20.5  # 5 degrees of freedom, 0.1 %
+
+
+# -- truncating -----------------------------------------------------------------------------------------------
+
+
+def reference(logits: list[float], how: Sampling) -> set[int]:
+    """By sorting a list. Ties: top-k keeps all that equal the k-th, top-p the first of them."""
+    order = sorted((v for v, z in enumerate(logits) if z > -math.inf), key=lambda v: -logits[v])
+    if how.top_k and how.top_k < len(order):
+        order = [v for v in order if logits[v] >= logits[order[how.top_k - 1]]]
+    kept = set(order)
+    if how.top_p < 1:
+        weights = [math.exp(logits[v] - logits[order[0]]) for v in order]
+        total, reached, kept = math.fsum(weights), 0.0, set()
+        for v, w in zip(order, weights, strict=True):
+            if not kept or reached < how.top_p:
+                kept.add(v)
+            reached += w / total
+    if how.min_p:
+        kept = {v for v in kept if logits[v] >= logits[order[0]] + math.log(how.min_p)}
+    return kept
+
+
+levels = st.sampled_from([-math.inf, -3.0, -1.0, 0.0, 0.5, 2.0, 2.0, 5.0])
+continuous = st.floats(-8, 8)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(st.lists(levels, min_size=V, max_size=V), st.lists(continuous, min_size=V, max_size=V)),
+    st.integers(0, V + 2),
+    st.sampled_from([0.013, 0.31, 0.7, 0.93, 1.0]),
+    st.sampled_from([0.0, 0.0123, 0.21, 0.99]),
+)
+def test_truncation_equals_sorting_a_list(logits: list[float], k: int, p: float, m: float) -> None:
+    logits = logits if max(logits) > -math.inf else [*logits[:-1], 0.0]
+    how = Sampling(top_k=k, top_p=p, min_p=m)
+    row = torch.tensor([logits, [-z if z > -math.inf else 1.0 for z in logits]], dtype=torch.float64)
+    kept = truncate(row, how)
+    for found, given_ in zip(kept, row.tolist(), strict=True):
+        assert set(found.nonzero()[:, 0].tolist()) == reference(given_, how)
+    assert (kept & (row == row.amax(1, keepdim=True))).any(1).all()  # a best one stays
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(continuous, min_size=2, max_size=40), st.floats(1e-6, 1.0))
+def test_a_nucleus_is_the_smallest_set_that_reaches_p(logits: list[float], p: float) -> None:
+    z = torch.tensor([logits], dtype=torch.float64)
+    kept = nucleus(z, p)[0]
+    probs = z.softmax(1)[0]
+    inside = float(probs[kept].sum())
+    assert inside >= p - 1e-9
+    assert inside - float(probs[kept].min()) < p + 1e-9
+    assert float(probs[kept].min()) >= float(probs[~kept].max()) if (~kept).any() else True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constraint_with_top_p_of_one_removes_nothing(dtype: torch.dtype) -> None:
+    """However peaked: a cumulative sum that rounds to 1 must not cut the tail."""
+    logits = torch.full((1, 1000), -20.0, dtype=dtype)
+    logits[0, 500] = 20.0
+
+    class Fixed:
+        def logits(self) -> Tensor:
+            return logits
+
+    constraint = Nucleus("mask", top_p=1.0)
+    policy = Logits(Logits.Config())
+    policy.setup()
+    constraint.resolve(policy)
+    constraint._decoder = Fixed()  # type: ignore[assignment]
+    assert constraint.allowed().all()
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------
+
+SETTINGS: dict[str, Sampling] = {
+    "plain": Sampling(samples=4, max_new_tokens=7),
+    "tempered": Sampling(samples=4, max_new_tokens=7, temperature=0.6, min_new_tokens=3),
+    "greedy": Sampling(samples=4, max_new_tokens=7, greedy=True),
+    "greedy-narrowed": Sampling(samples=4, max_new_tokens=7, greedy=True, top_k=3, temperature=0.3),
+    "top-k": Sampling(samples=4, max_new_tokens=7, top_k=3, min_new_tokens=2),
+    "top-p": Sampling(samples=4, max_new_tokens=7, top_p=0.7, temperature=1.5),
+    "min-p": Sampling(samples=4, max_new_tokens=7, min_p=0.2),
+    "all": Sampling(samples=4, max_new_tokens=6, top_k=6, top_p=0.9, min_p=0.05, temperature=1.2, min_new_tokens=2),
+    "stop": Sampling(samples=4, max_new_tokens=7, stop=("3", "7 1")),
+    "stop-late": Sampling(samples=4, max_new_tokens=7, stop=("3",), min_new_tokens=4, top_p=0.9),
+}  # fmt: skip
+
+
+def policies(*, hidden: int | None = 5) -> tuple[Logits, Logits]:
+    """A policy with an end that comes now and then, and another to constrain it."""
+    made = []
+    for seed in (0, 4):
+        policy = Logits(
+            Logits.Config(prompts=16, responses=4, steps=7, vocabulary=V, hidden=hidden, seed=seed)
+        )
+        policy.setup()
+        made.append(policy.double().eval())
+    return made[0], made[1]
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(id=str(i), prompt=str(i % 16)) for i in range(count)]
+
+
+def draw(
+    policy: Logits,
+    how: Sampling,
+    positions: range = range(16),
+    mask: Logits | None = None,
+    compact: bool = True,
+) -> Rollout:
+    u = Seeds(1).uniforms("sample", positions=positions, samples=how.samples, steps=how.max_new_tokens)
+    within = None
+    if mask is not None:
+        within = Nucleus("mask", top_p=0.6, min_keep=2, always=(0,))
+        within.resolve(mask)
+    asked = [Example(id=str(i), prompt=str(i % 16)) for i in positions]
+    rollout = sample(policy, asked, how, u, within, compact=compact)
+    slots = torch.arange(how.samples).repeat(len(asked))
+    return rollout.with_columns(slot=slots)
+
+
+def responses(rollout: Rollout) -> list[tuple[Any, ...]]:
+    """Everything that was sampled, without padding; log-probs to 1e-12."""
+    found = []
+    for i, length in enumerate(rollout.length_N.tolist()):
+        steps = torch.arange(length)
+        kept = (
+            None
+            if rollout.allowed is None
+            else rollout.allowed.mask(torch.full((length,), i), steps).tolist()
+        )
+        example = rollout.examples[int(rollout.group_N[i])].id
+        logp_T = [round(x, 11) for x in rollout.logprobs_NT[i, :length].tolist()]
+        full_T = [round(x, 11) for x in rollout.full_logprobs_NT[i, :length].tolist()]
+        tokens, finished = rollout.actions_NT[i, :length].tolist(), bool(rollout.finished_N[i])
+        found.append((example, tokens, finished, rollout.texts[i], kept, logp_T, full_T))
+    return found
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_batch_size_order_and_compaction_never_change_a_token(name: str, constrained: bool) -> None:
+    how = SETTINGS[name]
+    policy, other = policies()
+    mask = other if constrained else None
+    whole = responses(draw(policy, how, mask=mask))
+    assert len({tuple(r[1]) for r in whole}) > 10
+    assert len({len(r[1]) for r in whole}) > 2 or name in ("greedy", "greedy-narrowed")
+    assert responses(draw(policy, how, mask=mask, compact=False)) == whole
+    for size in (1, 4):
+        parts = [responses(draw(policy, how, range(at, at + size), mask)) for at in range(0, 16, size)]
+        assert [r for part in parts for r in part] == whole
+    fewer = responses(draw(policy, how.model_copy(update={"samples": 2}), mask=mask))
+    assert fewer == [r for i, r in enumerate(whole) if i % 4 < 2]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_sampled_are_what_a_loop_over_tokens_samples(name: str, constrained: bool) -> None:
+    """One response at a time, in plain Python, with the constraint's logits beside it."""
+    how = SETTINGS[name]
+    policy, other = policies()
+    found = draw(policy, how, mask=other if constrained else None)
+    uniforms = Seeds(1).uniforms("sample", positions=range(16), samples=4, steps=how.max_new_tokens)
+    with torch.no_grad():
+        grid = [p.head(p.trunk(p.free)) for p in (policy, other)]
+    for i in range(len(found)):
+        prompt, slot = divmod(i, 4)
+        tokens: list[int] = []
+        finished = False
+        for t in range(how.max_new_tokens):
+            temperature = 1.0 if how.greedy else how.temperature
+            z = grid[0][prompt * 4 + slot, t] / temperature
+            banned: set[int] = set()
+            if constrained:
+                best = reference(grid[1][prompt * 4 + slot, t].tolist(), Sampling(top_p=0.6))
+                best |= set(grid[1][prompt * 4 + slot, t].topk(2).indices.tolist()) | {0, V - 1}
+                banned |= set(range(V)) - best
+            if t < how.min_new_tokens:
+                banned.add(V - 1)
+            left = [-math.inf if v in banned else x for v, x in enumerate(z.tolist())]
+            kept = sorted(reference(left, how))
+            p = torch.zeros(V, dtype=torch.float64)
+            p[kept] = z[kept].softmax(0)
+            u = float(uniforms[prompt, slot, t])
+            token = int(p.argmax()) if how.greedy else by_walking(p.tolist(), u)
+            assert int(found.actions_NT[i, t]) == token, (i, t)
+            assert float(found.logprobs_NT[i, t]) == pytest.approx(math.log(float(p[token])), abs=1e-12)
+            full = float(z.log_softmax(0)[token])
+            assert float(found.full_logprobs_NT[i, t]) == pytest.approx(full, abs=1e-12)
+            if found.allowed is not None:
+                row = found.allowed.mask(torch.tensor([i]), torch.tensor([t]))[0]
+                assert row.nonzero()[:, 0].tolist() == kept
+            tokens.append(token)
+            text = policy.text(torch.tensor(tokens))
+            stopped = t + 1 >= how.min_new_tokens and any(s in text for s in how.stop)
+            if token == V - 1 or stopped:
+                finished = True
+                break
+        assert int(found.length_N[i]) == len(tokens)
+        assert bool(found.finished_N[i]) == finished
+        assert found.mask_NT[i].tolist() == [t < len(tokens) for t in range(found.steps)]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_log_probs_equal_a_rescoring(name: str, constrained: bool) -> None:
+    policy, other = policies()
+    rollout = draw(policy, SETTINGS[name], mask=other if constrained else None)
+    for budget, chunk in ((10**9, 10**9), (30, 7), (1, 1)):
+        engine = Engine({"policy": policy}, budget=budget, head_chunk=chunk)
+        found = engine.score("policy", rollout, ["logprobs", "full_logprobs"])
+        torch.testing.assert_close(found.logprobs_NT, rollout.logprobs_NT, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found.full_logprobs_NT, rollout.full_logprobs_NT, rtol=0, atol=1e-12)
+    assert (rollout.logprobs_NT[rollout.mask_NT] <= 1e-12).all()
+    assert (rollout.logprobs_NT >= rollout.full_logprobs_NT - 1e-12).all()
+
+
+def test_nothing_narrowed_stores_nothing() -> None:
+    policy, other = policies()
+    assert draw(policy, SETTINGS["tempered"]).allowed is None  # bans are worked out again, not stored
+    assert draw(policy, SETTINGS["top-p"]).allowed is not None
+    assert draw(policy, SETTINGS["plain"], mask=other).allowed is not None
+
+
+def test_a_response_ends_as_it_should() -> None:
+    policy, _ = policies()
+    rollout = draw(policy, SETTINGS["stop-late"])
+    assert int(rollout.length_N.min()) >= 4
+    ended = rollout.actions_NT[torch.arange(64), rollout.length_N - 1] == V - 1
+    assert (~rollout.finished_N | ended | torch.tensor([r[1].count(3) > 0 for r in responses(rollout)])).all()
+    assert any(rollout.finished_N & ~ended)
+    stop = draw(policy, SETTINGS["stop"])
+    assert all("3" not in text and "7 1" not in text for text in stop.texts)
+    short = draw(policy, Sampling(samples=2, max_new_tokens=2))
+    assert short.steps == 2
+    cut = (short.length_N == 2) & (short.actions_NT[:, 1] != V - 1)
+    assert cut.any() and not short.finished_N[cut].any()
+
+
+def test_a_stop_string_ends_a_response_as_soon_as_it_may_end() -> None:
+    """Seen before the least length it ends the response there; the text goes up to where it stands."""
+    policy, _ = policies()
+    rollout = draw(policy, Sampling(samples=4, max_new_tokens=7, stop=("3",), min_new_tokens=4))
+    early = [i for i in range(64) if 3 in rollout.actions_NT[i, :3].tolist()]
+    assert len(early) > 5
+    for i in early:
+        before = rollout.actions_NT[i].tolist().index(3)
+        assert int(rollout.length_N[i]) == 4
+        assert bool(rollout.finished_N[i])
+        assert len(rollout.texts[i].split()) == before
+
+
+def test_more_steps_than_the_policy_has_are_not_asked_of_it() -> None:
+    policy, _ = policies()
+    rollout = draw(policy, Sampling(samples=2, max_new_tokens=50))
+    assert rollout.steps <= 7
+
+
+def test_a_constraint_and_a_ban_that_leave_nothing_are_an_error() -> None:
+    policy, _ = policies()
+
+    class OnlyTheEnd:
+        def start(self, inputs: Any, k: int) -> None:
+            self.n = len(inputs) * k
+
+        def allowed(self) -> Tensor:
+            kept = torch.zeros(self.n, V, dtype=torch.bool)
+            kept[:, V - 1] = True
+            return kept
+
+        def advance(self, tokens_n: Tensor) -> None: ...
+
+        def select(self, rows: Tensor) -> None: ...
+
+    how = Sampling(max_new_tokens=3, min_new_tokens=1)
+    with pytest.raises(
+        RLAlignError, match="at step 0 the constraint and `min_new_tokens` together leave nothing"
+    ):
+        sample(policy, examples(2), how, torch.full((2, 1, 3), 0.5), OnlyTheEnd())
+
+
+def test_uniforms_of_another_shape_are_refused() -> None:
+    policy, _ = policies()
+    with pytest.raises((ValueError, RuntimeError)):
+        sample(policy, examples(2), Sampling(samples=2, max_new_tokens=3), torch.zeros(2, 1, 3))
+
+
+# -- in a phase -------------------------------------------------------------------------------------------------
+
+
+class Ratio(Component):
+    """PPO's ratio and nothing else."""
+
+    needs = ("logprobs", "old_logprobs")
+    trains = ("policy",)
+    unit = "response"
+    models: dict[str, Any] = {"mask": "lagging"}
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.constraint = Nucleus("mask", top_p=0.6, min_keep=2)
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        ratio_NT = (now.logprobs_NT - batch.old_logprobs_NT).exp()
+        off = torch.where(batch.rollout.mask_NT, (ratio_NT - 1).abs(), 0.0).detach().sum()
+        gain = batch.mean_over_tokens(ratio_NT * batch.advantage_NT)
+        return Loss(-gain, {"off": off, "ratio": batch.mean_over_tokens(ratio_NT.detach())})
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {},
+        {"temperature": 0.5, "min_new_tokens": 3},
+        {"top_p": 0.7, "top_k": 5},
+        {"stop": ["3"], "min_p": 0.1},
+    ],
+)
+def test_the_first_ratio_is_one(generation: dict[str, Any], tmp_path: Path) -> None:
+    say = {
+        "task": "numbers",
+        "policy": {"logits": {"hidden": 5}},
+        "models": {"mask": {"logits": {"hidden": 5, "seed": 8}}},
+        "rewards": ["token-sum"],
+        "algorithm": "ratio",
+        "responses": "sampled",
+        "generation": {"samples": 4, "max_new_tokens": 7, **generation},
+        "train": {"iterations": 2, "prompts": 6, "dtype": "float64", "lr": 0.05},
+    }
+    bench = Bench(tmp_path, say, {"ratio": Ratio})
+    for _ in range(2):
+        metrics = bench.phase._one_iteration()
+        assert metrics["ratio/ratio"] == pytest.approx(1, abs=1e-12)
+        assert metrics["ratio/off"] < 1e-11
+
+
+@pytest.mark.parametrize("prompts", [(4, 64), (16, 64)])
+def test_the_draws_size_does_not_move_a_positions_tokens(prompts: tuple[int, int], tmp_path: Path) -> None:
+    """`generation` at 4 and at 64 prompts an iteration: position p of a draw meets the same uniforms."""
+    task = Numbers(Numbers.Config(size=64, prompts=16))
+    data = task.examples("train")
+    made: list[list[str]] = []
+    for count in prompts:
+        say = {
+            "task": {"numbers": {"size": 64, "prompts": 16}},
+            "policy": {"logits": {"prompts": 16}},
+            "rewards": ["token-sum"],
+            "algorithm": "ratio",
+            "responses": "sampled",
+            "generation": {"samples": 4, "max_new_tokens": 7},
+            "train": {"iterations": 2, "prompts": count, "dtype": "float64"},
+        }
+        bench = Bench(tmp_path, say, {"ratio": Ratio})
+        key = ("sample", 0, bench.phase.phase.name, 0)
+        texts: list[str] = []
+        for at in range(0, 64, count):
+            part = data[at : at + count]
+            texts += bench.phase.sample(part, bench.phase.generation, key, at).texts
+        made.append(texts)
+    assert made[0] == made[1]

@@ -1,0 +1,268 @@
+"""How components are built and connected: sharing, models, needs, units, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import Field
+
+from rlalign import config, loop
+from rlalign.component import Component, Options
+from rlalign.errors import ConfigError
+from rlalign.hookspecs import hookimpl
+from rlalign.loop import wire_all
+from rlalign.report import describe
+from rlalign.testing import registry
+from rlalign.testing.kit import _Once as ONCE
+from rlalign.types import Batch, Loss, Outputs, Rollout, Score
+from rlalign.wiring import Builder, Wiring, acting
+
+
+class Reads(Component):
+    class Config(Options):
+        models: dict[str, str] = Field({}, description="models and their roles")
+        needs: tuple[str, ...] = Field((), description="what it needs")
+        trains: tuple[str, ...] = Field((), description="what it trains")
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.models, self.needs, self.trains = config.models, config.needs, config.trains
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.zeros(len(rollout)))
+
+
+class Unit(ONCE):
+    class Config(Options):
+        unit: str = Field("response", description="its unit")
+        min_samples: int = Field(1, description="how many it needs")
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.unit, self.min_samples = config.unit, config.min_samples
+
+
+class ValueLoss(Component):
+    needs = ("values",)
+    trains = ("value",)
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(batch.mean_over_tokens(now.values_NT**2))
+
+
+EXTRA: dict[str, Any] = {"once": ONCE, "reads": Reads, "unit": Unit, "value-loss": ValueLoss}
+BASE: dict[str, Any] = {
+    "task": "numbers",
+    "policy": {"logits": {}},
+    "rewards": ["token-sum"],
+    "algorithm": "once",
+    "generation": {"samples": 2, "max_new_tokens": 7},
+    "train": {"iterations": 1, "prompts": 2},
+}
+
+
+def wired(**change: Any) -> tuple[list[Wiring], Builder]:
+    known = registry(EXTRA)
+    text = json.dumps({**BASE, **change})
+    return wire_all(config.load(Path("p.yaml"), registry=known, text=text), known)
+
+
+def one(**change: Any) -> Wiring:
+    (wiring,), _ = wired(**change)
+    return wiring
+
+
+# -- objects ----------------------------------------------------------------------------------------
+
+
+def test_one_name_and_the_same_options_are_one_object_through_all_phases() -> None:
+    phases = [
+        {"name": "a", "rewards": ["token-sum", {"clip": {"high": 1.0}}]},
+        {"name": "b", "rewards": ["token-sum", {"clip": {"high": 2.0}}]},
+        {"name": "c", "rewards": [{"token-sum": None, "as": "sum"}, {"clip": {"high": 1.0}}]},
+    ]
+    (a, b, c), _ = wired(phases=phases)
+
+    def of(wiring: Wiring) -> dict[str, Component]:
+        return {m.name: m.component for m in wiring.members}
+
+    assert of(a)["once"] is of(b)["once"] is of(c)["once"]
+    assert of(a)["token-sum"] is of(b)["token-sum"] is not of(c)["sum"]
+    assert of(a)["clip"] is of(c)["clip"] is not of(b)["clip"]
+    assert of(c)["sum"].name == "sum"
+
+
+def test_roles_say_who_acts_where() -> None:
+    wiring = one(
+        rewards=["token-sum", "kl"], algorithm=["once", "best-of"], evaluate={"use": ["token-sum", "length"]}
+    )
+    assert acting(wiring) == {
+        "rollout": ["sampled"],
+        "reward": ["token-sum", "kl"],
+        "advantage": ["best-of"],
+        "loss": ["once"],
+        "iteration_done": ["kl"],
+        "evaluate": ["token-sum", "length"],
+    }
+
+
+def test_components_that_neither_learn_nor_update_teach_nothing() -> None:
+    assert one(algorithm="collect").learns is False
+    assert one().learns is True
+
+
+# -- models and needs -------------------------------------------------------------------------------
+
+
+def test_models_follow_from_needs_and_trains() -> None:
+    wiring = one(rewards=[{"reads": {"needs": ["reference.logprobs", "value.values", "policy.entropy"]}}])
+    assert wiring.models == {"reference": "frozen", "value": "value"}
+    assert wiring.columns == (("reference", "logprobs"), ("value", "values"), ("policy", "entropy"))
+    assert wiring.live == {"logprobs"} and wiring.trains == ("policy",)
+    both = one(algorithm=["once", "value-loss"])
+    assert both.models == {"value": "value"} and both.trains == ("policy", "value")
+    assert both.live == {"logprobs", "values"}
+
+
+def test_what_only_evaluation_needs_is_no_column_of_training() -> None:
+    wiring = one(evaluate={"use": [{"reads": {"needs": ["reference.logprobs"]}}]})
+    assert wiring.columns == () and wiring.evaluation_columns == (("reference", "logprobs"),)
+    assert wiring.models == {"reference": "frozen"}
+
+
+@pytest.mark.parametrize(
+    "reads, said",
+    [
+        ({"needs": ["reference.perplexity"]}, "needs `reference.perplexity`, which no model gives"),
+        ({"needs": ["perplexity"]}, "needs `perplexity`, which no model gives"),
+        ({"needs": ["judge.logprobs"]}, "model `judge` without saying its role"),
+        ({"needs": ["policy.values"]}, "`policy.values` is needed, but `policy` is no value"),
+        ({"needs": ["reference.values"]}, "`reference.values` is needed, but `reference` is no value"),
+        ({"needs": ["value.logprobs"]}, "`value` is a value, which gives `values` only"),
+        (
+            {"models": {"reference": "lagging"}},
+            "`reads` wants .* `reference` as lagging, but `kl` .* as frozen",
+        ),
+        ({"trains": ["reference"]}, "trains `reference`, which is frozen here"),
+        ({"models": {"mask": "lagging"}, "trains": ["mask"]}, "trains `mask`, which is lagging here"),
+    ],
+)
+def test_needs_that_nothing_meets(reads: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        one(rewards=["kl", {"reads": reads}])
+
+
+def test_roles_that_agree_share_a_model() -> None:
+    wiring = one(rewards=["kl", {"reads": {"models": {"reference": "frozen", "mask": "lagging"}}}])
+    assert wiring.models == {"reference": "frozen", "mask": "lagging"}
+
+
+def test_models_that_no_phase_uses_are_refused_those_of_another_phase_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"models\.judge: no component uses a model `judge`"):
+        one(models={"judge": {"of": "start"}})
+    phases = [{"name": "a"}, {"name": "b", "rewards": ["kl"]}]
+    (a, b), _ = wired(models={"reference": {"of": "start"}}, phases=phases)
+    assert a.models == {} and b.models == {"reference": "frozen"}
+    with pytest.raises(ConfigError, match=r"models\.judge: no component of any phase uses"):
+        wired(models={"judge": {"of": "start"}}, phases=phases)
+
+
+# -- units, samples, sources ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "units, unit",
+    [
+        (["response"], "response"),
+        (["response", "group"], "group"),
+        (["step", "group"], "step"),
+        ([], "response"),
+    ],
+)
+def test_the_coarsest_unit_rules(units: list[str], unit: str) -> None:
+    algorithm = [{"unit": {"unit": u}, "as": f"u{i}"} for i, u in enumerate(units)] or ["collect"]
+    assert one(algorithm=algorithm).unit == unit
+
+
+@pytest.mark.parametrize(
+    "change, enough",
+    [
+        ({"generation": {"samples": 3}}, True),
+        ({"generation": {"samples": 2}}, False),
+        ({"responses": {"mix": {"sampled": 2, "logged": 1}}}, True),
+        ({"responses": {"mix": {"sampled": 1, "logged": 1}}, "generation": {"samples": 9}}, False),
+        ({"responses": "logged"}, True),  # only the data can tell
+    ],
+)
+def test_samples_that_a_component_cannot_do_without(change: dict[str, Any], enough: bool) -> None:
+    change = {**change, "algorithm": {"unit": {"min_samples": 3}}}
+    if enough:
+        one(**change)
+    else:
+        with pytest.raises(ConfigError, match="`unit` needs at least 3 responses a prompt and gets 2"):
+            one(**change)
+
+
+def test_greedy_is_for_evaluation() -> None:
+    with pytest.raises(ConfigError, match=r"generation\.greedy"):
+        one(generation={"greedy": True})
+    one(generation={"greedy": True}, responses="logged")
+    one(generation={"greedy": True}, algorithm="collect")
+
+
+def test_source_names_a_part_of_the_mix() -> None:
+    mix = {"mix": {"sampled": 1, "logged": 1}}
+    one(responses=mix, algorithm=[{"once": None, "source": "logged"}])
+    with pytest.raises(ConfigError, match=r"`source: replay` needs .* they come from `sampled` and `logged`"):
+        one(responses=mix, algorithm=[{"once": None, "source": "replay"}])
+    with pytest.raises(ConfigError, match="they come from `sampled`"):
+        one(algorithm=[{"once": None, "source": "sampled"}])
+    with pytest.raises(ConfigError, match="`source` restricts a loss, and `token-sum` has none"):
+        one(responses=mix, rewards=[{"token-sum": None, "source": "logged"}])
+
+
+# -- what `check` prints ----------------------------------------------------------------------------
+
+
+def test_the_description_of_two_phases() -> None:
+    known = registry(EXTRA)
+    pipeline = {
+        **BASE,
+        "repeat": 2,
+        "phases": [
+            {"name": "warm", "responses": "logged", "rewards": ["logged"]},
+            {"name": "align", "rewards": ["token-sum", "kl"], "train": {"passes": 3, "epochs": 2}},
+        ],
+    }
+    loaded = config.load(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
+    wirings, _ = loop.wire_all(loaded, known)
+    assert describe(loaded, wirings) == (
+        "p: 2 phases, repeated 2 times; policy logits, seed 0\n"
+        "\n"
+        "warm:\n"
+        "  task     numbers\n"
+        "  rollout  logged\n"
+        "  reward   logged\n"
+        "  loss     once\n"
+        "  models   policy built\n"
+        "  trains   policy\n"
+        "  needs    logprobs\n"
+        "  length   1 iteration of 2 prompts, 1 optimiser step\n"
+        "\n"
+        "align:\n"
+        "  task            numbers\n"
+        "  rollout         sampled\n"
+        "  reward          token-sum, kl\n"
+        "  loss            once\n"
+        "  iteration_done  kl\n"
+        "  models          policy kept, reference built\n"
+        "  trains          policy\n"
+        "  needs           logprobs, policy.full_logprobs, reference.full_logprobs\n"
+        "  length          3 passes of 2 prompts, 2 epochs of 1 optimiser step\n"
+    )

@@ -1,0 +1,3 @@
+"""A module that fails to import."""
+
+import no_such_library  # noqa: F401  # type: ignore

@@ -1,0 +1,37 @@
+"""The example plugins, there for a test as if they were installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def example_plugins(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Folders for sys.path: each plugin's sources, and the metadata that an install would write."""
+    site = tmp_path_factory.mktemp("site")
+    folders = [str(site)]
+    for pyproject in sorted(ROOT.glob("examples/plugins/*/pyproject.toml")):
+        project = tomllib.loads(pyproject.read_text())["project"]
+        info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
+        points = "".join(f"{k} = {v}\n" for k, v in project["entry-points"]["rlalign"].items())
+        (info / "entry_points.txt").write_text(f"[rlalign]\n{points}")
+        folders.append(str(pyproject.parent / "src"))
+    return folders
+
+
+@pytest.fixture
+def with_example_plugins(example_plugins: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The example plugins importable in this process; gives the environment for a new one."""
+    monkeypatch.setattr(sys, "path", [*sys.path, *example_plugins])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(example_plugins)}

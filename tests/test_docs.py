@@ -1,0 +1,369 @@
+"""The manual says what the code says: signatures, options, examples, commands."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import pytest
+import torch
+import yaml
+from pydantic import Field
+
+import rlalign
+from rlalign import Component, checkpoint, config, hookspecs, logs, loop
+from rlalign.cli import commands
+from rlalign.entries import Beside
+from rlalign.inherit import Measure
+from rlalign.overrides import MERGED, REPLACED
+from rlalign.pipeline import Sampling, Save, Train
+from rlalign.registry import Registry
+from rlalign.report import describe
+from rlalign.stages import HOOKS, WRAPPABLE, implements
+from rlalign.testing import run as run_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _tables() -> Any:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = _tables()
+PAGES: list[Path] = tables.pages()
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def fences(page: Path) -> Iterator[tuple[str, str, int]]:
+    """(what stands behind the opening fence, the block, its line) of every fenced block."""
+    opened, lines = None, []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```") and opened is None:
+            opened, lines = (line[3:].strip(), number), []
+        elif line.startswith("```"):
+            yield opened[0], "\n".join(lines) + "\n", opened[1]
+            opened = None
+        else:
+            lines.append(line)
+    assert opened is None, f"{page}: a block is not closed"
+
+
+def blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{named(page)}:{line}")
+        for page in PAGES
+        for info, block, line in fences(page)
+        if info == language
+    ]
+
+
+def says(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+# -- pages ------------------------------------------------------------------------------------------
+
+
+def test_the_languages_of_blocks_are_known():
+    known = {"", "text", "yaml", "yaml fragment", "python", "python hook", "toml", "json"}
+    for page in PAGES:
+        for info, _, line in fences(page):
+            assert info in known, f"{named(page)}:{line}: ```{info}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_tables_of_options_are_the_code_s(page):
+    text = page.read_text()
+    assert tables.filled(text) == text, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if not re.match(r"https?://", target):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_whole_pipelines_can_run(block, tmp_path, with_example_plugins):
+    check(block, tmp_path / "pipeline.yaml")
+
+
+@pytest.mark.parametrize("block", blocks("yaml fragment"))
+def test_fragments_are_fragments(block):
+    """They parse; and nothing that is a whole pipeline escapes the check above by its mark."""
+    data = yaml.safe_load(block)
+    assert isinstance(data, dict)
+    assert not {"task", "policy"} <= set(data), "a whole pipeline: leave out `fragment`"
+    assert set(data) <= {"policy", "phases", *REPLACED, *MERGED, *config.Top.model_fields}
+
+
+def check(text: str, path: Path) -> str:
+    registry = Registry()
+    pipeline = config.load(path, registry=registry, text=text)
+    return describe(pipeline, loop.wire_all(pipeline, registry)[0])
+
+
+# -- hooks.md -----------------------------------------------------------------------------------------
+
+
+def written() -> dict[str, str]:
+    """Each hook as hookspecs.py writes it: mark and signature."""
+    found = {}
+    for node in ast.parse(Path(hookspecs.__file__).read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            (mark,) = node.decorator_list
+            node.body = [ast.Pass()]
+            node.decorator_list = []
+            signature = ast.unparse(node).removesuffix(":\n    pass")
+            found[node.name] = f"@{ast.unparse(mark)}\n{signature}\n"
+    return found
+
+
+def test_every_hook_is_documented_as_it_is():
+    assert set(written()) == set(HOOKS)
+    text = says("docs/hooks.md")
+    sections = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    assert [re.match(r"`(\w+)`\n", section)[1] for section in sections] == list(HOOKS)
+    for hook, section in zip(HOOKS, sections, strict=True):
+        documented = re.findall(r"```python hook\n(.*?)```", section, re.DOTALL)
+        assert documented == [written()[hook]]
+        examples = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+        assert any(f"def {hook}(" in example for example in examples), f"{hook} has no example"
+
+
+def test_what_can_be_wrapped_is_said():
+    text = " ".join(says("docs/hooks.md").split())
+    sentence = re.search(r"a wrapper of anything but (.*?), or with nothing", text)
+    assert sentence is not None
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(WRAPPABLE)
+
+
+def test_every_declaration_is_documented():
+    table = says("docs/hooks.md").partition("## Declarations")[2].partition("Beside the hooks")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
+    declared = [name for name in Component.__annotations__ if name not in ("name", "config")]
+    assert list(rows) == declared
+    for name, default in rows.items():
+        assert ast.literal_eval(default) == getattr(Component, name)
+
+
+def test_what_a_hook_sees_of_the_run_is_documented():
+    text = says("docs/hooks.md")
+    for name, _ in inspect.getmembers(rlalign.Run):
+        if not name.startswith("_"):
+            assert re.search(rf"`(?:run\.)?{name}\b", text), f"run.{name} is not in docs/hooks.md"
+
+
+def names() -> dict[str, Any]:
+    known = {name: getattr(rlalign, name) for name in rlalign.__all__}
+    return {**known, "torch": torch, "replace": replace, "Field": Field, "__name__": "docs"}
+
+
+EXAMPLES = [param for param in blocks("python") if str(param.id).startswith(("docs/hooks.md", "README.md"))]
+
+
+@pytest.mark.parametrize("block", EXAMPLES)
+def test_examples_of_hooks_run(block, tmp_path):
+    """Each example takes part in a run, in the place its hook belongs to, and its hook is called."""
+    space = names()
+    exec(block, space)
+    (cls,) = (c for c in space.values() if isinstance(c, type) and c.__module__ == "docs")
+    (hook,) = (h for h in HOOKS if implements(cls(cls.Config()), h))
+    kind = implements(cls(cls.Config()), hook)
+    pipeline: dict[str, Any] = {
+        "task": {"numbers": {"logged": [2, 3]}},
+        "policy": "logits",
+        "rewards": ["token-sum"],
+        "algorithm": ["reinforce"],
+        "generation": {"samples": 3, "max_new_tokens": 5},
+        "train": {"iterations": 10, "prompts": 4, "lr": 0.01},
+    }
+    if hook == "reward":
+        pipeline["rewards"].append("documented")
+    elif hook == "evaluate":
+        pipeline["evaluate"] = {"split": "train", "use": ["documented"]}
+    elif hook == "rollout":
+        pipeline["responses"] = "documented"
+    elif hook in ("advantage", "loss") and kind == "plain":
+        pipeline["algorithm"] = ["pulls", "documented"] if hook == "advantage" else ["documented"]
+    else:
+        pipeline["algorithm"].append("documented")
+    if hook == "phase_started":
+        pipeline["responses"] = "logged"
+    called = False
+
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal called
+        called = called or frame.f_code is vars(cls)[hook].__code__
+
+    sys.setprofile(profile)
+    try:
+        run_pipeline(tmp_path, pipeline, {"documented": cls, "pulls": _Pulls})
+    finally:
+        sys.setprofile(None)
+    assert called
+
+
+class _Pulls(Component):
+    """A loss without an advantage of its own."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+
+    @rlalign.hookimpl
+    def loss(self, batch: rlalign.Batch, now: rlalign.Outputs) -> rlalign.Loss:
+        gain_N = batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)
+        return rlalign.Loss(-batch.mean_over_responses(gain_N))
+
+
+# -- plugins.md -----------------------------------------------------------------------------------------
+
+
+def test_the_tutorial_s_code_is_the_example_s():
+    text = says("docs/plugins.md")
+    marked = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    for path, block in marked:
+        assert block in says(path), f"{path} does not hold this:\n{block}"
+    unmarked = len(re.findall(r"^```\w+$", text, re.MULTILINE)) - len(marked)
+    assert unmarked == 0, "every block of the tutorial names the file it comes from"
+    used = {path for path, _ in marked}
+    assert {path.rpartition(".")[2] for path in used} == {"toml", "py", "yaml"}
+
+
+# -- pipeline.md ------------------------------------------------------------------------------------------
+
+
+def test_every_key_of_a_pipeline_is_documented():
+    text = says("docs/pipeline.md")
+    for key in ("policy", "phases", *REPLACED, *MERGED, *config.Top.model_fields):
+        assert f"`{key}`" in text, key
+    for model in (Train, Sampling, Measure, Save, Beside, config.Top):
+        path = f"{model.__module__}:{model.__qualname__}"
+        assert f"<!-- options: {path} -->" in text, path
+
+
+def test_the_errors_shown_are_the_errors_given(tmp_path):
+    text = says("docs/pipeline.md").partition("## Errors")[2]
+    (shown,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "p.yaml").write_text(
+        "task: bandit\npolicy: {table: {actions: 3}}\nrewards:\n- bandit-payout\n- kl: {coeff: 0.1}\n"
+        "algorithm: reinforse\ngeneration: {samples: 4}\ntrain: {iterations: 100, prompts: many}\n"
+    )
+    command = [sys.executable, "-m", "rlalign.cli", "check", "p.yaml"]
+    got = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (got.returncode, got.stderr) == (2, shown)
+
+
+# -- runs.md ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    pipeline = {
+        "task": "numbers",
+        "policy": "logits",
+        "rewards": ["token-sum", "kl"],
+        "algorithm": ["rloo", "best-of"],
+        "generation": {"samples": 2},
+        "train": {"iterations": 2, "prompts": 2, "refill": 1},
+        "evaluate": {"split": "train"},
+    }
+    return run_pipeline(tmp_path_factory.mktemp("runs"), pipeline)[0].path
+
+
+def test_every_field_of_the_metrics_is_documented(finished):
+    text = says("docs/runs.md")
+    patterns = []
+    for cell in re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", cell):
+            patterns.append(re.escape(name).replace("<name>", r"[\w-]+").replace("<metric>", r"\w+"))
+    patterns = [pattern.replace("<stage>", r"\w+") for pattern in patterns]
+    patterns += [r"phase", r"repeat", r"iteration", r"step"]
+    rows = list(logs.read(finished / "metrics.jsonl"))
+    for field in {name for row in rows for name in row}:
+        assert any(re.fullmatch(pattern, field) for pattern in patterns), field
+    stages = {name for row in rows for name in row if name.startswith("time/")}
+    for stage in stages:
+        assert f"`{stage.removeprefix('time/')}`" in text or f"`{stage}`" in text, stage
+
+
+def test_everything_in_a_run_is_documented(finished):
+    text = says("docs/runs.md")
+    for path in finished.iterdir():
+        assert f"`{path.name}/`" in text or f"`{path.name}`" in text, path.name
+    assert len(checkpoint.find(finished / "checkpoints")) == 2
+
+
+# -- the command line -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_in_the_manual_exist(page):
+    """Every `rlalign …` in a block or in the text names a command and options there are."""
+    text = page.read_text()
+    lines = re.findall(r"^(?:    )?(?:\$ )?(rlalign (?:run|check|plugins)\b[^\n]*)", text, re.MULTILINE)
+    lines += re.findall(r"`(rlalign (?:run|check|plugins)\b[^`\n]*)`", text)
+    for line in lines:
+        words = shlex.split(line.partition(" #")[0])
+        command = commands.commands[words[1]]
+        known = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
+        for word in re.findall(r"--[a-z]+", " ".join(words[2:])):
+            assert word in known, line
+
+
+# -- architecture.md, README.md ---------------------------------------------------------------------------
+
+
+def test_every_module_of_the_core_has_its_line():
+    table = says("docs/architecture.md").partition("## Modules")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    source = ROOT / "core/src/rlalign"
+    modules = {p.stem for p in source.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert {name for name, _ in listed} == modules - {"__init__"}
+    assert len(listed) == len(dict(listed))
+
+
+def test_what_is_planned_stands_in_one_place():
+    for page in PAGES:
+        if named(page) not in ("docs/architecture.md", "CHANGELOG.md"):
+            assert not re.search(r"\b(planned|coming soon|roadmap)\b", page.read_text(), re.IGNORECASE), page
+
+
+def test_the_readme_lists_every_package_and_component():
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\(([\w/-]+)\) \|.*\| (.*) \|$", says("README.md"), re.MULTILINE)
+    found = {name: (folder, set(re.findall(r"`([\w-]+)`", offers))) for name, folder, offers in rows}
+    packages = [p for p in tables.packages() if "examples" not in p.parts]
+    for package in packages:
+        project = tables.tomllib.loads((package / "pyproject.toml").read_text())["project"]
+        offers = set(project["entry-points"]["rlalign"])
+        assert found.pop(project["name"]) == (named(package), offers)
+    assert found == {}
+
+
+def test_json_values_of_tables_are_yaml():
+    """A default as the tables show it reads back as itself."""
+    for model in (Train, Sampling, Measure, Save):
+        for _, shown, _ in tables.options(model):
+            if shown.startswith("`"):
+                assert json.dumps(yaml.safe_load(shown.strip("`"))) is not None

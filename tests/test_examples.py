@@ -1,0 +1,168 @@
+"""The examples do what they say: every pipeline can run, the toys learn, the plugin works for a stranger."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from rlalign import config, logs, loop
+from rlalign.registry import Registry
+from rlalign.report import describe
+from rlalign.testing.bench import Silence
+
+ROOT = Path(__file__).resolve().parents[1]
+PIPELINES = sorted(p for p in ROOT.glob("examples/**/*.yaml") if "runs" not in p.parts)
+VOWELS = ROOT / "examples/plugins/rlalign-plugin-vowels"
+
+
+def finish(name: str, folder: Path, *overrides: str, seed: int = 0) -> loop.Finished:
+    pipeline = config.load(ROOT / "examples" / f"{name}.yaml", overrides, seed=seed)
+    return loop.start(pipeline, root=folder, display=Silence()).run()
+
+
+def evaluations(path: Path) -> list[dict[str, Any]]:
+    return [row for row in logs.read(path / "metrics.jsonl") if "eval/total" in row]
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_pipeline_can_run(path, with_example_plugins):
+    registry = Registry()
+    pipeline = config.load(path, registry=registry)
+    assert describe(pipeline, loop.wire_all(pipeline, registry)[0]).startswith(f"{path.stem}: ")
+    assert path.read_text().startswith("# "), "it begins with what it shows"
+
+
+def test_bandit_finds_the_closed_form_optimum(tmp_path):
+    """π* ∝ π_ref · exp(R/β), from a uniform reference."""
+    path = finish("bandit", tmp_path).path
+    weights = [math.exp(payout / 0.5) for payout in (2.5, 2.0, 1.0)]
+    learned = load_file(path / "model/model.safetensors")["table"][0].softmax(0).tolist()
+    assert learned == pytest.approx([w / sum(weights) for w in weights], abs=0.002)
+
+
+def test_bandit_reinforce_pulls_the_best_arm(tmp_path):
+    path = finish("bandit-reinforce", tmp_path).path
+    assert load_file(path / "model/model.safetensors")["table"][0].softmax(0)[0] > 0.98
+
+
+def test_toy_numbers_learns(tmp_path):
+    path = finish("toy-numbers", tmp_path).path
+    first, *_, last = evaluations(path)
+    assert first["eval/increasing-numbers"] < 0.2
+    assert last["eval/increasing-numbers"] > 0.8
+    assert last["eval/kl/per_response"] > 1
+
+
+def test_grow_improve_rises_with_each_round(tmp_path):
+    path = finish("grow-improve", tmp_path).path
+    ends = [row["eval/increasing-numbers"] for row in evaluations(path) if row["iteration"]]
+    assert len(ends) == 3
+    assert ends == sorted(ends)
+    assert ends[-1] > 2.5 * evaluations(path)[0]["eval/increasing-numbers"]
+
+
+# -- the demo ---------------------------------------------------------------------------------------
+
+
+def demo(runs: Path) -> str:
+    command = [sys.executable, str(ROOT / "examples/demo.py"), "--runs", str(runs)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.parent).stdout
+
+
+def test_demo_prints_what_the_readme_shows(tmp_path):
+    """The same lines; numbers may differ a little on another machine."""
+    printed = demo(tmp_path / "runs")
+    (shown,) = re.findall(r"```text\n(bandit: .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    rest = iter(printed.splitlines())  # the same lines in the same order
+    for line in filter(str.strip, shown.splitlines()):
+        label = re.sub(r"\s+-?\d+\.\d{3}", "", line)
+        if label == line or line.startswith("bandit:"):
+            start = f"{line.partition(': ')[0]}: " if ": " in line else line
+            assert any(x.startswith(start) for x in rest), line
+            continue
+        again = next((x for x in rest if x.startswith(label)), "")
+        numbers = [[float(n) for n in re.findall(r"-?\d+\.\d{3}", x)] for x in (line, again)]
+        assert numbers[1] == pytest.approx(numbers[0], rel=0.15, abs=0.005), line
+    for name in ("bandit", "toy-numbers"):
+        assert re.search(rf"^  runs/{name}: metrics\.jsonl", printed, re.MULTILINE)
+        for part in ("metrics.jsonl", "samples.jsonl", "events", "checkpoints", "model"):
+            assert (tmp_path / "runs" / name / part).exists()
+
+
+def test_make_demo_runs_the_demo():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^demo: .*\n\t\$\(BIN\)/python examples/demo\.py", makefile, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_demo_can_be_repeated(tmp_path):
+    demo(tmp_path / "runs")
+    demo(tmp_path / "runs")
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {
+        *("bandit", "bandit-2", "toy-numbers", "toy-numbers-2"),
+    }
+
+
+# -- the example plugin -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vowels(tmp_path) -> Path:
+    """The plugin's folder, copied away from this repository and its settings."""
+    return Path(
+        shutil.copytree(VOWELS, tmp_path / "vowels", ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    )
+
+
+def test_plugin_passes_its_own_tests(vowels, with_example_plugins):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(
+        command, cwd=vowels, env=with_example_plugins, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def use(folder: Path, environment: dict[str, str]) -> None:
+    """List the plugin, check its pipeline, run it, and see that it learned."""
+
+    def rlalign(*arguments: str) -> str:
+        command = [sys.executable, "-m", "rlalign.cli", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = {row["name"]: row for row in json.loads(rlalign("plugins", "--check", "--json"))}
+    assert listed["vowels"]["distribution"] == listed["reinforce-clipped"]["distribution"]
+    assert listed["vowels"]["distribution"] == "rlalign-plugin-vowels"
+    assert "reinforce-clipped" in rlalign("check", "pipeline.yaml")
+    rlalign("run", "pipeline.yaml", "--plain")
+    first, *_, last = evaluations(folder / "runs/pipeline")
+    assert first["eval/vowels"] < 0.5 < 0.9 < last["eval/vowels"]
+    lock = json.loads((folder / "runs/pipeline/lock.json").read_text())
+    assert lock["plugins"]["rlalign-plugin-vowels"]["code"]
+
+
+def test_plugin_is_found_and_learns(vowels, with_example_plugins):
+    use(vowels, with_example_plugins)
+
+
+@pytest.mark.slow
+def test_plugin_installs_and_learns(vowels, tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--no-index", "--target", str(site), str(vowels)], check=True)
+    assert (site / "rlalign_plugin_vowels/py.typed").is_file()
+    shutil.rmtree(vowels / "src")
+    use(vowels, {**os.environ, "PYTHONPATH": str(site)})

@@ -1,0 +1,311 @@
+"""What holds of every package of the repository."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from rlalign.registry import Registry, kind
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
+EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
+PACKAGES = [ROOT / "core", *PLUGINS]
+BOUNDS = "rlalign>=0.1,<0.2"
+
+
+def named(package: Path) -> str:
+    return package.relative_to(ROOT).as_posix()
+
+
+def project(package: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def offers(package: Path) -> dict[str, str]:
+    found: dict[str, str] = project(package).get("entry-points", {}).get("rlalign", {})
+    return found
+
+
+def every(packages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("package", packages, ids=named)
+
+
+def test_there_are_packages():
+    assert len(PLUGINS) >= 3
+
+
+def test_every_folder_below_plugins_is_a_package():
+    folders = {p for p in ROOT.glob("plugins/*/*") if p.is_dir() and any(p.rglob("*.py"))}
+    assert folders == set(PLUGINS)
+
+
+@every([*PLUGINS, *EXAMPLES])
+def test_folder_distribution_and_module_have_one_name(package):
+    name = package.name.removeprefix("rlalign-plugin-")
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert project(package)["name"] == f"rlalign-plugin-{name}"
+    module = f"rlalign_plugin_{name.replace('-', '_')}"
+    assert [p.name for p in (package / "src").iterdir() if p.name != "__pycache__"] == [module]
+    assert all(value.partition(":")[0].partition(".")[0] == module for value in offers(package).values())
+    wheel = tomllib.loads((package / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert wheel["wheel"]["packages"] == [f"src/{module}"]
+
+
+@every([*PLUGINS, *EXAMPLES])
+def test_bounds(package):
+    dependencies = project(package)["dependencies"]
+    assert BOUNDS in dependencies
+    for dependency in dependencies:
+        if dependency.startswith("rlalign-plugin-"):
+            assert re.search(r">=0\.\d+,<0\.\d+$", dependency), f"{dependency}: needs bounds"
+
+
+def test_the_core_meets_the_bounds():
+    assert project(ROOT / "core")["version"].startswith("0.1.")
+
+
+@every([*PACKAGES, *EXAMPLES])
+def test_common_fields(package):
+    about = project(package)
+    assert about["license"] == "Apache-2.0"
+    assert about["readme"] == "README.md"
+    assert about["requires-python"] == ">=3.11"
+    assert about["description"] and not about["description"].endswith(".")
+    assert (package / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for module in (package / "src").iterdir():
+        if module.name != "__pycache__":
+            assert (module / "py.typed").is_file()
+    assert list(package.glob("tests/**/test_*.py")), "it has no tests"
+
+
+def test_every_package_is_in_the_development_set_up():
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert {line for line in lines if line.startswith("-e")} == {f"-e ./{named(p)}" for p in PACKAGES}
+    assert "-c constraints.txt" in lines
+
+
+def test_the_two_lists_of_tools_agree():
+    lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    tools = {line for line in lines if re.match(r"[a-zA-Z]", line)}
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+    assert {re.split(r"[<>=]", tool)[0] for tool in group} == tools
+
+
+@every(PACKAGES)
+def test_every_dependency_has_a_tested_version(package):
+    pinned = {
+        re.split("==", line)[0].lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    for dependency in project(package)["dependencies"]:
+        name = re.split(r"[<>=\[; ]", dependency)[0].lower()
+        assert name in pinned or name.startswith("rlalign"), f"constraints.txt says no version of {name}"
+
+
+def imported(package: Path) -> set[str]:
+    """Top-level modules that a package's sources import, for types only or not."""
+    found = set()
+    for path in (package / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).partition(".")[0])
+    return found - {module.name for module in (package / "src").iterdir()} - set(sys.stdlib_module_names)
+
+
+@every([*PACKAGES, *EXAMPLES])
+def test_what_is_imported_is_declared(package):
+    """The core brings what the core declares; whatever else a plugin imports it declares itself."""
+    brought = importlib.metadata.packages_distributions()
+    about = project(package)
+    extras = about.get("optional-dependencies", {}).get("test", [])
+    core = project(ROOT / "core")["dependencies"]
+    declared = {re.split(r"[<>=\[; ]", d)[0].lower() for d in [*about["dependencies"], *extras, *core]}
+    for module in imported(package):
+        offered = {name.lower() for name in brought.get(module, [module.replace("_", "-")])}
+        assert offered & declared, f"{module} is imported, and none of {offered} is declared"
+
+
+def test_dependencies_between_packages_are_known_to_uv():
+    used = {re.split(r"[<>=]", d)[0] for p in PACKAGES for d in project(p)["dependencies"]}
+    sources = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["sources"]
+    assert {name for name in used if name.startswith("rlalign")} == set(sources)
+
+
+def test_no_two_packages_offer_one_name():
+    names = Counter(name for package in [*PACKAGES, *EXAMPLES] for name in offers(package))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@every([*PACKAGES, *EXAMPLES])
+def test_components(package, with_example_plugins):
+    assert offers(package)
+    for name in offers(package):
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"{name}: lower case, with hyphens"
+        loaded = Registry().load(name)
+        assert loaded.offer is not None, name
+        assert loaded.offer.distribution == project(package)["name"]
+        assert kind(loaded.cls) in ("component", "policy", "value", "task")
+        assert loaded.cls.__doc__, f"{name} has no docstring"
+        config = loaded.cls.Config
+        assert issubclass(config, BaseModel)
+        for option, field in config.model_fields.items():
+            assert field.description, f"{name}: the option {option} is not described"
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", option)
+            assert option not in ("on", "off", "yes", "no"), f"{name}: YAML reads {option} as a truth value"
+
+
+@every(PACKAGES)
+def test_what_is_installed_is_what_is_written(package):
+    points = importlib.metadata.distribution(project(package)["name"]).entry_points.select(group="rlalign")
+    assert {p.name: p.value for p in points} == offers(package), "install again: `make setup`"
+
+
+@every([*PLUGINS, *EXAMPLES])
+def test_readme_has_its_parts(package):
+    text = (package / "README.md").read_text()
+    about = project(package)
+    assert text.startswith(f"# {about['name']}\n\n")
+    assert re.search(r"^pip install -c constraints\.txt .*-e \./" + named(package), text, re.MULTILINE)
+    headings = re.findall(r"^## (\w+)", text, re.MULTILINE)
+    assert headings == ["Options", "Reproduced", headings[-1]] and headings[-1] in ("Paper", "Papers")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert blocks and 5 <= len(blocks[0].splitlines()) <= 15
+    marked = re.findall(r"<!-- options: (.+?) -->", text)
+    assert {name.strip() for names in marked for name in names.split(",")} == set(offers(package))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["run", "--help"], ["--version"]])
+def test_the_command_answers_at_once(arguments, tmp_path):
+    """In under 0.7 s of a processor's time, the best of three, and without torch."""
+    command = Path(sys.executable).with_name("rlalign")
+    took = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([command, *arguments], check=True, capture_output=True, cwd=tmp_path)
+        after = os.times()
+        user = after.children_user - before.children_user
+        took.append(user + after.children_system - before.children_system)
+    assert min(took) < 0.7
+    code = (
+        "import sys\nfrom rlalign.cli import commands\n"
+        f"commands({arguments!r}, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+
+
+def test_importing_rlalign_needs_no_torch():
+    code = "import sys, rlalign; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ABSENT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("transformers", "peft", "datasets", "accelerate", "tensorboard"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from rlalign import config, loop
+from rlalign.testing.bench import Silence
+pipeline = config.load(sys.argv[1], ["train.iterations=3", "evaluate=null"])
+print(loop.start(pipeline, root=sys.argv[2], display=Silence()).run().path)
+"""
+
+
+@pytest.mark.parametrize("example", ["bandit", "toy-numbers"])
+def test_core_needs_no_model_library(example, tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", ABSENT, str(ROOT / f"examples/{example}.yaml"), str(tmp_path)], check=True
+    )
+    assert (tmp_path / example / "model/model.safetensors").is_file()
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git repository: the files of a release are those that were tracked")
+    return [p for name in listed.stdout.decode().split("\0") if name and (p := ROOT / name).is_file()]
+
+
+def test_no_file_knows_the_machine_it_was_written_on():
+    foreign = re.compile(r"(?<![\w.~-])/(?:work|root|home/\w+|Users/\w+)/")
+    mine = re.compile(re.escape(str(ROOT)))
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if foreign.search(line) or (len(ROOT.parts) > 2 and mine.search(line)):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
+
+
+def test_no_source_of_a_package_is_ignored():
+    """hatchling leaves what git ignores out of a wheel without a word."""
+    files = [
+        str(path.relative_to(ROOT))
+        for package in [*PACKAGES, *EXAMPLES]
+        for path in (package / "src").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    tracked()
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ignored.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.6.0"])
+def test_hooks_on_the_oldest_pluggy(version, tmp_path):
+    """The bounds promise pluggy 1.6: its register() evaluates properties, for instance."""
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    got = subprocess.run(
+        [*install, f"pluggy=={version}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    if got.returncode:
+        pytest.skip(f"pluggy {version} cannot be had here: {got.stderr.strip().splitlines()[-1:]}")
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    shown = subprocess.run(
+        [sys.executable, "-c", "import pluggy; print(pluggy.__version__)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == version
+    names = ("test_hooks.py", "test_stages.py", "test_wiring.py", "test_registry.py")
+    suites = [str(p) for name in names for p in sorted((ROOT / "core/tests").rglob(name))]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites],
+        env=environment,
+        cwd=ROOT,
+        check=True,
+    )
+    run = [sys.executable, "-m", "rlalign.cli", "run", str(ROOT / "examples/bandit.yaml"), "--plain"]
+    subprocess.run([*run, "train.iterations=3", "--runs", str(tmp_path)], env=environment, check=True)
