@@ -148,11 +148,17 @@ def events_of(shop: Workshop, name: str) -> int:
 
 
 def kill_at_random(shop: Workshop, name: str, kills: int, seed: int) -> None:
-    """Kill at random instants until there were `kills` or the run is done; then let it finish."""
+    """Kill at random instants until there were `kills` or the run is done; then let it finish.
+
+    One in four dies while it is set up or resumed, the others while it runs.
+    """
     runs, instants = shop.runs(name), random.Random(f"{name} {seed}")
     events, killed = events_of(shop, name), 0
     while killed < kills:
-        ended = runs.go_on(("signal_at_event", {"at": instants.randrange(events // 20, events)}))
+        instant: dict[str, Any] = {"at": instants.randrange(1, events)}
+        if instants.random() < 0.25:
+            instant = {"at": instants.randrange(1, 300_000), "since": "rlalign.config:load"}
+        ended = runs.go_on(("signal_at_event", instant))
         if ended.code == 0:
             break
         assert ended.code == KILLED, ended
@@ -369,6 +375,27 @@ def test_asked_twice_it_stops_at_once(shop: Workshop) -> None:
     assert "stopped at once; the last commit point stands" in ended.output
     finish(runs)
     shop.same(runs)
+
+
+def test_asked_to_stop_before_it_runs(shop: Workshop) -> None:
+    runs = shop.runs("on-policy")
+    ended = runs.start(calls("rlalign.rundir:RunDir.create", number=signal.SIGINT))
+    assert ended.code == 130 and ended.output == "stopped before the run began\n", ended
+    assert not runs.path.exists()
+
+
+@pytest.mark.slow
+def test_asked_to_stop_at_any_instant(shop: Workshop) -> None:
+    """The handler runs between any two steps of the program, also within a print."""
+    events, instants = events_of(shop, "baseline"), random.Random(0)
+    for _ in range(20):
+        runs = shop.runs("baseline")
+        ended = runs.start(
+            ("signal_at_event", {"at": instants.randrange(1, events), "number": signal.SIGINT})
+        )
+        assert ended.code in (0, 130), ended
+        finish(runs)
+        shop.same(runs, common=True)
 
 
 def test_asked_to_stop_in_the_last_iteration_it_finishes(shop: Workshop) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+RUN = "rlalign.loop:Session.run"
+
 
 def _target(name: str) -> tuple[Any, str]:
     """`module:Class.method` as (the object that holds it, its name)."""
@@ -33,8 +35,8 @@ def die(number: int = signal.SIGKILL) -> None:
     os.kill(os.getpid(), number)
 
 
-def signal_at_event(at: int, number: int = signal.SIGKILL) -> None:
-    """Get a signal at the n-th call or return of any function, Python's or C's.
+def signal_at_event(at: int, number: int = signal.SIGKILL, since: str = RUN) -> None:
+    """Get a signal at the n-th call or return of any function, Python's or C's, once `since` was called.
 
     Counted events spread over everything a process does and are the same on a busy machine.
     """
@@ -46,11 +48,11 @@ def signal_at_event(at: int, number: int = signal.SIGKILL) -> None:
         if seen == at:
             os.kill(os.getpid(), number)
 
-    sys.setprofile(count)
+    _replace(since, lambda run: lambda *args, **more: (sys.setprofile(count), run(*args, **more))[1])
 
 
-def count_events(into: str) -> None:
-    """Write down how many events there were."""
+def count_events(into: str, since: str = RUN) -> None:
+    """Write down how many events there were once `since` was called."""
     seen = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -62,7 +64,7 @@ def count_events(into: str) -> None:
         Path(into).write_text(str(seen))
 
     _replace("os:_exit", lambda leave: lambda code: (write(), leave(code)))
-    sys.setprofile(count)
+    _replace(since, lambda run: lambda *args, **more: (sys.setprofile(count), run(*args, **more))[1])
 
 
 def signal_at_call(function: str, at: int = 1, when: str = "before", number: int = signal.SIGKILL) -> None:

@@ -214,6 +214,9 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
         else:
             click.echo(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("stopped before the run began", err=True)
+        sys.exit(130)
     except OSError as error:
         if debug:
             traceback.print_exc()

@@ -37,7 +37,8 @@ def steps_outputs(
         outputs["logprobs"] = outputs["full_logprobs"] = (full_M1 - norm_M1)[:, 0]
         if "entropy" in want:
             logp_MV = scaled_MV - norm_M1
-            outputs["entropy"] = -(logp_MV.exp() * logp_MV).sum(1)
+            # A policy may rule tokens out by a logit of −∞; they add nothing, not NaN.
+            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
     else:
         if "full_logprobs" in want:
             outputs["full_logprobs"] = (full_M1 - scaled_MV.logsumexp(1, keepdim=True))[:, 0]

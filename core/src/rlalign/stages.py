@@ -297,7 +297,9 @@ class Stages:
             if len(piece) == 0:
                 metrics[f"{member.name}/loss"] = total.new_zeros(())
                 continue
-            result = self._call(member, "loss", run=run, batch=piece, now=leaves)
+            # Another component's needs are not its own: what it does not declare it does not see.
+            seen = leaves.only(member.component.needs)
+            result = self._call(member, "loss", run=run, batch=piece, now=seen)
             if result is None:
                 continue
             loss: Loss = _expect(result, Loss, "loss", member)

@@ -6,7 +6,7 @@ so that everything row-aligned, whatever its other axes mean, follows by plain i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -412,6 +412,10 @@ class Outputs:
     def items(self) -> Mapping[str, Tensor]:
         """The tensors by field name."""
         return dict(self.__dict__)
+
+    def only(self, needs: Collection[str]) -> Outputs:
+        """What these needs name."""
+        return Outputs(**{name: x for name, x in self.__dict__.items() if name.removesuffix("_NT") in needs})
 
     def take(self, rows: Tensor) -> Outputs:
         return Outputs(**{name: x[rows] for name, x in self.__dict__.items()})

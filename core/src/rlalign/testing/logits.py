@@ -186,7 +186,7 @@ class FreeValue(Value):
 
 
 class LinearValue(Value):
-    """A linear head on a model's features; `per_prompt` a mean over the prompt's first state."""
+    """A linear head on a model's features."""
 
     class Config(Options):
         """Options of `linear-value`."""
