@@ -15,8 +15,10 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from rlalign import config, logs, loop
+from rlalign import loop
 from rlalign.display import Display, PlainDisplay, make_display
+from rlalign.pipeline import config
+from rlalign.records import logs
 
 HERE = Path(__file__).resolve().parent
 

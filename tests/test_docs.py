@@ -23,15 +23,17 @@ import yaml
 from pydantic import Field
 
 import rlalign
-from rlalign import Component, checkpoint, config, hookspecs, logs, loop
+from rlalign import Component, hookspecs, loop
 from rlalign.cli import commands
-from rlalign.entries import Beside
-from rlalign.inherit import Measure
-from rlalign.overrides import MERGED, REPLACED
-from rlalign.pipeline import Sampling, Save, Train
+from rlalign.members import HOOKS, implements
+from rlalign.pipeline import Sampling, Save, Train, config
+from rlalign.pipeline.entries import Beside
+from rlalign.pipeline.inherit import Measure
+from rlalign.pipeline.overrides import MERGED, REPLACED
+from rlalign.records import checkpoint, logs
 from rlalign.registry import Registry
 from rlalign.report import describe
-from rlalign.stages import HOOKS, WRAPPABLE, implements
+from rlalign.stages import WRAPPABLE
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,6 +204,8 @@ def test_examples_of_hooks_run(block, tmp_path):
         pipeline["rewards"].append("documented")
     elif hook == "evaluate":
         pipeline["evaluate"] = {"split": "train", "use": ["documented"]}
+    elif hook == "evaluated":
+        pipeline |= {"evaluate": {"split": "train"}, "algorithm": ["reinforce", "documented"]}
     elif hook == "rollout":
         pipeline["responses"] = "documented"
     elif hook in ("advantage", "loss") and kind == "plain":

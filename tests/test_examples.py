@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rlalign import config, logs, loop
+from rlalign import loop
+from rlalign.pipeline import config
+from rlalign.records import logs
 from rlalign.registry import Registry
 from rlalign.report import describe
 from rlalign.testing.bench import Silence

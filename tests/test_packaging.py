@@ -225,7 +225,8 @@ class Absent(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from rlalign import config, loop
+from rlalign.pipeline import config
+from rlalign import loop
 from rlalign.testing.bench import Silence
 pipeline = config.load(sys.argv[1], ["train.iterations=3", "evaluate=null"])
 print(loop.start(pipeline, root=sys.argv[2], display=Silence()).run().path)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rlalign import checkpoint
+from rlalign.records import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
 from runs_for_resume import (
@@ -157,7 +157,7 @@ def kill_at_random(shop: Workshop, name: str, kills: int, seed: int) -> None:
     while killed < kills:
         instant: dict[str, Any] = {"at": instants.randrange(1, events)}
         if instants.random() < 0.25:
-            instant = {"at": instants.randrange(1, 300_000), "since": "rlalign.config:load"}
+            instant = {"at": instants.randrange(1, 300_000), "since": "rlalign.pipeline.config:load"}
         ended = runs.go_on(("signal_at_event", instant))
         if ended.code == 0:
             break
@@ -233,13 +233,13 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "after a column's progress": ("offline", calls("rlalign.columns:write_atomic", 2, "after")),
     "with half a file of a commit point": (
         "phases",
-        ("die_in_file", {"function": "rlalign.checkpoint:save_file", "at": 9, "share": 0.5}),
+        ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 9, "share": 0.5}),
     ),
     "with an empty file of a commit point": (
         "on-policy",
-        ("die_in_file", {"function": "rlalign.checkpoint:save_file", "at": 4, "share": 0.0}),
+        ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 4, "share": 0.0}),
     ),
-    "before a commit point is synced": ("phases", calls("rlalign.checkpoint:sync", 30)),
+    "before a commit point is synced": ("phases", calls("rlalign.records.checkpoint:sync", 30)),
     "before a commit point gets its name": ("on-policy", calls("os:rename", 4)),
     "after a commit point got its name": ("on-policy", calls("os:rename", 4, "after")),
     "in a line of metrics": ("on-policy", tears("metrics.jsonl", 6, 50)),
@@ -248,19 +248,19 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "in a line about what was dropped": ("on-policy", tears("dropped.jsonl", 3, 20)),
     "in a row for a later phase": ("phases", tears("rows/grow-2.jsonl", 6, 90)),
     "in the first row for a later phase": ("phases", tears("rows/grow-1.jsonl", 1, 1)),
-    "before a log is begun": ("phases", calls("rlalign.logs:Logs._remember", 4)),
-    "after a log is begun": ("phases", calls("rlalign.logs:Logs._remember", 4, "after")),
+    "before a log is begun": ("phases", calls("rlalign.records.logs:Logs._remember", 4)),
+    "after a log is begun": ("phases", calls("rlalign.records.logs:Logs._remember", 4, "after")),
     "before models are made ready": ("phases", calls("rlalign.models:Models.prepare", 2)),
     "after models are made ready": ("phases", calls("rlalign.models:Models.prepare", 5, "after")),
     "after a phase's last iteration": ("phases", calls("rlalign.models:Models.check_guard", 2, "after")),
-    "before the first commit point": ("phases", calls("rlalign.checkpoint:write", 1)),
-    "after the first commit point": ("phases", calls("rlalign.checkpoint:write", 1, "after")),
-    "after the last commit point": ("on-policy", calls("rlalign.checkpoint:write", 10, "after")),
+    "before the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1)),
+    "after the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1, "after")),
+    "after the last commit point": ("on-policy", calls("rlalign.records.checkpoint:write", 10, "after")),
     "before the model is saved": ("on-policy", calls("rlalign.loop:save_folder", 1)),
     "when the model is half saved": ("on-policy", calls("rlalign_plugin_table:Table.save", 1, "after")),
     "after the model is saved": ("on-policy", calls("rlalign.loop:save_folder", 1, "after")),
-    "before the run has its name": ("on-policy", calls("rlalign.rundir:_claim", 1)),
-    "when the run has its name": ("on-policy", calls("rlalign.rundir:_claim", 1, "after")),
+    "before the run has its name": ("on-policy", calls("rlalign.records.rundir:_claim", 1)),
+    "when the run has its name": ("on-policy", calls("rlalign.records.rundir:_claim", 1, "after")),
 }
 
 
@@ -288,14 +288,14 @@ def test_killed(shop: Workshop, instant: str) -> None:
 
 RESUMING: dict[str, Interference] = {
     "before the models have their weights": calls("rlalign.models:Models.load_state"),
-    "before the logs are cut": calls("rlalign.logs:Logs.cut"),
+    "before the logs are cut": calls("rlalign.records.logs:Logs.cut"),
     "when one log is cut": calls("os:truncate", 1, "after"),
-    "when the logs are cut": calls("rlalign.logs:Logs.cut", 1, "after"),
+    "when the logs are cut": calls("rlalign.records.logs:Logs.cut", 1, "after"),
     "before the first iteration": calls("rlalign.phase:PhaseRun._one_iteration"),
-    "before the next commit point": calls("rlalign.checkpoint:write"),
+    "before the next commit point": calls("rlalign.records.checkpoint:write"),
     "when one log is removed": calls("pathlib:Path.unlink", 1, "after"),
-    "when old commit points are cleared": calls("rlalign.checkpoint:settle", 1, "after"),
-    "after the next commit point": calls("rlalign.checkpoint:write", 1, "after"),
+    "when old commit points are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
+    "after the next commit point": calls("rlalign.records.checkpoint:write", 1, "after"),
 }
 
 
@@ -322,7 +322,7 @@ def test_an_old_commit_point_that_was_half_deleted_is_no_commit_point(shop: Work
 
 def test_without_a_commit_point_a_run_starts_again(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.checkpoint:write")).code == KILLED
+    assert runs.start(calls("rlalign.records.checkpoint:write")).code == KILLED
     assert (runs.path / "metrics.jsonl").stat().st_size > 0
     ended = runs.resume()
     assert ended.code == 0 and "no commit point yet: the run starts again" in ended.output, ended
@@ -379,7 +379,7 @@ def test_asked_twice_it_stops_at_once(shop: Workshop) -> None:
 
 def test_asked_to_stop_before_it_runs(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    ended = runs.start(calls("rlalign.rundir:RunDir.create", number=signal.SIGINT))
+    ended = runs.start(calls("rlalign.records.rundir:RunDir.create", number=signal.SIGINT))
     assert ended.code == 130 and ended.output == "stopped before the run began\n", ended
     assert not runs.path.exists()
 
@@ -539,7 +539,7 @@ def test_a_column_that_is_gone_is_not_computed_from_other_weights(shop: Workshop
 
 def test_a_full_disk_stops_the_run_at_its_last_commit_point(shop: Workshop) -> None:
     runs = shop.runs("on-policy", "policy.table.actions=200")
-    full = {"megabytes": 0.1, "after": "rlalign.checkpoint:save_tensors", "at": 8}
+    full = {"megabytes": 0.1, "after": "rlalign.records.checkpoint:save_tensors", "at": 8}
     ended = runs.start(("full_disk", full))
     assert ended.code == 1, ended
     errors = [line for line in ended.output.splitlines() if line.startswith("error:")]
@@ -563,7 +563,7 @@ MUTANTS: dict[str, tuple[str, str, int]] = {
     "the models": ("on-policy", "rlalign.models:Models.load_state", 3),
     "the baseline": ("phases", "rlalign_plugin_reinforce:Reinforce.load_state_dict", 10),
     "an algorithm's counter": ("phases", "components_for_resume:Anchored.load_state_dict", 6),
-    "the cut of the logs": ("on-policy", "rlalign.logs:Logs.cut", 3),
+    "the cut of the logs": ("on-policy", "rlalign.records.logs:Logs.cut", 3),
 }
 
 
@@ -573,7 +573,7 @@ MUTANTS: dict[str, tuple[str, str, int]] = {
 def test_whatever_is_forgotten_shows(shop: Workshop, forgotten: str) -> None:
     name, function, commits = MUTANTS[forgotten]
     runs = shop.runs(name)
-    assert runs.start(calls("rlalign.checkpoint:write", commits)).code == KILLED
+    assert runs.start(calls("rlalign.records.checkpoint:write", commits)).code == KILLED
     ended = runs.resume(("returns", {"function": function, "value": None}))
     if ended.code == 0:
         assert differences(shop.whole(name), outcome(runs.path)) != []

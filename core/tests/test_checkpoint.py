@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlalign import checkpoint
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.records import checkpoint
 
 DTYPES = sorted(checkpoint.STORABLE, key=str)
 
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path, large):
 KILLER = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from rlalign import checkpoint
+from rlalign.records import checkpoint
 
 def parts(i):
     weights = {f"w{n}": torch.full((20_000,), float(i)) for n in range(5)}

@@ -1,7 +1,5 @@
 """From a pipeline file to types: what it means, and what is said when it means nothing."""
 
-
-
 from __future__ import annotations
 
 import sys
@@ -13,10 +11,9 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from rlalign import config, places
 from rlalign.component import Component, Options, Task
 from rlalign.errors import ConfigError
-from rlalign.pipeline import From, Sampling
+from rlalign.pipeline import From, Sampling, config, places
 from rlalign.policy import Policy, Value
 from rlalign.registry import Registry
 
@@ -955,7 +952,7 @@ def test_paths_are_relative_to_the_file(load, tmp_path):
 def test_data_inside_a_package(load, refusal):
     option = lambda path: ONE.replace("task: toy", f"task: {{toy: {{path: '{path}'}}}}")  # noqa: E731
     path = load(option("pkg:rlalign/py.typed")).phases[0].task.options.path
-    assert path == Path(config.__file__).parent / "py.typed"
+    assert path == Path(config.__file__).parents[1] / "py.typed"
     assert refusal(option("pkg:no_such_package/x")) == (
         "p.yaml:1: task.toy.path: 'pkg:no_such_package/x': there is no package `no_such_package`; is it installed?"
     )

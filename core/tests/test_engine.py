@@ -30,8 +30,8 @@ from rlalign import (
     batching,
     hookimpl,
 )
+from rlalign.members import implements
 from rlalign.registry import Registry, installed
-from rlalign.stages import implements
 from rlalign.testing import Bench, LinearValue, Logits, plain_gradient
 
 # -- losses of every kind --------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,8 +20,8 @@ from rlalign.builtin.responses import Sampled
 from rlalign.component import Component
 from rlalign.errors import ComponentError, ConfigError, RLAlignError
 from rlalign.hookspecs import hookimpl
+from rlalign.members import HOOKS
 from rlalign.run import Run
-from rlalign.stages import HOOKS
 from rlalign.testing import run, session
 from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
 
@@ -116,6 +116,7 @@ CALLS = {
     "update": 2,
     "step_ready": 8,
     "iteration_done": 2,
+    "evaluated": 3,
 }
 """In PIPELINE: two iterations of two epochs of two minibatches; evaluation before, between and after."""
 
@@ -229,7 +230,8 @@ def test_all_hooks_in_order(tmp_path: Path) -> None:
     (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
     order = [hook for hook, given in recorder.calls if not (hook == "reward" and len(given["rollout"]) == 4)]
     iteration = ["rollout", "reward", "advantage", "update", *["loss", "step_ready"] * 4, "iteration_done"]
-    assert order == ["phase_started", "evaluate", *iteration, "evaluate", *iteration, "evaluate"]
+    measured = ["evaluate", "evaluated"]
+    assert order == ["phase_started", *measured, *iteration, *measured, *iteration, *measured]
 
 
 # -- one by one -------------------------------------------------------------------------------------
@@ -385,7 +387,8 @@ def test_update_replaces_the_loops_own(tmp_path: Path) -> None:
         {"recorder": cls, "once": Once},
     )
     assert finished.metrics["trust"] == 0.5
-    assert "loss" not in finished.metrics and done.step == 0
+    assert "loss" not in finished.metrics
+    assert done.step == 2  # an update of its own counts as one step
 
 
 def test_update_may_take_steps_of_its_own(tmp_path: Path) -> None:
@@ -463,6 +466,21 @@ def test_iteration_done_may_finish_the_phase(tmp_path: Path) -> None:
     _, done = run(tmp_path, {**PIPELINE, "algorithm": ["once", "enough"]}, {"once": Once, "enough": Enough})
     assert done.step == 4
     assert "enough" in " ".join(done.display.notes)  # type: ignore[attr-defined]
+
+
+def test_evaluated_may_end_a_phase_that_no_longer_improves(tmp_path: Path) -> None:
+    class Stop(Component):
+        seen: ClassVar[list[tuple[int, float]]] = []
+
+        @hookimpl
+        def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
+            self.seen.append((run.iteration, metrics["eval/length"]))
+            if run.iteration == 1:
+                run.finish_phase("held out no better")
+
+    _, done = run(tmp_path, {**PIPELINE, "algorithm": ["once", "stop"]}, {"once": Once, "stop": Stop})
+    assert [iteration for iteration, _ in Stop.seen] == [0, 1]
+    assert "held out no better" in " ".join(done.display.notes)  # type: ignore[attr-defined]
 
 
 # -- the run a hook sees ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.logs import Logs, read
+from rlalign.records.logs import Logs, read
 
 
 def events(run):

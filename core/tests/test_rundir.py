@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlalign import lock
 from rlalign.errors import ConfigError
-from rlalign.rundir import RunDir, latest, write_atomic
+from rlalign.records import lock
+from rlalign.records.rundir import RunDir, latest, write_atomic
 
 
 def create(root: Path, name: str | None = None, stem: str = "ppo") -> RunDir:
@@ -90,7 +90,7 @@ def test_a_run_has_one_writer(tmp_path):
 
 def test_a_killed_writer_holds_nothing(tmp_path):
     create(tmp_path, "mine").close()
-    hold = "import sys; from rlalign.rundir import RunDir; run = RunDir.open(sys.argv[1]); print(); input()"
+    hold = "import sys; from rlalign.records.rundir import RunDir; run = RunDir.open(sys.argv[1]); print(); input()"
     command = [sys.executable, "-c", hold, tmp_path / "mine"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     pipe = subprocess.PIPE

@@ -149,7 +149,7 @@ def test_a_constraint_with_top_p_of_one_removes_nothing(dtype: torch.dtype) -> N
     constraint = Nucleus("mask", top_p=1.0)
     policy = Logits(Logits.Config())
     policy.setup()
-    constraint.resolve(policy)
+    constraint.resolve({"mask": policy})
     constraint._decoder = Fixed()  # type: ignore[assignment]
     assert constraint.allowed().all()
 
@@ -197,7 +197,7 @@ def draw(
     within = None
     if mask is not None:
         within = Nucleus("mask", top_p=0.6, min_keep=2, always=(0,))
-        within.resolve(mask)
+        within.resolve({"mask": mask})
     asked = [Example(id=str(i), prompt=str(i % 16)) for i in positions]
     rollout = sample(policy, asked, how, u, within, compact=compact)
     slots = torch.arange(how.samples).repeat(len(asked))

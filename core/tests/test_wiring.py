@@ -10,11 +10,12 @@ import pytest
 import torch
 from pydantic import Field
 
-from rlalign import config, loop
+from rlalign import loop
 from rlalign.component import Component, Options
 from rlalign.errors import ConfigError
 from rlalign.hookspecs import hookimpl
 from rlalign.loop import wire_all
+from rlalign.pipeline import config
 from rlalign.report import describe
 from rlalign.testing import registry
 from rlalign.testing.kit import _Once as ONCE

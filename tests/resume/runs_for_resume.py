@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rlalign import checkpoint
+from rlalign.records import checkpoint
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TERM": "dumb"}

@@ -66,8 +66,9 @@ def run(
     file, overrides = _split(arguments)
 
     def session() -> Session:
-        from rlalign import config, loop
+        from rlalign import loop
         from rlalign.display import make_display
+        from rlalign.pipeline import config
 
         display = make_display(plain or None)
         if resume is None:
@@ -131,7 +132,7 @@ def _is_file_or_override(text: str) -> bool:
 
 
 def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
-    from rlalign import rundir
+    from rlalign.records import rundir
 
     if resume != LATEST:
         return Path(resume) if Path(resume).exists() or "/" in resume else runs / resume
@@ -153,7 +154,8 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
     """Check a pipeline without loading a model: names, options, wiring. Exit code 2 if it cannot run."""
 
     def report() -> None:
-        from rlalign import config, loop
+        from rlalign import loop
+        from rlalign.pipeline import config
         from rlalign.registry import Registry
         from rlalign.report import describe
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlalign.errors import CheckpointError, ComponentError, RLAlignError
-from rlalign.rundir import write_atomic
+from rlalign.records.rundir import write_atomic
 from rlalign.types import Example, Reward, Rollout
 
 Compute = Callable[[Rollout, Reward], Tensor]

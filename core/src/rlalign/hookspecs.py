@@ -1,4 +1,4 @@
-"""Everything a component can take part in: five stages of an iteration and four events of a phase.
+"""Everything a component can take part in: five stages of an iteration and five events of a phase.
 
 Implement any subset as methods marked `@rlalign.hookimpl`, with the arguments named as here
 (a hook may leave out arguments it does not read). `docs/hooks.md` is the manual.
@@ -86,3 +86,8 @@ def step_ready(run: Run, metrics: Mapping[str, float]) -> bool | None:
 @hookspec
 def iteration_done(run: Run, metrics: Mapping[str, float]) -> None:
     """The iteration's learning is over: adapt a coefficient, refresh a copy, update a baseline."""
+
+
+@hookspec
+def evaluated(run: Run, metrics: Mapping[str, float]) -> None:
+    """An evaluation is over: stop a phase that no longer improves (`run.finish_phase`)."""

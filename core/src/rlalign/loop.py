@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign import checkpoint, config, places
 from rlalign.columns import data_fingerprint
 from rlalign.component import Component
 from rlalign.display import Display, make_display
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError, blaming
-from rlalign.lock import make_lock, refuse_if_different
-from rlalign.logs import Logs
 from rlalign.models import Models, fingerprint, save_folder
 from rlalign.phase import PhaseRun
-from rlalign.pipeline import Item, Pipeline
+from rlalign.pipeline import Item, Pipeline, config, places
 from rlalign.randomness import Seeds
+from rlalign.records import checkpoint
+from rlalign.records.lock import make_lock, refuse_if_different
+from rlalign.records.logs import Logs
+from rlalign.records.rows import Rows
+from rlalign.records.rundir import RunDir, write_atomic
 from rlalign.registry import Registry
-from rlalign.rows import Rows
 from rlalign.run import Run
-from rlalign.rundir import RunDir, write_atomic
 from rlalign.types import Example, Rollout
 from rlalign.wiring import Builder, Wiring, wire
 

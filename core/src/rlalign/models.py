@@ -14,7 +14,7 @@ from rlalign.component import Role
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.pipeline import Item, ModelSpec
 from rlalign.policy import Model, Policy, Value
-from rlalign.rundir import sync, write_atomic
+from rlalign.records.rundir import sync, write_atomic
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 

@@ -18,13 +18,14 @@ from torch import Tensor
 from rlalign.columns import Columns, Compute
 from rlalign.draw import Draw
 from rlalign.engine import Engine
-from rlalign.errors import ComponentError, RLAlignError, blaming
+from rlalign.errors import ComponentError, blaming
+from rlalign.evaluation import evaluate
+from rlalign.figures import of_responses
 from rlalign.learner import Learner
 from rlalign.models import Models, fingerprint
 from rlalign.optimiser import Optimiser
 from rlalign.pipeline import Sampling
 from rlalign.run import Run
-from rlalign.sampling import Nucleus
 from rlalign.stages import Stages
 from rlalign.types import Batch, Example, Outputs, Reward, Rollout, concat_batches
 from rlalign.wiring import Wiring
@@ -32,8 +33,6 @@ from rlalign.wiring import Wiring
 if TYPE_CHECKING:
     from rlalign.loop import Session
 
-SHOWN = 8
-"""Evaluation responses written to samples.jsonl each time."""
 DROPPED_AT_MOST = 0.05
 
 
@@ -62,7 +61,7 @@ class PhaseRun:
         self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
         self._times: dict[str, float] = {}
         data = session.training_data(wiring)
-        self.draw = Draw(data, session.seeds, ("draw", repeat, self.phase.name))
+        self.draw = Draw(data, session.seeds, ("draw", repeat, place))
         self.columns = Columns(session.dir.columns, data, self.draw.row_starts)
 
     # -- the phase ----------------------------------------------------------------------------------
@@ -90,8 +89,8 @@ class PhaseRun:
             optimiser = Optimiser(trained, train)
             self.learner = Learner(self.engine, optimiser, self.models, train, self._losses)
         for component in wiring.components:
-            if isinstance(component.constraint, Nucleus):
-                component.constraint.resolve(self.engine.policy(component.constraint.model))
+            if hasattr(component.constraint, "resolve"):
+                component.constraint.resolve(self.models)
             self.session.set_up(component, self.run)
         if state is None:
             self.session.restore_components()
@@ -106,16 +105,15 @@ class PhaseRun:
 
     def iterate(self) -> Iterator[int]:
         """Run the phase; yields after every iteration, at a point that can be committed."""
-        evaluate = self.phase.evaluate
-        if self.iteration == 0 and evaluate is not None:
-            self.evaluate()
+        asked = self.phase.evaluate
+        if self.iteration == 0 and asked is not None:
+            evaluate(self)
         while not self.done:
             metrics = self._one_iteration()
-            self._record(metrics)
-            if evaluate is not None and (
-                self.done or (evaluate.every and self.iteration % evaluate.every == 0)
-            ):
-                self.evaluate()
+            self.log(metrics)
+            self.session.display.iteration(self.iteration, metrics)
+            if asked is not None and (self.done or (asked.every and self.iteration % asked.every == 0)):
+                evaluate(self)
             if self.done:
                 self.models.check_guard()
             yield self.iteration
@@ -129,7 +127,7 @@ class PhaseRun:
         return min(1.0, (self.iteration + self._within) / max(1, self.iterations))
 
     def rng(self, *key: str | int) -> torch.Generator:
-        return self.session.seeds.rng(self.repeat, self.phase.name, *key)
+        return self.session.seeds.rng(self.repeat, self.place, *key)
 
     # -- one iteration --------------------------------------------------------------------------------
 
@@ -152,7 +150,7 @@ class PhaseRun:
             if sum(len(b.rollout.examples) for b in batches) >= train.prompts or not train.refill:
                 break
         batch = self._joined(batches)
-        metrics = _of_rollouts(seen)
+        metrics = of_responses(seen)
         metrics["groups"] = float(len(batch.rollout.examples))
         if train.refill:
             metrics["refills"] = len(batches) - 1.0
@@ -178,9 +176,9 @@ class PhaseRun:
         """Responses, the columns somebody needs, and their reward."""
         with self._timed("rollout"):
             rollout = stages.rollout(self.run, examples)
-        return self._scored_rollout(stages, rollout, columns)
+        return self.scored_rollout(stages, rollout, columns)
 
-    def _scored_rollout(
+    def scored_rollout(
         self, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
     ) -> tuple[Rollout, Reward]:
         post = self.wiring.task.postprocess
@@ -289,6 +287,7 @@ class PhaseRun:
             own = self.wiring.stages.update(self.run, batch)
             self.updating = False  # what follows keeps its gradients from hooks
             if own is not None:
+                self._stepped()
                 return own
             return self.learner.learn(
                 batch,
@@ -317,14 +316,14 @@ class PhaseRun:
 
     def _seed_forward(self, micro: int, part: int) -> None:
         if self.phase.train.dropout:
-            self.session.seeds.seed_forward("dropout", self.repeat, self.phase.name, self.step, micro, part)
+            self.session.seeds.seed_forward("dropout", self.repeat, self.place, self.step, micro, part)
 
     def respond(self, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
         """Trials of an `update` hook, each call with uniforms of its own."""
         self._responded += 1
-        key = ("respond", self.repeat, self.phase.name, self.iteration, self._responded)
+        key = ("respond", self.repeat, self.place, self.iteration, self._responded)
         rollout = self.sample(examples, self.generation, key, 0)
-        return self._scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
+        return self.scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
 
     # -- sampling and the log ---------------------------------------------------------------------------
 
@@ -343,17 +342,15 @@ class PhaseRun:
         uniforms = self.session.seeds.uniforms(
             *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
         ).to(self.models.device)
-        constraints = [c.constraint for c in self.wiring.components if c.constraint is not None]
-        if len(constraints) > 1:
-            raise RLAlignError("two components constrain the sampling; only one can")
-        within = constraints[0] if constraints and not free else None
+        constrained = [c.constraint for c in self.wiring.components if c.constraint is not None]
+        within = constrained[0] if constrained and not free else None
         with torch.no_grad(), self.engine.autocast():
             return policy.sample(examples, how, uniforms, within)
 
     def column(self, name: str, compute: Compute, key: Sequence[str | int | float]) -> Tensor:
         def score(examples: Sequence[Example]) -> tuple[Rollout, Reward]:
             rollout = self.logged(examples)
-            return self._scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
+            return self.scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
 
         def full_key() -> str:
             task = self.phase.task
@@ -411,51 +408,18 @@ class PhaseRun:
                 }
                 self.session.logs.append(self.session.rows_file(self.repeat, self.phase.name), row)
 
-    # -- evaluation -------------------------------------------------------------------------------------
-
-    def evaluate(self) -> None:
-        """The first examples of a split, always the same uniforms. No training state is touched."""
-        evaluate = self.phase.evaluate
-        assert evaluate is not None
-        started = time.perf_counter()
-        data = self.session.split(self.wiring, evaluate.split)
-        examples = [data[i] for i in range(min(evaluate.examples, len(data)))]
-        if not examples:
-            raise RLAlignError(f"the task has no examples in the split `{evaluate.split}` to evaluate on")
-        how = _decoding(evaluate.generation, self.wiring.task.generation, self.generation)
-        rollout = self.sample(examples, how, ("evaluate",), 0, free=True)
-        stages = self.wiring.evaluation
-        rollout, reward = self._scored_rollout(stages, rollout, self.wiring.evaluation_columns)
-        metrics = {f"eval/{name}": value for name, value in _of_rollouts([(rollout, reward)]).items()}
-        for name in (*reward.parts, "total"):
-            if f"eval/reward/{name}" in metrics:
-                metrics[f"eval/{name}"] = metrics.pop(f"eval/reward/{name}")
-        metrics |= {f"eval/{name}": value for name, value in stages.evaluate(self.run, rollout).items()}
-        metrics["time/evaluate"] = time.perf_counter() - started
-        where = {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration}
-        for row in range(min(SHOWN, len(rollout))):
-            example = rollout.examples[int(rollout.group_N[row])]
-            scores = {name: float(part[row].sum()) for name, part in reward.parts.items()}
-            sample = {**where, "prompt": example.prompt, "response": rollout.texts[row], "scores": scores}
-            self.session.logs.append("samples.jsonl", sample)
-        self.session.logs.metrics(
-            {**where, "step": self.step, **metrics}, step=self.session.ticks + self.iteration
-        )
-        self.session.remember(metrics, evaluation=True)
-        self.session.display.evaluated(metrics)
-
     # -- bookkeeping --------------------------------------------------------------------------------------
 
-    def _record(self, metrics: Mapping[str, float]) -> None:
-        where = {
-            "phase": self.phase.name,
-            "repeat": self.repeat,
-            "iteration": self.iteration,
-            "step": self.step,
-        }
-        self.session.logs.metrics({**where, **metrics}, step=self.session.ticks + self.iteration)
-        self.session.remember(metrics, evaluation=False)
-        self.session.display.iteration(self.iteration, metrics)
+    @property
+    def where(self) -> dict[str, Any]:
+        """Where the run stands, as every line of its logs says."""
+        return {"phase": self.phase.name, "repeat": self.repeat, "iteration": self.iteration}
+
+    def log(self, metrics: Mapping[str, float], *, evaluation: bool = False) -> None:
+        """A line of metrics.jsonl."""
+        tick = self.session.ticks + self.iteration
+        self.session.logs.metrics({**self.where, "step": self.step, **metrics}, step=tick)
+        self.session.remember(metrics, evaluation=evaluation)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -484,34 +448,3 @@ class PhaseRun:
         self.columns.folders = dict(state["columns"])
         self.models.guarded = dict(state["guarded"])
         self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]
-
-
-def _decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:
-    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
-    chosen = {**task, **asked} or {"greedy": True}
-    base = {"max_new_tokens": training.max_new_tokens, "stop": training.stop}
-    return Sampling.model_validate_json(json.dumps({**base, **chosen}))
-
-
-def _of_rollouts(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
-    """What is logged of every iteration's responses."""
-    responses = sum(len(rollout) for rollout, _ in seen)
-    tokens = sum(int(rollout.mask_NT.sum()) for rollout, _ in seen)
-    found = {"responses": float(responses), "tokens": float(tokens)}
-    if responses == 0:
-        return found
-    found["length"] = sum(float(r.length_N.sum()) for r, _ in seen) / responses
-    found["finished"] = sum(float(r.finished_N.sum()) for r, _ in seen) / responses
-    if seen[0][1].parts:
-        found["reward/total"] = sum(float(reward.total_N.sum()) for _, reward in seen) / responses
-    for name in seen[0][1].parts:
-        parts = [(r, reward.parts[name]) for r, reward in seen]
-        found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses
-    for name in seen[0][1].metrics:
-        values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
-        found[name] = float(values.double().mean()) if len(values) else 0.0
-    return found
-
-
-def _chosen(rollout: Rollout, x: Tensor) -> Tensor:
-    return x[rollout.mask_NT] if x.ndim == 2 else x

@@ -31,7 +31,10 @@ class Decoder(Protocol):
 
 
 class Constraint(Protocol):
-    """Narrows what may be sampled; its state moves with the sampler's rows."""
+    """Narrows what may be sampled; its state moves with the sampler's rows.
+
+    One that reads models has a method `resolve(models)` too, called once they are there.
+    """
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
         """Begin k responses a prompt."""
@@ -62,6 +65,13 @@ class Model(nn.Module):
     def __init__(self, config: BaseModel) -> None:
         super().__init__()
         self.config: Any = config
+
+    def sync(self, source: Model) -> None:
+        """Take the weights of a model of the same kind."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.state_dict().values(), source.state_dict().values(), strict=True):
+                mine.copy_(theirs)
+        self.version += 1
 
     def save(self, folder: Path) -> None:
         """Write an ordinary model folder that the field's tools load."""
@@ -118,13 +128,6 @@ class Policy(Model):
     @abstractmethod
     def copy(self, role: Literal["frozen", "lagging", "value"]) -> Policy | Value:
         """A model in another role, from the present weights; it may share what stays the same."""
-
-    def sync(self, source: Policy) -> None:
-        """Take the source's weights."""
-        with torch.no_grad():
-            for mine, theirs in zip(self.state_dict().values(), source.state_dict().values(), strict=True):
-                mine.copy_(theirs)
-        self.version += 1
 
 
 class Value(Model):

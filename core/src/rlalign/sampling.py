@@ -7,7 +7,7 @@ dropping of finished rows ever changes a token.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from rlalign.pipeline import Sampling
 from rlalign.types import Example, Rollout
 
 if TYPE_CHECKING:
-    from rlalign.policy import Constraint, Decoder, Policy
+    from rlalign.policy import Constraint, Decoder, Model, Policy
 
 COMPACT_SHARE = 1 / 8
 """Finished rows are dropped once they are this share of the rows being computed."""
@@ -81,9 +81,13 @@ class Nucleus:
         self._policy: Policy | None = None
         self._decoder: Decoder | None = None
 
-    def resolve(self, policy: Policy) -> None:
-        """Meet the model; called by the core when a phase starts."""
-        self._policy = policy
+    def resolve(self, models: Mapping[str, Model]) -> None:
+        from rlalign.policy import Policy
+
+        model = models[self.model]
+        if not isinstance(model, Policy):
+            raise RLAlignError(f"a nucleus needs a policy, and `{self.model}` is a {type(model).__name__}")
+        self._policy = model
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
         assert self._policy is not None, "a constraint is resolved when its phase starts"

@@ -6,44 +6,27 @@ that a reward listed only under `evaluate` never reaches the training reward.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 import torch
 from torch import Tensor
 
 from rlalign import hookspecs
-from rlalign.component import Component
 from rlalign.errors import ComponentError, ConfigError, RLAlignError, told
 from rlalign.hookspecs import hookimpl, hookspec
-from rlalign.pipeline import Item
+from rlalign.members import HOOKS, Member, check_hooks, implements, who
+from rlalign.returned import checked_batch, checked_score, expect, numbers
 from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
 
 if TYPE_CHECKING:
     from rlalign.run import Run
 
-T = TypeVar("T")
-HOOKS = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, "rlalign_spec"))
 WRAPPABLE = ("reward", "advantage", "update")
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A component and where it stands in the pipeline."""
-
-    item: Item
-    component: Component
-    role: str
-    """`rewards`, `algorithm`, `responses`, `part`, `task` or `use`."""
-
-    @property
-    def name(self) -> str:
-        return self.item.name
 
 
 class _Default:
@@ -60,7 +43,7 @@ class _Innermost:
 
     @hookimpl(wrapper=True, trylast=True)
     def advantage(self) -> Generator[None, Batch, Batch]:
-        return _checked_batch((yield), self.member)
+        return checked_batch((yield), self.member)
 
 
 class _Wrapped:
@@ -113,20 +96,20 @@ class Stages:
             manager.register(member.component, name)
         except (pluggy.PluginValidationError, ValueError) as error:
             said = str(error).replace("\n", "; ")
-            raise ConfigError(f"{_who(member)} cannot take part: {said}") from error
+            raise ConfigError(f"{who(member)} cannot take part: {said}") from error
 
     def _refuse_unknown(self, error: pluggy.PluginValidationError) -> None:
         member = next((m for m in self.members if m.component is error.plugin), None)
-        who = _who(member) if member else "a component"
+        whose = who(member)
         name = str(error).split("'")[1]
         close = get_close_matches(name, HOOKS, 1)
         hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
-        raise ConfigError(f"{who} marks `{name}` as a hook, and there is none; {hint}") from error
+        raise ConfigError(f"{whose} marks `{name}` as a hook, and there is none; {hint}") from error
 
     def _check_single(self, hook: str) -> Member | None:
         found = [m for m in self.members if implements(m.component, hook) == "plain" and self._first(m)]
         if len(found) > 1:
-            names = " and ".join(_who(m) for m in found)
+            names = " and ".join(who(m) for m in found)
             raise ConfigError(f"only one component may implement `{hook}`, but {names} both do; remove one")
         return found[0] if found else None
 
@@ -137,22 +120,22 @@ class Stages:
                 wraps = [hook for hook in HOOKS if implements(member.component, hook) == "wrapper"]
                 if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
                     raise ConfigError(
-                        f"{_who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
+                        f"{who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
                     )
                 if wraps and i == 0 and (role != "use" or "reward" in wraps):
                     raise ConfigError(
-                        f"{_who(member)} wraps the items above it in `{role}`, and there are none; move it down"
+                        f"{who(member)} wraps the items above it in `{role}`, and there are none; move it down"
                     )
                 for below in listed[i:]:
                     for hook in wraps:
                         if hook != "reward" and implements(below.component, hook) == "plain":
                             raise ConfigError(
-                                f"{_who(member)} wraps `{hook}`, which {_who(below)} implements below it; "
+                                f"{who(member)} wraps `{hook}`, which {who(below)} implements below it; "
                                 "a wrapper stands under what it wraps"
                             )
                 if wraps and member.item.weight != 1:
                     raise ConfigError(
-                        f"{_who(member)} is a wrapper and takes no weight; put it on what it wraps"
+                        f"{who(member)} is a wrapper and takes no weight; put it on what it wraps"
                     )
 
     def implementing(self, hook: str) -> list[Member]:
@@ -190,11 +173,11 @@ class Stages:
             guilty = self._culprit(error) or member
             if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
                 raise
-            raise type(error)(f"`{hook}` of {_who(guilty)}: {error}") from error
+            raise type(error)(f"`{hook}` of {who(guilty)}: {error}") from error
         except Exception as error:
             guilty = self._culprit(error) or member
-            who = _who(guilty) if guilty else "a component"
-            raise ComponentError(f"`{hook}` of {who} raised {told(error)}") from error
+            whose = who(guilty)
+            raise ComponentError(f"`{hook}` of {whose} raised {told(error)}") from error
 
     def _culprit(self, error: Exception) -> Member | None:
         """The component deepest in the traceback: an error passes through the wrappers above it."""
@@ -211,9 +194,9 @@ class Stages:
         """Responses from the component that `responses` names."""
         (member,) = self.implementing("rollout")
         result = self._call(member, "rollout", run=run, examples=examples)
-        rollout = _expect(result, Rollout, "rollout", member)
+        rollout = expect(result, Rollout, "rollout", member)
         if wrong := rollout.flaw():
-            raise ComponentError(f"`rollout` of {_who(member)} returned a rollout whose {wrong}")
+            raise ComponentError(f"`rollout` of {who(member)} returned a rollout whose {wrong}")
         return rollout
 
     def scores(self, run: Run, rollout: Rollout) -> list[Score]:
@@ -254,7 +237,7 @@ class Stages:
             found = inner(run, rollout) if inner else []
             for member in items:
                 score = self._call(member, "reward", run=run, rollout=rollout)
-                found = [*found, replace(_checked_score(score, member, rollout), name=member.name)]
+                found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
             return found
 
         return scores
@@ -272,12 +255,12 @@ class Stages:
             with self._blame("reward", member):
                 result = manager.hook.reward(run=run, rollout=rollout)
             if not isinstance(result, list) or not all(isinstance(s, Score) for s in result):
-                raise ComponentError(f"`reward` of {_who(member)} must return the list of scores it wraps")
+                raise ComponentError(f"`reward` of {who(member)} must return the list of scores it wraps")
             if (names := [s.name for s in result]) != wrapped.names:
                 raise ComponentError(
-                    f"`reward` of {_who(member)} must return the scores {wrapped.names}, got {names}"
+                    f"`reward` of {who(member)} must return the scores {wrapped.names}, got {names}"
                 )
-            return [_checked_score(s, member, rollout) for s in result]
+            return [checked_score(s, member, rollout) for s in result]
 
         return scores
 
@@ -286,7 +269,7 @@ class Stages:
         with self._blame("advantage"):
             result = self._manager.hook.advantage(run=run, rollout=rollout, reward=reward)
         members = self.implementing("advantage")
-        return _checked_batch(result, members[-1] if members else None)
+        return checked_batch(result, members[-1] if members else None)
 
     def loss(self, run: Run, batch: Batch, now: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses of a piece, and metrics under the components' names."""
@@ -302,17 +285,17 @@ class Stages:
             result = self._call(member, "loss", run=run, batch=piece, now=seen)
             if result is None:
                 continue
-            loss: Loss = _expect(result, Loss, "loss", member)
+            loss: Loss = expect(result, Loss, "loss", member)
             for name, value in {"value": loss.value, **loss.metrics}.items():
                 if not isinstance(value, Tensor) or value.ndim:
                     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise ComponentError(
-                        f"`loss` of {_who(member)}: `{name}` must be a scalar tensor, got {got}; "
+                        f"`loss` of {who(member)}: `{name}` must be a scalar tensor, got {got}; "
                         "batch.mean_over_tokens and its siblings make one"
                     )
             if not loss.value.requires_grad:
                 raise ComponentError(
-                    f"`loss` of {_who(member)} does not depend on `now`, so nothing could be learned from it; "
+                    f"`loss` of {who(member)} does not depend on `now`, so nothing could be learned from it; "
                     "compute it from the tensors of `now`, without detach"
                 )
             total = total + member.item.weight * loss.value
@@ -325,7 +308,7 @@ class Stages:
         found: dict[str, float] = {}
         for member in self.implementing("evaluate"):
             result = self._call(member, "evaluate", run=run, rollout=rollout)
-            metrics = {} if result is None else _numbers(result, "evaluate", member)
+            metrics = {} if result is None else numbers(result, "evaluate", member)
             found |= {f"{member.name}/{key}": value for key, value in metrics.items()}
         return found
 
@@ -340,14 +323,18 @@ class Stages:
         with self._blame("update"):
             result = self._manager.hook.update(run=run, batch=batch)
         members = self.implementing("update")
-        return None if result is None else _numbers(result, "update", members[-1])
+        return None if result is None else numbers(result, "update", members[-1])
 
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
         ready = True
         for member in self.implementing("step_ready"):
             result = self._call(member, "step_ready", run=run, metrics=metrics)
-            ready &= result is None or _expect(result, bool, "step_ready", member)
+            ready &= result is None or expect(result, bool, "step_ready", member)
         return ready
+
+    def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
+        for member in self.implementing("evaluated"):
+            self._call(member, "evaluated", run=run, metrics=metrics)
 
     def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
         for member in self.implementing("iteration_done"):
@@ -362,31 +349,6 @@ def pay(value: Tensor, rollout: Rollout) -> Tensor:
     rows_N = torch.arange(len(rollout), device=value.device)
     paid_NT[rows_N, rollout.length_N - 1] = value
     return paid_NT
-
-
-def check_hooks(member: Member) -> None:
-    """A method that has a hook's name without the mark would silently be no hook."""
-    for hook in HOOKS:
-        method = getattr(type(member.component), hook, None)
-        if callable(method) and not hasattr(method, "rlalign_impl"):
-            raise ConfigError(
-                f"{_who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
-                "mark it, or give it another name"
-            )
-        given = list(inspect.signature(getattr(hookspecs, hook)).parameters)
-        asked = list(inspect.signature(method).parameters)[1:] if callable(method) else []
-        if unknown := [name for name in asked if name not in given]:
-            raise ConfigError(
-                f"`{hook}` of {_who(member)} asks for `{unknown[0]}`; the hook gives {', '.join(given)}"
-            )
-
-
-def implements(component: Component, hook: str) -> str | None:
-    """`plain`, `wrapper` or None."""
-    options = getattr(getattr(type(component), hook, None), "rlalign_impl", None)
-    if options is None:
-        return None
-    return "wrapper" if options.get("wrapper") else "plain"
 
 
 def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, Outputs]:
@@ -408,77 +370,3 @@ def _rows_of(source: str, batch: Batch) -> Tensor:
         )
     rows = [i for i, name in enumerate(names) if name == source]
     return torch.tensor(rows, dtype=torch.long, device=batch.rollout.group_N.device)
-
-
-def _checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
-    score = _expect(result, Score, "reward", member)
-    shapes = ((len(rollout),), tuple(rollout.mask_NT.shape))
-    if not isinstance(score.value, Tensor):
-        raise ComponentError(
-            f"`reward` of {_who(member)} must give Score(tensor), got {type(score.value).__name__}"
-        )
-    if tuple(score.value.shape) not in shapes:
-        raise ComponentError(
-            f"`reward` of {_who(member)} scored {tuple(score.value.shape)} where {len(rollout)} responses of up to "
-            f"{rollout.steps} steps ask for {shapes[0]} or {shapes[1]}"
-        )
-    for name, metric in score.metrics.items():
-        if not isinstance(metric, Tensor) or tuple(metric.shape) not in shapes:
-            found = tuple(metric.shape) if isinstance(metric, Tensor) else type(metric).__name__
-            raise ComponentError(
-                f"`reward` of {_who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, "
-                f"got {found}"
-            )
-    value = score.value.detach()
-    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
-    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name)
-
-
-def _checked_batch(result: Any, member: Member | None) -> Batch:
-    """Row-aligned, and finite wherever the policy chose."""
-    batch = _expect(result, Batch, "advantage", member)
-    who = _who(member) if member else "a component"
-    rows, shape = len(batch.rollout), batch.rollout.mask_NT.shape
-    if not isinstance(batch.advantage_NT, Tensor) or batch.advantage_NT.shape != shape:
-        got = getattr(batch.advantage_NT, "shape", type(batch.advantage_NT).__name__)
-        raise ComponentError(
-            f"`advantage` of {who}: advantage_NT must be a tensor of {tuple(shape)}, got "
-            f"{tuple(got) if isinstance(got, torch.Size) else got}; "
-            "`Batch.of(rollout, reward, advantage)` makes a batch"
-        )
-    held = {"reward": batch.reward.tokens_NT, **batch.columns}
-    for name, column in held.items():
-        if len(column) != rows:
-            raise ComponentError(
-                f"`advantage` of {who}: `{name}` has {len(column)} rows for {rows} responses"
-            )
-    if not bool((batch.advantage_NT.isfinite() | ~batch.rollout.mask_NT).all()):
-        raise ComponentError(f"`advantage` of {who} gave a NaN or infinite advantage")
-    return batch
-
-
-def _numbers(result: Any, hook: str, member: Member) -> dict[str, float]:
-    metrics: Mapping[str, Any] = _expect(result, Mapping, hook, member)  # type: ignore[type-abstract]
-    try:
-        return {str(name): float(value) for name, value in metrics.items()}
-    except (TypeError, ValueError):
-        raise ComponentError(
-            f"`{hook}` of {_who(member)} must return numbers by name, got {dict(metrics)}"
-        ) from None
-
-
-def _expect(result: Any, kind: type[T], hook: str, member: Member | None) -> T:
-    if not isinstance(result, kind):
-        who = _who(member) if member else "a component"
-        got = "nothing" if result is None else f"a {type(result).__name__}"
-        hint = "; is a `return` missing?" if result is None else ""
-        raise ComponentError(f"`{hook}` of {who} must return a {kind.__name__}, got {got}{hint}")
-    return result
-
-
-def _who(member: Member) -> str:
-    """`toxicity` (rlalign-plugin-x, pipeline.yaml:12)."""
-    module = inspect.getmodule(type(member.component))
-    package = (module.__name__ if module else "?").split(".")[0]
-    where = ", ".join(part for part in (package, member.item.place) if part)
-    return f"`{member.name}` ({where})"

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from rlalign.component import Component, Role, Task, Unit
 from rlalign.errors import ConfigError, RLAlignError, told
 from rlalign.logits import LIVE
+from rlalign.members import HOOKS, Member, implements
 from rlalign.pipeline import Item, Phase
 from rlalign.registry import Registry
-from rlalign.stages import HOOKS, Member, Stages, implements
+from rlalign.stages import Stages
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
 _LIVE = (*LIVE, "values", "old_logprobs")
@@ -205,6 +206,10 @@ def _check(wiring: Wiring) -> None:
                 f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses a "
                 f"prompt and gets {samples}; set generation.samples"
             )
+    constrained = [m for m in wiring.members if m.component.constraint is not None]
+    if len(constrained) > 1:
+        names = " and ".join(f"`{m.name}` ({m.item.place})" for m in constrained)
+        raise ConfigError(f"{names} each constrain what may be sampled, and only one can; remove one")
     kls = [m for m in wiring.members if m.component.regularises]
     if len(kls) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import Batch, Example, Options, Reward, Rollout, Run, Task, checkpoint, columns, hookimpl, loop
+from rlalign import Batch, Example, Options, Reward, Rollout, Run, Task, columns, hookimpl, loop
+from rlalign.records import checkpoint
 from rlalign.testing import Numbers, registry, session
 from rlalign.testing.bench import Silence
 from rlalign.testing.kit import ComponentTests

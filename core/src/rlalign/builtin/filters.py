@@ -36,7 +36,7 @@ class BestOf(Component):
         total_GK, rows_GK, real_GK = grouped(batch, batch.reward.total_N, -torch.inf)
         best_GK = total_GK.argsort(dim=1, descending=True, stable=True)[:, : self.config.n]
         kept = rows_GK.gather(1, best_GK)[real_GK.gather(1, best_GK)]
-        return batch.take(kept.sort().values).as_step()
+        return batch.take(kept.sort().values)
 
 
 class AtLeast(Component):
@@ -65,7 +65,7 @@ class AtLeast(Component):
             part = batch.reward.parts[self.config.part]
             value_N = batch.sum_over_chosen(part) if part.ndim == 2 else part
         kept_N = value_N > self.config.threshold if self.config.strict else value_N >= self.config.threshold
-        return batch.take(kept_N).as_step()
+        return batch.take(kept_N)
 
 
 class BestVsWorst(Component):
@@ -77,11 +77,11 @@ class BestVsWorst(Component):
     def advantage(self) -> Generator[None, Batch, Batch]:
         batch = yield
         if len(batch) == 0:
-            return batch.as_step()
+            return batch
         high_GK, rows_GK, _ = grouped(batch, batch.reward.total_N, -torch.inf)
         low_GK, _, _ = grouped(batch, batch.reward.total_N, torch.inf)
         best_G, worst_G = high_GK.max(1), low_GK.min(1)
         differ_G = best_G.values > worst_G.values
         pairs_G2 = torch.stack([best_G.indices, worst_G.indices], 1)
         kept = rows_GK.gather(1, pairs_G2)[differ_G].flatten()
-        return batch.take(kept.sort().values).as_step()
+        return batch.take(kept.sort().values)

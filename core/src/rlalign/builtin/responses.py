@@ -28,7 +28,7 @@ class Sampled(Component):
     def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout:
         phase = run._phase
         how = run.generation if count is None else run.generation.model_copy(update={"samples": count})
-        key = ("sample", phase.repeat, run.phase, run.iteration)
+        key = ("sample", phase.repeat, phase.place, run.iteration)
         return phase.sample(examples, how, key, phase.offset)
 
     @hookimpl

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign import config, loop
+from rlalign import loop
 from rlalign.display import Display, PlainDisplay
 from rlalign.engine import Engine, lay_out
 from rlalign.logits import full_precision, steps_outputs
 from rlalign.phase import PhaseRun
+from rlalign.pipeline import config
 from rlalign.policy import Value
 from rlalign.registry import Registry
 from rlalign.testing.logits import LinearValue, Logits

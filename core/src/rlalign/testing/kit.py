@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rlalign import checkpoint, loop
+from rlalign import loop
 from rlalign.component import Component
 from rlalign.engine import Route
 from rlalign.hookspecs import hookimpl
+from rlalign.members import HOOKS, Member, check_hooks, implements
 from rlalign.pipeline import Item
+from rlalign.records import checkpoint
 from rlalign.registry import Registry
-from rlalign.stages import HOOKS, Member, check_hooks, implements
 from rlalign.testing.bench import Bench, Silence, plain_gradient, registry, session
 from rlalign.types import Batch, Loss, Outputs
 

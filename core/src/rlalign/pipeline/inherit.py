@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from rlalign.component import Options
-from rlalign.entries import SAFE, File
-from rlalign.options import absolute, check
-from rlalign.overrides import short
 from rlalign.pipeline import Evaluate, From, Item, ModelSpec, Phase, Positive, Sampling, Train
-from rlalign.places import Keys, found
+from rlalign.pipeline.entries import SAFE, File
+from rlalign.pipeline.options import absolute, check
+from rlalign.pipeline.overrides import short
+from rlalign.pipeline.places import Keys, found
 
 
 class Measure(Options):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.rundir import StrPath, sync, write_atomic
+from rlalign.records.rundir import StrPath, sync, write_atomic
 
 
 class Logs:

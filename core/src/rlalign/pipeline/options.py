@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlalign.places import Keys, found
+from rlalign.pipeline.places import Keys, found
 
 M = TypeVar("M", bound=BaseModel)
 Report = Callable[[Keys, str], None]

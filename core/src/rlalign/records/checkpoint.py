@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.rundir import StrPath, sync
+from rlalign.records.rundir import StrPath, sync
 
 FORMAT = 1
 PARTS = ("optimiser", "components", "loop")

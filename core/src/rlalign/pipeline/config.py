@@ -8,26 +8,27 @@ from pathlib import Path
 
 from pydantic import Field
 
-from rlalign import inherit, places
 from rlalign.component import Options
-from rlalign.entries import File
 from rlalign.errors import ConfigError
-from rlalign.options import check, unknown
-from rlalign.overrides import (
-    MERGED,
-    REPLACED,
-    interpolate,
-    override,
-    shadowed,
-)
 from rlalign.pipeline import (
     Natural,
     Phase,
     Pipeline,
     Positive,
     Save,
+    inherit,
+    places,
 )
-from rlalign.places import Keys, found
+from rlalign.pipeline.entries import File
+from rlalign.pipeline.options import check, unknown
+from rlalign.pipeline.overrides import (
+    MERGED,
+    REPLACED,
+    interpolate,
+    override,
+    shadowed,
+)
+from rlalign.pipeline.places import Keys, found
 from rlalign.registry import Registry
 
 SHOWN = 20

@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from rlalign.component import Options
 from rlalign.errors import ConfigError
-from rlalign.options import Report, check
-from rlalign.overrides import META, RIVALS, short
 from rlalign.pipeline import Item
-from rlalign.places import Keys, Tree, dotted, found
+from rlalign.pipeline.options import Report, check
+from rlalign.pipeline.overrides import META, RIVALS, short
+from rlalign.pipeline.places import Keys, Tree, dotted, found
 from rlalign.registry import Kind, Registry, kind
 
 M = TypeVar("M", bound=BaseModel)

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlalign import places
 from rlalign.errors import ConfigError
-from rlalign.places import Keys, Tree, dotted, found
+from rlalign.pipeline import places
+from rlalign.pipeline.places import Keys, Tree, dotted, found
 
 META = ("weight", "as", "source")
 """What an entry may say beside its component and the component's options."""
