@@ -78,6 +78,15 @@ def blocks(language: str) -> list[Any]:
     ]
 
 
+def modules() -> list[tuple[str, str]]:
+    """Python blocks that say which file of the user's they are, beside the pipeline."""
+    found = [(re.match(r"# (\w+\.py)\b", block), block) for page in PAGES for info, block, _ in fences(page)]
+    return [(name[1], block) for name, block in found if name]
+
+
+MODULES = modules()
+
+
 def says(page: str) -> str:
     return (ROOT / page).read_text()
 
@@ -107,6 +116,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("block", blocks("yaml"))
 def test_whole_pipelines_can_run(block, tmp_path, with_example_plugins):
+    for name, code in MODULES:
+        (tmp_path / name).write_text(code)
     check(block, tmp_path / "pipeline.yaml")
 
 

@@ -46,6 +46,8 @@ class Component:
     """Where its responses come from unless the pipeline says so: `sampled` or `logged`."""
     min_samples: int = 1
     """Responses a prompt that it cannot do without."""
+    scored: bool = True
+    """It reads rewards. Where nothing in `algorithm` does, logged responses need no stored scores."""
     regularises: bool = False
     """Its loss holds a KL to the reference already."""
     constraint: Any = None

@@ -233,6 +233,9 @@ class Session:
             for w in self.wirings
             if w.phase.origin is None or w.phase.origin.original
         }
+        for item in items:  # what options found out for themselves, such as the hash of a user's file
+            for name in type(item.options).model_computed_fields:
+                data[f"{item.name}.{name}"] = str(getattr(item.options, name))
         return make_lock(
             self.pipeline,
             distributions={offer.distribution for _, offer in offers if offer},
@@ -252,7 +255,10 @@ class Session:
         if key not in self._splits:
             task = wiring.phase.task
             with blaming(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
-                self._splits[key] = wiring.task.examples(split)
+                found = wiring.task.examples(split)
+            policy = self.pipeline.policy
+            with blaming(f"{policy.place}: policy `{policy.name}`, reading the prompts of `{split}`,"):
+                self._splits[key] = self.models.opened().admit(found)
         return self._splits[key]
 
     def training_data(self, wiring: Wiring) -> Sequence[Example]:

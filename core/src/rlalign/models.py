@@ -39,6 +39,7 @@ class Models(Mapping[str, Model]):
         self.recipes: dict[str, dict[str, str | None]] = {}
         self._trainable: dict[str, set[str]] = {}
         self._start: Policy | None = None
+        self._opened: Policy | None = None
         self.guarded: dict[str, str] = {}
         """Fingerprints of what must not change in the present phase."""
 
@@ -61,11 +62,19 @@ class Models(Mapping[str, Model]):
 
     # -- building ---------------------------------------------------------------------------------
 
+    def opened(self) -> Policy:
+        """The policy before it has weights: it can read prompts."""
+        if self._opened is None:
+            policy = self.item.build()
+            assert isinstance(policy, Policy)
+            policy.open()
+            self._opened = policy
+        return self._opened
+
     def build_policy(self, *, keep_start: bool) -> None:
         """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""
+        policy = self.opened()
         self._seed("policy")
-        policy = self.item.build()
-        assert isinstance(policy, Policy)
         policy.setup()
         self._put("policy", policy, {"role": "policy", "of": None, "by": None, "with": None})
         if keep_start:

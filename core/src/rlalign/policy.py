@@ -88,8 +88,15 @@ class Policy(Model):
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
 
+    def open(self) -> None:
+        """Get ready to read prompts, without weights. The run's policy is opened before its data is looked at."""
+
+    def admit(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Those of a split's examples that it can read; asked once a split, after `open`."""
+        return examples
+
     def setup(self) -> None:
-        """Make or load the weights."""
+        """Make or load the weights; what `open` does, if that has not been called."""
 
     @abstractmethod
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:

@@ -48,7 +48,7 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
     responses = _responses(file, scope, algorithm)
     if responses is not None:
         responses = _twin(responses, rewards)
-        if not rewards and short(responses.component) == "logged":
+        if not rewards and short(responses.component) == "logged" and any(map(_scored, algorithm)):
             rewards = [responses]
     generation = file.section(scope, "generation", Sampling)
     train = file.section(scope, "train", Train)
@@ -135,6 +135,13 @@ def _responses(file: File, scope: Keys, algorithm: list[Item]) -> Item | None:
         both = " and ".join(f"`{name}` learns from {wish} ones" for wish, name in wishes.items())
         file.report(scope, f"`responses` is missing: {both}; say which responses this phase uses")
     return file.make((*scope, "responses"), "responses", next(iter(wishes), "sampled"))
+
+
+def _scored(item: Item) -> bool:
+    try:
+        return item.build().scored
+    except Exception:  # said where it is built for good
+        return True
 
 
 def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:

@@ -1,0 +1,175 @@
+"""Decoder-only models: prompt and response are one row.
+
+Sampling pads prompts on the left, so that all rows grow at the same column; positions count real tokens
+only. Training pads on the right, where a causal model never looks: no mask, and the positions are those
+of the row alone. Both give what the unpadded row gives (tests/test_exact.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlalign import Decoder, RLAlignError, Rollout
+from rlalign_plugin_hf.batches import (
+    accepted,
+    distinct,
+    feature_places,
+    left_padded,
+    right_padded,
+    with_actions,
+)
+from rlalign_plugin_hf.loading import Kind, ModelOptions
+from rlalign_plugin_hf.model import LanguageModel
+
+
+class CausalLM(LanguageModel):
+    """Any decoder-only model of transformers (GPT-2, Llama, Qwen, Gemma, …)."""
+
+    class Config(ModelOptions):
+        """Options of `causal-lm`."""
+
+    kind: ClassVar[Kind] = "causal"
+    _anatomy = ("_trunk_name", "_filler")
+    _trunk_name = ""
+    _filler = 0
+
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        return CausalDecoder(self, inputs, k)
+
+    def _row_length(self, prompt: int, response: int) -> int:
+        return prompt + response
+
+    def _trunk(self) -> Any:
+        return self.network.get_submodule(self._trunk_name)
+
+    def _features(self, rollout: Rollout, last: bool) -> Tensor:
+        prompt_GL, real_GL = right_padded(rollout.inputs, self._filler)
+        start_N = real_GL.sum(1)[rollout.group_N]
+        steps_N = rollout.length_N if last else rollout.length_N - 1
+        ids_NL = with_actions(prompt_GL[rollout.group_N], start_N, rollout, self._filler, steps_N)
+        return self._hidden(ids_NL)[feature_places(rollout, start_N, last)]
+
+    def prompt_features(self, rollout: Rollout) -> Tensor:
+        with self.acting():
+            ids_GL, real_GL = right_padded(rollout.inputs, self._filler)
+            groups = torch.arange(len(ids_GL), device=ids_GL.device)
+            return self._hidden(ids_GL)[groups, real_GL.sum(1) - 1]
+
+    def _hidden(self, ids_NL: Tensor) -> Tensor:
+        """[N,L,C] of rows padded on the right."""
+        hidden: Tensor = self._trunk()(input_ids=ids_NL, use_cache=False).last_hidden_state
+        return hidden
+
+    def _forward_without_trunk(self, features: Tensor) -> Tensor:
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=features.device)
+        logits: Tensor = self.network(input_ids=nothing, use_cache=False).logits
+        return logits
+
+    def _find_trunk(self) -> None:
+        network = self.network
+        names = {id(module): name for name, module in network.named_modules()}
+        # A filler that is no padding token: rows carry no mask, and transformers would warn.
+        pad = getattr(network.config, "pad_token_id", None)
+        self._filler = 1 if pad == 0 else 0
+        probe = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        for candidate in (network.base_model, network.get_decoder()):
+            name = names.get(id(candidate))
+            if not name:
+                continue
+            self._trunk_name = name
+            try:
+                hidden = self._hidden(probe)
+                self.width = hidden.shape[-1]
+                self._own_head(hidden[0])
+            except (TypeError, AttributeError, RuntimeError, RLAlignError):
+                continue  # not this one: the head reads another module
+            return
+        raise RLAlignError(
+            f"a {type(network).__name__} has no trunk whose states its head reads; it cannot be trained here"
+        )
+
+    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
+        network = self.network
+        ids = torch.arange(7, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
+        long, short = ids[:5], ids[3:6]
+        own = [network(input_ids=row[None], use_cache=False).logits[0] for row in (long, short)]
+        batch, _ = right_padded([long, short], self._filler)
+        hidden = self._hidden(batch)
+        trained = [self.head(hidden[0]), self.head(hidden[1, :3])]
+        decoder = self.decoder([long[:3], short[:1]], 1)
+        sampled = [decoder.logits()]
+        decoder.advance(torch.stack([long[3], short[1]]))
+        sampled.append(decoder.logits())
+        expected = torch.cat([own[0], own[1]])
+        grown = torch.cat([torch.stack(pair) for pair in zip(*sampled, strict=True)])
+        padded = expected.clone()
+        padded[[2, 3, 5, 6]] = grown
+        return expected, {
+            "trunk and head run apart": torch.cat(trained),
+            "rows are padded on the left": padded,
+        }
+
+
+class CausalDecoder:
+    """Responses in progress over a key–value cache: each distinct prompt is read once."""
+
+    def __init__(self, policy: CausalLM, inputs: Sequence[Tensor], k: int) -> None:
+        from transformers import DynamicCache
+
+        self.policy = policy
+        prompts, which_G = distinct(inputs)
+        ids_nL, real_nL = left_padded(prompts, policy._filler)
+        self._cache: Any = DynamicCache(config=policy.network.config)
+        self._next_n = real_nL.sum(1)
+        self._real_nL: Tensor | None = None if bool(real_nL.all()) else real_nL
+        self._pending_n: Tensor | None = None
+        self._hidden_nC = torch.empty(0)
+        self._forward(ids_nL, (real_nL.cumsum(1) - 1).clamp_min(0))
+        if k > 1 or len(prompts) < len(inputs):
+            self._keep(which_G.repeat_interleave(k))
+
+    def logits(self) -> Tensor:
+        if self._pending_n is not None:
+            token_n, self._pending_n = self._pending_n, None
+            if self._real_nL is not None:
+                self._real_nL = torch.cat([self._real_nL, self._real_nL.new_ones(len(token_n), 1)], 1)
+            self._forward(token_n[:, None], self._next_n[:, None])
+            self._next_n = self._next_n + 1
+        with self.policy.acting(training=False):
+            return self.policy.head(self._hidden_nC)
+
+    def advance(self, tokens_n: Tensor) -> None:
+        # Not computed yet: rows that end with this token are dropped first.
+        self._pending_n = tokens_n
+
+    def select(self, rows: Tensor) -> None:
+        self._keep(rows)
+        if self._pending_n is not None:
+            self._pending_n = self._pending_n[rows]
+
+    def _keep(self, rows: Tensor) -> None:
+        self._cache.reorder_cache(rows)
+        self._next_n, self._hidden_nC = self._next_n[rows], self._hidden_nC[rows]
+        if self._real_nL is not None:
+            self._real_nL = self._real_nL[rows]
+
+    def _forward(self, ids_nL: Tensor, position_nL: Tensor) -> None:
+        with self.policy.acting(training=False):
+            trunk = self.policy._trunk()
+            mask = None if self._real_nL is None else self._real_nL.long()
+            inputs = accepted(
+                trunk, attention_mask=mask, position_ids=position_nL, past_key_values=self._cache
+            )
+            if (
+                "past_key_values" not in inputs
+            ):  # Mamba: a state, in which no padding is left after the prompt
+                inputs = {
+                    "cache_params": self._cache,
+                    "attention_mask": mask if ids_nL.shape[1] > 1 else None,
+                }
+            found = trunk(input_ids=ids_nL, use_cache=True, **inputs)
+        self._hidden_nC = found.last_hidden_state[:, -1]

@@ -1,0 +1,214 @@
+"""From a folder or a hub id to a network and a tokenizer. Weights are safetensors; nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from rlalign import Options, RLAlignError
+
+Kind = Literal["causal", "seq2seq"]
+
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class LoRA(Options):
+    """`lora`: train low-rank adapters instead of all weights (Hu et al. 2021)."""
+
+    r: int = Field(16, gt=0, description="rank of each adapter")
+    alpha: float | None = Field(
+        None, gt=0, description="the adapter is scaled by alpha / r; null: r, so by 1 as in the paper"
+    )
+    targets: tuple[str, ...] | str = Field(
+        "all-linear",
+        description="modules that get an adapter, by (ending of their) name; `all-linear`: all but the head",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="before each adapter, where `train.dropout` is on")
+
+
+class ModelOptions(Options):
+    """Options of `causal-lm` and `seq2seq-lm`."""
+
+    path: str | Path = Field(
+        description="a model folder (`./…`, relative to the pipeline's), or a model's name on the hub"
+    )
+    tokenizer: str | Path | None = Field(
+        None, description="folder or name of the tokenizer; null: the model's own"
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="load the weights, or make random ones from `config.json` alone"
+    )
+    seed: int = Field(0, description="of random weights: all of them (`init: random`), or the adapters'")
+    lora: LoRA | None = Field(None, description="train adapters only (needs the extra `lora`)")
+    attention: Literal["eager", "sdpa"] | None = Field(
+        None,
+        description="attention kernel; null: the model's own choice. `eager` where second derivatives count",
+    )
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="the longest prompt; null: no limit but the model's positions"
+    )
+    too_long: Literal["error", "drop", "truncate"] = Field(
+        "error", description="what becomes of an example whose prompt is longer"
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="which end `truncate` cuts; null: left of a causal model's, right of an encoder's"
+    )
+    remote_code: bool = Field(
+        False, description="run Python code that comes with the model; only if you have read it"
+    )
+
+
+def where(options: ModelOptions) -> str:
+    """The model's folder or name, for messages."""
+    return str(options.path)
+
+
+def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
+    """The tokenizer, cutting at the right end."""
+    from transformers import AutoTokenizer
+
+    source = options.tokenizer if options.tokenizer is not None else options.path
+    _check_folder(str(source), "tokenizer" if options.tokenizer is not None else "path")
+    hint = "" if options.tokenizer is not None else "; name another one with `tokenizer:`"
+    folder = Path(_local(str(source)))
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        # transformers would make an empty one and say nothing.
+        raise RLAlignError(f"{source}: holds no tokenizer{hint}")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            _local(str(source)), trust_remote_code=options.remote_code
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise RLAlignError(f"{source}: no tokenizer could be loaded{hint}. {_first_line(error)}") from error
+    tokenizer.truncation_side = options.truncation_side or ("left" if kind == "causal" else "right")
+    return tokenizer
+
+
+def load_network(options: ModelOptions, kind: Kind) -> Any:
+    """The network in float32, in evaluation mode."""
+    import transformers
+
+    source = str(options.path)
+    _check_folder(source, "path")
+    config = _config(options, source)
+    if bool(getattr(config, "is_encoder_decoder", False)) != (kind == "seq2seq"):
+        other, what = ("seq2seq-lm", "an") if kind == "causal" else ("causal-lm", "no")
+        raise RLAlignError(
+            f"{source}: a `{config.model_type}` is {what} encoder–decoder; use `policy: {{{other}: …}}`"
+        )
+    # Chosen by name, since transformers hides what is not imported yet from type checkers.
+    auto: Any = getattr(transformers, "AutoModelForCausalLM" if kind == "causal" else "AutoModelForSeq2SeqLM")
+    how: dict[str, Any] = {"trust_remote_code": options.remote_code, "dtype": torch.float32}
+    if options.attention is not None:
+        how["attn_implementation"] = options.attention
+    try:
+        if options.init == "random":
+            with seeded(options.seed):
+                network = auto.from_config(config, **how)
+        else:
+            _check_weights(source)
+            with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
+                network = auto.from_pretrained(_local(source), config=config, use_safetensors=True, **how)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise RLAlignError(_explained(source, error)) from error
+    return network.eval()
+
+
+def _config(options: ModelOptions, source: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_local(source), trust_remote_code=options.remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise RLAlignError(_explained(source, error)) from error
+
+
+def _local(source: str) -> str:
+    """A config file stands for its folder."""
+    return str(Path(source).parent) if source.endswith("config.json") else source
+
+
+def _check_folder(source: str, option: str) -> None:
+    looks_local = Path(source).is_absolute() or source.startswith((".", "~"))
+    if looks_local and not Path(_local(source)).is_dir():
+        raise RLAlignError(f"{option}: {source}: there is no such folder")
+
+
+def _check_weights(source: str) -> None:
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(source) is not None:
+        # transformers would load it by itself, from a pickle if need be.
+        raise RLAlignError(
+            f"{source}: holds an adapter (adapter_config.json); merge it into its model and give that folder"
+        )
+    folder = Path(source)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise RLAlignError(
+            f"{source}: its weights are pickled ({pickled[0]}), and unpickling runs whatever code a file holds. "
+            "Convert them to safetensors first: load the model once with transformers and `save_pretrained` it"
+        )
+    raise RLAlignError(
+        f"{source}: holds no weights (no *.safetensors file). `init: random` makes random ones from its config.json"
+    )
+
+
+def _explained(source: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            f"{source}: comes with Python code of its own, which is not run unless the pipeline says "
+            "`remote_code: true`; read it first"
+        )
+    if "safetensors" in text and "bin" in text:
+        return f"{source}: has no safetensors weights, and pickled ones are not loaded. {_first_line(error)}"
+    return f"{source}: cannot be loaded. {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"({type(error).__name__}: {lines[0] if lines else 'no message'})"
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights from a seed, leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers' own between the run's lines."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def digest(module: nn.Module, skip: set[str]) -> torch.Tensor:
+    """SHA-256 of a network's weights, as 32 bytes."""
+    found = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        if key not in skip:
+            found.update(key.encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)

@@ -1,0 +1,412 @@
+"""What causal and encoder–decoder language models share: text, head, roles, saving.
+
+Legend: N responses, G groups, T steps, M chosen steps, C width of the trunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling
+from rlalign.policy import Model
+from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf.bypass import bypassed
+from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
+
+if TYPE_CHECKING:
+    from rlalign_plugin_hf.value import ValueHead
+
+REMEMBERED = 100_000
+"""Prompts whose tokens are kept."""
+
+
+class LanguageModel(Policy):
+    """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
+
+    kind: ClassVar[Kind]
+    config: ModelOptions
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.tokenizer: Any = None
+        self.width = 0
+        """C."""
+        self.end = 0
+        """The token that ends a logged response."""
+        self.positions: int | None = None
+        """The longest row the model reads."""
+        self._lender: list[LanguageModel] = []
+        """Under LoRA: whose network a copy computes with. In a list, so that it is no part of this module."""
+        self._slots: list[adapter.Slots] = []
+        self._idle: bool | None = None
+        self._bare_head = False
+        self._tokens: dict[str, list[int]] = {}
+
+    # -- making it ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Load the tokenizer, which is all that reading prompts takes."""
+        if self.tokenizer is None:
+            self.tokenizer = open_tokenizer(self.config, self.kind)
+
+    def setup(self) -> None:
+        self.open()
+        self.model = load_network(self.config, self.kind)
+        self._read_ends()
+        self.positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        with torch.no_grad():
+            self._find_trunk()
+            self._check_against_own_logits()
+        if self.config.lora is not None:
+            adapter.inject(self.model, self.config.lora, self.config.seed)
+            self._slots = [adapter.Slots(self.model)]
+            trained = {f"model.{name}" for name in self._slots[0].names}
+            self.ephemeral = tuple(key for key in self.state_dict() if key not in trained)
+            # Checkpoints leave the frozen network out; its hash tells them apart.
+            self.register_buffer("frozen", digest(self.model, set(self._slots[0].names)))
+        self.eval()
+
+    def _read_ends(self) -> None:
+        generation = getattr(self.model, "generation_config", None)
+        found = getattr(generation, "eos_token_id", None)
+        if found is None:
+            found = getattr(self.model.config, "eos_token_id", None)
+        ends = list(found) if isinstance(found, list | tuple) else [] if found is None else [int(found)]
+        own = self.tokenizer.eos_token_id
+        if own is not None and own not in ends and (not ends or self.config.tokenizer is not None):
+            ends.append(own)
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        ends = [end for end in ends if end < vocabulary]
+        if not ends:
+            raise RLAlignError(
+                f"{where(self.config)}: no token ends a response: neither the model's generation config nor the "
+                "tokenizer names an `eos_token` within the vocabulary; add one to the tokenizer"
+            )
+        self.ends = tuple(ends)
+        self.end = own if own in ends else ends[0]
+
+    @property
+    def network(self) -> Any:
+        """The transformers model it computes with; a LoRA copy borrows its maker's."""
+        return self._lender[0].model if self._lender else self.model
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.network.get_input_embeddings().weight.device
+        return found
+
+    # -- text and prompts -----------------------------------------------------------------------------
+
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        found = [self._tokenised(example) for example in examples]
+        limit, vocabulary = self.config.max_prompt_tokens, self.network.get_input_embeddings().num_embeddings
+        for example, tokens in zip(examples, found, strict=True):
+            if limit is not None and len(tokens) > limit:
+                raise RLAlignError(self._too_long(example, len(tokens)))
+            if max(tokens) >= vocabulary:
+                raise RLAlignError(
+                    f"example `{example.id}`: the tokenizer makes a token {max(tokens)} of it, and the model knows "
+                    f"{vocabulary} tokens; the two do not belong together"
+                )
+        return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
+
+    def admit(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples whose prompt is short enough; `too_long: error` stops at the first that is not."""
+        limit = self.config.max_prompt_tokens
+        if limit is None or self.config.too_long == "truncate":
+            return examples
+        kept = []
+        for example in examples:
+            length = len(self._tokenised(example))
+            if length > limit and self.config.too_long == "error":
+                raise RLAlignError(self._too_long(example, length))
+            if length <= limit:
+                kept.append(example)
+        return kept
+
+    def _too_long(self, example: Example, length: int) -> str:
+        return (
+            f"example `{example.id}`: its prompt has {length} tokens, `max_prompt_tokens` is "
+            f"{self.config.max_prompt_tokens}; `too_long: drop` leaves such examples out, `truncate` cuts them"
+        )
+
+    def _tokenised(self, example: Example) -> list[int]:
+        prompt, plain = example.prompt, isinstance(example.prompt, str)
+        text = str(prompt) if plain else self._as_chat(example)
+        key = f"{int(plain)}{text}"
+        if key not in self._tokens:
+            if len(self._tokens) >= REMEMBERED:
+                self._tokens.clear()
+            cut: dict[str, Any] = {}
+            if self.config.too_long == "truncate" and self.config.max_prompt_tokens is not None:
+                cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
+            # A chat template writes its special tokens itself.
+            tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
+            self._tokens[key] = list(tokens) or [self._first_token(example)]
+        return self._tokens[key]
+
+    def _first_token(self, example: Example) -> int:
+        """What an empty prompt becomes."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise RLAlignError(
+            f"example `{example.id}`: an empty prompt, and the tokenizer has no token that begins a text"
+        )
+
+    def _as_chat(self, example: Example) -> str:
+        if self.tokenizer.chat_template is None:
+            raise RLAlignError(
+                f"example `{example.id}`: its prompt is chat messages, and the tokenizer of {where(self.config)} has "
+                "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
+            )
+        messages = [dict(message) for message in example.prompt]  # type: ignore[arg-type]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def encode(self, examples: Sequence[Example]) -> Rollout:
+        inputs = self.prompts(examples)
+        rows: list[tuple[int, list[int], bool]] = []
+        for g, example in enumerate(examples):
+            for j, text in enumerate(example.responses):
+                finished = example.finished[j] if example.finished else True
+                tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+                rows.append((g, tokens + [self.end] * finished, finished))
+                self._check_row(example, len(inputs[g]), len(rows[-1][1]))
+        device = self.device
+        length_N = torch.tensor([len(tokens) for _, tokens, _ in rows], dtype=torch.long)
+        steps = int(length_N.max()) if rows else 0
+        actions_NT = torch.full((len(rows), steps), self.end)
+        for i, (_, tokens, _) in enumerate(rows):
+            actions_NT[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        mask_NT = torch.arange(steps) < length_N[:, None]
+        dtype = self.network.get_input_embeddings().weight.dtype
+        unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=device, dtype=dtype)
+        return Rollout(
+            examples=tuple(examples),
+            inputs=inputs,
+            group_N=torch.tensor([g for g, _, _ in rows], dtype=torch.long, device=device),
+            actions_NT=actions_NT.to(device),
+            mask_NT=mask_NT.to(device),
+            finished_N=torch.tensor([finished for _, _, finished in rows], dtype=torch.bool, device=device),
+            settings=(Sampling(),),
+            setting_N=torch.zeros(len(rows), dtype=torch.long, device=device),
+            logprobs_NT=unknown_NT,
+            full_logprobs_NT=unknown_NT.clone(),
+            texts=tuple(text for example in examples for text in example.responses),
+        )
+
+    def text(self, actions_T: Tensor) -> str:
+        tokens = actions_T.tolist()
+        if tokens and tokens[-1] in self.ends:  # it may be an ordinary token
+            tokens = tokens[:-1]
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    # -- sampling -------------------------------------------------------------------------------------
+
+    def sample(
+        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+    ) -> Rollout:
+        for example, tokens in zip(examples, self.prompts(examples), strict=True):
+            self._check_row(example, len(tokens), how.max_new_tokens)
+        return super().sample(examples, how, uniforms, within)
+
+    def _check_row(self, example: Example, prompt: int, response: int) -> None:
+        longest = self._row_length(prompt, response)
+        if self.positions is not None and longest > self.positions:
+            raise RLAlignError(
+                f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and the "
+                f"model reads {self.positions}; set `max_prompt_tokens` and `too_long`, or lower "
+                "`generation.max_new_tokens`"
+            )
+
+    @abstractmethod
+    def _row_length(self, prompt: int, response: int) -> int:
+        """Positions the longer of the model's inputs takes."""
+
+    @abstractmethod
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...
+
+    # -- trunk and head -------------------------------------------------------------------------------
+
+    def features(self, rollout: Rollout, last: bool = False) -> Tensor:
+        with self.acting():
+            return self._features(rollout, last)
+
+    @abstractmethod
+    def _features(self, rollout: Rollout, last: bool) -> Tensor:
+        """`features`, with this model's weights in the network."""
+
+    @abstractmethod
+    def prompt_features(self, rollout: Rollout) -> Tensor:
+        """[G,C]: the state before the first step of each group's responses; nothing but prompts is read."""
+
+    def head(self, features: Tensor) -> Tensor:
+        if self._bare_head:
+            logits: Tensor = self.network.get_output_embeddings()(features)
+            return logits
+        return self._own_head(features)
+
+    def _own_head(self, features: Tensor) -> Tensor:
+        """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
+        with bypassed(self._trunk(), features[None]) as bypass:
+            logits: Tensor = self._forward_without_trunk(features)
+        if not bypass.used:
+            raise RLAlignError("the trunk was not called")
+        return logits[0]
+
+    @abstractmethod
+    def _trunk(self) -> Any:
+        """The module whose last hidden state the head reads."""
+
+    @abstractmethod
+    def _forward_without_trunk(self, features: Tensor) -> Tensor:
+        """[1,m,V]: the network's `forward` on the least input there is."""
+
+    @abstractmethod
+    def _find_trunk(self) -> None:
+        """Learn how this architecture is built."""
+
+    @abstractmethod
+    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The network's own logits on a few tokens, and ours by every way they are computed here."""
+
+    def _check_against_own_logits(self) -> None:
+        """Refuse an architecture that is not what this package takes it for."""
+        own, ours = self._own_and_ours()
+        spread = float(own.std().clamp_min(1e-6))
+        for way, logits in ours.items():
+            off = float((logits - own).abs().max())
+            if not off <= 1e-3 * spread:
+                raise RLAlignError(
+                    f"{where(self.config)}: the logits of a {type(self.network).__name__} come out wrong by {off:.2g} "
+                    f"when {way}, so it cannot be trained here. Please report the architecture"
+                )
+        # Far from zero a cap shows, a bias and a scale anywhere; where there is none, the plain head is faster.
+        generator = torch.Generator().manual_seed(0)
+        far = 50 * torch.randn(4, self.width, generator=generator).to(own)
+        lm_head = self.network.get_output_embeddings()
+        self._bare_head = lm_head is not None and torch.allclose(
+            lm_head(far), self._own_head(far), rtol=1e-5, atol=1e-5 * float(lm_head(far).abs().max())
+        )
+
+    @contextmanager
+    def acting(self, training: bool | None = None) -> Iterator[None]:
+        """With this model's weights in the network, and its dropout on or off."""
+        network = self.network
+        wanted = self.training if training is None else training
+        before = bool(network.training)
+        with ExitStack() as stack:
+            if self._lender:
+                slots = self._lender[0]._slots[0]
+                if self._switched_off():
+                    stack.enter_context(slots.off())
+                else:
+                    stack.enter_context(slots.filled(self._adapter_weights()))
+            if wanted != before:
+                network.train(wanted)
+                stack.callback(network.train, before)
+            yield
+
+    def _switched_off(self) -> bool:
+        """Whether this copy's adapter does nothing and never will: then it is left out."""
+        if self._idle is None:
+            self._idle = not self._trainable and adapter.idle(self._adapter_weights())
+        return self._idle
+
+    _trainable = False
+
+    # -- roles ----------------------------------------------------------------------------------------
+
+    def copy(self, role: Literal["frozen", "lagging", "value"]) -> LanguageModel | ValueHead:
+        if role == "value":
+            from rlalign_plugin_hf.value import ValueHead
+
+            value = ValueHead(ValueHead.Config())
+            value.setup(self)
+            return value
+        return self.twin()
+
+    def twin(self, *, trainable: bool = False) -> LanguageModel:
+        """A model with the present weights. Under LoRA it has adapters of its own and shares the network."""
+        made = type(self)(self.config)
+        shared = ("tokenizer", "width", "end", "ends", "positions", "_bare_head", "_tokens", *self._anatomy)
+        for name in shared:
+            setattr(made, name, getattr(self, name))
+        if self.config.lora is None:
+            made.model = copy.deepcopy(self.network)
+            return made.eval()
+        maker = self._lender[0] if self._lender else self
+        made._lender, made._trainable = [maker], trainable
+        made.adapter = nn.ParameterDict()
+        for name, weight in self._adapter_weights().items():
+            made.adapter[_key(name)] = nn.Parameter(weight.detach().clone())
+        return made.eval()
+
+    def forget_head(self) -> None:
+        """Keep the trunk only (a copy that serves as a value's body)."""
+        if self._lender:
+            return
+        head = self.model.get_output_embeddings()
+        for name, module in list(self.model.named_modules()):
+            if module is head and module is not self.model.get_input_embeddings():
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, nn.Identity())
+
+    _anatomy: tuple[str, ...] = ()
+    """Attributes that `_find_trunk` sets."""
+
+    def _adapter_weights(self) -> dict[str, nn.Parameter]:
+        """This model's own adapters, by their names in the network."""
+        if not self._lender:
+            return adapter.parameters(self.model)
+        own: Any = self.adapter
+        return {name: own[_key(name)] for name in self._lender[0]._slots[0].names}
+
+    def sync(self, source: Model) -> None:
+        if not self._lender:
+            super().sync(source)
+            return
+        assert isinstance(source, LanguageModel)
+        with torch.no_grad():
+            theirs = source._adapter_weights()
+            for name, mine in self._adapter_weights().items():
+                mine.copy_(theirs[name])
+        self._idle = None
+        self.version += 1
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._idle = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def save(self, folder: Path) -> None:
+        """A folder that transformers loads; adapters are merged into the weights."""
+        network = self.network
+        if self._lender:
+            with self._lender[0]._slots[0].filled(self._adapter_weights()):
+                network = adapter.merged(network)
+        elif self.config.lora is not None:
+            network = adapter.merged(network)
+        generation: Any = getattr(network, "generation_config", None)
+        if generation is not None:
+            try:
+                generation.validate(strict=True)
+            except ValueError:
+                # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
+                generation.do_sample = True
+        with quiet():
+            network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _key(name: str) -> str:
+    """A parameter's name without dots, which a ParameterDict does not take."""
+    return name.replace(".", "/")

@@ -1,0 +1,195 @@
+"""Encoder–decoder models: the prompt is encoded, the response decoded.
+
+Each distinct prompt of a piece is encoded once; its rows share the result. Prompts are padded on the right
+under a mask, responses on the right without one, where a causal decoder never looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlalign import Decoder, RLAlignError, Rollout
+from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_padded, with_actions
+from rlalign_plugin_hf.loading import Kind, ModelOptions, where
+from rlalign_plugin_hf.model import LanguageModel
+
+
+class Seq2SeqLM(LanguageModel):
+    """Any encoder–decoder text model of transformers (T5, BART, Pegasus, …)."""
+
+    class Config(ModelOptions):
+        """Options of `seq2seq-lm`."""
+
+    kind: ClassVar[Kind] = "seq2seq"
+    _anatomy = ("_begin",)
+    _begin: tuple[int, ...] = ()
+    """What every response begins with and nobody chose: the decoder's start, and a forced first token."""
+
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        return Seq2SeqDecoder(self, inputs, k)
+
+    def _row_length(self, prompt: int, response: int) -> int:
+        return max(prompt, len(self._begin) + response - 1)
+
+    def _trunk(self) -> Any:
+        return self.network.get_decoder()
+
+    def encoded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """(states [n,S,C], mask [n,S] or None where nothing is padded), one row a prompt."""
+        ids_nS, real_nS = right_padded(prompts, 0)
+        mask_nS = None if bool(real_nS.all()) else real_nS.long()
+        states: Tensor = self.network.get_encoder()(
+            input_ids=ids_nS, attention_mask=mask_nS
+        ).last_hidden_state
+        return states, mask_nS
+
+    def _features(self, rollout: Rollout, last: bool) -> Tensor:
+        states_nSC, mask_nS, which_N = self._encoded_rows(rollout.inputs, rollout.group_N)
+        begin = torch.tensor(self._begin, device=which_N.device)
+        start_N = torch.full_like(which_N, len(begin))
+        steps_N = rollout.length_N if last else rollout.length_N - 1
+        ids_NL = with_actions(begin.expand(len(which_N), -1), start_N, rollout, 0, steps_N)
+        hidden = self._hidden(ids_NL, states_nSC[which_N], None if mask_nS is None else mask_nS[which_N])
+        return hidden[feature_places(rollout, start_N, last)]
+
+    def prompt_features(self, rollout: Rollout) -> Tensor:
+        with self.acting():
+            every = torch.arange(len(rollout.inputs), device=rollout.group_N.device)
+            states_nSC, mask_nS, which_G = self._encoded_rows(rollout.inputs, every)
+            ids_GL = torch.tensor(self._begin, device=every.device).expand(len(every), -1)
+            hidden = self._hidden(ids_GL, states_nSC[which_G], None if mask_nS is None else mask_nS[which_G])
+            return hidden[:, -1]
+
+    def _encoded_rows(
+        self, inputs: Sequence[Tensor], group_N: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        prompts, which_G = distinct(inputs)
+        states_nSC, mask_nS = self.encoded(prompts)
+        return states_nSC, mask_nS, which_G[group_N]
+
+    def _hidden(self, ids_NL: Tensor, states_NSC: Tensor, mask_NS: Tensor | None) -> Tensor:
+        """[N,L,C] of the decoder, rows padded on the right."""
+        found = self._trunk()(
+            input_ids=ids_NL,
+            encoder_hidden_states=states_NSC,
+            encoder_attention_mask=mask_NS,
+            use_cache=False,
+        )
+        hidden: Tensor = found.last_hidden_state
+        return hidden
+
+    def _forward_without_trunk(self, features: Tensor) -> Tensor:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=features.device)
+        encoded = BaseModelOutput(last_hidden_state=features.new_zeros(1, 1, features.shape[-1]))
+        found = self.network(encoder_outputs=encoded, decoder_input_ids=nothing, use_cache=False)
+        logits: Tensor = found.logits
+        return logits
+
+    def _find_trunk(self) -> None:
+        network, generation = self.network, getattr(self.network, "generation_config", None)
+
+        def named(token: str) -> int | None:
+            for settings in (generation, network.config, self.tokenizer):
+                if (found := getattr(settings, token, None)) is not None:
+                    return int(found)
+            return None
+
+        start = named("decoder_start_token_id")
+        start = named("bos_token_id") if start is None else start
+        if start is None:
+            raise RLAlignError(
+                f"{where(self.config)}: nothing says what a response begins with; its config needs a "
+                "`decoder_start_token_id`"
+            )
+        forced = getattr(generation, "forced_bos_token_id", None)
+        self._begin = (start,) if forced is None else (start, int(forced))
+        states, _ = self.encoded([torch.zeros(2, dtype=torch.long, device=self.device)])
+        ids = torch.tensor([self._begin], device=self.device)
+        self.width = self._hidden(ids, states, None).shape[-1]
+
+    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
+        network = self.network
+        ids = torch.arange(7, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
+        long, short = ids[:5], ids[3:6]
+        begin = torch.tensor(self._begin, device=self.device)
+        row = torch.cat([begin, ids[1:2]])
+
+        def alone(prompt: Tensor) -> Tensor:
+            mask = torch.ones_like(prompt[None])
+            found = network(
+                input_ids=prompt[None], attention_mask=mask, decoder_input_ids=row[None], use_cache=False
+            )
+            logits: Tensor = found.logits[0, -2:]
+            return logits
+
+        states, mask = self.encoded([long, short])
+        hidden = self._hidden(row.expand(2, -1), states, mask)[:, -2:]
+        decoder = self.decoder([long, short], 1)
+        sampled = [decoder.logits()]
+        decoder.advance(ids[1].expand(2))
+        sampled.append(decoder.logits())
+        return torch.cat([alone(long), alone(short)]), {
+            "encoder, decoder and head run apart": self.head(hidden.flatten(0, 1)),
+            "it decodes step by step": torch.stack(sampled, 1).flatten(0, 1),
+        }
+
+
+class Seq2SeqDecoder:
+    """Responses in progress: each distinct prompt is encoded once, its cross-attention keys made once."""
+
+    def __init__(self, policy: Seq2SeqLM, inputs: Sequence[Tensor], k: int) -> None:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.policy = policy
+        config = policy.network.config
+        prompts, which_G = distinct(inputs)
+        with policy.acting(training=False):
+            self._states_nSC, self._mask_nS = policy.encoded(prompts)
+        self._cache: Any = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        self._pending_n: Tensor | None = None
+        self._hidden_nC = torch.empty(0)
+        begin = torch.tensor(policy._begin, device=which_G.device)
+        self._forward(begin.expand(len(prompts), -1))
+        if k > 1 or len(prompts) < len(inputs):
+            self._keep(which_G.repeat_interleave(k))
+
+    def logits(self) -> Tensor:
+        if self._pending_n is not None:
+            token_n, self._pending_n = self._pending_n, None
+            self._forward(token_n[:, None])
+        with self.policy.acting(training=False):
+            return self.policy.head(self._hidden_nC)
+
+    def advance(self, tokens_n: Tensor) -> None:
+        # Not computed yet: rows that end with this token are dropped first.
+        self._pending_n = tokens_n
+
+    def select(self, rows: Tensor) -> None:
+        self._keep(rows)
+        if self._pending_n is not None:
+            self._pending_n = self._pending_n[rows]
+
+    def _keep(self, rows: Tensor) -> None:
+        self._cache.reorder_cache(rows)
+        self._states_nSC, self._hidden_nC = self._states_nSC[rows], self._hidden_nC[rows]
+        if self._mask_nS is not None:
+            self._mask_nS = self._mask_nS[rows]
+
+    def _forward(self, ids_nL: Tensor) -> None:
+        with self.policy.acting(training=False):
+            trunk = self.policy._trunk()
+            inputs = accepted(trunk, encoder_attention_mask=self._mask_nS)
+            found = trunk(
+                input_ids=ids_nL,
+                encoder_hidden_states=self._states_nSC,
+                past_key_values=self._cache,
+                use_cache=True,
+                **inputs,
+            )
+        self._hidden_nC = found.last_hidden_state[:, -1]

@@ -1,0 +1,38 @@
+"""`too_long: drop` leaves examples out of a run before its weights load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlalign import Policy, RLAlignError
+from rlalign.testing import run
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(Policy, "admit"), reason="this core asks no policy what it can read"
+)
+
+
+def test_long_prompts_are_dropped(
+    tmp_path: Path, pipeline_of: Callable[..., dict[str, Any]], components: Any
+) -> None:
+    pipeline = pipeline_of("gpt2", {"max_prompt_tokens": 4, "too_long": "drop"})
+    pipeline["train"] = {"passes": 2, "prompts": 2, "lr": 1e-3}
+    pipeline["evaluate"] = {"use": ["evens"], "split": "val", "examples": 4}
+    finished, done = run(tmp_path, pipeline, components)
+    assert done.ticks == 2, "two passes over the two prompts that are left"
+    samples = [json.loads(line) for line in (finished.path / "samples.jsonl").read_text().splitlines()]
+    assert {len(sample["prompt"].split()) for sample in samples} == {1, 4}
+
+
+def test_or_stop_the_run_before_it_begins(
+    tmp_path: Path, pipeline_of: Callable[..., dict[str, Any]], components: Any
+) -> None:
+    pipeline = pipeline_of("t5", {"max_prompt_tokens": 6})
+    with pytest.raises(RLAlignError, match=r"example `2`: its prompt has 9 tokens"):
+        run(tmp_path, pipeline, components)
+    assert not list((tmp_path / "runs").glob("*"))

@@ -1,0 +1,207 @@
+"""The user's own data as a task: files, folders or a dataset on the hub, its columns mapped in the pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from rlalign import ConfigError, Example, Options, Task
+from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.index import Examples, index
+from rlalign_plugin_dataset.mapping import Columns, Template
+from rlalign_plugin_dataset.tables import Table
+
+__all__ = ["Dataset"]
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Names = tuple[str, ...]
+
+
+class Dataset(Task):
+    """Examples from the user's own data, read from disk as they are drawn."""
+
+    class Config(Options):
+        """Options of `dataset`. A column option that is not given means the column of the option's own name."""
+
+        path: Path | None = Field(
+            None,
+            strict=False,
+            description="a file (.jsonl, .json, .csv, .tsv, .parquet) or a folder of them, one file or folder a split",
+        )
+        hub: str | None = Field(
+            None, description="instead of `path`: the id of a dataset on the Hugging Face hub"
+        )
+        subset: str | None = Field(None, description="hub: its configuration")
+        revision: str | None = Field(None, description="hub: a commit, tag or branch")
+        splits: dict[str, Share | str | Names] = Field(
+            {},
+            description="split → a share of the data (`0.9`), or the files in the folder (`a-*.jsonl`) or splits "
+            "of the hub that make it up; none: as file names say",
+        )
+        prompt: str | None = Field(
+            None,
+            description="the prompt's column (text, or a list of messages), or a template: `Q: {question}`",
+        )
+        chat: str | None = Field(
+            None,
+            description="a column of message lists, instead of `prompt`; a last message by `assistant` is the response",
+        )
+        responses: str | Names | None = Field(
+            None, description="column of a logged response or a list of them, or one column a response"
+        )
+        scores: str | Names | None = Field(
+            None, description="column or columns of their scores, in the same order"
+        )
+        finished: str | None = Field(
+            None,
+            description="column that says whether each response ended by itself; without one they all did",
+        )
+        chosen: str | None = Field(None, description="column of the better response of a pair, scored 1")
+        rejected: str | None = Field(None, description="column of the worse one, scored 0")
+        references: str | Names | None = Field(
+            None,
+            description="column or columns of reference answers, text or lists, for metrics: `meta['references']`",
+        )
+        id: str | None = Field(
+            None,
+            description="column or template of a unique name; without one an example is called `file:line`",
+        )
+        meta: Names | None = Field(
+            None,
+            description="columns kept in `meta` for rewards and metrics; null: all that mean nothing else",
+        )
+        join: str | None = Field(
+            None,
+            description="put before a logged response where no white space parts it from a text prompt; "
+            "null: nothing, and say so if words run together",
+        )
+        limit: int | None = Field(None, gt=0, description="only the first so many rows of each split")
+        bad_rows: Literal["error", "skip"] = Field(
+            "error",
+            description="what a row that cannot be used does: refuse the data, or be left out, counted and named",
+        )
+        delimiter: str | None = Field(
+            None, min_length=1, max_length=1, description="between CSV fields; null: a comma, in .tsv a tab"
+        )
+
+        @field_validator("prompt", "id")
+        @classmethod
+        def _template(cls, text: str | None) -> str | None:
+            if text is not None:
+                Template(text)
+            return text
+
+        @model_validator(mode="after")
+        def _fits_together(self) -> Dataset.Config:
+            if (self.path is None) == (self.hub is None):
+                raise ValueError("say `path`, for a file or folder, or `hub`, for a dataset on the hub")
+            if self.hub is None and (self.subset or self.revision):
+                raise ValueError("`subset` and `revision` belong to `hub`")
+            if (self.chosen is None) != (self.rejected is None):
+                raise ValueError("a pair needs both `chosen` and `rejected`")
+            if self.chosen is not None and self.responses is not None:
+                raise ValueError("say `responses`, or `chosen` and `rejected`, not both")
+            if self.prompt is not None and self.chat is not None:
+                raise ValueError("say `prompt` or `chat`, not both")
+            kinds = {isinstance(value, float) for value in self.splits.values()}
+            if len(kinds) > 1:
+                raise ValueError("`splits` holds either shares or names, not both")
+            if kinds == {True} and sum(self.shares.values()) > 1 + 1e-9:
+                raise ValueError(
+                    f"the shares of `splits` add up to {sum(self.shares.values()):g}, more than 1"
+                )
+            return self
+
+        @property
+        def shares(self) -> dict[str, float]:
+            """The splits that are shares of the data."""
+            return {split: value for split, value in self.splits.items() if isinstance(value, float)}
+
+        @property
+        def named(self) -> dict[str, Names]:
+            """The splits that are files or splits of the hub."""
+            return {
+                split: (value,) if isinstance(value, str) else value
+                for split, value in self.splits.items()
+                if not isinstance(value, float)
+            }
+
+    config: Config
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self._sources: sources.Sources | None = None
+        self._examples: dict[str, Examples] = {}
+
+    def examples(self, split: str) -> Sequence[Example]:
+        name = self._known(split)
+        if name not in self._examples:
+            self._examples |= self._index(name)
+        found = self._examples[name]
+        if len(found) == 0:
+            share = self.config.shares[name]
+            raise ConfigError(
+                f"{self._where}: `{name}` is a share of {share:g} of few rows and got none of them"
+            )
+        return found
+
+    def fingerprint(self, split: str) -> str:
+        """Of the contents and of all options but the place."""
+        self.examples(split)  # which says what columns there are to be read
+        name = self._known(split)
+        options = self.config.model_dump(mode="json", exclude={"path"})
+        tables = [(table.name, table.digest()) for table in self._tables(name)]
+        said = json.dumps([options, name, tables], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def _index(self, name: str) -> dict[str, Examples]:
+        shares = self.config.shares
+        tables = self._tables(name)
+        columns = [Columns(self.config, table) for table in tables]
+        for table, mapped in zip(tables, columns, strict=True):
+            table.only(mapped.needed())
+        return index(
+            tables,
+            columns,
+            shares if name in shares else name,
+            skip=self.config.bad_rows == "skip",
+            limit=self.config.limit,
+        )
+
+    @property
+    def _where(self) -> str:
+        return str(self.config.path or f"hub: {self.config.hub}")
+
+    def _there(self) -> sources.Sources:
+        """The tables by split, as files and folders say."""
+        if self._sources is None:
+            c = self.config
+            if c.path is not None:
+                self._sources = sources.local(c.path, c.named, c.delimiter)
+            else:
+                self._sources = sources.hub(str(c.hub), c.subset, c.revision, c.named)
+            if c.shares and "train" not in self._sources:
+                raise ConfigError(
+                    f"{self._where}: shares are of `train`, and there is none (splits: {', '.join(self._sources)})"
+                )
+        return self._sources
+
+    def _known(self, split: str) -> str:
+        names = {**self.config.shares, **self._there()}
+        if self.config.shares and "train" not in self.config.shares:
+            names.pop("train")  # its rows are shared out
+        found = sources.pick(split, names)
+        if found is None:
+            hint = ""
+            if not self.config.splits:
+                hint = f"; `splits: {{train: 0.9, {split}: 0.1}}` would set some rows aside"
+            raise ConfigError(f"{self._where}: has no split `{split}` (splits: {', '.join(names)}){hint}")
+        return found
+
+    def _tables(self, name: str) -> list[Table]:
+        return self._there()["train" if name in self.config.shares else name]
