@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlalign import ConfigError, Example, config
+from rlalign import ConfigError, Example
+from rlalign.pipeline import config
 from rlalign.testing import run, session
 from rlalign_plugin_dataset import Dataset
 
