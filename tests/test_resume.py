@@ -226,7 +226,7 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "between two optimiser steps": ("on-policy", calls("rlalign.optimiser:Optimiser.step", 7, "after")),
     "in an optimiser step": ("on-policy", calls("rlalign.optimiser:Optimiser.gradient_norm", 12)),
     "in the rollout": ("on-policy", calls("rlalign_plugin_table:TableDecoder.advance", 50)),
-    "in an evaluation": ("on-policy", calls("rlalign.phase:PhaseRun.evaluate", 3)),
+    "in an evaluation": ("on-policy", calls("rlalign.phase:evaluate", 3)),
     "in the first piece of a column": ("offline", calls("rlalign.columns:_checked", 1)),
     "in the second piece of a column": ("offline", calls("rlalign.columns:_checked", 2, "after")),
     "before a column's progress": ("offline", calls("rlalign.columns:write_atomic", 2)),

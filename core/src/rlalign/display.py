@@ -256,8 +256,11 @@ def _speed(metrics: Mapping[str, float]) -> str:
 
 
 def _evaluation(metrics: Mapping[str, float]) -> str:
-    shown = ((name.removeprefix("eval/"), x) for name, x in metrics.items() if not name.startswith("time/"))
-    return " · ".join(f"{name} {_number(x)}" for name, x in shown)
+    """What was scored and measured, then what the texts are like; the counts are in the log."""
+    named = {name.removeprefix("eval/"): x for name, x in metrics.items() if not name.startswith("time/")}
+    last = {name: named.pop(name) for name in ("responses", "tokens", "length", "finished") if name in named}
+    shown = {**named, **{name: x for name, x in last.items() if name in ("length", "finished")}}
+    return " · ".join(f"{name} {_number(x)}" for name, x in shown.items())
 
 
 def _number(value: Any) -> str:

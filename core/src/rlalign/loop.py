@@ -343,7 +343,13 @@ class Session:
                     self._run_phase(repeat, place)
                 self._at = {"repeat": repeat + 1, "place": 0}
             self._export()
-            self.display.finished({"folder": str(self.dir.path), "model": str(self.dir.model), **self._last})
+            self.display.finished(
+                {
+                    "folder": str(self.dir.path),
+                    "model": str(self.dir.model),
+                    "curves": f"tensorboard --logdir {self.dir.path}",
+                }
+            )
             return Finished(self.dir.path, self._last)
         finally:
             self.display.close()
