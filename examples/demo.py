@@ -1,30 +1,38 @@
-"""What `make demo` runs: two toys learned in seconds, and what came of them.
+"""What `make demo` runs: a small language model learns to write kind reviews, and what came of it.
 
-The same from a shell: rlalign run examples/bandit.yaml; rlalign run examples/toy-numbers.yaml
+The same from a shell: rlalign run examples/quickstart.yaml
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from rlalign import loop
-from rlalign.display import Display, PlainDisplay, make_display
+from rlalign.display import PlainDisplay, make_display
 from rlalign.pipeline import config
 from rlalign.records import logs
 
 HERE = Path(__file__).resolve().parent
+SHOWN = {
+    "sentiment": "eval/toy-sentiment",
+    "grammatical": "eval/toy-grammar",
+    "KL per text": "eval/kl/per_response",
+    "distinct-2": "eval/toy-reviews/distinct-2",
+    "finished": "eval/finished",
+}
+SAMPLES = 6
 
 
 class Brief(PlainDisplay):
-    """A line every second; what an evaluation found stands in the table at the end."""
+    """A line every few seconds; what the evaluations found stands in the table at the end."""
+
+    def __init__(self) -> None:
+        super().__init__(interval=4.0)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         pass
@@ -33,85 +41,41 @@ class Brief(PlainDisplay):
         pass
 
 
-def display() -> Display:
-    """The live panel on a terminal, lines elsewhere."""
-    chosen = make_display()
-    return Brief() if isinstance(chosen, PlainDisplay) else chosen
-
-
-def run(name: str, runs: Path) -> Path:
-    """Train examples/<name>.yaml in a new folder of `runs`."""
-    print(f"\n$ rlalign run examples/{name}.yaml", flush=True)
-    return loop.start(config.load(HERE / f"{name}.yaml"), root=runs, display=display()).run().path
-
-
-def evaluations(path: Path) -> list[dict[str, Any]]:
-    return [row for row in logs.read(path / "metrics.jsonl") if "eval/total" in row]
-
-
-def softmax(logits: Sequence[float]) -> list[float]:
-    weights = [math.exp(x - max(logits)) for x in logits]
-    return [w / sum(weights) for w in weights]
-
-
-def figures(pi: Sequence[float], reference: Sequence[float], payouts: Sequence[float]) -> dict[str, float]:
-    """Expected reward, KL to the reference and the probabilities of a bandit's policy, exactly."""
-    kl = sum(p * math.log(p / q) for p, q in zip(pi, reference, strict=True) if p > 0)
-    reward = sum(p * r for p, r in zip(pi, payouts, strict=True))
-    return {"reward": reward, "KL": kl} | {f"π(arm {i})": p for i, p in enumerate(pi)}
-
-
-def table(title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
-    rows = next(iter(columns.values()))
-    wide = max(map(len, rows))
-    print(f"\n{title}\n  {'':{wide}}" + "".join(f"{name:>10}" for name in columns))
-    for row in rows:
-        print(f"  {row:{wide}}" + "".join(f"{column[row]:10.3f}" for column in columns.values()))
-
-
-def bandit(runs: Path) -> Path:
-    path = run("bandit", runs)
-    phase = config.load(path / "pipeline.yaml").phases[0]
-    payouts, beta = phase.task.options.payouts, phase.rewards[1].options.coef  # type: ignore[attr-defined]
-    reference = [1 / len(payouts)] * len(payouts)
-    learned = softmax(load_file(path / "model" / "model.safetensors")["table"][0].tolist())
-    optimum = softmax([math.log(q) + r / beta for q, r in zip(reference, payouts, strict=True)])
-    shown = {"before": reference, "after": learned, "optimum": optimum}
-    table(
-        f"bandit: arms pay {', '.join(f'{p:g}' for p in payouts)}; β = {beta:g}; "
-        "the optimum is π* ∝ π_ref · exp(R/β)",
-        {name: figures(pi, reference, payouts) for name, pi in shown.items()},
-    )
-    return path
-
-
-def toy_numbers(runs: Path) -> Path:
-    path = run("toy-numbers", runs)
-    rows = evaluations(path)
-    shown = {"reward": "eval/increasing-numbers", "KL": "eval/kl/per_response", "length": "eval/length"}
-    table(
-        "toy-numbers: the reward is the share of a response that is an increasing run",
-        {
-            when: {name: row[key] for name, key in shown.items()}
-            for when, row in (("before", rows[0]), ("after", rows[-1]))
-        },
-    )
-    samples = list(logs.read(path / "samples.jsonl"))
-    for when, sample in (("before", samples[0]), ("after", samples[-1])):
-        print(f"  a response {when}: {sample['response']}")
-    return path
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Learn two toys in seconds.")
+    parser = argparse.ArgumentParser(description="Align a small language model in a minute.")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to examples/quickstart.yaml"
+    )
     parser.add_argument("--runs", type=Path, default=HERE.parent / "runs", help="where runs live")
-    runs = Path(os.path.relpath(parser.parse_args().runs))
+    parser.add_argument("--seed", type=int, help="seed of the run")
+    asked = parser.parse_args()
     started = time.monotonic()
-    folders = [bandit(runs), toy_numbers(runs)]
-    print(f"\nTook {time.monotonic() - started:.1f} s. Each run is a folder:")
-    for folder in folders:
-        print(f"  {folder}: metrics.jsonl · samples.jsonl · events/ · checkpoints/ · model/")
-    print(f"Curves: pip install tensorboard; tensorboard --logdir {runs}")
+    print("$ rlalign run examples/quickstart.yaml", *asked.overrides, flush=True)
+    display = make_display()
+    session = loop.start(
+        config.load(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
+        root=os.path.relpath(asked.runs),
+        display=Brief() if isinstance(display, PlainDisplay) else display,
+    )
+    show(session.run().path)
+    print(f"\nTook {time.monotonic() - started:.0f} s.")
+
+
+def show(path: Path) -> None:
+    """The table before → after, some samples, and where everything is."""
+    rows = [row for row in logs.read(path / "metrics.jsonl") if "eval/total" in row]
+    print(f"\n{'':13}{'before':>10}{'after':>10}")
+    for name, key in SHOWN.items():
+        before, after = (round(row[key], 3) + 0.0 for row in (rows[0], rows[-1]))  # no −0.000
+        print(f"  {name:11}{before:10.3f}{after:10.3f}")
+    samples = list(logs.read(path / "samples.jsonl"))
+    for when, iteration in (("before", 0), ("after", rows[-1]["iteration"])):
+        print(f"\n  {when}:")
+        for sample in [s for s in samples if s["iteration"] == iteration][:SAMPLES]:
+            print(f"    {sample['scores']['toy-sentiment']:+.2f}  {sample['prompt']} | {sample['response']}")
+    print(f"\n  the model     {path / 'model'}, an ordinary transformers folder")
+    print(f"  its curves    pip install tensorboard; tensorboard --logdir {path / 'events'}")
+    print(f"  all figures   {path / 'metrics.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def test_the_pipeline_that_every_case_changes_works() -> None:
 # -- before the run: exit code 2, and no run directory ----------------------------------------------
 
 BEFORE = {
+    "no logged responses": ({"responses": "logged"}, "p.yaml:15", "the first example of task", "`responses: sampled`"),
     "unknown key": ({"algoritm": "rloo"}, "p.yaml:15: algoritm", "did you mean `algorithm`?"),
     "unknown option": ({"rewards": [{"kl": {"coeff": 1}}]}, "p.yaml:7: rewards[0].kl.coeff", "`coef`?"),
     "unknown component": ({"algorithm": "rlo"}, "p.yaml:7: algorithm.rlo", "did you mean `rloo`?"),
@@ -315,7 +316,6 @@ DURING = {
         {"task": "misbehaving:RaisingPostprocess"},
         "`postprocess` of task `RaisingPostprocess` raised ValueError: no closing tag",
     ),
-    "no logged responses": ({"responses": "logged"}, "`logged` (rlalign, p.yaml:15)", "has 0 logged responses"),
     "too few logged responses": (
         {**LOGGED, "responses": {"mix": {"logged": 7}}},
         "(rlalign, p.yaml:14)",

@@ -337,8 +337,9 @@ def test_everything_in_a_run_is_documented(finished):
 def test_commands_in_the_manual_exist(page):
     """Every `rlalign …` in a block or in the text names a command and options there are."""
     text = page.read_text()
-    lines = re.findall(r"^(?:    )?(?:\$ )?(rlalign (?:run|check|plugins)\b[^\n]*)", text, re.MULTILINE)
-    lines += re.findall(r"`(rlalign (?:run|check|plugins)\b[^`\n]*)`", text)
+    names = "|".join(commands.commands)
+    lines = re.findall(rf"^(?:    )?(?:\$ )?(rlalign (?:{names})\b[^\n]*)", text, re.MULTILINE)
+    lines += re.findall(rf"`(rlalign (?:{names})\b[^`\n]*)`", text)
     for line in lines:
         words = shlex.split(line.partition(" #")[0])
         command = commands.commands[words[1]]

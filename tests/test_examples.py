@@ -76,43 +76,65 @@ def test_grow_improve_rises_with_each_round(tmp_path):
 # -- the demo ---------------------------------------------------------------------------------------
 
 
-def demo(runs: Path) -> str:
-    command = [sys.executable, str(ROOT / "examples/demo.py"), "--runs", str(runs)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=runs.parent).stdout
+def demo(runs: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "examples/demo.py"), "--runs", str(runs), *arguments]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=runs.parent, env=environment
+    )
+    return done.stdout
+
+
+def table(printed: str) -> dict[str, list[float]]:
+    """The rows before → after."""
+    rows = re.findall(r"^  ([\w -]+?) +(-?\d+\.\d{3}) +(-?\d+\.\d{3})$", printed, re.MULTILINE)
+    return {name: [float(before), float(after)] for name, before, after in rows}
+
+
+def shown_in_the_readme() -> str:
+    (shown,) = re.findall(r"```text\n( +before .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return str(shown)
 
 
 def test_demo_prints_what_the_readme_shows(tmp_path):
-    """The same lines; numbers may differ a little on another machine."""
-    printed = demo(tmp_path / "runs")
-    (shown,) = re.findall(r"```text\n(bandit: .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    rest = iter(printed.splitlines())  # the same lines in the same order
-    for line in filter(str.strip, shown.splitlines()):
-        label = re.sub(r"\s+-?\d+\.\d{3}", "", line)
-        if label == line or line.startswith("bandit:"):
-            start = f"{line.partition(': ')[0]}: " if ": " in line else line
-            assert any(x.startswith(start) for x in rest), line
-            continue
-        again = next((x for x in rest if x.startswith(label)), "")
-        numbers = [[float(n) for n in re.findall(r"-?\d+\.\d{3}", x)] for x in (line, again)]
-        assert numbers[1] == pytest.approx(numbers[0], rel=0.15, abs=0.005), line
-    for name in ("bandit", "toy-numbers"):
-        assert re.search(rf"^  runs/{name}: metrics\.jsonl", printed, re.MULTILINE)
-        for part in ("metrics.jsonl", "samples.jsonl", "events", "checkpoints", "model"):
-            assert (tmp_path / "runs" / name / part).exists()
+    """The same rows; with `lr: 0` nothing improves."""
+    short = ("train.iterations=2", "train.lr=0", "evaluate.examples=16", "evaluate.every=null")
+    printed = demo(tmp_path / "runs", *short)
+    found = table(printed)
+    assert list(found) == list(table(shown_in_the_readme()))
+    assert all(before == after for before, after in found.values())
+    assert len(re.findall(r"^    [+-]\d\.\d\d  .+ \| .+$", printed, re.MULTILINE)) == 12
+    for part in ("metrics.jsonl", "samples.jsonl", "events", "checkpoints", "model"):
+        assert (tmp_path / "runs/quickstart" / part).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_quickstart_aligns(seed, tmp_path):
+    found = table(demo(tmp_path / "runs", "--seed", str(seed)))
+    assert -0.15 <= found["sentiment"][0] <= 0.15
+    assert found["grammatical"][0] >= 0.9
+    assert found["sentiment"][1] >= 0.7
+    assert found["grammatical"][1] >= 0.9
+    assert found["KL per text"][1] <= 4
+    if seed == 0:  # the numbers themselves may differ a little on another machine
+        for name, numbers in table(shown_in_the_readme()).items():
+            assert found[name] == pytest.approx(numbers, rel=0.15, abs=0.05), name
+
+
+@pytest.mark.slow
+def test_without_a_price_the_reward_is_hacked(tmp_path):
+    path = finish("reward-hacking", tmp_path).path
+    first, *_, last = evaluations(path)
+    assert first["eval/toy-grammar"] >= 0.9
+    assert last["eval/toy-sentiment"] > 0.7
+    assert last["eval/toy-grammar"] < 0.5
+    assert last["eval/kl/per_response"] > 20
 
 
 def test_make_demo_runs_the_demo():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^demo: .*\n\t\$\(BIN\)/python examples/demo\.py", makefile, re.MULTILINE)
-
-
-@pytest.mark.slow
-def test_demo_can_be_repeated(tmp_path):
-    demo(tmp_path / "runs")
-    demo(tmp_path / "runs")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {
-        *("bandit", "bandit-2", "toy-numbers", "toy-numbers-2"),
-    }
 
 
 # -- the example plugin -------------------------------------------------------------------------------

@@ -95,13 +95,23 @@ def test_help_and_plugins_answer_at_once(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["-h"], ["run", "--help"], ["check", "-h"], ["plugins", "-h"]]
+    "command",
+    [
+        ["--help"],
+        ["-h"],
+        ["run", "--help"],
+        ["check", "-h"],
+        ["plugins", "-h"],
+        ["eval", "-h"],
+        ["sample", "-h"],
+        ["export", "-h"],
+    ],
 )
 def test_help(command: list[str]) -> None:
     result = call(*command)
     assert result.exit_code == 0
     if command == ["--help"]:
-        for name in ("run", "check", "plugins"):
+        for name in ("run", "check", "plugins", "eval", "sample", "export"):
             assert name in result.output
     if command == ["run", "--help"]:
         for option in (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +18,8 @@ from rlalign.errors import ConfigError, RLAlignError
 
 if TYPE_CHECKING:
     from rlalign.loop import Session
+
+S = TypeVar("S", bound="Session")
 
 LATEST = ""
 
@@ -89,7 +92,7 @@ def run(
     _guarded(debug, lambda: _run(_before_run(session)))
 
 
-def _before_run(session: Callable[[], Session]) -> Session:
+def _before_run(session: Callable[[], S]) -> S:
     """Whatever goes wrong before the run begins exits with 2."""
     try:
         return session()
@@ -165,6 +168,154 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
         click.echo(describe(pipeline, wirings), nl=False)
 
     _guarded(debug, report)
+
+
+_OF_EVALUATION = (
+    click.argument("overrides", nargs=-1, metavar="[evaluate.KEY=VALUE]..."),
+    click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
+    click.option("--split", help="The task's split."),
+    click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+def _of_evaluation(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OF_EVALUATION):
+        command = option(command)
+    return command
+
+
+_reward = click.option(
+    "--reward", "rewards", multiple=True, help="Measure by this instead; as often as needed."
+)
+_examples = click.option(
+    "--examples", type=click.IntRange(min=1), help="Examples, from the start of the split."
+)
+
+
+@commands.command("eval")
+@click.argument("target", metavar="RUN|MODEL")
+@_of_evaluation
+@_reward
+@_examples
+@click.option("--policy", help="Of a model: the policy that loads it, where its config.json does not tell.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
+def evaluate(
+    target: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    policy: str | None,
+    as_json: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Measure a run's last commit point, or a model, without changing it."""
+
+    def work() -> None:
+        from rlalign import inspection
+
+        asked = inspection.asked_for(**options)
+        row = _before_run(lambda: inspection.opened(target, asked, overrides, policy).ready(seed)).figures()
+        click.echo(inspection.as_json(row) if as_json else inspection.table(row))
+
+    _guarded(debug, work)
+
+
+@commands.command()
+@click.argument("name", metavar="RUN")
+@_of_evaluation
+@click.option(
+    "--new", is_flag=True, help="Sample now, from the last commit point, to the split's first prompts."
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, help="With --new: answer this instead; as often as needed."
+)
+@click.option(
+    "--n",
+    "count",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many; with --new, prompts.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sample(
+    name: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    new: bool,
+    prompts: tuple[str, ...],
+    count: int,
+    as_json: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Show responses that a run logged at its last evaluation, or `--new` ones."""
+
+    def work() -> None:
+        from rlalign import inspection
+
+        run = inspection.run_folder(name)
+        if new:
+            from rlalign.opened import open_run
+
+            asked = inspection.asked_for(**options, examples=count)
+            rows = _before_run(lambda: open_run(run, asked, overrides).ready(seed, prompts)).samples()
+        elif overrides or prompts or seed is not None or any(options.values()):
+            raise ConfigError("what was logged stays as it is; add --new to sample now")
+        else:
+            rows = inspection.last_samples(run)[:count]
+        click.echo(inspection.as_json(rows) if as_json else inspection.listed(rows))
+
+    _guarded(debug, work)
+
+
+@commands.command()
+@click.argument("name", metavar="RUN")
+@_of_evaluation
+@_reward
+@_examples
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="The model folder.  [default: NAME-model]"
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="Write scored responses to this .jsonl instead; with --to, both.",
+)
+def export(
+    name: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    folder: Path | None,
+    samples: Path | None,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Write a run's model, as of its last commit point, or its responses as logged data."""
+
+    def work() -> None:
+        from rlalign import inspection
+        from rlalign.opened import open_run
+
+        run = inspection.run_folder(name)
+        asked = inspection.asked_for(**options)
+        model = folder or (None if samples else Path(f"{run.name}-model"))
+        for target, option in ((model, "--to"), (samples, "--samples")):
+            if target is not None:
+                inspection.free(target, run, option)
+        opened = _before_run(lambda: open_run(run, asked, overrides, evaluates=samples is not None))
+        if samples is not None:
+            _before_run(lambda: opened.ready(seed))
+        if model is not None:
+            opened.save_policy(model)
+            click.echo(f"model: {model}")
+        if samples is not None:
+            rows = opened.rows()
+            inspection.write_rows(samples, rows)
+            click.echo(f"samples: {samples}, {sum(len(row['responses']) for row in rows)} responses")
+
+    _guarded(debug, work)
 
 
 @commands.command()
@@ -244,6 +395,8 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
 
 def main() -> None:
     """The `rlalign` command."""
+    # Before torch is imported: threads that spin while they wait cost a shared machine tenfold and more.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     commands(prog_name="rlalign")
 
 

@@ -258,8 +258,9 @@ def _speed(metrics: Mapping[str, float]) -> str:
 def _evaluation(metrics: Mapping[str, float]) -> str:
     """What was scored and measured, then what the texts are like; the counts are in the log."""
     named = {name.removeprefix("eval/"): x for name, x in metrics.items() if not name.startswith("time/")}
-    last = {name: named.pop(name) for name in ("responses", "tokens", "length", "finished") if name in named}
-    shown = {**named, **{name: x for name, x in last.items() if name in ("length", "finished")}}
+    general = ("responses", "tokens", "length", "finished")
+    shown = {name: x for name, x in named.items() if name not in general}
+    shown |= {name: named[name] for name in general[2:] if name in named}
     return " · ".join(f"{name} {_number(x)}" for name, x in shown.items())
 
 

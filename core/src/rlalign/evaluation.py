@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlalign.errors import RLAlignError
 from rlalign.figures import of_responses
 from rlalign.pipeline import Sampling
+from rlalign.types import Example, Reward, Rollout
 
 if TYPE_CHECKING:
     from rlalign.phase import PhaseRun
@@ -19,30 +20,62 @@ SHOWN = 8
 
 
 def evaluate(phase: PhaseRun) -> None:
-    """The first examples of a split: their rewards, whatever the `evaluate` hooks measure, some samples."""
-    asked, session = phase.phase.evaluate, phase.session
-    assert asked is not None
+    """Measure the policy on the first examples of a split; log the figures, and some samples."""
     started = time.perf_counter()
-    data = session.split(phase.wiring, asked.split)
-    examples = [data[i] for i in range(min(asked.examples, len(data)))]
-    if not examples:
-        raise RLAlignError(f"the task has no examples in the split `{asked.split}` to evaluate on")
-    how = decoding(asked.generation, phase.wiring.task.generation, phase.generation)
-    rollout = phase.sample(examples, how, ("evaluate",), 0, free=True)
-    stages = phase.wiring.evaluation
-    rollout, reward = phase.scored_rollout(stages, rollout, phase.wiring.evaluation_columns)
-    figures = of_responses([(rollout, reward)])
-    metrics = {f"eval/{name.removeprefix('reward/')}": value for name, value in figures.items()}
-    metrics |= {f"eval/{name}": value for name, value in stages.evaluate(phase.run, rollout).items()}
+    rollout, reward = scored(phase, responses(phase, examples(phase)))
+    metrics = figures(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
-    for row in range(min(SHOWN, len(rollout))):
-        example = rollout.examples[int(rollout.group_N[row])]
-        scores = {name: float(part[row].sum()) for name, part in reward.parts.items()}
-        sample = {**phase.where, "prompt": example.prompt, "response": rollout.texts[row], "scores": scores}
-        session.logs.append("samples.jsonl", sample)
+    for sample in shown(rollout, reward, SHOWN):
+        phase.session.logs.append("samples.jsonl", {**phase.where, **sample})
     phase.log(metrics, evaluation=True)
-    session.display.evaluated(metrics)
+    phase.session.display.evaluated(metrics)
     phase.wiring.stages.evaluated(phase.run, metrics)
+
+
+def examples(phase: PhaseRun) -> list[Example]:
+    """The first examples of the split."""
+    asked = phase.phase.evaluate
+    assert asked is not None
+    data = phase.session.split(phase.wiring, asked.split)
+    first = [data[i] for i in range(min(asked.examples, len(data)))]
+    if not first:
+        raise RLAlignError(f"the task has no examples in the split `{asked.split}` to evaluate on")
+    return first
+
+
+def responses(phase: PhaseRun, examples: Sequence[Example]) -> Rollout:
+    """The policy's responses as evaluation samples them."""
+    asked = phase.phase.evaluate
+    assert asked is not None
+    how = decoding(asked.generation, phase.wiring.task.generation, phase.generation)
+    return phase.sample(examples, how, ("evaluate",), 0, free=True)
+
+
+def scored(phase: PhaseRun, rollout: Rollout) -> tuple[Rollout, Reward]:
+    """The responses as the task reads them, and their rewards."""
+    return phase.scored_rollout(phase.wiring.evaluation, rollout, phase.wiring.evaluation_columns)
+
+
+def figures(phase: PhaseRun, rollout: Rollout, reward: Reward) -> dict[str, float]:
+    """Counts, mean rewards, and whatever the `evaluate` hooks measure, under `eval/`."""
+    found = of_responses([(rollout, reward)])
+    measured = phase.wiring.evaluation.evaluate(phase.run, rollout)
+    return {
+        **{f"eval/{name.removeprefix('reward/')}": value for name, value in found.items()},
+        **{f"eval/{name}": value for name, value in measured.items()},
+    }
+
+
+def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
+    """The first responses as samples.jsonl shows them."""
+    return [
+        {
+            "prompt": rollout.examples[g].prompt,
+            "response": rollout.texts[row],
+            "scores": {name: float(part[row].sum()) for name, part in reward.parts.items()},
+        }
+        for row, g in enumerate(rollout.group_N[:count].tolist())
+    ]
 
 
 def decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:

@@ -166,6 +166,17 @@ class Session:
         if saved is None:
             self.display.note("no commit point yet: the run starts again")
             return
+        self._take_up(saved)
+        loop = saved.loop
+        self._committed = saved.index
+        self._at = {"repeat": loop["repeat"], "place": loop["place"]}
+        if loop["done"]:
+            self._at["place"] += 1
+        else:
+            self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+
+    def _take_up(self, saved: checkpoint.Checkpoint) -> None:
+        """The models as they were, and all that is known of the phases before."""
         loop = saved.loop
         self.models.load_state(
             loop["recipes"],
@@ -174,14 +185,8 @@ class Session:
             {name: version for name, (version, _) in saved.models.items()},
         )
         self._restored = dict(saved.components)
-        self.step, self.ticks, self._committed = loop["step"], loop["ticks"], saved.index
+        self.step, self.ticks, self._last = loop["step"], loop["ticks"], loop["last"]
         self.budget, self.head_chunk = loop["phase"]["budget"], loop["phase"]["head_chunk"]
-        self._at = {"repeat": loop["repeat"], "place": loop["place"]}
-        self._last = loop["last"]
-        if loop["done"]:
-            self._at["place"] += 1
-        else:
-            self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
 
     def _commit_point(self, previous: bool) -> checkpoint.Checkpoint | None:
         """The last one, or the last whole one before it."""
@@ -207,6 +212,13 @@ class Session:
                     raise ConfigError(f"{who} has no examples in `{split}`")
                 if not isinstance(data[0], Example):
                     raise ConfigError(f"{who} must give Examples, got a {type(data[0]).__name__}")
+            source = wiring.source
+            logged = "logged" in (source.item.component, *source.component.parts)
+            if logged and phase.origin is None and not self.split(wiring, "train")[0].responses:
+                raise ConfigError(
+                    f"{source.item.place}: responses come from the log here, and the first example of task "
+                    f"`{phase.task.name}` has none; say `responses: sampled`, or take a task with logged responses"
+                )
 
     def _build_policy(self) -> None:
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
@@ -424,7 +436,7 @@ class Session:
             self._last = {name: value for name, value in metrics.items() if not name.startswith("time/")}
 
     def _export(self) -> None:
-        save_folder(self.models.policy, self.dir.model, _card(self.dir.name, self.pipeline, self._last))
+        save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self._last))
 
 
 def _device(asked: str) -> torch.device:
@@ -436,12 +448,17 @@ def _device(asked: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _card(name: str, pipeline: Pipeline, metrics: Mapping[str, float]) -> str:
+def card(
+    name: str,
+    pipeline: Pipeline,
+    metrics: Mapping[str, float],
+    origin: str = "The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`).",
+) -> str:
     """What a stranger should know of an exported model."""
     methods = ", ".join(item.component for phase in pipeline.phases for item in phase.algorithm)
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     table = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     return (
         f"# {name}\n\nTrained with rlalign {metadata.version('rlalign')}: {methods}, seed {pipeline.seed}. "
-        f"The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`).\n{table}"
+        f"{origin}\n{table}"
     )

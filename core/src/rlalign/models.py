@@ -209,14 +209,14 @@ class Models(Mapping[str, Model]):
     ) -> None:
         """Build every model of a checkpoint and give it the weights it had."""
         if "start.policy" in states and self._start is not None:
-            _load(self._start, states["start.policy"])
+            load_weights(self._start, states["start.policy"])
         for name, recipe in recipes.items():
             if name not in self._models:
                 role: Any = recipe["role"]
                 self._put(name, self._make(name, role, recipe["of"], items.get(name)), dict(recipe))
         for name, recipe in recipes.items():
             model = self._models[name]
-            _load(model, states[name])
+            load_weights(model, states[name])
             model.version = versions[name]
             self.recipes[name] = dict(recipe)
 
@@ -225,7 +225,7 @@ def _kept(model: Model) -> dict[str, torch.Tensor]:
     return {key: value for key, value in model.state_dict().items() if key not in model.ephemeral}
 
 
-def _load(model: Model, state: Mapping[str, torch.Tensor]) -> None:
+def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
     """Give a model back what `_kept` kept of it."""
     found = model.load_state_dict(dict(state), strict=False)
     wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]

@@ -73,17 +73,7 @@ class PhaseRun:
             self.said = self.models.prepare(wiring.models, self.phase.models)
             self.models.guard(wiring.trains)
         self.models.train_only(wiring.trains)
-        self.engine = Engine(
-            self.models,
-            trains=wiring.trains,
-            needs=wiring.live,
-            unit=wiring.unit,
-            budget=train.budget or self.session.budget,
-            head_chunk=self.session.head_chunk,
-            dtype=train.dtype,
-            dropout=train.dropout,
-            before_forward=self._seed_forward,
-        )
+        self._make_engine()
         if wiring.learns:
             trained = {name: self.models[name] for name in wiring.trains}
             optimiser = Optimiser(trained, train)
@@ -102,6 +92,35 @@ class PhaseRun:
         self.iterations = state["iterations"] if state is not None else self.draw.planned(train)
         if state is not None:
             self.draw.load_state_dict(state["draw"])
+
+    def look(self, state: Mapping[str, Any] | None = None, *, scoring: bool = True) -> None:
+        """Be ready to sample (and to evaluate, if `scoring`) where a saved phase stood, but not to learn."""
+        if state is None:
+            self.models.prepare(self.wiring.models, self.phase.models)
+        self.models.train_only(())
+        self._make_engine()
+        for member in self.wiring.evaluators if scoring else self.wiring.evaluators[:1]:  # the task is first
+            self.session.set_up(member.component, self.run)
+        if state is not None:
+            self._load(state)
+            self.iterations = state["iterations"]
+        if scoring:
+            self.wiring.evaluation.phase_started(self.run)
+        self.session.restore_components()
+
+    def _make_engine(self) -> None:
+        wiring, train = self.wiring, self.phase.train
+        self.engine = Engine(
+            self.models,
+            trains=wiring.trains,
+            needs=wiring.live,
+            unit=wiring.unit,
+            budget=train.budget or self.session.budget,
+            head_chunk=self.session.head_chunk,
+            dtype=train.dtype,
+            dropout=train.dropout,
+            before_forward=self._seed_forward,
+        )
 
     def iterate(self) -> Iterator[int]:
         """Run the phase; yields after every iteration, at a point that can be committed."""

@@ -74,6 +74,11 @@ class Wiring:
     learns: bool
 
     @property
+    def source(self) -> Member:
+        """Where responses come from."""
+        return next(m for m in self.members if m.role == "responses")
+
+    @property
     def components(self) -> list[Component]:
         """Every component of the phase, once, in pipeline order."""
         return list({id(m.component): m.component for m in (*self.members, *self.evaluators)}.values())
@@ -178,7 +183,7 @@ def _check(wiring: Wiring) -> None:
                     f"{member.item.place}: `{member.name}` trains `{name}`, which is {wiring.models[name]} here; "
                     "take it out of its `trains`"
                 )
-        source, sources = member.item.source, wiring.members[1].component.parts
+        source, sources = member.item.source, wiring.source.component.parts
         if source is not None and not implements(member.component, "loss"):
             raise ConfigError(
                 f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
@@ -186,19 +191,19 @@ def _check(wiring: Wiring) -> None:
         if source is not None and source not in sources:
             raise ConfigError(
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
-                f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.members[1].name])}"
+                f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.source.name])}"
             )
     for model, output in (*wiring.columns, *wiring.evaluation_columns):
         if (wiring.models.get(model) == "value") != (output == "values"):
             kind = "a value, which gives `values` only" if output != "values" else "no value"
             raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
-    sampled = "sampled" in (phase.responses.component, *wiring.members[1].component.parts)
+    sampled = "sampled" in (phase.responses.component, *wiring.source.component.parts)
     if sampled and phase.generation.greedy and wiring.learns:
         raise ConfigError(
             f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out"
         )
-    counts = wiring.members[1].component.parts
+    counts = wiring.source.component.parts
     samples = sum(counts.values()) if counts else phase.generation.samples
     for member in wiring.members:
         if sampled and samples < member.component.min_samples:

@@ -33,7 +33,7 @@ class Logs:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Write one line to the log of this name, a path relative to the run's folder."""
-        line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
         # A lone surrogate, which UTF-8 cannot hold, becomes `\udXXX`: JSON's own escape for it.
         self._write(name, line.encode("utf-8", "backslashreplace"))
 
@@ -110,13 +110,14 @@ def read(path: StrPath) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value with words where JSON has no number."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

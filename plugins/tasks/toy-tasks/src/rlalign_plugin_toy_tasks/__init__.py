@@ -1,98 +1,28 @@
-"""Tasks that take seconds on a CPU and whose best answer is known."""
+"""Worlds that are learned in seconds on a CPU, and whose best answer is known. One file a world."""
 
-from __future__ import annotations
+from rlalign_plugin_toy_tasks.bandit import Bandit, BanditPayout
+from rlalign_plugin_toy_tasks.dates import Dates, ToyDates, has_date
+from rlalign_plugin_toy_tasks.fluency import ToyGrammar
+from rlalign_plugin_toy_tasks.grammar import Grammar
+from rlalign_plugin_toy_tasks.keywords import ToyCoverage, ToyKeywords, coverage
+from rlalign_plugin_toy_tasks.reviews import ToyReviews, ToySentiment, sentiment
+from rlalign_plugin_toy_tasks.rising_numbers import IncreasingNumbers, ToyNumbers, increasing_run
 
-import re
-from collections.abc import Sequence
-
-import torch
-from pydantic import Field
-
-from rlalign import Component, ComponentError, Example, Options, Rollout, Score, Task, hookimpl
-
-__all__ = ["Bandit", "BanditPayout", "IncreasingNumbers", "ToyNumbers", "increasing_run"]
-
-
-class Bandit(Task):
-    """Pull one of several arms. A response is the arm's number; the best policy is known in closed form."""
-
-    class Config(Options):
-        """Options of `bandit`."""
-
-        payouts: tuple[float, ...] = Field((2.5, 2.0, 1.0), description="what each arm pays")
-        pulls: int = Field(64, gt=0, description="examples in a pass over the task")
-
-    config: Config
-
-    def examples(self, split: str) -> Sequence[Example]:
-        meta = {"payouts": list(self.config.payouts)}
-        return [Example(id=f"{split}-{i}", prompt="", meta=meta) for i in range(self.config.pulls)]
-
-
-class BanditPayout(Component):
-    """What the pulled arm pays."""
-
-    @hookimpl
-    def reward(self, rollout: Rollout) -> Score:
-        return Score(torch.tensor([self._payout(rollout, i) for i in range(len(rollout))]))
-
-    def _payout(self, rollout: Rollout, row: int) -> float:
-        example, arm = rollout.examples[int(rollout.group_N[row])], rollout.texts[row]
-        payouts = example.meta.get("payouts")
-        if payouts is None:
-            raise ComponentError(
-                f"example `{example.id}` has no payouts; `bandit-payout` goes with `task: bandit`"
-            )
-        if not arm.isdigit() or int(arm) >= len(payouts):
-            raise ComponentError(
-                f"arm {arm!r} was pulled, and there are {len(payouts)}; set the policy's `actions`"
-            )
-        return float(payouts[int(arm)])
-
-
-class ToyNumbers(Task):
-    """Write increasing numbers. RL4LMs' synthetic task: every prompt is the same, and there are no references."""
-
-    class Config(Options):
-        """Options of `toy-numbers`."""
-
-        prompt: str = Field("", description="the prompt of every example")
-        size: int = Field(50, gt=0, description="examples in each split")
-
-    config: Config
-
-    def examples(self, split: str) -> Sequence[Example]:
-        return [Example(id=f"{split}-{i}", prompt=self.config.prompt) for i in range(self.config.size)]
-
-
-class IncreasingNumbers(Component):
-    """The share of a text that is a strictly increasing run of numbers from its first number on."""
-
-    class Config(Options):
-        """Options of `increasing-numbers`."""
-
-        min_tokens: int = Field(
-            20, gt=0, description="texts of fewer than half as many words count as that long"
-        )
-
-    config: Config
-
-    @hookimpl
-    def reward(self, rollout: Rollout) -> Score:
-        return Score(torch.tensor([increasing_run(text, self.config.min_tokens) for text in rollout.texts]))
-
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-
-
-def increasing_run(text: str, min_tokens: int = 20) -> float:
-    """RL4LMs' `increasing_numbers`: c / max(words, min_tokens/2), c the length of the run from the first
-    number on that ends at the first number not larger than the one before; other words are skipped."""
-    words = text.split()
-    numbers = [float(word) for word in words if _NUMBER.match(word)]
-    if not numbers:
-        return 0.0
-    run = 1
-    while run < len(numbers) and numbers[run] > numbers[run - 1]:
-        run += 1
-    return run / max(len(words), min_tokens / 2)
+__all__ = [
+    "Bandit",
+    "BanditPayout",
+    "Dates",
+    "Grammar",
+    "IncreasingNumbers",
+    "ToyCoverage",
+    "ToyDates",
+    "ToyGrammar",
+    "ToyKeywords",
+    "ToyNumbers",
+    "ToyReviews",
+    "ToySentiment",
+    "coverage",
+    "has_date",
+    "increasing_run",
+    "sentiment",
+]

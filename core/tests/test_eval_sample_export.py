@@ -1,0 +1,275 @@
+"""Measuring, sampling and exporting a run: the numbers are the run's own, and the run stays as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+
+from rlalign import cli, loop
+from rlalign.pipeline import config
+from rlalign.records import checkpoint, logs
+from rlalign.records.checkpoint import load_tensors
+from rlalign.testing import registry
+from rlalign.testing.bench import Silence
+
+PIPELINE: dict[str, Any] = {
+    "task": "rlalign.testing:Numbers",
+    "policy": {"rlalign.testing:Logits": {}},
+    "rewards": [
+        {"rlalign.testing:TokenSum": None, "as": "sum"},
+        {"kl": {"coef": 0.5, "target": 0.001}},
+    ],
+    "algorithm": "rlalign.testing.kit:_Once",
+    "generation": {"samples": 2, "max_new_tokens": 7},
+    "train": {"iterations": 3, "prompts": 4, "lr": 0.1},
+    "evaluate": {"every": 2, "examples": 4, "generation": {"samples": 2}},
+}
+PHASES: dict[str, Any] = {
+    **{key: value for key, value in PIPELINE.items() if key not in ("task", "rewards")},
+    "phases": [
+        {
+            "name": "warm",
+            "task": {"rlalign.testing:Numbers": {"size": 3}},
+            "rewards": PIPELINE["rewards"][:1],
+        },
+        {"name": "align", "task": PIPELINE["task"], "rewards": PIPELINE["rewards"]},
+    ],
+}
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+
+
+def told(*arguments: str) -> Any:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def ran(pipeline: dict[str, Any] = PIPELINE, name: str = "toy", stop: bool = False) -> Path:
+    """A run; `stop` ends it after its first iteration."""
+    Path(f"{name}.yaml").write_text(yaml.dump(pipeline, sort_keys=False))
+    known = registry()
+    started = loop.start(config.load(f"{name}.yaml", registry=known), known, display=Silence())
+    started.stopping = stop
+    if stop:
+        with pytest.raises(loop.Interrupted):
+            started.run()
+    else:
+        started.run()
+    return Path("runs") / name
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def last_evaluation(run: Path) -> dict[str, Any]:
+    rows = [row for row in logs.read(run / "metrics.jsonl") if "eval/total" in row]
+    return {name: value for name, value in rows[-1].items() if name != "time/evaluate"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `PIPELINE`, for copies."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ran()
+    return folder
+
+
+@pytest.fixture
+def toy(made: Path, _inside: None) -> Path:
+    """A copy of it."""
+    shutil.copytree(made, ".", dirs_exist_ok=True)
+    return Path("runs/toy")
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+# -- eval -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pipeline", [PIPELINE, PHASES, {**PIPELINE, "deterministic": True}])
+def test_eval_gives_the_run_s_last_numbers_to_the_bit_and_leaves_it_alone(pipeline: dict[str, Any]) -> None:
+    run = ran(pipeline)
+    before = contents(run)
+    assert told("eval", str(run)) == last_evaluation(run)
+    assert contents(run) == before
+    assert told("eval", "toy", "evaluate.examples=4") == last_evaluation(run)  # by its name alone
+    assert told("eval", "toy", "--examples", "4", "--split", "other") == last_evaluation(run)
+
+
+def test_what_a_component_learned_is_there_although_an_override_moves_it() -> None:
+    """`kl` steers its coefficient; another task and another reward before it change the order of building."""
+    run = ran(PHASES)
+    coef = last_evaluation(run)["eval/kl/coef"]
+    assert coef != 0.5
+    task = '{"rlalign.testing:Numbers": {"size": 2}}'
+    found = told("eval", "toy", "--task", task, "--reward", "rlalign.testing:Length", "--reward", "kl")
+    assert found["eval/responses"] == 4 and "eval/Length" in found and "eval/sum" not in found
+    assert found["eval/kl/coef"] == coef
+
+
+def test_eval_of_an_unfinished_run_is_of_its_last_commit_point() -> None:
+    run = ran(PHASES, stop=True)
+    found = told("eval", str(run))
+    assert (found["phase"], found["iteration"]) == ("warm", 1)
+    assert not (run / "model").exists()
+
+
+def test_eval_prints_a_table_and_takes_another_seed_and_decoding(toy: Path) -> None:
+    run = toy
+    lines = call("eval", "toy").stdout.splitlines()
+    assert lines[0] == "_Once, iteration 3"
+    shown = dict(line.split() for line in lines[1:])
+    logged = last_evaluation(run)
+    assert list(shown) == [name for name in logged if name.startswith("eval/")]
+    assert float(shown["eval/total"]) == pytest.approx(logged["eval/total"], rel=1e-5)
+    assert told("eval", "toy", "--seed", "1")["eval/total"] != logged["eval/total"]
+    greedy = told("eval", "toy", 'evaluate.generation={"greedy": true}')
+    assert greedy["eval/responses"] == 4
+
+
+def test_eval_of_a_model_folder(toy: Path) -> None:
+    run = toy
+    policy, kind = ["--policy", "rlalign.testing:Logits"], ["--task", "rlalign.testing:Numbers"]
+    options = ["--reward", "{rlalign.testing:TokenSum: null, as: sum}", "--examples", "4"]
+    decoding = ["evaluate.generation.samples=2", "evaluate.generation.max_new_tokens=7"]
+    found = told("eval", str(run / "model"), *policy, *kind, *options, *decoding)
+    logged = last_evaluation(run)
+    assert found["model"] == str(run / "model")
+    assert found["eval/sum"] == logged["eval/sum"] and found["eval/tokens"] == logged["eval/tokens"]
+    assert call("eval", str(run / "model"), *policy, *kind).stdout.startswith(f"{run / 'model'}\n")
+
+
+# -- sample -----------------------------------------------------------------------------------------
+
+
+def test_sample_shows_what_the_last_evaluation_logged(toy: Path) -> None:
+    run = toy
+    rows = list(logs.read(run / "samples.jsonl"))[-8:]
+    assert told("sample", "toy") == rows
+    assert told("sample", "toy", "--n", "2") == rows[:2]
+    text = call("sample", "toy", "--n", "1").stdout
+    assert f"response  {rows[0]['response']}\n" in text and "scores    sum " in text
+
+
+def test_new_samples_are_the_final_model_s(toy: Path) -> None:
+    run = toy
+    before = contents(run)
+    logged = told("sample", "toy")
+    assert told("sample", "toy", "--new", "--n", "4") == logged
+    assert told("sample", "toy", "--new", "--n", "4", "--seed", "5") != logged
+    own = told("sample", "toy", "--new", "--prompt", "3", "--prompt", "1", "evaluate.generation.samples=1")
+    assert [row["prompt"] for row in own] == ["3", "1"] and all("scores" not in row for row in own)
+    assert contents(run) == before
+
+
+# -- export -----------------------------------------------------------------------------------------
+
+
+def test_export_of_a_run_finished_or_not(toy: Path) -> None:
+    whole, broken = toy, ran(name="broken", stop=True)
+    assert call("export", "toy").stdout == "model: toy-model\n"
+    saved = load_tensors("toy-model/model.safetensors")
+    for name, tensor in load_tensors(whole / "model/model.safetensors").items():
+        assert torch.equal(saved[name], tensor)
+    before = contents(broken)
+    assert call("export", "broken", "--to", "a/b").exit_code == 0
+    assert contents(broken) == before
+    point = checkpoint.read(broken / "checkpoints", 1).models["policy"][1]
+    saved = load_tensors("a/b/model.safetensors")
+    assert all(torch.equal(saved[name], point[name]) for name in saved)
+    card = Path("a/b/README.md").read_text()
+    assert "Exported from the run broken after iteration 1 of _Once." in card and "beside" not in card
+
+
+def test_export_of_a_run_without_evaluation() -> None:
+    ran({key: value for key, value in PIPELINE.items() if key != "evaluate"})
+    assert call("export", "toy").exit_code == 0
+    refused = call("eval", "toy")
+    assert refused.exit_code == 2 and "has no `evaluate` section; say what to use: --split" in refused.stderr
+    assert call("sample", "toy").exit_code == 2
+    assert call("sample", "toy", "--new", "--prompt", "1").exit_code == 0
+    assert call("export", "toy", "--samples", "s.jsonl").exit_code == 2
+    assert call("export", "toy", "--samples", "s.jsonl", "--split", "val").exit_code == 0
+
+
+def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: Path) -> None:
+    run = toy
+    said = call("export", "toy", "--samples", "s.jsonl", "evaluate.generation.top_k=3")
+    assert said.exit_code == 0 and said.stdout == "samples: s.jsonl, 8 responses\n"
+    assert not Path("toy-model").exists()
+    rows = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
+    figures = told("eval", "toy", "evaluate.generation.top_k=3")
+    scores = [score for row in rows for score in row["scores"]]
+    assert sum(scores) / 8 == pytest.approx(figures["eval/total"], rel=1e-6)
+    about = rows[0]["meta"]["rlalign"]
+    assert (about["run"], about["phase"], about["iteration"]) == ("toy", "_Once", 3)
+    assert about["generation"]["top_k"] == 3 and set(about["rewards"]) == {"sum", "kl"}
+    assert all(a > b for a, b in zip(about["logprobs"], about["full_logprobs"], strict=True))  # truncated
+    assert len(about["lock"]) == 64 and (run / "lock.json").exists()
+
+
+# -- what makes no sense ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["eval", "nothing"], "nothing: there is no such run"),
+        (["sample", "nothing"], "nothing: there is no such run"),
+        (["export", "runs/nothing"], "runs/nothing: there is no such run. Runs in runs: toy."),
+        (["eval", "runs/toy/model"], "name a --task"),
+        (["eval", "runs"], "is neither a run (pipeline.yaml) nor a model (config.json)"),
+        (["eval", "toy", "--task", "nosuch"], "no component named `nosuch` is installed"),
+        (["eval", "toy", "--reward", "nosuch"], "no component named `nosuch` is installed"),
+        (["eval", "toy", "--policy", "table"], "--policy goes with a model"),
+        (["eval", "toy", "train.lr=1"], "train.lr=1: only `evaluate.…=…` can be said here"),
+        (["eval", "toy", "evaluate.generation.temprature=1"], "temperature"),
+        (["sample", "toy", "--seed", "1"], "add --new"),
+        (["sample", "toy", "--n", "0"], "--n"),
+        (["export", "toy", "--to", "toy.yaml"], "toy.yaml: exists; move it away, or choose another place"),
+        (["export", "toy", "--to", "runs/toy/model2"], "lies in the run's own folder"),
+        (["export", "toy", "--samples", "toy.yaml/x"], "cannot be written: "),
+    ],
+)
+def test_requests_that_make_no_sense(arguments: list[str], said: str, toy: Path) -> None:
+    before = contents(toy)
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert contents(toy) == before
+
+
+def test_nothing_is_committed_yet(toy: Path) -> None:
+    run = toy
+    (run / "checkpoints").rename("aside")
+    assert f"use {run}/model" in call("eval", "toy").stderr
+    (run / "model").rename("aside-model")
+    result = call("export", "toy")
+    assert result.exit_code == 2 and "nothing is committed yet: wait" in result.stderr
+
+
+def test_a_reward_that_is_not_finite_is_not_exported() -> None:
+    Path("mine.py").write_text(
+        "import torch\nfrom rlalign import Component, Score, hookimpl\n\n\nclass Lost(Component):\n"
+        "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.full((len(rollout),), torch.nan))\n"
+    )
+    ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["mine:Lost"]}})
+    result = call("export", "toy", "--samples", "s.jsonl")
+    assert result.exit_code == 1 and "a score is not finite" in result.stderr
+    assert not Path("s.jsonl").exists()

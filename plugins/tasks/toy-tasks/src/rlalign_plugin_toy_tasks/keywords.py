@@ -1,0 +1,155 @@
+"""Two to four keywords in, a sentence that holds them all out: CommonGen in small, for encoder-decoders.
+
+The logged responses are a careless writer's, who now and then forgets a keyword: what is learned from them is
+grammatical and incomplete, and leaves something to align. The references in `meta` forget nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+
+from rlalign import Component, ComponentError, Example, Options, Rollout, Score, Task, hookimpl
+from rlalign_plugin_toy_tasks.grammar import Grammar
+from rlalign_plugin_toy_tasks.texts import distinct
+
+KEYWORDS = Grammar(
+    {
+        "SENTENCE": "4 ACT . | 2 ACT and ACTION . | PLACE ACT .",
+        "ACT": "2 SOMEONE ACTION | SOMEONE ACTION PLACE | SOMEONE HOW ACTION",
+        "ACTION": "VERB SOMETHING",
+        "SOMEONE": "3 the PERSON | 2 the TRAIT PERSON | 2 a PERSON_C | an PERSON_V | a TRAIT_C PERSON"
+        " | an TRAIT_V PERSON",
+        "SOMETHING": "3 the THING | 2 the LOOK THING | 2 a THING_C | an THING_V | a LOOK_C THING"
+        " | an LOOK_V THING",
+        "PLACE": "AT the SPOT",
+        "PERSON": "8 PERSON_C | 4 PERSON_V",
+        "TRAIT": "6 TRAIT_C | 3 TRAIT_V",
+        "THING": "8 THING_C | 4 THING_V",
+        "LOOK": "6 LOOK_C | 3 LOOK_V",
+        "PERSON_C": "farmer | sailor | teacher | baker | gardener | dancer | doctor | painter",
+        "PERSON_V": "artist | uncle | aunt | engineer",
+        "TRAIT_C": "young | tall | happy | tired | quiet | friendly",
+        "TRAIT_V": "old | angry | elegant",
+        "VERB": "carries | paints | finds | washes | sells | repairs | watches | hides",
+        "THING_C": "basket | boat | lamp | kite | bicycle | ladder | piano | hat",
+        "THING_V": "apple | umbrella | onion | engine",
+        "LOOK_C": "red | blue | heavy | small | broken | wooden",
+        "LOOK_V": "empty | ugly | expensive",
+        "HOW": "slowly | quickly | carefully | proudly | gladly",
+        "AT": "near | behind | beside | under | in",
+        "SPOT": "river | house | garden | market | bridge | forest | station | hill",
+    }
+)
+CONTENT = {c[0]: s for s, choices in KEYWORDS.lexicon.items() if s != "AT" for c in choices}
+"""The words that can be keywords, each with its kind."""
+
+
+def coverage(keywords: Sequence[str], text: str) -> float:
+    """The share of the keywords that are words of the text."""
+    words = set(text.split())
+    return sum(word in words for word in keywords) / len(keywords)
+
+
+def write(keywords: Sequence[str], rng: random.Random) -> str:
+    """A sentence of the language that holds the keywords, at random among those it fits."""
+    kinds = Counter(CONTENT[word] for word in keywords)
+    while True:
+        shape = KEYWORDS.shape(rng)
+        if kinds <= Counter(shape):
+            break
+    for word in keywords:
+        places = [i for i, part in enumerate(shape) if part == CONTENT[word]]
+        shape[places[int(rng.random() * len(places))]] = word
+    return " ".join(KEYWORDS.fill(shape, rng))
+
+
+class ToyKeywords(Task):
+    """Write a sentence with all the keywords of the prompt."""
+
+    class Config(Options):
+        """Options of `toy-keywords`."""
+
+        size: int = Field(512, gt=0, description="examples in the split `train`")
+        held_out: int = Field(256, gt=0, description="examples in every other split")
+        keywords: tuple[int, int] = Field((2, 4), description="the fewest and the most keywords of a prompt")
+        responses: int = Field(2, gt=0, description="logged responses an example, scored by their coverage")
+        references: int = Field(
+            3, ge=0, description="references an example, in `meta`; they hold all keywords"
+        )
+        forgets: float = Field(
+            0.4, ge=0, lt=1, description="how often the writer of the logged responses forgets a keyword"
+        )
+        seed: int = Field(0, ge=0, description="another number: other sentences, of the same language")
+
+    config: Config
+    generation = {"temperature": 1.0}
+
+    def examples(self, split: str) -> Sequence[Example]:
+        count = self.config.size if split == "train" else self.config.held_out
+        rng = random.Random(f"toy-keywords {self.config.seed} {split}")
+        return [self._example(f"{split}-{i}", rng) for i in range(count)]
+
+    def _example(self, id: str, rng: random.Random) -> Example:
+        words = [word for word in dict.fromkeys(KEYWORDS.sample(rng).split()) if word in CONTENT]
+        fewest, most = self.config.keywords
+        count = fewest + int(rng.random() * (most - fewest + 1))
+        keywords = _shuffled(words, rng)[:count]
+        responses = [write(self._remembered(keywords, rng), rng) for _ in range(self.config.responses)]
+        return Example(
+            id=id,
+            prompt=" ".join(keywords),
+            responses=tuple(responses),
+            scores=tuple(coverage(keywords, response) for response in responses),
+            meta={
+                "language": "toy-keywords",
+                "keywords": keywords,
+                "references": [write(keywords, rng) for _ in range(self.config.references)],
+            },
+        )
+
+    def _remembered(self, keywords: Sequence[str], rng: random.Random) -> list[str]:
+        return [word for word in keywords if rng.random() >= self.config.forgets]
+
+    def fingerprint(self, split: str) -> str:
+        return f"toy-keywords 1 {self.config.model_dump_json()} {split}"
+
+    @hookimpl
+    def evaluate(self, rollout: Rollout) -> Mapping[str, float]:
+        return {"distinct-2": distinct(rollout.texts, 2), "distinct": len(set(rollout.texts)) / len(rollout)}
+
+
+def _shuffled(words: Sequence[str], rng: random.Random) -> list[str]:
+    keyed = sorted((rng.random(), word) for word in words)
+    return [word for _, word in keyed]
+
+
+class ToyCoverage(Component):
+    """The share of the prompt's keywords that a response holds."""
+
+    class Config(Options):
+        """Options of `toy-coverage`."""
+
+        grammatical: bool = Field(False, description="a response outside the language covers nothing")
+
+    config: Config
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.tensor([self._value(rollout, i) for i in range(len(rollout))]))
+
+    def _value(self, rollout: Rollout, row: int) -> float:
+        example, text = rollout.examples[int(rollout.group_N[row])], rollout.texts[row]
+        keywords = example.meta.get("keywords")
+        if not keywords:
+            raise ComponentError(
+                f"example `{example.id}` has no keywords (meta: keywords); `toy-coverage` goes with "
+                "`task: toy-keywords`"
+            )
+        if self.config.grammatical and not KEYWORDS.accepts(text):
+            return 0.0
+        return coverage(keywords, text)
