@@ -110,10 +110,17 @@ def test_training_again_gives_the_shipped_weights(name, tmp_path):
     """To the bit on the machine that `made.json` names; elsewhere, a model as good."""
     pytest.importorskip("rlalign_plugin_hf")
     pytest.importorskip("rlalign_plugin_imitation")
-    command = [sys.executable, "-m", "rlalign.cli", "run", "--plain", str(EXAMPLES / f"models/{name}.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "rlalign.cli",
+        "run",
+        "--plain",
+        str(EXAMPLES / f"models/train-{name}.yaml"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
-    trained = tmp_path / "runs" / name
+    trained = tmp_path / f"runs/train-{name}"
     packed = tmp_path / "packed"
     packed.mkdir()
     sha256 = models.pack(trained / "model", packed)

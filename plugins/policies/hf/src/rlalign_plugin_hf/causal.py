@@ -94,7 +94,7 @@ class CausalLM(LanguageModel):
 
     def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.network
-        ids = torch.arange(7, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
+        ids = torch.arange(1, 8, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
         long, short = ids[:5], ids[3:6]
         own = [network(input_ids=row[None], use_cache=False).logits[0] for row in (long, short)]
         batch, _ = right_padded([long, short], self._filler)

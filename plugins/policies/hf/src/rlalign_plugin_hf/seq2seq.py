@@ -115,7 +115,7 @@ class Seq2SeqLM(LanguageModel):
 
     def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
         network = self.network
-        ids = torch.arange(7, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
+        ids = torch.arange(1, 8, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
         long, short = ids[:5], ids[3:6]
         begin = torch.tensor(self._begin, device=self.device)
         row = torch.cat([begin, ids[1:2]])

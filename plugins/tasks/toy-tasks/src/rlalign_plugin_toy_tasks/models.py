@@ -1,8 +1,8 @@
 """How the model folders of this package are made.
 
     python -m rlalign_plugin_toy_tasks.models lay    configurations and tokenizers
-    rlalign run examples/models/toy-reviews.yaml    weights, in runs/toy-reviews/model
-    python -m rlalign_plugin_toy_tasks.models pack runs/toy-reviews/model toy-reviews    into the package
+    rlalign run examples/models/train-toy-reviews.yaml    weights, in runs/train-toy-reviews/model
+    python -m rlalign_plugin_toy_tasks.models pack runs/train-toy-reviews/model toy-reviews    into the package
 
 Weights are packed as float16. On one thread (OMP_NUM_THREADS=1) and the same machine as `made.json` names
 they come out the same to the bit; `toy-keywords` is made likewise.
