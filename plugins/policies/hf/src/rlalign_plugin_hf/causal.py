@@ -75,7 +75,7 @@ class CausalLM(LanguageModel):
         # A filler that is no padding token: rows carry no mask, and transformers would warn.
         pad = getattr(network.config, "pad_token_id", None)
         self._filler = 1 if pad == 0 else 0
-        probe = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        probe = torch.full((1, 2), 5, dtype=torch.long, device=self.device)
         for candidate in (network.base_model, network.get_decoder()):
             name = names.get(id(candidate))
             if not name:
