@@ -93,10 +93,9 @@ def learn(
     world = WORLDS[name]
     pipeline = world.pipeline(method, seed)
     if shuffled:
-        prices = [item for item in pipeline["rewards"] if isinstance(item, dict)]  # `kl` stays what it is
-        pipeline["rewards"] = [
-            *(item for item in pipeline["rewards"] if item not in prices), "shuffled", *prices
-        ]  # fmt: skip
+        rewards = pipeline["rewards"]
+        prices = [item for item in rewards if isinstance(item, dict) and "kl" in item]  # stay what they are
+        pipeline["rewards"] = [item for item in rewards if item not in prices] + ["shuffled"] + prices
     finished, _ = bench.run(folder, pipeline, {"shuffled": Shuffled})
     rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row]
     assert [row["iteration"] for row in rows] == [0, 40]
@@ -125,3 +124,4 @@ def test_learns(name, method, seed, best_of_64, tmp_path):
 def test_learns_nothing_from_shuffled_rewards(name, method, seed, best_of_64, tmp_path):
     measured = learn(tmp_path, name, method, seed, best_of_64, shuffled=True)
     assert measured.progress < CHANCE, measured
+    assert measured.kl > 0.02, measured  # it was taught, though nothing

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlalign.policy import Constraint, Decoder, Policy, Value
     from rlalign.run import Run
     from rlalign.sampling import Nucleus, sample
-    from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score, concat
+    from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score, concat, logged_rollout
 
 _HOMES = {
     "component": ("Component", "Options", "Task"),
@@ -26,7 +26,17 @@ _HOMES = {
     "policy": ("Constraint", "Decoder", "Policy", "Value"),
     "run": ("Run",),
     "sampling": ("Nucleus", "sample"),
-    "types": ("Batch", "Example", "Loss", "Outputs", "Reward", "Rollout", "Score", "concat"),
+    "types": (
+        "Batch",
+        "Example",
+        "Loss",
+        "Outputs",
+        "Reward",
+        "Rollout",
+        "Score",
+        "concat",
+        "logged_rollout",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -54,6 +64,7 @@ __all__ = [
     "Value",
     "concat",
     "hookimpl",
+    "logged_rollout",
     "sample",
 ]
 

@@ -228,6 +228,39 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False) -> Rollout:
     return joined.take(joined.row_order()) if same_examples else joined
 
 
+def logged_rollout(
+    examples: Sequence[Example],
+    inputs: Sequence[Tensor],
+    actions: Sequence[tuple[Sequence[int], bool]],
+    *,
+    like: Tensor,
+) -> Rollout:
+    """Logged responses as a policy encoded them: (actions, whether it ended by itself), in the order of the
+    examples and their responses. Sampled neutrally (temperature 1, no bans), log-probs NaN. `like` is a
+    weight, for dtype and device."""
+    steps = max((len(tokens) for tokens, _ in actions), default=0)
+    actions_NT = torch.zeros(len(actions), steps, dtype=torch.long)
+    for i, (tokens, _) in enumerate(actions):
+        actions_NT[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    length_N = torch.tensor([len(tokens) for tokens, _ in actions], dtype=torch.long)
+    mask_NT = torch.arange(steps) < length_N[:, None]
+    unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=like.device, dtype=like.dtype)
+    groups = [g for g, example in enumerate(examples) for _ in example.responses]
+    return Rollout(
+        examples=tuple(examples),
+        inputs=tuple(inputs),
+        group_N=torch.tensor(groups, dtype=torch.long, device=like.device),
+        actions_NT=actions_NT.to(like.device),
+        mask_NT=mask_NT.to(like.device),
+        finished_N=torch.tensor([ended for _, ended in actions], dtype=torch.bool, device=like.device),
+        settings=(Sampling(),),
+        setting_N=torch.zeros(len(actions), dtype=torch.long, device=like.device),
+        logprobs_NT=unknown_NT,
+        full_logprobs_NT=unknown_NT.clone(),
+        texts=tuple(text for example in examples for text in example.responses),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Score:
     """What one reward says of a rollout: [N], paid on the last chosen step, or [N,T]."""

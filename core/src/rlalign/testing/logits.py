@@ -16,7 +16,7 @@ from rlalign.component import Options
 from rlalign.errors import RLAlignError
 from rlalign.pipeline import Sampling
 from rlalign.policy import Constraint, Policy, Value
-from rlalign.types import Example, Rollout
+from rlalign.types import Example, Rollout, logged_rollout
 
 
 class Logits(Policy):
@@ -67,38 +67,17 @@ class Logits(Policy):
         return tuple(torch.tensor([int(str(e.prompt))], device=self.free.device) for e in examples)
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
-        actions: list[list[int]] = []
-        finished: list[bool] = []
+        rows: list[tuple[list[int], bool]] = []
         for example in examples:
             for j, text in enumerate(example.responses):
                 ended = bool(self.ends) and (example.finished[j] if example.finished else True)
                 tokens = [int(token) for token in text.split()] + (list(self.ends) if ended else [])
                 if not tokens or len(tokens) > self.config.steps:
                     raise RLAlignError(f"example `{example.id}`: a response of {len(tokens)} tokens")
-                actions.append(tokens)
-                finished.append(ended)
-        steps = max(map(len, actions), default=0)
-        mask_NT = torch.tensor([[t < len(a) for t in range(steps)] for a in actions], dtype=torch.bool)
-        actions_NT = torch.tensor([a + [0] * (steps - len(a)) for a in actions], dtype=torch.long)
-        unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(self.free.dtype)
-        device = self.free.device
-        counts = torch.tensor([len(e.responses) for e in examples])
-        return Rollout(
-            examples=tuple(examples),
-            inputs=self.prompts(examples),
-            group_N=torch.arange(len(examples)).repeat_interleave(counts).to(device),
-            actions_NT=actions_NT.view(len(actions), steps).to(device),
-            mask_NT=mask_NT.view(len(actions), steps).to(device),
-            finished_N=torch.tensor(finished, dtype=torch.bool, device=device),
-            settings=(Sampling(),),
-            setting_N=torch.zeros(len(actions), dtype=torch.long, device=device),
-            logprobs_NT=unknown_NT.view(len(actions), steps).to(device),
-            full_logprobs_NT=unknown_NT.view(len(actions), steps).to(device),
-            texts=tuple(text for e in examples for text in e.responses),
-            columns={
-                "slot": torch.tensor([j for e in examples for j in range(len(e.responses))], device=device)
-            },
-        )
+                rows.append((tokens, ended))
+        rollout = logged_rollout(examples, self.prompts(examples), rows, like=self.free)
+        slots = [j for example in examples for j in range(len(example.responses))]
+        return rollout.with_columns(slot=torch.tensor(slots, dtype=torch.long, device=self.free.device))
 
     def text(self, actions_T: Tensor) -> str:
         return " ".join(str(a) for a in actions_T.tolist() if a not in self.ends)

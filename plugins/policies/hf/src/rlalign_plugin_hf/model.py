@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling
+from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.policy import Model
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.bypass import bypassed
@@ -174,35 +174,14 @@ class LanguageModel(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)
-        rows: list[tuple[int, list[int], bool]] = []
-        for g, example in enumerate(examples):
+        rows: list[tuple[list[int], bool]] = []
+        for prompt, example in zip(inputs, examples, strict=True):
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-                rows.append((g, tokens + [self.end] * finished, finished))
-                self._check_row(example, len(inputs[g]), len(rows[-1][1]))
-        device = self.device
-        length_N = torch.tensor([len(tokens) for _, tokens, _ in rows], dtype=torch.long)
-        steps = int(length_N.max()) if rows else 0
-        actions_NT = torch.full((len(rows), steps), self.end)
-        for i, (_, tokens, _) in enumerate(rows):
-            actions_NT[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        mask_NT = torch.arange(steps) < length_N[:, None]
-        dtype = self.network.get_input_embeddings().weight.dtype
-        unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=device, dtype=dtype)
-        return Rollout(
-            examples=tuple(examples),
-            inputs=inputs,
-            group_N=torch.tensor([g for g, _, _ in rows], dtype=torch.long, device=device),
-            actions_NT=actions_NT.to(device),
-            mask_NT=mask_NT.to(device),
-            finished_N=torch.tensor([finished for _, _, finished in rows], dtype=torch.bool, device=device),
-            settings=(Sampling(),),
-            setting_N=torch.zeros(len(rows), dtype=torch.long, device=device),
-            logprobs_NT=unknown_NT,
-            full_logprobs_NT=unknown_NT.clone(),
-            texts=tuple(text for example in examples for text in example.responses),
-        )
+                rows.append((tokens + [self.end] * finished, finished))
+                self._check_row(example, len(prompt), len(rows[-1][0]))
+        return logged_rollout(examples, inputs, rows, like=self.network.get_input_embeddings().weight)
 
     def text(self, actions_T: Tensor) -> str:
         tokens = actions_T.tolist()

@@ -13,7 +13,17 @@ from pydantic import BaseModel, Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlalign import Constraint, Example, Options, Policy, RLAlignError, Rollout, Sampling, Value
+from rlalign import (
+    Constraint,
+    Example,
+    Options,
+    Policy,
+    RLAlignError,
+    Rollout,
+    Sampling,
+    Value,
+    logged_rollout,
+)
 
 __all__ = ["Table", "TableValue"]
 
@@ -100,31 +110,11 @@ class Table(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         rows = [
-            (g, self._actions(e, text, e.finished[j] if e.finished else True))
-            for g, e in enumerate(examples)
-            for j, text in enumerate(e.responses)
+            self._actions(example, text, example.finished[j] if example.finished else True)
+            for example in examples
+            for j, text in enumerate(example.responses)
         ]
-        steps = max((len(actions) for _, (actions, _) in rows), default=0)
-        device = self.table.device
-        actions_NT = torch.zeros(len(rows), steps, dtype=torch.long)
-        for i, (_, (actions, _)) in enumerate(rows):
-            actions_NT[i, : len(actions)] = torch.tensor(actions, dtype=torch.long)
-        length_N = torch.tensor([len(actions) for _, (actions, _) in rows], dtype=torch.long)
-        mask_NT = torch.arange(steps) < length_N[:, None]
-        unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(self.table.dtype)
-        return Rollout(
-            examples=tuple(examples),
-            inputs=self.prompts(examples),
-            group_N=torch.tensor([g for g, _ in rows], dtype=torch.long, device=device),
-            actions_NT=actions_NT.to(device),
-            mask_NT=mask_NT.to(device),
-            finished_N=torch.tensor([finished for _, (_, finished) in rows], dtype=torch.bool, device=device),
-            settings=(Sampling(),),
-            setting_N=torch.zeros(len(rows), dtype=torch.long, device=device),
-            logprobs_NT=unknown_NT.to(device),
-            full_logprobs_NT=unknown_NT.to(device),
-            texts=tuple(text for e in examples for text in e.responses),
-        )
+        return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
 
     def _actions(self, example: Example, text: str, finished: bool) -> tuple[list[int], bool]:
         """The actions of a logged response, and whether it ended by itself."""
