@@ -137,6 +137,8 @@ def sample(
     compact: bool = True,
 ) -> Rollout:
     """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]."""
+    if how.beams > 1:
+        raise RLAlignError(f"generation.beams: a {type(policy).__name__} policy has no beam search")
     k, inputs = how.samples, policy.prompts(examples)
     steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
     count = len(examples) * k

@@ -199,6 +199,10 @@ def _check(wiring: Wiring) -> None:
             raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
     sampled = "sampled" in (phase.responses.component, *wiring.source.component.parts)
+    if sampled and phase.generation.beams > 1:
+        raise ConfigError(
+            f"{phase.place}: generation.beams: a beam search is no sample; it belongs under `evaluate`"
+        )
     if sampled and phase.generation.greedy and wiring.learns:
         raise ConfigError(
             f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out"

@@ -28,6 +28,9 @@ class Sampling(Options):
     max_new_tokens: Positive = Field(64, description="the response is cut after this many tokens")
     stop: tuple[str, ...] = Field((), description="a response ends when its text holds one of these")
     greedy: bool = Field(False, description="take the most probable token (for evaluation only)")
+    beams: Positive = Field(
+        1, description="width of a beam search, where the policy has one (for evaluation only)"
+    )
 
     @property
     def narrows(self) -> bool:

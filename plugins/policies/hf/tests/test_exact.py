@@ -157,6 +157,32 @@ def test_greedy_is_generate(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_beams_are_generate(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+    """The search over all prompts at once finds what it finds for each alone."""
+    policy = policy_of(family)
+    how = Sampling(samples=2, beams=4, max_new_tokens=10)
+    rollout = sampled(policy, examples, how)
+    assert rollout.flaw() is None
+    assert rollout.group_N.tolist() == [g for g in range(len(examples)) for _ in range(2)]
+    for g, prompt in enumerate(rollout.inputs):
+        found = policy.network.generate(
+            input_ids=prompt[None],
+            attention_mask=torch.ones_like(prompt[None]),
+            do_sample=False,
+            num_beams=4,
+            num_return_sequences=2,
+            max_new_tokens=10,
+            pad_token_id=0,
+        )
+        for j, tokens in enumerate(found[:, len(prompt) :] if policy.kind == "causal" else found[:, 1:]):
+            row = 2 * g + j
+            length = int(rollout.length_N[row])
+            assert rollout.actions_NT[row, :length].tolist() == tokens[:length].tolist()
+            assert bool(rollout.finished_N[row]) == (int(tokens[length - 1]) in policy.ends)
+            assert rollout.texts[row] == policy.text(rollout.actions_NT[row, :length])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_batch_and_compaction_change_no_token(policy_of: MakePolicy, family: str) -> None:
     policy = policy_of(family)
     how = Sampling(samples=2, max_new_tokens=12)

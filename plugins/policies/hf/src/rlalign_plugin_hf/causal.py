@@ -43,6 +43,12 @@ class CausalLM(LanguageModel):
     def _row_length(self, prompt: int, response: int) -> int:
         return prompt + response
 
+    def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return left_padded(inputs, self._filler)
+
+    def _given(self, prompt: int) -> int:
+        return prompt
+
     def _trunk(self) -> Any:
         return self.network.get_submodule(self._trunk_name)
 

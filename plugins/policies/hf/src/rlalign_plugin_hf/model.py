@@ -9,6 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -181,7 +182,7 @@ class LanguageModel(Policy):
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
                 rows.append((tokens + [self.end] * finished, finished))
                 self._check_row(example, len(prompt), len(rows[-1][0]))
-        return logged_rollout(examples, inputs, rows, like=self.network.get_input_embeddings().weight)
+        return logged_rollout(examples, inputs, rows, like=self._weight)
 
     def text(self, actions_T: Tensor) -> str:
         tokens = actions_T.tolist()
@@ -196,7 +197,65 @@ class LanguageModel(Policy):
     ) -> Rollout:
         for example, tokens in zip(examples, self.prompts(examples), strict=True):
             self._check_row(example, len(tokens), how.max_new_tokens)
+        if how.beams > 1:
+            return self._searched(examples, how)
         return super().sample(examples, how, uniforms, within)
+
+    def _searched(self, examples: Sequence[Example], how: Sampling) -> Rollout:
+        """The best responses of transformers' beam search; it draws nothing, and constraints do not reach it."""
+        from transformers import GenerationConfig
+
+        if how.samples > how.beams:
+            raise RLAlignError(
+                f"generation: {how.samples} samples from {how.beams} beams; ask for no more than beams"
+            )
+        inputs = self.prompts(examples)
+        ids_GL, real_GL = self._side_by_side(inputs)
+        own = self.network.generation_config
+        plan = GenerationConfig(  # type: ignore[no-untyped-call]
+            num_beams=how.beams,
+            num_return_sequences=how.samples,
+            do_sample=False,
+            min_new_tokens=how.min_new_tokens,
+            max_new_tokens=how.max_new_tokens,
+            eos_token_id=list(self.ends),
+            pad_token_id=self.end,
+            bos_token_id=own.bos_token_id,
+            decoder_start_token_id=own.decoder_start_token_id,
+            forced_bos_token_id=own.forced_bos_token_id,
+        )
+        with self.acting(training=False):
+            found_NL = self.network.generate(
+                input_ids=ids_GL, attention_mask=real_GL.long(), generation_config=plan
+            )
+        rows = [self._until_end(tokens) for tokens in found_NL[:, self._given(ids_GL.shape[1]) :].tolist()]
+        texts = [self.text(torch.tensor(tokens)) for tokens, _ in rows]
+        k = how.samples
+        answered = [
+            replace(example, responses=tuple(texts[g * k : (g + 1) * k]))
+            for g, example in enumerate(examples)
+        ]
+        return replace(logged_rollout(answered, inputs, rows, like=self._weight), examples=tuple(examples))
+
+    def _until_end(self, tokens: list[int]) -> tuple[list[int], bool]:
+        """What was generated, its end included, and whether it has one."""
+        for t, token in enumerate(tokens):
+            if token in self.ends:
+                return tokens[: t + 1], True
+        return tokens, False
+
+    @property
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.network.get_input_embeddings().weight
+        return weight
+
+    @abstractmethod
+    def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(ids_GL, real_GL) of prompts, padded where `generate` wants it."""
+
+    @abstractmethod
+    def _given(self, prompt: int) -> int:
+        """How many leading tokens of what `generate` returns were not chosen."""
 
     def _check_row(self, example: Example, prompt: int, response: int) -> None:
         longest = self._row_length(prompt, response)

@@ -35,6 +35,12 @@ class Seq2SeqLM(LanguageModel):
     def _row_length(self, prompt: int, response: int) -> int:
         return max(prompt, len(self._begin) + response - 1)
 
+    def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return right_padded(inputs, 0)  # encoders may count positions from the left
+
+    def _given(self, prompt: int) -> int:
+        return len(self._begin)
+
     def _trunk(self) -> Any:
         return self.network.get_decoder()
 
