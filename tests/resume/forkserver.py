@@ -47,6 +47,8 @@ def main() -> None:
 def run(order: dict[str, Any], interfere: Any) -> None:
     """Become one `rlalign` process; never returns."""
     signal.alarm(LONGEST)
+    # As in a terminal: a test run in the background may have inherited an ignored Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for place, descriptor in ((os.devnull, 0), (order["output"], 1)):
         file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, descriptor)
