@@ -70,7 +70,7 @@ class PhaseRun:
         """Make models ready, meet the components, and take up a saved state if there is one."""
         wiring, train = self.wiring, self.phase.train
         if state is None:
-            self.said = self.models.prepare(wiring.models, self.phase.models)
+            self.models.prepare(wiring.models, self.phase.models)
             self.models.guard(wiring.trains)
         self.models.train_only(wiring.trains)
         self._make_engine()

@@ -60,7 +60,6 @@ def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
     probs_nV = sorted_nV.softmax(1)
     before_nV = probs_nV.cumsum(1) - probs_nV
     keep_nV = (before_nV < top_p) & (sorted_nV > -math.inf)
-    keep_nV[:, 0] = True
     return torch.zeros_like(keep_nV).scatter_(1, order_nV, keep_nV)
 
 

@@ -22,6 +22,7 @@ from rlalign_plugin_hf.batches import (
     right_padded,
     with_actions,
 )
+from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.loading import Kind, ModelOptions
 from rlalign_plugin_hf.model import LanguageModel
 
@@ -120,8 +121,10 @@ class CausalLM(LanguageModel):
         }
 
 
-class CausalDecoder:
+class CausalDecoder(LazyDecoder):
     """Responses in progress over a key–value cache: each distinct prompt is read once."""
+
+    policy: CausalLM
 
     def __init__(self, policy: CausalLM, inputs: Sequence[Tensor], k: int) -> None:
         from transformers import DynamicCache
@@ -132,30 +135,15 @@ class CausalDecoder:
         self._cache: Any = DynamicCache(config=policy.network.config)
         self._next_n = real_nL.sum(1)
         self._real_nL: Tensor | None = None if bool(real_nL.all()) else real_nL
-        self._pending_n: Tensor | None = None
-        self._hidden_nC = torch.empty(0)
         self._forward(ids_nL, (real_nL.cumsum(1) - 1).clamp_min(0))
         if k > 1 or len(prompts) < len(inputs):
             self._keep(which_G.repeat_interleave(k))
 
-    def logits(self) -> Tensor:
-        if self._pending_n is not None:
-            token_n, self._pending_n = self._pending_n, None
-            if self._real_nL is not None:
-                self._real_nL = torch.cat([self._real_nL, self._real_nL.new_ones(len(token_n), 1)], 1)
-            self._forward(token_n[:, None], self._next_n[:, None])
-            self._next_n = self._next_n + 1
-        with self.policy.acting(training=False):
-            return self.policy.head(self._hidden_nC)
-
-    def advance(self, tokens_n: Tensor) -> None:
-        # Not computed yet: rows that end with this token are dropped first.
-        self._pending_n = tokens_n
-
-    def select(self, rows: Tensor) -> None:
-        self._keep(rows)
-        if self._pending_n is not None:
-            self._pending_n = self._pending_n[rows]
+    def _take(self, token_n: Tensor) -> None:
+        if self._real_nL is not None:
+            self._real_nL = torch.cat([self._real_nL, self._real_nL.new_ones(len(token_n), 1)], 1)
+        self._forward(token_n[:, None], self._next_n[:, None])
+        self._next_n = self._next_n + 1
 
     def _keep(self, rows: Tensor) -> None:
         self._cache.reorder_cache(rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlalign import Decoder, RLAlignError, Rollout
 from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_padded, with_actions
+from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
 
@@ -146,8 +147,10 @@ class Seq2SeqLM(LanguageModel):
         }
 
 
-class Seq2SeqDecoder:
+class Seq2SeqDecoder(LazyDecoder):
     """Responses in progress: each distinct prompt is encoded once, its cross-attention keys made once."""
+
+    policy: Seq2SeqLM
 
     def __init__(self, policy: Seq2SeqLM, inputs: Sequence[Tensor], k: int) -> None:
         from transformers import DynamicCache, EncoderDecoderCache
@@ -158,28 +161,13 @@ class Seq2SeqDecoder:
         with policy.acting(training=False):
             self._states_nSC, self._mask_nS = policy.encoded(prompts)
         self._cache: Any = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-        self._pending_n: Tensor | None = None
-        self._hidden_nC = torch.empty(0)
         begin = torch.tensor(policy._begin, device=which_G.device)
         self._forward(begin.expand(len(prompts), -1))
         if k > 1 or len(prompts) < len(inputs):
             self._keep(which_G.repeat_interleave(k))
 
-    def logits(self) -> Tensor:
-        if self._pending_n is not None:
-            token_n, self._pending_n = self._pending_n, None
-            self._forward(token_n[:, None])
-        with self.policy.acting(training=False):
-            return self.policy.head(self._hidden_nC)
-
-    def advance(self, tokens_n: Tensor) -> None:
-        # Not computed yet: rows that end with this token are dropped first.
-        self._pending_n = tokens_n
-
-    def select(self, rows: Tensor) -> None:
-        self._keep(rows)
-        if self._pending_n is not None:
-            self._pending_n = self._pending_n[rows]
+    def _take(self, token_n: Tensor) -> None:
+        self._forward(token_n[:, None])
 
     def _keep(self, rows: Tensor) -> None:
         self._cache.reorder_cache(rows)
