@@ -385,6 +385,44 @@ def test_a_component_that_refuses_its_options(refusal):
     assert message == "p.yaml:8: algorithm: `fussy` refuses its options: never content"
 
 
+class Published(Component):
+    """Sets what its paper set around it."""
+
+    class Config(Options):
+        epochs: int = 4
+        minibatches: int = 2
+
+    def __init__(self, config):
+        super().__init__(config)
+        train = {"epochs": config.epochs, "minibatches": config.minibatches}
+        self.defaults = {"train": train, "generation": {"temperature": 0.7}}
+
+
+def published(text):
+    registry = Registry({**COMPONENTS, "published": Published})
+    return config.load("p.yaml", registry=registry, text=text).phases
+
+
+def test_an_algorithm_sets_what_the_file_does_not_say():
+    text = ONE.replace("{ppo: {clip: 0.3}}", "published")
+    (phase,) = published(text)
+    assert (phase.train.epochs, phase.train.minibatches, phase.generation.temperature) == (4, 2, 0.7)
+    (phase,) = published(text.replace("iterations: 5", "iterations: 5, epochs: 1, minibatch: 8"))
+    assert (phase.train.epochs, phase.train.minibatch, phase.train.minibatches) == (1, 8, 1)
+    first, second = published(TWO.replace("{ppo: {clip: 0.3}}", "published"))
+    assert (first.train.epochs, second.train.epochs, second.train.lr) == (1, 4, 1e-4)
+    assert (second.generation.top_p, second.generation.temperature) == (0.9, 0.7)
+
+
+def test_two_algorithms_that_set_the_same_differently():
+    text = ONE.replace("{ppo: {clip: 0.3}}", "[published, {published: {epochs: 3}, as: other}]")
+    with pytest.raises(
+        ConfigError, match=r"train: `epochs` is missing: `published` sets 4 and `other` 3; say which"
+    ):
+        published(text)
+    assert published(text.replace("iterations: 5", "iterations: 5, epochs: 2"))[0].train.epochs == 2
+
+
 # --- evaluate -------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,8 @@ class Component:
     """Its loss holds a KL to the reference already."""
     constraint: Any = None
     """A `rlalign.Nucleus` that narrows what the policy may sample."""
+    defaults: Mapping[str, Mapping[str, Any]] = {}
+    """What it sets in the pipeline's `train` and `generation` unless the file does."""
     parts: Mapping[str, int] = {}
     """Components it calls by itself, with the number of responses it wants of each (`mix`)."""
 

@@ -45,6 +45,8 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
     if wiring.live or wiring.columns:
         columns = [f"{model}.{output}" for model, output in wiring.columns]
         rows["needs"] = ", ".join([*sorted(wiring.live), *columns])
+    if chosen := _defaults(wiring):
+        rows["defaults"] = ", ".join(chosen)
     length = (
         _count(train.iterations, "iteration") if train.iterations else _count(train.passes, "pass", "passes")
     )
@@ -56,6 +58,17 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
     rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
     wide = max(map(len, rows))
     return [f"{name:{wide}}  {value}" for name, value in rows.items()]
+
+
+def _defaults(wiring: Wiring) -> list[str]:
+    """What algorithms set in `train` and `generation`, where the file left it to them."""
+    return [
+        f"{section}.{key} {value} ({component.name})"
+        for component in wiring.components
+        for section, values in component.defaults.items()
+        for key, value in values.items()
+        if getattr(getattr(wiring.phase, section), key) == value
+    ]
 
 
 def _count(number: float | None, one: str, many: str | None = None) -> str:

@@ -84,8 +84,10 @@ class File:
                     merged.pop(rival, None)
         return merged
 
-    def section(self, scope: Keys, section: str, model: type[M]) -> M | None:
-        """A phase's merged section as a model; None after reporting what is wrong."""
+    def section(
+        self, scope: Keys, section: str, model: type[M], defaults: Mapping[str, Any] = {}
+    ) -> M | None:
+        """A phase's merged section, over these defaults, as a model; None after reporting what is wrong."""
         merged = self.merge(scope, section)
 
         def wrong(loc: Keys, text: str) -> None:
@@ -93,7 +95,7 @@ class File:
             keys = (*inherited, *loc[1:]) if inherited else (*scope, section, *loc)
             self.report(keys, text)
 
-        data = {name: self.tree.at(keys) for name, keys in merged.items()}
+        data = {**defaults, **{name: self.tree.at(keys) for name, keys in merged.items()}}
         return check(model, data, self.folder, wrong)
 
     def items(self, keys: Keys | None, role: str) -> list[Item]:

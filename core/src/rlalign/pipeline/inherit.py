@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from rlalign.component import Options
+from rlalign.component import Component, Options
 from rlalign.pipeline import Evaluate, From, Item, ModelSpec, Phase, Positive, Sampling, Train
 from rlalign.pipeline.entries import SAFE, File
 from rlalign.pipeline.options import absolute, check
-from rlalign.pipeline.overrides import short
+from rlalign.pipeline.overrides import RIVALS, short
 from rlalign.pipeline.places import Keys, found
 
 
@@ -45,13 +45,15 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
     task, origin = _task(file, scope, names)
     names.append(name)
     rewards = file.items(file.find(scope, "rewards"), "rewards")
-    responses = _responses(file, scope, algorithm)
+    built = _built(file, algorithm)
+    responses = _responses(file, scope, built)
     if responses is not None:
         responses = _twin(responses, rewards)
-        if not rewards and short(responses.component) == "logged" and any(map(_scored, algorithm)):
+        scored = len(built) < len(algorithm) or any(component.scored for component in built)
+        if not rewards and short(responses.component) == "logged" and scored:
             rewards = [responses]
-    generation = file.section(scope, "generation", Sampling)
-    train = file.section(scope, "train", Train)
+    generation = file.section(scope, "generation", Sampling, _defaults(file, scope, built, "generation"))
+    train = file.section(scope, "train", Train, _defaults(file, scope, built, "train"))
     if train is not None and train.iterations is None and train.passes is None:
         file.report((*scope, "train"), "say how long: `iterations` or `passes`")
     evaluate = _evaluate(file, scope, rewards)
@@ -117,31 +119,47 @@ def _task(file: File, scope: Keys, earlier: list[str]) -> tuple[Item | None, Fro
     return file.item(top, "task"), From(origin.phase, original="original" in origin.others)
 
 
-def _responses(file: File, scope: Keys, algorithm: list[Item]) -> Item | None:
+def _built(file: File, algorithm: list[Item]) -> list[Component]:
+    """The components of the algorithm, for what they declare; those that refuse their options are reported."""
+    built = []
+    for item in algorithm:
+        try:
+            built.append(item.build())
+        except Exception as error:
+            file.report(file.where(item), f"`{item.name}` refuses its options: {error}")
+    return built
+
+
+def _responses(file: File, scope: Keys, algorithm: list[Component]) -> Item | None:
     """What the file says, else what the algorithm learns from by nature, else `sampled`."""
     keys = file.find(scope, "responses")
     if keys is not None:
         return file.item(keys, "responses")
     wishes: dict[str, str] = {}
-    for item in algorithm:
-        try:
-            wish = item.build().responses
-        except Exception as error:
-            file.report(file.where(item), f"`{item.name}` refuses its options: {error}")
-            continue
-        if wish is not None:
-            wishes.setdefault(wish, item.name)
+    for component in algorithm:
+        if component.responses is not None:
+            wishes.setdefault(component.responses, component.name)
     if len(wishes) > 1:
         both = " and ".join(f"`{name}` learns from {wish} ones" for wish, name in wishes.items())
         file.report(scope, f"`responses` is missing: {both}; say which responses this phase uses")
     return file.make((*scope, "responses"), "responses", next(iter(wishes), "sampled"))
 
 
-def _scored(item: Item) -> bool:
-    try:
-        return item.build().scored
-    except Exception:  # said where it is built for good
-        return True
+def _defaults(file: File, scope: Keys, algorithm: list[Component], section: str) -> dict[str, Any]:
+    """What the algorithm sets in a section unless the file does."""
+    merged = file.merge(scope, section)
+    said = {*merged, *(RIVALS.get(name, "") for name in merged if section == "train")}
+    defaults: dict[str, Any] = {}
+    by: dict[str, str] = {}
+    for component in algorithm:
+        for key, value in component.defaults.get(section, {}).items():
+            if key in said:
+                continue
+            if key in defaults and defaults[key] != value:
+                both = f"`{by[key]}` sets {defaults[key]} and `{component.name}` {value}"
+                file.report((*scope, section), f"`{key}` is missing: {both}; say which")
+            defaults[key], by[key] = value, component.name
+    return defaults
 
 
 def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
