@@ -11,55 +11,47 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from rlalign import Batch, Component, Example, Loss, Nucleus, Outputs, Run, hookimpl, loop
+from rlalign import Batch, Component, Example, Loss, Outputs, Run, hookimpl, loop
 from rlalign.engine import Engine
 from rlalign.testing import registry, run, session
+from rlalign_plugin_nlpo import NLPO
+from rlalign_plugin_ppo import PPO
 
 FAMILIES = ("gpt2", "llama", "t5", "bart")
 Pipeline = Callable[..., dict[str, Any]]
 FULL, LORA = {}, {"lora": {"r": 3}}
 
 
-class Ratio(Component):
-    """PPO's surrogate, unclipped; remembers how far from 1 its first ratios were."""
-
-    trains = ("policy",)
-    needs = ("logprobs", "old_logprobs")
-    unit = "response"
-    responses = "sampled"
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.seen: list[float] = []
+class Watched:
+    """Remembers the largest |log ratio| and the clip fraction of each iteration's first optimiser step."""
 
     @hookimpl
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
-        mask_NT = batch.rollout.mask_NT
-        ratio_NT = torch.where(mask_NT, now.logprobs_NT - batch.old_logprobs_NT, 0.0).exp()
-        if run.step == 0:
-            self.seen.append(float((ratio_NT.detach() - 1).abs().max()))
-        return Loss(-batch.mean_over_tokens(ratio_NT * batch.advantage_NT))
+        first, largest, clipped = self.__dict__.setdefault("seen", {}).get(
+            run.iteration, (run.step, 0.0, 0.0)
+        )
+        loss: Loss = super().loss(run, batch, now)  # type: ignore[misc]
+        if run.step == first:
+            x_NT = torch.where(batch.rollout.mask_NT, now.logprobs_NT - batch.old_logprobs_NT, 0.0)
+            (fraction,) = [v for k, v in loss.metrics.items() if k == "clip_fraction"]
+            largest, clipped = max(largest, float(x_NT.detach().abs().max())), clipped + float(fraction)
+            self.__dict__["seen"][run.iteration] = (first, largest, clipped)
+        return loss
 
 
-class Masked(Ratio):
-    """The same, sampling within the top-p set of a lagging copy (NLPO)."""
-
-    models = {"mask": "lagging"}
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.constraint = Nucleus("mask", top_p=0.8)
-
-    @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        mask, policy = run.models["mask"], run.models.policy
-        mask.sync(policy)  # type: ignore[operator]
+class Clipped(Watched, PPO):
+    """`ppo`, watched."""
 
 
-EXTRA = {"ratio": Ratio, "masked": Masked}
+class Masked(Watched, NLPO):
+    """`nlpo`, watched."""
 
 
-@pytest.mark.parametrize("algorithm", ("ratio", "masked"))
+EXTRA = {"clipped": Clipped, "masked": Masked}
+ALGORITHMS = {"clipped": "clipped", "masked": {"masked": {"top_p": 0.8, "refresh": 1}}}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_first_ratio_is_one_without_scoring(
@@ -87,20 +79,23 @@ def test_first_ratio_is_one_without_scoring(
         "top_p": 0.95,
         "min_new_tokens": 2,
     }
-    train = {"iterations": 2, "prompts": 4, "epochs": 2, "lr": 1e-3}
+    train = {"iterations": 2, "prompts": 4, "epochs": 2, "minibatches": 2, "lr": 1e-3}
     pipeline = pipeline_of(
         family,
         lora,
         rewards=["evens", {"kl": {"coef": 0.1}}],
-        algorithm=algorithm,
+        algorithm=ALGORITHMS[algorithm],
         generation=generation,
         train=train,
     )
     finished, done = run(tmp_path, pipeline, {**components, **EXTRA})
-    (component,) = [c for c in done.builder.built.values() if isinstance(c, Ratio)]
-    assert max(component.seen) < 1e-5
+    (component,) = [c for c in done.builder.built.values() if isinstance(c, Watched)]
+    assert len(component.seen) == 2
+    for _, largest, clipped in component.seen.values():
+        assert largest < 1e-5
+        assert clipped == 0
     assert "policy" not in scored, "the sampler's log-probs are the old ones"
-    assert scored == ["reference", "reference"]
+    assert sorted(scored) == ["reference", "reference", "value", "value"]
     assert finished.metrics["kl/k3"] > 1e-6, "the reference is not the policy any more"
     if algorithm == "masked":
         mask, policy = done.models["mask"], done.models.policy
@@ -272,24 +267,15 @@ def test_other_precisions(
     tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str, lora: Any, dtype: str
 ) -> None:
     """A whole run with a value and a reference; under autocast the weights stay float32."""
-
-    class Both(Ratio):
-        trains = ("policy", "value")
-        needs = ("logprobs", "old_logprobs", "entropy", "values", "value.values")
-
-        @hookimpl
-        def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
-            critic = batch.mean_over_tokens((now.values_NT - 0.5) ** 2 - 0.01 * now.entropy_NT)
-            return Loss(super().loss(run, batch, now).value + critic)
-
-    pipeline = pipeline_of(family, lora, algorithm="both", rewards=["evens", {"kl": {"coef": 0.1}}])
+    pipeline = pipeline_of(family, lora, algorithm="clipped", rewards=["evens", {"kl": {"coef": 0.1}}])
     pipeline["train"] = {**pipeline["train"], "dtype": dtype}
-    finished, done = run(tmp_path, pipeline, {**components, "both": Both})
+    finished, done = run(tmp_path, pipeline, {**components, **EXTRA})
     kept = torch.float64 if dtype == "float64" else torch.float32
     assert {p.dtype for model in done.models.values() for p in model.parameters()} == {kept}
     assert finished.metrics["grad_norm"] > 0
-    (component,) = [c for c in done.builder.built.values() if isinstance(c, Both)]
-    assert max(component.seen) < (0.2 if dtype == "bfloat16" else 1e-5)
+    (component,) = [c for c in done.builder.built.values() if isinstance(c, Watched)]
+    for _, largest, _ in component.seen.values():
+        assert largest < (0.2 if dtype == "bfloat16" else 1e-5)
 
 
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
@@ -298,11 +284,13 @@ def test_logged_responses(
     tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str, lora: Any
 ) -> None:
     """Groups of three logged responses; the old log-probs are scored once, and the likely become likelier."""
-    pipeline = pipeline_of(family, lora, algorithm="ratio", responses="logged", rewards=["logged"])
+    pipeline = pipeline_of(
+        family, lora, algorithm={"clipped": {"whiten": "none"}}, responses="logged", rewards=["logged"]
+    )
     pipeline["train"] = {"iterations": 12, "prompts": 4, "lr": 1e-2, "epochs": 2}
     _, done = run(tmp_path, pipeline, {**components, **EXTRA})
-    (component,) = [c for c in done.builder.built.values() if isinstance(c, Ratio)]
-    assert max(component.seen) < 1e-5
+    (component,) = [c for c in done.builder.built.values() if isinstance(c, Watched)]
+    assert max(largest for _, largest, _ in component.seen.values()) < 1e-4  # of log-probs far below zero
     policy = done.models.policy
     logged = policy.encode(components["sentences"](None).examples("train"))
     logprobs_NT = Engine({"policy": policy}).score("policy", logged, ["logprobs"]).logprobs_NT
