@@ -136,6 +136,45 @@ def test_sizes(options: dict[str, Any], least: int, tmp_path: Path) -> None:
     assert int(size_M.max()) <= (3 if "top_k" in options else 6)  # two and the end
 
 
+class Drop(Component):
+    """Of the first draw of an iteration, keeps the first half of the groups: the loop refills."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Any:
+        batch = yield
+        return batch.take(batch.rollout.group_N < len(batch.rollout.examples) // 2).as_step()
+
+
+def test_a_refill_goes_on_with_the_same_tokens_and_masks(tmp_path: Path) -> None:
+    """What one draw of 16 prompts samples at a position, two draws of 8 sample there too."""
+
+    def sampled(prompts: int, refill: int) -> list[Rollout]:
+        algorithm = (
+            [{"nlpo": {"top_p": 0.6}}, "drop", "watch"] if refill else [{"nlpo": {"top_p": 0.6}}, "watch"]
+        )
+        train = {"iterations": 1, "prompts": prompts, "refill": refill, "lr": 0.0}
+        phases = [{"name": "only", "algorithm": algorithm}]
+        started = session(
+            tmp_path,
+            say({}, phases=phases, train=train),
+            {"watch": Watch, "drop": Drop},
+            name=f"draw-{prompts}",
+        )
+        started.run()
+        watch = next(c for c in started.builder.built.values() if isinstance(c, Watch))
+        return [batch.rollout for batch in watch.batches]
+
+    (whole,) = sampled(16, 0)
+    parts = sampled(8, 1)
+    assert len(parts) == 2
+    for first, part in zip((0, 8), parts, strict=True):
+        # `Drop` kept the first four groups of each draw.
+        twin = whole.take((whole.group_N >= first) & (whole.group_N < first + 4))
+        assert [e.id for e in twin.examples] == [e.id for e in part.examples]
+        assert twin.texts == part.texts
+        assert torch.equal(twin.allowed.mask(*twin.chosen), part.allowed.mask(*part.chosen))
+
+
 # -- the distribution -------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from rlalign import Example, Policy, Rollout, Sampling, sample
+from rlalign import Example, Nucleus, Policy, Rollout, Sampling, sample
 from rlalign.engine import Engine
 from rlalign.randomness import Seeds
 
@@ -182,16 +182,33 @@ def test_beams_are_generate(policy_of: MakePolicy, examples: Sequence[Example], 
             assert rollout.texts[row] == policy.text(rollout.actions_NT[row, :length])
 
 
+@pytest.mark.parametrize("k", (1, 4))
+@pytest.mark.parametrize("constrained", (False, True), ids=("free", "constrained"))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batch_and_compaction_change_no_token(policy_of: MakePolicy, family: str) -> None:
-    policy = policy_of(family)
-    how = Sampling(samples=2, max_new_tokens=12)
-    many = [Example(str(i), " ".join(f"w{(3 * i + j) % 60}" for j in range(1 + i % 7))) for i in range(64)]
-    u = uniforms(64, how)
+def test_batch_and_compaction_change_no_token(
+    policy_of: MakePolicy, family: str, constrained: bool, k: int
+) -> None:
+    """Nor any mask, where a lagging copy that differs from the policy constrains it."""
+    policy, mask = policy_of(family), policy_of(family)
+    torch.manual_seed(1)
     with torch.no_grad():
-        whole = policy.sample(many, how, u)
-        kept = sample(policy, many, how, u, compact=False)
-        parts = [policy.sample(many[i : i + 4], how, u[i : i + 4]) for i in range(0, 64, 4)]
+        for parameter in mask.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    within = Nucleus("mask", top_p=0.8) if constrained else None
+    if within is not None:
+        within.resolve({"mask": mask})
+    how = Sampling(samples=k, max_new_tokens=12)
+    many = [
+        Example(str(i), " ".join(f"w{(3 * i + j) % 60}" for j in range(1 + i % 7))) for i in range(128 // k)
+    ]
+    u = uniforms(len(many), how)
+    with torch.no_grad():
+        whole = policy.sample(many, how, u, within)
+        kept = sample(policy, many, how, u, within, compact=False)
+        step = max(1, 16 // k)
+        parts = [
+            policy.sample(many[i : i + step], how, u[i : i + step], within) for i in range(0, len(many), step)
+        ]
     assert whole.texts == kept.texts
     assert whole.texts == tuple(text for part in parts for text in part.texts)
     assert 0 < int(whole.finished_N.sum()) < len(whole)
@@ -199,6 +216,14 @@ def test_batch_and_compaction_change_no_token(policy_of: MakePolicy, family: str
     torch.testing.assert_close(
         whole.logprobs_NT[mask_NT], kept.logprobs_NT[:, : whole.steps][mask_NT], atol=1e-5, rtol=0
     )
+    if constrained:
+        assert whole.allowed is not None
+        assert kept.allowed is not None
+        allowed_MV = whole.allowed.mask(*whole.chosen)
+        assert not bool(allowed_MV.all())
+        assert torch.equal(allowed_MV, kept.allowed.mask(*kept.chosen))
+        apart = [part.allowed.mask(*part.chosen) for part in parts if part.allowed is not None]
+        assert torch.equal(allowed_MV, torch.cat(apart))
 
 
 class Counter:
