@@ -1,5 +1,6 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
+#   make bench-rl4lms · make bench-nlpo
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -14,10 +15,10 @@ PACKAGES := $(wildcard core/pyproject.toml plugins/*/*/pyproject.toml)
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format docs clean
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms lint format docs clean bench-nlpo
 
 help:
-	@sed -n '1,2s/^# *//p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)
 
@@ -43,6 +44,10 @@ test-slow: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS) || [ $$? -eq 5 ]
 
+# Speed, memory and learning beside RL4LMs' recorded figures; half an hour, on a machine that does nothing else.
+bench-rl4lms: $(STAMP)
+	$(BIN)/python -m benchmarks.rl4lms.bench $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,6 +60,11 @@ format: $(STAMP)
 # Fills the tables of options in READMEs and docs/.
 docs: $(STAMP)
 	$(BIN)/python docs/tables.py
+
+# The study of benchmarks/nlpo: an hour on two cores; stopped, it goes on where it was.
+bench-nlpo: $(STAMP)
+	$(BIN)/python benchmarks/nlpo/study.py run --workers $(WORKERS) $(ARGS)
+	$(BIN)/python benchmarks/nlpo/study.py report
 
 # Leaves .venv and runs/ alone.
 clean:

@@ -100,6 +100,15 @@ def test_a_single_step_of_a_wide_vocabulary_stays_small() -> None:
     assert row.ids.numel() == 160
 
 
+def test_a_response_holds_its_own_and_nothing_more() -> None:
+    """The rows a rollout hands over are pieces of one tensor; what is kept of it may not keep all of it."""
+    whole = pack(torch.rand(20, 400, generator=torch.Generator().manual_seed(0)) < 0.5)
+    for row, bits_TB in zip(Allowed.of(400, whole.split(5)).rows, whole.split(5), strict=True):
+        assert row is not None and row.bits_TB is not None
+        assert torch.equal(row.bits_TB, bits_TB)
+        assert row.bits_TB.untyped_storage().nbytes() == row.bits_TB.numel()
+
+
 def test_nothing_narrowed_stays_nothing() -> None:
     assert Allowed.concat([(None, 3), (None, 2)]) is None
 

@@ -330,6 +330,14 @@ def test_models(load, tmp_path):
     assert "mask" not in align.models
 
 
+def test_a_copy_may_be_held_in_another_precision(load):
+    models = "models: {reference: {dtype: bfloat16}, mask: {of: start, dtype: float32}}\n"
+    warm, align = load(TWO + "  models: {mask: {dtype: bfloat16}}\n" + models).phases
+    assert (warm.models["reference"].of, warm.models["reference"].dtype) == (None, "bfloat16")
+    assert (warm.models["mask"].of, warm.models["mask"].dtype) == ("start", "float32")
+    assert (align.models["mask"].of, align.models["mask"].dtype) == (None, "bfloat16")
+
+
 def test_a_phase_learns_from_an_earlier_one(load):
     text = (
         TWO
@@ -792,7 +800,19 @@ def test_how_long_must_be_said(refusal):
         ),
         (
             "  models: {reference: {of: start, x: 1}}",
-            "phases[1].models.reference: `of` stands alone, found x beside it",
+            "phases[1].models.reference: `of` and `dtype` describe a copy of the policy and stand alone, found x",
+        ),
+        (
+            "  models: {value: {value-head: {trunk: own}, dtype: bfloat16}}",
+            "phases[1].models.value: `of` and `dtype` describe a copy of the policy and stand alone, found value-head",
+        ),
+        (
+            "  models: {reference: {dtype: float16}}",
+            "phases[1].models.reference.dtype: expected 'float32' or 'bfloat16', found 'float16'",
+        ),
+        (
+            "  models: {reference: {of: strat, dtype: bfloat16}}",
+            "phases[1].models.reference.of: expected start, phase, iteration or a folder, found 'strat'",
         ),
         ("  models: {value: length}", "`models` takes a value or a policy; `length` is a component"),
         (

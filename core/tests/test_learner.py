@@ -72,6 +72,7 @@ class ByValue(Component):
         return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2) - gain)
 
 
+UPDATE_ONLY = ["loss", "gradient", "fisher_product", "kl", "parameters", "assign", "learn", "respond"]
 COMPONENTS: dict[str, type[Any]] = {
     "gain": Gain,
     "stops": StopsAtThird,
@@ -181,10 +182,10 @@ def test_parameters_and_assign_are_inverse_and_count_as_a_change(tmp_path: Path)
         b.run.assign(vector[:-1])
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient", "fisher_product", "parameters", "assign", "respond"])
+@pytest.mark.parametrize("what", UPDATE_ONLY)
 def test_they_belong_into_an_update(what: str, tmp_path: Path) -> None:
     b = bench(tmp_path)
-    arguments = {"fisher_product": 2, "parameters": 0}.get(what, 1)
+    arguments = {"fisher_product": 2, "kl": 2, "parameters": 0}.get(what, 1)
     with pytest.raises(ComponentError, match=rf"run\.{what}\(\) belongs into an `update` hook"):
         getattr(b.run, what)(*[None] * arguments)
 
@@ -276,6 +277,130 @@ def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
         b.run.assign(start + sign * eps * vector)
         kls.append(float((old.exp() * (old - logp())).sum(1).mean()))
     assert sum(kls) / eps**2 == pytest.approx(curvature, rel=1e-5)
+
+
+# -- the KL ----------------------------------------------------------------------------------------------------
+
+
+def log_distribution(b: Bench, batch: Batch) -> Tensor:
+    """[M,V] at the chosen steps, under the distribution sampled from, row by row."""
+    policy, rollout, rows = b.run.models.policy, batch.rollout, []
+    with torch.no_grad():
+        logits_MV = policy.head(policy.features(rollout))
+    for m, (i, t) in enumerate(zip(*(x.tolist() for x in rollout.chosen), strict=True)):
+        how = rollout.settings[int(rollout.setting_N[i])]
+        kept = torch.ones(logits_MV.shape[1], dtype=torch.bool)
+        if rollout.allowed is not None:
+            kept = rollout.allowed.mask(torch.tensor([i]), torch.tensor([t]))[0]
+        if t < how.min_new_tokens:
+            kept[list(policy.ends)] = False
+        rows.append((logits_MV[m] / how.temperature).masked_fill(~kept, -math.inf).log_softmax(0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("hidden", [None, 3])
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"samples": 2},
+        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
+        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
+    ],
+)
+def test_the_kl_is_that_of_the_dense_distributions(
+    generation: dict[str, Any], hidden: int | None, tmp_path: Path
+) -> None:
+    say = pipeline("by-value", responses="sampled", generation={**generation, "max_new_tokens": 3})
+    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
+    b = Bench(tmp_path, say | {"policy": {"logits": small}, "task": {"numbers": {"prompts": 3}}}, COMPONENTS)
+    batch, _ = b.batch(3), learner(b)
+    start, then_MV = b.run.parameters(), log_distribution(b, batch)
+    assert b.run.kl(batch, start) == 0
+    noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    b.run.assign(start + 0.3 * noise)
+    moved, now_MV = b.run.parameters(), log_distribution(b, batch)
+    kept_MV = then_MV > -math.inf
+    assert bool(kept_MV.all()) == (len(generation) == 1)
+    kl_MV = torch.where(kept_MV, then_MV.exp() * (then_MV - now_MV), 0.0)
+    for budget, chunk in ((10**9, 10**9), (9, 4), (1, 1)):
+        b.engine.budget, b.engine.head_chunk = budget, chunk
+        assert b.run.kl(batch, start) == pytest.approx(float(kl_MV.sum(1).mean()), rel=1e-12)
+    assert float(kl_MV.sum(1).mean()) > 1e-3
+    assert torch.equal(b.run.parameters(), moved)
+
+
+# -- the loop's learning inside an update ----------------------------------------------------------------------
+
+
+class Again(ByValue):
+    """The loop's own update, some times over, of all that trains or of some of it."""
+
+    times, only = 1, None
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
+        for _ in range(self.times):
+            found = run.learn(batch, self.only)
+        return found
+
+
+def weights_after(folder: Path, name: str, cls: type[Any], **train: Any) -> dict[str, Tensor]:
+    train = {"iterations": 2, "minibatches": 3, "epochs": 2, **train}
+    _, started = run(folder, pipeline(name, train=train), {name: cls}, name=name)
+    return {f"{m}/{k}": v for m in ("policy", "value") for k, v in started.models[m].state_dict().items()}
+
+
+def test_to_learn_inside_an_update_is_what_the_loop_does(tmp_path: Path) -> None:
+    plain, asked = (weights_after(tmp_path, n, cls) for n, cls in (("plain", ByValue), ("asked", Again)))
+    assert all(torch.equal(asked[key], weight) for key, weight in plain.items())
+
+
+def test_to_learn_twice_is_more_epochs(tmp_path: Path) -> None:
+    """Minibatches are dealt anew each time."""
+
+    class Twice(Again):
+        times = 2
+
+    twice = weights_after(tmp_path, "twice", Twice)
+    longer = weights_after(tmp_path, "longer", Again, epochs=4)
+    assert all(torch.equal(twice[key], weight) for key, weight in longer.items())
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_what_else_trains_stays_to_the_bit(minibatches: int, tmp_path: Path) -> None:
+    """Whatever the losses say of it, and the decay of weights."""
+
+    class OnlyValue(Again):
+        only = ["value"]
+
+    b = Bench(tmp_path, pipeline("only", train={"weight_decay": 0.5, "minibatches": minibatches}), {"only": OnlyValue})
+    batch = b.batch()
+    before = {m: {k: v.clone() for k, v in b.run.models[m].state_dict().items()} for m in ("policy", "value")}
+    b.phase._update(batch)
+    after = {m: b.run.models[m].state_dict() for m in ("policy", "value")}
+    assert all(torch.equal(after["policy"][k], v) for k, v in before["policy"].items())
+    assert not any(torch.equal(after["value"][k], v) for k, v in before["value"].items())
+    assert b.engine.trains == ("policy", "value")
+    assert all(p.grad is None for m in b.run.models.values() for p in m.parameters())
+
+
+def test_only_what_trains_can_learn(tmp_path: Path) -> None:
+    class Reference(Again):
+        only = ["reference"]
+
+    with pytest.raises(ComponentError, match="`reference` does not train here"):
+        run(tmp_path, pipeline("again"), {"again": Reference})
+
+
+def test_hooks_inside_are_kept_from_gradients_there_too(tmp_path: Path) -> None:
+    class Peeks(Again):
+        @hookimpl
+        def step_ready(self, run: Run) -> bool:
+            run.parameters()
+            return True
+
+    with pytest.raises(ComponentError, match=r"run\.parameters\(\) belongs into an `update` hook"):
+        run(tmp_path, pipeline("peeks"), {"peeks": Peeks})
 
 
 # -- epochs and minibatches ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rlalign import Batch, Component, Loss, Options, Outputs, RLAlignError, Rollout, Run, Score, hookimpl
-from rlalign.errors import CheckpointError
-from rlalign.models import fingerprint
+from rlalign.errors import CheckpointError, ConfigError
+from rlalign.models import fingerprint, hold
+from rlalign.pipeline import ModelSpec
 from rlalign.testing import Logits, run, session
 
 
@@ -170,6 +172,14 @@ def test_a_model_may_come_from_a_folder(tmp_path):
     assert watch.seen[0]["policy"] != watch.seen[0]["reference"]
 
 
+def test_a_copy_of_the_start_that_follows_takes_nobody_with_it(tmp_path):
+    models = {"reference": {"of": "start"}, "slow": {"of": "start"}}
+    given = pipeline(frozen=["reference"], lagging=["slow"], spoils="slow") | {"models": models}
+    seen = watched(tmp_path, given)[0].seen
+    assert seen[-1]["slow"] != seen[0]["slow"]
+    assert {row["reference"] for row in seen} == {seen[0]["policy"]}
+
+
 def test_a_policy_without_a_path_has_no_model_in_a_folder(tmp_path):
     given = pipeline(frozen=["reference"]) | {"models": {"reference": {"of": str(tmp_path)}}}
     with pytest.raises(RLAlignError, match=r"of: .*: a `logits` policy is not loaded from a path"):
@@ -205,6 +215,113 @@ def test_first_weights_follow_from_the_seed(tmp_path):
         return fingerprint(session(tmp_path, given, {**COMPONENTS, "drawn": Drawn}).models.policy)
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+# -- in another precision ----------------------------------------------------------------------------
+
+
+def held(bits: str, **spec: Any) -> dict[str, Any]:
+    return {"models": {name: {**spec, "dtype": bits} for name in ("reference", "slow")}}
+
+
+@pytest.mark.parametrize("of", [None, "start", "phase", "iteration"])
+def test_a_copy_is_held_in_the_precision_that_is_asked_for(tmp_path, of):
+    spec = {} if of is None else {"of": of}
+    given = pipeline(frozen=["reference"], lagging=["slow"]) | phases(2) | held("bfloat16", **spec)
+    watch, done = watched(tmp_path, given)
+    dtypes = {name: {p.dtype for p in model.parameters()} for name, model in done.models.items()}
+    assert dtypes == {"policy": {torch.float32}, "reference": {torch.bfloat16}, "slow": {torch.bfloat16}}
+    full = watched(tmp_path, pipeline(frozen=["reference"], lagging=["slow"]) | phases(2) | spec_of(of))[
+        0
+    ].seen
+    for name in ("reference", "slow"):
+        ages = [[row[name] for row in seen] for seen in (watch.seen, full)]
+        same = [[one == other for other in column] for column in ages for one in column]
+        assert same[: len(full)] == same[len(full) :], "renewed at the same moments"
+
+
+def spec_of(of: str | None) -> dict[str, Any]:
+    return {} if of is None else {"models": {name: {"of": of} for name in ("reference", "slow")}}
+
+
+def test_a_held_copy_is_the_policy_rounded(tmp_path):
+    started = session(tmp_path, pipeline(frozen=["anchor"], lagging=["slow"]), COMPONENTS)
+    models, specs = started.models, {"slow": ModelSpec(dtype="bfloat16")}
+    models.prepare({"slow": "lagging"}, specs)
+    with torch.no_grad():
+        models.policy.free.add_(1 / 3)
+    models["slow"].sync(models.policy)
+    for mine, theirs in zip(models["slow"].parameters(), models.policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs.bfloat16())
+    assert models.prepare({"slow": "lagging"}, specs) == {"slow": "kept"}
+    assert models.prepare({"slow": "lagging"}, {"slow": ModelSpec(of="phase")}) == {"slow": "built"}
+    assert models["slow"].free.dtype == torch.float32
+
+
+def test_two_copies_of_the_start_in_two_precisions(tmp_path):
+    given = pipeline(frozen=["reference", "anchor"]) | phases(2)
+    given["models"] = {"reference": {"of": "start", "dtype": "bfloat16"}, "anchor": {"of": "start"}}
+    watch, done = watched(tmp_path, given)
+    assert {row["anchor"] for row in watch.seen} == {watch.seen[0]["policy"]}
+    assert len({row["reference"] for row in watch.seen}) == 1
+    assert torch.equal(done.models["reference"].free, done.models["anchor"].free.bfloat16())
+
+
+def test_what_is_no_weight_keeps_its_precision():
+    policy = Logits(Logits.Config(hidden=4))
+    policy.setup()
+    policy.register_buffer("saved", torch.ones(2))
+    policy.register_buffer("frequencies", torch.ones(2) / 3, persistent=False)
+    policy.register_buffer("counts", torch.ones(2, dtype=torch.long))
+    policy.tied = policy.mixing
+    hold(policy, torch.bfloat16)
+    assert {p.dtype for p in policy.parameters()} == {torch.bfloat16} and policy.tied is policy.mixing
+    assert (policy.saved.dtype, policy.frequencies.dtype) == (torch.bfloat16, torch.float32)
+    assert policy.counts.dtype == torch.long
+
+
+def test_a_copy_in_half_precision_is_guarded_too(tmp_path):
+    given = pipeline(frozen=["reference"], spoils="reference") | {
+        "models": {"reference": {"dtype": "bfloat16"}}
+    }
+    with pytest.raises(RLAlignError, match="the model `reference` changed"):
+        run(tmp_path, given, COMPONENTS)
+
+
+def test_a_value_has_no_precision_of_its_own(tmp_path):
+    given = pipeline() | {"algorithm": ["fits-value", "learns"]}
+    with pytest.raises(
+        ConfigError, match=r"pipeline.yaml.*models\.value\.dtype: only frozen and lagging copies"
+    ):
+        run(tmp_path, given | {"models": {"value": {"dtype": "bfloat16"}}}, COMPONENTS)
+
+
+class Shares(Logits):
+    """Its copies would compute with its own weights."""
+
+    shares = True
+
+
+def test_copies_that_share_the_network_have_no_precision_of_their_own(tmp_path):
+    given = pipeline(frozen=["reference"]) | {"policy": {"shares": {"hidden": 4}}}
+    given |= {"models": {"reference": {"dtype": "bfloat16"}}}
+    with pytest.raises(
+        ConfigError, match=r"models\.reference\.dtype: copies of this policy share its network"
+    ):
+        run(tmp_path, given, {**COMPONENTS, "shares": Shares})
+
+
+def test_the_kl_to_a_reference_in_half_precision_is_near(tmp_path):
+    def kl(**models: Any) -> list[float]:
+        given = pipeline() | {"rewards": ["token-sum", "kl"], "models": models}
+        given["policy"] = {"logits": {"hidden": 4, "scale": 0.5}}
+        _, done = run(tmp_path, given, COMPONENTS)
+        lines = (done.dir.path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["kl/k1"] for line in lines]
+
+    full, half = kl(), kl(reference={"dtype": "bfloat16"})
+    assert full != half
+    assert half == pytest.approx(full, abs=0.02)
 
 
 # -- what trains and what does not -------------------------------------------------------------------

@@ -8,20 +8,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+# Eight choices are eight bytes of 0 or 1, and those an integer: one multiplication brings them together at its
+# top, or spreads a byte over all eight. (The lowest byte is the first one, as on every machine torch runs on.)
+_GATHER = 0x0102_0408_1020_4080
+_SPREAD = 0x0101_0101_0101_0101
+_EACH = 0x8040_2010_0804_0201 - (1 << 64)
 
 
 def pack(mask_MV: Tensor) -> Tensor:
     """Eight choices a byte: [M,V] bool → [M,⌈V/8⌉] uint8."""
-    padded = torch.nn.functional.pad(mask_MV, (0, -mask_MV.shape[-1] % 8))
-    bytes_MB8 = padded.view(len(mask_MV), padded.shape[-1] // 8, 8).to(torch.uint8)
-    return (bytes_MB8 * _BITS.to(mask_MV.device)).sum(-1, dtype=torch.uint8)
+    count, vocabulary = mask_MV.shape
+    padded = mask_MV.new_zeros(count, -(-vocabulary // 8) * 8)
+    padded[:, :vocabulary] = mask_MV
+    return (padded.view(torch.int64) * _GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
 def unpack(bits_MB: Tensor, vocabulary: int) -> Tensor:
     """The inverse of `pack`."""
-    spread_MB8 = bits_MB[..., None] & _BITS.to(bits_MB.device)
-    return (spread_MB8 != 0).flatten(-2)[..., :vocabulary]
+    spread = bits_MB.reshape(-1).to(torch.int64).mul_(_SPREAD).bitwise_and_(_EACH)
+    return (spread.view(torch.uint8) != 0).view(len(bits_MB), 8 * bits_MB.shape[1])[:, :vocabulary]
+
+
+def _count(bits_MB: Tensor) -> Tensor:
+    """[M]: how many choices each row has."""
+    pairs = bits_MB - ((bits_MB >> 1) & 0x55)
+    fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
+    return ((fours + (fours >> 4)) & 0x0F).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +46,29 @@ class _Row:
 
     @staticmethod
     def of(bits_TB: Tensor, vocabulary: int) -> _Row | None:
-        mask_TV = unpack(bits_TB, vocabulary)
-        if bool(mask_TV.all()):
+        bits_TB = bits_TB.cpu()
+        count_T = _count(bits_TB)
+        total = int(count_T.sum())
+        if total == len(bits_TB) * vocabulary:
             return None
-        if 4 * int(mask_TV.sum()) + 8 * len(mask_TV) >= bits_TB.numel():
-            return _Row(bits_TB, None, None)
-        ids = mask_TV.nonzero()[:, 1].to(torch.int32)
-        return _Row(None, ids, mask_TV.sum(1).cumsum(0))
+        if 4 * total + 8 * len(bits_TB) >= bits_TB.numel():
+            return _Row(bits_TB.clone(), None, None)  # not a view, which would hold all it is a view of
+        step_K, byte_K = bits_TB.nonzero(as_tuple=True)  # few hold anything
+        place_k, bit_k = unpack(bits_TB[step_K, byte_K][:, None], 8).nonzero(as_tuple=True)
+        return _Row(None, (8 * byte_K[place_k] + bit_k).to(torch.int32), count_T.cumsum(0))
 
     def __len__(self) -> int:
         held = self.bits_TB if self.bits_TB is not None else self.ends_T
         assert held is not None
         return len(held)
 
-    def mask(self, steps: Tensor, vocabulary: int) -> Tensor:
-        if self.bits_TB is not None:
-            return unpack(self.bits_TB[steps], vocabulary)
+    def chosen(self, steps_m: Tensor) -> tuple[Tensor, Tensor]:
+        """(the ids of these steps one after the other, how many each has)."""
         assert self.ids is not None and self.ends_T is not None
-        mask_MV = torch.zeros(len(steps), vocabulary, dtype=torch.bool, device=self.ids.device)
-        for m, t in enumerate(steps.tolist()):
-            start = int(self.ends_T[t - 1]) if t else 0
-            mask_MV[m, self.ids[start : int(self.ends_T[t])].long()] = True
-        return mask_MV
+        start_m = torch.where(steps_m > 0, self.ends_T[steps_m - 1], 0)
+        count_m = self.ends_T[steps_m] - start_m
+        shift_m = start_m - (count_m.cumsum(0) - count_m)
+        return self.ids[torch.arange(int(count_m.sum())) + shift_m.repeat_interleave(count_m)], count_m
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +105,24 @@ class Allowed:
 
     def mask(self, row_M: Tensor, step_M: Tensor) -> Tensor:
         """[M,V] bool for the given (response, step) pairs; `row_M` is ascending."""
-        pieces: list[Tensor] = []
         rows, counts = row_M.unique_consecutive(return_counts=True)
-        for i, steps in zip(rows.tolist(), step_M.split(counts.tolist()), strict=True):
-            row = self.rows[i]
-            if row is None:
-                pieces.append(step_M.new_ones(len(steps), self.vocabulary, dtype=torch.bool))
-            else:
-                held = row.bits_TB if row.bits_TB is not None else row.ids
-                assert held is not None
-                pieces.append(row.mask(steps.to(held.device), self.vocabulary).to(step_M.device))
-        if not pieces:
-            return step_M.new_ones(0, self.vocabulary, dtype=torch.bool)
-        return torch.cat(pieces)
+        bits_MB = torch.full((len(step_M), -(-self.vocabulary // 8)), 255, dtype=torch.uint8)
+        place_K, id_K = [torch.empty(0, dtype=torch.long)], [torch.empty(0, dtype=torch.int32)]
+        at = 0
+        for i, steps_m in zip(rows.tolist(), step_M.cpu().split(counts.tolist()), strict=True):
+            row, here = self.rows[i], slice(at, at + len(steps_m))
+            at += len(steps_m)
+            if row is not None and row.bits_TB is not None:
+                bits_MB[here] = row.bits_TB[steps_m]
+            elif row is not None:
+                ids, count_m = row.chosen(steps_m)
+                bits_MB[here] = 0
+                place_K.append(torch.arange(here.start, here.stop).repeat_interleave(count_m))
+                id_K.append(ids)
+        if len(id_K) > 1 and not bool(bits_MB.any()):  # spares unpacking nothing
+            mask_MV = step_M.new_zeros(len(step_M), self.vocabulary, dtype=torch.bool)
+        else:
+            mask_MV = unpack(bits_MB.to(step_M.device), self.vocabulary)
+        place, token = torch.cat(place_K).to(step_M.device), torch.cat(id_K).to(step_M.device).long()
+        mask_MV[place, token] = True
+        return mask_MV

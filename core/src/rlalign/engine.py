@@ -91,14 +91,16 @@ class Engine:
     @contextmanager
     def _dropping(self, on: bool) -> Iterator[None]:
         """Dropout, where it was asked for, acts in the models that train and while they learn, nowhere else."""
-        before = {name: self.models[name].training for name in self.trains}
+        wanted = on and self.dropout
+        # Only where it changes something: each call walks all modules, which small models would feel.
+        others = [name for name in self.trains if self.models[name].training != wanted]
         try:
-            for name in before:
-                self.models[name].train(on and self.dropout)
+            for name in others:
+                self.models[name].train(wanted)
             yield
         finally:
-            for name, training in before.items():
-                self.models[name].train(training)
+            for name in others:
+                self.models[name].train(not wanted)
 
     def clear_gradients(self) -> None:
         for name in self.trains:
@@ -116,8 +118,9 @@ class Engine:
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         total: Metrics = {}
         cost_N = batch.rollout.cost_N.tolist()
-        for micro, rows in enumerate(batching.micro_batches(batch.rollout, self.budget, self.unit)):
-            piece = batch.take(batching.index(rows, batch.rollout))
+        cuts = batching.micro_batches(batch.rollout, self.budget, self.unit)
+        for micro, rows in enumerate(cuts):
+            piece = batch if len(cuts) == 1 else batch.take(batching.index(rows, batch.rollout))
             fits = batching.padded_cost(cost_N, rows) <= self.budget or len(rows) == 1
             if self.route == "T" or not fits:
                 self._in_turns(piece, losses, total, micro)
@@ -139,11 +142,13 @@ class Engine:
         dh = torch.zeros_like(h) if h.requires_grad else None
         dv = torch.zeros_like(v) if v is not None and v.requires_grad else None
         for rows in runs:
-            part = piece.take(rows)
-            at = torch.isin(row_M, rows).nonzero()[:, 0]
+            at: Tensor | slice = slice(None)
+            value_rows, part = at, piece
+            if len(runs) > 1:
+                part, at = piece.take(rows), torch.isin(row_M, rows).nonzero()[:, 0]
+                value_rows = rows if v is not None and self._per_prompt() else at
             h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
             outputs = self._head(h_chunk, part.rollout, part.rollout.chosen)
-            value_rows = rows if v is not None and self._per_prompt() else at
             v_part = v.detach()[value_rows] if v is not None else None
             leaves = {name: x.detach() for name, x in outputs.items()}
             cotangents = self._cotangents(part, leaves, v_part, losses, total)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rlalign import batching
 from rlalign.engine import Engine, Losses
@@ -96,6 +98,24 @@ class Learner:
             )
         return found, norm
 
+    @contextmanager
+    def training(self, only: Collection[str] | None) -> Iterator[None]:
+        """With `only`, the other models stay as they are meanwhile, whatever the losses say."""
+        trains = self.engine.trains
+        if unknown := [name for name in only or () if name not in trains]:
+            raise ComponentError(f"run.learn: `{unknown[0]}` does not train here; declare it in `trains`")
+        named = self.optimiser.parameters.items()
+        still = [p for key, p in named if only is not None and key.partition("/")[0] not in only]
+        try:
+            self.engine.trains = trains if only is None else tuple(only)
+            for parameter in still:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            self.engine.trains = trains
+            for parameter in still:
+                parameter.requires_grad_(True)
+
     # -- for `update` hooks ---------------------------------------------------------------------------
 
     def parameters(self) -> Tensor:
@@ -123,12 +143,16 @@ class Learner:
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of the weighted sum of all losses, as one vector."""
         self.gradient_step(batch.as_step())
-        grads = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in self.optimiser.parameters.values()
-        ]
-        flat = torch.cat([g.detach().reshape(-1) for g in grads])
-        self.engine.clear_gradients()
-        return flat
+        return self._taken()
+
+    def kl(self, batch: Batch, vector: Tensor) -> float:
+        """KL(π_v ‖ π), a mean over the batch's chosen steps: π_v the policy at a vector, π as it is now.
+
+        Exact: a sum over the vocabulary, under the distribution sampled from.
+        """
+        rollout, then = batch.rollout, self._of_policy(vector)
+        total = self._over_parts(rollout, lambda part: self._kl_part(part, then))
+        return total / max(1, int(rollout.mask_NT.sum()))
 
     def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
         """F·v, F the policy's Fisher matrix, a mean over the batch's chosen steps.
@@ -136,56 +160,106 @@ class Learner:
         F = Jᵀ(diag p − ppᵀ)J with J the Jacobian of the logits: one forward-mode and one reverse pass a
         micro-batch, no second-order graph.
         """
+        rollout, tangents = batch.rollout, self._of_policy(vector)
+        self._over_parts(rollout, lambda part: self._push_fisher(part, tangents))
+        return self._taken() / max(1, int(rollout.mask_NT.sum()))
+
+    def _taken(self) -> Tensor:
+        """What `.grad` holds, as one vector; nothing is left there."""
+        parameters = self.optimiser.parameters.values()
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([g.detach().reshape(-1) for g in grads])
+        self.engine.clear_gradients()
+        return flat
+
+    def _of_policy(self, vector: Tensor) -> dict[str, Tensor]:
+        """The policy's pieces of a vector, as `_Apart` names its parameters."""
+        named = zip(self.optimiser.parameters, self._split(vector), strict=True)
+        return {f"policy.{k.removeprefix('policy/')}": x for k, x in named if k.startswith("policy/")}
+
+    def _over_parts(self, rollout: Rollout, compute: Callable[[Rollout], float]) -> float:
+        """A sum over micro-batches. Out of memory, it starts over with half the budget."""
+        while True:
+            self.engine.clear_gradients()
+            try:
+                parts = batching.micro_batches(rollout, self.engine.budget)
+                return sum(compute(rollout.take(batching.index(rows, rollout))) for rows in parts)
+            except torch.OutOfMemoryError:
+                self.engine._halve(rollout)
+
+    def _head_chunks(self, rollout: Rollout) -> Sequence[Tensor]:
+        row_M, _ = rollout.chosen
+        return torch.arange(len(row_M), device=row_M.device).split(self.engine.head_chunk)
+
+    @torch.no_grad()
+    def _kl_part(self, rollout: Rollout, then: dict[str, Tensor]) -> float:
+        policy, total = self.engine.policy("policy"), 0.0
+        apart = _Apart(policy)
+        with self.engine.autocast():
+            then_MC, now_MC = functional_call(apart, then, (rollout,)), apart(rollout)
+            for at in self._head_chunks(rollout):
+                then_mV = _distribution(
+                    functional_call(apart, then, (then_MC[at],)), rollout, at, policy.ends
+                )
+                now_mV = _distribution(apart(now_MC[at]), rollout, at, policy.ends)
+                kl_mV = then_mV.exp() * (then_mV - now_mV)
+                total += float(kl_mV.masked_fill(then_mV == -math.inf, 0.0).sum(1).double().sum())
+        return total
+
+    def _push_fisher(self, rollout: Rollout, tangents: Mapping[str, Tensor]) -> float:
+        """Add Σ Jᵀ(diag p − ppᵀ)J v over the chosen steps to `.grad`."""
         policy = self.engine.policy("policy")
-        tangents = dict(zip(self.optimiser.parameters, self._split(vector), strict=True))
-        product = torch.zeros_like(vector)
-        rollout = batch.rollout
-        for rows in batching.micro_batches(rollout, self.engine.budget):
-            product += self._fisher_part(policy, rollout.take(batching.index(rows, rollout)), tangents)
-        return product / max(1, int(rollout.mask_NT.sum()))
-
-    def _fisher_part(self, policy: Policy, rollout: Rollout, tangents: Mapping[str, Tensor]) -> Tensor:
-        whole = _Logits(policy)
-        mine = {k: p for k, p in self.optimiser.parameters.items() if k.startswith("policy/")}
-        with forward_ad.dual_level(), self.engine.autocast():
-            duals = {
-                k.replace("policy/", "policy.", 1): forward_ad.make_dual(p, tangents[k])
-                for k, p in mine.items()
-            }
-            logits_MV, dlogits_MV = forward_ad.unpack_dual(functional_call(whole, duals, (rollout,)))
-            logp_MV = _distribution(logits_MV.detach(), rollout, policy)
-            scale_M1 = rollout.setting("temperature")[rollout.chosen[0]][:, None].to(logp_MV)
-            p_MV = logp_MV.exp()
-            jv_MV = torch.zeros_like(p_MV) if dlogits_MV is None else full_precision(dlogits_MV.detach())
-            centred_MV = p_MV * (jv_MV - (p_MV * jv_MV).sum(1, keepdim=True)) / scale_M1**2
-            grads = torch.autograd.grad(
-                logits_MV, list(mine.values()), centred_MV.to(logits_MV.dtype), allow_unused=True
-            )
-        found = dict(zip(mine, grads, strict=True))
-        pieces = []
-        for key, parameter in self.optimiser.parameters.items():
-            grad = found.get(key)
-            pieces.append((torch.zeros_like(parameter) if grad is None else grad).detach().reshape(-1))
-        return torch.cat(pieces)
+        apart, temperature_M = _Apart(policy), rollout.setting("temperature")[rollout.chosen[0]]
+        own = dict(apart.named_parameters())
+        with self.engine.autocast():
+            h_MC = policy.features(rollout)
+            g_MC = torch.zeros_like(h_MC)
+            with forward_ad.dual_level(), _forward_mode():
+                duals = {name: forward_ad.make_dual(own[name], v) for name, v in tangents.items()}
+                moved_MC = functional_call(apart, duals, (rollout,))
+                for at in self._head_chunks(rollout):
+                    z_mV, jv_mV = forward_ad.unpack_dual(functional_call(apart, duals, (moved_MC[at],)))
+                    if jv_mV is None:  # nothing that trains moves these logits
+                        continue
+                    p_mV = _distribution(z_mV, rollout, at, policy.ends).exp()
+                    jv_mV = full_precision(jv_mV)
+                    centred_mV = p_mV * (jv_mV - (p_mV * jv_mV).sum(1, keepdim=True))
+                    centred_mV = centred_mV / temperature_M[at][:, None].to(p_mV) ** 2
+                    with torch.enable_grad():
+                        h_mC = h_MC.detach()[at].requires_grad_()
+                        logits_mV = policy.head(h_mC)
+                    logits_mV.backward(centred_mV.to(logits_mV.dtype))
+                    assert h_mC.grad is not None
+                    g_MC[at] = h_mC.grad
+        if h_MC.requires_grad:
+            h_MC.backward(g_MC)
+        return 0.0
 
 
-class _Logits(nn.Module):
-    """Features and head as one call, so that parameters can be swapped for dual numbers."""
+class _Apart(nn.Module):
+    """Trunk and head as calls of one module, so that other tensors can stand in for the parameters."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, rollout: Rollout) -> Tensor:
-        return self.policy.head(self.policy.features(rollout))
+    def forward(self, what: Rollout | Tensor) -> Tensor:
+        return self.policy.features(what) if isinstance(what, Rollout) else self.policy.head(what)
 
 
-def _distribution(logits_MV: Tensor, rollout: Rollout, policy: Policy) -> Tensor:
-    """Log-probs of every token at the chosen steps, under the distribution sampled from."""
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """Tangents without a graph of theirs; of the attention kernels only the plain one has a derivative here."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _distribution(logits_mV: Tensor, rollout: Rollout, at: Tensor, ends: Sequence[int]) -> Tensor:
+    """Log-probs of every token at some of the chosen steps, under the distribution sampled from."""
     row_M, step_M = rollout.chosen
-    z_MV = scaled(logits_MV, rollout, row_M)
-    gone_MV = removed(z_MV, rollout, row_M, step_M, policy.ends)
-    return (z_MV if gone_MV is None else z_MV.masked_fill(gone_MV, -math.inf)).log_softmax(1)
+    z_mV = scaled(logits_mV, rollout, row_M[at])
+    gone_mV = removed(z_mV, rollout, row_M[at], step_M[at], ends)
+    return (z_mV if gone_mV is None else z_mV.masked_fill(gone_mV, -math.inf)).log_softmax(1)
 
 
 def mean_of(collected: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -21,6 +21,8 @@ from rlalign.errors import CheckpointError, ConfigError, RLAlignError, blaming
 from rlalign.models import Models, fingerprint, save_folder
 from rlalign.phase import PhaseRun
 from rlalign.pipeline import Item, Pipeline, config, places
+from rlalign.pipeline.inherit import AGES
+from rlalign.policy import Policy
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.lock import make_lock, refuse_if_different
@@ -60,6 +62,13 @@ def wire_all(pipeline: Pipeline, registry: Registry) -> tuple[list[Wiring], Buil
         if unused := sorted(set(phase.models) - used):
             who = "no component" if len(wirings) == 1 else "no component of any phase"
             raise ConfigError(f"{phase.place}: models.{unused[0]}: {who} uses a model `{unused[0]}`")
+        for name, spec in phase.models.items():
+            policy = pipeline.policy.build() if spec.dtype and spec.of in (None, *AGES) else None
+            if isinstance(policy, Policy) and policy.shares:
+                raise ConfigError(
+                    f"{phase.place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "
+                    "so that there are no weights to hold in another precision; leave it out"
+                )
     return wirings, builder
 
 

@@ -17,6 +17,7 @@ from rlalign.policy import Model, Policy, Value
 from rlalign.records.rundir import sync, write_atomic
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+_HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class NoModel(RLAlignError, KeyError):
@@ -76,7 +77,8 @@ class Models(Mapping[str, Model]):
         policy = self.opened()
         self._seed("policy")
         policy.setup()
-        self._put("policy", policy, {"role": "policy", "of": None, "by": None, "with": None})
+        recipe = {"role": "policy", "of": None, "by": None, "with": None, "dtype": None}
+        self._put("policy", policy, recipe)
         if keep_start:
             start = self.policy.copy("frozen")
             assert isinstance(start, Policy)
@@ -94,6 +96,7 @@ class Models(Mapping[str, Model]):
                 "of": of,
                 "by": spec.item.component if spec.item else None,
                 "with": made_by,
+                "dtype": spec.dtype,
             }
             unsaid = name not in specs and name != "reference"  # then a model of this name lives on
             known = name in self._models and (
@@ -104,7 +107,7 @@ class Models(Mapping[str, Model]):
                 continue
             said[name] = "renewed" if known else "built"
             version = self._models[name].version + 1 if name in self._models else 0
-            self._put(name, self._make(name, role, of, spec.item), recipe)
+            self._put(name, self._make(name, role, of, spec.item, spec.dtype), recipe)
             self._models[name].version = version
         values = [model for name in roles if isinstance(model := self._models[name], Value)]
         trunks: dict[str, Role] = {
@@ -112,7 +115,7 @@ class Models(Mapping[str, Model]):
         }
         return {**said, **self.prepare(trunks, specs)} if trunks else said
 
-    def _make(self, name: str, role: Role, of: str | None, item: Item | None) -> Model:
+    def _make(self, name: str, role: Role, of: str | None, item: Item | None, dtype: str | None) -> Model:
         self._seed(name)
         if item is not None:
             made = item.build()
@@ -125,7 +128,8 @@ class Models(Mapping[str, Model]):
         if of == "start":
             if self._start is None:
                 raise RLAlignError("the first policy was not kept")
-            return self._start
+            own = role != "frozen" or dtype is not None  # what changes, or is held otherwise, is not shared
+            return self._start.copy(role) if own else self._start
         if of is not None and of not in ("phase", "iteration"):
             return self._at(of)
         return self.policy.copy(role)
@@ -145,6 +149,8 @@ class Models(Mapping[str, Model]):
     def _put(self, name: str, model: Model, recipe: dict[str, str | None]) -> None:
         model.name = name
         model.to(device=self.device, dtype=self.dtype)
+        if recipe["dtype"] is not None:
+            hold(model, _HELD[recipe["dtype"]])
         model.eval()
         self._models[name] = model
         self.recipes[name] = recipe
@@ -210,15 +216,26 @@ class Models(Mapping[str, Model]):
         """Build every model of a checkpoint and give it the weights it had."""
         if "start.policy" in states and self._start is not None:
             load_weights(self._start, states["start.policy"])
+        recipes = {name: {"dtype": None, **recipe} for name, recipe in recipes.items()}  # older ones lack it
         for name, recipe in recipes.items():
             if name not in self._models:
-                role: Any = recipe["role"]
-                self._put(name, self._make(name, role, recipe["of"], items.get(name)), dict(recipe))
+                made = self._make(name, recipe["role"], recipe["of"], items.get(name), recipe["dtype"])
+                self._put(name, made, recipe)
         for name, recipe in recipes.items():
             model = self._models[name]
             load_weights(model, states[name])
             model.version = versions[name]
-            self.recipes[name] = dict(recipe)
+            self.recipes[name] = recipe
+
+
+def hold(model: Model, dtype: torch.dtype) -> Model:
+    """Keep a model's weights in this precision. What is not saved with them stays as it is: a position times a
+    rounded rotary frequency is another position.
+    """
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
 
 
 def _kept(model: Model) -> dict[str, torch.Tensor]:

@@ -51,10 +51,7 @@ class Optimiser:
     def step(self, progress: float, norm: Tensor) -> float:
         """Clip a gradient of this norm, then one step at the learning rate of this progress, which it returns."""
         if self.train.clip is not None:
-            scale = (self.train.clip / (norm + 1e-6)).clamp(max=1.0)
-            for parameter in self.parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(scale.to(parameter.grad))
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.train.clip, norm)
         times = factor(self.train.schedule, progress)
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * times

@@ -58,6 +58,8 @@ class PhaseRun:
         self.run = Run(self)
         self._within = 0.0
         self._responded = 0
+        self._epochs = 0
+        """Epochs of this iteration's update so far."""
         self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
         self._times: dict[str, float] = {}
         data = session.training_data(wiring)
@@ -301,20 +303,13 @@ class PhaseRun:
         if len(batch) == 0:
             self.session.display.note(f"iteration {self.iteration + 1}: no responses left to learn from")
             return {"empty_steps": 1.0}
-        self.updating, self._responded = True, 0
+        self.updating, self._responded, self._epochs = True, 0, 0
         try:
             own = self.wiring.stages.update(self.run, batch)
-            self.updating = False  # what follows keeps its gradients from hooks
             if own is not None:
                 self._stepped()
                 return own
-            return self.learner.learn(
-                batch,
-                shuffle=lambda epoch: self.rng("minibatches", self.iteration, epoch),
-                progress=self._progress_within,
-                ready=lambda metrics: self.wiring.stages.step_ready(self.run, metrics),
-                stepped=self._stepped,
-            )
+            return self.learn(batch)
         except ComponentError as error:
             where = self.session.keep_bad(
                 batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts}
@@ -322,6 +317,23 @@ class PhaseRun:
             raise ComponentError(f"{error} (the batch is in {where})") from error
         finally:
             self.updating = False
+
+    def learn(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, float]:
+        """Epochs × minibatches of the losses; an `update` hook may ask for it again and again."""
+        assert self.learner is not None
+        updating, self.updating = self.updating, False  # what follows keeps its gradients from hooks
+        first, self._epochs = self._epochs, self._epochs + self.phase.train.epochs
+        try:
+            with self.learner.training(only):
+                return self.learner.learn(
+                    batch,
+                    shuffle=lambda epoch: self.rng("minibatches", self.iteration, first + epoch),
+                    progress=self._progress_within,
+                    ready=lambda metrics: self.wiring.stages.step_ready(self.run, metrics),
+                    stepped=self._stepped,
+                )
+        finally:
+            self.updating = updating
 
     def _progress_within(self, share: float) -> float:
         self._within = share

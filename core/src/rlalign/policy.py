@@ -85,6 +85,8 @@ class Policy(Model):
     """Tokens that end a response."""
     specials: tuple[int, ...] = ()
     """Tokens a constraint always allows, `ends` apart."""
+    shares: bool = False
+    """Whether its copies compute with its own weights, as those of adapters on one network do."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
 

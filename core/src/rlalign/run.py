@@ -113,6 +113,13 @@ class Run:
         """The policy's Fisher matrix (a mean over chosen steps) times a vector over all trained parameters."""
         return self._learner("fisher_product").fisher_product(batch, vector)
 
+    def kl(self, batch: Batch, vector: Tensor) -> float:
+        """KL(then ‖ now), a mean over chosen steps: the policy at a vector, the policy as it is.
+
+        Exact, over the whole vocabulary, under the distribution sampled from.
+        """
+        return self._learner("kl").kl(batch, vector)
+
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
         return self._learner("parameters").parameters()
@@ -120,6 +127,14 @@ class Run:
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""
         self._learner("assign").assign(vector)
+
+    def learn(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, float]:
+        """What the loop does without an `update`: epochs × minibatches of the losses, an optimiser step each.
+
+        With `only`, the other trained models stay as they are, to the bit.
+        """
+        self._learner("learn")
+        return self._phase.learn(batch.as_step(), only)
 
     def respond(self, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
         """Fresh responses of the policy as it is now, and what they earn."""

@@ -25,37 +25,100 @@ if TYPE_CHECKING:
 
 COMPACT_SHARE = 1 / 8
 """Finished rows are dropped once they are this share of the rows being computed."""
+HISTOGRAM_FROM = 512
+"""Vocabularies from which a nucleus is found with a histogram, instead of by sorting all of it."""
+_BINS = 1024
+_PIECE = 1 << 17
+"""Entries that such a histogram looks at together: what lies in between then stays in a processor's cache."""
 
 
 def choose(probs_nV: Tensor, uniform_n: Tensor) -> Tensor:
     """Inverse CDF: the first token whose cumulative probability exceeds u. Never one of probability 0."""
     cdf_nV = probs_nV.cumsum(1)
     target_n1 = uniform_n.to(cdf_nV.dtype)[:, None] * cdf_nV[:, -1:]
-    token_n1 = torch.searchsorted(cdf_nV, target_n1, right=True)
-    # Where rounding lifts the target to the total, the last token that has any probability.
     places_V = torch.arange(probs_nV.shape[1], device=probs_nV.device)
-    last_n1 = torch.where(probs_nV > 0, places_V, 0).amax(1, keepdim=True)
-    return torch.minimum(token_n1, last_n1)[:, 0]
+    token_n1 = torch.searchsorted(cdf_nV, target_n1, right=True).clamp_max_(len(places_V) - 1)
+    if not bool((probs_nV.gather(1, token_n1) > 0).all()):
+        # Where rounding lifts the target to the total, the last token that has any probability.
+        last_n1 = torch.where(probs_nV > 0, places_V, 0).amax(1, keepdim=True)
+        token_n1 = torch.minimum(token_n1, last_n1)
+    return token_n1[:, 0]
+
+
+def only(logits_nV: Tensor, kept_nV: Tensor) -> Tensor:
+    """−∞ where nothing is kept. (A CPU's `masked_fill` branches at every entry, and is several times slower.)"""
+    bound_nV = kept_nV.to(logits_nV.dtype).sub_(0.5).mul_(math.inf)
+    return torch.minimum(logits_nV, bound_nV)
 
 
 def truncate(logits_nV: Tensor, how: Sampling) -> Tensor:
     """[n,V] bool: what top-k, then top-p, then min-p keep of (scaled, banned) logits. The best stays."""
-    kept_nV = logits_nV > -math.inf
-    if 0 < how.top_k < logits_nV.shape[1]:
-        kth_n1 = logits_nV.topk(how.top_k, dim=1).values[:, -1:]
-        kept_nV &= logits_nV >= kth_n1
+    kept_nV = best(logits_nV, how.top_k)
     if how.top_p < 1:
-        kept_nV &= nucleus(logits_nV.masked_fill(~kept_nV, -math.inf), how.top_p)
+        kept_nV &= nucleus(only(logits_nV, kept_nV), how.top_p)
     if how.min_p > 0:
         bar_n1 = logits_nV.amax(1, keepdim=True) + math.log(how.min_p)
         kept_nV &= logits_nV >= bar_n1
     return kept_nV
 
 
+def best(logits_nV: Tensor, top_k: int) -> Tensor:
+    """The k most probable tokens, and those that equal the k-th; with 0 everything."""
+    kept_nV = logits_nV > -math.inf
+    if 0 < top_k < logits_nV.shape[1]:
+        kept_nV &= logits_nV >= logits_nV.topk(top_k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    return kept_nV
+
+
 def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
     """The smallest sets of most probable tokens whose probability reaches `top_p`; with 1 everything."""
+    count, vocabulary = logits_nV.shape
     if top_p >= 1:  # a sum that rounds to 1 early would cut the tail
         return logits_nV > -math.inf
+    if vocabulary < HISTOGRAM_FROM or count == 0:
+        return _by_sorting(logits_nV, top_p)
+    together = max(1, _PIECE // vocabulary) if logits_nV.device.type == "cpu" else count
+    return torch.cat([_by_histogram(piece_nV, top_p) for piece_nV in logits_nV.split(together)])
+
+
+def _by_histogram(logits_nV: Tensor, top_p: float) -> Tensor:
+    """`_by_sorting`, but of the tokens around the edge only: B bins by nats below the best hold the probability,
+    the bins before the one where its sum reaches `top_p` are kept whole, and that one is sorted.
+    """
+    count, vocabulary = logits_nV.shape
+    top_n1 = logits_nV.amax(1, keepdim=True).clamp_min(torch.finfo(logits_nV.dtype).min)
+    depth_nV = top_n1 - logits_nV
+    # Deeper than this there are less than 1 - top_p in all, and so no edge.
+    deepest = math.log(vocabulary) - math.log1p(-top_p)
+    range_n1 = depth_nV.amax(1, keepdim=True).clamp(1e-6, deepest)
+    # Two bounds, as a NaN slips through the first; it becomes NaN in the sums, and keeps nothing.
+    bin_nV = (depth_nV * (_BINS / range_n1)).clamp_max_(_BINS - 1).int().clamp_min_(0)
+    # In double precision the order of summation moves nothing.
+    mass_nV = depth_nV.neg_().exp_().double()
+    mass_nB = mass_nV.new_zeros(count, _BINS).scatter_add_(1, bin_nV.long(), mass_nV)
+    reached_nB = mass_nB.cumsum(1)
+    target_n1 = top_p * reached_nB[:, -1:]
+    edge_n1 = (reached_nB < target_n1).sum(1, keepdim=True)
+    before_n1 = torch.cat([torch.zeros_like(target_n1), reached_nB], 1).gather(1, edge_n1)
+    kept_nV = bin_nV < edge_n1.int()
+    row_K, column_K = (bin_nV == edge_n1.int()).nonzero(as_tuple=True)
+    count_n = torch.bincount(row_K, minlength=count)
+    tied_n = count_n > vocabulary // 4  # nothing is gained for these; no row may depend on its neighbours
+    if bool(tied_n.any()):
+        kept_nV[tied_n] = _by_sorting(logits_nV[tied_n], top_p)
+        kept_nV[~tied_n] = nucleus(logits_nV[~tied_n], top_p)
+        return kept_nV
+    place_K = torch.arange(len(row_K), device=row_K.device) - (count_n.cumsum(0) - count_n)[row_K]
+    edge_nE = logits_nV.new_full((count, int(count_n.max())), -math.inf)
+    edge_nE[row_K, place_K] = logits_nV[row_K, column_K]
+    sorted_nE, order_nE = torch.sort(edge_nE, dim=1, descending=True, stable=True)
+    mass_nE = (sorted_nE - top_n1).exp().double()
+    keep_nE = (before_n1 + mass_nE.cumsum(1) - mass_nE < target_n1) & (sorted_nE > -math.inf)
+    kept_nV[row_K, column_K] = torch.zeros_like(keep_nE).scatter_(1, order_nE, keep_nE)[row_K, place_K]
+    return kept_nV
+
+
+def _by_sorting(logits_nV: Tensor, top_p: float) -> Tensor:
     sorted_nV, order_nV = torch.sort(logits_nV, dim=1, descending=True, stable=True)
     probs_nV = sorted_nV.softmax(1)
     before_nV = probs_nV.cumsum(1) - probs_nV
@@ -95,7 +158,9 @@ class Nucleus:
     def allowed(self) -> Tensor:
         assert self._decoder is not None and self._policy is not None
         logits_nV = full_precision(self._decoder.logits())
-        kept_nV = truncate(logits_nV, Sampling(top_k=self.top_k)) & nucleus(logits_nV, self.top_p)
+        kept_nV = nucleus(logits_nV, self.top_p)
+        if self.top_k:
+            kept_nV &= best(logits_nV, self.top_k)
         if self.min_keep > 1:
             best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
             kept_nV.scatter_(1, best_nK, True)
@@ -121,7 +186,8 @@ class _Trace:
     full_logprobs_NT: Tensor
     length_N: Tensor
     finished_N: Tensor
-    bits: list[list[Tensor]] | None
+    narrowed: list[tuple[Tensor, Tensor]] | None
+    """Of each step: the rows [m] still going, and what each could choose from, packed [m,B]."""
     vocabulary: int
 
 
@@ -165,7 +231,7 @@ def sample(
         if kept_nV is None:
             logp_nV = full_nV
         else:
-            logp_nV = scaled_nV.masked_fill(~kept_nV, -math.inf).log_softmax(1)
+            logp_nV = only(scaled_nV, kept_nV).log_softmax(1)
         if how.greedy:
             token_n = logp_nV.argmax(1)
         else:
@@ -175,10 +241,8 @@ def sample(
         trace.logprobs_NT[live_n, t] = logp_nV.gather(1, token_n[:, None])[alive_n, 0]
         trace.full_logprobs_NT[live_n, t] = full_nV.gather(1, token_n[:, None])[alive_n, 0]
         trace.length_N[live_n] = t + 1
-        if trace.bits is not None and kept_nV is not None:
-            packed_nB = pack(kept_nV[alive_n]).cpu()
-            for i, row in enumerate(live_n.tolist()):
-                trace.bits[row].append(packed_nB[i])
+        if trace.narrowed is not None and kept_nV is not None:
+            trace.narrowed.append((live_n.cpu(), pack(kept_nV)[alive_n].cpu()))
         ended_n = torch.isin(token_n, ends) | _stopped(policy, trace, rows_n, alive_n, t, how)
         trace.finished_N[rows_n[alive_n & ended_n]] = True
         alive_n = alive_n & ~ended_n
@@ -210,7 +274,7 @@ def _begin(count: int, steps: int, like_nV: Tensor, *, packed: bool) -> _Trace:
         full_logprobs_NT=zeros_NT.clone(),
         length_N=longs_N,
         finished_N=longs_N.bool(),
-        bits=[[] for _ in range(count)] if packed else None,
+        narrowed=[] if packed else None,
         vocabulary=like_nV.shape[1],
     )
 
@@ -222,9 +286,9 @@ def _kept(scaled_nV: Tensor, how: Sampling, within: Constraint | None, ends: Ten
         kept_nV = torch.ones_like(scaled_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
         kept_nV[:, ends] = False
     if how.narrows:
-        banned_nV = scaled_nV if kept_nV is None else scaled_nV.masked_fill(~kept_nV, -math.inf)
+        banned_nV = scaled_nV if kept_nV is None else only(scaled_nV, kept_nV)
         kept_nV = truncate(banned_nV, how)
-    if kept_nV is not None and not bool(kept_nV.any(1).all()):
+    if kept_nV is not None and not bool(kept_nV.sum(1).all()):
         raise RLAlignError(
             f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose"
         )
@@ -250,10 +314,6 @@ def _finish(
         text = policy.text(actions_T[:length])
         cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
         texts.append(text[: min(cuts)] if cuts else text)
-    allowed = None
-    if trace.bits is not None:
-        allowed = Allowed.of(trace.vocabulary, [torch.stack(row) if row else None for row in trace.bits])
-        allowed = allowed if any(row is not None for row in allowed.rows) else None
     return Rollout(
         examples=tuple(examples),
         inputs=inputs,
@@ -266,8 +326,21 @@ def _finish(
         logprobs_NT=trace.logprobs_NT[:, :longest],
         full_logprobs_NT=trace.full_logprobs_NT[:, :longest],
         texts=tuple(texts),
-        allowed=allowed,
+        allowed=_allowed(trace),
     )
+
+
+def _allowed(trace: _Trace) -> Allowed | None:
+    """What was narrowed, response by response; None if nothing was."""
+    if not trace.narrowed:
+        return None
+    length_N = trace.length_N.cpu()
+    start_N = length_N.cumsum(0) - length_N
+    bits_MB = torch.empty(int(length_N.sum()), trace.narrowed[0][1].shape[1], dtype=torch.uint8)
+    for t, (rows_m, bits_mB) in enumerate(trace.narrowed):
+        bits_MB[start_N[rows_m] + t] = bits_mB
+    allowed = Allowed.of(trace.vocabulary, bits_MB.split(length_N.tolist()))
+    return allowed if any(row is not None for row in allowed.rows) else None
 
 
 def _neutral_if_greedy(how: Sampling) -> Sampling:

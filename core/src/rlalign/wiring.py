@@ -226,8 +226,14 @@ def _check(wiring: Wiring) -> None:
             f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"
         )
     for name, spec in phase.models.items():
-        if spec.item is None and spec.of is None:
+        if spec.item is None and spec.of is None and spec.dtype is None:
             raise ConfigError(f"{phase.place}: models.{name}: say `of:` or name a component")
+        if spec.dtype is not None and wiring.models.get(name) == "value":
+            raise ConfigError(
+                f"{phase.place}: models.{name}.dtype: only frozen and lagging copies of the policy are held in "
+                f"another precision, and `{name}` is a value, which learns; leave it out "
+                "(`train.dtype: bfloat16` computes in half precision)"
+            )
 
 
 def acting(wiring: Wiring) -> dict[str, list[str]]:

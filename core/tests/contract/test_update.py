@@ -73,17 +73,11 @@ class TRPO(Component):
         step = direction * math.sqrt(2 * c.delta / float(direction @ product(direction)))
         for halvings in range(10):
             run.assign(start + step / 2**halvings)
-            after, kl = run.loss(batch), self._kl(run, batch)
+            after, kl = run.loss(batch), run.kl(batch, start)
             if after < before and kl <= 1.5 * c.delta:
                 return {"trpo/kl": kl, "trpo/gain": before - after, "trpo/halvings": halvings}
         run.assign(start)
         return {"trpo/kl": 0.0, "trpo/gain": 0.0, "trpo/halvings": 10}
-
-    def _kl(self, run: Run, batch: Batch) -> float:
-        """KL(old‖new) from the old policy's samples, Schulman's k3."""
-        now = run.score("policy", batch.rollout, ["logprobs"])
-        x_NT = now.logprobs_NT - batch.old_logprobs_NT
-        return float((torch.expm1(x_NT) - x_NT)[batch.rollout.mask_NT].mean())
 
 
 class EvolutionStrategy(Component):

@@ -130,9 +130,10 @@ class From:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """`models: {reference: {of: start}}` or `models: {value: {value-head: {trunk: own}}}`."""
+    """`models: {reference: {of: start, dtype: bfloat16}}` or `models: {value: {value-head: {trunk: own}}}`."""
 
     of: str | None = None
+    dtype: str | None = None
     item: Item | None = None
 
 

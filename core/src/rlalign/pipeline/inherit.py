@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,21 @@ class Origin(Options):
     others: tuple[Literal["original"], ...] = Field((), alias="with", description="what joins them")
 
 
-Age = Literal["start", "phase", "iteration"]
+AGES = ("start", "phase", "iteration")
+
+
+class Copy(Options):
+    """`models: {reference: {of: start, dtype: bfloat16}}`"""
+
+    of: Any = Field(
+        None,
+        description="the policy as it was at the `start` of the run, at that of each `phase`, or of each "
+        "`iteration`; or a model folder; null: a phase's for `reference`, for others when they are first needed",
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="how its weights are held; null: as the run's. bfloat16 takes half of float32's memory",
+    )
 
 
 def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
@@ -207,22 +221,34 @@ def _models(file: File, scope: Keys) -> dict[str, ModelSpec]:
         entry = file.tree.at(keys)
         if name == "policy":
             file.report(keys, "the policy is named by `policy`, at the top of the file")
-        elif isinstance(entry, dict) and "of" in entry:
-            if (of := _age(file, keys, entry)) is not None:
-                models[name] = ModelSpec(of=of)
+        elif isinstance(entry, dict) and not Copy.model_fields.keys().isdisjoint(entry):
+            if (spec := _copy(file, keys, entry)) is not None:
+                models[name] = spec
         elif entry is not None and (item := file.item(keys, "models")) is not None:
             models[name] = ModelSpec(item=item)
     return models
 
 
-def _age(file: File, keys: Keys, entry: dict[str, Any]) -> str | None:
+def _copy(file: File, keys: Keys, entry: dict[str, Any]) -> ModelSpec | None:
+    """A copy of the policy: of when, and how it is held."""
+    if others := [str(key) for key in entry if key not in Copy.model_fields]:
+        file.report(
+            keys,
+            f"`of` and `dtype` describe a copy of the policy and stand alone, found {', '.join(others)} beside them",
+        )
+        return None
+    copy = check(Copy, entry, file.folder, file.under(keys))
+    if copy is None:
+        return None
+    of = _age(file, keys, copy.of) if "of" in entry else None
+    if "of" in entry and of is None:
+        return None
+    return ModelSpec(of=of, dtype=copy.dtype)
+
+
+def _age(file: File, keys: Keys, of: Any) -> str | None:
     """`of:` a moment at which the policy is copied, or a folder to load, made absolute."""
-    of = entry["of"]
-    ages = get_args(Age)
-    if len(entry) > 1:
-        others = ", ".join(key for key in entry if key != "of")
-        file.report(keys, f"`of` stands alone, found {others} beside it")
-    elif of in ages:
+    if of in AGES:
         return str(of)
     elif isinstance(of, str):
         try:
@@ -232,14 +258,14 @@ def _age(file: File, keys: Keys, entry: dict[str, Any]) -> str | None:
             problem = f"there is no {path}"
         except (ValueError, RuntimeError) as error:
             problem = str(error)
-        close = get_close_matches(of, ages, 1)
+        close = get_close_matches(of, AGES, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         file.report(
             (*keys, "of"),
-            f"expected {', '.join(ages)} or a folder, found {found(of)}: {problem}{hint}",
+            f"expected {', '.join(AGES)} or a folder, found {found(of)}: {problem}{hint}",
         )
     else:
-        file.report((*keys, "of"), f"expected {', '.join(ages)} or a folder, found {found(of)}")
+        file.report((*keys, "of"), f"expected {', '.join(AGES)} or a folder, found {found(of)}")
     return None
 
 

@@ -18,6 +18,7 @@ from transformers import (
 
 from rlalign import Example, Nucleus, Policy, Rollout, Sampling, sample
 from rlalign.engine import Engine
+from rlalign.models import hold
 from rlalign.randomness import Seeds
 
 FAMILIES = ("gpt2", "llama", "t5", "bart")
@@ -283,6 +284,22 @@ def test_states_after_the_responses(policy_of: MakePolicy, examples: Sequence[Ex
         torch.testing.assert_close(
             policy.prompt_features(rollout)[rollout.group_N], steps[first], atol=1e-5, rtol=0
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copy_in_half_precision(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+    """Its log-probs are near, as far as a row goes: rotary frequencies are not rounded."""
+    policy = policy_of(family)
+    half = hold(policy.copy("frozen"), torch.bfloat16)
+    prompt = " ".join(f"w{i}" for i in range(30))
+    rollout = policy.encode([*examples, Example("long", prompt, responses=("w5 w4 w3 w2 w1",))])
+    exact, near = (scored(model, rollout) for model in (policy, half))
+    assert near.full_logprobs_NT.dtype == torch.float32
+    off_NT = (near.full_logprobs_NT - exact.full_logprobs_NT).abs()
+    assert 0 < off_NT[rollout.mask_NT].mean() < 0.05
+    assert off_NT[rollout.mask_NT].max() < 0.4
+    if family == "llama":
+        assert half._trunk().rotary_emb.inv_freq.dtype == torch.float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from rlalign import Batch, Component, Example, Loss, Outputs, Run, hookimpl, loop
 from rlalign.engine import Engine
+from rlalign.errors import ConfigError
 from rlalign.testing import registry, run, session
 from rlalign_plugin_nlpo import NLPO
 from rlalign_plugin_ppo import PPO
@@ -193,6 +194,57 @@ def test_resume_is_exact(
         kept = max((tmp_path / "runs/whole/checkpoints").iterdir()) / "models"
         whole_size = sum(p.numel() * 4 for p in whole.models.policy.parameters())
         assert (kept / "policy.safetensors").stat().st_size < whole_size / 2, "checkpoints hold adapters only"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_in_half_precision(
+    tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str
+) -> None:
+    """NLPO within a bfloat16 mask, and a KL to a bfloat16 reference: exact ratios, and exact resuming."""
+    pipeline = pipeline_of(family, rewards=["evens", {"kl": {"coef": 0.1}}], algorithm=ALGORITHMS["masked"])
+    pipeline["train"] = {"iterations": 3, "prompts": 4, "lr": 1e-2}
+    extra = {**components, **EXTRA}
+    full = session(tmp_path, pipeline, extra, name="full")
+    full.run()
+    pipeline["models"] = {"mask": {"dtype": "bfloat16"}, "reference": {"of": "start", "dtype": "bfloat16"}}
+    whole = session(tmp_path, pipeline, extra, name="whole")
+    whole.run()
+    (component,) = [c for c in whole.builder.built.values() if isinstance(c, Watched)]
+    assert all(largest < 1e-5 and clipped == 0 for _, largest, clipped in component.seen.values())
+    policy, mask, reference = (whole.models[name] for name in ("policy", "mask", "reference"))
+    for name, model in whole.models.items():
+        dtype = torch.bfloat16 if name in ("mask", "reference") else torch.float32
+        assert {p.dtype for p in model.parameters()} == {dtype}, name
+    for mine, theirs in zip(mask.parameters(), policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs.bfloat16()), "it has followed"
+    broken = session(tmp_path, pipeline, extra, name="broken")
+    broken.stopping = True
+    with pytest.raises(loop.Interrupted):
+        broken.run()
+    resumed = loop.resume(tmp_path / "runs" / "broken", registry(extra))
+    resumed.run()
+    for name, model in whole.models.items():
+        for key, tensor in model.state_dict().items():
+            found = resumed.models[name].state_dict()[key]
+            assert found.dtype == tensor.dtype and torch.equal(found, tensor), f"{name}/{key}"
+    first, other = (
+        json.loads((tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()[0])
+        for name in ("full", "whole")
+    )
+    assert first["kl/k3"] < 1e-6 and other["kl/k3"] < 1e-2, "at first the policy is the reference"
+    assert reference.network is not policy.network  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("model", ("mask", "reference"))
+def test_adapters_have_no_precision_of_their_own(
+    tmp_path: Path, pipeline_of: Pipeline, components: Any, model: str
+) -> None:
+    pipeline = pipeline_of("gpt2", LORA, rewards=["evens", "kl"], algorithm=ALGORITHMS["masked"])
+    pipeline["models"] = {model: {"dtype": "bfloat16"}}
+    with pytest.raises(
+        ConfigError, match=rf"models\.{model}\.dtype: copies of this policy share its network"
+    ):
+        session(tmp_path, pipeline, {**components, **EXTRA})
 
 
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))

@@ -50,6 +50,7 @@ class LanguageModel(Policy):
         self._slots: list[adapter.Slots] = []
         self._idle: bool | None = None
         self._bare_head = False
+        self.shares = self.config.lora is not None
         self._tokens: dict[str, list[int]] = {}
 
     # -- making it ------------------------------------------------------------------------------------

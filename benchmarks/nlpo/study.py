@@ -1,0 +1,134 @@
+"""Is NLPO more stable and better than PPO? The study that README.md beside this file names before looking.
+
+python benchmarks/nlpo/study.py run         # all that is not done yet; may be stopped and started again
+python benchmarks/nlpo/study.py plan        # what would run
+python benchmarks/nlpo/study.py report      # results/table.md, results/readme.md and the curves
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a run, said before torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.nlpo import plan, results
+from benchmarks.nlpo.measures import Record
+
+Planned = Sequence[plan.Planned]
+
+
+def planned(stage: str, world: plan.World) -> list[plan.Planned]:
+    """A stage's runs in a world. All but tuning need what tuning chose."""
+    tuning = plan.tuning(world)
+    if stage == "tuning":
+        return tuning
+    chosen = plan.choose(world, results.read(tuning))
+    return plan.main(world, chosen) if stage == "main" else plan.ablation(world, chosen)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tuning of all worlds, then their main runs, then the ablations."""
+    from benchmarks.nlpo import runner
+
+    failed: list[str] = []
+    for stage in args.stage:
+        try:
+            wanted = [one for world in args.world for one in planned(stage, plan.WORLDS[world])]
+        except KeyError as error:
+            print(f"{stage}: {error.args[0]} is not there yet: run the stage `tuning` of this world first")
+            return 1
+        wanted = [one for one in wanted if args.only in one.key]
+        there = results.read(wanted)
+        todo = [one for one in wanted if one.key not in there]
+        print(f"{stage}: {len(there)} of {len(wanted)} runs are there", flush=True)
+        if todo:
+            progress = Progress(len(todo), args.workers)
+            failed += runner.run_all(todo, args.runs, args.workers, progress.done, keep=args.keep)
+    for key in failed:
+        print(f"failed: {key} (why stands above); the same command tries it again")
+    return 1 if failed else 0
+
+
+class Progress:
+    """A line for each run that is done, and how long the rest takes."""
+
+    def __init__(self, count: int, workers: int) -> None:
+        self.count, self.workers = count, workers
+        self.started = time.monotonic()
+        self.seen = 0
+
+    def done(self, record: Record) -> None:
+        results.add(record)
+        self.seen += 1
+        left = (time.monotonic() - self.started) / self.seen * (self.count - self.seen) / 60
+        at = record.final
+        what = f"reward {at.reward:.3f}  KL {at.kl:.2f}  grammar {at.grammar:.2f}" if at else record.broke
+        print(
+            f"{self.seen}/{self.count}  {record.run}  {record.seconds:.0f} s  {what}  ({left:.0f} min left)",
+            flush=True,
+        )
+
+
+def show(args: argparse.Namespace) -> int:
+    """How many runs there are; each by name with --all."""
+    for world in map(plan.WORLDS.__getitem__, args.world):
+        some = dict.fromkeys(plan.arms(world), plan.trials(world)[0])
+        for stage in args.stage:
+            made = {"tuning": plan.tuning(world)}.get(stage) or (
+                plan.main if stage == "main" else plan.ablation
+            )(world, some)
+            arms = Counter(one.arm.name for one in made)
+            print(f"{stage:9} {world.name:13} {len(made):4} runs", dict(arms) or "")
+            if args.all:
+                print("\n".join(f"    {one.key}" for one in made))
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Tables and curves from whatever is there."""
+    from benchmarks.nlpo import report as reports
+
+    reports.write(results.FOLDER, args.world)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, does in (("run", run), ("plan", show), ("report", report)):
+        command = commands.add_parser(name, help=does.__doc__)
+        command.set_defaults(does=does)
+        command.add_argument("--world", nargs="+", choices=plan.WORLDS, default=list(plan.WORLDS))
+        if name != "report":
+            command.add_argument("--stage", nargs="+", choices=plan.STAGES, default=list(plan.STAGES))
+        if name == "plan":
+            command.add_argument("--all", action="store_true", help="name every run")
+        if name == "run":
+            command.add_argument(
+                "--workers", type=int, default=2, help="runs at a time, each with one thread"
+            )
+            command.add_argument(
+                "--only", default="", metavar="TEXT", help="only runs with this in their name"
+            )
+            command.add_argument(
+                "--runs", type=Path, default=Path("runs/study"), help="where run folders lie"
+            )
+            command.add_argument("--keep", action="store_true", help="keep the run folders")
+    args = parser.parse_args()
+    try:
+        return int(args.does(args))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
