@@ -373,7 +373,11 @@ def test_what_else_trains_stays_to_the_bit(minibatches: int, tmp_path: Path) -> 
     class OnlyValue(Again):
         only = ["value"]
 
-    b = Bench(tmp_path, pipeline("only", train={"weight_decay": 0.5, "minibatches": minibatches}), {"only": OnlyValue})
+    b = Bench(
+        tmp_path,
+        pipeline("only", train={"weight_decay": 0.5, "minibatches": minibatches}),
+        {"only": OnlyValue},
+    )
     batch = b.batch()
     before = {m: {k: v.clone() for k, v in b.run.models[m].state_dict().items()} for m in ("policy", "value")}
     b.phase._update(batch)

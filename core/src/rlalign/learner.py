@@ -189,7 +189,8 @@ class Learner:
 
     def _head_chunks(self, rollout: Rollout) -> Sequence[Tensor]:
         row_M, _ = rollout.chosen
-        return torch.arange(len(row_M), device=row_M.device).split(self.engine.head_chunk)
+        chunks: Sequence[Tensor] = torch.arange(len(row_M), device=row_M.device).split(self.engine.head_chunk)
+        return chunks
 
     @torch.no_grad()
     def _kl_part(self, rollout: Rollout, then: dict[str, Tensor]) -> float:

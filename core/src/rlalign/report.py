@@ -40,6 +40,8 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
             models[name] = "built"
         else:
             models[name] = "renewed" if renewed and not (spec and spec.item) else "kept"
+        if spec and spec.dtype:
+            models[name] += f" in {spec.dtype}"
     rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())
     rows["trains"] = ", ".join(wiring.trains) if wiring.learns else "nothing"
     if wiring.live or wiring.columns:

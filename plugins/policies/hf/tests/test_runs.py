@@ -330,6 +330,25 @@ def test_other_precisions(
         assert largest < (0.2 if dtype == "bfloat16" else 1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu(
+    tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str, algorithm: str, dtype: str
+) -> None:
+    """Whole runs there: on-policy at first, all weights on the device, and something learned."""
+    pipeline = pipeline_of(family, algorithm=ALGORITHMS[algorithm], rewards=["evens", {"kl": {"coef": 0.1}}])
+    pipeline |= {"device": "cuda", "train": {**pipeline["train"], "dtype": dtype, "epochs": 2}}
+    finished, done = run(tmp_path, pipeline, {**components, **EXTRA})
+    assert {p.device.type for model in done.models.values() for p in model.parameters()} == {"cuda"}
+    (component,) = [c for c in done.builder.built.values() if isinstance(c, Watched)]
+    for _, largest, _ in component.seen.values():
+        assert largest < (0.3 if dtype == "bfloat16" else 1e-3)
+    assert finished.metrics["grad_norm"] > 0
+
+
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logged_responses(

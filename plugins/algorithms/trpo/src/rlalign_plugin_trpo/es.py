@@ -1,0 +1,49 @@
+"""An evolution strategy: the policy's weights move towards random changes of them that earned more.
+
+Salimans et al., "Evolution Strategies as a Scalable Alternative to Reinforcement Learning" (2017), algorithm 1
+with mirrored perturbations. No gradient is taken, so the reward may be anything and so may the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+
+from rlalign import Batch, Component, Options, Run, hookimpl
+
+__all__ = ["EvolutionStrategy"]
+
+
+class EvolutionStrategy(Component):
+    """Salimans et al. (2017): a step along Σ (R₊ − R₋) ε, R± the mean reward of the weights θ ± σε."""
+
+    class Config(Options):
+        """Options of `es`."""
+
+        sigma: float = Field(0.02, gt=0, description="σ: standard deviation of the perturbations")
+        pairs: int = Field(16, gt=0, description="perturbations, each tried with both signs")
+        rate: float = Field(
+            0.01, gt=0, description="α: how far the weights move along the estimated gradient"
+        )
+
+    config: Config
+    trains = ("policy",)
+    responses = "sampled"
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
+        c, start = self.config, run.parameters()
+        slope, earned = torch.zeros_like(start), []
+        for i in range(c.pairs):
+            noise = torch.randn(len(start), generator=run.rng("es", run.iteration, i), dtype=start.dtype)
+            noise = noise.to(start.device)
+            for sign in (1, -1):
+                run.assign(start + sign * c.sigma * noise)
+                _, reward = run.respond(batch.rollout.examples)
+                earned.append(float(reward.total_N.mean()))
+            slope += (earned[-2] - earned[-1]) / (2 * c.sigma * c.pairs) * noise
+        run.assign(start + c.rate * slope)
+        spread = float(torch.tensor(earned).std(correction=0))
+        return {f"{self.name}/step_norm": c.rate * float(slope.norm()), f"{self.name}/spread": spread}
