@@ -74,6 +74,10 @@ NUMBERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo": ({"gamma": 0.95}, _PASSES),
     "nlpo": ({"gamma": 0.95, "top_p": 0.99}, _PASSES),
     "a2c": ({"gamma": 0.95, "whiten": "batch"}, {"iterations": 100, "lr": 0.05}),
+    "trpo": (
+        {"delta": 0.05, "gamma": 0.95, "passes": 4, "cg_steps": 10, "damping": 0.01},
+        {"iterations": 20, "lr": 0.05},
+    ),
 }
 """How a table learns to write increasing numbers."""
 

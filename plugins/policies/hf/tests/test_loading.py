@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +281,21 @@ def test_odd_generation_settings_do_not_lose_the_model(copied: Path, tmp_path: P
     edit(copied / "generation_config.json", temperature=0.3, do_sample=False)
     made(copied).save(tmp_path / "saved")
     assert (tmp_path / "saved" / "model.safetensors").exists()
+
+
+def test_a_chosen_padding_token_is_no_reason_for_a_warning(
+    policy_of: Any, examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama's padding token is an action like any other, where a row begins and where it ends."""
+    from transformers import PreTrainedModel
+
+    def warn(*args: Any) -> None:
+        raise AssertionError("looked for padding")
+
+    monkeypatch.setattr(PreTrainedModel, "warn_if_padding_and_no_attention_mask", warn)
+    policy = policy_of("llama")
+    rollout = policy.encode(examples)
+    padded = replace(rollout, actions_NT=torch.zeros_like(rollout.actions_NT))
+    with torch.no_grad():
+        assert policy.features(padded, last=True).isfinite().all()
+        assert policy.twin().features(padded).isfinite().all()

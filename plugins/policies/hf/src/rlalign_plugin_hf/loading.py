@@ -119,7 +119,16 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
                 network = auto.from_pretrained(_local(source), config=config, use_safetensors=True, **how)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise RLAlignError(_explained(source, error)) from error
+    for module in network.modules():
+        # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
+        # would look for it in every forward pass (which waits for a GPU), and warn.
+        if hasattr(module, "warn_if_padding_and_no_attention_mask"):
+            module.warn_if_padding_and_no_attention_mask = _silent
     return network.eval()
+
+
+def _silent(*args: Any) -> None:
+    """No warning."""
 
 
 def _config(options: ModelOptions, source: str) -> Any:
