@@ -11,6 +11,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -158,8 +159,13 @@ def ratios(row: str, found: Mapping[str, Any]) -> dict[str, float]:
         "rollout": found["rollout_tokens_s"] / was["rollout_tokens_s"],
         "train": was["train_s"] / found["train_s"],
         "step": (was["train_s"] / was["optimiser_steps"]) / (found["train_s"] / found["optimiser_steps"]),
-        "memory": found["main_gb"] / (was["main_gb"] + was["workers_gb"]),
+        "memory": found["main_gb"] / memory(was),
     }
+
+
+def memory(was: Mapping[str, float]) -> float:
+    """The record's main process and its workers, GB; the row of one thread says nothing of it."""
+    return was.get("main_gb", math.nan) + was.get("workers_gb", math.nan)
 
 
 def report(results: Mapping[str, Any]) -> str:
@@ -178,7 +184,7 @@ def report(results: Mapping[str, Any]) -> str:
         lines.append(
             f"| {row} | {found['iteration_s']:.2f} | {was['iteration_s']:.1f} | {r['iteration']:.1f} | {mark} "
             f"| {r['rollout']:.1f} | {r['train']:.1f} | {r['step']:.1f} | {found['main_gb']:.2f} "
-            f"| {was['main_gb'] + was['workers_gb']:.2f} | {r['memory']:.2f} | {found['others_cores']:.2f} |"
+            f"| {memory(was):.2f} | {r['memory']:.2f} | {found['others_cores']:.2f} |"
         )
     learnt = curves.summary(RECORDED["learning"], results["learning"])
     return "\n".join([*lines, "", *learnt])
