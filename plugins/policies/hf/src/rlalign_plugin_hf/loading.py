@@ -95,6 +95,7 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
 def load_network(options: ModelOptions, kind: Kind) -> Any:
     """The network in float32, in evaluation mode."""
     import transformers
+    from transformers.activations import NewGELUActivation
 
     source = str(options.path)
     _check_folder(source, "path")
@@ -124,6 +125,10 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
         # would look for it in every forward pass (which waits for a GPU), and warn.
         if hasattr(module, "warn_if_padding_and_no_attention_mask"):
             module.warn_if_padding_and_no_attention_mask = _silent
+        # GPT-2's and T5's activation is eight kernels there, each with a tensor kept for the backward pass; here one.
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
     return network.eval()
 
 
