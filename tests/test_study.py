@@ -14,7 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the study is no installed package
 
-from benchmarks.nlpo import analysis, measures, plan, report, results, runner, stats
+from benchmarks.common import stats
+from benchmarks.nlpo import analysis, measures, plan, report, results, runner
 from benchmarks.nlpo.measures import Point, Record
 
 from rlalign.pipeline import config

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import stdev
 
-from benchmarks.nlpo import plan, results, stats
+from benchmarks.common import comparisons, stats
+from benchmarks.common.comparisons import Comparison, Estimate, estimate
+from benchmarks.nlpo import plan, results
 from benchmarks.nlpo.measures import Record, collapsed, reward_at
 
 Seeds = Mapping[int, Record]
@@ -73,62 +75,16 @@ def _by_seed(planned: Sequence[plan.Planned], folder: Path) -> dict[tuple[str, s
     return found
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % t-interval."""
-
-    mean: float
-    half: float
-    spread: float
-    count: int
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    if not values:
-        return None
-    spread = stdev(values) if len(values) > 1 else math.nan
-    return Estimate(fmean(values), stats.half_interval(values), spread, len(values))
-
-
 def values(world: plan.World, runs: Seeds, measure: Measure) -> dict[int, float]:
     """By seed, where the run has this measure."""
     found = {seed: measure.of(world, record) for seed, record in runs.items()}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One arm against another over the seeds that both have."""
-
-    arm: str
-    other: str
-    difference: Estimate
-    p_t: float
-    p_flips: float
-    p_holm: float
-    """Of the paired t-test, in its family."""
-    detectable: float
-
-
 def family(study: Studied, measure: Measure) -> list[Comparison]:
     """The comparisons named before, by one measure, with Holm's correction."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for arm, other in plan.COMPARISONS:
-        ours = values(study.world, study.main.get(arm, {}), measure)
-        theirs = values(study.world, study.main.get(other, {}), measure)
-        differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-        if len(differences) > 2:
-            found[arm, other] = differences
-    raw = {" ".join(pair): stats.paired_t(differences) for pair, differences in found.items()}
-    corrected = stats.holm(raw)
-    made = []
-    for (arm, other), differences in found.items():
-        difference = estimate(differences)
-        assert difference is not None
-        key = f"{arm} {other}"
-        flips, least = stats.sign_flips(differences), stats.detectable(differences)
-        made.append(Comparison(arm, other, difference, raw[key], flips, corrected[key], least))
-    return made
+    by_arm = {arm: values(study.world, runs, measure) for arm, runs in study.main.items()}
+    return comparisons.family(plan.COMPARISONS, by_arm)
 
 
 @dataclass(frozen=True)

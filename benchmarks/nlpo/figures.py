@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from benchmarks.nlpo import plan, stats
-from benchmarks.nlpo.analysis import FINAL, NUCLEUS, Studied, estimate, values
+from benchmarks.common import stats
+from benchmarks.common.comparisons import estimate
+from benchmarks.common.drawing import STYLE, estimates, saved, with_legend
+from benchmarks.nlpo import plan
+from benchmarks.nlpo.analysis import FINAL, NUCLEUS, Studied, values
 from benchmarks.nlpo.measures import Point
 from matplotlib import pyplot
 
@@ -24,16 +24,6 @@ COLOURS = {
     plan.CONTROL: "#009e73",
 }
 """Okabe and Ito's, told apart by most eyes."""
-STYLE: Any = {
-    "svg.hashsalt": "rlalign",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e5e5",
-    "legend.frameon": False,
-}
 
 
 def draw(studies: Sequence[Studied], folder: Path) -> list[str]:
@@ -42,18 +32,12 @@ def draw(studies: Sequence[Studied], folder: Path) -> list[str]:
     with pyplot.rc_context(STYLE):
         for study in studies:
             if study.main:
-                names += [_saved(_curves(study), folder / f"curves-{study.world.name}.svg")]
+                names += [saved(_curves(study), folder / f"curves-{study.world.name}.svg")]
             if study.ablation:
-                names += [_saved(_ablations(study), folder / "ablations.svg")]
+                names += [saved(_ablations(study), folder / "ablations.svg")]
         if any(study.main for study in studies):
-            names += [_saved(_frontier([study for study in studies if study.main]), folder / "frontier.svg")]
+            names += [saved(_frontier([study for study in studies if study.main]), folder / "frontier.svg")]
     return names
-
-
-def _saved(figure: Any, path: Path) -> str:
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    return path.name
 
 
 def _curves(study: Studied) -> Any:
@@ -77,13 +61,7 @@ def _curves(study: Studied) -> Any:
         if title.startswith("KL") and study.world.grammar:
             axis.set_yscale("log")
             axis.set_ylim(bottom=0.1)
-    return _with_legend(figure, axes[0])
-
-
-def _with_legend(figure: Any, axis: Any) -> Any:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncol=len(labels))
-    return figure
+    return with_legend(figure, axes[0])
 
 
 def band(
@@ -125,7 +103,7 @@ def _frontier(studies: Sequence[Studied]) -> Any:
         axis.set_title(world.name)
         axis.set_xlabel("√KL a response")
     axes[0][0].set_ylabel("reward (val, T = 1)")
-    return _with_legend(figure, axes[0][0])
+    return with_legend(figure, axes[0][0])
 
 
 def _ablations(study: Studied) -> Any:
@@ -157,7 +135,7 @@ def _ablations(study: Studied) -> Any:
         below.set_yscale("log")
     axes[0][0].set_ylabel("final reward")
     axes[1][0].set_ylabel("final KL a response")
-    return _with_legend(figure, axes[0][-1])
+    return with_legend(figure, axes[0][-1])
 
 
 def _label(setting: str) -> str:
@@ -169,13 +147,4 @@ def _points(
     axis: Any, found: Mapping[int, Sequence[float]], mark: str, colour: str, shift: float, label: str
 ) -> None:
     some = {at: one for at, sample in found.items() if (one := estimate(sample)) is not None}
-    axis.errorbar(
-        [at + shift for at in some],
-        [one.mean for one in some.values()],
-        [one.half if math.isfinite(one.half) else 0.0 for one in some.values()],
-        fmt=mark,
-        markersize=4,
-        color=colour,
-        capsize=2,
-        label=label,
-    )
+    estimates(axis, {at + shift: one for at, one in some.items()}, mark, colour, label)

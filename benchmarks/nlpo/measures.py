@@ -10,6 +10,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from benchmarks.common.results import short
+
 LOST = 0.5
 """A run that keeps less than this share of a gain, or of the start's grammar, has collapsed."""
 GAIN = 0.1
@@ -81,7 +83,7 @@ class Record:
 def _short(point: Point | None) -> list[float] | None:
     if point is None:
         return None
-    return [x if isinstance(x, int) else float(f"{x:.5g}") for x in asdict(point).values()]
+    return short(list(asdict(point).values()))
 
 
 def point(row: Mapping[str, Any], reward: str, tokens: int = 0) -> Point:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.common import tables
+from benchmarks.common.comparisons import estimate
 from benchmarks.nlpo import plan
 from benchmarks.nlpo.analysis import (
     AT_KL,
     FAMILIES,
     FINAL,
     NUCLEUS,
-    Estimate,
     Measure,
     Studied,
     against_base,
-    estimate,
     fallen,
     family,
     stability,
@@ -46,31 +44,6 @@ def write(folder: Path, worlds: Sequence[str]) -> None:
 
 
 # -- formats ------------------------------------------------------------------------------------------------
-
-
-def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def _mean(found: Estimate | None) -> str:
-    if found is None:
-        return "–"
-    return f"{found.mean:.3f} ± {found.half:.3f}" if math.isfinite(found.half) else f"{found.mean:.3f}"
-
-
-def _signed(found: Estimate | None) -> str:
-    return "–" if found is None else f"{found.mean:+.3f} ± {found.half:.3f}"
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _of(count: tuple[int, int]) -> str:
-    return f"{count[0]}/{count[1]}"
 
 
 def _average(records: Iterable[Record], of: Callable[[Point], float], *, nucleus: bool = False) -> str:
@@ -107,19 +80,7 @@ def _provenance(studies: Sequence[Studied]) -> list[str]:
         "processor time.",
         "",
     ]
-    made = {name: Counter(r.code[name] for r in records if name in r.code) for name in _names(records)}
-    lines += _rows(
-        ["made with", ""],
-        [
-            [f"`{name}`", ", ".join(f"{k} ({n} runs)" if len(c) > 1 else k for k, n in c.items())]
-            for name, c in made.items()
-        ],
-    )
-    return lines
-
-
-def _names(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(name for record in records for name in record.code))
+    return [*lines, *tables.made_with([record.code for record in records])]
 
 
 def _settings(study: Studied) -> list[str]:
@@ -133,7 +94,11 @@ def _settings(study: Studied) -> list[str]:
         fit = [setting for setting, records in tried.items() if plan.qualifies(study.world, records)]
         how = "" if str(trial) in fit else " (none qualified: smallest KL)"
         rows.append([f"`{arm}`", f"{trial.lr:g}", f"{trial.coef:g}{how}", f"{len(fit)}/{len(tried)}"])
-    return ["Chosen in tuning:", "", *_rows(["arm", "lr", "KL coefficient", "trials that qualified"], rows)]
+    return [
+        "Chosen in tuning:",
+        "",
+        *tables.rows(["arm", "lr", "KL coefficient", "trials that qualified"], rows),
+    ]
 
 
 def _results(study: Studied) -> list[str]:
@@ -144,13 +109,13 @@ def _results(study: Studied) -> list[str]:
         rows.append(
             [
                 f"`{arm}`",
-                _mean(estimate(list(values(world, runs, FINAL).values()))),
+                tables.mean(estimate(list(values(world, runs, FINAL).values()))),
                 _average(records, lambda at: at.kl),
                 _average(records, lambda at: at.grammar) if world.grammar else "–",
                 _average(records, lambda at: at.length),
-                _mean(estimate(list(values(world, runs, NUCLEUS).values()))),
+                tables.mean(estimate(list(values(world, runs, NUCLEUS).values()))),
                 _average(records, lambda at: at.grammar, nucleus=True) if world.grammar else "–",
-                f"{_mean(estimate(list(at_kl.values())))} ({len(at_kl)}/{len(runs)})",
+                f"{tables.mean(estimate(list(at_kl.values())))} ({len(at_kl)}/{len(runs)})",
                 f"{fmean(r.curve[-1].tokens for r in records) / 1000:.1f}",
                 f"{fmean(r.seconds for r in records):.0f}",
             ]
@@ -161,27 +126,12 @@ def _results(study: Studied) -> list[str]:
     head = ["arm", "final reward", "KL", "grammar", "length", "reward, p = 0.9", "grammar, p = 0.9"]
     head += [f"reward at KL {world.kl_at:g}", "thousand tokens", "s"]
     said = f"Reward: `{world.reward}` on `test`; {start:.3f} before training."
-    return [said, "", *_rows(head, rows)]
+    return [said, "", *tables.rows(head, rows)]
 
 
 def _comparisons(study: Studied, measure: Measure) -> list[str]:
     found = family(study, measure)
-    if not found:
-        return []
-    rows = [
-        [
-            f"`{c.arm}` − `{c.other}`",
-            _signed(c.difference),
-            str(c.difference.count),
-            _p(c.p_t),
-            _p(c.p_holm),
-            _p(c.p_flips),
-            f"{c.detectable:.3f}",
-        ]
-        for c in found
-    ]
-    head = ["pair", "difference", "seeds", "p (paired t)", "p (Holm)", "p (sign flips)", "found with 80 %"]
-    return [f"Comparisons by {measure.name}:", "", *_rows(head, rows)]
+    return [f"Comparisons by {measure.name}:", "", *tables.comparisons(found)] if found else []
 
 
 def _stability(study: Studied) -> list[str]:
@@ -189,16 +139,16 @@ def _stability(study: Studied) -> list[str]:
         [
             f"`{s.arm}`",
             f"{s.spread:.3f}",
-            _p(s.p_spread),
-            _of(s.collapsed),
-            _of(s.collapsed_tuning),
-            _p(s.p_collapsed),
-            _of(s.collapsed_own),
+            tables.p_value(s.p_spread),
+            tables.of(s.collapsed),
+            tables.of(s.collapsed_tuning),
+            tables.p_value(s.p_collapsed),
+            tables.of(s.collapsed_own),
         ]
         for s in stability(study)
     ]
     head = ["arm", "SD over seeds", "p (Holm)", "collapsed", "in tuning", "p (Holm)", "in its own samples"]
-    return ["Stability; each p against `ppo`:", "", *_rows(head, rows)] if rows else []
+    return ["Stability; each p against `ppo`:", "", *tables.rows(head, rows)] if rows else []
 
 
 def _ablations(study: Studied) -> list[str]:
@@ -218,17 +168,17 @@ def _ablations(study: Studied) -> list[str]:
                 [
                     f"`{arm}`",
                     _named(setting) + (" (its own)" if own else ""),
-                    _mean(estimate(list(values(study.world, runs, FINAL).values()))),
-                    "" if own else _signed(against_base(study, arm, setting, bases[arm])),
+                    tables.mean(estimate(list(values(study.world, runs, FINAL).values()))),
+                    "" if own else tables.signed(against_base(study, arm, setting, bases[arm])),
                     _average(records, lambda at: at.kl),
                     _average(records, lambda at: at.grammar),
-                    _mean(estimate(list(values(study.world, runs, NUCLEUS).values()))),
+                    tables.mean(estimate(list(values(study.world, runs, NUCLEUS).values()))),
                     _average(records, lambda at: at.grammar, nucleus=True),
-                    _of(fallen(study.world, records)),
+                    tables.of(fallen(study.world, records)),
                 ]
             )
     head = ["arm", "setting", "final reward", "difference", "KL", "grammar", "reward, p = 0.9"]
-    return [*lines, *_rows([*head, "grammar, p = 0.9", "collapsed"], rows)]
+    return [*lines, *tables.rows([*head, "grammar, p = 0.9", "collapsed"], rows)]
 
 
 def _named(setting: str) -> str:
@@ -251,15 +201,17 @@ def short(studies: Sequence[Studied]) -> list[str]:
                 [
                     study.world.name,
                     f"`{s.arm}`",
-                    _mean(estimate(list(values(study.world, runs, FINAL).values()))),
-                    "" if found is None else f"{_signed(found.difference)}, p {_p(found.p_holm)}",
-                    _mean(estimate(list(values(study.world, runs, NUCLEUS).values()))),
+                    tables.mean(estimate(list(values(study.world, runs, FINAL).values()))),
+                    ""
+                    if found is None
+                    else f"{tables.signed(found.difference)}, p {tables.p_value(found.p_holm)}",
+                    tables.mean(estimate(list(values(study.world, runs, NUCLEUS).values()))),
                     _average(runs.values(), lambda at: at.kl),
-                    _of(s.collapsed),
+                    tables.of(s.collapsed),
                 ]
             )
     head = ["world", "arm", "final reward", "less PPO's", "reward, p = 0.9", "KL", "collapsed"]
-    lines += _rows(head, rows)
+    lines += tables.rows(head, rows)
     lines.append(
         "Means over seeds with 95 % t-intervals; p of the paired t-test after Holm's correction. Each arm at the best "
         "of the same eight settings, chosen on other seeds; protocol and all numbers: "

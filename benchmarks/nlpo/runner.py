@@ -1,20 +1,16 @@
-"""Runs in processes of their own, some at a time: forked from one that has imported everything."""
+"""One run: made, read, and measured twice more."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.common import processes
 from benchmarks.nlpo import plan
 from benchmarks.nlpo.measures import Point, Record, curves, point
 
@@ -38,18 +34,10 @@ IMPORTED = (
 """What runs would import each by itself."""
 
 
-def prepare() -> None:
-    """Import what every run needs, once, and stay with one thread."""
-    torch.set_num_threads(1)
-    for name in IMPORTED:
-        importlib.import_module(name)
-    importlib.import_module("transformers").logging.set_verbosity_error()
-
-
 def measured(planned: plan.Planned, work: Path, *, keep: bool) -> Record:
     """Run it and read its curve; measure what it made twice, and delete the run folder unless asked to keep it."""
     started = time.process_time()
-    folder = work / planned.key.replace("/", "+")
+    folder = processes.folder_of(work, planned.key)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     registry = Registry()
     broke = None
@@ -76,7 +64,7 @@ def measured(planned: plan.Planned, work: Path, *, keep: bool) -> Record:
         broke=broke,
         responses=int(sum(row["responses"] for row in trained)),
         steps=int(sum(row.get("optimiser_steps", 0) for row in trained)),
-        code=_code(lock),
+        code=processes.made_with(lock),
         seconds=round(time.process_time() - started, 1),
     )
     if not keep:
@@ -92,11 +80,6 @@ def _final(planned: plan.Planned, folder: Path, registry: Registry, how: Mapping
     return point(opened.figures(), planned.world.reward)
 
 
-def _code(lock: Mapping[str, Any]) -> dict[str, str]:
-    plugins = {name: about["code"][:8] for name, about in lock["plugins"].items()}
-    return {"torch": lock["packages"]["torch"], "device": lock["device"]["model"], **plugins}
-
-
 def run_all(
     todo: Sequence[plan.Planned],
     work: Path,
@@ -107,48 +90,11 @@ def run_all(
 ) -> list[str]:
     """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed for another reason
     than what they computed."""
-    work.mkdir(parents=True, exist_ok=True)
-    prepare()
-    waiting, failed = list(reversed(todo)), []
-    running: dict[int, plan.Planned] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                planned = waiting.pop()
-                running[_forked(planned, work, keep)] = planned
-            pid, status = os.wait()
-            planned = running.pop(pid)
-            result = _result(work, planned)
-            if status == 0:
-                done(Record.of(result.read_text()))
-                result.unlink()
-            else:
-                failed.append(planned.key)
-    finally:
-        for pid in running:
-            os.kill(pid, signal.SIGTERM)
-    return failed
-
-
-def _result(work: Path, planned: plan.Planned) -> Path:
-    return work / f"{planned.key.replace('/', '+')}.json"
-
-
-def _forked(planned: plan.Planned, work: Path, keep: bool) -> int:
-    """A process that makes one run; it leaves its record in a file."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        _result(work, planned).write_text(measured(planned, work, keep=keep).line())
-        status = 0
-    except KeyboardInterrupt:
-        pass
-    except BaseException:
-        print(f"{planned.key}:", file=sys.stderr)
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+    processes.prepare(IMPORTED)
+    return processes.run_all(
+        todo,
+        work,
+        workers,
+        lambda planned: measured(planned, work, keep=keep).line(),
+        lambda line: done(Record.of(line)),
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ def planned(stage: str, world: plan.World) -> list[plan.Planned]:
 
 def run(args: argparse.Namespace) -> int:
     """Tuning of all worlds, then their main runs, then the ablations."""
+    from benchmarks.common.processes import Progress
     from benchmarks.nlpo import runner
 
     failed: list[str] = []
@@ -50,31 +50,22 @@ def run(args: argparse.Namespace) -> int:
         todo = [one for one in wanted if one.key not in there]
         print(f"{stage}: {len(there)} of {len(wanted)} runs are there", flush=True)
         if todo:
-            progress = Progress(len(todo), args.workers)
-            failed += runner.run_all(todo, args.runs, args.workers, progress.done, keep=args.keep)
+            progress = Progress(len(todo))
+
+            def done(record: Record, progress: Progress = progress) -> None:
+                results.add(record)
+                progress.done(said(record))
+
+            failed += runner.run_all(todo, args.runs, args.workers, done, keep=args.keep)
     for key in failed:
         print(f"failed: {key} (why stands above); the same command tries it again")
     return 1 if failed else 0
 
 
-class Progress:
-    """A line for each run that is done, and how long the rest takes."""
-
-    def __init__(self, count: int, workers: int) -> None:
-        self.count, self.workers = count, workers
-        self.started = time.monotonic()
-        self.seen = 0
-
-    def done(self, record: Record) -> None:
-        results.add(record)
-        self.seen += 1
-        left = (time.monotonic() - self.started) / self.seen * (self.count - self.seen) / 60
-        at = record.final
-        what = f"reward {at.reward:.3f}  KL {at.kl:.2f}  grammar {at.grammar:.2f}" if at else record.broke
-        print(
-            f"{self.seen}/{self.count}  {record.run}  {record.seconds:.0f} s  {what}  ({left:.0f} min left)",
-            flush=True,
-        )
+def said(record: Record) -> str:
+    at = record.final
+    what = f"reward {at.reward:.3f}  KL {at.kl:.2f}  grammar {at.grammar:.2f}" if at else record.broke
+    return f"{record.run}  {record.seconds:.0f} s  {what}"
 
 
 def show(args: argparse.Namespace) -> int:
