@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from rlalign import ConfigError, Example, Options, Task
 from rlalign_plugin_dataset import sources
-from rlalign_plugin_dataset.index import Examples, index
-from rlalign_plugin_dataset.mapping import Columns, Template
+from rlalign_plugin_dataset.index import Examples, by_share, index
+from rlalign_plugin_dataset.mapping import Columns, Template, glued
 from rlalign_plugin_dataset.tables import Table
 
 __all__ = ["Dataset"]
@@ -168,9 +168,11 @@ class Dataset(Task):
         return index(
             tables,
             columns,
-            shares if name in shares else name,
+            list(shares) if name in shares else [name],
+            by_share(shares) if name in shares else lambda example, reader: name,
             skip=self.config.bad_rows == "skip",
             limit=self.config.limit,
+            glued=glued if self.config.join is None else None,
         )
 
     @property

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
 import numpy
 
 from rlalign import ConfigError, Example
-from rlalign_plugin_dataset.mapping import BadRow, Columns, glued
-from rlalign_plugin_dataset.tables import Scanned, Table
-
-Readers = Sequence[tuple[Table, Columns]]
+from rlalign_plugin_dataset.tables import Row, Scanned, Table
 
 NAMED = 5
 """Bad rows that a message names."""
@@ -24,13 +22,44 @@ GLUED = 0.1
 """The share of rows without a space between prompt and response from which on it is said."""
 
 
+class BadRow(Exception):
+    """What is wrong with a row, in words."""
+
+
+class Reader(ABC):
+    """How the rows of one table read."""
+
+    has_ids = False
+    """Whether rows have ids of their own, of which none may stand twice; a row then holds one example."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def examples(self, row: Row, place: str) -> Sequence[Example | str]:
+        """The examples of a row, always the same; for one that is left out on purpose, why, in words.
+
+        BadRow: what is wrong with the row. `place` is `file:line`.
+        """
+
+
+Readers = Sequence[tuple[Table, Reader]]
+SplitOf = Callable[[Example, Reader], str | None]
+
+
 class Examples(Sequence[Example]):
     """Examples that are read when they are asked for: all that is held is where each row stands."""
 
-    def __init__(self, readers: Readers, places: Places, rows: numpy.ndarray) -> None:
+    def __init__(self, readers: Readers, places: Places, rows: numpy.ndarray, found: int) -> None:
         self._readers = readers
         self._places = places
         self._rows = rows
+        self.found = found
+        """How many the tables hold, in all splits and with those that were left out."""
+
+    def take(self, order: numpy.ndarray) -> Examples:
+        """Some of them, or all in another order."""
+        return Examples(self._readers, self._places, self._rows[order], self.found)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,30 +78,36 @@ class Examples(Sequence[Example]):
 
 @dataclass
 class Places:
-    """Where the sound rows stand, in 28 bytes a row."""
+    """Where the examples stand, in 32 bytes each."""
 
     table: array[int] = field(default_factory=lambda: array("i"))
     number: array[int] = field(default_factory=lambda: array("q"))
     start: array[int] = field(default_factory=lambda: array("q"))
     length: array[int] = field(default_factory=lambda: array("q"))
+    part: array[int] = field(default_factory=lambda: array("i"))
+    """Which of its row's examples."""
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def add(self, table: int, found: Scanned) -> None:
+    def add(self, table: int, found: Scanned, part: int) -> None:
         self.table.append(table)
         self.number.append(found.number)
         self.start.append(found.start)
         self.length.append(found.length)
+        self.part.append(part)
 
     def example(self, readers: Readers, row: int) -> Example:
-        table, columns = readers[self.table[row]]
+        table, reader = readers[self.table[row]]
         place = f"{table.name}:{self.number[row]}"
         found = table.read(self.start[row], self.length[row])
         try:
-            return columns.example(found, place)
+            example = reader.examples(found, place)[self.part[row]]
+            if isinstance(example, str):
+                raise BadRow(example)
         except BadRow as error:
             raise ConfigError(f"{place}: {error}; it was sound when the run began") from None
+        return example
 
 
 def hash_of(text: str) -> int:
@@ -101,21 +136,31 @@ def key_of(example: Example, has_id: bool) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
 
 
+def by_share(shares: Mapping[str, float]) -> SplitOf:
+    """Splits that are shares of the data."""
+    return lambda example, reader: split_by_share(key_of(example, reader.has_ids), shares)
+
+
 def index(
     tables: Sequence[Table],
-    columns: Sequence[Columns],
-    splits: Mapping[str, float] | str,
+    rows_read_by: Sequence[Reader],
+    names: Sequence[str],
+    split_of: SplitOf,
     *,
     skip: bool,
-    limit: int | None,
+    limit: int | None = None,
+    glued: Callable[[Example], bool] | None = None,
 ) -> dict[str, Examples]:
-    """The examples of each split, in the order of the rows. `splits`: shares by name, or the one there is."""
-    readers = list(zip(tables, columns, strict=True))
-    names = [splits] if isinstance(splits, str) else list(splits)
+    """The examples of each named split, in the order of the rows; bad rows are refused, or with `skip` left out.
+
+    `glued` says of an example that its response runs on from the prompt's last word; many such are told of.
+    """
+    readers = list(zip(tables, rows_read_by, strict=True))
     places, member, sizes = Places(), array("i"), dict.fromkeys(names, 0)
     seen: dict[int, int] = {}
     bad: list[str] = []
-    rows = answered = unspaced = 0
+    left: dict[str, tuple[int, str]] = {}
+    rows = count = answered = unspaced = 0
     for number, found, reader in _all_rows(readers):
         if limit is not None and min(sizes.values()) >= limit:
             break
@@ -124,60 +169,79 @@ def index(
         try:
             if isinstance(found.row, str):
                 raise BadRow(found.row)
-            example = reader.example(found.row, place)
-            first = len(places)
-            if reader.id is not None:
-                first = seen.setdefault(hash_of(example.id), first)
-            if first < len(places):
-                before = f"{readers[places.table[first]][0].name}:{places.number[first]}"
-                raise BadRow(f"the id `{example.id}` is that of {before} too")
+            examples = reader.examples(found.row, place)
+            for example in examples:
+                if not reader.has_ids or isinstance(example, str):
+                    continue
+                first = seen.setdefault(hash_of(example.id), len(places))
+                if first < len(places):
+                    before = f"{readers[places.table[first]][0].name}:{places.number[first]}"
+                    raise BadRow(f"the id `{example.id}` is that of {before} too")
         except BadRow as error:
+            count += 1
             bad.append(f"{place}: {error}" if len(bad) < NAMED else "")
             continue
-        split = (
-            splits
-            if isinstance(splits, str)
-            else split_by_share(key_of(example, reader.id is not None), splits)
-        )
-        kept = split is not None and (limit is None or sizes[split] < limit)
-        if split is not None and kept:
-            sizes[split] += 1
-            answered += bool(example.responses)
-            unspaced += glued(example)
-        places.add(number, found)
-        member.append(names.index(split) if split is not None and kept else -1)
+        count += len(examples)
+        for part, example in enumerate(examples):
+            if isinstance(example, str):
+                times, first_place = left.get(example, (0, place))
+                left[example] = times + 1, first_place
+                continue
+            split = split_of(example, reader)
+            kept = split is not None and (limit is None or sizes[split] < limit)
+            if split is not None and kept:
+                sizes[split] += 1
+                answered += bool(example.responses)
+                unspaced += glued is not None and glued(example)
+            places.add(number, found, part)
+            member.append(names.index(split) if split is not None and kept else -1)
     what = " and ".join(table.name for table in tables)
-    _speak(what, bad, rows, skip, len(places))
-    if columns[0].config.join is None and unspaced > GLUED * answered:
+    _speak(what, bad, left, rows, count, skip, len(places))
+    if unspaced > GLUED * answered:
         warnings.warn(
             f"{what}: in {unspaced:,} of {answered:,} rows the response follows the prompt without a space, and "
             "a causal policy would learn to write it so; `join: ' '` puts one in, `join: ''` means it is right",
             stacklevel=2,
         )
     members = numpy.frombuffer(member, dtype=numpy.intc)
-    return {name: Examples(readers, places, (members == i).nonzero()[0]) for i, name in enumerate(names)}
+    return {
+        name: Examples(readers, places, (members == i).nonzero()[0], count) for i, name in enumerate(names)
+    }
 
 
-def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Columns]]:
-    for number, (table, columns) in enumerate(readers):
+def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Reader]]:
+    for number, (table, reader) in enumerate(readers):
         for found in table.scan():
-            yield number, found, columns
+            yield number, found, reader
 
 
-def _speak(what: str, bad: Sequence[str], rows: int, skip: bool, good: int) -> None:
-    """Refuse bad rows, or say how many were left out."""
+def _speak(
+    what: str,
+    bad: Sequence[str],
+    left: Mapping[str, tuple[int, str]],
+    rows: int,
+    count: int,
+    skip: bool,
+    good: int,
+) -> None:
+    """Refuse bad rows, or say how many were left out; say what was left out on purpose."""
     if rows == 0:
         raise ConfigError(f"{what}: no rows")
-    if not bad:
-        return
-    shown = [line for line in bad if line]
-    more = f"\n  and {len(bad) - len(shown):,} more" if len(bad) > len(shown) else ""
-    listed = "\n  ".join(shown) + more
-    if good == 0:
-        raise ConfigError(f"{what}: none of {rows:,} rows can be used:\n  {listed}")
-    if not skip:
-        raise ConfigError(
-            f"{what}: {len(bad):,} of {rows:,} rows cannot be used; mend them, or leave them out by "
-            f"`bad_rows: skip`:\n  {listed}"
-        )
-    warnings.warn(f"{what}: {len(bad):,} of {rows:,} rows left out:\n  {listed}", stacklevel=2)
+    if bad:
+        shown = [line for line in bad if line]
+        more = f"\n  and {len(bad) - len(shown):,} more" if len(bad) > len(shown) else ""
+        listed = "\n  ".join(shown) + more
+        if good == 0:
+            raise ConfigError(f"{what}: none of {rows:,} rows can be used:\n  {listed}")
+        if not skip:
+            raise ConfigError(
+                f"{what}: {len(bad):,} of {rows:,} rows cannot be used; mend them, or leave them out by "
+                f"`bad_rows: skip`:\n  {listed}"
+            )
+        warnings.warn(f"{what}: {len(bad):,} of {rows:,} rows left out:\n  {listed}", stacklevel=3)
+    if left:
+        reasons = [f"{times:,} {why} (first {place})" for why, (times, place) in left.items()]
+        said = f"{what}: {good:,} of {count:,} examples kept; left out:\n  " + "\n  ".join(reasons)
+        if good == 0:
+            raise ConfigError(said)
+        warnings.warn(said, stacklevel=3)

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from rlalign import ConfigError, Example
+from rlalign_plugin_dataset.index import BadRow, Reader
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 Names = tuple[str, ...]
 _MISSING = object()
-
-
-class BadRow(Exception):
-    """What is wrong with a row, in words."""
 
 
 class Template:
@@ -53,13 +50,13 @@ def _parts(text: str) -> Sequence[tuple[str, str]]:
     return parts
 
 
-class Columns:
+class Columns(Reader):
     """The columns of one table by what they mean: as the pipeline says, else those with our own names."""
 
     def __init__(self, config: Dataset.Config, table: Table) -> None:
+        super().__init__(table.name)
         self.config = config
         self.cells = table.cells
-        self.name = table.name
         self.there = table.columns()
         if not self.there:
             first = next(table.scan(), None)
@@ -89,6 +86,7 @@ class Columns:
         self.references = _names(config.references) or self._own("references")
         own_id = next(iter(self._own("id")), None) if config.id is None else config.id
         self.id = None if own_id is None else Template(own_id)
+        self.has_ids = self.id is not None
         self._check()
         plain = [self.prompt.text] if self.prompt and self.prompt.plain else []
         plain += [self.id.text] if self.id and self.id.plain else []
@@ -128,6 +126,9 @@ class Columns:
         return [c for c in self.there if c in wanted or any(w.startswith(f"{c}.") for w in wanted)]
 
     # -- a row ----------------------------------------------------------------------------------------
+
+    def examples(self, row: Row, place: str) -> Sequence[Example]:
+        return (self.example(row, place),)
 
     def example(self, row: Row, place: str) -> Example:
         """The example a row holds; BadRow says why it holds none."""

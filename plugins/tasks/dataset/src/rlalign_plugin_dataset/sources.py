@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,14 @@ def pick(split: str, known: Mapping[str, Any]) -> str | None:
     return next((name for name in known if canonical(name) == canonical(split)), None)
 
 
-def local(path: Path, named: Mapping[str, Sequence[str]], delimiter: str | None) -> Sources:
-    """The tables of a file or folder by split; `named` says which files a split is made of."""
+def local(
+    path: Path,
+    named: Mapping[str, Sequence[str]],
+    delimiter: str | None = None,
+    *,
+    ignore: Collection[str] = (),
+) -> Sources:
+    """The tables of a file or folder by split; `named` says which files a split is made of, `ignore` which are none."""
     if not path.exists():
         close = _near(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ConfigError(f"{path}: there is no such file or folder{close}")
@@ -49,22 +55,40 @@ def local(path: Path, named: Mapping[str, Sequence[str]], delimiter: str | None)
             )
         library = extra("datasets", "hub", f"{path} was written by the `datasets` library")
         return _of_library(library.load_from_disk(str(path)), path.name)
-    chosen = {split: _matching(path, patterns) for split, patterns in named.items()} or _layout(path)
+    chosen = {split: _matching(path, patterns) for split, patterns in named.items()} or _layout(path, ignore)
     return {
         split: [open_file(file, _relative(file, path), delimiter) for file in files]
         for split, files in chosen.items()
     }
 
 
-def hub(name: str, subset: str | None, revision: str | None, named: Mapping[str, Sequence[str]]) -> Sources:
-    """The splits of a dataset on the hub, or in the cache the `datasets` library keeps of it."""
+def hub(
+    name: str,
+    subset: str | None,
+    revision: str | None,
+    named: Mapping[str, Sequence[str]],
+    *,
+    folder: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Sources:
+    """The splits of a dataset on the hub, or in the cache the `datasets` library keeps of it.
+
+    `folder` is the folder of it to read. `files` are its files by split: what must be said of a dataset that
+    is described by a script, which `datasets` no longer runs.
+    """
     library = extra("datasets", "hub", f"`hub: {name}` is a dataset on the hub")
     try:
-        found = library.load_dataset(name, name=subset, revision=revision)
+        if files is None:
+            how = {} if folder is None else {"data_dir": folder}
+            found = library.load_dataset(name, name=subset, revision=revision, **how)
+        else:
+            home = f"hf://datasets/{name}" + (f"@{revision}" if revision else "")
+            reader = "parquet" if all(f.endswith(".parquet") for f in files.values()) else "json"
+            found = library.load_dataset(reader, data_files={s: f"{home}/{f}" for s, f in files.items()})
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
         raise ConfigError(f"hub: {name}: cannot be loaded: {type(error).__name__}: {said}") from error
-    sources = _of_library(found, name)
+    sources = _of_library(found, name if folder is None else f"{name}/{folder}")
     if not named:
         return sources
     missing = [s for wanted in named.values() for s in wanted if pick(s, sources) is None]
@@ -83,7 +107,7 @@ def _of_library(found: Any, name: str) -> Sources:
     return {split: [Hub(found[split], f"{name}/{split}")] for split in found}
 
 
-def _layout(folder: Path) -> dict[str, list[Path]]:
+def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
     files = sorted(
         p
@@ -91,10 +115,13 @@ def _layout(folder: Path) -> dict[str, list[Path]]:
         if p.suffix.lower() in ENDINGS
         and p.is_file()
         and not _NO_DATA.fullmatch(p.name)
+        and p.name not in ignore
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
     if not files:
-        raise ConfigError(f"{folder}: holds no data files ({', '.join(ENDINGS)})")
+        packed = next((p for p in sorted(folder.rglob("*.gz")) if Path(p.stem).suffix in ENDINGS), None)
+        hint = f"; `gunzip` them first: {_relative(packed, folder)}" if packed else ""
+        raise ConfigError(f"{folder}: holds no data files ({', '.join(ENDINGS)}){hint}")
     splits: dict[str, list[Path]] = {}
     for file in files:
         splits.setdefault(_split_of(file, folder), []).append(file)

@@ -231,17 +231,18 @@ def _json_row(line: bytes) -> Row | str:
 
 
 class Csv(File):
-    """A header, and a record a row; a quoted field may hold line breaks."""
+    """A header, and a record a row; a quoted field may hold line breaks. With `names` there is no header."""
 
     cells = True
     unit = "line"
 
-    def __init__(self, path: Path, name: str, delimiter: str) -> None:
+    def __init__(self, path: Path, name: str, delimiter: str, names: Sequence[str] | None = None) -> None:
         super().__init__(path, name)
         self.delimiter = delimiter
         if csv.field_size_limit() < LONGEST_FIELD:
             csv.field_size_limit(LONGEST_FIELD)
-        self._columns: list[str] | None = None
+        self._header = names is None
+        self._columns = None if names is None else list(names)
 
     def columns(self) -> list[str]:
         if self._columns is None:
@@ -257,7 +258,7 @@ class Csv(File):
 
     def scan(self) -> Iterator[Scanned]:
         self.columns()
-        for found in islice(self._records(), 1, None):
+        for found in islice(self._records(), int(self._header), None):
             yield found._replace(row=self._named(found.row))
 
     def read(self, start: int, length: int) -> Row:
@@ -271,7 +272,7 @@ class Csv(File):
             return row
         cells, names = row["cells"], self.columns()
         if len(cells) != len(names):
-            return f"{len(cells)} fields where the header has {len(names)}"
+            return f"{len(cells)} fields where {'the header has' if self._header else 'there should be'} {len(names)}"
         return dict(zip(names, cells, strict=True))
 
     def _records(self) -> Iterator[Scanned]:

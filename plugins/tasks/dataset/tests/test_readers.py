@@ -1,0 +1,118 @@
+"""What other tasks build on: readers of their own, tables without a header, files of a dataset with a script."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from rlalign import ConfigError, Example
+from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
+from rlalign_plugin_dataset.tables import Csv, Row, open_file
+
+
+class Words(Reader):
+    """An example a word; `-` is left out, and a row without words is bad."""
+
+    def examples(self, row: Row, place: str) -> Sequence[Example | str]:
+        words = row["text"].split()
+        if not words:
+            raise BadRow("no words")
+        return [
+            "are dashes" if w == "-" else Example(id=f"{place}#{i}", prompt=w) for i, w in enumerate(words)
+        ]
+
+
+def words(folder: Path, texts: list[str], **options: Any) -> Examples:
+    path = folder / "d.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    table = open_file(path, path.name, None)
+    return index([table], [Words(table.name)], ["train"], lambda e, r: "train", **{"skip": True, **options})[
+        "train"
+    ]
+
+
+def test_a_row_may_hold_several_examples_and_leave_some_out(tmp_path):
+    with pytest.warns(UserWarning, match="left out") as said:
+        found = words(tmp_path, ["a b", "- c -", "", "d"])
+    assert [(e.id, e.prompt) for e in found] == [
+        ("d.jsonl:1#0", "a"),
+        ("d.jsonl:1#1", "b"),
+        ("d.jsonl:2#1", "c"),
+        ("d.jsonl:4#0", "d"),
+    ]
+    assert found.found == 7  # six words and a bad row
+    assert [str(w.message) for w in said] == [
+        "d.jsonl: 1 of 4 rows left out:\n  d.jsonl:3: no words",
+        "d.jsonl: 4 of 7 examples kept; left out:\n  2 are dashes (first d.jsonl:2)",
+    ]
+    with pytest.raises(ConfigError, match=r"1 of 4 rows cannot be used"):
+        words(tmp_path, ["a b", "- c -", "", "d"], skip=False)
+    with pytest.raises(ConfigError, match=r"0 of 2 examples kept; left out:\n  2 are dashes"):
+        words(tmp_path, ["- -"])
+
+
+def test_examples_in_another_order(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = words(tmp_path, ["a b", "c"])
+    assert [e.prompt for e in found.take(numpy.array([2, 0]))] == ["c", "a"]
+
+
+def test_a_row_that_changes_its_mind(tmp_path, monkeypatch):
+    found = words(tmp_path, ["a"])
+    monkeypatch.setattr(Words, "examples", lambda self, row, place: ["is gone"])
+    with pytest.raises(ConfigError, match=r"d\.jsonl:1: is gone; it was sound when the run began"):
+        found[0]
+
+
+def test_a_table_without_a_header(tmp_path):
+    (tmp_path / "d.tsv").write_text("a\tb\nc\td\te\nf\tg\n")
+    table = Csv(tmp_path / "d.tsv", "d.tsv", "\t", names=("x", "y"))
+    assert table.columns() == ["x", "y"]
+    scanned = list(table.scan())
+    assert [s.row for s in scanned] == [
+        {"x": "a", "y": "b"},
+        "3 fields where there should be 2",
+        {"x": "f", "y": "g"},
+    ]
+    assert table.read(scanned[2].start, scanned[2].length) == {"x": "f", "y": "g"}
+
+
+def test_files_that_are_no_data(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/a.json").write_text('{"prompt": "a"}')
+    (tmp_path / "test/bad.json").write_text('{"x": 1}')
+    assert [t.name for t in sources.local(tmp_path, {}, ignore=["bad.json"])["test"]] == ["test/a.json"]
+
+
+def test_packed_files_are_named(tmp_path):
+    (tmp_path / "train.jsonl.gz").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"holds no data files .*; `gunzip` them first: train\.jsonl\.gz"):
+        sources.local(tmp_path, {})
+
+
+def test_folders_and_files_of_a_dataset_on_the_hub(monkeypatch):
+    asked: list[Any] = []
+
+    def load_dataset(path: str, **how: Any) -> Any:
+        asked.append((path, how))
+        return {"train": types.SimpleNamespace(column_names=["a"])}
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    assert sources.hub("x/y", None, "main", {}, folder="part")["train"][0].name == "x/y/part/train"
+    sources.hub("x/y", None, "abc", {}, files={"train": "data/train.json"})
+    sources.hub("x/y", None, None, {}, files={"train": "data/*.parquet"})
+    assert asked == [
+        ("x/y", {"name": None, "revision": "main", "data_dir": "part"}),
+        ("json", {"data_files": {"train": "hf://datasets/x/y@abc/data/train.json"}}),
+        ("parquet", {"data_files": {"train": "hf://datasets/x/y/data/*.parquet"}}),
+    ]
