@@ -97,8 +97,7 @@ MASK = [[1, 1, 0], [1, 1, 1]]
     [
         ({}, (1 + 2 + 4 + 5 + 6) / 5),
         ({"mean": "responses"}, (3 / 2 + 15 / 3) / 2),
-        ({"weighted": True}, (2 * 3 + -1 * 15) / 5),
-        ({"weighted": True, "mean": "responses"}, (2 * 3 / 2 + -1 * 15 / 3) / 2),
+        ({"mean": "sums"}, (3 + 15) / 2),
     ],
 )
 def test_loss_by_hand(options, expected):
@@ -120,11 +119,6 @@ def test_given_steps_are_no_part_of_the_loss():
     loss.value.backward()
     assert logprobs.grad is not None
     assert logprobs.grad[0, 1] == 0 and logprobs.grad[1, 0] == 0
-
-
-def test_it_reads_rewards_only_when_weighted():
-    assert not SFT(SFT.Config()).scored
-    assert SFT(SFT.Config(weighted=True)).scored
 
 
 # -- on a table -------------------------------------------------------------------------------------------
@@ -181,12 +175,12 @@ def test_best_of_reads_stored_scores(tmp_path):
 
 
 def test_weights_need_stored_scores(tmp_path):
-    weighted = pipeline(algorithm={"sft": {"weighted": True}})
+    weighted = pipeline(algorithm="wbc")
     with pytest.raises(ComponentError, match="without a stored score"):
         Bench(tmp_path / "1", weighted, COMPONENTS).batch()
     bench = Bench(tmp_path / "2", {**weighted, "task": {"demonstrations": {"scores": True}}}, COMPONENTS)
     metrics, _ = bench.gradient(bench.batch())
-    assert metrics["sft/loss"] == pytest.approx(math.log(3) * 2 * (3 + 2) / 16)
+    assert metrics["wbc/loss"] == pytest.approx(math.log(3) * (3 + 2) / 3)  # `a b` and `b`, with their ends
 
 
 def test_raft_is_sft_on_the_best_of_sampled_responses(tmp_path):
@@ -461,9 +455,9 @@ class TestSFT(ComponentTests):
     component = "sft"
 
 
-class TestWeightedSFT(ComponentTests):
+class TestSFTOfSums(ComponentTests):
     component = "sft"
-    options = {"mean": "responses", "weighted": True}
+    options = {"mean": "sums"}
 
 
 class TestReferences(ComponentTests):

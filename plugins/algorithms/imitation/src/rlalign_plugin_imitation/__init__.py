@@ -16,8 +16,9 @@ import torch
 from pydantic import BaseModel, Field
 
 from rlalign import Batch, Component, ComponentError, Example, Loss, Options, Outputs, Rollout, Run, hookimpl
+from rlalign_plugin_imitation.weighted import GOLD, WBC
 
-__all__ = ["SFT", "HeldOut", "References", "joined", "references_of"]
+__all__ = ["GOLD", "SFT", "WBC", "HeldOut", "References", "joined", "references_of"]
 
 
 class SFT(Component):
@@ -26,13 +27,10 @@ class SFT(Component):
     class Config(Options):
         """Options of `sft`."""
 
-        mean: Literal["tokens", "responses"] = Field(
+        mean: Literal["tokens", "responses", "sums"] = Field(
             "tokens",
-            description="`tokens`: every token counts the same; `responses`: every response does, however long",
-        )
-        weighted: bool = Field(
-            False,
-            description="multiply each token's loss by its advantage: the response's reward unless said otherwise",
+            description="`tokens`: every token counts the same; `responses`: every response does, however long; "
+            "`sums`: of responses' sums over their tokens, as papers write the likelihood",
         )
 
     config: Config
@@ -40,21 +38,20 @@ class SFT(Component):
     trains = ("policy",)
     unit = "response"
     responses = "logged"
-
-    def __init__(self, config: BaseModel) -> None:
-        super().__init__(config)
-        self.scored = self.config.weighted
+    scored = False
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
         nll_NT = -now.logprobs_NT
-        loss_NT = batch.advantage_NT * nll_NT if self.config.weighted else nll_NT
+        per_token = batch.mean_over_tokens(nll_NT)
         if self.config.mean == "tokens":
-            loss = batch.mean_over_tokens(loss_NT)
+            loss = per_token
         else:
-            steps_N = batch.rollout.mask_NT.sum(1)
-            loss = batch.mean_over_responses(batch.sum_over_chosen(loss_NT) / steps_N)
-        return Loss(loss, {"nll": batch.mean_over_tokens(nll_NT.detach())})
+            nll_N = batch.sum_over_chosen(nll_NT)
+            if self.config.mean == "responses":
+                nll_N = nll_N / batch.rollout.mask_NT.sum(1)
+            loss = batch.mean_over_responses(nll_N)
+        return Loss(loss, {"nll": per_token.detach()})
 
 
 class HeldOut(Component):
