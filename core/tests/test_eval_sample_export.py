@@ -204,13 +204,13 @@ def test_export_of_a_run_without_evaluation() -> None:
     assert refused.exit_code == 2 and "has no `evaluate` section; say what to use: --split" in refused.stderr
     assert call("sample", "toy").exit_code == 2
     assert call("sample", "toy", "--new", "--prompt", "1").exit_code == 0
-    assert call("export", "toy", "--samples", "s.jsonl").exit_code == 2
-    assert call("export", "toy", "--samples", "s.jsonl", "--split", "val").exit_code == 0
+    assert call("export", "toy", "--new", "--samples", "s.jsonl").exit_code == 2
+    assert call("export", "toy", "--new", "--samples", "s.jsonl", "--split", "val").exit_code == 0
 
 
 def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: Path) -> None:
     run = toy
-    said = call("export", "toy", "--samples", "s.jsonl", "evaluate.generation.top_k=3")
+    said = call("export", "toy", "--new", "--samples", "s.jsonl", "evaluate.generation.top_k=3")
     assert said.exit_code == 0 and said.stdout == "samples: s.jsonl, 8 responses\n"
     assert not Path("toy-model").exists()
     rows = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
@@ -244,7 +244,7 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
         (["sample", "toy", "--n", "0"], "--n"),
         (["export", "toy", "--to", "toy.yaml"], "toy.yaml: exists; move it away, or choose another place"),
         (["export", "toy", "--to", "runs/toy/model2"], "lies in the run's own folder"),
-        (["export", "toy", "--samples", "toy.yaml/x"], "cannot be written: "),
+        (["export", "toy", "--new", "--samples", "toy.yaml/x"], "cannot be written: "),
     ],
 )
 def test_requests_that_make_no_sense(arguments: list[str], said: str, toy: Path) -> None:
@@ -270,6 +270,6 @@ def test_a_reward_that_is_not_finite_is_not_exported() -> None:
         "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.full((len(rollout),), torch.nan))\n"
     )
     ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["mine:Lost"]}})
-    result = call("export", "toy", "--samples", "s.jsonl")
+    result = call("export", "toy", "--new", "--samples", "s.jsonl")
     assert result.exit_code == 1 and "a score is not finite" in result.stderr
     assert not Path("s.jsonl").exists()

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -281,7 +281,10 @@ def sample(
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
-    help="Write scored responses to this .jsonl instead; with --to, both.",
+    help="Write the responses it kept to this .jsonl instead; with --to, both.",
+)
+@click.option(
+    "--new", is_flag=True, help="With --samples: sample now, from the last commit point, as `eval` does."
 )
 def export(
     name: str,
@@ -289,31 +292,38 @@ def export(
     seed: int | None,
     folder: Path | None,
     samples: Path | None,
+    new: bool,
     debug: bool,
     **options: Any,
 ) -> None:
-    """Write a run's model, as of its last commit point, or its responses as logged data."""
+    """Write a run's model, as of its last commit point, or its scored responses as logged data."""
 
     def work() -> None:
         from rlalign import inspection
         from rlalign.opened import open_run
 
         run = inspection.run_folder(name)
-        asked = inspection.asked_for(**options)
+        if new and samples is None:
+            raise ConfigError("--new goes with --samples FILE")
+        if not new and (overrides or seed is not None or any(options.values())):
+            raise ConfigError("what was kept stays as it is; add --new and --samples FILE to sample now")
         model = folder or (None if samples else Path(f"{run.name}-model"))
         for target, option in ((model, "--to"), (samples, "--samples")):
             if target is not None:
                 inspection.free(target, run, option)
-        opened = _before_run(lambda: open_run(run, asked, overrides, evaluates=samples is not None))
+        rows: Iterable[dict[str, Any]] = [] if new or samples is None else inspection.kept(run)
+        if new or model is not None:
+            asked = inspection.asked_for(**options)
+            opened = _before_run(lambda: open_run(run, asked, overrides, evaluates=new))
+            if new:
+                _before_run(lambda: opened.ready(seed))
+            if model is not None:
+                opened.save_policy(model)
+                click.echo(f"model: {model}")
+            if new:
+                rows = opened.rows()
         if samples is not None:
-            _before_run(lambda: opened.ready(seed))
-        if model is not None:
-            opened.save_policy(model)
-            click.echo(f"model: {model}")
-        if samples is not None:
-            rows = opened.rows()
-            inspection.write_rows(samples, rows)
-            click.echo(f"samples: {samples}, {sum(len(row['responses']) for row in rows)} responses")
+            click.echo(f"samples: {inspection.write_rows(samples, rows)}")
 
     _guarded(debug, work)
 

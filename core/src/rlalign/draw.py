@@ -31,6 +31,7 @@ class Draw:
         self._epoch: tuple[int, Tensor] | None = None
         self._starts: Tensor | None = None
         self._cumulative: Tensor | None = None
+        self._drawable = 0
         self._unit: Literal["response", "example"] = "example"
         self._weights: str | None = None
         """A hash of the weights."""
@@ -38,7 +39,10 @@ class Draw:
     # -- what a component may ask -------------------------------------------------------------------
 
     def weights(self, w: Tensor, unit: Literal["response", "example"] = "response") -> None:
-        """Draw with replacement in proportion to `w`: logged responses, each a group of one, or whole examples."""
+        """Draw with replacement in proportion to `w`: logged responses, each a group of one, or whole examples.
+
+        A pass is then as many draws as there are weights above zero.
+        """
         size = int(self.row_starts()[-1]) if unit == "response" else len(self.data)
         if w.shape != (size,):
             raise RLAlignError(f"draw weights over {size} {unit}s have the shape {tuple(w.shape)}")
@@ -47,11 +51,12 @@ class Draw:
         if float(w.sum()) <= 0:
             raise RLAlignError("all draw weights are zero: there is nothing to draw")
         self._cumulative = w.double().cumsum(0)
+        self._drawable = int((w > 0).sum())
         self._unit = unit
         self._weights = hashlib.sha256(w.detach().cpu().double().numpy().tobytes()).hexdigest()
 
     def scale(self, share: float) -> None:
-        """Multiply the planned iterations, for example by the share of the data that is kept."""
+        """Multiply `train.iterations`, for example by the share of the data that is kept."""
         if not 0 < share < math.inf:
             raise RLAlignError(f"draw.scale({share}): a share is positive and finite")
         self.share = share
@@ -60,14 +65,10 @@ class Draw:
 
     def planned(self, train: Train) -> int:
         """Iterations of the phase."""
-        iterations: float
         if train.iterations is not None:
-            iterations = train.iterations
-        else:
-            weighted_rows = self._cumulative is not None and self._unit == "response"
-            size = int(self.row_starts()[-1]) if weighted_rows else len(self.data)
-            iterations = math.ceil((train.passes or 1.0) * size / train.prompts)
-        return max(1, round(iterations * self.share))
+            return max(1, round(train.iterations * self.share))
+        size = len(self.data) if self._cumulative is None else self._drawable
+        return max(1, math.ceil((train.passes or 1.0) * size / train.prompts))
 
     def next(self, count: int) -> list[Example]:
         """The next examples. One drawn twice stands there twice."""

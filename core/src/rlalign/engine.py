@@ -212,11 +212,23 @@ class Engine:
                 return trunks.get("policy"), None
             h = trunks.get("policy")
             value = self._value("value")
-            if value.trunk is not None and value.trunk not in trunks:
-                trunks[value.trunk] = self._features(value.trunk, rollout)
+            read = self._read(value, rollout, known=trunks)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._flows_to_value(value)):
-                v = value.values(rollout, None if value.trunk is None else trunks[value.trunk])
+                v = value.values(rollout, read)
         return h, full_precision(v)
+
+    def _read(
+        self, value: Value, rollout: Rollout, last: bool = False, known: Mapping[str, Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """What a value reads of its trunk."""
+        if value.trunk is None:
+            return None
+        if value.reads == "prompts":
+            with torch.set_grad_enabled(torch.is_grad_enabled() and value.trunk in self.trains):
+                return self.policy(value.trunk).prompt_states(rollout)
+        if known and value.trunk in known:
+            return known[value.trunk]
+        return self._features(value.trunk, rollout, last)
 
     def _flows_to_value(self, value: Value) -> bool:
         return "value" in self.trains or value.trunk in self.trains
@@ -351,12 +363,8 @@ class Engine:
         value = self._value(model)
         row_M, step_M = rollout.chosen
         with self.autocast():
-            trunk = (
-                None
-                if value.trunk is None
-                else self._features(value.trunk, rollout, last=not value.per_prompt)
-            )
-            v = full_precision(value.values(rollout, trunk, last=not value.per_prompt))
+            last = not value.per_prompt
+            v = full_precision(value.values(rollout, self._read(value, rollout, last), last=last))
         steps_v, ends_v = (v[row_M], v) if value.per_prompt else (v[: len(row_M)], v[len(row_M) :])
         values_NT = v.new_zeros(len(rollout), rollout.steps + 1)
         values_NT[row_M, step_M] = steps_v

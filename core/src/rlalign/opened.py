@@ -13,12 +13,12 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from rlalign import evaluation
 from rlalign.display import PlainDisplay
@@ -30,14 +30,13 @@ from rlalign.pipeline import Pipeline, config, places
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.logs import Logs, plain
+from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.registry import Registry
-from rlalign.types import Example, Rollout
+from rlalign.types import Example
 from rlalign.wiring import Wiring
 
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
-OURS = "rlalign"
-"""The key of an exported row's `meta` under which everything stands that is not the example's own."""
 
 
 class Opened(Session):
@@ -135,15 +134,11 @@ class Opened(Session):
         asked = phase.phase.evaluate
         assert asked is not None
         sampled = evaluation.responses(phase, evaluation.examples(phase))
+        sampled = sampled.with_columns(**{SAMPLED: sampled.texts})
         rollout, reward = evaluation.scored(phase, sampled)
         filled = phase.fill_columns(rollout, LOGPROBS)
-        values = {output: _total(filled, filled.columns[f"{model}.{output}"]) for model, output in LOGPROBS}
-        rewards = {
-            name: _total(rollout, part) if part.ndim == 2 else part.tolist()
-            for name, part in reward.parts.items()
-        }
-        totals = reward.total_N.tolist()
-        origin = {
+        known = {f"{output}_NT": filled.columns[f"{model}.{output}"] for model, output in LOGPROBS}
+        about = {
             **self.origin,
             **self.where,
             "task": phase.phase.task.component,
@@ -151,34 +146,14 @@ class Opened(Session):
             "seed": self.seeds.seed,
             "version": metadata.version("rlalign"),
         }
-        rows = []
-        for g, example in enumerate(rollout.examples):
-            mine = (rollout.group_N == g).nonzero()[:, 0].tolist()
-            how = rollout.settings[int(rollout.setting_N[mine[0]])]
-            about = {
-                **{name: [value[i] for i in mine] for name, value in values.items()},
-                "rewards": {name: [value[i] for i in mine] for name, value in rewards.items()},
-                **origin,
-                "generation": how.model_dump(mode="json"),
-            }
-            row = {
-                "id": example.id,
-                "prompt": example.prompt,
-                # As sampled, before the task's `postprocess`: whoever learns from them meets the same tokens.
-                "responses": [sampled.texts[i] for i in mine],
-                "scores": [totals[i] for i in mine],
-                "finished": [bool(rollout.finished_N[i]) for i in mine],
-                "meta": {**example.meta, OURS: about},
-            }
-            if not rewards:
-                del row["scores"]
-            elif plain(row["scores"]) != row["scores"]:
+        made = rows_of(replace(filled, **known), reward, self.models.policy, about)
+        for row in made:
+            if "scores" in row and plain(row["scores"]) != row["scores"]:
                 raise ComponentError(
-                    f"example `{example.id}`: a score is not finite ({plain(about['rewards'])}), and data with "
-                    "such a score could not be learned from; leave out its reward with `evaluate.use=[…]`"
+                    f"example `{row['id']}`: a score is not finite ({plain(row['meta'][OURS]['rewards'])}), and "
+                    "data with such a score could not be learned from; leave out its reward with `evaluate.use=[…]`"
                 )
-            rows.append(row)
-        return rows
+        return made
 
     def save_policy(self, folder: Path) -> None:
         """The policy as a model folder, with a card."""
@@ -188,12 +163,6 @@ class Opened(Session):
             f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
         )
         save_folder(self.models.policy, folder, card(self.name, self.pipeline, self._last, origin))
-
-
-def _total(rollout: Rollout, x_NT: Tensor) -> list[float]:
-    """The sum over each response's chosen steps."""
-    found: list[float] = x_NT.double().where(rollout.mask_NT, 0.0).sum(1).tolist()
-    return found
 
 
 # -- opening ----------------------------------------------------------------------------------------------

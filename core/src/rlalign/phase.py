@@ -25,6 +25,9 @@ from rlalign.learner import Learner
 from rlalign.models import Models, fingerprint
 from rlalign.optimiser import Optimiser
 from rlalign.pipeline import Sampling
+from rlalign.policy import Policy
+from rlalign.records.remembered import Remembered, keys_of
+from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.run import Run
 from rlalign.stages import Stages
 from rlalign.types import Batch, Example, Outputs, Reward, Rollout, concat_batches
@@ -43,6 +46,7 @@ class PhaseRun:
         self.session = session
         self.wiring = wiring
         self.phase = wiring.phase
+        self.keeps = self.phase.train.keep_responses or session.is_read_later(self.phase.name)
         self.place = place
         self.repeat = repeat
         self.models: Models = session.models
@@ -62,6 +66,7 @@ class PhaseRun:
         """Epochs of this iteration's update so far."""
         self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
         self._times: dict[str, float] = {}
+        self._stores: dict[str, Remembered] = {}
         data = session.training_data(wiring)
         self.draw = Draw(data, session.seeds, ("draw", repeat, place))
         self.columns = Columns(session.dir.columns, data, self.draw.row_starts)
@@ -197,6 +202,8 @@ class PhaseRun:
         """Responses, the columns somebody needs, and their reward."""
         with self._timed("rollout"):
             rollout = stages.rollout(self.run, examples)
+        if self.keeps:
+            rollout = rollout.with_columns(**{SAMPLED: rollout.texts})
         return self.scored_rollout(stages, rollout, columns)
 
     def scored_rollout(
@@ -224,9 +231,42 @@ class PhaseRun:
                     found[f"policy.{output}"] = self._known_or_scored(rollout, output)
                 outputs = [o for o in outputs if o not in known]
             if outputs:
-                scored = self.score(model, rollout, outputs)
-                found |= {f"{model}.{output}": getattr(scored, f"{output}_NT") for output in outputs}
+                scored = self._scored_once(rollout, model, outputs)
+                found |= {f"{model}.{output}": x_NT for output, x_NT in scored.items()}
         return rollout.with_columns(**found) if found else rollout
+
+    def _scored_once(self, rollout: Rollout, model: str, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of a model. What one that stays as it is says of a logged response is computed once a run."""
+        logged_N = (rollout.logprobs_NT.isnan() & rollout.mask_NT).any(1)
+        stays = isinstance(self.models[model], Policy) and model in self.models.guarded
+        if not stays or not bool(logged_N.any()):
+            scored = self.score(model, rollout, outputs)
+            return {output: getattr(scored, f"{output}_NT") for output in outputs}
+        stores = [self._remembered(model, output) for output in outputs]
+        rows = logged_N.nonzero()[:, 0].tolist()
+        keys = dict(zip(rows, keys_of(rollout, rows), strict=True))
+        known = {i: key for i, key in keys.items() if all(store.knows(key) for store in stores)}
+        new = torch.tensor([i for i in range(len(rollout)) if i not in known], device=logged_N.device).long()
+        part = rollout if len(new) == len(rollout) else rollout.take(new)
+        scored = self.score(model, part, outputs)
+        found = {}
+        for output, store in zip(outputs, stores, strict=True):
+            x_NT = rollout.logprobs_NT.new_zeros(rollout.mask_NT.shape)
+            x_NT[new] = getattr(scored, f"{output}_NT").to(x_NT)
+            for i, values in zip(known, store.read(list(known.values())), strict=True):
+                x_NT[i, : len(values)] = values.to(x_NT)
+            for i in new.tolist():
+                if i in keys:
+                    store.add(keys[i], x_NT[i, : int(rollout.length_N[i])])
+            found[output] = x_NT
+        return found
+
+    def _remembered(self, model: str, output: str) -> Remembered:
+        name = f"{model}.{output}-{self.models.guarded[model][:16]}"
+        if name not in self._stores:
+            session = self.session
+            self._stores[name] = Remembered(session.dir.path, session.logs, name, self.models.dtype)
+        return self._stores[name]
 
     def _known_or_scored(self, rollout: Rollout, output: str) -> Tensor:
         """The policy's log-probs: the sampler's, and where a row has none, one scoring."""
@@ -381,7 +421,7 @@ class PhaseRun:
     def column(self, name: str, compute: Compute, key: Sequence[str | int | float]) -> Tensor:
         def score(examples: Sequence[Example]) -> tuple[Rollout, Reward]:
             rollout = self.logged(examples)
-            return self.scored_rollout(self.wiring.stages, rollout, self.wiring.columns)
+            return self.scored_rollout(self.wiring.stages, rollout, self.wiring.reward_columns)
 
         def full_key() -> str:
             task = self.phase.task
@@ -422,22 +462,17 @@ class PhaseRun:
         return self.columns.attach(rollout, first_G[rollout.group_N] + place_N - starts_G[rollout.group_N])
 
     def _keep_rows(self, seen: Sequence[tuple[Rollout, Reward]]) -> None:
-        """A later phase reads this one's responses: write them down, with their scores."""
-        if not self.session.is_read_later(self.phase.name):
+        """Write down the iteration's responses and scores, for a later phase or for another run."""
+        if not self.keeps:
             return
-        for rollout, reward in seen:
-            totals = reward.total_N.tolist()
-            for g, example in enumerate(rollout.examples):
-                rows = (rollout.group_N == g).nonzero()[:, 0].tolist()
-                row = {
-                    "id": f"{example.id}#{self.iteration}.{g}",
-                    "prompt": example.prompt,
-                    "responses": [rollout.texts[i] for i in rows],
-                    "scores": [totals[i] for i in rows],
-                    "finished": [bool(rollout.finished_N[i]) for i in rows],
-                    "meta": dict(example.meta),
-                }
-                self.session.logs.append(self.session.rows_file(self.repeat, self.phase.name), row)
+        iteration = self.iteration + 1  # as metrics.jsonl counts
+        about = {**self.where, "iteration": iteration, "step": self.step, "task": self.phase.task.component}
+        policy = self.models.policy
+        made = (row for rollout, reward in seen for row in rows_of(rollout, reward, policy, about))
+        for g, row in enumerate(made):
+            row["meta"][OURS]["example"] = row["id"]
+            row["id"] = f"{row['id']}#{iteration}.{g}"
+            self.session.logs.append(self.session.rows_file(self.repeat, self.phase.name), row)
 
     # -- bookkeeping --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlalign import sampling
 from rlalign.component import Options
+from rlalign.errors import RLAlignError
 from rlalign.pipeline import Sampling
 from rlalign.types import Example, Rollout
 
@@ -130,6 +131,10 @@ class Policy(Model):
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:
         """[M,C]: the trunk at the M chosen steps; with `last`, N rows more: after each response."""
 
+    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(states [G,S,C] of each group's prompt, mask [G,S]); for values that read prompts."""
+        raise RLAlignError(f"a {type(self).__name__} has no states of a prompt's tokens")
+
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:
         """[m,V]: logits of any of those rows (never of the `last` ones)."""
@@ -146,10 +151,15 @@ class Value(Model):
     """The model whose features it reads, by name; None: it has a trunk of its own."""
     per_prompt: bool = False
     """One value a response, of its prompt, instead of one a step."""
+    reads: Literal["steps", "prompts"] = "steps"
+    """What it reads of its trunk: the features of steps, or `prompt_states` (then it is `per_prompt`)."""
 
     def setup(self, policy: Policy) -> None:
         """Make the weights; `policy` tells the width of the trunk."""
 
     @abstractmethod
-    def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
-        """[M] (with `last` [M+N]), one per feature row; [N] if `per_prompt`."""
+    def values(self, rollout: Rollout, features: Any = None, last: bool = False) -> Tensor:
+        """[M] (with `last` [M+N]), one per feature row; [N] if `per_prompt`.
+
+        `features` is what it reads of its trunk: a tensor, or (states, mask) of prompts.
+        """

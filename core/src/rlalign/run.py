@@ -95,6 +95,10 @@ class Run:
         """A generator for this phase and key, the same whenever it is asked for."""
         return self._phase.rng(*key)
 
+    def note(self, text: str) -> None:
+        """A line for whoever watches the run: what was left out, and why."""
+        self._phase.session.display.note(text)
+
     def finish_phase(self, reason: str) -> None:
         """End the phase after this iteration."""
         self._phase.ending = reason

@@ -69,6 +69,8 @@ class Wiring:
     trains: tuple[str, ...]
     live: frozenset[str]
     columns: tuple[tuple[str, str], ...]
+    reward_columns: tuple[tuple[str, str], ...]
+    """Those that rewards read."""
     evaluation_columns: tuple[tuple[str, str], ...]
     unit: Unit
     learns: bool
@@ -122,6 +124,7 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
         trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
         live=live,
         columns=_columns(members),
+        reward_columns=_columns(rewards),
         evaluation_columns=_columns(evaluators),
         unit=_UNITS[max((_UNITS.index(m.component.unit) for m in stages.implementing("loss")), default=0)],
         learns=learns,

@@ -1,4 +1,4 @@
-"""A phase that trains nothing: its scored responses are what a later phase reads."""
+"""A phase that trains nothing: its scored responses are for a later phase, or for another run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from rlalign.component import Component
 
 
 class Collect(Component):
-    """Sample and score; `task: {from: NAME}` in a later phase reads the result (ReST's Grow step)."""
+    """Sample, score and keep; `task: {from: NAME}` in a later phase reads the result (ReST's Grow step)."""
 
     responses = "sampled"
+    defaults = {"train": {"keep_responses": True}}

@@ -82,6 +82,11 @@ class Train(Options):
         "stop", description="what a NaN or infinite reward does: end the run, or drop the prompt's group"
     )
 
+    keep_responses: bool = Field(
+        False,
+        description="write all responses down with their scores, for `rlalign export --samples`; `collect` does",
+    )
+
     @model_validator(mode="after")
     def _one_of_each(self) -> Train:
         if self.iterations is not None and self.passes is not None:

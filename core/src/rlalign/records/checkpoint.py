@@ -152,6 +152,16 @@ def read(folder: StrPath, index: int) -> Checkpoint:
     return Checkpoint(index, path, models, **parts, logs=state["logs"])
 
 
+def log_sizes(folder: StrPath, index: int) -> dict[str, int]:
+    """The lengths of the logs at a commit point, without reading its models."""
+    path = _path(Path(folder), index)
+    manifest = _manifest(path)
+    if _fingerprint(path / "state.json") != manifest["files"]["state.json"]:
+        raise CheckpointError(f"{path / 'state.json'}: is not what was written: it was edited.")
+    sizes: dict[str, int] = json.loads((path / "state.json").read_text())["logs"]
+    return sizes
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a commit point, in words; None if it is whole."""
     try:

@@ -35,15 +35,15 @@ class Logs:
         """Write one line to the log of this name, a path relative to the run's folder."""
         line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
         # A lone surrogate, which UTF-8 cannot hold, becomes `\udXXX`: JSON's own escape for it.
-        self._write(name, line.encode("utf-8", "backslashreplace"))
+        self.write(name, line.encode("utf-8", "backslashreplace"))
 
     def metrics(self, row: Mapping[str, Any], step: int) -> None:
         """Write a line to metrics.jsonl, and its floats as TensorBoard scalars at `step`."""
         self.append("metrics.jsonl", row)
         scalars = {tag: value for tag, value in row.items() if isinstance(value, float)}
         if self._events not in self._open:
-            self._write(self._events, _record(file_version="brain.Event:2"))
-        self._write(self._events, _record(scalars, step=step))
+            self.write(self._events, _record(file_version="brain.Event:2"))
+        self.write(self._events, _record(scalars, step=step))
 
     def sizes(self) -> dict[str, int]:
         """The length of every log in bytes, once all of it is on the disk."""
@@ -78,7 +78,8 @@ class Logs:
             file.close()
         self._open.clear()
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """Append bytes to the log of this name."""
         path = self._run / name
         try:
             file = self._open.get(name) or self._start(name)

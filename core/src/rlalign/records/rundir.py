@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +142,16 @@ def is_run(path: Path) -> bool:
     return all((path / mark).is_file() for mark in MARKS)
 
 
-def write_atomic(path: StrPath, text: str) -> None:
-    """Replace a file's text: whoever reads it, and whenever the machine stops, finds the old or the new."""
+def write_atomic(path: StrPath, text: str | Iterable[str]) -> None:
+    """Replace a file's text, given whole or in pieces.
+
+    Whoever reads it, and whenever the machine stops, finds the old or the new.
+    """
     path = Path(path)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

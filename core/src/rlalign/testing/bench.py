@@ -136,10 +136,7 @@ def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[s
     if engine.wants_values:
         value = engine.models["value"]
         assert isinstance(value, Value)
-        trunk = features if value.trunk == "policy" else None
-        if value.trunk not in (None, "policy"):
-            trunk = engine.policy(str(value.trunk)).features(rollout)
-        v = full_precision(value.values(rollout, trunk))
+        v = full_precision(value.values(rollout, engine._read(value, rollout, known={"policy": features})))
         outputs["values_NT"] = lay_out(v[rollout.chosen[0]] if value.per_prompt else v, rollout)
     loss, metrics = bench.phase._losses(replace(batch, whole=None), Outputs(**outputs))
     if loss.requires_grad:

@@ -66,6 +66,12 @@ class CausalLM(LanguageModel):
             groups = torch.arange(len(ids_GL), device=ids_GL.device)
             return self._hidden(ids_GL)[groups, real_GL.sum(1) - 1]
 
+    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        with self.acting():
+            prompts, which_G = distinct(rollout.inputs)
+            ids_nL, real_nL = right_padded(prompts, self._filler)
+            return self._hidden(ids_nL)[which_G], real_nL[which_G]
+
     def _hidden(self, ids_NL: Tensor) -> Tensor:
         """[N,L,C] of rows padded on the right."""
         hidden: Tensor = self._trunk()(input_ids=ids_NL, use_cache=False).last_hidden_state

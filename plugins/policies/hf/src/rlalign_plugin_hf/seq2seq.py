@@ -71,6 +71,13 @@ class Seq2SeqLM(LanguageModel):
             hidden = self._hidden(ids_GL, states_nSC[which_G], None if mask_nS is None else mask_nS[which_G])
             return hidden[:, -1]
 
+    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        with self.acting():
+            prompts, which_G = distinct(rollout.inputs)
+            states_nSC, mask_nS = self.encoded(prompts)
+            real_nS = states_nSC.new_ones(states_nSC.shape[:2]) if mask_nS is None else mask_nS
+            return states_nSC[which_G], real_nS.bool()[which_G]
+
     def _encoded_rows(
         self, inputs: Sequence[Tensor], group_N: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
