@@ -1,0 +1,275 @@
+"""Logs and references, then runs: each in a process of its own, measured at its end and at its best."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.common import processes
+from benchmarks.offline import logs, measures, plan
+from benchmarks.offline.ending import Ending
+from benchmarks.offline.measures import End, Prepared, Record
+
+from rlalign import ComponentError, loop
+from rlalign.display import PlainDisplay
+from rlalign.opened import open_run
+from rlalign.pipeline import config
+from rlalign.records import checkpoint
+from rlalign.records import logs as run_logs
+from rlalign.registry import Registry
+
+IMPORTED = (
+    "rlalign_plugin_a_lol",
+    "rlalign_plugin_dataset",
+    "rlalign_plugin_hf",
+    "rlalign_plugin_imitation",
+    "rlalign_plugin_preference",
+    "rlalign_plugin_toy_tasks",
+    "transformers.models.gpt2.modeling_gpt2",
+)
+"""What runs would import each by itself."""
+
+
+# -- logs and references --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What runs of a log and seed begin with: the log, and the reference cloned from it."""
+
+    log: logs.Log
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"logs/{self.log.name}/{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        made = [self.log.recipe, plan.clone(self.log, self.seed), plan.FINAL]
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        return f"{self.log.name}-{self.seed}"
+
+    def ready(self, work: Path) -> bool:
+        """Whether log and reference lie there, made as the plan says now."""
+        mark = _mark(work, self)
+        return mark.exists() and mark.read_text() == self.digest
+
+
+def _mark(work: Path, ground: Ground) -> Path:
+    return work / "references" / ground.name / "digest"
+
+
+def prepared(ground: Ground, work: Path) -> Prepared:
+    """Write the log, clone it, and measure both."""
+    started = time.process_time()
+    reference = work / "references" / ground.name
+    shutil.rmtree(reference, ignore_errors=True)
+    logs.written(ground.log, ground.seed, work / "logs" / ground.name)
+    pipeline = plan.clone(ground.log, ground.seed)
+    measured = {"split": "test", **plan.EVALUATE}
+    folder, broke = _made({**pipeline, "evaluate": measured}, work, ground.key)
+    if broke is not None:
+        raise RuntimeError(f"{ground.key}: {broke}")
+    end = _end(folder, "test", 0)
+    shutil.copytree(folder / "model", reference)
+    shutil.rmtree(folder)
+    _mark(work, ground).write_text(ground.digest)
+    kinds = _kinds(work / "logs" / ground.name / "train.jsonl")
+    return Prepared(ground.key, ground.digest, round(time.process_time() - started, 1), kinds, end)
+
+
+def _kinds(path: Path) -> dict[str, tuple[int, float, float]]:
+    """Of each kind of response, and of all: how many, their mean score, and the share that is grammatical."""
+    found: dict[str, list[float]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        for kind, score in zip(row["meta"]["kinds"], row["scores"], strict=True):
+            found.setdefault(kind, []).append(score)
+            found.setdefault("all", []).append(score)
+    return {
+        kind: (len(scores), round(fmean(scores), 4), round(fmean(score > 0 for score in scores), 4))
+        for kind, scores in sorted(found.items())
+    }
+
+
+# -- a run ----------------------------------------------------------------------------------------------------
+
+
+def measured(planned: plan.Planned, work: Path, *, keep: bool) -> Record:
+    """Run it, read its curve, measure where it ended and where it was best; delete its folder unless asked not to."""
+    started = time.process_time()
+    pipeline = planned.pipeline
+    folder, broke = _made(pipeline, work, planned.key)
+    rows = list(run_logs.read(folder / "metrics.jsonl"))
+    curve = measures.curve(rows)
+    last = best = None
+    if broke is None:
+        last = _end(folder, planned.split, curve[-1].step)
+        if planned.stage == "main":
+            best = _best(folder, planned.split, curve, last)
+    trained = [row for row in rows if "responses" in row]
+    sampled = [row for row in trained if _is_sampled(pipeline, row)]
+    responses, discarded = used(pipeline, trained, folder, work)
+    record = Record(
+        run=planned.key,
+        digest=planned.digest,
+        seconds=round(time.process_time() - started, 1),
+        steps=int(sum(row.get("optimiser_steps", 0) for row in trained if row["phase"] != "value")),
+        responses=responses,
+        sampled=int(sum(row["responses"] for row in sampled)),
+        tokens=int(sum(row["tokens"] for row in sampled)),
+        discarded=round(discarded, 4),
+        code=processes.made_with(json.loads((folder / "lock.json").read_text())),
+        curve=tuple(curve),
+        last=last,
+        best=best,
+        broke=broke,
+    )
+    if not keep:
+        shutil.rmtree(folder)
+    return record
+
+
+def _registry() -> Registry:
+    return Registry({"ending": Ending})
+
+
+def _made(pipeline: Mapping[str, Any], work: Path, key: str) -> tuple[Path, str | None]:
+    """Run a pipeline whose paths begin in `work`; its folder, and why it broke off if it did."""
+    folder = processes.folder_of(work, key)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    registry = _registry()
+    with Path(os.devnull).open("w") as nowhere:
+        read = config.load(work / "pipeline.yaml", registry=registry, text=json.dumps(pipeline))
+        session = loop.start(read, registry, root=work, name=folder.name, display=PlainDisplay(nowhere))
+        try:
+            session.run()
+        except ComponentError as error:
+            if "not finite" not in str(error):
+                raise
+            return folder, str(error).replace(str(folder), folder.name)
+    return folder, None
+
+
+def _end(folder: Path, split: str, step: int) -> End:
+    """The policy of a run's last commit point on more responses than its curve has."""
+    asked = {"evaluate": {"split": split, "examples": plan.FINAL["examples"]}}
+    how = [f"evaluate.generation.samples={plan.FINAL['samples']}"]
+    return measures.end(open_run(folder, asked, how, registry=_registry()).ready().rows(), step)
+
+
+def _best(folder: Path, split: str, curve: Sequence[measures.Point], last: End) -> End:
+    """The same at the commit point of highest reward on `val`, the start apart. Later ones are deleted."""
+    there = folder / "checkpoints"
+    steps = {i: int(checkpoint.read(there, i).loop["phase"]["step"]) for i in checkpoint.find(there)}
+    before = max(steps.values()) - last.step  # a value's
+    points = {step - before: i for i, step in steps.items()}
+    able = [at for at in curve[1:] if at.step in points]
+    step = max(able, key=lambda at: at.reward).step
+    if step == last.step:
+        return last
+    checkpoint.settle(there, points[step])
+    return _end(folder, split, step)
+
+
+# -- what it learned from -------------------------------------------------------------------------------------
+
+
+def _phase(pipeline: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A phase by its name; a pipeline without phases is one itself."""
+    named = [phase for phase in pipeline.get("phases", ()) if phase["name"] == name]
+    return named[0] if named else pipeline
+
+
+def _is_sampled(pipeline: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return bool(_phase(pipeline, row["phase"]).get("rewards"))
+
+
+def _options(algorithm: Any) -> dict[str, Mapping[str, Any]]:
+    """The items of `algorithm`, by name."""
+    listed = algorithm if isinstance(algorithm, list) else [algorithm]
+    return {
+        name: options for item in listed for name, options in ({item: {}} if isinstance(item, str) else item).items()
+    }
+
+
+def used(
+    pipeline: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], folder: Path, work: Path
+) -> tuple[int, float]:
+    """Responses learned from, and the share of those given that are never learned from, by the iterations' lines."""
+    learned = given = kept = 0.0
+    for row in trained:
+        phase = _phase(pipeline, row["phase"])
+        algorithm = _options(phase["algorithm"])
+        if algorithm.keys() & {"collect", "fit-value"}:
+            continue
+        share = 1.0
+        for name, value in row.items():
+            if name.endswith("/kept"):
+                share = value  # and what is drawn is what is kept
+        if share < 1.0:
+            learned += row["responses"]
+            given += row["responses"] / share
+            kept += row["responses"]
+            continue
+        if "best-vs-worst" in algorithm:
+            count = 2 * row["groups"]
+        elif "best-of" in algorithm:
+            count = algorithm["best-of"].get("n", 1) * row["groups"]
+        elif "at-least" in algorithm:
+            count = row["responses"] * _above(algorithm["at-least"]["threshold"], folder, row["repeat"], work, pipeline)
+        else:
+            count = row["responses"]
+        learned += count * phase["train"].get("epochs", 1)
+        given += row["responses"]
+        kept += count
+    return round(learned), 1 - kept / given
+
+
+def _above(threshold: float, folder: Path, repeat: int, work: Path, pipeline: Mapping[str, Any]) -> float:
+    """The share of a round's samples and the log that lies above a threshold."""
+    log = Path(pipeline["task"]["dataset"]["path"])
+    files = (folder / "rows" / f"grow-{repeat + 1}.jsonl", work / log / "train.jsonl")
+    scores = [s for file in files for line in file.read_text().splitlines() for s in json.loads(line)["scores"]]
+    return fmean(score > threshold for score in scores)
+
+
+# -- all of them ----------------------------------------------------------------------------------------------
+
+
+def prepare_all(grounds: Sequence[Ground], work: Path, workers: int, done: Callable[[Prepared], None]) -> list[str]:
+    processes.prepare(IMPORTED)
+    return processes.run_all(
+        grounds,
+        work,
+        workers,
+        lambda ground: prepared(ground, work).line(),
+        lambda line: done(Prepared.of(line)),
+    )
+
+
+def run_all(
+    todo: Sequence[plan.Planned], work: Path, workers: int, done: Callable[[Record], None], *, keep: bool = False
+) -> list[str]:
+    """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed for another reason
+    than what they computed."""
+    processes.prepare(IMPORTED)
+    return processes.run_all(
+        todo,
+        work,
+        workers,
+        lambda planned: measured(planned, work, keep=keep).line(),
+        lambda line: done(Record.of(line)),
+    )
