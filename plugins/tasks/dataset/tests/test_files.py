@@ -71,8 +71,9 @@ def test_a_json_list(tmp_path, indent):
     path.write_text(json.dumps(ROWS, ensure_ascii=False, indent=indent), encoding="utf-8")
     found = train(path)
     assert told(found) == EXPECTED
-    starts = [1, 1, 1] if indent is None else [2, 21, 31]
+    starts = ["1", "1.2", "1.3"] if indent is None else [2, 21, 31]
     assert [e.id for e in found] == [f"d.json:{n}" for n in starts]
+    assert [e.id for e in reversed(found)] == [e.id for e in found][::-1]
     if indent:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert [lines[n - 1] for n in starts] == ["  {"] * 3

@@ -78,12 +78,13 @@ class Examples(Sequence[Example]):
 
 @dataclass
 class Places:
-    """Where the examples stand, in 32 bytes each."""
+    """Where the examples stand, in 36 bytes each."""
 
     table: array[int] = field(default_factory=lambda: array("i"))
     number: array[int] = field(default_factory=lambda: array("q"))
     start: array[int] = field(default_factory=lambda: array("q"))
     length: array[int] = field(default_factory=lambda: array("q"))
+    nth: array[int] = field(default_factory=lambda: array("i"))
     part: array[int] = field(default_factory=lambda: array("i"))
     """Which of its row's examples."""
 
@@ -95,11 +96,16 @@ class Places:
         self.number.append(found.number)
         self.start.append(found.start)
         self.length.append(found.length)
+        self.nth.append(found.nth)
         self.part.append(part)
+
+    def place(self, readers: Readers, row: int) -> str:
+        """Its row, in words."""
+        return readers[self.table[row]][0].place(self.number[row], self.nth[row])
 
     def example(self, readers: Readers, row: int) -> Example:
         table, reader = readers[self.table[row]]
-        place = f"{table.name}:{self.number[row]}"
+        place = self.place(readers, row)
         found = table.read(self.start[row], self.length[row])
         try:
             example = reader.examples(found, place)[self.part[row]]
@@ -161,11 +167,11 @@ def index(
     bad: list[str] = []
     left: dict[str, tuple[int, str]] = {}
     rows = count = answered = unspaced = 0
-    for number, found, reader in _all_rows(readers):
+    for number, found, table, reader in _all_rows(readers):
         if limit is not None and min(sizes.values()) >= limit:
             break
         rows += 1
-        place = f"{reader.name}:{found.number}"
+        place = table.place(found.number, found.nth)
         try:
             if isinstance(found.row, str):
                 raise BadRow(found.row)
@@ -175,7 +181,7 @@ def index(
                     continue
                 first = seen.setdefault(hash_of(example.id), len(places))
                 if first < len(places):
-                    before = f"{readers[places.table[first]][0].name}:{places.number[first]}"
+                    before = places.place(readers, first)
                     raise BadRow(f"the id `{example.id}` is that of {before} too")
         except BadRow as error:
             count += 1
@@ -209,10 +215,10 @@ def index(
     }
 
 
-def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Reader]]:
+def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Table, Reader]]:
     for number, (table, reader) in enumerate(readers):
         for found in table.scan():
-            yield number, found, reader
+            yield number, found, table, reader
 
 
 def _speak(

@@ -43,6 +43,8 @@ class Scanned(NamedTuple):
     start: int
     length: int
     row: Row | str
+    nth: int = 1
+    """The how manieth row that begins on its line; more than one do where a JSON list is written on one line."""
 
 
 class Table(ABC):
@@ -55,6 +57,10 @@ class Table(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def place(self, number: int, nth: int) -> str:
+        """How messages and ids name a row: `file:line`, and `file:line.2` for the second on a line."""
+        return f"{self.name}:{number}" if nth == 1 else f"{self.name}:{number}.{nth}"
 
     @abstractmethod
     def columns(self) -> list[str]:
@@ -141,6 +147,7 @@ class JsonList(JsonLines):
             window = _Window(file)
             window.at = window.text.index("[") + 1
             first = True
+            line = nth = 0
             while not window.next_is("]"):
                 if not first:
                     if not window.next_is(","):
@@ -153,12 +160,13 @@ class JsonList(JsonLines):
                 except json.JSONDecodeError as error:
                     raise self._broken(window, error.msg, error.pos) from None
                 number, start = window.line(), window.base + window.at
+                line, nth = number, nth + 1 if number == line else 1
                 text = window.text[window.at : window.at + length]
                 window.at += length
                 if text.isascii() and isinstance(found, dict):
-                    yield Scanned(number, start, length, found)
+                    yield Scanned(number, start, length, found, nth)
                 else:
-                    yield Scanned(number, start, length, _json_row(text.encode("latin-1")))
+                    yield Scanned(number, start, length, _json_row(text.encode("latin-1")), nth)
 
     def _broken(self, window: _Window, why: str, at: int | None = None) -> ConfigError:
         window.at = window.at if at is None else at

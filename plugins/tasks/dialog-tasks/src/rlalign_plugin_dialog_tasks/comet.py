@@ -1,0 +1,146 @@
+"""What follows from an event: ATOMIC-10X (West et al. 2022) to learn from, ATOMIC-2020 (Hwang et al. 2021) to test on.
+
+Prompt and splits are those of A-LoL (Baheti et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+from pydantic import Field
+
+from rlalign import ConfigError, Example
+from rlalign_plugin_dataset.index import BadRow, Reader, index
+from rlalign_plugin_dataset.sources import Sources
+from rlalign_plugin_dataset.tables import Csv, File, Row, Table, open_file
+from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions
+from rlalign_plugin_dialog_tasks.text import Tokens, fitted, number, text_of
+
+RELATIONS = ("HinderedBy", "xNeed", "xWant", "xIntent", "xReact", "xAttr", "xEffect")
+SPLITS = {"train": "train", "val": "val", "test": "test10x"}
+"""ATOMIC-10X's splits by our name."""
+CRITIC = "p_valid_model"
+OTHER = "have a relation that ATOMIC-10X has not"
+MAIN, TEST = "ATOMIC10X.jsonl", "test.tsv"
+
+
+def prompt_of(head: str, relation: str) -> str:
+    """COMET's prompt; the space at its end belongs to it."""
+    return f"<head> {head.strip()} </head> <relation> {relation} </relation> [GEN] "
+
+
+class Comet(Corpus):
+    """Commonsense: a head, a relation, and the tail to be found."""
+
+    class Config(LocalOptions):
+        """Options of `comet`."""
+
+        val_size: int = Field(
+            10_000, gt=0, description="examples of `val`, drawn once for all from those there are"
+        )
+        end: bool = Field(
+            False,
+            description="teach that a tail ends; A-LoL's tails do not, and decoding stops at the first full stop",
+        )
+        max_response_tokens: int | None = Field(
+            30, gt=0, description="longer tails are cut on the right; needs `tokenizer`"
+        )
+
+    config: Config
+    folder = "comet"
+    generation = {"beams": 2, "max_new_tokens": 30, "stop": (".",)}
+
+    def open(self, path: Path) -> Sources:
+        if path.is_file():
+            return _thrice(path)
+        if not path.is_dir():
+            raise ConfigError(f"{path}: there is no such file or folder")
+        main = next(iter(sorted(path.rglob(MAIN))), None)
+        if main is None:
+            raise ConfigError(f"{path}: holds no {MAIN}")
+        test = next(iter(sorted(path.rglob(TEST))), None)
+        return _thrice(main) if test is None else {**_thrice(main), "test": [_headless(test)]}
+
+    def read(self, name: str) -> Mapping[str, Sequence[Example]]:
+        c, tables = self.config, self.tables()
+        if name == "test":
+            return {name: self._grouped(tables[name])}
+        found = index(
+            tables[name],
+            [Tails(table.name, c, self.tokens) for table in tables[name]],
+            list(SPLITS.values()),
+            lambda example, reader: str(example.meta["split"]),
+            skip=c.bad_rows == "skip",
+        )
+        size = len(found["val"])
+        if size > c.val_size:
+            drawn = numpy.random.RandomState(SEED).choice(size, c.val_size, replace=False)
+            found["val"] = found["val"].take(numpy.sort(drawn))
+        if c.limit is not None:
+            found = {split: part.take(numpy.arange(min(c.limit, len(part)))) for split, part in found.items()}
+        return found
+
+    def _grouped(self, tables: Sequence[Table]) -> Sequence[Example]:
+        """One example a head and relation: all its tails are references; the best by the critic is the response."""
+        c = self.config
+        readers = [Tails(table.name, c, self.tokens) for table in tables]
+        rows = index(tables, readers, ["test"], lambda e, r: "test", skip=c.bad_rows == "skip")["test"]
+        groups: dict[str, list[Example]] = {}
+        for example in rows:
+            groups.setdefault(str(example.prompt), []).append(example)
+        return [_one_of(group) for group in list(groups.values())[: c.limit]]
+
+    def postprocess(self, text: str) -> str:
+        return text.strip()
+
+
+def _thrice(path: Path) -> Sources:
+    """ATOMIC-10X's one file holds all its splits."""
+    table = open_file(path, path.name, None)
+    return {split: [table] for split in SPLITS.values()}
+
+
+def _headless(path: Path) -> File:
+    """ATOMIC-2020's files have no header; a fourth column would be a critic's score."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline().rstrip("\r\n").split("\t")
+    if first[:3] == ["head", "relation", "tail"]:
+        return open_file(path, path.name, "\t")
+    return Csv(path, path.name, "\t", names=("head", "relation", "tail", CRITIC)[: max(3, len(first))])
+
+
+def _one_of(group: Sequence[Example]) -> Example:
+    first = group[0]
+    tails = list(dict.fromkeys(tail for example in group for tail in example.meta["references"]))
+    meta = {**first.meta, "references": tails}
+    if not all(example.scores for example in group):
+        return Example(id=first.id, prompt=first.prompt, meta=meta)
+    best = max(group, key=lambda example: example.scores[0])
+    return Example(first.id, first.prompt, best.responses, best.scores, best.finished, meta)
+
+
+class Tails(Reader):
+    """A tail a row: `head`, `relation`, `tail`; in ATOMIC-10X also `split` and the critic's `p_valid_model`."""
+
+    def __init__(self, name: str, config: Comet.Config, tokens: Tokens | None) -> None:
+        super().__init__(name)
+        self.config = config
+        self.tokens = tokens
+
+    def examples(self, row: Row, place: str) -> Sequence[Example | str]:
+        head, relation, tail = (text_of(row, name) for name in ("head", "relation", "tail"))
+        if relation not in RELATIONS:
+            return [OTHER]
+        meta: dict[str, Any] = {"head": head.strip(), "relation": relation, "references": [tail.strip()]}
+        if "split" in row:
+            if row["split"] not in SPLITS:
+                raise BadRow(f"`split` is {row['split']!r}, expected one of {', '.join(SPLITS)}")
+            meta["split"] = SPLITS[row["split"]]
+        elif CRITIC in row and not self.name.endswith(".tsv"):
+            raise BadRow("no column `split`")
+        scores = (number(row[CRITIC], f"`{CRITIC}`", 0, 1),) if CRITIC in row else ()
+        text, ends = fitted(tail.strip(), self.tokens, self.config.max_response_tokens, self.config.end)
+        return [Example(place, prompt_of(head, relation), (text,), scores, (ends,), meta)]
