@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
-#   make bench-rl4lms · make bench-nlpo
+#   make bench-rl4lms · make bench-nlpo · make bench-offline
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -15,7 +15,7 @@ PACKAGES := $(wildcard core/pyproject.toml plugins/*/*/pyproject.toml)
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-rl4lms lint format docs clean bench-nlpo
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms lint format docs clean bench-nlpo bench-offline
 
 help:
 	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,11 @@ docs: $(STAMP)
 bench-nlpo: $(STAMP)
 	$(BIN)/python benchmarks/nlpo/study.py run --workers $(WORKERS) $(ARGS)
 	$(BIN)/python benchmarks/nlpo/study.py report
+
+# The study of benchmarks/offline: an hour and more on two cores; stopped, it goes on where it was.
+bench-offline: $(STAMP)
+	$(BIN)/python benchmarks/offline/study.py run --jobs $(WORKERS) $(ARGS)
+	$(BIN)/python benchmarks/offline/study.py report
 
 # Leaves .venv and runs/ alone.
 clean:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.offline import logs
-from benchmarks.offline.logs import LOGS, Log
+from benchmarks.offline.logs import Log
 from benchmarks.offline.measures import Record, collapsed
 
 STAGES = ("tuning", "main")
@@ -52,7 +52,7 @@ class Arm:
     tuned: str
     """The parameter, in words."""
     values: tuple[Value, Value]
-    made: Callable[[Trial], Pipeline]
+    made: Callable[[Trial, Log], Pipeline]
     online: bool = False
     """It samples while it learns."""
 
@@ -112,20 +112,20 @@ def clone(log: Log, seed: int) -> Pipeline:
     }
 
 
-def whole(algorithm: Any) -> Callable[[Trial], Pipeline]:
+def whole(algorithm: Any) -> Callable[[Trial, Log], Pipeline]:
     """Learning from all responses of each prompt drawn."""
 
-    def made(trial: Trial) -> Pipeline:
+    def made(trial: Trial, log: Log) -> Pipeline:
         train = {"iterations": STEPS, "prompts": BATCH // logs.EACH, "lr": trial.lr}
         return {"algorithm": algorithm(trial.value), "train": train, "evaluate": {"every": EVERY}}
 
     return made
 
 
-def paired(algorithm: Any) -> Callable[[Trial], Pipeline]:
+def paired(algorithm: Any) -> Callable[[Trial, Log], Pipeline]:
     """Learning from the best and the worst response of each prompt drawn."""
 
-    def made(trial: Trial) -> Pipeline:
+    def made(trial: Trial, log: Log) -> Pipeline:
         train = {"iterations": STEPS, "prompts": BATCH // 2, "lr": trial.lr}
         listed = [algorithm(trial.value), "best-vs-worst"]
         return {"algorithm": listed, "train": train, "evaluate": {"every": EVERY}}
@@ -133,13 +133,13 @@ def paired(algorithm: Any) -> Callable[[Trial], Pipeline]:
     return made
 
 
-def single(algorithm: Any) -> Callable[[Trial], Pipeline]:
+def single(algorithm: Any) -> Callable[[Trial, Log], Pipeline]:
     """Learning from responses drawn one by one, by their rewards or advantages.
 
     `a-lol` and `r-lol` would cut the iterations to the share of the log they keep, hence many and an `Ending`.
     """
 
-    def made(trial: Trial) -> Pipeline:
+    def made(trial: Trial, log: Log) -> Pipeline:
         train = {"iterations": 50 * STEPS, "prompts": BATCH, "lr": trial.lr}
         listed = [algorithm(trial.value), {"ending": {"after": STEPS}}]
         return {"algorithm": listed, "train": train, "evaluate": {"every": EVERY}}
@@ -147,9 +147,9 @@ def single(algorithm: Any) -> Callable[[Trial], Pipeline]:
     return made
 
 
-def wbc(trial: Trial) -> Pipeline:
+def wbc(trial: Trial, log: Log) -> Pipeline:
     """Weighted by reward, and with priority drawn by it too."""
-    return (single if trial.value else whole)(lambda priority: {"wbc": {"priority": priority}})(trial)
+    return (single if trial.value else whole)(lambda priority: {"wbc": {"priority": priority}})(trial, log)
 
 
 VALUED: Pipeline = {
@@ -163,21 +163,32 @@ VALUED: Pipeline = {
 """V of the frozen reference: one of its own responses to each prompt of the log, scored."""
 
 
-def valued(form: str, option: str) -> Callable[[Trial], Pipeline]:
+def valued(form: str, option: str) -> Callable[[Trial, Log], Pipeline]:
     """A-LoL in one of its forms, after its value was fitted."""
 
-    def made(trial: Trial) -> Pipeline:
-        learn = single(lambda value: {"a-lol": {"form": form, "pool": "all", option: value}})(trial)
+    def made(trial: Trial, log: Log) -> Pipeline:
+        learn = single(lambda value: {"a-lol": {"form": form, "pool": "all", option: value}})(trial, log)
         models = {"value": {"attention-value": {"max": 1.0}}}
         return {"models": models, "phases": [VALUED, {"name": "learn", **learn}]}
 
     return made
 
 
+DESIRABLE = 0.4
+UNDESIRABLE = {"noisy": 0.5, "clean": 1.5}
+"""Above a score of 0.4 are 34 and 60 of a hundred responses: these weights make up for it."""
+
+
+def kto(trial: Trial, log: Log) -> Pipeline:
+    """Good and bad responses, each for itself, weighing alike in the sum."""
+    how = {"threshold": DESIRABLE, "undesirable": UNDESIRABLE[log.name]}
+    return whole(lambda beta: {"kto": {"beta": beta, **how}})(trial, log)
+
+
 RAFT_PROMPTS, RAFT_STEPS = 128, 4
 
 
-def raft(trial: Trial) -> Pipeline:
+def raft(trial: Trial, log: Log) -> Pipeline:
     """Best of K samples of each prompt, learned from twice, then fresh samples."""
     train = {
         "iterations": STEPS // RAFT_STEPS,
@@ -209,34 +220,38 @@ def grow(samples: int) -> Pipeline:
     }
 
 
-ReST_ROUNDS, ReST_IMPROVES = 2, 2
-TAKEN = {0.6: 2.2, 0.75: 3.5, 0.85: 6.0}
+REST_ROUNDS, REST_IMPROVES = 2, 2
+DRAWN = {0.4: 48, 0.6: 96, 0.8: 160}
+"""Prompts drawn a step, so that of their responses enough lie above the threshold."""
 
 
-def rest(trial: Trial) -> Pipeline:
+def rest(trial: Trial, log: Log) -> Pipeline:
     """Grow, then improve twice on what of samples and log lies above a threshold, the second higher; twice over."""
-    steps = STEPS // (ReST_ROUNDS * ReST_IMPROVES)
+    steps = STEPS // (REST_ROUNDS * REST_IMPROVES)
     improves = [
         {
             "name": f"improve-{i}",
             "task": {"from": "grow", "with": ["original"]},
             "responses": "logged",
-            "algorithm": ["sft", {"at-least": {"threshold": threshold, "strict": True}}],
-            "train": {"iterations": steps, "prompts": round(BATCH / logs.EACH * TAKEN[threshold])}
-            | {"lr": trial.lr / 2 ** (i - 1)},
+            "algorithm": [
+                "sft",
+                {"at-least": {"threshold": threshold, "strict": True}},
+                {"at-most": {"n": BATCH}},
+            ],
+            "train": {"iterations": steps, "prompts": DRAWN[threshold], "lr": trial.lr / 2 ** (i - 1)},
             "evaluate": {"every": EVERY},
         }
         for i, threshold in enumerate(trial.value, 1)
     ]
-    return {"repeat": ReST_ROUNDS, "phases": [grow(logs.EACH), *improves]}
+    return {"repeat": REST_ROUNDS, "phases": [grow(logs.EACH), *improves]}
 
 
 DPO_ROUNDS = 3
 
 
-def iterative_dpo(trial: Trial) -> Pipeline:
+def iterative_dpo(trial: Trial, log: Log) -> Pipeline:
     """Samples to every prompt, DPO on the best and the worst of each, then fresh samples; the reference stays."""
-    learn = paired(lambda value: {"dpo": {"beta": value}})(trial)
+    learn = paired(lambda value: {"dpo": {"beta": value}})(trial, log)
     learn["train"]["iterations"] = STEPS // DPO_ROUNDS
     task = {"task": {"from": "grow"}, "responses": "logged"}
     return {"repeat": DPO_ROUNDS, "phases": [grow(logs.EACH), {"name": "learn", **task, **learn}]}
@@ -252,9 +267,7 @@ ARMS = {
             "gold",
             "floor",
             (0.1, 0.5),
-            single(
-                lambda u: {"gold": {"returns": "reward", "refresh": None, "priority": True, "floor": u}}
-            ),
+            single(lambda u: {"gold": {"returns": "reward", "refresh": None, "priority": True, "floor": u}}),
         ),
         Arm("r-lol", "clip", (0.9, 0.2), single(lambda eps: {"r-lol": {"pool": "all", "clip": eps}})),
         Arm(ALOL, "clip", (0.9, 0.2), valued("full", "clip")),
@@ -263,10 +276,10 @@ ARMS = {
         Arm(KL, "beta", (0.2, 0.05), valued("kl", "beta")),
         Arm("dpo", "beta", (0.1, 0.5), paired(lambda beta: {"dpo": {"beta": beta}})),
         Arm("ipo", "tau", (0.1, 0.5), paired(lambda tau: {"ipo": {"tau": tau}})),
-        Arm("kto", "beta", (0.1, 0.5), whole(lambda beta: {"kto": {"beta": beta, "threshold": 0.5}})),
+        Arm("kto", "beta", (0.1, 0.5), kto),
         Arm("pro", "sft", (0.05, 0.5), whole(lambda sft: {"pro": {"sft": sft}})),
         Arm("raft", "samples", (4, 8), raft, online=True),
-        Arm("rest", "thresholds", ((0.6, 0.75), (0.75, 0.85)), rest, online=True),
+        Arm("rest", "thresholds", ((0.4, 0.6), (0.6, 0.8)), rest, online=True),
         Arm("iterative-dpo", "beta", (0.1, 0.5), iterative_dpo, online=True),
     )
 }
@@ -274,6 +287,33 @@ ARMS = {
 PRIMARY = (ALOL, WBC)
 COMPARISONS = (PRIMARY, *((ALOL, other) for other in ARMS if other not in PRIMARY))
 """Named before looking; one family for each log and measure."""
+
+
+# -- what runs begin with -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A log, and the reference cloned from it: what all runs of a seed begin with."""
+
+    log: Log
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"logs/{self.log.name}/{self.seed}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.log.name}-{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        return _digest([self.log.recipe, clone(self.log, self.seed), FINAL])
+
+
+def _digest(made: Any) -> str:
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # -- runs ---------------------------------------------------------------------------------------------------
@@ -295,19 +335,22 @@ class Planned:
         return "/".join((self.stage, self.log.name, self.arm.name, *setting, str(self.seed)))
 
     @property
+    def ground(self) -> Ground:
+        return Ground(self.log, self.seed)
+
+    @property
     def split(self) -> str:
         """Settings are chosen on `val`, reported numbers come from `test`."""
         return "val" if self.stage == "tuning" else "test"
 
     @property
     def pipeline(self) -> Pipeline:
-        return merged(common(self.log, self.seed), self.arm.made(self.trial))
+        return merged(common(self.log, self.seed), self.arm.made(self.trial, self.log))
 
     @property
     def digest(self) -> str:
         """Changes with anything that would make the run another one."""
-        made = [self.pipeline, self.split, FINAL, self.log.recipe, clone(self.log, self.seed)]
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+        return _digest([self.pipeline, self.split, FINAL, self.ground.digest])
 
 
 def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> Pipeline:

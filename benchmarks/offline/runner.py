@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.common import processes
 from benchmarks.offline import logs, measures, plan
-from benchmarks.offline.ending import Ending
+from benchmarks.offline.limits import AtMost, Ending
 from benchmarks.offline.measures import End, Prepared, Record
 
 from rlalign import ComponentError, loop
@@ -41,37 +40,17 @@ IMPORTED = (
 # -- logs and references --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What runs of a log and seed begin with: the log, and the reference cloned from it."""
-
-    log: logs.Log
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"logs/{self.log.name}/{self.seed}"
-
-    @property
-    def digest(self) -> str:
-        made = [self.log.recipe, plan.clone(self.log, self.seed), plan.FINAL]
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def name(self) -> str:
-        return f"{self.log.name}-{self.seed}"
-
-    def ready(self, work: Path) -> bool:
-        """Whether log and reference lie there, made as the plan says now."""
-        mark = _mark(work, self)
-        return mark.exists() and mark.read_text() == self.digest
+def ready(ground: plan.Ground, work: Path) -> bool:
+    """Whether log and reference lie there, made as the plan says now."""
+    mark = _mark(ground, work)
+    return mark.exists() and mark.read_text() == ground.digest
 
 
-def _mark(work: Path, ground: Ground) -> Path:
+def _mark(ground: plan.Ground, work: Path) -> Path:
     return work / "references" / ground.name / "digest"
 
 
-def prepared(ground: Ground, work: Path) -> Prepared:
+def prepared(ground: plan.Ground, work: Path) -> Prepared:
     """Write the log, clone it, and measure both."""
     started = time.process_time()
     reference = work / "references" / ground.name
@@ -85,7 +64,7 @@ def prepared(ground: Ground, work: Path) -> Prepared:
     end = _end(folder, "test", 0)
     shutil.copytree(folder / "model", reference)
     shutil.rmtree(folder)
-    _mark(work, ground).write_text(ground.digest)
+    _mark(ground, work).write_text(ground.digest)
     kinds = _kinds(work / "logs" / ground.name / "train.jsonl")
     return Prepared(ground.key, ground.digest, round(time.process_time() - started, 1), kinds, end)
 
@@ -143,7 +122,7 @@ def measured(planned: plan.Planned, work: Path, *, keep: bool) -> Record:
 
 
 def _registry() -> Registry:
-    return Registry({"ending": Ending})
+    return Registry({"ending": Ending, "at-most": AtMost})
 
 
 def _made(pipeline: Mapping[str, Any], work: Path, key: str) -> tuple[Path, str | None]:
@@ -201,55 +180,52 @@ def _options(algorithm: Any) -> dict[str, Mapping[str, Any]]:
     """The items of `algorithm`, by name."""
     listed = algorithm if isinstance(algorithm, list) else [algorithm]
     return {
-        name: options for item in listed for name, options in ({item: {}} if isinstance(item, str) else item).items()
+        name: options
+        for item in listed
+        for name, options in ({item: {}} if isinstance(item, str) else item).items()
     }
 
 
 def used(
     pipeline: Mapping[str, Any], trained: Sequence[Mapping[str, Any]], folder: Path, work: Path
 ) -> tuple[int, float]:
-    """Responses learned from, and the share of those given that are never learned from, by the iterations' lines."""
+    """Responses learned from (behind a threshold an estimate), and the share of those given that never are."""
     learned = given = kept = 0.0
+    log = work / pipeline["task"]["dataset"]["path"] / "train.jsonl"
+    pool = cache(lambda repeat: _scores(folder / "rows" / f"grow-{repeat + 1}.jsonl") + _scores(log))
     for row in trained:
         phase = _phase(pipeline, row["phase"])
         algorithm = _options(phase["algorithm"])
         if algorithm.keys() & {"collect", "fit-value"}:
             continue
-        share = 1.0
-        for name, value in row.items():
-            if name.endswith("/kept"):
-                share = value  # and what is drawn is what is kept
-        if share < 1.0:
-            learned += row["responses"]
-            given += row["responses"] / share
-            kept += row["responses"]
+        drawn, share = row["responses"], next((x for key, x in row.items() if key.endswith("/kept")), 1.0)
+        if share < 1:  # only what is kept is drawn at all
+            given, kept, learned = given + drawn / share, kept + drawn, learned + drawn
             continue
+        count = most = float(drawn)
         if "best-vs-worst" in algorithm:
             count = 2 * row["groups"]
         elif "best-of" in algorithm:
-            count = algorithm["best-of"].get("n", 1) * row["groups"]
+            count = row["groups"]
         elif "at-least" in algorithm:
-            count = row["responses"] * _above(algorithm["at-least"]["threshold"], folder, row["repeat"], work, pipeline)
-        else:
-            count = row["responses"]
-        learned += count * phase["train"].get("epochs", 1)
-        given += row["responses"]
-        kept += count
+            threshold = algorithm["at-least"]["threshold"]
+            count = drawn * fmean(score > threshold for score in pool(row["repeat"]))
+            most = algorithm["at-most"]["n"]
+        given, kept = given + drawn, kept + count
+        learned += min(count, most) * phase["train"].get("epochs", 1)
     return round(learned), 1 - kept / given
 
 
-def _above(threshold: float, folder: Path, repeat: int, work: Path, pipeline: Mapping[str, Any]) -> float:
-    """The share of a round's samples and the log that lies above a threshold."""
-    log = Path(pipeline["task"]["dataset"]["path"])
-    files = (folder / "rows" / f"grow-{repeat + 1}.jsonl", work / log / "train.jsonl")
-    scores = [s for file in files for line in file.read_text().splitlines() for s in json.loads(line)["scores"]]
-    return fmean(score > threshold for score in scores)
+def _scores(file: Path) -> list[float]:
+    return [score for line in file.read_text().splitlines() for score in json.loads(line)["scores"]]
 
 
 # -- all of them ----------------------------------------------------------------------------------------------
 
 
-def prepare_all(grounds: Sequence[Ground], work: Path, workers: int, done: Callable[[Prepared], None]) -> list[str]:
+def prepare_all(
+    grounds: Sequence[plan.Ground], work: Path, workers: int, done: Callable[[Prepared], None]
+) -> list[str]:
     processes.prepare(IMPORTED)
     return processes.run_all(
         grounds,
@@ -261,7 +237,12 @@ def prepare_all(grounds: Sequence[Ground], work: Path, workers: int, done: Calla
 
 
 def run_all(
-    todo: Sequence[plan.Planned], work: Path, workers: int, done: Callable[[Record], None], *, keep: bool = False
+    todo: Sequence[plan.Planned],
+    work: Path,
+    workers: int,
+    done: Callable[[Record], None],
+    *,
+    keep: bool = False,
 ) -> list[str]:
     """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed for another reason
     than what they computed."""
