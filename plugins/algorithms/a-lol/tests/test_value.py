@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,14 @@ def test_dropout_acts_only_in_training() -> None:
 @pytest.mark.parametrize("pipeline", [CAUSAL, SEQ2SEQ], ids=["causal", "seq2seq"])
 def test_a_prompt_alone_has_the_value_it_has_in_a_batch(pipeline: dict[str, Any], tmp_path: Path) -> None:
     bench = Bench(tmp_path, pipeline)
-    rollout, _ = bench.rollout()
+    examples = bench.phase.draw.next(6)
+    cut = [" ".join(str(e.prompt).split()[: 1 + i]) for i, e in enumerate(examples)]
+    texts = [replace(e, prompt=prompt, row=-1) for e, prompt in zip(examples, cut, strict=True)]
+    rollout = bench.session.models.policy.encode(texts)
     together = bench.engine.score("value", rollout, ["values"]).values_NT[:, 0]
     assert len(set(map(len, rollout.inputs))) > 1, "prompts of several lengths"
     assert float(together.std()) > 0
-    for i in range(0, len(rollout), 7):
+    for i in range(0, len(rollout), 3):
         alone = bench.engine.score("value", rollout.take(torch.tensor([i])), ["values"]).values_NT[0, 0]
         assert float(alone) == pytest.approx(float(together[i]), abs=1e-5)
 
@@ -139,10 +143,10 @@ def test_a_prompt_alone_has_the_value_it_has_in_a_batch(pipeline: dict[str, Any]
 def test_the_head_can_fit_and_moves_nothing_else(pipeline: dict[str, Any], tmp_path: Path) -> None:
     """Eight prompts to an error below 10⁻³; policy and reference stay as they are, to the bit."""
     bench = Bench(tmp_path, {**pipeline, "train": {**pipeline["train"], "prompts": 8}})
-    rollout, _ = bench.rollout()
-    firsts = rollout.groups()[0][:, 0]
-    rollout = rollout.take(firsts)
     models = bench.session.models
+    prompts = {str(e.prompt): e for e in bench.phase.draw.next(40)}
+    rollout = models.policy.encode([prompts[p] for p in sorted(prompts)[:8]])
+    rollout = rollout.take(rollout.groups()[0][:, 0])
     before = {name: fingerprint(models[name]) for name in ("policy", "reference")}
     value = models["value"]
     assert isinstance(value, AttentionValue)
@@ -150,13 +154,13 @@ def test_the_head_can_fit_and_moves_nothing_else(pipeline: dict[str, Any], tmp_p
     target = least + (1 - least) * torch.linspace(0.1, 0.9, len(rollout))
     adam = torch.optim.Adam(value.parameters(), lr=3e-3)
     states = bench.engine.policy("reference").prompt_states(rollout)
-    for _ in range(400):
+    for _ in range(500):
         adam.zero_grad()
         found = value.values(rollout, (states[0].detach(), states[1]))
         loss = ((found - target) ** 2).mean()
         loss.backward()
         adam.step()
-    assert float(loss) < 1e-3
+    assert float(loss.detach()) < 1e-3
     assert bool(((found > least) & (found < 1)).all())
     assert {name: fingerprint(models[name]) for name in before} == before
 
@@ -193,11 +197,11 @@ def fitted(folder: Path, **options: Any) -> tuple[dict[str, Any], PhaseRun]:
     return line, started  # type: ignore[return-value]
 
 
-def test_free_numbers_learn_the_others_prompts_but_not_these(tmp_path: Path) -> None:
-    """Nothing carries over between prompts of free numbers: what was set aside stays at 0, and the first weights win."""
+def test_free_numbers_say_nothing_of_other_prompts(tmp_path: Path) -> None:
+    """What was set aside stays at 0: no epoch betters it, so the first weights are kept."""
     line, started = fitted(tmp_path, held_out=0.25)
     free = started.models["value"].free
-    assert not free.any(), "no epoch bettered the prompts set aside, so the first weights are kept"
+    assert not free.any()
     assert line["fit-value/epochs"] == 2
 
 

@@ -1,0 +1,178 @@
+"""A frozen model scores a logged response once a run: the same values as ever, cut with the logs, not for others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlalign import Batch, Component, Loss, Options, Outputs, hookimpl, loop
+from rlalign.engine import Engine
+from rlalign.records.logs import Logs
+from rlalign.records.remembered import Remembered, keys_of
+from rlalign.testing import Bench, registry, session
+from rlalign.testing.bench import Silence
+
+
+class Closer(Component):
+    """(log π − log π_ref)², and how far the reference's log-probs are from a fresh scoring."""
+
+    class Config(Options):
+        """Options of `closer`."""
+
+        model: str = Field("reference", description="whose log-probs it reads")
+
+    config: Config
+    trains = ("policy",)
+    unit = "response"
+    responses = "logged"
+    scored = False
+    needs = ("full_logprobs", "reference.full_logprobs", "reference.entropy")
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        gap_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"] + 0.1
+        spread = batch.mean_over_tokens(batch.rollout.columns["reference.entropy"])
+        return Loss(batch.mean_over_tokens(gap_NT**2), {"spread": spread})
+
+
+OWN = {"closer": Closer}
+PIPELINE: dict[str, Any] = {
+    "task": {"numbers": {"size": 10}},
+    "policy": {"logits": {"hidden": 5}},
+    "algorithm": "closer",
+    "generation": {"max_new_tokens": 7},
+    "train": {"passes": 3, "prompts": 3, "lr": 0.05},
+    "checkpoints": {"every": 1, "keep": 20},
+}
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many rows of each model and output were scored."""
+    found: Counter[str] = Counter()
+    score = Engine._score
+
+    def counted(self: Engine, model: str, rollout: Any, want: Any) -> Any:
+        found.update({f"{model}.{name}": len(rollout) for name in want})
+        return score(self, model, rollout, want)
+
+    monkeypatch.setattr(Engine, "_score", counted)
+    return found
+
+
+def test_each_response_is_scored_once(scored: Counter[str], tmp_path: Path) -> None:
+    started = session(tmp_path, PIPELINE, OWN)
+    started.run()
+    different = {(e.prompt, r) for e in started.split(started.wirings[0], "train") for r in e.responses}
+    assert scored["reference.full_logprobs"] == scored["reference.entropy"] == len(different)
+    names = sorted(path.name for path in (started.dir.path / "remembered").iterdir())
+    assert [name.split("-")[0] for name in names] == ["reference.entropy", "reference.full_logprobs"]
+
+
+def test_what_is_read_back_is_what_was_computed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PIPELINE, OWN)
+    for _ in range(4):
+        rollout, _ = bench.rollout()
+        fresh = bench.engine.score("reference", rollout, ["full_logprobs", "entropy"])
+        for name in ("full_logprobs", "entropy"):
+            found, expected = rollout.columns[f"reference.{name}"], getattr(fresh, f"{name}_NT")
+            mask_NT = rollout.mask_NT
+            torch.testing.assert_close(found[mask_NT], expected[mask_NT], rtol=0, atol=1e-6)
+
+
+def test_sampled_responses_are_not_kept(scored: Counter[str], tmp_path: Path) -> None:
+    pipeline = {
+        **PIPELINE,
+        "responses": "sampled",
+        "rewards": ["token-sum"],
+        "train": {"iterations": 2, "prompts": 3},
+    }
+    started = session(tmp_path, pipeline, OWN)
+    started.run()
+    assert scored["reference.full_logprobs"] == 6
+    assert not (started.dir.path / "remembered").exists()
+
+
+def test_a_mix_keeps_the_logged_ones(scored: Counter[str], tmp_path: Path) -> None:
+    pipeline = {
+        **PIPELINE,
+        "task": {"numbers": {"size": 3, "logged": [2]}},
+        "responses": {"mix": {"logged": 2, "sampled": 1}},
+        "rewards": ["token-sum"],
+        "train": {"iterations": 4, "prompts": 3},
+    }
+    session(tmp_path, pipeline, OWN).run()
+    assert scored["reference.full_logprobs"] == 3 * 2 + 4 * 3
+
+
+def test_a_model_that_is_renewed_is_asked_again(scored: Counter[str], tmp_path: Path) -> None:
+    """Two phases: the reference is the policy as the phase begins, so the second has one of its own."""
+    phases = [{"name": "one", "algorithm": "closer"}, {"name": "two", "algorithm": "closer"}]
+    pipeline = {**{k: v for k, v in PIPELINE.items() if k != "algorithm"}, "phases": phases}
+    started = session(tmp_path, pipeline, OWN)
+    started.run()
+    different = {(e.prompt, r) for e in started.split(started.wirings[0], "train") for r in e.responses}
+    assert scored["reference.full_logprobs"] == 2 * len(different)
+    fixed = {**pipeline, "models": {"reference": {"of": "start"}}}
+    scored.clear()
+    session(tmp_path, fixed, OWN, name="fixed").run()
+    assert scored["reference.full_logprobs"] == len(different)
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_a_resumed_run_has_what_it_had(after: int, tmp_path: Path) -> None:
+    whole = session(tmp_path, PIPELINE, OWN, name="whole")
+    whole.run()
+    cut = session(tmp_path, PIPELINE, OWN, name="cut")
+    done = 0
+
+    def stop(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == after:
+            raise KeyboardInterrupt
+
+    cut.display.iteration = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    cut.logs.close()
+    cut.dir.close()
+    again = loop.resume(cut.dir.path, registry(OWN), display=Silence())
+    again.run()
+    assert files(again) == files(whole)
+    mine, theirs = again.models.policy.state_dict(), whole.models.policy.state_dict()
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def files(session: loop.Session) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (session.dir.path / "remembered").iterdir()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_store_gives_back_the_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    store = Remembered(tmp_path, logs, "some.output", dtype)
+    rows: dict[bytes, Tensor] = {bytes([i]) * 16: torch.randn(i, dtype=dtype) for i in range(9)}
+    for key, values in rows.items():
+        store.add(key, values)
+        store.add(key, values + 1)  # known: stays as it is
+    for reader in (store, Remembered(tmp_path, logs, "some.output", dtype)):
+        assert not reader.knows(b"x" * 16)
+        found = reader.read(list(rows))
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, rows.values(), strict=True))
+
+
+def test_keys_tell_prompts_and_responses_apart(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PIPELINE, OWN)
+    rollout, _ = bench.rollout(10)
+    keys = keys_of(rollout, range(len(rollout)))
+    prompts = [rollout.examples[g].prompt for g in rollout.group_N.tolist()]
+    assert len(set(keys)) == len(set(zip(prompts, rollout.texts, strict=True)))
+    few = torch.tensor([4, 1])
+    assert keys_of(rollout.take(few), range(2)) == [keys[4], keys[1]]
