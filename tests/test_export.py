@@ -35,7 +35,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("toy.yaml").write_text(yaml.dump(BANDIT, sort_keys=False))
     assert call("run", "toy.yaml", "--plain").exit_code == 0
-    result = call("export", "toy", "--samples", "s.jsonl", "--to", "model")
+    result = call("export", "toy", "--new", "--samples", "s.jsonl", "--to", "model")
     assert result.exit_code == 0, result.output
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_the_exported_model_gives_the_exported_log_probs(exported: Path) -> None
     rollout = phase.logged(examples)  # at temperature 1
     full_NT = phase.score("policy", rollout, ["full_logprobs"]).full_logprobs_NT
     found = full_NT.double().where(rollout.mask_NT, 0.0).sum(1)
-    hot = call("export", "toy", "--samples", "hot.jsonl", "evaluate.generation.temperature=1")
+    hot = call("export", "toy", "--new", "--samples", "hot.jsonl", "evaluate.generation.temperature=1")
     assert hot.exit_code == 0
     written = {}
     for line in Path("hot.jsonl").read_text().splitlines():
