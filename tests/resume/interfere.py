@@ -102,7 +102,7 @@ def die_in_log_line(log: str, at: int, bytes_written: int) -> None:
 
         return torn
 
-    _replace("rlalign.records.logs:Logs._write", make)
+    _replace("rlalign.records.logs:Logs.write", make)
 
 
 def die_in_file(function: str, at: int, share: float) -> None:
