@@ -1,0 +1,137 @@
+"""How much memory and time a large log takes: rows of 1,000 tokens, drawn in proportion to their reward.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.offline.large --rows 200000
+
+Each part is a process of its own: the first reads the data, computes the column and stops at the first commit
+point; the second goes on from there, with the column on disk, and takes 50 steps. Prints JSON: seconds to the
+first step, seconds a step, and the largest resident memory of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+WORDS, TOKENS, STEPS = 200, 1000, 50
+
+
+def write_model(folder: Path) -> None:
+    """A random GPT-2 of one small layer that reads 1,100 tokens, and a tokenizer of as many words as it has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    words = {"<end>": 0, **{f"w{i}": i + 1 for i in range(WORDS)}}
+    made = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"})
+    )
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 1100, "vocab_size": WORDS + 1}
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "eos_token_id": 0,
+        "bos_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps({**config, **sizes}))
+
+
+def write_log(path: Path, rows: int) -> None:
+    """Random words with random scores; a quarter earns nothing."""
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(WORDS)]
+    with path.open("w") as file:
+        for i in range(rows):
+            score = max(0.0, rng.random() - 0.25)
+            text = " ".join(rng.choices(words, k=TOKENS - 1))
+            row = {"id": str(i), "prompt": f"w{i % WORDS} w1 ", "response": text, "score": score}
+            file.write(json.dumps(row) + "\n")
+
+
+def pipeline(folder: Path) -> dict[str, Any]:
+    """R-LoL on all of it."""
+    columns = {"prompt": "prompt", "responses": "response", "scores": "score", "id": "id"}
+    return {
+        "task": {"dataset": {"path": str(folder / "log.jsonl"), **columns}},
+        "policy": {"causal-lm": {"path": str(folder / "model"), "init": "random"}},
+        "rewards": ["logged"],
+        "algorithm": {"r-lol": {}},
+        "train": {"iterations": 2 * STEPS, "prompts": 4, "lr": 1e-4},
+        "checkpoints": {"every": 1},
+    }
+
+
+def work(folder: Path, steps: int) -> dict[str, float]:
+    """Go on with the run, or begin it, for so many steps."""
+    started = time.perf_counter()
+    from rlalign import loop
+    from rlalign.pipeline import config
+    from rlalign.testing.bench import Silence
+
+    runs = folder / "runs"
+    if (runs / "large").exists():
+        session = loop.resume(runs / "large", display=Silence())
+    else:
+        file = folder / "pipeline.yaml"
+        file.write_text(json.dumps(pipeline(folder)))
+        session = loop.start(config.load(file), root=runs, name="large", display=Silence())
+    opened = time.perf_counter() - started
+    seen: list[float] = []
+
+    def stop(*_: Any) -> None:
+        seen.append(time.perf_counter() - started)
+        session.stopping = len(seen) >= steps
+
+    session.display.iteration = stop  # type: ignore[method-assign]
+    with contextlib.suppress(loop.Interrupted):
+        session.run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    later = (seen[-1] - seen[0]) / max(1, len(seen) - 1)
+    return {"opened_s": opened, "first_step_s": seen[0], "steps": len(seen), "step_s": later, "peak_gb": peak}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.folder:
+        print(json.dumps(work(asked.folder, asked.steps)))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(folder / "model")
+        write_log(folder / "log.jsonl", asked.rows)
+        found: dict[str, Any] = {"rows": asked.rows, "bytes": (folder / "log.jsonl").stat().st_size}
+        for part, steps in (("cold", 1), ("warm", STEPS)):
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.offline.large",
+                "--folder",
+                place,
+                "--steps",
+                str(steps),
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            found[part] = json.loads(done.stdout.splitlines()[-1])
+        print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
