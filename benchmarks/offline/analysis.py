@@ -211,8 +211,9 @@ def _diverse(study: Studied) -> str | None:
     unmeasured = [a for a in study.main if a not in FAMILY and a not in {c.other for c in compared}]
     if unmeasured:
         said.append(f"{_list(unmeasured)} left too few grammatical texts to be compared")
-    earn = _as_much(study)
-    more = [arm for arm in above if arm in earn]
+    if not above:
+        return f"{'; '.join(said)}."
+    more = [arm for arm in above if arm in _as_much(study)]
     return f"{'; '.join(said)}. Of those above it, earning as much or more: {_list(more)}."
 
 

@@ -14,7 +14,7 @@ from benchmarks.common.results import short
 
 LOST = 0.5
 """A run that keeps less than this share of a gain, or of the start's grammar, has collapsed."""
-GAIN = 0.05
+GAIN = 0.1
 """The least gain of reward that counts as one, and the loss against the start that a run may not exceed."""
 KL_BOUND = 20.0
 """A run beyond this KL a response has collapsed."""
@@ -192,7 +192,7 @@ def collapsed(record: Record) -> bool:
     """Whether a run broke off, or at any point after its start had lost its language, its gain, or all contact.
 
     Its language: grammar below half of the start's. Its gain: less than half of the largest earlier gain of
-    reward, where that was at least 0.05; or a reward more than 0.05 below the start's. Contact: a KL above 20.
+    reward, where that was at least 0.1; or a reward more than 0.1 below the start's. Contact: a KL above 20.
     """
     if record.broke is not None:
         return True
