@@ -23,6 +23,7 @@ from rlalign_plugin_dialog_tasks import HH, TLDR, Comet, FaithDial, RedditCommen
 from rlalign_plugin_dialog_tasks.corpus import Corpus
 from rlalign_plugin_dialog_tasks.text import Tokens
 
+END = "<|endoftext|>"
 TASKS: dict[str, type[Corpus]] = {
     "hh": HH,
     "reddit-comments": RedditComments,
@@ -111,6 +112,54 @@ def test_check_and_a_run(name, tmp_path, monkeypatch):
     assert after < before
     lock = json.loads((finished.path / "lock.json").read_text())
     assert lock["data"][f"{name}/train"] == sample(name).fingerprint("train")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Any:
+    """A folder with a GPT-2 of one layer, not trained, that knows all words of a sample."""
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+
+    def made(name: str) -> Path:
+        task = sample(name)
+        texts = [t for s in task.splits() for e in task.examples(s) for t in (str(e.prompt), *e.responses)]
+        split = tokenizers.pre_tokenizers.WhitespaceSplit()
+        text = " ".join(texts).replace(END, " ")
+        words = [END, *sorted({word for word, _ in split.pre_tokenize_str(text)})]
+        model = tokenizers.Tokenizer(
+            tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=END)
+        )
+        model.pre_tokenizer = split
+        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=model, eos_token=END, unk_token=END)
+        fast.save_pretrained(tmp_path / "tiny")
+        shape = {"n_positions": 400, "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(words)}
+        transformers.GPT2Config(**shape, eos_token_id=0, bos_token_id=0).save_pretrained(tmp_path / "tiny")
+        return tmp_path / "tiny"
+
+    return made
+
+
+@quiet
+@pytest.mark.parametrize(
+    "name", [n if n == "comet" else pytest.param(n, marks=pytest.mark.slow) for n in TASKS]
+)
+def test_a_run_with_a_transformer_decodes_as_the_task_says(name, tmp_path, tiny):
+    pytest.importorskip("rlalign_plugin_hf")
+    pipeline = {
+        "task": {name: {"sample": True}},
+        "policy": {"causal-lm": {"path": str(tiny(name)), "init": "random"}},
+        "algorithm": "sft",
+        "responses": "logged",
+        "train": {"iterations": 4, "prompts": 4, "lr": 0.05},
+        "evaluate": {"split": "train", "examples": 4, "use": ["held-out"]},
+    }
+    finished, session = run(tmp_path, pipeline)
+    rows = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
+    found = [r["eval/held-out/perplexity"] for r in rows if "eval/held-out/perplexity" in r]
+    assert found[-1] < found[0]
+    examples = sample(name).examples("train")
+    for example, tokens in zip(examples, session.models["policy"].prompts(examples), strict=True):
+        # What ends a turn is one token to a tokenizer that ends texts by it, and no other is unknown.
+        assert tokens.tolist().count(0) == str(example.prompt).count(END)
 
 
 # -- fingerprints -------------------------------------------------------------------------------------------------

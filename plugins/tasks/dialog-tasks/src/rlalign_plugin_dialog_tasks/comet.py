@@ -13,11 +13,11 @@ import numpy
 from pydantic import Field
 
 from rlalign import ConfigError, Example
-from rlalign_plugin_dataset.index import BadRow, Reader, index
+from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Csv, File, Row, Table, open_file
-from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions
-from rlalign_plugin_dialog_tasks.text import Tokens, fitted, number, text_of
+from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
+from rlalign_plugin_dialog_tasks.text import fitted, number, text_of
 
 RELATIONS = ("HinderedBy", "xNeed", "xWant", "xIntent", "xReact", "xAttr", "xEffect")
 SPLITS = {"train": "train", "val": "val", "test": "test10x"}
@@ -51,6 +51,7 @@ class Comet(Corpus):
 
     config: Config
     folder = "comet"
+    limits_the_walk = False
     generation = {"beams": 2, "max_new_tokens": 30, "stop": (".",)}
 
     def open(self, path: Path) -> Sources:
@@ -65,16 +66,10 @@ class Comet(Corpus):
         return _thrice(main) if test is None else {**_thrice(main), "test": [_headless(test)]}
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
-        c, tables = self.config, self.tables()
+        c = self.config
         if name == "test":
-            return {name: self._grouped(tables[name])}
-        found = index(
-            tables[name],
-            [Tails(table.name, c, self.tokens) for table in tables[name]],
-            list(SPLITS.values()),
-            lambda example, reader: str(example.meta["split"]),
-            skip=c.bad_rows == "skip",
-        )
+            return {name: self._grouped()}
+        found = self.indexed(name, list(SPLITS.values()), lambda example, reader: str(example.meta["split"]))
         size = len(found["val"])
         if size > c.val_size:
             drawn = numpy.random.RandomState(SEED).choice(size, c.val_size, replace=False)
@@ -83,15 +78,16 @@ class Comet(Corpus):
             found = {split: part.take(numpy.arange(min(c.limit, len(part)))) for split, part in found.items()}
         return found
 
-    def _grouped(self, tables: Sequence[Table]) -> Sequence[Example]:
+    def _grouped(self) -> Sequence[Example]:
         """One example a head and relation: all its tails are references; the best by the critic is the response."""
-        c = self.config
-        readers = [Tails(table.name, c, self.tokens) for table in tables]
-        rows = index(tables, readers, ["test"], lambda e, r: "test", skip=c.bad_rows == "skip")["test"]
+        rows = self.indexed("test", ["test"], lambda example, reader: "test")["test"]
         groups: dict[str, list[Example]] = {}
         for example in rows:
             groups.setdefault(str(example.prompt), []).append(example)
-        return [_one_of(group) for group in list(groups.values())[: c.limit]]
+        return [_one_of(group) for group in list(groups.values())[: self.config.limit]]
+
+    def reader(self, split: str, table: Table) -> Tails:
+        return Tails(table.name, self.config)
 
     def postprocess(self, text: str) -> str:
         return text.strip()
@@ -122,13 +118,12 @@ def _one_of(group: Sequence[Example]) -> Example:
     return Example(first.id, first.prompt, best.responses, best.scores, best.finished, meta)
 
 
-class Tails(Reader):
+class Tails(Measuring):
     """A tail a row: `head`, `relation`, `tail`; in ATOMIC-10X also `split` and the critic's `p_valid_model`."""
 
-    def __init__(self, name: str, config: Comet.Config, tokens: Tokens | None) -> None:
+    def __init__(self, name: str, config: Comet.Config) -> None:
         super().__init__(name)
         self.config = config
-        self.tokens = tokens
 
     def examples(self, row: Row, place: str) -> Sequence[Example | str]:
         head, relation, tail = (text_of(row, name) for name in ("head", "relation", "tail"))

@@ -56,6 +56,13 @@ class LocalOptions(CorpusOptions):
         return self
 
 
+class Measuring(Reader):
+    """A reader of which some limits are in tokens."""
+
+    tokens: Tokens | None = None
+    """There once the rows have been walked over: what they hold does not depend on it, how long it is does."""
+
+
 class Corpus(Task):
     """A published data set. Of its rows only the places are held; they are read as they are drawn."""
 
@@ -65,6 +72,8 @@ class Corpus(Task):
     """Rows of each split, where they are known for sure."""
     places: ClassVar[frozenset[str]] = frozenset({"path", "tokenizer"})
     """Options that say where something is: a fingerprint holds what is there."""
+    limits_the_walk: ClassVar[bool] = True
+    """Whether the walk over the rows ends when `limit` is reached; else the task sees to it afterwards."""
     config: CorpusOptions
 
     def __init__(self, config: BaseModel) -> None:
@@ -83,7 +92,7 @@ class Corpus(Task):
         """The tables on the hub, by split."""
         raise NotImplementedError
 
-    def reader(self, split: str, table: Table) -> Reader:
+    def reader(self, split: str, table: Table) -> Measuring:
         """How a table reads."""
         raise NotImplementedError
 
@@ -136,14 +145,12 @@ class Corpus(Task):
     def indexed(self, name: str, names: Sequence[str], split_of: SplitOf) -> dict[str, Examples]:
         """One walk over a split's tables."""
         tables = self.tables()[name]
-        return index(
-            tables,
-            [self.reader(name, table) for table in tables],
-            names,
-            split_of,
-            skip=self.config.bad_rows == "skip",
-            limit=self.config.limit,
-        )
+        readers = [self.reader(name, table) for table in tables]
+        skip, limit = self.config.bad_rows == "skip", self.config.limit if self.limits_the_walk else None
+        found = index(tables, readers, names, split_of, skip=skip, limit=limit)
+        for reader in readers:
+            reader.tokens = self.tokens
+        return found
 
     @property
     def place(self) -> Path | None:

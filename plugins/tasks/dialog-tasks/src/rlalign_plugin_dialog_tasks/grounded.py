@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from rlalign import Example
 from rlalign_plugin_dataset import sources
-from rlalign_plugin_dataset.index import BadRow, Reader
+from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Joined
+from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Joined, Measuring
 from rlalign_plugin_dialog_tasks.text import Tokens, filled, fitted, list_of, text_of
 
 NONE_USED = "no_passages_used"
@@ -65,16 +65,15 @@ class GroundedOptions(CorpusOptions):
     )
 
 
-class Grounded(Reader):
+class Grounded(Measuring):
     """What readers of both data sets have in common."""
 
     prefix: str
     """Of ids, so that the two data sets can stand in one split."""
 
-    def __init__(self, name: str, config: GroundedOptions, tokens: Tokens | None) -> None:
+    def __init__(self, name: str, config: GroundedOptions) -> None:
         super().__init__(name)
         self.config = config
-        self.tokens = tokens
 
     def example(
         self, place: str, knowledge: str, history: Sequence[str], response: str, meta: Mapping[str, Any]
@@ -120,8 +119,8 @@ class FaithDial(Corpus):
         files = {"train": "data/train.json", "val": "data/valid.json", "test": "data/test.json"}
         return sources.hub(self.config.hub, None, self.config.revision, {}, files=files)
 
-    def reader(self, split: str, table: Table) -> Reader:
-        return FaithDialRows(table.name, self.config, self.tokens)
+    def reader(self, split: str, table: Table) -> FaithDialRows:
+        return FaithDialRows(table.name, self.config)
 
     def postprocess(self, text: str) -> str:
         return text.strip()
@@ -230,8 +229,8 @@ class WizardOfWikipedia(Corpus):
         takes_other = name == "test" or (name == "train" and self.config.train == "both")
         return [own, self.other.fingerprint(name) if self.other and takes_other else None]
 
-    def reader(self, split: str, table: Table) -> Reader:
-        return Dialogues(table.name, self.config, self.tokens)
+    def reader(self, split: str, table: Table) -> Dialogues:
+        return Dialogues(table.name, self.config)
 
     def postprocess(self, text: str) -> str:
         return text.strip()

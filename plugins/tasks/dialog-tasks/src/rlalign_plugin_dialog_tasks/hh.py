@@ -17,12 +17,12 @@ from pydantic import Field
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset import sources
-from rlalign_plugin_dataset.index import BadRow, Reader, by_share
+from rlalign_plugin_dataset.index import BadRow, by_share
 from rlalign_plugin_dataset.mapping import joined
 from rlalign_plugin_dataset.sources import Sources, canonical
 from rlalign_plugin_dataset.tables import File, Row, Table
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions
-from rlalign_plugin_dialog_tasks.text import Tokens, filled, fitted, list_of, number, text_of
+from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
+from rlalign_plugin_dialog_tasks.text import filled, fitted, list_of, number, text_of
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -166,10 +166,10 @@ class HH(Corpus):
     def digests(self, name: str) -> list[Any]:
         return [name, super().digests("train" if name in self._shares() else name)]
 
-    def reader(self, split: str, table: Table) -> Reader:
+    def reader(self, split: str, table: Table) -> Pairs:
         test = split.partition("/")[0] == "test"
         unused = _listed(table) if test and self.config.exclude else ()
-        return Pairs(table.name, self.config, self.tokens, split == "train" and self.config.clean, unused)
+        return Pairs(table.name, self.config, split == "train" and self.config.clean, unused)
 
     def postprocess(self, text: str) -> str:
         for cut in CUTS:
@@ -205,15 +205,12 @@ def _listed(table: Table) -> Collection[int]:
         ) from None
 
 
-class Pairs(Reader):
+class Pairs(Measuring):
     """Rows of Anthropic (`chosen`, `rejected`) or of PRO (`prefix`, `suffix`, `reward`)."""
 
-    def __init__(
-        self, name: str, config: HH.Config, tokens: Tokens | None, clean: bool, unused: Collection[int]
-    ) -> None:
+    def __init__(self, name: str, config: HH.Config, clean: bool, unused: Collection[int]) -> None:
         super().__init__(name)
         self.config = config
-        self.tokens = tokens
         self.clean = clean
         self.unused = unused
 

@@ -18,12 +18,12 @@ from pydantic import Field
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset import sources
-from rlalign_plugin_dataset.index import BadRow, Examples, Reader, hash_of, index
+from rlalign_plugin_dataset.index import BadRow, Examples, hash_of
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, Joined, LocalOptions
-from rlalign_plugin_dialog_tasks.text import Tokens, fitted, number
+from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, Joined, LocalOptions, Measuring
+from rlalign_plugin_dialog_tasks.text import fitted, number
 
 FILES = {"up": ("comments_positive.csv",), "down": ("comments_negative.csv",)}
 LACKING = "have no text or no parent"
@@ -71,6 +71,7 @@ class RedditComments(Corpus):
 
     config: Config
     folder = "reddit-comments"
+    limits_the_walk = False
     generation = {"beams": 2, "max_new_tokens": 128}
 
     def open(self, path: Path) -> Sources:
@@ -96,16 +97,14 @@ class RedditComments(Corpus):
     def digests(self, name: str) -> list[Any]:
         return [name, [(kind, table.digest()) for kind, (table,) in self.tables().items()]]
 
-    def reader(self, split: str, table: Table) -> Reader:
-        return Comments(table.name, self.config, split, self.tokens)
+    def reader(self, split: str, table: Table) -> Comments:
+        return Comments(table.name, self.config, split)
 
     def _kind(self, kind: str) -> dict[str, Examples]:
         """Draw as pandas' `sample(random_state=901)` does, filter, and cut: first `test`, then `val`, then `train`."""
         c = self.config
         (table,) = self.tables()[kind]
-        rows = index(
-            [table], [self.reader(kind, table)], [kind], lambda e, r: kind, skip=c.bad_rows == "skip"
-        )[kind]
+        rows = self.indexed(kind, [kind], lambda example, reader: kind)[kind]
         drawn = numpy.random.RandomState(SEED).choice(len(rows), min(c.draws, len(rows)), replace=False)
         kept, left, bad = [], Counter[str](), []
         seen: dict[int, str] = {}
@@ -157,14 +156,13 @@ class RedditComments(Corpus):
         return text.strip()
 
 
-class Comments(Reader):
+class Comments(Measuring):
     """A comment a row: `parent_text`, `text`, `score`, and `id` where there is one."""
 
-    def __init__(self, name: str, config: RedditComments.Config, kind: str, tokens: Tokens | None) -> None:
+    def __init__(self, name: str, config: RedditComments.Config, kind: str) -> None:
         super().__init__(name)
         self.config = config
         self.kind = kind
-        self.tokens = tokens
 
     def examples(self, row: Row, place: str) -> Sequence[Example | str]:
         parent, text = self._text(row, "parent_text"), self._text(row, "text")

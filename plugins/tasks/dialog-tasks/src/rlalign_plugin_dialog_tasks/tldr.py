@@ -9,12 +9,12 @@ from pydantic import Field
 
 from rlalign import Example
 from rlalign_plugin_dataset import sources
-from rlalign_plugin_dataset.index import BadRow, Reader
+from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.mapping import get, joined
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions
-from rlalign_plugin_dialog_tasks.text import Tokens, filled, fitted, list_of, text_of
+from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
+from rlalign_plugin_dialog_tasks.text import filled, fitted, list_of, text_of
 
 NEWS = "are news articles, no posts"
 HUB = {
@@ -68,20 +68,19 @@ class TLDR(Corpus):
     def where(self) -> str:
         return str(self.place or f"hub: {self.config.hub or HUB[self.config.data]}")
 
-    def reader(self, split: str, table: Table) -> Reader:
-        return Posts(table, self.config, self.tokens)
+    def reader(self, split: str, table: Table) -> Posts:
+        return Posts(table, self.config)
 
     def postprocess(self, text: str) -> str:
         return text.strip()
 
 
-class Posts(Reader):
+class Posts(Measuring):
     """A post a row; its columns say what stands beside it."""
 
-    def __init__(self, table: Table, config: TLDR.Config, tokens: Tokens | None) -> None:
+    def __init__(self, table: Table, config: TLDR.Config) -> None:
         super().__init__(table.name)
         self.config = config
-        self.tokens = tokens
         columns = set(table.columns())
         self.has_ids = "id" in columns and "summary" in columns
 
