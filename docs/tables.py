@@ -64,9 +64,8 @@ def default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "see below"
-    if isinstance(value, str) and value:
-        return f"`{value}`"
-    return f"`{json.dumps(value)}`"
+    told = value if isinstance(value, str) and value else json.dumps(value)
+    return f"`{told}`".replace("|", "\\|")
 
 
 def options(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:

@@ -412,6 +412,18 @@ def test_what_is_not_on_the_hub_is_said(hub):
         TLDR(TLDR.Config(data="pairs")).examples("held-out")
 
 
+def test_without_the_hub_it_is_said_what_else_there_is(monkeypatch):
+    def load_dataset(path: str, **how: Any) -> Any:
+        raise ConnectionError("Couldn't reach it")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    for name in HUB:
+        with pytest.raises(
+            ConfigError, match=r"Couldn't reach it\nWithout the hub: `path`, .* `sample: true`"
+        ):
+            TASKS[name](TASKS[name].Config()).examples("train")
+
+
 def test_nothing_is_said_of_data_that_is_all_kept():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -139,8 +139,16 @@ class Corpus(Task):
         """The tables by split."""
         if self._sources is None:
             place = self.place
-            self._sources = self.download() if place is None else self.open(place)
+            self._sources = self._downloaded() if place is None else self.open(place)
         return self._sources
+
+    def _downloaded(self) -> Sources:
+        try:
+            return self.download()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}\nWithout the hub: `path`, a copy of the data, or `sample: true`, a dozen rows of our own"
+            ) from error
 
     def indexed(self, name: str, names: Sequence[str], split_of: SplitOf) -> dict[str, Examples]:
         """One walk over a split's tables."""

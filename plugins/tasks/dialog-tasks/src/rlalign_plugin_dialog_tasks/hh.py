@@ -112,7 +112,9 @@ class HH(Corpus):
             True, description="leave out rows of `train` of which a response ends with a colon, as A-LoL does"
         )
         exclude: bool = Field(
-            True, description=f"leave out the test rows that `{UNUSED}` in their folder lists, as A-LoL does"
+            True,
+            description=f"leave out the test rows that `{UNUSED}` in their folder lists, "
+            "as A-LoL's comparison by a judge does",
         )
         max_response_tokens: int | None = Field(
             128, gt=0, description="longer responses are cut on the right and do not end; needs `tokenizer`"
