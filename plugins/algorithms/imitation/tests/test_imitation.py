@@ -404,6 +404,76 @@ def test_language_models_learn_the_answers_and_to_end(tmp_path, kind):
         assert "to the" + last["to the"] == "to the cinema"
 
 
+WEIGHTED: dict[str, Any] = {
+    "wbc": "wbc",
+    "p": {"gold": {"returns": "p", "refresh": 1}},
+    "s": {"gold": {"returns": "s", "look_ahead": 2, "past_end": True}},
+    "reward": {"gold": {"returns": "reward", "refresh": None}},
+}
+
+
+def of_one_response(kind: str, logp: list[float], mle: list[float], reward: float) -> float:
+    """−Σ w·Q·log π of one response by a plain loop; π̃ is the policy itself before its first update."""
+    loss = 0.0
+    for t, x in enumerate(logp):
+        later = mle[t : t + 6] if kind == "p" else mle[t : t + 3]
+        weight = 1.0 if kind == "wbc" else math.exp(x) if kind == "p" else max(0.1, math.exp(x))
+        if kind == "p":
+            value = sum(max(1.0, m + 10.0) for m in later)
+        elif kind == "s":
+            value = sum(math.exp(m) for m in later) + (3 - len(later))
+        else:
+            value = reward
+        loss -= weight * value * x
+    return loss
+
+
+@pytest.mark.parametrize("weighted", WEIGHTED)
+@pytest.mark.parametrize("kind", ["causal-lm", "seq2seq-lm"])
+def test_language_models_weigh_each_response_as_if_it_were_alone(tmp_path, kind, weighted):
+    """Prompts and responses of different lengths in one batch; log-probs from transformers' own forward pass."""
+    pytest.importorskip("rlalign_plugin_hf")
+    pytest.importorskip("rlalign_plugin_dataset")
+    pytest.importorskip("transformers")
+    folder = tiny_gpt2(tmp_path) if kind == "causal-lm" else tiny_t5(tmp_path)
+    rows = [
+        {
+            "prompt": "to the",
+            "responses": [" cinema", " sea"],
+            "scores": [0.9, 0.25],
+            "finished": [True, True],
+        },
+        {"prompt": "and", "responses": [" a longer answer"], "scores": [0.5], "finished": [False]},
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    say = {
+        "task": {"dataset": {"path": "d.jsonl"}},
+        "policy": {kind: {"path": f"./{folder.name}"}},
+        "algorithm": WEIGHTED[weighted],
+        "rewards": ["logged"],
+        "train": {"iterations": 2, "prompts": 2, "lr": 0.01, "dtype": "float64"},
+    }
+    bench = Bench(tmp_path, say)
+    made = bench.batch()
+    policy, rollout = bench.run.models.policy, made.rollout
+    total = 0.0
+    for i, g in enumerate(rollout.group_N.tolist()):
+        prompt, tokens = rollout.inputs[g], rollout.actions_NT[i, : int(rollout.length_N[i])]
+        with torch.no_grad():
+            if kind == "causal-lm":
+                logits = policy.model(torch.cat([prompt, tokens])[None]).logits[0, len(prompt) - 1 : -1]
+            else:
+                given = torch.cat([torch.tensor([policy.model.config.decoder_start_token_id]), tokens[:-1]])
+                logits = policy.model(input_ids=prompt[None], decoder_input_ids=given[None]).logits[0]
+        logp = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+        total += of_one_response(weighted, logp, logp, float(made.reward.total_N[i]))
+    metrics, _ = bench.gradient(made)
+    assert metrics["loss"] == pytest.approx(total / 3, rel=1e-9)
+    # What falls is −log π; −p·log π itself rises with p while p is small.
+    nll = "wbc/nll" if weighted == "wbc" else "gold/nll"
+    assert bench.phase._one_iteration()[nll] > bench.phase._one_iteration()[nll]
+
+
 def tiny_gpt2(parent: Path) -> Path:
     """A random GPT-2 whose tokens are bytes."""
     import transformers
