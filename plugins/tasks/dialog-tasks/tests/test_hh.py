@@ -193,6 +193,10 @@ def test_a_lols_files(tmp_path):
     ):
         assert [e.responses[0] for e in task.examples("test")] == ["1", "3"]
     assert len(hh(tmp_path, exclude=False).examples("test")) == 4
+    before = {split: task.fingerprint(split) for split in task.splits()}
+    (tmp_path / "hh_test/bad_test_indices.json").write_text('{"helpful_base.json": [0]}')
+    after = {split: hh(tmp_path).fingerprint(split) for split in task.splits()}
+    assert {s for s in before if before[s] != after[s]} == {"test", "test/helpful_base"}
     (tmp_path / "hh_test/bad_test_indices.json").write_text("[1]")
     with pytest.raises(ConfigError, match="expected an object of lists of row numbers"):
         hh(tmp_path).examples("test")

@@ -166,12 +166,15 @@ class HH(Corpus):
         return super().read(name)
 
     def digests(self, name: str) -> list[Any]:
-        return [name, super().digests("train" if name in self._shares() else name)]
+        held = "train" if name in self._shares() else name
+        return [name, super().digests(held), [sorted(self._unused(held, t)) for t in self.tables()[held]]]
+
+    def _unused(self, split: str, table: Table) -> Collection[int]:
+        return _listed(table) if split.partition("/")[0] == "test" and self.config.exclude else ()
 
     def reader(self, split: str, table: Table) -> Pairs:
-        test = split.partition("/")[0] == "test"
-        unused = _listed(table) if test and self.config.exclude else ()
-        return Pairs(table.name, self.config, split == "train" and self.config.clean, unused)
+        clean = split == "train" and self.config.clean
+        return Pairs(table.name, self.config, clean, self._unused(split, table))
 
     def postprocess(self, text: str) -> str:
         for cut in CUTS:
