@@ -188,6 +188,29 @@ def test_huge_ratios_do_not_overflow(folder: Path) -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("route, budget, chunk", [("A", 10**9, 10**9), ("B", 10**9, 2), ("T", 8, 3)])
+@pytest.mark.parametrize("form", ["full", "seq", "kl"])
+def test_dropout_does_not_reach_the_weights(
+    form: str, route: Any, budget: int, chunk: int, tmp_path: Path
+) -> None:
+    """The policy is its own reference, so every weight is 1, though dropout is on in what learns."""
+    pipeline = {
+        "task": LOGGED,
+        "policy": {"logits": {"hidden": 5, "dropout": 0.5}},
+        "algorithm": {"a-lol": {"form": form, "draw": "uniform", "pool": "all"}},
+        "rewards": ["token-sum"],
+        "models": VALUES,
+        "train": {"iterations": 1, "prompts": 6, "dtype": "float64", "dropout": True},
+    }
+    bench = Bench(tmp_path, pipeline, OWN)
+    metrics, noisy = bench.gradient(bench.batch(), route=route, budget=budget, head_chunk=chunk)
+    assert metrics["a-lol/log_ratio"] == pytest.approx(0, abs=1e-12)
+    assert metrics.get("a-lol/clipped", 0.0) == 0
+    bench.engine.dropout = False
+    _, steady = bench.gradient(bench.batch(), route=route, budget=budget, head_chunk=chunk)
+    assert any(not torch.equal(noisy[key], steady[key]) for key in noisy), "dropout does act where it learns"
+
+
 def test_twenty_updates_on_all_responses() -> None:
     """The golden file's toy: free logits, full-batch gradient descent at rate 1; the losses are the component's."""
     toy = GOLDEN["toy_training"]
@@ -206,13 +229,13 @@ def test_twenty_updates_on_all_responses() -> None:
             if k in toy["at_updates"]:
                 found.append(float(logits.detach().softmax(-1)[:, 2].mean()))
             logp = logits.log_softmax(-1)[torch.arange(2), tokens]
-            behind = logp + math.log(3)
+            behind = (logp + math.log(3)).detach()
             if form == "full":
                 loss = -(gain * component._clipped(behind.sum(1))[0] * logp.sum(1)).mean()
             elif form == "seq":
                 loss = -(gain * (component._clipped(behind)[0] * logp).sum(1)).mean()
             elif form == "kl":
-                loss = (0.2 * behind.sum(1) - gain * logp.sum(1)).mean()
+                loss = (0.2 * logp.sum(1) - gain * logp.sum(1)).mean()
             else:
                 loss = -(gain * logp.sum(1)).mean()
             (gradient,) = torch.autograd.grad(loss, logits)

@@ -103,7 +103,7 @@ class LeftoverLunch(Component):
         raise NotImplementedError
 
     @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
         c, logp_NT = self.config, now.full_logprobs_NT
         logp_N = batch.sum_over_chosen(logp_NT)
         gain_N = self.gain(batch)
@@ -115,28 +115,36 @@ class LeftoverLunch(Component):
         }
         if c.form == "ref-free":
             return Loss(-batch.mean_over_responses(weight_N * logp_N), metrics)
-        behind_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
-        behind_N = batch.sum_over_chosen(behind_NT)
-        metrics["log_ratio"] = batch.mean_over_responses(behind_N.detach())
+        reference_NT = batch.rollout.columns["reference.full_logprobs"]
+        ahead_NT = _steady(run, batch, now) - reference_NT
+        ahead_N = batch.sum_over_chosen(ahead_NT)
+        metrics["log_ratio"] = batch.mean_over_responses(ahead_N)
         if c.form == "kl":
-            return Loss(batch.mean_over_responses(c.beta * behind_N - weight_N * logp_N), metrics)
+            penalty_N = c.beta * (logp_N - batch.sum_over_chosen(reference_NT))
+            return Loss(batch.mean_over_responses(penalty_N - weight_N * logp_N), metrics)
         if c.form == "seq":
-            ratio_NT, clipped_NT = self._clipped(behind_NT)
+            ratio_NT, clipped_NT = self._clipped(ahead_NT)
             metrics["clipped"] = batch.mean_over_tokens(clipped_NT)
-            return Loss(
-                -batch.mean_over_responses(weight_N * batch.sum_over_chosen(ratio_NT * logp_NT)), metrics
-            )
-        ratio_N, clipped_N = self._clipped(behind_N)
+            moved_N = batch.sum_over_chosen(ratio_NT * logp_NT)
+            return Loss(-batch.mean_over_responses(weight_N * moved_N), metrics)
+        ratio_N, clipped_N = self._clipped(ahead_N)
         metrics["clipped"] = batch.mean_over_responses(clipped_N)
         return Loss(-batch.mean_over_responses(weight_N * ratio_N * logp_N), metrics)
 
     def _clipped(self, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """(importance weights, whether each was clipped), constants. Clipped as logarithms: nothing overflows."""
-        x, eps = log_ratio.detach(), self.config.clip
+        eps = self.config.clip
         if eps is None:
-            return x.exp(), torch.zeros_like(x)
-        within = x.clamp(math.log1p(-eps), math.log1p(eps))
-        return within.exp(), (within != x).to(x)
+            return log_ratio.exp(), torch.zeros_like(log_ratio)
+        within = log_ratio.clamp(math.log1p(-eps), math.log1p(eps))
+        return within.exp(), (within != log_ratio).to(log_ratio)
+
+
+def _steady(run: Run, batch: Batch, now: Outputs) -> Tensor:
+    """log π [N,T] as a constant, and without dropout, which would make weights noise."""
+    if not run.models.policy.training:
+        return now.full_logprobs_NT.detach()
+    return run.score("policy", batch.rollout, ["full_logprobs"]).full_logprobs_NT
 
 
 class ALoL(LeftoverLunch):
