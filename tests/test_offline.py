@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the study is no installed package
 
-from benchmarks.offline import analysis, logs, measures, plan, report, runner
+from benchmarks.offline import analysis, logs, measures, plan, report, results, runner, study
 from benchmarks.offline.limits import AtMost, Ending
 from benchmarks.offline.measures import End, Point, Prepared, Record
 
@@ -508,6 +508,26 @@ def test_sampled_responses_earn_what_logged_ones_would(small, tmp_path):
     ]
     for row in rows:
         assert row["scores"] == pytest.approx([logs.score(row["prompt"], text) for text in row["responses"]])
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    command = ["study.py", "run", "--log", "clean", "--arms", "sft", "--stage", "tuning", "--jobs", "1"]
+    monkeypatch.setattr(
+        sys, "argv", [*command, "--only", "0.0001,tokens/1000", "--runs", str(tmp_path / "runs")]
+    )
+    assert study.main() == 0
+    assert "0 of 1 runs are there" in capsys.readouterr().out
+    before = (tmp_path / "results/tuning-clean.jsonl").read_text()
+    assert study.main() == 0
+    assert "1 of 1 runs are there" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "lr=0.0001,", "--runs", str(tmp_path / "runs")])
+    assert study.main() == 0
+    assert "1 of 4 runs are there" in capsys.readouterr().out
+    after = (tmp_path / "results/tuning-clean.jsonl").read_text().splitlines()
+    assert before.strip() in after
+    assert len(after) == 4
 
 
 @pytest.mark.slow

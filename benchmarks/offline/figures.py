@@ -104,7 +104,7 @@ def _price(studies: Sequence[Studied]) -> Any:
     figure, axes = pyplot.subplots(
         len(studies), 2, figsize=(9.5, 3.2 * len(studies)), layout="constrained", squeeze=False
     )
-    colours = pyplot.get_cmap("tab20").colors
+    colours = pyplot.get_cmap("tab20")
     for row, study in zip(axes, studies, strict=True):
         for axis, measure in zip(row, (KL, DIVERSITY), strict=True):
             for arm, runs in study.main.items():
@@ -113,7 +113,7 @@ def _price(studies: Sequence[Studied]) -> Any:
                     continue
                 bars = {"xerr": x.half, "yerr": y.half} if x.count > 1 and y.count > 1 else {}
                 axis.errorbar(
-                    x.mean, y.mean, **bars, fmt="o", markersize=4, color=colours[arms.index(arm)], label=arm
+                    x.mean, y.mean, **bars, fmt="o", markersize=4, color=colours(arms.index(arm)), label=arm
                 )
             axis.set_title(study.log.name)
             axis.set_xlabel(measure.name)

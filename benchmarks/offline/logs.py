@@ -84,7 +84,9 @@ def _example(
     log: Log, sampled: Mapping[str, Mapping[str, Any]], kinds: Sequence[str], rng: random.Random
 ) -> dict[str, Any]:
     first = sampled[GOOD]
-    prompt, texts, finished = str(first["prompt"]), [], []
+    prompt = str(first["prompt"])
+    texts: list[str] = []
+    finished: list[bool] = []
     for j, kind in enumerate(kinds):
         source = sampled[kind]
         at = _worst(prompt, source["responses"], taken=texts) if kind == WORST else j

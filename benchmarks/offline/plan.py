@@ -274,13 +274,13 @@ ARMS = {
         Arm("a-lol-ref-free", "draw", ("priority", "positive"), valued("ref-free", "draw")),
         Arm("a-lol-seq", "clip", (0.9, 0.2), valued("seq", "clip")),
         Arm(KL, "beta", (0.2, 0.05), valued("kl", "beta")),
-        Arm("dpo", "beta", (0.1, 0.5), paired(lambda beta: {"dpo": {"beta": beta}})),
-        Arm("ipo", "tau", (0.1, 0.5), paired(lambda tau: {"ipo": {"tau": tau}})),
-        Arm("kto", "beta", (0.1, 0.5), kto),
+        Arm("dpo", "beta", (0.5, 2.0), paired(lambda beta: {"dpo": {"beta": beta}})),
+        Arm("ipo", "tau", (0.5, 2.0), paired(lambda tau: {"ipo": {"tau": tau}})),
+        Arm("kto", "beta", (0.5, 2.0), kto),
         Arm("pro", "sft", (0.05, 0.5), whole(lambda sft: {"pro": {"sft": sft}})),
         Arm("raft", "samples", (4, 8), raft, online=True),
         Arm("rest", "thresholds", ((0.4, 0.6), (0.6, 0.8)), rest, online=True),
-        Arm("iterative-dpo", "beta", (0.1, 0.5), iterative_dpo, online=True),
+        Arm("iterative-dpo", "beta", (0.5, 2.0), iterative_dpo, online=True),
     )
 }
 

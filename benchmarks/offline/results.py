@@ -13,11 +13,11 @@ FOLDER = Path(__file__).parent / "results"
 add = results.add
 
 
-def read(planned: Sequence[plan.Planned], folder: Path = FOLDER) -> dict[str, Record]:
+def read(planned: Sequence[plan.Planned], folder: Path) -> dict[str, Record]:
     """The records of these runs that are there; those of another plan are passed over."""
     return results.read(planned, folder, Record.of)
 
 
-def grounds(wanted: Sequence[plan.Ground], folder: Path = FOLDER) -> dict[str, Prepared]:
+def grounds(wanted: Sequence[plan.Ground], folder: Path) -> dict[str, Prepared]:
     """What is known of these logs and their references."""
     return results.read(wanted, folder, Prepared.of)

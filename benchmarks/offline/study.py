@@ -27,7 +27,7 @@ def planned(stage: str, log: logs.Log, arms: Sequence[str]) -> list[plan.Planned
     tuning = plan.tuning(log, arms)
     if stage == "tuning":
         return tuning
-    return plan.main(log, plan.choose(log, results.read(tuning)))
+    return plan.main(log, plan.choose(log, results.read(tuning, results.FOLDER)))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def _missing_made(stage: str, wanted: Sequence[plan.Planned], args: argparse.Nam
     from benchmarks.common.processes import Progress
     from benchmarks.offline import runner
 
-    there = results.read(wanted)
+    there = results.read(wanted, results.FOLDER)
     todo = [one for one in wanted if one.key not in there]
     print(f"{stage}: {len(there)} of {len(wanted)} runs are there", flush=True)
     grounds = [
