@@ -80,7 +80,11 @@ class Task(Component):
     """How `evaluate` decodes unless the pipeline says otherwise; without it greedily, once."""
 
     def examples(self, split: str) -> Sequence[Example]:
-        """The examples of a split, in a fixed order. The sequence may load them as they are asked for."""
+        """The examples of a split, in a fixed order.
+
+        The sequence may load them as they are asked for; with an attribute `response_counts`, an array, it says how
+        many logged responses each has without being read.
+        """
         raise NotImplementedError
 
     def postprocess(self, text: str) -> str:

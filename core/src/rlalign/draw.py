@@ -111,7 +111,9 @@ class Draw:
     def row_starts(self) -> Tensor:
         """[examples+1]: where each example's responses begin among all logged responses."""
         if self._starts is None:
-            counts = torch.tensor([len(example.responses) for example in self.data])
+            known = getattr(self.data, "response_counts", None)
+            found = [len(example.responses) for example in self.data] if known is None else known.tolist()
+            counts = torch.tensor(found, dtype=torch.long)
             self._starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
         return self._starts
 

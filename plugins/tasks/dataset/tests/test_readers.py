@@ -14,7 +14,7 @@ import numpy
 import pytest
 
 from rlalign import ConfigError, Example
-from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset import Dataset, sources
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
 from rlalign_plugin_dataset.tables import Csv, Row, open_file
 
@@ -116,3 +116,23 @@ def test_folders_and_files_of_a_dataset_on_the_hub(monkeypatch):
         ("json", {"data_files": {"train": "hf://datasets/x/y@abc/data/train.json"}}),
         ("parquet", {"data_files": {"train": "hf://datasets/x/y/data/*.parquet"}}),
     ]
+
+
+def test_response_counts_are_those_of_the_examples(tmp_path: Path) -> None:
+    """Known from the one walk over the rows, in every split and order."""
+    rows = [{"prompt": f"p{i}", "responses": ["a"] * (i % 4), "id": str(i)} for i in range(50)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {"train": 0.7, "val": 0.3}
+    config = Dataset.Config(
+        path=str(tmp_path / "data.jsonl"),
+        responses="responses",
+        prompt="prompt",
+        id="id",
+        splits=splits,
+        join="",
+    )
+    for split in splits:
+        examples = Dataset(config).examples(split)
+        assert examples.response_counts.tolist() == [len(e.responses) for e in examples]
+        some = examples.take(numpy.array([3, 0, 2]))
+        assert some.response_counts.tolist() == [len(examples[i].responses) for i in (3, 0, 2)]
