@@ -120,7 +120,7 @@ def test_folders_and_files_of_a_dataset_on_the_hub(monkeypatch):
 
 def test_response_counts_are_those_of_the_examples(tmp_path: Path) -> None:
     """Known from the one walk over the rows, in every split and order."""
-    rows = [{"prompt": f"p{i}", "responses": ["a"] * (i % 4), "id": str(i)} for i in range(50)]
+    rows = [{"prompt": f"p{i}", "responses": ["a"] * (1 + i % 4), "id": str(i)} for i in range(50)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits = {"train": 0.7, "val": 0.3}
     config = Dataset.Config(
