@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import Field
 from torch import Tensor
 
@@ -23,24 +21,17 @@ from rlalign import (
     ConfigError,
     Example,
     Options,
-    Reward,
     Rollout,
     Score,
     Task,
     hookimpl,
 )
-from rlalign.pipeline import Sampling
-from rlalign.testing import Bench, ComponentTests, run
+from rlalign.testing import Bench, ComponentTests, plain_gradient, run
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
 from rlalign_plugin_preference import (
-    dpo_loss,
-    ipo_loss,
     kto_loss,
-    log_odds,
     pairs,
     pro_loss,
-    ranked,
-    simpo_loss,
 )
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -54,7 +45,7 @@ Table = list[list[float]]
 Numbers3 = list[list[list[float]]]
 
 
-# -- the kit: what every component must do -------------------------------------------------------------------------
+# -- the kit: what every component must do ---------------------------------------------------------------------
 # Its logged groups hold one to five responses, its sampled ones four.
 
 SAMPLED = {"responses": "sampled"}
@@ -142,7 +133,7 @@ class TestRDOWithKTO(ComponentTests):
     }
 
 
-# -- golden numbers --------------------------------------------------------------------------------------------------
+# -- golden numbers --------------------------------------------------------------------------------------------
 
 
 class Scored(Component):
@@ -474,176 +465,7 @@ def test_by_logits_golden(name: str, tmp_path: Path) -> None:
         assert abs(found["loss"] - wrong["total"]) > 1e-3
 
 
-# -- the formulas ------------------------------------------------------------------------------------------------------
-
-reals = st.floats(-30, 30)
-
-
-def graded(function: Any, at: float) -> tuple[float, float]:
-    x = f64([at]).requires_grad_()
-    value = function(x).sum()
-    (slope,) = torch.autograd.grad(value, x)
-    return float(value.detach()), float(slope)
-
-
-def test_at_the_reference() -> None:
-    """No margin: DPO and cDPO log 2, IPO 1/(4τ²), KTO λ/2."""
-    zero = f64([0.0])
-    for beta in (0.1, 0.5):
-        assert float(dpo_loss(beta * zero)) == pytest.approx(math.log(2), abs=1e-15)
-        assert float(dpo_loss(beta * zero, 0.3)) == pytest.approx(math.log(2), abs=1e-15)
-        assert float(dpo_loss(beta * zero, 0.3, robust=True)) == pytest.approx(math.log(2), abs=1e-15)
-        assert float(ipo_loss(zero, beta)) == pytest.approx(1 / (4 * beta**2), abs=1e-12)
-        for good in (True, False):
-            loss = kto_loss(zero, torch.tensor([good]), torch.zeros(()), beta, 0.7, 1.4)
-            assert float(loss) == pytest.approx((0.7 if good else 1.4) / 2, abs=1e-15)
-
-
-@given(reals, st.floats(0.01, 0.45))
-def test_label_smoothing(margin: float, share: float) -> None:
-    z = f64([margin])
-    assert torch.equal(dpo_loss(z, 0.0), dpo_loss(z))
-    assert torch.equal(dpo_loss(z, 0.0, robust=True), dpo_loss(z))
-    # Labels wrong with probability ε: cDPO is the expected loss, and robust DPO's expected loss is DPO's.
-    mixed = (1 - share) * dpo_loss(z) + share * dpo_loss(-z)
-    assert float(dpo_loss(z, share)) == pytest.approx(float(mixed), rel=1e-12)
-    unbiased = (1 - share) * dpo_loss(z, share, True) + share * dpo_loss(-z, share, True)
-    assert float(unbiased) == pytest.approx(float(dpo_loss(z)), rel=1e-9, abs=1e-9)
-
-
-@given(reals)
-def test_slopes(margin: float) -> None:
-    """−σ(−z); cDPO's is 0 where σ(z) = 1 − ε and turns there; IPO's where d = 1/(2τ)."""
-    _, slope = graded(dpo_loss, margin)
-    assert slope == pytest.approx(-1 / (1 + math.exp(margin)), abs=1e-12)
-    turn = math.log(0.9 / 0.1)
-    _, slope = graded(lambda z: dpo_loss(z, 0.1), margin)
-    assert slope * (margin - turn) >= -1e-12
-    assert graded(lambda z: dpo_loss(z, 0.1), turn)[1] == pytest.approx(0, abs=1e-12)
-    _, slope = graded(lambda d: ipo_loss(d, 0.1), margin)
-    assert slope == pytest.approx(2 * (margin - 5), abs=1e-9)
-    _, slope = graded(lambda z: simpo_loss(z, 1.375), margin)
-    assert slope == pytest.approx(-1 / (1 + math.exp(margin - 1.375)), abs=1e-12)
-
-
-@given(reals, st.booleans(), st.floats(0, 5))
-def test_kto_rises_and_falls(rho: float, good: bool, z: float) -> None:
-    """A desirable response's loss falls with ρ, an undesirable one's rises; neither leaves [0, λ]."""
-    value, slope = graded(lambda x: kto_loss(x, torch.tensor([good]), f64(z), 0.5, 0.8, 1.2), rho)
-    assert 0 <= value <= (0.8 if good else 1.2)
-    assert slope <= 0 if good else slope >= 0
-    near = kto_loss(f64([z]), torch.tensor([good]), f64(z), 0.5)
-    assert float(near) == 0.5
-
-
-@given(st.floats(-40, -1e-6))
-def test_log_odds(mean: float) -> None:
-    expected = mean - math.log(-math.expm1(mean))
-    value, slope = graded(log_odds, mean)
-    assert value == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    assert slope == pytest.approx(1 / -math.expm1(mean), rel=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_log_odds_of_certainty_are_finite(dtype: torch.dtype) -> None:
-    mean = torch.tensor([0.0, -1e-30, -1e-9, -1e3], dtype=dtype, requires_grad=True)
-    odds = log_odds(mean)
-    (slope,) = torch.autograd.grad(odds.sum(), mean)
-    assert bool(odds.isfinite().all()) and bool(slope.isfinite().all())
-
-
-@given(st.lists(st.tuples(st.floats(-5, 0), st.floats(-2, 2)), min_size=1, max_size=5))
-def test_pro_by_a_loop(responses: list[tuple[float, float]]) -> None:
-    """The sum as the paper writes it; padding adds nothing."""
-    responses.sort(key=lambda pair: -pair[1])
-    expected = 0.0
-    for k, (score, reward) in enumerate(responses[:-1]):
-        worse = responses[k + 1 :]
-        own = math.exp(score * max(reward - r for _, r in worse))
-        expected -= math.log(own / (own + sum(math.exp(s * (reward - r)) for s, r in worse)))
-    score, reward = f64([[s for s, _ in responses]]), f64([[r for _, r in responses]])
-    real = torch.ones_like(score, dtype=torch.bool)
-    assert float(pro_loss(score, reward, real)) == pytest.approx(expected, abs=1e-9)
-    padded = [torch.cat([x, x[:, :1].expand(1, 2) + 1], 1) for x in (score, reward)]
-    more = torch.cat([real, torch.zeros(1, 2, dtype=torch.bool)], 1)
-    assert float(pro_loss(*padded, more)) == pytest.approx(expected, abs=1e-9)
-
-
-@given(st.floats(-5, 0), st.floats(-5, 0), st.floats(0, 5))
-def test_pro_of_two_is_a_logistic_loss(one: float, other: float, gap: float) -> None:
-    """Of slope r_1 − r_2; with equal rewards a constant whose gradient is zero."""
-    score = f64([[one, other]]).requires_grad_()
-    loss = pro_loss(score, f64([[gap, 0.0]]), torch.ones(1, 2, dtype=torch.bool))
-    assert float(loss.detach()) == pytest.approx(math.log1p(math.exp(gap * (other - one))), abs=1e-9)
-    (slope,) = torch.autograd.grad(loss.sum(), score)
-    weight = gap / (1 + math.exp(gap * (one - other)))
-    assert slope.tolist() == [pytest.approx([-weight, weight], abs=1e-9)]
-    assert gap > 0 or not slope.any()
-
-
-# -- pairs and ranks ---------------------------------------------------------------------------------------------------
-
-
-def batch_of(rewards: Sequence[Sequence[float]], lengths: Sequence[int] | None = None) -> Batch:
-    """Groups of responses with these rewards, group by group, of one step or as many as said."""
-    groups = [g for g, row in enumerate(rewards) for _ in row]
-    n = len(groups)
-    length_N = torch.tensor(lengths or [1] * n)
-    mask_NT = torch.arange(max([1, *length_N.tolist()])) < length_N[:, None]
-    zeros_NT = torch.zeros(mask_NT.shape, dtype=torch.float64)
-    rollout = Rollout(
-        examples=tuple(Example(str(g), str(g)) for g in range(len(rewards))),
-        inputs=(torch.zeros(1),) * len(rewards),
-        group_N=torch.tensor(groups, dtype=torch.long),
-        actions_NT=torch.zeros_like(mask_NT, dtype=torch.long),
-        mask_NT=mask_NT,
-        finished_N=torch.ones(n, dtype=torch.bool),
-        settings=(Sampling(),),
-        setting_N=torch.zeros(n, dtype=torch.long),
-        logprobs_NT=zeros_NT,
-        full_logprobs_NT=zeros_NT,
-        texts=("",) * n,
-    )
-    total_N = f64([r for row in rewards for r in row])
-    tokens_NT = zeros_NT.clone()
-    tokens_NT[:, 0] = total_N
-    return Batch.of(rollout, Reward(tokens_NT, {"only": total_N}), total_N)
-
-
-levels = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=5), min_size=1, max_size=4)
-
-
-@given(levels, st.randoms())
-def test_pairs_by_a_loop(rewards: list[list[float]], random: Any) -> None:
-    batch = batch_of(rewards)
-    order = list(range(len(batch)))
-    random.shuffle(order)
-    batch = batch.take(torch.tensor(order)).as_step()
-    total, group = batch.reward.total_N.tolist(), batch.rollout.group_N.tolist()
-    rows = range(len(batch))
-    every = {(i, j) for i in rows for j in rows if group[i] == group[j] and total[i] > total[j]}
-    found = list(zip(*(x.tolist() for x in pairs(batch, "all")), strict=True))
-    assert len(found) == len(set(found)) and set(found) == every
-    extremes = set()
-    for g in set(group):
-        mine = [i for i in rows if group[i] == g]
-        best, worst = max(mine, key=lambda i: (total[i], -i)), min(mine, key=lambda i: (total[i], i))
-        if total[best] > total[worst]:
-            extremes.add((best, worst))
-    assert set(zip(*(x.tolist() for x in pairs(batch, "best-worst")), strict=True)) == extremes
-    rows_GK, real_GK = ranked(batch)
-    for g in set(group):
-        mine = sorted((i for i in rows if group[i] == g), key=lambda i: (-total[i], i))
-        assert rows_GK[g][real_GK[g]].tolist() == mine
-
-
-def test_no_responses_no_pairs() -> None:
-    batch = batch_of([[1.0, 0.0]]).take(torch.tensor([], dtype=torch.long)).as_step()
-    for which in ("best-worst", "all"):
-        assert [len(x) for x in pairs(batch, which)] == [0, 0]  # type: ignore[arg-type]
-
-
-# -- in a pipeline ------------------------------------------------------------------------------------------
+# -- in a pipeline ---------------------------------------------------------------------------------------------
 
 PAIRWISE: dict[str, dict[str, Any]] = {
     "dpo": {"dpo": {}},
@@ -726,24 +548,6 @@ def test_padding_appended_changes_nothing(name: str, tmp_path: Path) -> None:
     assert other[0] == pytest.approx(one[0], rel=1e-12)
     for key, gradient in one[1].items():
         torch.testing.assert_close(other[1][key], gradient, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-def test_a_prompt_s_constant(name: str) -> None:
-    """What is added to both responses of a pair is nothing to DPO and IPO, and something to ORPO."""
-    g = torch.Generator().manual_seed(0)
-    good, bad = -torch.rand(2, 5, generator=g).double() - 0.1
-    losses = {
-        "dpo": lambda w, v: dpo_loss(0.1 * (w - v)),
-        "cdpo": lambda w, v: dpo_loss(0.1 * (w - v), 0.1),
-        "free": lambda w, v: dpo_loss(0.5 * (w - v)),
-        "ipo": lambda w, v: ipo_loss(w - v, 0.1),
-        "ipo-sum": lambda w, v: ipo_loss(w - v, 0.5),
-        "simpo": lambda w, v: simpo_loss(2.5 * (w / 3 - v / 2), 1.375),  # lengths 3 and 2
-        "orpo": lambda w, v: dpo_loss(log_odds(w / 3) - log_odds(v / 2)),
-    }
-    before, after = (losses[name](good - c, bad - c) for c in (0.0, 0.5))
-    assert bool(torch.allclose(before, after, rtol=0, atol=1e-12)) is (name not in ("simpo", "orpo"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -1027,3 +831,213 @@ def test_kto_s_threshold(tmp_path: Path) -> None:
         metrics, _ = bench.gradient(bench.batch())
         assert metrics["kto/desirable"] == pytest.approx(share)
     assert metrics["kto/undesirable_reward"] == 0  # there are none
+
+
+# -- learning --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns_what_is_preferred(name: str, tmp_path: Path) -> None:
+    """Logged responses, preferred for their large tokens: the policy comes to write large ones."""
+    pipeline = say(
+        METHODS[name],
+        {"sizes": [3, 2, 4], "scores": []},
+        rewards=["centred"],
+        policy="logits",
+        train={"passes": 40, "prompts": 6, "lr": 0.1},
+        evaluate={"split": "train", "use": ["centred"], "generation": {"samples": 8, "max_new_tokens": 6}},
+        checkpoints={"every": 1000},
+    )
+    finished, _ = run(tmp_path, pipeline, {**EXTRA, "centred": Centred})
+    lines = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
+    before, after = (line["eval/centred"] for line in lines if "eval/centred" in line)
+    assert after > before + 0.02
+    kind = method_of(METHODS[name])
+    steps = [line for line in lines if f"{kind}/loss" in line]
+    assert len(steps) == 40
+    assert steps[-1][f"{kind}/loss"] < steps[0][f"{kind}/loss"] / 2
+    if name == "kto":
+        assert steps[-1]["kto/desirable_reward"] > steps[-1]["kto/undesirable_reward"] + 1
+    else:
+        assert steps[-1][f"{kind}/accuracy"] == 1
+
+
+class Centred(Component):
+    """Good and bad tokens: the mean of a response's, the large ones good, between −1 and 1."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        def mean(text: str) -> float:
+            tokens = [float(t) for t in text.split()]
+            return (sum(tokens) / len(tokens) - 3.5) / 3.5 if tokens else -1.0
+
+        return Score(f64([mean(text) for text in rollout.texts]))
+
+
+ONLINE: dict[str, Any] = {
+    "task": {"numbers": {"size": 12, "prompts": 3}},
+    "policy": {"logits": {"prompts": 3, "responses": 1, "steps": 4, "vocabulary": 6}},
+    "rewards": ["token-sum"],
+    "generation": {"samples": 4, "max_new_tokens": 4},
+    "train": {"prompts": 12, "lr": 0.1},
+}
+
+
+@pytest.mark.parametrize("algorithm", [["dpo", "best-vs-worst"], ["kto", "rdo"], ["rrhf", "rdo"], ["pro"]])
+def test_it_learns_online(algorithm: list[Any], tmp_path: Path) -> None:
+    listed = [{"kto": {"threshold": 0.9}} if name == "kto" else name for name in algorithm]
+    pipeline = {
+        **ONLINE,
+        "algorithm": listed,
+        **SAMPLED,
+        "train": {**ONLINE["train"], "iterations": 25, "epochs": 2},
+    }
+    finished, _ = run(tmp_path, pipeline)
+    lines = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["reward/token-sum"] > lines[0]["reward/token-sum"] + 0.4
+
+
+@pytest.mark.parametrize("of", ["phase", "start"])
+def test_rlhf_workflow(of: str, tmp_path: Path) -> None:
+    """Rounds of sampling and learning from the best against the worst; the reference renewed, or the first one."""
+    rounds = [
+        {"name": "sample", "algorithm": "collect", "train": {"iterations": 3}},
+        {
+            "name": "learn",
+            "task": {"from": "sample"},
+            "responses": "logged",
+            "rewards": None,
+            "algorithm": [{"dpo": {"beta": 0.5}}, "best-vs-worst"],
+            "train": {"passes": 6},
+        },
+    ]
+    finished, _ = run(
+        tmp_path, {**ONLINE, "phases": rounds, "repeat": 3, "models": {"reference": {"of": of}}}
+    )
+    lines = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
+    firsts = [line for line in lines if line["phase"] == "learn" and line["iteration"] == 1]
+    assert len(firsts) == 3
+    # What a round begins with: no margin to a reference renewed, what was learned before to the first one.
+    for i, line in enumerate(firsts):
+        fresh = of == "phase" or i == 0
+        assert (abs(line["dpo/loss"] - math.log(2)) < 1e-6) is fresh
+    sampled = [line["reward/token-sum"] for line in lines if line["phase"] == "sample"]
+    assert sum(sampled[-3:]) / 3 > sum(sampled[:3]) / 3 + 0.4
+
+
+# -- from files, and on language models ------------------------------------------------------------------------
+
+
+def test_preferences_in_a_file(tmp_path: Path) -> None:
+    """`chosen` and `rejected`, or `responses` and `scores`; a pair with one side is not let in."""
+    pytest.importorskip("rlalign_plugin_dataset")
+    texts = [("0", "1 2 3", "4 4"), ("1", "2 2", "5 1 4"), ("2", "3", "1 1")]
+    asked = ("prompt", "chosen", "rejected")
+    as_pairs = [dict(zip(asked, row, strict=True)) for row in texts]
+    as_scores = [{"prompt": p, "responses": [bad, good], "scores": [-1.0, 2.5]} for p, good, bad in texts]
+    found = []
+    for name, rows in (("pairs", as_pairs), ("scores", as_scores)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        pipeline = say("dpo", train={"iterations": 1, "prompts": 3, "dtype": "float64"})
+        pipeline["policy"] = {"logits": {"responses": 1, "hidden": 8}}
+        pipeline["task"] = {"dataset": {"path": str(folder / "d.jsonl"), "join": ""}}
+        found.append(Bench(folder, pipeline))
+    (one, grads), (other, grads2) = [bench.gradient(bench.batch()) for bench in found]
+    assert one["dpo/pairs"] == other["dpo/pairs"] == 3
+    assert one == pytest.approx(other, rel=1e-12)
+    for key, gradient in grads.items():
+        torch.testing.assert_close(grads2[key], gradient)
+
+    broken = [*as_pairs, {"prompt": "3", "chosen": "1", "rejected": None}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in broken))
+    pipeline["task"] = {"dataset": {"path": str(tmp_path / "d.jsonl"), "join": ""}}
+    with pytest.raises(ConfigError, match=r"d\.jsonl:4"):
+        Bench(tmp_path / "refused", pipeline)
+    pipeline["task"]["dataset"]["bad_rows"] = "skip"
+    assert len(Bench(tmp_path / "skipped", pipeline).phase.draw.data) == 3
+
+
+WORDS = ["<end>", "<unk>", *(f"w{i}" for i in range(20))]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """A random GPT-2 and a random T5 of twenty words."""
+    pytest.importorskip("rlalign_plugin_hf")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = {"eos_token": "<end>", "pad_token": "<end>", "unk_token": "<unk>"}
+    size = len(WORDS)
+    torch.manual_seed(0)
+    gpt2 = transformers.GPT2Config(
+        vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=32, initializer_range=0.3,
+        eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
+    t5 = transformers.T5Config(
+        vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0,
+        eos_token_id=0, pad_token_id=0, decoder_start_token_id=0, initializer_factor=3.0,
+    )  # fmt: skip
+    root = tmp_path_factory.mktemp("tiny")
+    networks = {
+        "causal-lm": transformers.GPT2LMHeadModel(gpt2),
+        "seq2seq-lm": transformers.T5ForConditionalGeneration(t5),
+    }
+    for kind, network in networks.items():
+        network.save_pretrained(root / kind)
+        transformers.PreTrainedTokenizerFast(tokenizer_object=made, **ends).save_pretrained(root / kind)
+    return {kind: root / kind for kind in networks}
+
+
+class Worded(Task):
+    """Prompts of 1 to 5 words with two or three responses of 1 to 4."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        found = []
+        for g in range(5):
+            prompt = " ".join(f"w{i}" for i in range(g + 1))
+            texts = (f"w{g} w7 w8 w9", f"w{g + 10}", "w1 w2")[: 2 + g % 2]
+            found.append(Example(str(g), prompt, texts, (1.0, -0.5, 0.25)[: len(texts)]))
+        return found
+
+
+@pytest.mark.parametrize("kind", ["causal-lm", "seq2seq-lm"])
+@pytest.mark.parametrize(
+    "listed", [["dpo", "simpo", "orpo", "rrhf", "pro"], ["ipo", "orpo"], ["kto", "rrhf", "rdo"]]
+)
+def test_language_models(listed: list[str], kind: str, tiny: Mapping[str, Path], tmp_path: Path) -> None:
+    """At the reference as said; cut anyhow, the gradient is that of one plain graph, and a step down it helps."""
+    pipeline = {
+        "task": "worded",
+        "policy": {kind: {"path": str(tiny[kind])}},
+        "algorithm": listed,
+        "train": {"iterations": 1, "prompts": 5, "dtype": "float64"},
+    }
+    bench = Bench(tmp_path, pipeline, {"worded": Worded})
+    policy, batch = bench.run.models["policy"], bench.batch()
+    expected = {"dpo": math.log(2), "ipo": 25.0}.get(listed[0])
+    if expected is not None:
+        assert bench.gradient(batch)[0][f"{listed[0]}/loss"] == pytest.approx(expected, rel=1e-6)
+    generator = torch.Generator().manual_seed(0)
+
+    def move(by: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for key, parameter in policy.named_parameters():
+                parameter += by[f"policy/{key}"]
+        policy.version += 1
+
+    noise = {key: torch.randn(p.shape, generator=generator) * 0.1 for key, p in policy.named_parameters()}
+    move({f"policy/{key}": x for key, x in noise.items()})
+    metrics, gradients = plain_gradient(bench, batch)
+    size = max(float(g.abs().max()) for g in gradients.values())
+    for route, budget, chunk in (("B", 10**9, 3), ("T", 16, 3), (None, 1, 4)):
+        found, grads = bench.gradient(batch, route=route, budget=budget, head_chunk=chunk)
+        assert found == pytest.approx(metrics, rel=1e-5, abs=1e-7)  # attention rounds to float32
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(grads[key], gradient, rtol=0, atol=1e-5 * size)
+    move({key: -1e-4 * g / size for key, g in gradients.items()})
+    assert bench.gradient(batch)[0]["loss"] < metrics["loss"]
