@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -30,6 +31,9 @@ class Draw:
         self._key = key
         self._epoch: tuple[int, Tensor] | None = None
         self._starts: Tensor | None = None
+        self._order = _order(data)
+        self._rows = torch.empty(0, dtype=torch.long)
+        """All logged responses, in that order; for weights over them."""
         self._cumulative: Tensor | None = None
         self._drawable = 0
         self._unit: Literal["response", "example"] = "example"
@@ -50,7 +54,9 @@ class Draw:
             raise RLAlignError("draw weights must be finite and not negative")
         if float(w.sum()) <= 0:
             raise RLAlignError("all draw weights are zero: there is nothing to draw")
-        self._cumulative = w.double().cumsum(0)
+        if unit == "response":
+            self._rows = self._rows_in_order()
+        self._cumulative = w.double()[self._rows if unit == "response" else self._order].cumsum(0)
         self._drawable = int((w > 0).sum())
         self._unit = unit
         self._weights = hashlib.sha256(w.detach().cpu().double().numpy().tobytes()).hexdigest()
@@ -79,12 +85,14 @@ class Draw:
     def _at(self, position: int) -> Example:
         if self._cumulative is None:
             epoch, place = divmod(position, len(self.data))
-            return self._example(int(self._shuffled(epoch)[place]))
+            return self._example(int(self._order[self._shuffled(epoch)[place]]))
         generator = self._seeds.rng(*self._key, "weighted", position)
         target = torch.rand((), dtype=torch.float64, generator=generator) * self._cumulative[-1]
         index = int(torch.searchsorted(self._cumulative, target, right=True))
         index = min(index, len(self._cumulative) - 1)
-        return self._example(index) if self._unit == "example" else self._response(index)
+        if self._unit == "example":
+            return self._example(int(self._order[index]))
+        return self._response(int(self._rows[index]))
 
     def _shuffled(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:
@@ -117,6 +125,13 @@ class Draw:
             self._starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
         return self._starts
 
+    def _rows_in_order(self) -> Tensor:
+        starts = self.row_starts()
+        count = starts.diff()[self._order]
+        before = count.cumsum(0) - count
+        first = torch.repeat_interleave(starts[self._order] - before, count)
+        return first + torch.arange(len(first))
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "weights": self._weights}
 
@@ -127,3 +142,11 @@ class Draw:
                 "sets in `phase_started` may depend on the data and on `run.column`, not on what it learned since"
             )
         self.position = int(state["position"])
+
+
+def _order(data: Sequence[Example]) -> Tensor:
+    """Places in the data, in an order that depends on what stands there where the data can say so."""
+    keys = getattr(data, "row_keys", None)
+    if keys is None:
+        return torch.arange(len(data))
+    return torch.from_numpy(numpy.argsort(keys, kind="stable"))

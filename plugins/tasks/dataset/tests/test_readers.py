@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import types
 import warnings
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 
 from rlalign import ConfigError, Example
+from rlalign.draw import Draw
+from rlalign.randomness import Seeds
 from rlalign_plugin_dataset import Dataset, sources
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
 from rlalign_plugin_dataset.tables import Csv, Row, open_file
@@ -136,3 +140,32 @@ def test_response_counts_are_those_of_the_examples(tmp_path: Path) -> None:
         assert examples.response_counts.tolist() == [len(e.responses) for e in examples]
         some = examples.take(numpy.array([3, 0, 2]))
         assert some.response_counts.tolist() == [len(examples[i].responses) for i in (3, 0, 2)]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("how", ["passes", "responses", "examples"])
+def test_the_order_of_rows_is_no_part_of_a_seed(how: str, ids: bool, tmp_path: Path) -> None:
+    """What is drawn, and when, is the same from a file whose rows were put in another order."""
+    rows = [
+        {
+            "prompt": f"p{i}",
+            "responses": [f"a{i} {j}" for j in range(1 + i % 4)],
+            "scores": [i % 5 / 4] * (1 + i % 4),
+        }
+        | ({"id": str(i)} if ids else {})
+        for i in range(60)
+    ]
+    drawn = []
+    for name in ("one", "other"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        columns = {"prompt": "prompt", "responses": "responses", "scores": "scores", "join": ""}
+        said = Dataset.Config(path=str(path), id="id" if ids else None, **columns)
+        draw = Draw(Dataset(said).examples("train"), Seeds(0), ("draw", 0, 0))
+        if how != "passes":
+            weights = [e.scores[0] for e in draw.data for _ in (e.responses if how == "responses" else [0])]
+            draw.weights(torch.tensor(weights), "response" if how == "responses" else "example")
+        drawn.append([(e.prompt, e.responses) for e in draw.next(150)])
+        random.Random(1).shuffle(rows)
+    assert drawn[0] == drawn[1]
+    assert len({prompt for prompt, _ in drawn[0]}) > 30

@@ -70,6 +70,12 @@ class Examples(Sequence[Example]):
         counts: numpy.ndarray = numpy.frombuffer(self._places.answers, dtype=numpy.intc)[self._rows]
         return counts
 
+    @property
+    def row_keys(self) -> numpy.ndarray:
+        """By which a run draws: another order of the rows is no other run."""
+        keys: numpy.ndarray = numpy.frombuffer(self._places.key, dtype=numpy.uint64)[self._rows]
+        return keys
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
@@ -84,7 +90,7 @@ class Examples(Sequence[Example]):
 
 @dataclass
 class Places:
-    """Where the examples stand, in 40 bytes each."""
+    """Where the examples stand, in 48 bytes each."""
 
     table: array[int] = field(default_factory=lambda: array("i"))
     number: array[int] = field(default_factory=lambda: array("q"))
@@ -95,11 +101,13 @@ class Places:
     """Which of its row's examples."""
     answers: array[int] = field(default_factory=lambda: array("i"))
     """How many logged responses each has."""
+    key: array[int] = field(default_factory=lambda: array("Q"))
+    """What it is, wherever it stands: a hash of its id, or of its texts where it has no id of its own."""
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def add(self, table: int, found: Scanned, part: int, answers: int) -> None:
+    def add(self, table: int, found: Scanned, part: int, answers: int, key: int) -> None:
         self.table.append(table)
         self.number.append(found.number)
         self.start.append(found.start)
@@ -107,6 +115,7 @@ class Places:
         self.nth.append(found.nth)
         self.part.append(part)
         self.answers.append(answers)
+        self.key.append(key)
 
     def place(self, readers: Readers, row: int) -> str:
         """Its row, in words."""
@@ -149,6 +158,11 @@ def key_of(example: Example, has_id: bool) -> str:
         return example.id
     prompt = example.prompt
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
+
+
+def text_of(example: Example) -> str:
+    """All that an example says, but its name."""
+    return json.dumps([example.prompt, example.responses, example.scores], sort_keys=True, default=str)
 
 
 def by_share(shares: Mapping[str, float]) -> SplitOf:
@@ -208,7 +222,8 @@ def index(
                 sizes[split] += 1
                 answered += bool(example.responses)
                 unspaced += glued is not None and glued(example)
-            places.add(number, found, part, len(example.responses))
+            known = example.id if reader.has_ids else text_of(example)
+            places.add(number, found, part, len(example.responses), hash_of(known))
             member.append(names.index(split) if split is not None and kept else -1)
     what = " and ".join(table.name for table in tables)
     _speak(what, bad, left, rows, count, skip, len(places))
