@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,7 +286,8 @@ def test_a_weight_lies_between_the_floor_and_one(logprobs: list[float], floor: f
     batch = Batch.of(encoded, reward, torch.ones(1, dtype=torch.float64))
     now = torch.tensor([logprobs], dtype=torch.float64, requires_grad=True)
     gold = GOLD(GOLD.Config(returns="delta", floor=floor, refresh=None))
-    gold.loss(batch=batch, now=Outputs(logprobs_NT=now)).value.backward()
+    run: Any = SimpleNamespace(models=SimpleNamespace(policy=rollout.eval()))
+    gold.loss(run=run, batch=batch, now=Outputs(logprobs_NT=now)).value.backward()
     assert now.grad is not None
     for weight, logprob in zip((-now.grad)[0].tolist(), logprobs, strict=True):
         p = math.exp(logprob)
@@ -404,6 +406,23 @@ def test_weights_are_the_copys(tmp_path: Path) -> None:
     metrics, gradients = bench.gradient(batch)
     assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     torch.testing.assert_close(gradients["policy/free"], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_dropout_does_not_reach_the_weights(tmp_path: Path) -> None:
+    """π̃ is the policy itself, so the mean weight is that of the policy without dropout, though it learns with it."""
+    say = {
+        "task": {"numbers": {"size": 6}},
+        "policy": {"logits": {"hidden": 5, "dropout": 0.5}},
+        "algorithm": {"gold": {"returns": "delta", "refresh": None, "floor": 0.0}},
+        "train": {"iterations": 1, "prompts": 6, "dtype": "float64", "dropout": True},
+    }
+    bench = Bench(tmp_path, say)
+    batch = bench.batch()
+    noisy, _ = bench.gradient(batch)
+    bench.engine.dropout = False
+    steady, _ = bench.gradient(batch)
+    assert noisy["gold/weight"] == pytest.approx(steady["gold/weight"], rel=1e-9)
+    assert noisy["gold/nll"] != pytest.approx(steady["gold/nll"], rel=1e-3)
 
 
 # -- priority ---------------------------------------------------------------------------------------------

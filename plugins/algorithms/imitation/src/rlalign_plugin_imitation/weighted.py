@@ -127,10 +127,15 @@ class GOLD(Component):
             draw_by_reward(run, self.name)
 
     @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
         c, rollout = self.config, batch.rollout
         live_NT = now.logprobs_NT.detach()
-        tilde_NT = (live_NT if c.refresh is None else rollout.columns["lagging.logprobs"]).exp()
+        if c.refresh is not None:
+            tilde_NT = rollout.columns["lagging.logprobs"].exp()
+        elif run.models.policy.training:  # dropout is on, and would make weights noise
+            tilde_NT = run.score("policy", rollout, ["logprobs"]).logprobs_NT.exp()
+        else:
+            tilde_NT = live_NT.exp()
         weight_NT = tilde_NT.clamp_min(c.floor)
         return_NT = self.returns(batch)
         loss_N = -batch.sum_over_chosen(weight_NT * return_NT * now.logprobs_NT)
