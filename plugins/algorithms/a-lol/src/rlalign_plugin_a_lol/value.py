@@ -81,7 +81,7 @@ class AttentionValue(Value):
                 query_G1C, h_GSC, h_GSC, key_padding_mask=~real_GS, need_weights=False
             )
             share_G = self.out(self.drop(found_G1C[:, 0]))[:, 0].sigmoid()
-            value_G = self.config.min + (self.config.max - self.config.min) * share_G
+            value_G: Tensor = self.config.min + (self.config.max - self.config.min) * share_G
         return value_G[rollout.group_N]
 
 
