@@ -451,3 +451,25 @@ def test_the_real_library_on_a_folder(tmp_path, monkeypatch):
         Dataset(Dataset.Config(path=tmp_path / "saved", prompt="text", splits={"train": "x"})).examples(
             "train"
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "why"),
+    [
+        (
+            {"score_range": (0, 1)},
+            {"r": ["x", "y"], "s": [0.5, 1.5]},
+            r"`s`: a score is 1.5, outside of \[0, 1\]",
+        ),
+        ({"score_range": (-1, 1)}, {"r": "x", "s": -2}, r"`s`: a score is -2, outside of \[-1, 1\]"),
+        ({"empty_responses": "bad"}, {"r": ["x", " "], "s": [1, 0]}, "a response in `r` is empty"),
+    ],
+)
+def test_what_an_option_calls_bad(options: Any, row: Any, why: str, tmp_path: Path) -> None:
+    p = {"prompt": "p"}
+    columns = {"responses": "r", "scores": "s"}
+    assert len(one(tmp_path, {**p, **row}, **columns).responses) == (
+        len(row["r"]) if isinstance(row["r"], list) else 1
+    )
+    with pytest.raises(ConfigError, match=why):
+        one(tmp_path, {**p, **row}, **columns, **options)

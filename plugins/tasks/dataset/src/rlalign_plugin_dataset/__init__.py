@@ -57,6 +57,15 @@ class Dataset(Task):
         scores: str | Names | None = Field(
             None, description="column or columns of their scores, in the same order"
         )
+        score_range: tuple[float, float] | None = Field(
+            None,
+            description="the least and the largest score there can be: a row with another cannot be used",
+        )
+        empty_responses: Literal["keep", "bad"] = Field(
+            "keep",
+            description="a response without text: `keep`: it only ends, as one may be sampled; `bad`: the row "
+            "cannot be used",
+        )
         finished: str | None = Field(
             None,
             description="column that says whether each response ended by itself; without one they all did",

@@ -141,6 +141,8 @@ class Columns(Reader):
         if len(self.responses) == 1 and len(there) < len(responses):
             raise BadRow(f"`{self.responses[0]}` holds a response that is nothing (null)")
         texts = [str(responses[i]) for i in there]
+        if self.config.empty_responses == "bad" and not all(text.strip() for text in texts):
+            raise BadRow(f"a response in {_quoted(self.responses)} is empty")
         if self.config.join and isinstance(prompt, str):
             texts = [joined(prompt, text, self.config.join) for text in texts]
         return Example(
@@ -235,6 +237,9 @@ class Columns(Reader):
             raise BadRow(f"{name}: a score is {kind_of(value)}, expected a number")
         if not math.isfinite(value):
             raise BadRow(f"{name}: a score is {value}")
+        least, most = self.config.score_range or (-math.inf, math.inf)
+        if not least <= value <= most:
+            raise BadRow(f"{name}: a score is {value}, outside of [{least:g}, {most:g}]")
         return float(value)
 
     def _finished(self, row: Row, count: int) -> tuple[bool, ...]:
