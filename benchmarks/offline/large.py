@@ -48,13 +48,15 @@ def write_model(folder: Path) -> None:
 
 
 def write_log(path: Path, rows: int) -> None:
-    """Random words with random scores; a quarter earns nothing."""
+    """Random pieces of a hundred words with random scores; a quarter earns nothing."""
     rng = random.Random(0)
     words = [f"w{i}" for i in range(WORDS)]
+    pieces = [" ".join(rng.choices(words, k=100)) for _ in range(500)]
+    last = [" ".join(rng.choices(words, k=TOKENS - 901)) for _ in range(500)]  # and the end is a token too
     with path.open("w") as file:
         for i in range(rows):
             score = max(0.0, rng.random() - 0.25)
-            text = " ".join(rng.choices(words, k=TOKENS - 1))
+            text = " ".join([*rng.choices(pieces, k=9), rng.choice(last)])
             row = {"id": str(i), "prompt": f"w{i % WORDS} w1 ", "response": text, "score": score}
             file.write(json.dumps(row) + "\n")
 
