@@ -125,7 +125,7 @@ def test_a_run_holds_what_the_design_lists(shop: Workshop) -> None:
     there = {path.name for path in runs.path.iterdir() if not path.name.startswith(".")}
     assert there == {
         *("pipeline.yaml", "lock.json", "metrics.jsonl", "samples.jsonl", "events"),
-        *("checkpoints", "rows", "model"),
+        *("checkpoints", "remembered", "rows", "model"),
     }
     assert {path.name for path in (runs.path / "model").iterdir()} == {
         "README.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,19 +79,20 @@ class Gain(Component):
         column: str = Field("gain", description="the column's name")
 
     config: Config
-    needs = ("logprobs", "policy.full_logprobs")
+    needs = ("logprobs",)
     trains = ("policy",)
     unit = "response"
     responses = "logged"
 
     @hookimpl
     def phase_started(self, run: Run) -> None:
-        gain = run.column(self.config.column, self.gain)
+        gain = run.column(self.config.column, partial(self.gain, run))
         run.draw.weights(gain)
         run.draw.scale(float((gain > 0).double().mean()))
 
-    def gain(self, rollout: Rollout, reward: Reward) -> torch.Tensor:
-        surprise_N = torch.where(rollout.mask_NT, rollout.columns["policy.full_logprobs"], 0.0).sum(1)
+    def gain(self, run: Run, rollout: Rollout, reward: Reward) -> torch.Tensor:
+        logprobs_NT = run.score("policy", rollout, ["full_logprobs"]).full_logprobs_NT
+        surprise_N = torch.where(rollout.mask_NT, logprobs_NT, 0.0).sum(1)
         return (reward.total_N - 0.1 * surprise_N).clamp_min(0)
 
     @hookimpl

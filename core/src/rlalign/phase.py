@@ -245,19 +245,20 @@ class PhaseRun:
         stores = [self._remembered(model, output) for output in outputs]
         rows = logged_N.nonzero()[:, 0].tolist()
         keys = dict(zip(rows, keys_of(rollout, rows), strict=True))
-        known = {i: key for i, key in keys.items() if all(store.knows(key) for store in stores)}
-        new = torch.tensor([i for i in range(len(rollout)) if i not in known], device=logged_N.device).long()
-        part = rollout if len(new) == len(rollout) else rollout.take(new)
-        scored = self.score(model, part, outputs)
+        first = {key: i for i, key in reversed(keys.items()) if not all(store.knows(key) for store in stores)}
+        asked = [i for i in range(len(rollout)) if i not in keys or first.get(keys[i]) == i]
+        new = torch.tensor(asked, device=logged_N.device, dtype=torch.long)
+        scored = self.score(model, rollout if len(new) == len(rollout) else rollout.take(new), outputs)
+        known = {i: key for i, key in keys.items() if first.get(key) != i}
         found = {}
         for output, store in zip(outputs, stores, strict=True):
             x_NT = rollout.logprobs_NT.new_zeros(rollout.mask_NT.shape)
             x_NT[new] = getattr(scored, f"{output}_NT").to(x_NT)
-            for i, values in zip(known, store.read(list(known.values())), strict=True):
-                x_NT[i, : len(values)] = values.to(x_NT)
-            for i in new.tolist():
+            for i in asked:
                 if i in keys:
                     store.add(keys[i], x_NT[i, : int(rollout.length_N[i])])
+            for i, values in zip(known, store.read(list(known.values())), strict=True):
+                x_NT[i, : len(values)] = values.to(x_NT)
             found[output] = x_NT
         return found
 

@@ -86,7 +86,8 @@ class Run:
     ) -> Tensor:
         """In `phase_started`: a value for every logged response of the data, [rows].
 
-        `compute(rollout, reward) -> [N]` is called over all of it in pieces of whole groups. From then on
+        `compute(rollout, reward) -> [N]` is called over all of it in pieces of whole groups; what it wants of a
+        model it asks for by `score`, for only the columns that rewards read are there. From then on
         every logged rollout carries it as `columns[name]`. `key`: whatever else the values depend on.
         """
         return self._phase.column(name, compute, key)
