@@ -388,6 +388,18 @@ def test_what_else_trains_stays_to_the_bit(minibatches: int, tmp_path: Path) -> 
     assert all(p.grad is None for m in b.run.models.values() for p in m.parameters())
 
 
+def test_no_gradient_stays_where_some_learnt_first(tmp_path: Path) -> None:
+    class ValueFirst(Again):
+        @hookimpl
+        def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
+            run.learn(batch, ["value"])
+            return run.learn(batch)
+
+    b = Bench(tmp_path, pipeline("value-first"), {"value-first": ValueFirst})
+    b.phase._update(b.batch())
+    assert all(p.grad is None for m in b.run.models.values() for p in m.parameters())
+
+
 def test_only_what_trains_can_learn(tmp_path: Path) -> None:
     class Reference(Again):
         only = ["reference"]

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Options, Outputs, hookimpl, loop
+from rlalign import Batch, Component, Loss, Outputs, hookimpl, loop
 from rlalign.engine import Engine
 from rlalign.records.logs import Logs
 from rlalign.records.remembered import Remembered, keys_of
@@ -20,14 +19,8 @@ from rlalign.testing.bench import Silence
 
 
 class Closer(Component):
-    """(log π − log π_ref)², and how far the reference's log-probs are from a fresh scoring."""
+    """(log π − log π_ref + 0.1)²: reads two outputs of the reference."""
 
-    class Config(Options):
-        """Options of `closer`."""
-
-        model: str = Field("reference", description="whose log-probs it reads")
-
-    config: Config
     trains = ("policy",)
     unit = "response"
     responses = "logged"
@@ -84,6 +77,18 @@ def test_what_is_read_back_is_what_was_computed(tmp_path: Path) -> None:
             found, expected = rollout.columns[f"reference.{name}"], getattr(fresh, f"{name}_NT")
             mask_NT = rollout.mask_NT
             torch.testing.assert_close(found[mask_NT], expected[mask_NT], rtol=0, atol=1e-6)
+
+
+def test_a_response_that_is_drawn_twice_at_once_is_scored_once(scored: Counter[str], tmp_path: Path) -> None:
+    bench = Bench(tmp_path, PIPELINE, OWN)
+    bench.run.draw.weights(torch.eye(len(bench.run.draw.row_starts()) - 1)[0], "example")
+    rollout, _ = bench.rollout(5)
+    answers = len(rollout) // 5
+    assert len({e.id for e in rollout.examples}) == 1
+    assert scored["reference.full_logprobs"] == answers
+    found = rollout.columns["reference.full_logprobs"].split(answers)
+    assert all(torch.equal(part, found[0]) for part in found)
+    assert bool((found[0][rollout.mask_NT[:answers]] < 0).all())
 
 
 def test_sampled_responses_are_not_kept(scored: Counter[str], tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlalign import batching
 from rlalign.errors import RLAlignError
@@ -71,6 +70,9 @@ class Engine:
         self.route = route
         self.dropout = dropout
         self.before_forward = before_forward
+        # Of all that train, also while some of it is kept still. Looked up once: the walk over all modules is
+        # something small models would feel at every step.
+        self._parameters = [p for name in self.trains for p in models[name].parameters()]
         self.forwards = 0
         """Trunk forwards of `policy` since the start; tests count them."""
 
@@ -104,13 +106,8 @@ class Engine:
                 self.models[name].train(not wanted)
 
     def clear_gradients(self) -> None:
-        for parameter in self._trained:
+        for parameter in self._parameters:
             parameter.grad = None
-
-    @cached_property
-    def _trained(self) -> list[nn.Parameter]:
-        """Looked up once: `zero_grad` walks all modules, which small models would feel."""
-        return [parameter for name in self.trains for parameter in self.models[name].parameters()]
 
     def _halve(self, rollout: Rollout) -> None:
         if self.budget <= int(rollout.cost_N.max()) and self.head_chunk <= 16:

@@ -26,7 +26,7 @@ from rlalign.models import Models, fingerprint
 from rlalign.optimiser import Optimiser
 from rlalign.pipeline import Sampling
 from rlalign.policy import Policy
-from rlalign.records.remembered import Remembered, keys_of
+from rlalign.records.remembered import Remembered, scored_once
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.run import Run
 from rlalign.stages import Stages
@@ -242,25 +242,8 @@ class PhaseRun:
         if not stays or not bool(logged_N.any()):
             scored = self.score(model, rollout, outputs)
             return {output: getattr(scored, f"{output}_NT") for output in outputs}
-        stores = [self._remembered(model, output) for output in outputs]
-        rows = logged_N.nonzero()[:, 0].tolist()
-        keys = dict(zip(rows, keys_of(rollout, rows), strict=True))
-        first = {key: i for i, key in reversed(keys.items()) if not all(store.knows(key) for store in stores)}
-        asked = [i for i in range(len(rollout)) if i not in keys or first.get(keys[i]) == i]
-        new = torch.tensor(asked, device=logged_N.device, dtype=torch.long)
-        scored = self.score(model, rollout if len(new) == len(rollout) else rollout.take(new), outputs)
-        known = {i: key for i, key in keys.items() if first.get(key) != i}
-        found = {}
-        for output, store in zip(outputs, stores, strict=True):
-            x_NT = rollout.logprobs_NT.new_zeros(rollout.mask_NT.shape)
-            x_NT[new] = getattr(scored, f"{output}_NT").to(x_NT)
-            for i in asked:
-                if i in keys:
-                    store.add(keys[i], x_NT[i, : int(rollout.length_N[i])])
-            for i, values in zip(known, store.read(list(known.values())), strict=True):
-                x_NT[i, : len(values)] = values.to(x_NT)
-            found[output] = x_NT
-        return found
+        stores = {output: self._remembered(model, output) for output in outputs}
+        return scored_once(rollout, logged_N, stores, lambda part: self.score(model, part, outputs))
 
     def _remembered(self, model: str, output: str) -> Remembered:
         name = f"{model}.{output}-{self.models.guarded[model][:16]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from rlalign.records.logs import Logs
-from rlalign.types import Rollout
+from rlalign.types import Outputs, Rollout
 
 _HEAD = struct.Struct("<16sI")
-FOLDER = "remembered"
 
 
 class Remembered:
@@ -27,7 +26,7 @@ class Remembered:
 
     def __init__(self, run: Path, logs: Logs, name: str, dtype: torch.dtype) -> None:
         self._dtype = numpy.dtype("<f8" if dtype == torch.float64 else "<f4")
-        self.name = f"{FOLDER}/{name}.f{8 * self._dtype.itemsize}"
+        self.name = f"remembered/{name}.f{8 * self._dtype.itemsize}"
         self._path = run / self.name
         self._logs = logs
         self._starts: dict[bytes, int] = {}
@@ -85,3 +84,30 @@ def keys_of(rollout: Rollout, rows: Sequence[int]) -> list[bytes]:
         ).digest()
         for i in rows
     ]
+
+
+def scored_once(
+    rollout: Rollout, logged_N: Tensor, stores: Mapping[str, Remembered], score: Callable[[Rollout], Outputs]
+) -> dict[str, Tensor]:
+    """Outputs [N,T] by name: read where a logged response is known, else scored; one that is there twice, once."""
+    rows = logged_N.nonzero()[:, 0].tolist()
+    keys = dict(zip(rows, keys_of(rollout, rows), strict=True))
+    first = {
+        key: i for i, key in reversed(keys.items()) if not all(store.knows(key) for store in stores.values())
+    }
+    asked = [i for i in range(len(rollout)) if i not in keys or first.get(keys[i]) == i]
+    known = {i: key for i, key in keys.items() if first.get(key) != i}
+    new = torch.tensor(asked, device=logged_N.device, dtype=torch.long)
+    scored = score(rollout if len(new) == len(rollout) else rollout.take(new))
+    length_N = rollout.length_N.tolist()
+    found = {}
+    for output, store in stores.items():
+        x_NT = rollout.logprobs_NT.new_zeros(rollout.mask_NT.shape)
+        x_NT[new] = getattr(scored, f"{output}_NT").to(x_NT)
+        for i in asked:
+            if i in keys:
+                store.add(keys[i], x_NT[i, : length_N[i]])
+        for i, values in zip(known, store.read(list(known.values())), strict=True):
+            x_NT[i, : len(values)] = values.to(x_NT)
+        found[output] = x_NT
+    return found
