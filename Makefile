@@ -63,7 +63,7 @@ docs: $(STAMP)
 
 # The study of benchmarks/nlpo: an hour on two cores; stopped, it goes on where it was.
 bench-nlpo: $(STAMP)
-	$(BIN)/python benchmarks/nlpo/study.py run --workers $(WORKERS) $(ARGS)
+	$(BIN)/python benchmarks/nlpo/study.py run --jobs $(WORKERS) $(ARGS)
 	$(BIN)/python benchmarks/nlpo/study.py report
 
 # The study of benchmarks/offline: an hour and more on two cores; stopped, it goes on where it was.

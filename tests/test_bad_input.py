@@ -82,7 +82,7 @@ BEFORE = {
     "no logged responses": ({"responses": "logged"}, "p.yaml:15", "the first example of task", "`responses: sampled`"),
     "unknown key": ({"algoritm": "rloo"}, "p.yaml:15: algoritm", "did you mean `algorithm`?"),
     "unknown option": ({"rewards": [{"kl": {"coeff": 1}}]}, "p.yaml:7: rewards[0].kl.coeff", "`coef`?"),
-    "unknown component": ({"algorithm": "rlo"}, "p.yaml:7: algorithm.rlo", "did you mean `rloo`"),
+    "unknown component": ({"algorithm": "rlo"}, "p.yaml:7: algorithm.rlo", "did you mean `rloo` or `r-lol` or `rdo`?"),
     "wrong type": ({"train": {"iterations": "ten"}}, "train.iterations", "a whole number", "'ten'"),
     "number below its bound": ({"train": {"iterations": 0}}, "p.yaml:12", "more than 0, found 0"),
     "NaN option": ({"rewards": [{"kl": {"coef": float("nan")}}]}, "a finite number, found nan"),

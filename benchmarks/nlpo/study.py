@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a run, said before t
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.common import command
 from benchmarks.nlpo import plan, results
 from benchmarks.nlpo.measures import Record
 
@@ -46,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{stage}: {error.args[0]} is not there yet: run the stage `tuning` of this world first")
             return 1
         wanted = [one for one in wanted if args.only in one.key]
-        there = results.read(wanted)
-        todo = [one for one in wanted if one.key not in there]
-        print(f"{stage}: {len(there)} of {len(wanted)} runs are there", flush=True)
+        todo = command.missing(stage, wanted, results.read(wanted))
         if todo:
             progress = Progress(len(todo))
 
@@ -56,10 +55,8 @@ def run(args: argparse.Namespace) -> int:
                 results.add(record)
                 progress.done(said(record))
 
-            failed += runner.run_all(todo, args.runs, args.workers, done, keep=args.keep)
-    for key in failed:
-        print(f"failed: {key} (why stands above); the same command tries it again")
-    return 1 if failed else 0
+            failed += runner.run_all(todo, args.runs, args.jobs, done, keep=args.keep)
+    return command.ended(failed)
 
 
 def said(record: Record) -> str:
@@ -92,33 +89,15 @@ def report(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("run", run), ("plan", show), ("report", report)):
-        command = commands.add_parser(name, help=does.__doc__)
-        command.set_defaults(does=does)
-        command.add_argument("--world", nargs="+", choices=plan.WORLDS, default=list(plan.WORLDS))
-        if name != "report":
-            command.add_argument("--stage", nargs="+", choices=plan.STAGES, default=list(plan.STAGES))
-        if name == "plan":
-            command.add_argument("--all", action="store_true", help="name every run")
-        if name == "run":
-            command.add_argument(
-                "--workers", type=int, default=2, help="runs at a time, each with one thread"
-            )
-            command.add_argument(
-                "--only", default="", metavar="TEXT", help="only runs with this in their name"
-            )
-            command.add_argument(
-                "--runs", type=Path, default=Path("runs/study"), help="where run folders lie"
-            )
-            command.add_argument("--keep", action="store_true", help="keep the run folders")
-    args = parser.parse_args()
-    try:
-        return int(args.does(args))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here")
-        return 130
+    return command.main(
+        __doc__,
+        run=run,
+        plan=show,
+        report=report,
+        worlds=("world", plan.WORLDS),
+        stages=plan.STAGES,
+        runs=Path("runs/study"),
+    )
 
 
 if __name__ == "__main__":

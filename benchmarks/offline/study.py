@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a run, said before t
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.common import command
 from benchmarks.offline import logs, plan, results
 from benchmarks.offline.measures import Prepared, Record
 
@@ -39,18 +40,14 @@ def run(args: argparse.Namespace) -> int:
         if missing:
             print(f"{stage}: not yet tuned, and so left out: {', '.join(sorted(missing))}")
         failed += _missing_made(stage, [one for one in wanted if args.only in one.key], args)
-    for key in failed:
-        print(f"failed: {key} (why stands above); the same command tries it again")
-    return 1 if failed else 0
+    return command.ended(failed)
 
 
 def _missing_made(stage: str, wanted: Sequence[plan.Planned], args: argparse.Namespace) -> list[str]:
     from benchmarks.common.processes import Progress
     from benchmarks.offline import runner
 
-    there = results.read(wanted, results.FOLDER)
-    todo = [one for one in wanted if one.key not in there]
-    print(f"{stage}: {len(there)} of {len(wanted)} runs are there", flush=True)
+    todo = command.missing(stage, wanted, results.read(wanted, results.FOLDER))
     grounds = [
         ground for ground in dict.fromkeys(one.ground for one in todo) if not runner.ready(ground, args.runs)
     ]
@@ -94,34 +91,16 @@ def report(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, does in (("run", run), ("plan", show), ("report", report)):
-        command = commands.add_parser(name, help=does.__doc__)
-        command.set_defaults(does=does)
-        command.add_argument("--log", nargs="+", choices=logs.LOGS, default=list(logs.LOGS))
-        if name != "report":
-            command.add_argument("--stage", nargs="+", choices=plan.STAGES, default=list(plan.STAGES))
-            command.add_argument(
-                "--arms", nargs="+", choices=plan.ARMS, default=list(plan.ARMS), metavar="ARM"
-            )
-        if name == "plan":
-            command.add_argument("--all", action="store_true", help="name every run")
-        if name == "run":
-            command.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread")
-            command.add_argument(
-                "--only", default="", metavar="TEXT", help="only runs with this in their name"
-            )
-            command.add_argument(
-                "--runs", type=Path, default=Path("runs/offline"), help="where run folders lie"
-            )
-            command.add_argument("--keep", action="store_true", help="keep the run folders")
-    args = parser.parse_args()
-    try:
-        return int(args.does(args))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here")
-        return 130
+    return command.main(
+        __doc__,
+        run=run,
+        plan=show,
+        report=report,
+        worlds=("log", logs.LOGS),
+        stages=plan.STAGES,
+        arms=plan.ARMS,
+        runs=Path("runs/offline"),
+    )
 
 
 if __name__ == "__main__":

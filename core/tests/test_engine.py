@@ -611,6 +611,8 @@ def test_every_installed_algorithm(name: str, tmp_path: Path) -> None:
     try:
         bench = Bench(tmp_path, say, COMPONENTS)
     except ComponentError as error:
+        if "put a phase with" not in str(error):
+            raise
         pytest.skip(f"`{name}` wants a phase before it; its own tests inherit ComponentTests: {error}")
     batch = bench.batch()
     by_hand = ByHand(bench, batch.rollout) if bench.phase.wiring.trains == ("policy",) else None

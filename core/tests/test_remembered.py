@@ -15,7 +15,7 @@ from rlalign.engine import Engine
 from rlalign.records.logs import Logs
 from rlalign.records.remembered import Remembered, keys_of
 from rlalign.testing import Bench, registry, session
-from rlalign.testing.bench import Silence
+from rlalign.testing.bench import Silence, run_until
 
 
 class Closer(Component):
@@ -135,19 +135,7 @@ def test_a_resumed_run_has_what_it_had(after: int, tmp_path: Path) -> None:
     whole = session(tmp_path, PIPELINE, OWN, name="whole")
     whole.run()
     cut = session(tmp_path, PIPELINE, OWN, name="cut")
-    done = 0
-
-    def stop(*_: Any) -> None:
-        nonlocal done
-        done += 1
-        if done == after:
-            raise KeyboardInterrupt
-
-    cut.display.iteration = stop  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    cut.logs.close()
-    cut.dir.close()
+    run_until(cut, after)
     again = loop.resume(cut.dir.path, registry(OWN), display=Silence())
     again.run()
     assert files(again) == files(whole)

@@ -78,6 +78,26 @@ def run(
     return started.run(), started
 
 
+def run_until(session: loop.Session, iterations: int) -> None:
+    """Run it and break it off, as an impatient second Ctrl-C would, when this many iterations are shown."""
+    shown = 0
+
+    def stop(*_: Any) -> None:
+        nonlocal shown
+        shown += 1
+        if shown == iterations:
+            raise KeyboardInterrupt
+
+    session.display.iteration = stop  # type: ignore[assignment, method-assign]
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        session.logs.close()
+        session.dir.close()
+    else:
+        raise AssertionError(f"the run ended before it had shown {iterations} iterations")
+
+
 class Bench:
     """The first phase of a pipeline, started."""
 

@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from rlalign import ComponentError, Example, Options, Task, loop
+from rlalign import ComponentError, Example, Options, Outputs, Task, loop
 from rlalign.engine import Engine
 from rlalign.phase import PhaseRun
 from rlalign.records import logs
 from rlalign.testing import Bench, ComponentTests, registry, session
-from rlalign.testing.bench import Silence
+from rlalign.testing.bench import Silence, run_until
 from rlalign.testing.golden import GIVEN, golden
-from rlalign_plugin_a_lol import ALoL
 
 from .conftest import FreeValue, GivenValue
 
@@ -92,15 +91,20 @@ def rows(draw: Any, same: bool = False) -> list[Row]:
     return found
 
 
-def computed(rows: Sequence[Row], method: str, folder: Path, **options: Any) -> tuple[float, torch.Tensor]:
-    """(loss, gradient) of a method on these rows."""
+def on_rows(rows: Sequence[Row], method: str, folder: Path, **options: Any) -> Bench:
+    """A method's phase that draws all of these rows."""
     say = golden([[r[0]] for r in rows], [[r[1]] for r in rows], [[r[2]] for r in rows])
     options = {"draw": "uniform", **options}
     models = {"reference": say["models"]["reference"]} if options.get("form") != "ref-free" else {}
     if method == "a-lol":
         models["value"] = {"given-value": {"values": [r[3] for r in rows]}}
     pipeline = {**say, "models": models, "rewards": ["logged"], "algorithm": {method: options}}
-    bench = Bench(folder, pipeline, OWN)
+    return Bench(folder, pipeline, OWN)
+
+
+def computed(rows: Sequence[Row], method: str, folder: Path, **options: Any) -> tuple[float, torch.Tensor]:
+    """(loss, gradient) of a method on these rows."""
+    bench = on_rows(rows, method, folder, **options)
     metrics, gradients = bench.gradient(bench.batch())
     return metrics["loss"], gradients["policy/free"]
 
@@ -211,36 +215,32 @@ def test_dropout_does_not_reach_the_weights(
     assert any(not torch.equal(noisy[key], steady[key]) for key in noisy), "dropout does act where it learns"
 
 
-def test_twenty_updates_on_all_responses() -> None:
-    """The golden file's toy: free logits, full-batch gradient descent at rate 1; the losses are the component's."""
+def test_twenty_updates_on_all_responses(folder: Path) -> None:
+    """The golden file's toy: logits [2,3] that all nine responses share, full-batch gradient descent at rate 1."""
     toy = GOLDEN["toy_training"]
     tokens = torch.cartesian_prod(torch.arange(3), torch.arange(3))
-    reward = (tokens == 2).double().sum(1) / 2
-    for name, expected in toy["expected_reward"].items():
-        if name in ("nll", "wbc", "r_gold"):
-            continue
-        form = {"a_lol": "full", "r_lol": "full", "a_lol_ref_free": "ref-free", "a_lol_seq": "seq"}.get(
-            name, "kl"
-        )
-        component = ALoL(ALoL.Config(form=form))  # type: ignore[arg-type]
-        gain = reward if name == "r_lol" else (reward - 1 / 3).clamp_min(0)
+    rewards = ((tokens == 2).double().sum(1) / 2).tolist()
+    uniform = [-math.log(3)] * 2
+    for name, (method, form) in {
+        "a_lol": ("a-lol", "full"),
+        "a_lol_ref_free": ("a-lol", "ref-free"),
+        "a_lol_seq": ("a-lol", "seq"),
+        "a_lol_kl": ("a-lol", "kl"),
+        "r_lol": ("r-lol", "full"),
+        "wbc": ("r-lol", "ref-free"),
+    }.items():
+        bench = on_rows([(uniform, uniform, reward, 1 / 3) for reward in rewards], method, folder, form=form)
+        batch = bench.batch()
+        drawn = tokens[[int(example.id) for example in batch.rollout.examples]]
         logits, found = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True), []
         for k in range(max(toy["at_updates"]) + 1):
             if k in toy["at_updates"]:
                 found.append(float(logits.detach().softmax(-1)[:, 2].mean()))
-            logp = logits.log_softmax(-1)[torch.arange(2), tokens]
-            behind = (logp + math.log(3)).detach()
-            if form == "full":
-                loss = -(gain * component._clipped(behind.sum(1))[0] * logp.sum(1)).mean()
-            elif form == "seq":
-                loss = -(gain * (component._clipped(behind)[0] * logp).sum(1)).mean()
-            elif form == "kl":
-                loss = (0.2 * logp.sum(1) - gain * logp.sum(1)).mean()
-            else:
-                loss = -(gain * logp.sum(1)).mean()
+            shared = logits.log_softmax(-1)[torch.arange(2), drawn]
+            loss, _ = bench.phase._losses(batch, Outputs(full_logprobs_NT=shared))
             (gradient,) = torch.autograd.grad(loss, logits)
             logits = (logits - gradient).detach().requires_grad_()
-        assert found == pytest.approx(expected, rel=0, abs=1e-9), name
+        assert found == pytest.approx(toy["expected_reward"][name], rel=0, abs=1e-9), name
 
 
 # -- what is drawn -------------------------------------------------------------------------------------------
@@ -263,8 +263,10 @@ class Rows(Task):
         ]
 
 
-def drawing(folder: Path, scores: Any, algorithm: Any, values: Any = None, **train: Any) -> PhaseRun:
-    """A phase that has started."""
+def drawing(
+    folder: Path, scores: Any, algorithm: Any, values: Any = None, **train: Any
+) -> tuple[PhaseRun, list[str]]:
+    """A phase that has started, and what it noted."""
     silence = Silence()
     pipeline = {
         "task": {"rows": {"scores": scores}},
@@ -280,20 +282,19 @@ def drawing(folder: Path, scores: Any, algorithm: Any, values: Any = None, **tra
     started = session(folder, pipeline, {**OWN, "rows": Rows}, display=silence)
     phase = PhaseRun(started, started.wirings[0], 0, 0)
     phase.start()
-    phase.notes = silence.notes  # type: ignore[attr-defined]
-    return phase
+    return phase, silence.notes
 
 
 def test_draws_are_in_proportion_to_the_advantage(tmp_path: Path) -> None:
     gold = GOLDEN["priority_sampling"]
     scores = [[a + 1.0] for a in gold["advantage"]]
-    phase = drawing(tmp_path, scores, {"a-lol": {}}, [1.0] * 5)
+    phase, notes = drawing(tmp_path, scores, {"a-lol": {}}, [1.0] * 5)
     found = Counter(int(e.id) for e in phase.draw.next(30_000))
     for row, p in enumerate(gold["probability"]):
         assert found[row] / 30_000 == pytest.approx(p, abs=0.01)
     assert set(found) == set(gold["kept_indices"])
     assert phase.iterations == round(10 * gold["positive_fraction"])
-    assert any("3 of 5 logged responses (60.0%)" in note for note in phase.notes)  # type: ignore[attr-defined]
+    assert any("3 of 5 logged responses (60.0%)" in note for note in notes)
 
 
 def test_what_each_way_of_drawing_expects(tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_what_each_way_of_drawing_expects(tmp_path: Path) -> None:
         ("positive", "uniform_over_positive"),
         ("uniform", "uniform_over_all_with_clamp"),
     ):
-        phase = drawing(tmp_path, scores, {"a-lol": {"draw": draw}}, [1.0] * 5)
+        phase, _ = drawing(tmp_path, scores, {"a-lol": {"draw": draw}}, [1.0] * 5)
         drawn = [int(e.id) for e in phase.draw.next(30_000)]
         losses = [max(gold["advantage"][i], 0.0) * gold["seq_nll"][i] for i in drawn]
         expected = gold[f"expected_ref_free_loss_under_{name}"]
@@ -318,20 +319,19 @@ def test_what_each_way_of_drawing_expects(tmp_path: Path) -> None:
 )
 def test_the_pool(pool: str, kept: set[tuple[int, str]], of: int, tmp_path: Path) -> None:
     scores = [[0.9, 0.1, 0.0], [0.2, 0.8], [0.7, 0.3, 0.6]]
-    phase = drawing(tmp_path, scores, {"a-lol": {"pool": pool}}, [0.5] * 3)
+    phase, (note,) = drawing(tmp_path, scores, {"a-lol": {"pool": pool}}, [0.5] * 3)
     drawn = {(int(e.id), e.responses[0]) for e in phase.draw.next(500)}
     assert drawn == kept
-    (note,) = phase.notes  # type: ignore[attr-defined]
     assert f"{len(kept)} of {of} logged responses" in note
     assert ("5 that are not first are left aside" in note) == (pool == "first")
-    uniform = drawing(tmp_path, scores, {"a-lol": {"pool": pool, "draw": "uniform"}}, [0.5] * 3)
+    uniform, _ = drawing(tmp_path, scores, {"a-lol": {"pool": pool, "draw": "uniform"}}, [0.5] * 3)
     first = [e.responses for e in uniform.draw.next(300)]
     assert {len(r) for r in first} == ({1} if pool == "first" else {2, 3})
 
 
 def test_passes_count_what_is_kept(tmp_path: Path) -> None:
     scores = [[float(g % 4 == 0)] for g in range(64)]
-    phase = drawing(tmp_path, scores, {"a-lol": {}}, [0.5] * 64, iterations=None, passes=2)
+    phase, _ = drawing(tmp_path, scores, {"a-lol": {}}, [0.5] * 64, iterations=None, passes=2)
     assert phase.iterations == 8  # 16 rows twice, 4 a time
 
 
@@ -435,18 +435,7 @@ def test_resume_is_exact(after: int, tmp_path: Path) -> None:
     whole = session(tmp_path, pipeline, {}, name="whole")
     whole.run()
     cut = session(tmp_path, pipeline, {}, name="cut")
-    done = 0
-
-    def stop(*_: Any) -> None:
-        nonlocal done
-        done += 1
-        if done == after:
-            raise KeyboardInterrupt
-
-    cut.display.iteration = stop  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        cut.run()
-    cut.dir.close()
+    run_until(cut, after)
     again = loop.resume(cut.dir.path, registry(OWN), display=Silence())
     again.run()
     mine, theirs = again.models.policy.state_dict(), whole.models.policy.state_dict()

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlalign import ComponentError, Rollout
+from rlalign import ComponentError, Rollout, loop
 from rlalign.models import fingerprint
-from rlalign.phase import PhaseRun
 from rlalign.records import logs
 from rlalign.testing import Bench, session
 from rlalign_plugin_a_lol import AttentionValue
@@ -190,11 +189,11 @@ FREE: dict[str, Any] = {
 }
 
 
-def fitted(folder: Path, **options: Any) -> tuple[dict[str, Any], PhaseRun]:
+def fitted(folder: Path, **options: Any) -> tuple[dict[str, Any], loop.Session]:
     started = session(folder, {**FREE, "algorithm": {"fit-value": options}}, {"free-value": FreeValue})
     started.run()
     (line,) = [x for x in logs.read(started.dir.path / "metrics.jsonl") if "responses" in x]
-    return line, started  # type: ignore[return-value]
+    return line, started
 
 
 def test_free_numbers_say_nothing_of_other_prompts(tmp_path: Path) -> None:
