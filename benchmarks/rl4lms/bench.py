@@ -168,6 +168,10 @@ def memory(was: Mapping[str, float]) -> float:
     return was.get("main_gb", math.nan) + was.get("workers_gb", math.nan)
 
 
+def _known(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:.2f}"
+
+
 def report(results: Mapping[str, Any]) -> str:
     """Tables of the speed rows and of learning, in Markdown."""
     lines = [
@@ -184,7 +188,7 @@ def report(results: Mapping[str, Any]) -> str:
         lines.append(
             f"| {row} | {found['iteration_s']:.2f} | {was['iteration_s']:.1f} | {r['iteration']:.1f} | {mark} "
             f"| {r['rollout']:.1f} | {r['train']:.1f} | {r['step']:.1f} | {found['main_gb']:.2f} "
-            f"| {memory(was):.2f} | {r['memory']:.2f} | {found['others_cores']:.2f} |"
+            f"| {_known(memory(was))} | {_known(r['memory'])} | {found['others_cores']:.2f} |"
         )
     learnt = curves.summary(RECORDED["learning"], results["learning"])
     return "\n".join([*lines, "", *learnt])
