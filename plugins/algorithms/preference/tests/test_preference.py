@@ -944,38 +944,12 @@ def test_preferences_in_a_file(tmp_path: Path) -> None:
         assert len(Bench(tmp_path / "skipped", pipeline).phase.draw.data) == 3
 
 
-WORDS = ["<end>", "<unk>", *(f"w{i}" for i in range(20))]
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """A random GPT-2 and a random T5 of twenty words."""
-    pytest.importorskip("rlalign_plugin_hf")
-    transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    ends = {"eos_token": "<end>", "pad_token": "<end>", "unk_token": "<unk>"}
-    size = len(WORDS)
-    torch.manual_seed(0)
-    gpt2 = transformers.GPT2Config(
-        vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=32, initializer_range=0.3,
-        eos_token_id=0, bos_token_id=0,
-    )  # fmt: skip
-    t5 = transformers.T5Config(
-        vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0,
-        eos_token_id=0, pad_token_id=0, decoder_start_token_id=0, initializer_factor=3.0,
-    )  # fmt: skip
+    testing = pytest.importorskip("rlalign_plugin_hf.testing")
     root = tmp_path_factory.mktemp("tiny")
-    networks = {
-        "causal-lm": transformers.GPT2LMHeadModel(gpt2),
-        "seq2seq-lm": transformers.T5ForConditionalGeneration(t5),
-    }
-    for kind, network in networks.items():
-        network.save_pretrained(root / kind)
-        transformers.PreTrainedTokenizerFast(tokenizer_object=made, **ends).save_pretrained(root / kind)
-    return {kind: root / kind for kind in networks}
+    return {kind: testing.tiny_model(root / kind, kind) for kind in ("causal-lm", "seq2seq-lm")}
 
 
 class Worded(Task):
