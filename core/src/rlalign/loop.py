@@ -17,6 +17,7 @@ from torch import Tensor
 from rlalign.columns import data_fingerprint
 from rlalign.component import Component
 from rlalign.display import Display, make_display
+from rlalign.draw import Without
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError, blaming
 from rlalign.models import Models, fingerprint, save_folder
 from rlalign.phase import PhaseRun
@@ -279,7 +280,15 @@ class Session:
                 found = wiring.task.examples(split)
             policy = self.pipeline.policy
             with blaming(f"{policy.place}: policy `{policy.name}`, reading the prompts of `{split}`,"):
-                self._splits[key] = self.models.opened().admit(found)
+                refused = self.models.opened().refuse(found)
+            if refused:
+                first = next(iter(refused))
+                self.display.note(
+                    f"`{policy.name}` leaves out {len(refused):,} of {len(found):,} examples of `{split}`; "
+                    f"the first is `{found[first].id}`: {refused[first]}"
+                )
+                found = Without(found, refused)
+            self._splits[key] = found
         return self._splits[key]
 
     def training_data(self, wiring: Wiring) -> Sequence[Example]:

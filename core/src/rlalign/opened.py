@@ -87,8 +87,9 @@ class Opened(Session):
         """Make the phase, able to sample; `seed` stands in place of the run's, `prompts` of the split's."""
         if seed is not None:  # only now: what models make again at each start follows from the run's
             self.seeds = Seeds(seed)
-        own = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
-        self._prompts = list(self.models.opened().admit(own)) if own else []
+        self._prompts = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
+        for i, why in self.models.opened().refuse(self._prompts).items():
+            raise ConfigError(f"prompt {i + 1} cannot be read: {why}")
         self.phase = PhaseRun(self, self.wirings[self.place], self.repeat, self.place)
         self.phase.look(self._phase_state, scoring=not prompts)
         return self

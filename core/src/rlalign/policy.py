@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -94,9 +94,9 @@ class Policy(Model):
     def open(self) -> None:
         """Get ready to read prompts, without weights. The run's policy is opened before its data is looked at."""
 
-    def admit(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """Those of a split's examples that it can read; asked once a split, after `open`."""
-        return examples
+    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
+        """Places of the examples it cannot read, and why; asked once a split, after `open`. They are left out."""
+        return {}
 
     def setup(self) -> None:
         """Make or load the weights; what `open` does, if that has not been called."""

@@ -139,11 +139,11 @@ def test_long_prompts(folders: Mapping[str, Path]) -> None:
     with pytest.raises(RLAlignError, match=r"example `long`.*9 tokens.*5"):
         stop.prompts([LONG])
     with pytest.raises(RLAlignError, match="example `long`"):
-        stop.admit([SHORT, LONG])
+        stop.refuse([SHORT, LONG])
     drop = made(folders["gpt2"], max_prompt_tokens=5, too_long="drop")
-    assert drop.admit([SHORT, LONG, SHORT]) == [SHORT, SHORT]
+    assert drop.refuse([SHORT, LONG, SHORT]) == {1: "9 tokens are more than `max_prompt_tokens: 5`"}
     cut = made(folders["gpt2"], max_prompt_tokens=5, too_long="truncate")
-    assert cut.admit([SHORT, LONG]) == [SHORT, LONG]
+    assert cut.refuse([SHORT, LONG]) == {}
     assert cut.text(cut.prompts([LONG])[0]) == "w4 w5 w6 w7 w8"
     right = made(folders["gpt2"], max_prompt_tokens=5, too_long="truncate", truncation_side="right")
     assert right.text(right.prompts([LONG])[0]) == "w0 w1 w2 w3 w4"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from rlalign import ConfigError, Example
-from rlalign.draw import Draw
+from rlalign.draw import Draw, Without
 from rlalign.randomness import Seeds
 from rlalign_plugin_dataset import Dataset, sources
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
@@ -144,8 +144,9 @@ def test_response_counts_are_those_of_the_examples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [True, False])
 @pytest.mark.parametrize("how", ["passes", "responses", "examples"])
-def test_the_order_of_rows_is_no_part_of_a_seed(how: str, ids: bool, tmp_path: Path) -> None:
-    """What is drawn, and when, is the same from a file whose rows were put in another order."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_order_of_rows_is_no_part_of_a_seed(how: str, ids: bool, whole: bool, tmp_path: Path) -> None:
+    """What is drawn, and when, is the same from a file whose rows were put in another order; of all or of some."""
     rows = [
         {
             "prompt": f"p{i}",
@@ -161,7 +162,10 @@ def test_the_order_of_rows_is_no_part_of_a_seed(how: str, ids: bool, tmp_path: P
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         columns = {"prompt": "prompt", "responses": "responses", "scores": "scores", "join": ""}
         said = Dataset.Config(path=str(path), id="id" if ids else None, **columns)
-        draw = Draw(Dataset(said).examples("train"), Seeds(0), ("draw", 0, 0))
+        data: Sequence[Example] = Dataset(said).examples("train")
+        if not whole:
+            data = Without(data, [i for i, e in enumerate(data) if str(e.prompt).endswith("7")])
+        draw = Draw(data, Seeds(0), ("draw", 0, 0))
         if how != "passes":
             weights = [e.scores[0] for e in draw.data for _ in (e.responses if how == "responses" else [0])]
             draw.weights(torch.tensor(weights), "response" if how == "responses" else "example")
@@ -169,3 +173,4 @@ def test_the_order_of_rows_is_no_part_of_a_seed(how: str, ids: bool, tmp_path: P
         random.Random(1).shuffle(rows)
     assert drawn[0] == drawn[1]
     assert len({prompt for prompt, _ in drawn[0]}) > 30
+    assert any(str(prompt).endswith("7") for prompt, _ in drawn[0]) == whole

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -121,19 +121,19 @@ class LanguageModel(Policy):
                 )
         return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
 
-    def admit(self, examples: Sequence[Example]) -> Sequence[Example]:
-        """The examples whose prompt is short enough; `too_long: error` stops at the first that is not."""
+    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
+        """Those whose prompt is too long; `too_long: error` stops at the first."""
         limit = self.config.max_prompt_tokens
+        found: dict[int, str] = {}
         if limit is None or self.config.too_long == "truncate":
-            return examples
-        kept = []
-        for example in examples:
+            return found
+        for i, example in enumerate(examples):
             length = len(self._tokenised(example))
             if length > limit and self.config.too_long == "error":
                 raise RLAlignError(self._too_long(example, length))
-            if length <= limit:
-                kept.append(example)
-        return kept
+            if length > limit:
+                found[i] = f"{length} tokens are more than `max_prompt_tokens: {limit}`"
+        return found
 
     def _too_long(self, example: Example, length: int) -> str:
         return (
