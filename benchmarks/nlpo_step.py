@@ -1,6 +1,6 @@
 """What NLPO's sampling costs: within the top-p set of a lagging copy, against sampling without it.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python benchmarks/nlpo_step.py
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.nlpo_step
     … --models tiny llama --rounds 5 --json benchmarks/results/nlpo-step.json
 
 Random models of the shapes that `rlalign-plugin-hf` loads, made in a temporary folder: nothing is downloaded.
@@ -13,10 +13,8 @@ is taken within its round.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common.machine import about
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
@@ -145,24 +144,6 @@ def kernel(vocabulary: int, scale: float, *, rounds: int, top_p: float) -> dict[
     return {"vocabulary": vocabulary, "scale": scale, "milliseconds": milliseconds, "differ": differ}
 
 
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    import transformers
-
-    return {
-        "cpu": name or platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
 def shown(x: dict[str, float], digits: int = 2) -> str:
     return f"{x['median']:.{digits}f} [{x['least']:.{digits}f}, {x['most']:.{digits}f}]"
 
@@ -176,7 +157,11 @@ def main() -> None:
     ask.add_argument("--no-kernels", action="store_true", help="leave the table of a single nucleus out")
     ask.add_argument("--json", type=Path, help="where the figures are written")
     said = ask.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "top_p": said.top_p, "rounds": said.rounds}
+    report: dict[str, Any] = {
+        "machine": about() | {"threads": torch.get_num_threads()},
+        "top_p": said.top_p,
+        "rounds": said.rounds,
+    }
     print(report["machine"])
     report["nucleus"] = []
     if not said.no_kernels:

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.offline.large --rows 200000
 
-Each part is a process of its own: the first reads the data, computes the column and stops at the first commit
-point; the second goes on from there, with the column on disk, and takes 50 steps. Prints JSON: seconds to the
-first step, seconds a step, and the largest resident memory of each.
+Each part is a process of its own: `cold` reads the data, computes the column and stops at the first commit point;
+`warm` goes on from there, with the column on disk, and takes 50 steps; `halves` does the same in two processes, and
+must end at the same bits. Prints JSON: seconds to the first step, seconds a step, and the largest resident memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common.machine import about
 
 WORDS, TOKENS, STEPS = 200, 1000, 50
 
@@ -74,20 +77,20 @@ def pipeline(folder: Path) -> dict[str, Any]:
     }
 
 
-def work(folder: Path, steps: int) -> dict[str, float]:
-    """Go on with the run, or begin it, for so many steps."""
+def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
+    """Go on with the run in this folder, or begin it, for so many steps."""
     started = time.perf_counter()
     from rlalign import loop
+    from rlalign.models import fingerprint
     from rlalign.pipeline import config
     from rlalign.testing.bench import Silence
 
-    runs = folder / "runs"
-    if (runs / "large").exists():
-        session = loop.resume(runs / "large", display=Silence())
+    if (folder / runs).exists():
+        session = loop.resume(folder / runs / "large", display=Silence())
     else:
         file = folder / "pipeline.yaml"
         file.write_text(json.dumps(pipeline(folder)))
-        session = loop.start(config.load(file), root=runs, name="large", display=Silence())
+        session = loop.start(config.load(file), root=folder / runs, name="large", display=Silence())
     opened = time.perf_counter() - started
     seen: list[float] = []
 
@@ -95,43 +98,58 @@ def work(folder: Path, steps: int) -> dict[str, float]:
         seen.append(time.perf_counter() - started)
         session.stopping = len(seen) >= steps
 
-    session.display.iteration = stop  # type: ignore[method-assign]
+    session.display.iteration = stop  # type: ignore[assignment, method-assign]
     with contextlib.suppress(loop.Interrupted):
         session.run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    later = (seen[-1] - seen[0]) / max(1, len(seen) - 1)
-    return {"opened_s": opened, "first_step_s": seen[0], "steps": len(seen), "step_s": later, "peak_gb": peak}
+    return {
+        "opened_s": round(opened, 2),
+        "first_step_s": round(seen[0], 2),
+        "steps": len(seen),
+        "step_s": round((seen[-1] - seen[0]) / max(1, len(seen) - 1), 3),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
+        "weights": fingerprint(session.models.policy)[:16],
+    }
+
+
+def apart(folder: Path, runs: str, steps: int) -> dict[str, Any]:
+    """`work` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.offline.large", "--folder", str(folder)]
+    done = subprocess.run(
+        [*command, "--runs", runs, "--steps", str(steps)],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
+    for hidden, kind in (("--folder", Path), ("--runs", str), ("--steps", int)):
+        parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.folder:
-        print(json.dumps(work(asked.folder, asked.steps)))
+        print(json.dumps(work(asked.folder, asked.runs, asked.steps)))
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_model(folder / "model")
         write_log(folder / "log.jsonl", asked.rows)
-        found: dict[str, Any] = {"rows": asked.rows, "bytes": (folder / "log.jsonl").stat().st_size}
-        for part, steps in (("cold", 1), ("warm", STEPS)):
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.offline.large",
-                "--folder",
-                place,
-                "--steps",
-                str(steps),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            found[part] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = {
+            "machine": about(),
+            "rows": asked.rows,
+            "bytes": (folder / "log.jsonl").stat().st_size,
+            "cold": apart(folder, "whole", 1),
+        }
+        shutil.copytree(folder / "whole", folder / "halves")
+        found["warm"] = apart(folder, "whole", STEPS)
+        found["halves"] = [apart(folder, "halves", STEPS // 2) for _ in range(2)]
+        found["same_bits"] = found["halves"][1]["weights"] == found["warm"]["weights"]
         print(json.dumps(found, indent=1))
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.machine import about
 from benchmarks.rl4lms import curves, models, rows
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +31,7 @@ AIMS = {"A": 15, "B": 30, "A-s2s": 12, "B-s2s": 25, "S": 6}
 COUNTED = {"S": 4, "LC": 15}
 """Iterations measured after the first."""
 LEARNING = "learning"
+PLUGINS = ("rlalign-plugin-ppo", "rlalign-plugin-nlpo", "rlalign-plugin-hf")
 
 
 def speed_rows() -> list[str]:
@@ -115,31 +115,6 @@ def summary(found: Mapping[str, Any], wait: str) -> dict[str, Any]:
 # -- the results file ---------------------------------------------------------------------------------------
 
 
-def about() -> dict[str, Any]:
-    """The machine and the versions."""
-    cpu = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in _lines(cpu) if line.startswith("model name")]
-    memory = [int(line.split()[1]) for line in _lines(Path("/proc/meminfo")) if line.startswith("MemTotal")]
-    packages = ("rlalign", "rlalign-plugin-ppo", "rlalign-plugin-nlpo", "rlalign-plugin-hf")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": memory[0] * 1024 / 1e9 if memory else None,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", *packages)},
-        "commit": _commit(),
-    }
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _commit() -> str:
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-
-
 def save(path: Path, results: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +193,7 @@ def main() -> None:
         parser.error(f"no row {wrong[0]}; there are {', '.join(every)} and {LEARNING}")
     today = datetime.date.today().isoformat()
     out: Path = asked.out or ROOT / "benchmarks" / "results" / f"rl4lms-{today}.json"
-    results: dict[str, Any] = {"date": today, "about": about(), "rows": {}, "learning": {}}
+    results: dict[str, Any] = {"date": today, "about": about(*PLUGINS), "rows": {}, "learning": {}}
     if out.exists():
         results |= json.loads(out.read_text())
     asked.work.mkdir(parents=True, exist_ok=True)
