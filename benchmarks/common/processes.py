@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from benchmarks.common.results import Planned
+from benchmarks.common.results import Planned, Recorded
 
 P = TypeVar("P", bound=Planned)
+R = TypeVar("R", bound=Recorded)
 
 
-def prepare(modules: Iterable[str]) -> None:
+def _prepare(modules: Iterable[str]) -> None:
     """Import what every run needs, once, and stay with one thread."""
     torch.set_num_threads(1)
     for name in modules:
@@ -27,12 +28,20 @@ def prepare(modules: Iterable[str]) -> None:
 
 
 def run_all(
-    todo: Sequence[P], work: Path, workers: int, make: Callable[[P], str], done: Callable[[str], None]
+    todo: Sequence[P],
+    work: Path,
+    workers: int,
+    make: Callable[[P], R],
+    of: Callable[[str], R],
+    done: Callable[[R], None],
+    *,
+    imported: Iterable[str],
 ) -> list[str]:
-    """Make each, `workers` at a time; `done` gets the line that `make` returned in a process of its own.
+    """Make each in a process of its own, `workers` at a time; `done` gets the record, read from its line by `of`.
 
-    Returns the keys of those that failed; why stands on stderr.
+    Returns the keys of those that failed for another reason than what they computed; why stands on stderr.
     """
+    _prepare(imported)
     work.mkdir(parents=True, exist_ok=True)
     waiting, failed = list(reversed(todo)), []
     running: dict[int, P] = {}
@@ -45,7 +54,7 @@ def run_all(
             planned = running.pop(pid)
             result = _result(work, planned)
             if status == 0:
-                done(result.read_text())
+                done(of(result.read_text()))
                 result.unlink()
             else:
                 failed.append(planned.key)
@@ -64,7 +73,7 @@ def _result(work: Path, planned: Planned) -> Path:
     return work / f"{planned.key.replace('/', '+')}.json"
 
 
-def _forked(planned: P, work: Path, make: Callable[[P], str]) -> int:
+def _forked(planned: P, work: Path, make: Callable[[P], Recorded]) -> int:
     """A process that makes one run; it leaves its line in a file."""
     sys.stdout.flush()
     pid = os.fork()
@@ -72,7 +81,7 @@ def _forked(planned: P, work: Path, make: Callable[[P], str]) -> int:
         return pid
     status = 1
     try:
-        _result(work, planned).write_text(make(planned))
+        _result(work, planned).write_text(make(planned).line())
         status = 0
     except KeyboardInterrupt:
         pass

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,6 @@ def run_all(
     *,
     keep: bool = False,
 ) -> list[str]:
-    """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed for another reason
-    than what they computed."""
-    processes.prepare(IMPORTED)
-    return processes.run_all(
-        todo,
-        work,
-        workers,
-        lambda planned: measured(planned, work, keep=keep).line(),
-        lambda line: done(Record.of(line)),
-    )
+    """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed."""
+    make = partial(measured, work=work, keep=keep)
+    return processes.run_all(todo, work, workers, make, Record.of, done, imported=IMPORTED)

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -226,14 +226,8 @@ def _scores(file: Path) -> list[float]:
 def prepare_all(
     grounds: Sequence[plan.Ground], work: Path, workers: int, done: Callable[[Prepared], None]
 ) -> list[str]:
-    processes.prepare(IMPORTED)
-    return processes.run_all(
-        grounds,
-        work,
-        workers,
-        lambda ground: prepared(ground, work).line(),
-        lambda line: done(Prepared.of(line)),
-    )
+    make = partial(prepared, work=work)
+    return processes.run_all(grounds, work, workers, make, Prepared.of, done, imported=IMPORTED)
 
 
 def run_all(
@@ -244,13 +238,6 @@ def run_all(
     *,
     keep: bool = False,
 ) -> list[str]:
-    """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed for another reason
-    than what they computed."""
-    processes.prepare(IMPORTED)
-    return processes.run_all(
-        todo,
-        work,
-        workers,
-        lambda planned: measured(planned, work, keep=keep).line(),
-        lambda line: done(Record.of(line)),
-    )
+    """Run them, `workers` at a time; `done` gets each record. Returns the runs that failed."""
+    make = partial(measured, work=work, keep=keep)
+    return processes.run_all(todo, work, workers, make, Record.of, done, imported=IMPORTED)
