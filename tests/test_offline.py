@@ -435,7 +435,7 @@ def test_the_report_is_written_from_what_is_there(tmp_path, capsys):
     assert "| the reference's | 1024 | 0.300 |" in table
     assert "nan" not in table
     assert "inf" not in table
-    assert "| noisy | `a-lol` | 0.7" in (tmp_path / "readme.md").read_text()
+    assert "| noisy | `a-lol` | 0.7" in (tmp_path / "readme-a-lol.md").read_text()
     for name in ("curves-noisy", "tuning-noisy", "price"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
 

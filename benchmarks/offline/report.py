@@ -1,8 +1,8 @@
-"""results/table.md with every number and the answers, results/readme.md for plugins' READMEs, and the curves."""
+"""results/table.md with every number and the answers, a block for each plugin's README, and the curves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -25,6 +25,13 @@ from benchmarks.offline.analysis import (
 )
 from benchmarks.offline.measures import End
 
+PLUGINS: Mapping[str, Collection[str]] = {
+    "a-lol": plan.ARMS,
+    "imitation": ("sft", "wbc", "gold", "raft", "rest"),
+    "preference": ("dpo", "ipo", "kto", "pro", "iterative-dpo"),
+}
+"""The arms that each plugin's README shows."""
+
 
 def write(folder: Path, names: Sequence[str]) -> None:
     """Tables and curves of what is there; says what is not."""
@@ -42,10 +49,12 @@ def write(folder: Path, names: Sequence[str]) -> None:
     if not studies:
         return
     (folder / "table.md").write_text("\n".join(table(studies)) + "\n")
-    (folder / "readme.md").write_text("\n".join(short(studies)) + "\n")
+    print(folder / "table.md")
+    for plugin in PLUGINS:
+        (folder / f"readme-{plugin}.md").write_text("\n".join(short(studies, plugin)) + "\n")
+        print(folder / f"readme-{plugin}.md")
     for name in figures.draw(studies, folder):
         print(folder / name)
-    print(folder / "table.md", folder / "readme.md", sep="\n")
 
 
 def table(studies: Sequence[Studied]) -> list[str]:
@@ -187,12 +196,14 @@ def _stability(study: Studied) -> list[str]:
     return [f"Stability; each p against `{plan.ALOL}`:", "", *tables.rows(head, rows)]
 
 
-def short(studies: Sequence[Studied]) -> list[str]:
-    """A block for the plugins' READMEs: the arms on each log, and what was claimed."""
+def short(studies: Sequence[Studied], plugin: str) -> list[str]:
+    """A block for a plugin's README: its arms on each log; all of them, and what was claimed, for A-LoL's."""
     rows = []
     for study in studies:
         against = {c.other: c for c in family(study, FINAL)}
         for s in stability(study):
+            if s.arm not in PLUGINS[plugin]:
+                continue
             runs, found = study.main[s.arm], against.get(s.arm)
             rows.append(
                 [
@@ -214,4 +225,5 @@ def short(studies: Sequence[Studied]) -> list[str]:
         "of eight settings, chosen on other seeds; protocol and all numbers: "
         "[benchmarks/offline](../../../benchmarks/offline/README.md)."
     )
-    return [*tables.rows(head, rows), *answers(studies), "", last]
+    claims = [*answers(studies), ""] if plugin == plan.ALOL else []
+    return [*tables.rows(head, rows), *claims, last]

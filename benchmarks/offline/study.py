@@ -2,7 +2,7 @@
 
 python benchmarks/offline/study.py run         # all that is not done yet; may be stopped and started again
 python benchmarks/offline/study.py plan        # what would run
-python benchmarks/offline/study.py report      # results/table.md, results/readme.md and the curves
+python benchmarks/offline/study.py report      # results/table.md, plugins' blocks and the curves
 """
 
 from __future__ import annotations
