@@ -4,7 +4,8 @@
 
 Each part is a process of its own: `cold` reads the data, computes the column and stops at the first commit point;
 `warm` goes on from there, with the column on disk, and takes 50 steps; `halves` does the same in two processes, and
-must end at the same bits. Prints JSON: seconds to the first step, seconds a step, and the largest resident memory.
+must end at the same bits; `drawn` counts which rows are drawn. Prints JSON: seconds to the first step, seconds a step,
+and the largest resident memory.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from benchmarks.common.machine import about
 
 WORDS, TOKENS, STEPS = 200, 1000, 50
+DRAWS, BINS = 100_000, 100
 
 
 def write_model(folder: Path) -> None:
@@ -111,15 +114,32 @@ def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
     }
 
 
+def drawn(folder: Path, runs: str) -> dict[str, Any]:
+    """Draw as the run does; χ² of the rows drawn against their share of all gains, in a hundred bins."""
+    from rlalign import loop
+    from rlalign.draw import Draw
+    from rlalign.randomness import Seeds
+    from rlalign.testing.bench import Silence
+
+    session = loop.resume(folder / runs / "large", display=Silence())
+    (column,) = (folder / runs / "large" / "columns").glob("*/values.f64")
+    gain = torch.from_file(str(column), size=column.stat().st_size // 8, dtype=torch.float64)
+    draw = Draw(session.split(session.wirings[0], "train"), Seeds(0), ("draw", 0, 0))
+    draw.weights(gain)
+    rows = torch.tensor([example.row for example in draw.next(DRAWS)])
+    bins = (BINS * (gain.cumsum(0) - gain / 2) / gain.sum()).long()
+    expected = DRAWS * torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, gain) / gain.sum()
+    counted = torch.bincount(bins[rows], minlength=BINS)
+    chi2 = float(((counted - expected) ** 2 / expected).sum())
+    nothing = int((gain[rows] <= 0).sum())
+    return {"draws": DRAWS, "of_no_gain": nothing, "chi2": round(chi2, 1), "freedom": BINS - 1}
+
+
 def apart(folder: Path, runs: str, steps: int) -> dict[str, Any]:
-    """`work` in a process of its own."""
+    """`work`, or with no steps `drawn`, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.offline.large", "--folder", str(folder)]
-    done = subprocess.run(
-        [*command, "--runs", runs, "--steps", str(steps)],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-    )
+    command += ["--runs", runs, "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -134,7 +154,8 @@ def main() -> None:
         parser.add_argument(hidden, type=kind, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.folder:
-        print(json.dumps(work(asked.folder, asked.runs, asked.steps)))
+        steps = asked.steps
+        print(json.dumps(work(asked.folder, asked.runs, steps) if steps else drawn(asked.folder, asked.runs)))
         return
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -150,6 +171,7 @@ def main() -> None:
         found["warm"] = apart(folder, "whole", STEPS)
         found["halves"] = [apart(folder, "halves", STEPS // 2) for _ in range(2)]
         found["same_bits"] = found["halves"][1]["weights"] == found["warm"]["weights"]
+        found["drawn"] = apart(folder, "whole", 0)
         print(json.dumps(found, indent=1))
 
 
