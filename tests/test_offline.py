@@ -440,6 +440,15 @@ def test_the_report_is_written_from_what_is_there(tmp_path, capsys):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("plugin", report.PLUGINS)
+def test_the_readme_of_a_plugin_shows_what_was_found(plugin):
+    root = Path(plan.__file__).parents[2]
+    found = (results.FOLDER / f"readme-{plugin}.md").read_text()
+    assert found in (root / "plugins/algorithms" / plugin / "README.md").read_text()
+    studies = [analysis.studied(log, results.FOLDER) for log in logs.LOGS.values()]
+    assert found == "\n".join(report.short(studies, plugin)) + "\n"
+
+
 def test_half_a_study_is_reported_too(tmp_path):
     filled(tmp_path, NOISY, ahead)
     main = tmp_path / "main-noisy.jsonl"

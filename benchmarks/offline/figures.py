@@ -16,7 +16,7 @@ from benchmarks.offline.measures import Point
 from matplotlib import pyplot
 
 GROUPS = {
-    "weights": ("sft", "wbc", "gold", "r-lol", "a-lol"),
+    "weights": ("a-lol", "sft", "wbc", "gold", "r-lol"),
     "forms of A-LoL": ("a-lol", "a-lol-ref-free", "a-lol-seq", "a-lol-kl"),
     "preferences": ("a-lol", "dpo", "ipo", "kto", "pro"),
     "online": ("a-lol", "raft", "rest", "iterative-dpo"),
