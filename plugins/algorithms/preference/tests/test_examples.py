@@ -17,7 +17,7 @@ RISES = {
     "ipo": 0.1,
     "simpo": 0.1,
     "orpo": 0.3,
-    "kto": 0.08,
+    "kto": 0.25,
     "rrhf": 0.25,
     "pro": 0.25,
     "rdo-dpo": 0.15,
