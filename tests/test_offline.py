@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the study is no installed package
 
-from benchmarks.offline import analysis, logs, measures, plan, report, results, runner, study
+from benchmarks.offline import analysis, large, logs, measures, plan, report, results, runner, study
 from benchmarks.offline.limits import AtMost, Ending
 from benchmarks.offline.measures import End, Point, Prepared, Record
 
@@ -517,6 +517,17 @@ def test_sampled_responses_earn_what_logged_ones_would(small, tmp_path):
     ]
     for row in rows:
         assert row["scores"] == pytest.approx([logs.score(row["prompt"], text) for text in row["responses"]])
+
+
+@pytest.mark.slow
+def test_a_large_log_in_small(tmp_path):
+    """The last of these rows earns nothing."""
+    found = large.measured(tmp_path, 48)
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["score"] == 0
+    assert found["warm"]["steps"] == 50
+    assert found["same_bits"]
+    assert found["drawn"]["of_no_gain"] == 0
+    assert found["drawn"]["chi2"] < 3 * found["drawn"]["freedom"]
 
 
 @pytest.mark.slow

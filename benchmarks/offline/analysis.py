@@ -180,7 +180,7 @@ def _better(study: Studied) -> str | None:
     said = f"{verdict(found)}. {signed(found.difference)} over {found.difference.count} seeds, corrected p "
     said += p_value(found.p_holm)
     if found.p_holm >= SURE:
-        said += f"; a true difference of {found.detectable:.3f} would have been found four times in five"
+        said += f"; before correction, {found.detectable:.3f} would have been found four times in five"
     return f"{said}."
 
 

@@ -29,6 +29,7 @@ from benchmarks.common.machine import about
 
 WORDS, TOKENS, STEPS = 200, 1000, 50
 DRAWS, BINS = 100_000, 100
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_model(folder: Path) -> None:
@@ -108,7 +109,7 @@ def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
         "opened_s": round(opened, 2),
         "first_step_s": round(seen[0], 2),
         "steps": len(seen),
-        "step_s": round((seen[-1] - seen[0]) / max(1, len(seen) - 1), 3),
+        "step_s": round((seen[-1] - seen[0]) / (len(seen) - 1), 3) if len(seen) > 1 else None,
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3),
         "weights": fingerprint(session.models.policy)[:16],
     }
@@ -127,22 +128,44 @@ def drawn(folder: Path, runs: str) -> dict[str, Any]:
     draw = Draw(session.split(session.wirings[0], "train"), Seeds(0), ("draw", 0, 0))
     draw.weights(gain)
     rows = torch.tensor([example.row for example in draw.next(DRAWS)])
-    bins = (BINS * (gain.cumsum(0) - gain / 2) / gain.sum()).long()
+    bins = (
+        (BINS * (gain.cumsum(0) - gain / 2) / gain.sum()).long().clamp(max=BINS - 1)
+    )  # a last row without gain
     expected = DRAWS * torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, gain) / gain.sum()
     counted = torch.bincount(bins[rows], minlength=BINS)
-    chi2 = float(((counted - expected) ** 2 / expected).sum())
+    some = expected > 0  # with few rows not every bin has one
+    chi2 = float(((counted - expected)[some] ** 2 / expected[some]).sum())
     nothing = int((gain[rows] <= 0).sum())
-    return {"draws": DRAWS, "of_no_gain": nothing, "chi2": round(chi2, 1), "freedom": BINS - 1}
+    return {"draws": DRAWS, "of_no_gain": nothing, "chi2": round(chi2, 1), "freedom": int(some.sum()) - 1}
 
 
 def apart(folder: Path, runs: str, steps: int) -> dict[str, Any]:
     """`work`, or with no steps `drawn`, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.offline.large", "--folder", str(folder)]
     command += ["--runs", runs, "--steps", str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{runs}, {steps} steps: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def measured(folder: Path, rows: int) -> dict[str, Any]:
+    """All parts."""
+    write_model(folder / "model")
+    write_log(folder / "log.jsonl", rows)
+    found: dict[str, Any] = {
+        "machine": about(),
+        "rows": rows,
+        "bytes": (folder / "log.jsonl").stat().st_size,
+        "cold": apart(folder, "whole", 1),
+    }
+    shutil.copytree(folder / "whole", folder / "halves")
+    found["warm"] = apart(folder, "whole", STEPS)
+    found["halves"] = [apart(folder, "halves", STEPS // 2) for _ in range(2)]
+    found["same_bits"] = found["halves"][1]["weights"] == found["warm"]["weights"]
+    found["drawn"] = apart(folder, "whole", 0)
     return found
 
 
@@ -158,21 +181,7 @@ def main() -> None:
         print(json.dumps(work(asked.folder, asked.runs, steps) if steps else drawn(asked.folder, asked.runs)))
         return
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_model(folder / "model")
-        write_log(folder / "log.jsonl", asked.rows)
-        found: dict[str, Any] = {
-            "machine": about(),
-            "rows": asked.rows,
-            "bytes": (folder / "log.jsonl").stat().st_size,
-            "cold": apart(folder, "whole", 1),
-        }
-        shutil.copytree(folder / "whole", folder / "halves")
-        found["warm"] = apart(folder, "whole", STEPS)
-        found["halves"] = [apart(folder, "halves", STEPS // 2) for _ in range(2)]
-        found["same_bits"] = found["halves"][1]["weights"] == found["warm"]["weights"]
-        found["drawn"] = apart(folder, "whole", 0)
-        print(json.dumps(found, indent=1))
+        print(json.dumps(measured(Path(place), asked.rows), indent=1))
 
 
 if __name__ == "__main__":

@@ -278,18 +278,24 @@ class Session:
             task = wiring.phase.task
             with blaming(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
                 found = wiring.task.examples(split)
-            policy = self.pipeline.policy
-            with blaming(f"{policy.place}: policy `{policy.name}`, reading the prompts of `{split}`,"):
-                refused = self.models.opened().refuse(found)
-            if refused:
-                first = next(iter(refused))
-                self.display.note(
-                    f"`{policy.name}` leaves out {len(refused):,} of {len(found):,} examples of `{split}`; "
-                    f"the first is `{found[first].id}`: {refused[first]}"
-                )
-                found = Without(found, refused)
-            self._splits[key] = found
+            self._splits[key] = self._readable(found, split)
         return self._splits[key]
+
+    def _readable(self, examples: Sequence[Example], split: str) -> Sequence[Example]:
+        """Those of a split that the policy can read; says how many it cannot."""
+        who = f"policy `{self.pipeline.policy.name}`"
+        place = self.pipeline.policy.place
+        with blaming(f"{place}: {who}, reading the prompts of `{split}`,"):
+            refused = self.models.opened().refuse(examples)
+        if not refused:
+            return examples
+        of = f"of {len(examples):,} examples of `{split}`"
+        first = next(iter(refused))
+        why = f"the first is `{examples[first].id}`: {refused[first]}"
+        if len(refused) == len(examples):
+            raise ConfigError(f"{place}: {who} can read none {of}; {why}")
+        self.display.note(f"{who} leaves out {len(refused):,} {of}; {why}")
+        return Without(examples, refused)
 
     def training_data(self, wiring: Wiring) -> Sequence[Example]:
         """The task's training examples, or what an earlier phase wrote down."""

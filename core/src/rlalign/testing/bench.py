@@ -92,10 +92,13 @@ def run_until(session: loop.Session, iterations: int) -> None:
     try:
         session.run()
     except KeyboardInterrupt:
-        session.logs.close()
-        session.dir.close()
+        if shown < iterations:  # somebody else's
+            raise
     else:
         raise AssertionError(f"the run ended before it had shown {iterations} iterations")
+    finally:
+        session.logs.close()
+        session.dir.close()
 
 
 class Bench:

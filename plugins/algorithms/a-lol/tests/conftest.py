@@ -12,12 +12,12 @@ from rlalign import Options, Policy, Rollout, Value
 
 
 class GivenValue(Value):
-    """V of the example `i` is the i-th number; nothing to fit."""
+    """V(x) of prompt i is the i-th number; nothing to fit."""
 
     class Config(Options):
         """Options of `given-value`."""
 
-        values: tuple[float, ...] = Field(description="by example")
+        values: tuple[float, ...] = Field(description="by prompt")
 
     config: Config
     per_prompt = True
@@ -26,11 +26,11 @@ class GivenValue(Value):
         self.register_buffer("given", torch.tensor(self.config.values, dtype=next(policy.parameters()).dtype))
 
     def values(self, rollout: Rollout, features: Any = None, last: bool = False) -> Tensor:
-        return self.given[[int(e.id) for e in rollout.examples]][rollout.group_N]
+        return self.given[[int(str(e.prompt)) for e in rollout.examples]][rollout.group_N]
 
 
 class FreeValue(Value):
-    """V of each example is a free number, as the mean of nothing: 0 at first."""
+    """V(x) of each prompt is a free number, as the mean of nothing: 0 at first."""
 
     class Config(Options):
         """Options of `free-value`."""
@@ -46,4 +46,4 @@ class FreeValue(Value):
         )
 
     def values(self, rollout: Rollout, features: Any = None, last: bool = False) -> Tensor:
-        return self.free[[int(e.id) for e in rollout.examples]][rollout.group_N]
+        return self.free[[int(str(e.prompt)) for e in rollout.examples]][rollout.group_N]

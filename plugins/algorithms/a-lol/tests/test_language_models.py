@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import Example, Options, Task
+from rlalign import Example, Options, Rollout, Task
 from rlalign.testing import Bench
 
 from .conftest import GivenValue
@@ -21,6 +21,13 @@ from .conftest import GivenValue
 REWARDS = (0.9, 0.1, 0.7, 0.4, 0.6, 1.0)
 VALUES = (0.3, 0.5, 0.45, 0.2, 0.8, 0.35)
 """Two of six earn less."""
+
+
+class ById(GivenValue):
+    """V of example i is the i-th number, whatever its prompt reads like."""
+
+    def values(self, rollout: Rollout, features: Any = None, last: bool = False) -> Tensor:
+        return self.given[[int(e.id) for e in rollout.examples]][rollout.group_N]
 
 
 class Worded(Task):
@@ -81,11 +88,11 @@ class Phases:
             "responses": "logged",
             "rewards": [] if method == "sft" else ["logged"],
             "algorithm": {method: options},
-            "models": {"value": {"given-value": {"values": values}}} if method == "a-lol" else {},
+            "models": {"value": {"by-id": {"values": values}}} if method == "a-lol" else {},
             "train": {"iterations": 1, "prompts": len(REWARDS), "dtype": "float64", **train},
         }
         self.folder.mkdir(exist_ok=True)
-        made = Bench(self.folder, pipeline, {"worded": Worded, "given-value": GivenValue})
+        made = Bench(self.folder, pipeline, {"worded": Worded, "by-id": ById})
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in made.run.models.policy.parameters():

@@ -24,7 +24,7 @@ def test_long_prompts_are_dropped(
     assert done.ticks == 2, "two passes over the two prompts that are left"
     samples = [json.loads(line) for line in (finished.path / "samples.jsonl").read_text().splitlines()]
     assert {len(sample["prompt"].split()) for sample in samples} == {1, 4}
-    said = "`causal-lm` leaves out 2 of 4 examples of `train`; the first is `2`: 8 tokens are more"
+    said = "policy `causal-lm` leaves out 2 of 4 examples of `train`; the first is `2`: 8 tokens are more"
     assert any(note.startswith(said) for note in done.display.notes)
     with pytest.raises(ConfigError, match="prompt 2 cannot be read: 5 tokens are more"):
         open_run(finished.path, {}, registry=registry(components)).ready(prompts=["w1", "w1 w2 w3 w4 w5"])
