@@ -1,8 +1,8 @@
 """What RL4LMs was measured at, run with rlalign: seconds, memory, and how fast it learns (README.md beside this).
 
-python benchmarks/rl4lms/bench.py                  every row, then the learning curves; goes on where it stopped
-python benchmarks/rl4lms/bench.py A-ppo S-ppo      these rows
-python benchmarks/rl4lms/bench.py --report         what is in the results file, measured again by nobody
+python -m benchmarks.rl4lms.bench                  every row, then the learning curves; goes on where it stopped
+python -m benchmarks.rl4lms.bench A-ppo S-ppo      these rows
+python -m benchmarks.rl4lms.bench --report         what is in the results file, measured again by nobody
 """
 
 from __future__ import annotations

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlalign.component import Component
-from rlalign.draw import Draw, Without
+from rlalign.draw import Draw
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.hookspecs import hookimpl
 from rlalign.pipeline import Train
 from rlalign.randomness import Seeds
 from rlalign.run import Run
-from rlalign.testing import Bench, Logits, run
+from rlalign.testing import Bench, run
 from rlalign.testing.kit import _Once as ONCE
 from rlalign.types import Batch, Example
 
@@ -41,67 +39,6 @@ def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:
 
 def ids(examples: list[Example]) -> list[str]:
     return [e.id for e in examples]
-
-
-# -- what is left out ----------------------------------------------------------------------------------------
-
-
-class Known(list[Example]):
-    """Examples that say at once how many responses they have, and by which key they are drawn."""
-
-    row_keys = numpy.array([5, 1, 4, 2, 3])
-    response_counts = numpy.array([1, 2, 0, 2, 1])
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_without_some(known: bool) -> None:
-    listed = [Example(str(i), str(i)) for i in range(5)]
-    some = Without(Known(listed) if known else listed, {3, 0})
-    assert len(some) == 3
-    assert ids(list(some)) == ids(some[:]) == ["1", "2", "4"]
-    assert ids(some[1:]) == ["2", "4"]
-    assert some[-1].id == "4"
-    with pytest.raises(IndexError):
-        some[3]
-    if known:
-        assert some.row_keys is not None and some.row_keys.tolist() == [1, 4, 3]
-        assert some.response_counts is not None and some.response_counts.tolist() == [2, 0, 1]
-    else:
-        assert some.row_keys is None and some.response_counts is None
-
-
-class Picky(Logits):
-    """Reads no prompt that ends in one of these digits."""
-
-    digits = "135"
-
-    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        return {i: "is odd" for i, e in enumerate(examples) if str(e.prompt)[-1] in self.digits}
-
-
-def test_what_the_policy_cannot_read_is_named(tmp_path: Path) -> None:
-    pipeline = {
-        "task": {"numbers": {"prompts": 6}},
-        "policy": {"picky": {"prompts": 6}},
-        "rewards": ["length"],
-        "algorithm": "once",
-        "generation": {"samples": 2, "max_new_tokens": 3},
-        "train": {"passes": 1, "prompts": 3},
-    }
-    _, started = run(tmp_path, pipeline, {"once": ONCE, "picky": Picky})
-    assert started.ticks == 1
-    assert (
-        "policy `picky` leaves out 3 of 6 examples of `train`; the first is `1`: is odd"
-        in started.display.notes
-    )  # type: ignore[attr-defined]
-
-    class Blind(Picky):
-        digits = "0123456789"
-
-    with pytest.raises(
-        ConfigError, match="policy `blind` can read none of 6 examples of `train`; the first is `0`"
-    ):
-        run(tmp_path, {**pipeline, "policy": {"blind": {}}}, {"once": ONCE, "blind": Blind})
 
 
 # -- shuffled passes --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlalign.component import Component, Options, Task
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
+    from rlalign.examples import Joined, LazyExamples
     from rlalign.hookspecs import hookimpl
     from rlalign.pipeline import Sampling
     from rlalign.policy import Constraint, Decoder, Policy, Value
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "component": ("Component", "Options", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
+    "examples": ("Joined", "LazyExamples"),
     "hookspecs": ("hookimpl",),
     "pipeline": ("Sampling",),
     "policy": ("Constraint", "Decoder", "Policy", "Value"),
@@ -49,6 +51,8 @@ __all__ = [
     "Constraint",
     "Decoder",
     "Example",
+    "Joined",
+    "LazyExamples",
     "Loss",
     "Nucleus",
     "Options",

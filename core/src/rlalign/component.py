@@ -82,9 +82,7 @@ class Task(Component):
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of a split, in a fixed order.
 
-        The sequence may load them as they are asked for. It may have two arrays with an entry an example:
-        `response_counts`, its logged responses, so that nobody reads it to count them; and `row_keys`, by which
-        examples are drawn in an order that does not depend on theirs.
+        A sequence that loads them when they are asked for derives from `LazyExamples`.
         """
         raise NotImplementedError
 

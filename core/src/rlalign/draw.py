@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -142,36 +142,6 @@ class Draw:
                 "sets in `phase_started` may depend on the data and on `run.column`, not on what it learned since"
             )
         self.position = int(state["position"])
-
-
-class Without(Sequence[Example]):
-    """A task's examples, those at some places left out; what it can say of the others at once stays so."""
-
-    def __init__(self, data: Sequence[Example], places: Collection[int]) -> None:
-        self._data = data
-        self._at = numpy.setdiff1d(numpy.arange(len(data)), list(places))
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self._data[int(i)] for i in self._at[index]]
-        return self._data[int(self._at[index])]
-
-    @property
-    def response_counts(self) -> numpy.ndarray | None:
-        known = getattr(self._data, "response_counts", None)
-        return None if known is None else known[self._at]
-
-    @property
-    def row_keys(self) -> numpy.ndarray | None:
-        known = getattr(self._data, "row_keys", None)
-        return None if known is None else known[self._at]
 
 
 def _order(data: Sequence[Example]) -> Tensor:

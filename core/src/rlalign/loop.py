@@ -17,8 +17,8 @@ from torch import Tensor
 from rlalign.columns import data_fingerprint
 from rlalign.component import Component
 from rlalign.display import Display, make_display
-from rlalign.draw import Without
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError, blaming
+from rlalign.examples import Joined, Without
 from rlalign.models import Models, fingerprint, save_folder
 from rlalign.phase import PhaseRun
 from rlalign.pipeline import Item, Pipeline, config, places
@@ -290,7 +290,7 @@ class Session:
         if not refused:
             return examples
         of = f"of {len(examples):,} examples of `{split}`"
-        first = next(iter(refused))
+        first = min(refused)
         why = f"the first is `{examples[first].id}`: {refused[first]}"
         if len(refused) == len(examples):
             raise ConfigError(f"{place}: {who} can read none {of}; {why}")
@@ -303,7 +303,7 @@ class Session:
         if origin is None:
             return self.split(wiring, "train")
         path = self.dir.path / self.rows_file(self._at["repeat"], origin.phase)
-        return Rows(path, self.split(wiring, "train") if origin.original else ())
+        return Joined(Rows(path), self.split(wiring, "train")) if origin.original else Rows(path)
 
     def data_fingerprint(self, wiring: Wiring, data: Sequence[Example]) -> str:
         if data is not self._splits.get((id(wiring.task), "train")):

@@ -88,8 +88,9 @@ class Opened(Session):
         if seed is not None:  # only now: what models make again at each start follows from the run's
             self.seeds = Seeds(seed)
         self._prompts = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
-        for i, why in self.models.opened().refuse(self._prompts).items():
-            raise ConfigError(f"prompt {i + 1} cannot be read: {why}")
+        if refused := self.models.opened().refuse(self._prompts):
+            first = min(refused)
+            raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
         self.phase = PhaseRun(self, self.wirings[self.place], self.repeat, self.place)
         self.phase.look(self._phase_state, scoring=not prompts)
         return self

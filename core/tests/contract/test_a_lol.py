@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import Batch, Example, Options, Reward, Rollout, Run, Task, columns, hookimpl, loop
+from rlalign import Batch, Example, LazyExamples, Options, Reward, Rollout, Run, Task, columns, hookimpl, loop
 from rlalign.records import checkpoint
 from rlalign.testing import Numbers, registry, session
 from rlalign.testing.bench import Silence
@@ -239,16 +239,14 @@ class Lazy(Task):
         return _LazyRows(self.config.rows)  # type: ignore[attr-defined]
 
 
-class _LazyRows(Sequence[Example]):
+class _LazyRows(LazyExamples):
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return self.rows // 2
 
-    def __getitem__(self, i: Any) -> Any:
-        if i >= len(self):
-            raise IndexError(i)
+    def example(self, i: int) -> Example:
         texts = (f"{i % 5} {i % 3}", f"{i % 6} {i % 2}")
         return Example(id=str(i), prompt=str(i % 6), responses=texts, meta={"about": f"{i:0400d}"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlalign.errors import RLAlignError
+from rlalign.examples import LazyExamples
 from rlalign.policy import Policy
 from rlalign.types import Example, Reward, Rollout
 
@@ -22,12 +23,11 @@ SAMPLED = "sampled"
 """The column of a rollout that holds its texts as they were sampled, before the task's `postprocess`."""
 
 
-class Rows(Sequence[Example]):
-    """The scored responses in a log, then other examples. Only where each row begins stays in memory."""
+class Rows(LazyExamples):
+    """The scored responses in a log. Only where each row begins stays in memory."""
 
-    def __init__(self, path: Path, others: Sequence[Example] = ()) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.others = others
         self.starts = array("q")
         if path.exists():
             with path.open("rb") as file:
@@ -37,16 +37,11 @@ class Rows(Sequence[Example]):
                     at += len(line)
 
     def __len__(self) -> int:
-        return len(self.starts) + len(self.others)
+        return len(self.starts)
 
-    def __getitem__(self, index: Any) -> Any:
-        place = range(len(self))[index]
-        if isinstance(place, range):
-            return [self[i] for i in place]
-        if place >= len(self.starts):
-            return self.others[place - len(self.starts)]
+    def example(self, index: int) -> Example:
         with self.path.open("rb") as file:
-            file.seek(self.starts[place])
+            file.seek(self.starts[index])
             return _example(json.loads(file.readline()))
 
 

@@ -94,6 +94,12 @@ def test_splits_are_drawn_with_the_published_seed(tmp_path):
     assert [len(v) for v in everything(reddit(tmp_path, limit=3)).values()] == [3, 6, 6]
 
 
+def test_both_kinds_joined_are_counted_unread_and_drawn_by_what_they_are(tmp_path):
+    joined = reddit(write(tmp_path, comments(60), comments(40, -1)), train="both").examples("train")
+    assert joined.response_counts.tolist() == [1] * len(joined)
+    assert len(set(joined.row_keys.tolist())) == len(joined)
+
+
 def test_comments_without_text_or_parent_are_left_out(tmp_path):
     odd = [("x", "", 3, "p"), ("y", "NaN", 3, "p"), ("z", "t", 3, "null"), ("w", "t", 3, "  ")]
     folder = write(tmp_path, [*comments(5), *odd], comments(5, -1))

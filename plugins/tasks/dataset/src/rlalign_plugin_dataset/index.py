@@ -9,11 +9,10 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy
 
-from rlalign import ConfigError, Example
+from rlalign import ConfigError, Example, LazyExamples
 from rlalign_plugin_dataset.tables import Row, Scanned, Table
 
 NAMED = 5
@@ -47,13 +46,15 @@ Readers = Sequence[tuple[Table, Reader]]
 SplitOf = Callable[[Example, Reader], str | None]
 
 
-class Examples(Sequence[Example]):
-    """Examples that are read when they are asked for: all that is held is where each row stands."""
+class Examples(LazyExamples):
+    """Examples of tables: all that is held is where each row stands."""
 
     def __init__(self, readers: Readers, places: Places, rows: numpy.ndarray, found: int) -> None:
         self._readers = readers
         self._places = places
         self._rows = rows
+        self.response_counts = numpy.frombuffer(places.answers, dtype=numpy.intc)[rows]
+        self.row_keys = numpy.frombuffer(places.key, dtype=numpy.uint64)[rows]
         self.found = found
         """How many the tables hold, in all splits and with those that were left out."""
 
@@ -64,27 +65,7 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def response_counts(self) -> numpy.ndarray:
-        """Logged responses of each, without reading them again."""
-        counts: numpy.ndarray = numpy.frombuffer(self._places.answers, dtype=numpy.intc)[self._rows]
-        return counts
-
-    @property
-    def row_keys(self) -> numpy.ndarray:
-        """By which a run draws: another order of the rows is no other run."""
-        keys: numpy.ndarray = numpy.frombuffer(self._places.key, dtype=numpy.uint64)[self._rows]
-        return keys
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
+    def example(self, index: int) -> Example:
         return self._places.example(self._readers, int(self._rows[index]))
 
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from rlalign import Example
+from rlalign import Example, Joined
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Joined, Measuring
+from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
 from rlalign_plugin_dialog_tasks.text import Tokens, filled, fitted, list_of, text_of
 
 NONE_USED = "no_passages_used"

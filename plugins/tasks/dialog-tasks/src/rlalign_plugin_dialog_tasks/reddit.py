@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy
 from pydantic import Field
 
-from rlalign import ConfigError, Example
+from rlalign import ConfigError, Example, Joined
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.index import BadRow, Examples, hash_of
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, Joined, LocalOptions, Measuring
+from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
 from rlalign_plugin_dialog_tasks.text import fitted, number
 
 FILES = {"up": ("comments_positive.csv",), "down": ("comments_negative.csv",)}
