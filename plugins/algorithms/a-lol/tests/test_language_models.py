@@ -79,19 +79,18 @@ class Phases:
         train: Given = NOTHING,
         **options: Any,
     ) -> Bench:
-        options = {"draw": "uniform", **({} if method == "sft" else {"pool": "all"}), **options}
-        if method == "sft":
-            del options["draw"]
+        scored = method != "sft"
+        if scored:
+            options = {"draw": "uniform", "pool": "all", **options}
         pipeline = {
             "task": {"worded": task},
             "policy": self.model,
             "responses": "logged",
-            "rewards": [] if method == "sft" else ["logged"],
+            "rewards": ["logged"] if scored else [],
             "algorithm": {method: options},
             "models": {"value": {"by-id": {"values": values}}} if method == "a-lol" else {},
             "train": {"iterations": 1, "prompts": len(REWARDS), "dtype": "float64", **train},
         }
-        self.folder.mkdir(exist_ok=True)
         made = Bench(self.folder, pipeline, {"worded": Worded, "by-id": ById})
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
