@@ -52,6 +52,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo .importlinter.toml
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -73,5 +74,5 @@ bench-offline: $(STAMP)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist core/dist plugins/*/*/dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist plugins/*/*/dist
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,9 +29,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from rlalign import Example
-from rlalign.pipeline import Sampling
+from rlalign.builtin.nucleus import Nucleus
+from rlalign.data.settings import Sampling
+from rlalign.decoding.truncation import nucleus
 from rlalign.randomness import Seeds
-from rlalign.sampling import Nucleus, nucleus
 
 PROMPTS, SAMPLES, PROMPT, STEPS = 8, 4, 16, 48
 SHAPES = {
@@ -94,7 +95,7 @@ def sampling(shape: str, *, peaked: bool, rounds: int, top_p: float, halves: boo
     policy = policy_of(shape, peaked=peaked)
     masks = {"nlpo": policy.copy("lagging")}
     if halves:
-        from rlalign.models import hold
+        from rlalign.running.models import hold
 
         masks["nlpo, bfloat16 mask"] = hold(policy.copy("lagging"), torch.bfloat16)
     prompts = [" ".join(f"w{2 + 7 * i + j}" for j in range(PROMPT)) for i in range(PROMPTS)]

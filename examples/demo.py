@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign import loop
-from rlalign.display import PlainDisplay, make_display
-from rlalign.pipeline import config
+from rlalign.config.load import load_pipeline
 from rlalign.records import logs
+from rlalign.running import loop
+from rlalign.running.display import PlainDisplay, make_display
 
 HERE = Path(__file__).resolve().parent
 SHOWN = {
@@ -53,7 +53,7 @@ def main() -> None:
     print("$ rlalign run examples/quickstart.yaml", *asked.overrides, flush=True)
     display = make_display()
     session = loop.start(
-        config.load(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
+        load_pipeline(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
         root=os.path.relpath(asked.runs),
         display=Brief() if isinstance(display, PlainDisplay) else display,
     )

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import cli
-from rlalign.component import Component
-from rlalign.registry import Registry
+from rlalign.cli.commands import program
+from rlalign.config.registry import Registry
+from rlalign.interface.component import Component
 from rlalign.testing import ComponentTests
 
 BAD = Path(__file__).parent / "bad"
@@ -56,7 +56,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(change: dict[str, Any], *arguments: str) -> Result:
     Path("p.yaml").write_text(yaml.dump({**copy.deepcopy(GOOD), **change}, sort_keys=False))
-    return CliRunner().invoke(cli.commands, ["run", "p.yaml", "--plain", *arguments])
+    return CliRunner().invoke(program, ["run", "p.yaml", "--plain", *arguments])
 
 
 def refused(result: Result, code: int, *parts: str) -> None:
@@ -210,9 +210,9 @@ def test_a_model_used_in_one_phase_may_be_described_for_all() -> None:
 
 def test_missing_file_and_empty_file() -> None:
     Path("pipeline.yaml").write_text("")
-    found = CliRunner().invoke(cli.commands, ["run", "pipelin.yaml"])
+    found = CliRunner().invoke(program, ["run", "pipelin.yaml"])
     refused(found, 2, "pipelin.yaml: no such file; did you mean pipeline.yaml?")
-    refused(CliRunner().invoke(cli.commands, ["run", "pipeline.yaml"]), 2, "the file is empty")
+    refused(CliRunner().invoke(program, ["run", "pipeline.yaml"]), 2, "the file is empty")
 
 
 def test_several_mistakes_are_told_at_once() -> None:
@@ -367,7 +367,7 @@ def test_a_run_directory_that_exists() -> None:
 def test_a_folder_that_is_no_run() -> None:
     Path("runs/mine").mkdir(parents=True)
     refused(run({}, "--name", "mine"), 2, "runs/mine: exists and is no run of rlalign", "another name")
-    refused(CliRunner().invoke(cli.commands, ["run", "--resume", "runs/mine"]), 2, "is no run of rlalign")
+    refused(CliRunner().invoke(program, ["run", "--resume", "runs/mine"]), 2, "is no run of rlalign")
     assert not list(Path("runs/mine").iterdir())
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from benchmarks.rl4lms import bench, curves, measure, models, rows
 
-from rlalign import loop
-from rlalign.pipeline import config
-from rlalign.registry import Registry
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
+from rlalign.running import workspace
 
 SPEED = ("A", "B", "A-s2s", "B-s2s", "S", "LC")
 
@@ -36,8 +36,8 @@ def test_every_recorded_row_is_there() -> None:
 def test_the_pipelines_are_valid(tmp_path: Path, work: str, method: str) -> None:
     said = rows.pipeline(rows.WORKS[work], method, tmp_path, iterations=3, seed=1)
     registry = Registry()
-    loaded = config.load(tmp_path / "row.yaml", registry=registry, text=json.dumps(said))
-    (wiring,), _ = loop.wire_all(loaded, registry)
+    loaded = load_pipeline(tmp_path / "row.yaml", registry=registry, text=json.dumps(said))
+    (wiring,), _ = workspace.wire_all(loaded, registry)
     assert wiring.trains == ("policy", "value")
     assert wiring.phase.train.epochs == rows.WORKS[work].epochs
     options = wiring.phase.algorithm[0].options

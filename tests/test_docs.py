@@ -23,17 +23,20 @@ import yaml
 from pydantic import Field
 
 import rlalign
-from rlalign import Component, hookspecs, loop
-from rlalign.cli import commands
-from rlalign.members import HOOKS, implements
-from rlalign.pipeline import Sampling, Save, Train, config
-from rlalign.pipeline.entries import Beside
-from rlalign.pipeline.inherit import Measure
-from rlalign.pipeline.overrides import MERGED, REPLACED
+from rlalign import Component
+from rlalign.cli.commands import program
+from rlalign.cli.report import describe
+from rlalign.config.entries import Beside
+from rlalign.config.inherit import Measure
+from rlalign.config.load import Top, load_pipeline
+from rlalign.config.overrides import MERGED, REPLACED
+from rlalign.config.registry import Registry
+from rlalign.data.settings import Sampling, Save, Train
+from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
-from rlalign.registry import Registry
-from rlalign.report import describe
-from rlalign.stages import WRAPPABLE
+from rlalign.running import workspace
+from rlalign.running.members import HOOKS, implements
+from rlalign.running.stages import WRAPPABLE
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,22 +130,22 @@ def test_fragments_are_fragments(block):
     data = yaml.safe_load(block)
     assert isinstance(data, dict)
     assert not {"task", "policy"} <= set(data), "a whole pipeline: leave out `fragment`"
-    assert set(data) <= {"policy", "phases", *REPLACED, *MERGED, *config.Top.model_fields}
+    assert set(data) <= {"policy", "phases", *REPLACED, *MERGED, *Top.model_fields}
 
 
 def check(text: str, path: Path) -> str:
     registry = Registry()
-    pipeline = config.load(path, registry=registry, text=text)
-    return describe(pipeline, loop.wire_all(pipeline, registry)[0])
+    pipeline = load_pipeline(path, registry=registry, text=text)
+    return describe(pipeline, workspace.wire_all(pipeline, registry)[0])
 
 
 # -- hooks.md -----------------------------------------------------------------------------------------
 
 
 def written() -> dict[str, str]:
-    """Each hook as hookspecs.py writes it: mark and signature."""
+    """Each hook as hooks.py writes it: mark and signature."""
     found = {}
-    for node in ast.parse(Path(hookspecs.__file__).read_text()).body:
+    for node in ast.parse(Path(hooks.__file__).read_text()).body:
         if isinstance(node, ast.FunctionDef):
             (mark,) = node.decorator_list
             node.body = [ast.Pass()]
@@ -271,9 +274,9 @@ def test_the_tutorial_s_code_is_the_example_s():
 
 def test_every_key_of_a_pipeline_is_documented():
     text = says("docs/pipeline.md")
-    for key in ("policy", "phases", *REPLACED, *MERGED, *config.Top.model_fields):
+    for key in ("policy", "phases", *REPLACED, *MERGED, *Top.model_fields):
         assert f"`{key}`" in text, key
-    for model in (Train, Sampling, Measure, Save, Beside, config.Top):
+    for model in (Train, Sampling, Measure, Save, Beside, Top):
         path = f"{model.__module__}:{model.__qualname__}"
         assert f"<!-- options: {path} -->" in text, path
 
@@ -337,12 +340,12 @@ def test_everything_in_a_run_is_documented(finished):
 def test_commands_in_the_manual_exist(page):
     """Every `rlalign …` in a block or in the text names a command and options there are."""
     text = page.read_text()
-    names = "|".join(commands.commands)
+    names = "|".join(program.commands)
     lines = re.findall(rf"^(?:    )?(?:\$ )?(rlalign (?:{names})\b[^\n]*)", text, re.MULTILINE)
     lines += re.findall(rf"`(rlalign (?:{names})\b[^`\n]*)`", text)
     for line in lines:
         words = shlex.split(line.partition(" #")[0])
-        command = commands.commands[words[1]]
+        command = program.commands[words[1]]
         known = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
         for word in re.findall(r"--[a-z]+", " ".join(words[2:])):
             assert word in known, line
@@ -352,12 +355,23 @@ def test_commands_in_the_manual_exist(page):
 
 
 def test_every_module_of_the_core_has_its_line():
-    table = says("docs/architecture.md").partition("## Modules")[2].partition("\n## ")[0]
-    listed = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    section = says("docs/architecture.md").partition("## Modules")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| (?:\*\*)?`([\w.]+)`(?:\*\*)? \| .+ \|$", section, re.MULTILINE)
     source = ROOT / "core/src/rlalign"
-    modules = {p.stem for p in source.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
-    assert {name for name, _ in listed} == modules - {"__init__"}
-    assert len(listed) == len(dict(listed))
+    modules = {".".join(path.relative_to(source).with_suffix("").parts) for path in source.rglob("*.py")}
+    rooms = {name.removesuffix(".__init__") for name in modules} - {"__init__", "cli.__main__"}
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_the_floors_drawn_are_the_floors_that_are_checked():
+    section = says("docs/architecture.md").partition("## Modules")[2].partition("\n## ")[0]
+    (drawing,) = re.findall(r"```text\n(.*?)```", section, re.DOTALL)
+    drawn = [
+        re.findall(r"(?<!\()\b[a-z]+\b(?!\))", floor.splitlines()[1]) for floor in drawing.split("─ ")[1:]
+    ]
+    rules = tables.tomllib.loads(says(".importlinter.toml"))["tool"]["importlinter"]["contracts"]
+    (checked,) = (rule["layers"] for rule in rules if rule["type"] == "layers")
+    assert drawn == [floor.split(" | ") for floor in checked]
 
 
 def test_what_is_planned_stands_in_one_place():

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rlalign import loop
-from rlalign.pipeline import config
+from rlalign.cli.report import describe
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
 from rlalign.records import logs
-from rlalign.registry import Registry
-from rlalign.report import describe
+from rlalign.running import loop, workspace
 from rlalign.testing.bench import Silence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ VOWELS = ROOT / "examples/plugins/rlalign-plugin-vowels"
 
 
 def finish(name: str, folder: Path, *overrides: str, seed: int = 0) -> loop.Finished:
-    pipeline = config.load(ROOT / "examples" / f"{name}.yaml", overrides, seed=seed)
+    pipeline = load_pipeline(ROOT / "examples" / f"{name}.yaml", overrides, seed=seed)
     return loop.start(pipeline, root=folder, display=Silence()).run()
 
 
@@ -39,8 +39,8 @@ def evaluations(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_pipeline_can_run(path, with_example_plugins):
     registry = Registry()
-    pipeline = config.load(path, registry=registry)
-    assert describe(pipeline, loop.wire_all(pipeline, registry)[0]).startswith(f"{path.stem}: ")
+    pipeline = load_pipeline(path, registry=registry)
+    assert describe(pipeline, workspace.wire_all(pipeline, registry)[0]).startswith(f"{path.stem}: ")
     assert path.read_text().startswith("# "), "it begins with what it shows"
 
 

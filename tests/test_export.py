@@ -10,9 +10,9 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import cli
-from rlalign.opened import open_model
+from rlalign.cli.commands import program
 from rlalign.records import logs
+from rlalign.running.opened import open_model
 from rlalign_plugin_dataset import Dataset
 
 BANDIT = {
@@ -27,7 +27,7 @@ BANDIT = {
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+    return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
 @pytest.fixture

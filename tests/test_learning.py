@@ -12,10 +12,11 @@ import pytest
 import torch
 import yaml
 
-from rlalign import Component, Run, Score, evaluation, hookimpl
+from rlalign import Component, Run, Score, hookimpl
+from rlalign.data.rollout import Rollout
 from rlalign.records import logs
+from rlalign.running import evaluation
 from rlalign.testing import bench
-from rlalign.types import Rollout
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SEEDS = (0, 1, 2)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import cli
+from rlalign.cli.commands import program
 from rlalign.records import logs
 from rlalign.testing import Bench
 from rlalign_plugin_dataset import Dataset
@@ -27,7 +27,7 @@ KEEP = "train.keep_responses=true"
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+    return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
 def export(run: Path, file: Path) -> list[dict[str, Any]]:

@@ -13,11 +13,11 @@ import torch
 import yaml
 
 from rlalign import Batch, Component, Run, hookimpl
-from rlalign.loop import Session
-from rlalign.pipeline import config
-from rlalign.policy import Policy
+from rlalign.config.load import load_pipeline
+from rlalign.interface.policy import Policy
 from rlalign.records import logs
 from rlalign.records.checkpoint import load_tensors
+from rlalign.running.loop import Session
 from rlalign.testing import bench
 from rlalign.testing.bench import Silence, run
 
@@ -94,7 +94,7 @@ IMPROVE = ("improve-1", "improve-2", "improve-3")
 
 
 def test_the_thresholds_of_rest_rise_and_its_learning_rates_fall() -> None:
-    phases = {phase.name: phase for phase in config.load(EXAMPLES / "rest.yaml").phases}
+    phases = {phase.name: phase for phase in load_pipeline(EXAMPLES / "rest.yaml").phases}
     assert tuple(phases) == ("grow", *IMPROVE)
     for name in IMPROVE:
         origin = phases[name].origin

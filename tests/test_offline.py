@@ -18,8 +18,8 @@ from benchmarks.offline import analysis, large, logs, measures, plan, report, re
 from benchmarks.offline.limits import AtMost, Ending
 from benchmarks.offline.measures import End, Point, Prepared, Record
 
-from rlalign.pipeline import config
-from rlalign.registry import Registry
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
 from rlalign.testing import ComponentTests
 from rlalign_plugin_toy_tasks.reviews import REVIEWS
 
@@ -174,8 +174,8 @@ def registry() -> Registry:
 def test_the_pipelines_are_accepted(tmp_path):
     some = [one for one in everything() if one.log is NOISY and one.trial.lr == plan.LRS[0]]
     for one in {(one.arm.name, str(one.trial)): one for one in some}.values():
-        config.load(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(one.pipeline))
-    config.load(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(plan.clone(NOISY, 0)))
+        load_pipeline(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(one.pipeline))
+    load_pipeline(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(plan.clone(NOISY, 0)))
 
 
 class TestAtMost(ComponentTests):

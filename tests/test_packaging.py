@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from rlalign.registry import Registry, kind
+from rlalign.config.registry import Registry, kind
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
@@ -204,8 +204,8 @@ def test_the_command_answers_at_once(arguments, tmp_path):
         took.append(user + after.children_system - before.children_system)
     assert min(took) < 0.7
     code = (
-        "import sys\nfrom rlalign.cli import commands\n"
-        f"commands({arguments!r}, standalone_mode=False)\n"
+        "import sys\nfrom rlalign.cli.commands import program\n"
+        f"program({arguments!r}, standalone_mode=False)\n"
         "sys.exit('torch' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
@@ -226,10 +226,10 @@ class Absent(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from rlalign.pipeline import config
-from rlalign import loop
+from rlalign.config.load import load_pipeline
+from rlalign.running import loop
 from rlalign.testing.bench import Silence
-pipeline = config.load(sys.argv[1], ["train.iterations=3", "evaluate=null"])
+pipeline = load_pipeline(sys.argv[1], ["train.iterations=3", "evaluate=null"])
 print(loop.start(pipeline, root=sys.argv[2], display=Silence()).run().path)
 """
 

@@ -157,7 +157,7 @@ def kill_at_random(shop: Workshop, name: str, kills: int, seed: int) -> None:
     while killed < kills:
         instant: dict[str, Any] = {"at": instants.randrange(1, events)}
         if instants.random() < 0.25:
-            instant = {"at": instants.randrange(1, 300_000), "since": "rlalign.pipeline.config:load"}
+            instant = {"at": instants.randrange(1, 300_000), "since": "rlalign.config.places:read"}
         ended = runs.go_on(("signal_at_event", instant))
         if ended.code == 0:
             break
@@ -223,14 +223,17 @@ def test_the_command_killed_ten_times(shop: Workshop, name: str) -> None:
 # -- killed at chosen instants -----------------------------------------------------------------------
 
 CHOSEN: dict[str, tuple[str, Interference]] = {
-    "between two optimiser steps": ("on-policy", calls("rlalign.optimiser:Optimiser.step", 7, "after")),
-    "in an optimiser step": ("on-policy", calls("rlalign.optimiser:Optimiser.gradient_norm", 12)),
+    "between two optimiser steps": (
+        "on-policy",
+        calls("rlalign.learning.optimiser:Optimiser.step", 7, "after"),
+    ),
+    "in an optimiser step": ("on-policy", calls("rlalign.learning.optimiser:Optimiser.gradient_norm", 12)),
     "in the rollout": ("on-policy", calls("rlalign_plugin_table:TableDecoder.advance", 50)),
-    "in an evaluation": ("on-policy", calls("rlalign.phase:evaluate", 3)),
-    "in the first piece of a column": ("offline", calls("rlalign.columns:_checked", 1)),
-    "in the second piece of a column": ("offline", calls("rlalign.columns:_checked", 2, "after")),
-    "before a column's progress": ("offline", calls("rlalign.columns:write_atomic", 2)),
-    "after a column's progress": ("offline", calls("rlalign.columns:write_atomic", 2, "after")),
+    "in an evaluation": ("on-policy", calls("rlalign.running.loop:evaluate", 3)),
+    "in the first piece of a column": ("offline", calls("rlalign.records.columns:_checked", 1)),
+    "in the second piece of a column": ("offline", calls("rlalign.records.columns:_checked", 2, "after")),
+    "before a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2)),
+    "after a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2, "after")),
     "with half a file of a commit point": (
         "phases",
         ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 9, "share": 0.5}),
@@ -250,15 +253,18 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "in the first row for a later phase": ("phases", tears("rows/grow-1.jsonl", 1, 1)),
     "before a log is begun": ("phases", calls("rlalign.records.logs:Logs._remember", 4)),
     "after a log is begun": ("phases", calls("rlalign.records.logs:Logs._remember", 4, "after")),
-    "before models are made ready": ("phases", calls("rlalign.models:Models.prepare", 2)),
-    "after models are made ready": ("phases", calls("rlalign.models:Models.prepare", 5, "after")),
-    "after a phase's last iteration": ("phases", calls("rlalign.models:Models.check_guard", 2, "after")),
+    "before models are made ready": ("phases", calls("rlalign.running.models:Models.prepare", 2)),
+    "after models are made ready": ("phases", calls("rlalign.running.models:Models.prepare", 5, "after")),
+    "after a phase's last iteration": (
+        "phases",
+        calls("rlalign.running.models:Models.check_guard", 2, "after"),
+    ),
     "before the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1)),
     "after the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1, "after")),
     "after the last commit point": ("on-policy", calls("rlalign.records.checkpoint:write", 10, "after")),
-    "before the model is saved": ("on-policy", calls("rlalign.loop:save_folder", 1)),
+    "before the model is saved": ("on-policy", calls("rlalign.running.loop:save_folder", 1)),
     "when the model is half saved": ("on-policy", calls("rlalign_plugin_table:Table.save", 1, "after")),
-    "after the model is saved": ("on-policy", calls("rlalign.loop:save_folder", 1, "after")),
+    "after the model is saved": ("on-policy", calls("rlalign.running.loop:save_folder", 1, "after")),
     "before the run has its name": ("on-policy", calls("rlalign.records.rundir:_claim", 1)),
     "when the run has its name": ("on-policy", calls("rlalign.records.rundir:_claim", 1, "after")),
 }
@@ -287,11 +293,11 @@ def test_killed(shop: Workshop, instant: str) -> None:
 
 
 RESUMING: dict[str, Interference] = {
-    "before the models have their weights": calls("rlalign.models:Models.load_state"),
+    "before the models have their weights": calls("rlalign.running.models:Models.load_state"),
     "before the logs are cut": calls("rlalign.records.logs:Logs.cut"),
     "when one log is cut": calls("os:truncate", 1, "after"),
     "when the logs are cut": calls("rlalign.records.logs:Logs.cut", 1, "after"),
-    "before the first iteration": calls("rlalign.phase:PhaseRun._one_iteration"),
+    "before the first iteration": calls("rlalign.running.phase:PhaseRun.one_iteration"),
     "before the next commit point": calls("rlalign.records.checkpoint:write"),
     "when one log is removed": calls("pathlib:Path.unlink", 1, "after"),
     "when old commit points are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
@@ -331,7 +337,7 @@ def test_without_a_commit_point_a_run_starts_again(shop: Workshop) -> None:
 
 def test_commit_points_as_often_and_as_many_as_asked(shop: Workshop) -> None:
     runs = shop.runs("on-policy", "checkpoints.every=3", "checkpoints.keep=2")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 7 * 4 + 1)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 7 * 4 + 1)).code == KILLED
     assert checkpoint.find(runs.path / "checkpoints") == [3, 6]
     finish(runs)
     assert checkpoint.find(runs.path / "checkpoints") == [9, 10]
@@ -347,7 +353,7 @@ def test_asked_to_stop(shop: Workshop, name: str, asked: str) -> None:
     """It finishes the iteration, commits, says how to go on, and exits with 130."""
     number = signal.Signals[asked]
     runs = shop.runs(name, "checkpoints.every=4")
-    ended = runs.start(calls("rlalign.phase:PhaseRun._one_iteration", 3, number=number))
+    ended = runs.start(calls("rlalign.running.phase:PhaseRun.one_iteration", 3, number=number))
     assert ended.code == 130, ended
     assert "stopping after this iteration; once more to stop at once" in ended.output
     assert "stopped: stopped after iteration 3 of" in ended.output
@@ -363,7 +369,7 @@ def test_asked_twice_it_stops_at_once(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
     gate = shop.root / "gate"
     process = runs.begin(
-        ("wait_for", {"file": str(gate), "function": "rlalign.optimiser:Optimiser.step", "at": 9})
+        ("wait_for", {"file": str(gate), "function": "rlalign.learning.optimiser:Optimiser.step", "at": 9})
     )
     wait_until(gate.with_name("gate.here"))
     process.signal(signal.SIGINT)
@@ -400,7 +406,7 @@ def test_asked_to_stop_at_any_instant(shop: Workshop) -> None:
 
 def test_asked_to_stop_in_the_last_iteration_it_finishes(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    ended = runs.start(calls("rlalign.phase:PhaseRun._one_iteration", 10, number=signal.SIGINT))
+    ended = runs.start(calls("rlalign.running.phase:PhaseRun.one_iteration", 10, number=signal.SIGINT))
     assert ended.code == 0, ended
     shop.same(runs)
 
@@ -428,10 +434,10 @@ def test_a_finished_run_is_left_alone(shop: Workshop, environment: str) -> None:
 
 def test_a_second_process_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
     gate = shop.root / "second"
     first = runs.begin(
-        ("wait_for", {"file": str(gate), "function": "rlalign.optimiser:Optimiser.step", "at": 5}),
+        ("wait_for", {"file": str(gate), "function": "rlalign.learning.optimiser:Optimiser.step", "at": 5}),
         resume=True,
     )
     wait_until(gate.with_name("second.here"))
@@ -451,7 +457,7 @@ def edit_lock(runs: Runs, **changes: Any) -> None:
 
 def test_a_changed_environment_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
     whole = json.loads((runs.path / "lock.json").read_text())
     edit_lock(runs, plugins=whole["plugins"] | {"rlalign": {"version": "0.0.9", "code": None}}, threads=2)
     ended = runs.resume()
@@ -466,7 +472,7 @@ def test_a_changed_environment_is_refused(shop: Workshop) -> None:
 
 def test_a_changed_seed_in_the_pipeline_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
     file = runs.path / "pipeline.yaml"
     file.write_text(file.read_text().replace("seed: 0", "seed: 3"))
     ended = runs.resume()
@@ -477,7 +483,7 @@ def test_a_module_of_ones_own_that_changed_is_refused(shop: Workshop, tmp_path: 
     for name in ("offline.yaml", "components_for_resume.py"):
         (tmp_path / name).write_text((HERE / name).read_text())
     runs = Runs(tmp_path / "offline.yaml", tmp_path / "runs", shop.server)
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
     with (tmp_path / "components_for_resume.py").open("a") as file:
         file.write("\nCHANGED = True\n")
     ended = runs.resume()
@@ -488,7 +494,7 @@ def test_a_module_of_ones_own_that_changed_is_refused(shop: Workshop, tmp_path: 
 @pytest.mark.parametrize("harm", fast(["truncate", "edit", "remove"], "edit"))
 def test_a_damaged_commit_point_is_refused_and_the_one_before_taken(shop: Workshop, harm: str) -> None:
     runs = shop.runs("phases")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 12)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 12)).code == KILLED
     one, two = checkpoint.find(runs.path / "checkpoints")[-2:]
     file = runs.path / f"checkpoints/{two:08d}/models/policy.safetensors"
     data = file.read_bytes()
@@ -507,9 +513,9 @@ def test_a_damaged_commit_point_is_refused_and_the_one_before_taken(shop: Worksh
 def test_killed_on_the_way_back_to_the_previous_commit_point(shop: Workshop) -> None:
     """What was left is left: resumed plainly it goes on from there."""
     runs = shop.runs("phases")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 12)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 12)).code == KILLED
     left = checkpoint.find(runs.path / "checkpoints")[-1]
-    ended = runs.resume(calls("rlalign.phase:PhaseRun._one_iteration"), options=("--previous",))
+    ended = runs.resume(calls("rlalign.running.phase:PhaseRun.one_iteration"), options=("--previous",))
     assert ended.code == KILLED, ended
     assert checkpoint.find(runs.path / "checkpoints")[-1] == left - 1
     finish(runs)
@@ -527,7 +533,7 @@ def test_a_finished_run_can_go_back(shop: Workshop) -> None:
 
 def test_a_column_that_is_gone_is_not_computed_from_other_weights(shop: Workshop) -> None:
     runs = shop.runs("offline")
-    assert runs.start(calls("rlalign.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
     (file,) = (runs.path / "columns").glob("*/values.f64")
     file.unlink()
     ended = runs.resume()
@@ -557,10 +563,10 @@ def test_a_full_disk_stops_the_run_at_its_last_commit_point(shop: Workshop) -> N
 MUTANTS: dict[str, tuple[str, str, int]] = {
     "kl's coefficient": ("on-policy", "rlalign.builtin.kl:KL.load_state_dict", 3),
     "normalise's statistics": ("on-policy", "rlalign.builtin.rewards:Normalise.load_state_dict", 3),
-    "the optimiser": ("on-policy", "rlalign.optimiser:Optimiser.load_state_dict", 3),
-    "the draw's position": ("on-policy", "rlalign.draw:Draw.load_state_dict", 3),
-    "the offline draw's position": ("offline", "rlalign.draw:Draw.load_state_dict", 3),
-    "the models": ("on-policy", "rlalign.models:Models.load_state", 3),
+    "the optimiser": ("on-policy", "rlalign.learning.optimiser:Optimiser.load_state_dict", 3),
+    "the draw's position": ("on-policy", "rlalign.learning.draw:Draw.load_state_dict", 3),
+    "the offline draw's position": ("offline", "rlalign.learning.draw:Draw.load_state_dict", 3),
+    "the models": ("on-policy", "rlalign.running.models:Models.load_state", 3),
     "the baseline": ("phases", "rlalign_plugin_reinforce:Reinforce.load_state_dict", 10),
     "an algorithm's counter": ("phases", "components_for_resume:Anchored.load_state_dict", 6),
     "the cut of the logs": ("on-policy", "rlalign.records.logs:Logs.cut", 3),
@@ -585,7 +591,7 @@ def test_a_baseline_that_is_not_saved_shows(shop: Workshop) -> None:
     mutant = "algorithm={'components_for_resume:ForgetfulReinforce':{}}"
     for overrides, same in (((), True), ((mutant,), False)):
         runs = shop.runs("baseline", *overrides)
-        assert runs.start(calls("rlalign.optimiser:Optimiser.step", 5)).code == KILLED
+        assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 5)).code == KILLED
         finish(runs)
         different = differences(shop.whole("baseline", *overrides), outcome(runs.path), common=True)
         assert (different == []) is same, different

@@ -18,8 +18,8 @@ from benchmarks.common import stats
 from benchmarks.nlpo import analysis, measures, plan, report, results, runner
 from benchmarks.nlpo.measures import Point, Record
 
-from rlalign.pipeline import config
-from rlalign.registry import Registry
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
 
 REVIEWS = plan.WORLDS["toy-reviews"]
 
@@ -176,7 +176,7 @@ def test_the_pipelines_are_accepted(tmp_path):
         for one in everything()
     }
     for one in seen.values():
-        config.load(tmp_path / "pipeline.yaml", registry=registry, text=json.dumps(one.pipeline))
+        load_pipeline(tmp_path / "pipeline.yaml", registry=registry, text=json.dumps(one.pipeline))
 
 
 # -- what is read off a run -------------------------------------------------------------------------------

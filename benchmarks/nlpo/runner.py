@@ -15,12 +15,13 @@ from benchmarks.common import processes
 from benchmarks.nlpo import plan
 from benchmarks.nlpo.measures import Point, Record, curves, point
 
-from rlalign import ComponentError, loop
-from rlalign.display import PlainDisplay
-from rlalign.opened import open_run
-from rlalign.pipeline import config
+from rlalign import ComponentError
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
 from rlalign.records import logs
-from rlalign.registry import Registry
+from rlalign.running import loop
+from rlalign.running.display import PlainDisplay
+from rlalign.running.opened import open_run
 
 IMPORTED = (
     "rlalign_plugin_hf",
@@ -43,7 +44,7 @@ def measured(planned: plan.Planned, work: Path, *, keep: bool) -> Record:
     registry = Registry()
     broke = None
     with Path(os.devnull).open("w") as nowhere:
-        pipeline = config.load(work / "pipeline.yaml", registry=registry, text=json.dumps(planned.pipeline))
+        pipeline = load_pipeline(work / "pipeline.yaml", registry=registry, text=json.dumps(planned.pipeline))
         session = loop.start(pipeline, registry, root=work, name=folder.name, display=PlainDisplay(nowhere))
         try:
             session.run()

@@ -84,9 +84,9 @@ def pipeline(folder: Path) -> dict[str, Any]:
 def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
     """Go on with the run in this folder, or begin it, for so many steps."""
     started = time.perf_counter()
-    from rlalign import loop
-    from rlalign.models import fingerprint
-    from rlalign.pipeline import config
+    from rlalign.config.load import load_pipeline
+    from rlalign.running import loop
+    from rlalign.running.models import fingerprint
     from rlalign.testing.bench import Silence
 
     if (folder / runs).exists():
@@ -94,7 +94,7 @@ def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
     else:
         file = folder / "pipeline.yaml"
         file.write_text(json.dumps(pipeline(folder)))
-        session = loop.start(config.load(file), root=folder / runs, name="large", display=Silence())
+        session = loop.start(load_pipeline(file), root=folder / runs, name="large", display=Silence())
     opened = time.perf_counter() - started
     seen: list[float] = []
 
@@ -117,9 +117,9 @@ def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
 
 def drawn(folder: Path, runs: str) -> dict[str, Any]:
     """Draw as the run does; χ² of the rows drawn against their share of all gains, in a hundred bins."""
-    from rlalign import loop
-    from rlalign.draw import Draw
+    from rlalign.learning.draw import Draw
     from rlalign.randomness import Seeds
+    from rlalign.running import loop
     from rlalign.testing.bench import Silence
 
     session = loop.resume(folder / runs / "large", display=Silence())

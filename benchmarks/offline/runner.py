@@ -17,13 +17,14 @@ from benchmarks.offline import logs, measures, plan
 from benchmarks.offline.limits import AtMost, Ending
 from benchmarks.offline.measures import End, Prepared, Record
 
-from rlalign import ComponentError, loop
-from rlalign.display import PlainDisplay
-from rlalign.opened import open_run
-from rlalign.pipeline import config
+from rlalign import ComponentError
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
 from rlalign.records import checkpoint
 from rlalign.records import logs as run_logs
-from rlalign.registry import Registry
+from rlalign.running import loop
+from rlalign.running.display import PlainDisplay
+from rlalign.running.opened import open_run
 
 IMPORTED = (
     "rlalign_plugin_a_lol",
@@ -131,7 +132,7 @@ def _made(pipeline: Mapping[str, Any], work: Path, key: str) -> tuple[Path, str 
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     registry = _registry()
     with Path(os.devnull).open("w") as nowhere:
-        read = config.load(work / "pipeline.yaml", registry=registry, text=json.dumps(pipeline))
+        read = load_pipeline(work / "pipeline.yaml", registry=registry, text=json.dumps(pipeline))
         session = loop.start(read, registry, root=work, name=folder.name, display=PlainDisplay(nowhere))
         try:
             session.run()

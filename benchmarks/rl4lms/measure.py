@@ -22,19 +22,19 @@ def run(pipeline: Path, folder: Path) -> dict[str, Any]:
     """The only phase of a pipeline from start to end, and the seconds and bytes it took."""
     import torch
 
-    from rlalign import loop
-    from rlalign.phase import PhaseRun
-    from rlalign.pipeline import config
+    from rlalign.config.load import load_pipeline
     from rlalign.records import logs
+    from rlalign.running import loop
+    from rlalign.running.view import open_phase
     from rlalign.testing.bench import Silence
 
-    session = loop.start(config.load(pipeline), root=folder, display=Silence())
-    phase = PhaseRun(session, session.wirings[0], 0, 0)
+    session = loop.start(load_pipeline(pipeline), root=folder, display=Silence())
+    phase = open_phase(session, session.wirings[0], 0, 0)
     phase.start()
     setup = time.perf_counter() - STARTED
     spent: list[dict[str, float]] = []
     before = _clocks()
-    for _ in phase.iterate():
+    for _ in loop.iterate(phase):
         now = _clocks()
         wall, own, all_of_them = (b - a for a, b in zip(before, now, strict=True))
         others = max(0.0, all_of_them - own) / wall

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlalign.allowed import Allowed, pack, unpack
+from rlalign.data.allowed import Allowed, pack, unpack
 
 
 def dense(random: torch.Generator, rows: int, steps: int, vocabulary: int, share: float) -> Tensor:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlalign.builtin.filters import AtLeast, BestOf, BestVsWorst
-from rlalign.component import Component
+from rlalign.data.batch import Batch, Reward
+from rlalign.data.example import Example
 from rlalign.errors import ComponentError
+from rlalign.interface.component import Component
 from rlalign.testing import ComponentTests, Logits, run
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Example, Reward
 
 
 def batch_of(*groups: list[float], parts: dict[str, Any] | None = None) -> Batch:

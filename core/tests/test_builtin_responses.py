@@ -10,12 +10,14 @@ import pytest
 import torch
 from pydantic import Field
 
-from rlalign.component import Component, Options, Task
+from rlalign.data.batch import Batch, Loss, Outputs
+from rlalign.data.example import Example
+from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
-from rlalign.hookspecs import hookimpl
+from rlalign.interface.component import Component, Task
+from rlalign.interface.hooks import hookimpl
 from rlalign.testing import Bench, ComponentTests, run, session
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Example, Loss, Outputs
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",

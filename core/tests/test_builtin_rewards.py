@@ -11,12 +11,14 @@ import torch
 from pydantic import ValidationError
 
 from rlalign.builtin.rewards import Clip, Gate, MissingEos, Normalise
-from rlalign.component import Component
+from rlalign.data.batch import Score
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
-from rlalign.hookspecs import hookimpl
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
 from rlalign.testing import Bench, ComponentTests, Logits, run
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Example, Rollout, Score
 
 ONE = Example("0", "0", ("1", "2 3", "4"), finished=(True, False, True))
 
@@ -207,7 +209,7 @@ def test_parts_are_the_whole(wrapper: Any, tmp_path: Path) -> None:
         for name, whole in reward.parts.items():
             assert torch.equal(whole, torch.cat([p.parts[name] for p in parts]))
         assert torch.equal(reward.total_N, torch.cat([p.total_N for p in parts]))
-        bench.phase._one_iteration()
+        bench.phase.one_iteration()
 
 
 def test_wrappers_name_one_thing_each_and_nest(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import cli
+from rlalign.cli.commands import program
 
 PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
@@ -33,7 +33,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+    return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
 def ran(*arguments: str) -> dict[str, Any]:
@@ -63,8 +63,8 @@ LIGHT = {"--help": {"click", "rlalign"}, "plugins": {"click", "rlalign", "pydant
 @pytest.mark.parametrize("command", LIGHT)
 def test_help_and_plugins_import_nothing_heavy(command: str) -> None:
     code = (
-        "import sys\nfrom rlalign import cli\nfrom click.testing import CliRunner\n"
-        f"assert CliRunner().invoke(cli.commands, [{command!r}]).exit_code == 0\n"
+        "import sys\nfrom rlalign.cli.commands import program\nfrom click.testing import CliRunner\n"
+        f"assert CliRunner().invoke(program, [{command!r}]).exit_code == 0\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     loaded = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())

@@ -10,14 +10,15 @@ import numpy
 import pytest
 import torch
 
-from rlalign import columns
-from rlalign.columns import data_fingerprint
+from rlalign.data.batch import Batch, Loss, Outputs, Reward
+from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, RLAlignError
-from rlalign.hookspecs import hookimpl
-from rlalign.run import Run
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
+from rlalign.records import columns
+from rlalign.records.columns import data_fingerprint
 from rlalign.testing import Numbers, run
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Loss, Outputs, Reward, Rollout
 
 DATA = Numbers(Numbers.Config()).examples("train")
 ROWS = [(e.id, text, score) for e in DATA for text, score in zip(e.responses, e.scores, strict=True)]

@@ -11,11 +11,15 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from rlalign.component import Component, Options, Task
+import rlalign
+from rlalign.config import places
+from rlalign.config.load import load_pipeline
+from rlalign.config.pipeline import From
+from rlalign.config.registry import Registry
+from rlalign.data.settings import Options, Sampling
 from rlalign.errors import ConfigError
-from rlalign.pipeline import From, Sampling, config, places
-from rlalign.policy import Policy, Value
-from rlalign.registry import Registry
+from rlalign.interface.component import Component, Task
+from rlalign.interface.policy import Policy, Value
 
 
 class Table(Policy):
@@ -153,7 +157,7 @@ def load(tmp_path):
     def load(text, *overrides, **options):
         path = tmp_path / "p.yaml"
         path.write_text(dedent(text))
-        return config.load(path, overrides, registry=Registry(COMPONENTS), **options)
+        return load_pipeline(path, overrides, registry=Registry(COMPONENTS), **options)
 
     return load
 
@@ -268,7 +272,7 @@ def test_items_build(load):
 
 
 def test_own_component_from_a_module_beside_the_file(load, tmp_path):
-    code = "from rlalign.component import Component\nclass Brief(Component):\n    def reward(self): ...\n"
+    code = "from rlalign import Component\nclass Brief(Component):\n    def reward(self): ...\n"
     (tmp_path / "own_rewards.py").write_text(code)
     pipeline = load(ONE.replace("- length", "- own_rewards:Brief") + "evaluate: {use: [Brief]}\n")
     del sys.modules["own_rewards"]
@@ -385,7 +389,7 @@ def test_two_algorithms_that_want_different_responses(refusal):
     with pytest.raises(
         ConfigError, match="`dpo` learns from logged ones and `online` learns from sampled ones"
     ):
-        config.load("p.yaml", registry=registry, text=text)
+        load_pipeline("p.yaml", registry=registry, text=text)
 
 
 def test_a_component_that_refuses_its_options(refusal):
@@ -408,7 +412,7 @@ class Published(Component):
 
 def published(text):
     registry = Registry({**COMPONENTS, "published": Published})
-    return config.load("p.yaml", registry=registry, text=text).phases
+    return load_pipeline("p.yaml", registry=registry, text=text).phases
 
 
 def test_an_algorithm_sets_what_the_file_does_not_say():
@@ -687,12 +691,12 @@ def test_an_override_that_one_phase_shadows_is_fine(load):
 def test_no_such_file(tmp_path):
     (tmp_path / "bandit.yaml").touch()
     with pytest.raises(ConfigError, match=r"bandti.yaml: no such file; did you mean .*/bandit.yaml\?"):
-        config.load(tmp_path / "bandti.yaml")
+        load_pipeline(tmp_path / "bandti.yaml")
     with pytest.raises(ConfigError, match="is a folder; name the pipeline file"):
-        config.load(tmp_path)
+        load_pipeline(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"task: \xe9\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(tmp_path / "latin.yaml")
+        load_pipeline(tmp_path / "latin.yaml")
 
 
 @pytest.mark.parametrize(
@@ -1010,7 +1014,7 @@ def test_paths_are_relative_to_the_file(load, tmp_path):
 def test_data_inside_a_package(load, refusal):
     option = lambda path: ONE.replace("task: toy", f"task: {{toy: {{path: '{path}'}}}}")  # noqa: E731
     path = load(option("pkg:rlalign/py.typed")).phases[0].task.options.path
-    assert path == Path(config.__file__).parents[1] / "py.typed"
+    assert path == Path(rlalign.__file__).parent / "py.typed"
     assert refusal(option("pkg:no_such_package/x")) == (
         "p.yaml:1: task.toy.path: 'pkg:no_such_package/x': there is no package `no_such_package`; is it installed?"
     )
@@ -1061,12 +1065,12 @@ def test_a_resolved_pipeline_reads_back_equal(load, tmp_path, monkeypatch):
     run = tmp_path / "runs" / "p"
     run.mkdir(parents=True)
     (run / "pipeline.yaml").write_text(places.dump(places.escape(pipeline.resolved)))
-    again = config.load(run / "pipeline.yaml", registry=Registry(COMPONENTS))
+    again = load_pipeline(run / "pipeline.yaml", registry=Registry(COMPONENTS))
     assert again.seed == 5
     assert again.phases[0].task.options.path == tmp_path / "data.jsonl"
     assert places_aside(again) == places_aside(pipeline)
 
 
 def test_text_stands_in_for_the_file(tmp_path):
-    pipeline = config.load(tmp_path / "never-written.yaml", text=ONE, registry=Registry(COMPONENTS))
+    pipeline = load_pipeline(tmp_path / "never-written.yaml", text=ONE, registry=Registry(COMPONENTS))
     assert pipeline.stem == "never-written"

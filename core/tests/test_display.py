@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlalign.display import Display, LiveDisplay, PlainDisplay, make_display
+from rlalign.running.display import Display, LiveDisplay, PlainDisplay, make_display
 
 METRICS = {
     "reward/total": 0.71251,
@@ -137,5 +137,5 @@ def test_the_terminal_decides(monkeypatch, term, expected):
 
 
 def test_importing_it_costs_nothing():
-    code = "import sys, rlalign.display; assert not {'torch', 'rich'} & set(sys.modules)"
+    code = "import sys, rlalign.running.display; assert not {'torch', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

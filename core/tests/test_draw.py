@@ -12,16 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlalign.component import Component
-from rlalign.draw import Draw
+from rlalign.data.batch import Batch
+from rlalign.data.example import Example
+from rlalign.data.settings import Train
 from rlalign.errors import ConfigError, RLAlignError
-from rlalign.hookspecs import hookimpl
-from rlalign.pipeline import Train
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
+from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
-from rlalign.run import Run
 from rlalign.testing import Bench, run
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Example
 
 
 def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:

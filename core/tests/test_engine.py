@@ -28,11 +28,11 @@ from rlalign import (
     RLAlignError,
     Rollout,
     Run,
-    batching,
     hookimpl,
 )
-from rlalign.members import implements
-from rlalign.registry import Registry, installed
+from rlalign.config.registry import Registry, installed
+from rlalign.learning import batching
+from rlalign.running.members import implements
 from rlalign.testing import Bench, LinearValue, Logits, plain_gradient
 
 # -- losses of every kind --------------------------------------------------------------------------------

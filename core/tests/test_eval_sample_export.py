@@ -12,10 +12,11 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import cli, loop
-from rlalign.pipeline import config
+from rlalign.cli.commands import program
+from rlalign.config.load import load_pipeline
 from rlalign.records import checkpoint, logs
 from rlalign.records.checkpoint import load_tensors
+from rlalign.running import loop
 from rlalign.testing import registry
 from rlalign.testing.bench import Silence
 
@@ -45,7 +46,7 @@ PHASES: dict[str, Any] = {
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+    return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
 def told(*arguments: str) -> Any:
@@ -58,7 +59,7 @@ def ran(pipeline: dict[str, Any] = PIPELINE, name: str = "toy", stop: bool = Fal
     """A run; `stop` ends it after its first iteration."""
     Path(f"{name}.yaml").write_text(yaml.dump(pipeline, sort_keys=False))
     known = registry()
-    started = loop.start(config.load(f"{name}.yaml", registry=known), known, display=Silence())
+    started = loop.start(load_pipeline(f"{name}.yaml", registry=known), known, display=Silence())
     started.stopping = stop
     if stop:
         with pytest.raises(loop.Interrupted):

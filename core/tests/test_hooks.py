@@ -15,18 +15,21 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rlalign import hookspecs
 from rlalign.builtin.responses import Sampled
-from rlalign.component import Component
+from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, ConfigError, RLAlignError
-from rlalign.hookspecs import hookimpl
-from rlalign.members import HOOKS
-from rlalign.run import Run
+from rlalign.interface import hooks
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
+from rlalign.running.members import HOOKS
+from rlalign.running.view import RunView
 from rlalign.testing import run, session
-from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score
 
 TYPES: dict[str, Any] = {
-    "run": Run,
+    "run": RunView,
     "examples": list,
     "rollout": Rollout,
     "reward": Reward,
@@ -37,7 +40,7 @@ TYPES: dict[str, Any] = {
 
 
 def arguments(hook: str) -> list[str]:
-    return list(inspect.signature(getattr(hookspecs, hook)).parameters)
+    return list(inspect.signature(getattr(hooks, hook)).parameters)
 
 
 class Plain(Sampled):

@@ -13,10 +13,12 @@ import torch
 import yaml
 from click.testing import CliRunner, Result
 
-from rlalign import Example, RLAlignError, Rollout, Task, cli, loop
+from rlalign import Example, RLAlignError, Rollout, Task
+from rlalign.cli.commands import program
+from rlalign.config.load import load_pipeline
 from rlalign.errors import ComponentError
-from rlalign.pipeline import config
 from rlalign.records import logs
+from rlalign.running import loop
 from rlalign.testing import Bench, registry
 from rlalign.testing.bench import Silence
 from rlalign.testing.logits import Logits
@@ -40,7 +42,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(cli.commands, list(arguments), prog_name="rlalign")
+    return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
 def ran(
@@ -49,7 +51,7 @@ def ran(
     """A run; `stop` ends it after its first iteration."""
     Path(f"{name}.yaml").write_text(yaml.dump(pipeline, sort_keys=False))
     known = registry(extra)
-    started = loop.start(config.load(f"{name}.yaml", registry=known), known, display=Silence())
+    started = loop.start(load_pipeline(f"{name}.yaml", registry=known), known, display=Silence())
     started.stopping = stop
     if stop:
         with pytest.raises(loop.Interrupted):
@@ -324,7 +326,7 @@ def test_a_row_without_a_score_cannot_be_the_reward_of_a_later_phase() -> None:
 
 
 def test_a_text_that_utf_8_cannot_hold() -> None:
-    from rlalign.inspection import write_rows
+    from rlalign.cli.inspection import write_rows
 
     row = {"responses": ["\ud800"], "meta": {"rlalign": {"same_tokens": [True]}}}
     assert write_rows(Path("s.jsonl"), [row]) == "s.jsonl, 1 responses"

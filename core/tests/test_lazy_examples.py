@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from rlalign import ConfigError, Example, Joined, LazyExamples
-from rlalign.examples import Without
+from rlalign.data.example import Without
 from rlalign.testing import Logits, run
 from rlalign.testing.kit import _Once as ONCE
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rlalign import Batch, Component, ComponentError, Loss, Outputs, Run, hookimpl
-from rlalign.learner import Learner, mean_of
-from rlalign.optimiser import factor
-from rlalign.pipeline import Schedule
+from rlalign.data.settings import Schedule
+from rlalign.learning.learner import Learner, mean_of
+from rlalign.learning.optimiser import factor
 from rlalign.testing import Bench, Logits, run, session
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from rlalign import Batch, Component, Example, Loss, Outputs, Rollout, Run, Score, Task, hookimpl, loop
+from rlalign import Batch, Component, Example, Loss, Outputs, Rollout, Run, Score, Task, hookimpl
 from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.models import fingerprint
+from rlalign.running import loop
+from rlalign.running.models import fingerprint
 from rlalign.testing import registry, session
 from rlalign.testing.bench import Silence
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rlalign import Batch, Component, Loss, Options, Outputs, RLAlignError, Rollout, Run, Score, hookimpl
+from rlalign.config.pipeline import ModelSpec
 from rlalign.errors import CheckpointError, ConfigError
-from rlalign.models import fingerprint, hold
-from rlalign.pipeline import ModelSpec
+from rlalign.running.models import fingerprint, hold
 from rlalign.testing import Logits, run, session
 
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from pydantic import Field
 
-from rlalign.component import Component, Options
+from rlalign.data.batch import Score
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options, Schedule
 from rlalign.errors import ComponentError
-from rlalign.hookspecs import hookimpl
-from rlalign.optimiser import factor
-from rlalign.pipeline import Schedule
-from rlalign.run import Run
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
+from rlalign.learning.optimiser import factor
 from rlalign.testing import run
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Rollout, Score
 
 PIPELINE: dict[str, Any] = {
     "task": {"numbers": {"size": 40, "logged": [1]}},

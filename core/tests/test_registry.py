@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rlalign.component import Component, Options, Task
+from rlalign.config.registry import Offer, Registry, installed, kind
+from rlalign.data.settings import Options
 from rlalign.errors import ConfigError
-from rlalign.registry import Offer, Registry, installed, kind
+from rlalign.interface.component import Component, Task
 
-COMPONENT = "from rlalign.component import Component\nclass Thing(Component): pass\n"
+COMPONENT = "from rlalign import Component\nclass Thing(Component): pass\n"
 
 
 class Own(Component):
@@ -58,7 +59,7 @@ def test_installed_lists_offers_without_importing(distribution):
 
 
 def test_listing_needs_no_torch():
-    code = "import sys, rlalign.registry as r; r.installed(); print('torch' in sys.modules)"
+    code = "import sys, rlalign.config.registry as r; r.installed(); print('torch' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -211,7 +212,7 @@ def test_config_must_be_a_pydantic_model_that_forbids_what_it_does_not_know():
 
 
 def test_kinds():
-    from rlalign.policy import Policy, Value
+    from rlalign.interface.policy import Policy, Value
 
     class OwnPolicy(Policy):
         class Config(Options):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Outputs, hookimpl, loop
-from rlalign.engine import Engine
+from rlalign import Batch, Component, Loss, Outputs, hookimpl
+from rlalign.learning.engine import Engine
 from rlalign.records.logs import Logs
 from rlalign.records.remembered import Remembered, keys_of
+from rlalign.running import loop
 from rlalign.testing import Bench, registry, session
 from rlalign.testing.bench import Silence, run_until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlalign.errors import ConfigError
-from rlalign.records import lock
+from rlalign.records import environment
 from rlalign.records.rundir import RunDir, latest, write_atomic
 
 
@@ -117,8 +117,8 @@ def test_write_atomic_replaces(tmp_path):
 def test_differences_are_lines_for_a_person():
     old = {"packages": {"torch": "2.12.0", "rich": "15"}, "seed": 1, "models": {"policy": "a" * 64}}
     new = {"packages": {"torch": "2.13.0"}, "seed": 1, "models": {"policy": "b" * 64, "value": "c" * 64}}
-    assert lock.differences(old, old) == []
-    assert lock.differences(old, new) == [
+    assert environment.differences(old, old) == []
+    assert environment.differences(old, new) == [
         "packages.torch: 2.12.0 then, 2.13.0 now",
         "packages.rich: 15 then, nothing now",
         "models.policy: aaaaaaaaaaaa… then, bbbbbbbbbbbb… now",
@@ -127,9 +127,9 @@ def test_differences_are_lines_for_a_person():
 
 
 def test_a_difference_is_refused_with_the_remedy():
-    lock.refuse_if_different({"threads": 1}, {"threads": 1}, "runs/ppo")
+    environment.refuse_if_different({"threads": 1}, {"threads": 1}, "runs/ppo")
     with pytest.raises(ConfigError, match=r"(?s)threads: 1 then, 2 now.*--resume runs/ppo --inexact"):
-        lock.refuse_if_different({"threads": 1}, {"threads": 2}, "runs/ppo")
+        environment.refuse_if_different({"threads": 1}, {"threads": 2}, "runs/ppo")
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, editable: bool) -> Path:
@@ -154,26 +154,25 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, editable: bool) ->
 @pytest.mark.parametrize("editable", [True, False])
 def test_a_plugins_code_is_hashed_where_python_finds_it(tmp_path, monkeypatch, editable):
     source = install(tmp_path, monkeypatch, editable=editable)
-    first = lock.code_hash("rlalign-plugin-odd")
-    assert first is not None and first == lock.code_hash("rlalign-plugin-odd")
+    first = environment.code_hash("rlalign-plugin-odd")
+    assert first is not None and first == environment.code_hash("rlalign-plugin-odd")
     (source / "__pycache__").mkdir()
     (source / "__pycache__/x.pyc").write_bytes(b"")
     (source / "notes.txt").write_text("no code")
-    assert lock.code_hash("rlalign-plugin-odd") == first
+    assert environment.code_hash("rlalign-plugin-odd") == first
     for changed in ("__init__.py", "toy.safetensors", "new.py"):
         with open(source / changed, "a") as file:
             file.write("#")
-        assert lock.code_hash("rlalign-plugin-odd") != first
-        first = lock.code_hash("rlalign-plugin-odd")
-    assert lock.code_hash("nothing-of-this-name") is None
+        assert environment.code_hash("rlalign-plugin-odd") != first
+        first = environment.code_hash("rlalign-plugin-odd")
+    assert environment.code_hash("nothing-of-this-name") is None
 
 
 def test_a_lock_is_plain_json_and_holds_what_was_given(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     install(tmp_path, monkeypatch, editable=True)
-    made = lock.make_lock(
-        SimpleNamespace(seed=3, deterministic=False),  # type: ignore[arg-type]
+    made = environment.make_lock(
+        seed=3,
+        deterministic=False,
         distributions=["rlalign-plugin-odd"],
         data={"train": "d"},
         models={"policy": "m"},

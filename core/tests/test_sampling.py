@@ -13,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Outputs, RLAlignError, Rollout, hookimpl, sampling
-from rlalign.engine import Engine
-from rlalign.pipeline import Sampling
+from rlalign import Batch, Component, Loss, Outputs, RLAlignError, Rollout, hookimpl
+from rlalign.builtin.nucleus import Nucleus
+from rlalign.data.example import Example
+from rlalign.data.settings import Sampling
+from rlalign.decoding import truncation
+from rlalign.decoding.sampler import choose, sample
+from rlalign.decoding.truncation import nucleus, truncate
+from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
-from rlalign.sampling import Nucleus, choose, nucleus, sample, truncate
 from rlalign.testing import Bench, Logits, Numbers
-from rlalign.types import Example
 
 V = 11
 
@@ -166,7 +169,7 @@ def mass_before(logits_V: Tensor) -> Tensor:
 
 def check_nucleus(logits_nV: Tensor, top_p: float) -> None:
     """Equal to sorting in double precision, but for tokens that rounding may move across the edge."""
-    kept_nV = sampling._by_histogram(logits_nV, top_p)
+    kept_nV = truncation._by_histogram(logits_nV, top_p)
     slack = 1e-12 if logits_nV.dtype == torch.float64 else 1e-5
     for kept_V, logits_V in zip(kept_nV, logits_nV, strict=True):
         before_V = mass_before(logits_V)
@@ -216,7 +219,7 @@ def test_a_histogram_finds_the_nucleus_that_sorting_finds(
 def test_ties_at_the_edge_go_to_the_first(levels_V: list[int], top_p: float) -> None:
     """On weights that floats hold exactly both must agree everywhere, the boundary included."""
     logits = torch.tensor([levels_V, levels_V[::-1]], dtype=torch.float64) * math.log(2)
-    for kept_V, row_V in zip(sampling._by_histogram(logits, top_p), logits, strict=True):
+    for kept_V, row_V in zip(truncation._by_histogram(logits, top_p), logits, strict=True):
         found = set(kept_V.nonzero()[:, 0].tolist())
         expected = reference(row_V.tolist(), Sampling(top_p=top_p))
         before_V = mass_before(row_V)
@@ -246,7 +249,7 @@ def test_a_row_that_is_no_distribution_keeps_nothing_and_disturbs_no_other() -> 
     kept = nucleus(rows, 0.9)
     assert kept.any(1).tolist() == [True, False, False, True]
     assert torch.equal(kept[0], nucleus(fine[None], 0.9)[0])
-    assert torch.equal(kept, sampling._by_sorting(rows, 0.9))
+    assert torch.equal(kept, truncation._by_sorting(rows, 0.9))
 
 
 @settings(max_examples=60, deadline=None)
@@ -261,7 +264,7 @@ def test_no_row_depends_on_its_neighbours(rows: list[str], top_p: float, seed: i
 def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = 3 * torch.randn(7, 1000, generator=torch.Generator().manual_seed(0))
     whole = nucleus(logits, 0.8)
-    monkeypatch.setattr(sampling, "_PIECE", 2500)
+    monkeypatch.setattr(truncation, "_PIECE", 2500)
     assert torch.equal(nucleus(logits, 0.8), whole)
     assert nucleus(logits[:0], 0.8).shape == (0, 1000)
 
@@ -528,7 +531,7 @@ def test_the_first_ratio_is_one(generation: dict[str, Any], tmp_path: Path) -> N
     }
     bench = Bench(tmp_path, say, {"ratio": Ratio})
     for _ in range(2):
-        metrics = bench.phase._one_iteration()
+        metrics = bench.phase.one_iteration()
         assert metrics["ratio/ratio"] == pytest.approx(1, abs=1e-12)
         assert metrics["ratio/off"] < 1e-11
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from rlalign.component import Component
+from rlalign.data.batch import Batch, Reward, Score
+from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, ConfigError
-from rlalign.hookspecs import hookimpl
-from rlalign.run import Run
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
 from rlalign.testing import Bench, run, session
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Reward, Rollout, Score
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign import Batch, Example, Reward, Rollout
-from rlalign.allowed import Allowed
-from rlalign.pipeline import Sampling
-from rlalign.types import Outputs, concat, concat_batches
+from rlalign.data.allowed import Allowed
+from rlalign.data.batch import Outputs, concat_batches
+from rlalign.data.rollout import concat
+from rlalign.data.settings import Sampling
 
 V = 9
 

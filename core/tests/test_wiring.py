@@ -10,17 +10,19 @@ import pytest
 import torch
 from pydantic import Field
 
-from rlalign import loop
-from rlalign.component import Component, Options
+from rlalign.cli.report import describe
+from rlalign.config.load import load_pipeline
+from rlalign.data.batch import Batch, Loss, Outputs, Score
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options
 from rlalign.errors import ConfigError
-from rlalign.hookspecs import hookimpl
-from rlalign.loop import wire_all
-from rlalign.pipeline import config
-from rlalign.report import describe
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.running import workspace
+from rlalign.running.wiring import Builder, Wiring, acting
+from rlalign.running.workspace import wire_all
 from rlalign.testing import registry
 from rlalign.testing.kit import _Once as ONCE
-from rlalign.types import Batch, Loss, Outputs, Rollout, Score
-from rlalign.wiring import Builder, Wiring, acting
 
 
 class Reads(Component):
@@ -71,7 +73,7 @@ BASE: dict[str, Any] = {
 def wired(**change: Any) -> tuple[list[Wiring], Builder]:
     known = registry(EXTRA)
     text = json.dumps({**BASE, **change})
-    return wire_all(config.load(Path("p.yaml"), registry=known, text=text), known)
+    return wire_all(load_pipeline(Path("p.yaml"), registry=known, text=text), known)
 
 
 def one(**change: Any) -> Wiring:
@@ -241,8 +243,8 @@ def test_the_description_of_two_phases() -> None:
             {"name": "align", "rewards": ["token-sum", "kl"], "train": {"passes": 3, "epochs": 2}},
         ],
     }
-    loaded = config.load(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
-    wirings, _ = loop.wire_all(loaded, known)
+    loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
+    wirings, _ = workspace.wire_all(loaded, known)
     assert describe(loaded, wirings) == (
         "p: 2 phases, repeated 2 times; policy logits, seed 0\n"
         "\n"

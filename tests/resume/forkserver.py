@@ -23,12 +23,10 @@ def main() -> None:
     import interfere
     import torch
 
-    import rlalign.cli
-    import rlalign.loop
-    import rlalign.registry
+    from rlalign.config.registry import Registry
 
     for name in ("table", "rloo", "reinforce", "toy-numbers", "increasing-numbers", "collect", "kl"):
-        rlalign.registry.Registry().load(name)
+        Registry().load(name)
     torch.cuda.is_available()
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # its first use imports a second's worth
     gc.freeze()  # or a child's first collection would copy all of it
@@ -55,11 +53,11 @@ def run(order: dict[str, Any], interfere: Any) -> None:
     os.dup2(1, 2)
     code = 70
     try:
-        import rlalign.cli
+        from rlalign.cli.commands import program
 
         for name, options in order["interfere"]:
             getattr(interfere, name)(**options)
-        rlalign.cli.commands(order["arguments"], prog_name="rlalign")
+        program(order["arguments"], prog_name="rlalign")
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 0
     except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RUN = "rlalign.loop:Session.run"
+RUN = "rlalign.running.loop:Session.run"
 
 
 def _target(name: str) -> tuple[Any, str]:

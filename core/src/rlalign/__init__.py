@@ -9,35 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlalign.component import Component, Options, Task
+    from rlalign.builtin.nucleus import Nucleus
+    from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
+    from rlalign.data.example import Example, Joined, LazyExamples
+    from rlalign.data.rollout import Rollout, concat, logged_rollout
+    from rlalign.data.settings import Options, Sampling
+    from rlalign.decoding.sampler import Constraint, Decoder, sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
-    from rlalign.examples import Joined, LazyExamples
-    from rlalign.hookspecs import hookimpl
-    from rlalign.pipeline import Sampling
-    from rlalign.policy import Constraint, Decoder, Policy, Value
-    from rlalign.run import Run
-    from rlalign.sampling import Nucleus, sample
-    from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score, concat, logged_rollout
+    from rlalign.interface.component import Component, Task
+    from rlalign.interface.hooks import hookimpl
+    from rlalign.interface.policy import Policy, Value
+    from rlalign.interface.run import Run
 
 _HOMES = {
-    "component": ("Component", "Options", "Task"),
+    "interface.component": ("Component", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
-    "examples": ("Joined", "LazyExamples"),
-    "hookspecs": ("hookimpl",),
-    "pipeline": ("Sampling",),
-    "policy": ("Constraint", "Decoder", "Policy", "Value"),
-    "run": ("Run",),
-    "sampling": ("Nucleus", "sample"),
-    "types": (
+    "data.example": ("Example", "Joined", "LazyExamples"),
+    "interface.hooks": ("hookimpl",),
+    "data.settings": ("Options", "Sampling"),
+    "interface.policy": ("Policy", "Value"),
+    "interface.run": ("Run",),
+    "decoding.sampler": ("Constraint", "Decoder", "sample"),
+    "builtin.nucleus": ("Nucleus",),
+    "data.rollout": ("Rollout", "concat", "logged_rollout"),
+    "data.batch": (
         "Batch",
-        "Example",
         "Loss",
         "Outputs",
         "Reward",
-        "Rollout",
         "Score",
-        "concat",
-        "logged_rollout",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

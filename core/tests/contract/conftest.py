@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlalign.engine import Engine
-from rlalign.loop import Session
-from rlalign.policy import Policy
+from rlalign.interface.policy import Policy
+from rlalign.learning.engine import Engine
+from rlalign.running.loop import Session
 from rlalign.testing import session
 
 from .methods import METHODS

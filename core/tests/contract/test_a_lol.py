@@ -13,8 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import Batch, Example, LazyExamples, Options, Reward, Rollout, Run, Task, columns, hookimpl, loop
-from rlalign.records import checkpoint
+from rlalign import Batch, Example, LazyExamples, Options, Reward, Rollout, Run, Task, hookimpl
+from rlalign.records import checkpoint, columns
+from rlalign.running import loop
 from rlalign.testing import Numbers, registry, session
 from rlalign.testing.bench import Silence
 from rlalign.testing.kit import ComponentTests

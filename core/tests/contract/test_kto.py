@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlalign import Batch, Component, Loss, Options, Outputs, Reward, Rollout, Run, hookimpl
-from rlalign.batching import micro_batches
+from rlalign.learning.batching import micro_batches
 from rlalign.testing import Bench
 from rlalign.testing.kit import ComponentTests
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlalign import Example, Task
-from rlalign.loop import Session
+from rlalign.running.loop import Session
 
 from .conftest import Runs, component, metrics
 from .methods import same

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlalign.component import Component
+from rlalign.interface.component import Component
 
 
 class Collect(Component):

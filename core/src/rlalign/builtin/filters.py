@@ -8,10 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign.component import Component, Options
+from rlalign.data.batch import Batch
+from rlalign.data.settings import Options
 from rlalign.errors import ComponentError
-from rlalign.hookspecs import hookimpl
-from rlalign.types import Batch
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
 
 
 def grouped(batch: Batch, x_N: Tensor, padding: float) -> tuple[Tensor, Tensor, Tensor]:

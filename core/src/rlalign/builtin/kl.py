@@ -9,10 +9,12 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign.component import Component, Options, Role
-from rlalign.hookspecs import hookimpl
-from rlalign.run import Run
-from rlalign.types import Rollout, Score
+from rlalign.data.batch import Score
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options, Role
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
 
 
 def estimators(logprobs: Tensor, reference: Tensor) -> dict[str, Tensor]:

@@ -9,11 +9,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from rlalign.component import Component, Options
+from rlalign.data.batch import Score
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout, concat
+from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
-from rlalign.hookspecs import hookimpl
-from rlalign.run import Run
-from rlalign.types import Example, Rollout, Score, concat
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
 
 
 class Source(Protocol):
@@ -26,10 +29,7 @@ class Sampled(Component):
     """Responses of the policy as it is now."""
 
     def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout:
-        phase = run._phase
-        how = run.generation if count is None else run.generation.model_copy(update={"samples": count})
-        key = ("sample", phase.repeat, phase.place, run.iteration)
-        return phase.sample(examples, how, key, phase.offset)
+        return run.sample(examples, count)
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
@@ -45,7 +45,7 @@ class Logged(Component):
                 raise ComponentError(
                     f"example `{example.id}` has {len(example.responses)} logged responses, {count or 1} are needed"
                 )
-        rollout = run._phase.logged(examples)
+        rollout = run.logged(examples)
         return rollout if count is None else rollout.take(self._some(run, rollout, count))
 
     def _some(self, run: Run, rollout: Rollout, count: int) -> Tensor:
@@ -53,9 +53,7 @@ class Logged(Component):
         rows = []
         for g in range(len(rollout.examples)):
             group = (rollout.group_N == g).nonzero()[:, 0]
-            order = torch.randperm(
-                len(group), generator=run.rng("logged", run.iteration, run._phase.offset + g)
-            )
+            order = torch.randperm(len(group), generator=run.rng("logged", run.iteration, run.position + g))
             rows.append(group[order[:count].to(group.device)])
         return torch.cat(rows).sort().values
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from rlalign.component import Component, Options
+from rlalign.data.batch import Score
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options
 from rlalign.errors import ComponentError
-from rlalign.hookspecs import hookimpl
-from rlalign.run import Run
-from rlalign.types import Rollout, Score
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
 
 Scores = Generator[None, list[Score], list[Score]]
 

@@ -15,8 +15,9 @@ import numpy
 import torch
 from torch import Tensor
 
+from rlalign.data.batch import Outputs
+from rlalign.data.rollout import Rollout
 from rlalign.records.logs import Logs
-from rlalign.types import Outputs, Rollout
 
 _HEAD = struct.Struct("<16sI")
 

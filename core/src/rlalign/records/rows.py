@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlalign.data.batch import Reward
+from rlalign.data.example import Example, LazyExamples
+from rlalign.data.rollout import Rollout
 from rlalign.errors import RLAlignError
-from rlalign.examples import LazyExamples
-from rlalign.policy import Policy
-from rlalign.types import Example, Reward, Rollout
+from rlalign.interface.policy import Policy
 
 OURS = "rlalign"
 """The key of a row's `meta` under which everything stands that is not the example's own."""

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign import loop
-from rlalign.display import Display, PlainDisplay
-from rlalign.engine import Engine, lay_out
-from rlalign.logits import full_precision, steps_outputs
-from rlalign.phase import PhaseRun
-from rlalign.pipeline import config
-from rlalign.policy import Value
-from rlalign.registry import Registry
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
+from rlalign.data.batch import Batch, Outputs, Reward
+from rlalign.data.rollout import Rollout
+from rlalign.decoding.logits import full_precision, steps_outputs
+from rlalign.interface.policy import Value
+from rlalign.learning.engine import Engine, lay_out
+from rlalign.running import loop
+from rlalign.running.display import Display, PlainDisplay
+from rlalign.running.view import open_phase
 from rlalign.testing.logits import LinearValue, Logits
 from rlalign.testing.tasks import Length, Numbers, TokenSum
-from rlalign.types import Batch, Outputs, Reward, Rollout
 
 COMPONENTS: dict[str, type[Any]] = {
     "logits": Logits,
@@ -62,7 +63,7 @@ def session(
 ) -> loop.Session:
     """A new run of a pipeline given as a dict, with further components by name."""
     known = registry(components)
-    loaded = config.load(folder / "pipeline.yaml", registry=known, text=json.dumps(dict(pipeline)))
+    loaded = load_pipeline(folder / "pipeline.yaml", registry=known, text=json.dumps(dict(pipeline)))
     return loop.start(loaded, known, root=folder / "runs", name=name, display=display or Silence())
 
 
@@ -108,7 +109,7 @@ class Bench:
         self, folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]] = {}
     ) -> None:
         self.session = session(folder, pipeline, components)
-        self.phase = PhaseRun(self.session, self.session.wirings[0], 0, 0)
+        self.phase = open_phase(self.session, self.session.wirings[0], 0, 0)
         self.phase.start()
         self.stages = self.phase.wiring.stages
         self.run = self.phase.run

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlalign.component import Options, Task
+from rlalign.data.example import Example
+from rlalign.data.settings import Options
+from rlalign.interface.component import Task
 from rlalign.testing.logits import Logits
-from rlalign.types import Example
 
 _NEVER = -1e6
 """A logit whose probability is 0 and whose multiples are still numbers."""

@@ -12,16 +12,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rlalign import loop
-from rlalign.component import Component
-from rlalign.engine import Route
-from rlalign.hookspecs import hookimpl
-from rlalign.members import HOOKS, Member, check_hooks, implements
-from rlalign.pipeline import Item
+from rlalign.config.pipeline import Item
+from rlalign.config.registry import Registry
+from rlalign.data.batch import Batch, Loss, Outputs
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.learning.engine import Route
 from rlalign.records import checkpoint
-from rlalign.registry import Registry
+from rlalign.running import loop
+from rlalign.running.members import HOOKS, Member, check_hooks, implements
 from rlalign.testing.bench import Bench, Silence, plain_gradient, registry, session
-from rlalign.types import Batch, Loss, Outputs
 
 
 class ComponentTests:

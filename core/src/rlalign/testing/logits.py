@@ -12,11 +12,12 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlalign.component import Options
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout, logged_rollout
+from rlalign.data.settings import Options, Sampling
+from rlalign.decoding.sampler import Constraint
 from rlalign.errors import RLAlignError
-from rlalign.pipeline import Sampling
-from rlalign.policy import Constraint, Policy, Value
-from rlalign.types import Example, Rollout, logged_rollout
+from rlalign.interface.policy import Policy, Value
 
 
 class Logits(Policy):

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 
-from rlalign.component import Component, Options, Task
-from rlalign.hookspecs import hookimpl
-from rlalign.types import Example, Rollout, Score
+from rlalign.data.batch import Score
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options
+from rlalign.interface.component import Component, Task
+from rlalign.interface.hooks import hookimpl
 
 
 class Numbers(Task):

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from rlalign import ComponentError, Example, Options, Outputs, Task, loop
-from rlalign.engine import Engine
-from rlalign.phase import PhaseRun
+from rlalign import ComponentError, Example, Options, Outputs, Task
+from rlalign.learning.engine import Engine
 from rlalign.records import logs
+from rlalign.running import loop
+from rlalign.running.view import open_phase
 from rlalign.testing import Bench, ComponentTests, registry, session
 from rlalign.testing.bench import Silence, run_until
 from rlalign.testing.golden import GIVEN, golden
@@ -265,7 +266,7 @@ class Rows(Task):
 
 def drawing(
     folder: Path, scores: Any, algorithm: Any, values: Any = None, **train: Any
-) -> tuple[PhaseRun, list[str]]:
+) -> tuple[Any, list[str]]:
     """A phase that has started, and what it noted."""
     silence = Silence()
     pipeline = {
@@ -280,7 +281,7 @@ def drawing(
         "train": {"iterations": 10, "prompts": 4, "dtype": "float64", **train},
     }
     started = session(folder, pipeline, {**OWN, "rows": Rows}, display=silence)
-    phase = PhaseRun(started, started.wirings[0], 0, 0)
+    phase = open_phase(started, started.wirings[0], 0, 0)
     phase.start()
     return phase, silence.notes
 

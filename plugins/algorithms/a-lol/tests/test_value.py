@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlalign import ComponentError, Rollout, loop
-from rlalign.models import fingerprint
+from rlalign import ComponentError, Rollout
 from rlalign.records import logs
+from rlalign.running import loop
+from rlalign.running.models import fingerprint
 from rlalign.testing import Bench, session
 from rlalign_plugin_a_lol import AttentionValue
 

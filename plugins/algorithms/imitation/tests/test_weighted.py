@@ -377,7 +377,7 @@ def test_the_copy_lags_and_catches_up(tmp_path: Path) -> None:
     start = policy.state_dict()["free"].clone()
     for iteration in range(1, 7):
         before = lagging.state_dict()["free"].clone()
-        bench.phase._one_iteration()
+        bench.phase.one_iteration()
         caught_up = torch.equal(lagging.state_dict()["free"], policy.state_dict()["free"])
         assert caught_up is (iteration % 3 == 0)
         if not caught_up:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign import Batch, ComponentError, ConfigError
-from rlalign.pipeline import config
+from rlalign.config.load import load_pipeline
 from rlalign.testing import Bench, ComponentTests, registry, session
 from rlalign.testing.golden import GIVEN, GivenLogits, golden, golden_gradient
 from rlalign_plugin_ppo import A2C, PPO, gae, moments, whitened
@@ -342,7 +342,7 @@ def test_the_update_ends_at_too_large_a_step(tmp_path: Path) -> None:
 
 def load(folder: Path, algorithm: Any, **more: Any) -> Any:
     text = json.dumps(say(algorithm, **more))
-    return config.load(folder / "pipeline.yaml", registry=registry(), text=text).phases[0]
+    return load_pipeline(folder / "pipeline.yaml", registry=registry(), text=text).phases[0]
 
 
 def test_a_preset_is_one_word_and_each_value_may_be_said(tmp_path: Path) -> None:
@@ -355,10 +355,10 @@ def test_a_preset_is_one_word_and_each_value_may_be_said(tmp_path: Path) -> None
 def test_a_preset_sets_what_stands_around_it(tmp_path: Path) -> None:
     bare = say({"ppo": {"preset": "rl4lms"}})
     bare["train"] = {"iterations": 2, "clip": 2.0}
-    phase = config.load(tmp_path / "p.yaml", registry=registry(), text=json.dumps(bare)).phases[0]
+    phase = load_pipeline(tmp_path / "p.yaml", registry=registry(), text=json.dumps(bare)).phases[0]
     assert (phase.train.epochs, phase.train.clip, phase.train.weight_decay) == (5, 2.0, 1e-6)
     bare["algorithm"] = {"ppo": {"preset": "rlhf"}}
-    phase = config.load(tmp_path / "p.yaml", registry=registry(), text=json.dumps(bare)).phases[0]
+    phase = load_pipeline(tmp_path / "p.yaml", registry=registry(), text=json.dumps(bare)).phases[0]
     assert (phase.train.epochs, phase.train.lr, phase.generation.temperature) == (4, 3e-6, 0.7)
 
 

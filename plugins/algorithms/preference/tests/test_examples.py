@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlalign import loop
-from rlalign.pipeline import config
+from rlalign.config.load import load_pipeline
 from rlalign.records import logs
+from rlalign.running import loop
 from rlalign.testing.bench import Silence
 
 EXAMPLES = Path(__file__).parents[4] / "examples/algorithms"
@@ -32,7 +32,7 @@ RISES = {
 def test_the_example_learns(name: str, tmp_path: Path) -> None:
     pytest.importorskip("rlalign_plugin_hf")
     pytest.importorskip("rlalign_plugin_toy_tasks")
-    pipeline = config.load(
+    pipeline = load_pipeline(
         EXAMPLES / f"{name}.yaml", ["evaluate.every=null"] if name != "iterative-dpo" else []
     )
     finished = loop.start(pipeline, root=tmp_path, display=Silence()).run()

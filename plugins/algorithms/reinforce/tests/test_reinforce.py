@@ -150,7 +150,7 @@ def test_the_moving_average_after_an_iteration(tmp_path: Path) -> None:
     bench = Bench(tmp_path, say, GIVEN)
     (component,) = [c for c in bench.phase.wiring.components if c.name == "reinforce"]
     component.load_state_dict({"count": inputs["history_count"], "total": inputs["history_sum"]})
-    metrics = bench.phase._one_iteration()
+    metrics = bench.phase.one_iteration()
     assert metrics["loss"] == pytest.approx(expected["loss"], **NEAR)
     state = component.state_dict()
     assert state["total"] / state["count"] == pytest.approx(expected["baseline_after_update"], **NEAR)

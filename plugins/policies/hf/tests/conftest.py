@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from rlalign import Example, Options, Score, Task, hookimpl
-from rlalign.component import Component
-from rlalign.types import Rollout
+from rlalign.data.rollout import Rollout
+from rlalign.interface.component import Component
 
 WORDS = 60
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")

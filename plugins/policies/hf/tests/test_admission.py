@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlalign import ConfigError, RLAlignError
-from rlalign.opened import open_run
+from rlalign.running.opened import open_run
 from rlalign.testing import registry, run
 
 

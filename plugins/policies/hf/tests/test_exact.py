@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from rlalign import Example, Nucleus, Policy, Rollout, Sampling, sample
-from rlalign.engine import Engine
-from rlalign.models import hold
+from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
+from rlalign.running.models import hold
 
 FAMILIES = ("gpt2", "llama", "t5", "bart")
 SETTINGS = {

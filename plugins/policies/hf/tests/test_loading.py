@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlalign import Example, RLAlignError, Sampling
-from rlalign.engine import Engine
+from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 
 MakePolicy = Callable[..., Any]

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from rlalign import Batch, Component, Example, Loss, Outputs, Run, hookimpl, loop
-from rlalign.engine import Engine
+from rlalign import Batch, Component, Example, Loss, Outputs, Run, hookimpl
 from rlalign.errors import ConfigError
+from rlalign.learning.engine import Engine
+from rlalign.running import loop
 from rlalign.testing import registry, run, session
 from rlalign_plugin_nlpo import NLPO
 from rlalign_plugin_ppo import PPO

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlalign import ComponentError, ConfigError, Example, Rollout, Sampling, Score, loop
+from rlalign import ComponentError, ConfigError, Example, Rollout, Sampling, Score
+from rlalign.running import loop
 from rlalign.testing import ComponentTests, registry, run, session
 from rlalign.testing.bench import Silence
 from rlalign_plugin_function_reward import Function, numbers

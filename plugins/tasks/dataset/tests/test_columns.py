@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rlalign import ConfigError, Example
-from rlalign.pipeline import config
+from rlalign.config.load import load_pipeline
 from rlalign.testing import run, session
 from rlalign_plugin_dataset import Dataset
 
@@ -314,7 +314,7 @@ def test_in_a_pipeline_paths_are_relative_to_the_file(tmp_path):
         "policy: {table: {actions: [a, b], steps: 1}}\nalgorithm: sft\ntrain: {passes: 1}\n"
     )
     (tmp_path / "p.yaml").write_text(yaml)
-    pipeline = config.load(tmp_path / "p.yaml")
+    pipeline = load_pipeline(tmp_path / "p.yaml")
     task = pipeline.phases[0].task.build()
     assert [e.prompt for e in task.examples("train")] == ["Q: q", "Q: r"]  # type: ignore[attr-defined]
 

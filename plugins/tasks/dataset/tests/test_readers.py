@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from rlalign import ConfigError, Example
-from rlalign.draw import Draw
-from rlalign.examples import Without
+from rlalign.data.example import Without
+from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
 from rlalign_plugin_dataset import Dataset, sources
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index

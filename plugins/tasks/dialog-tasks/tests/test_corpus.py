@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from rlalign import ConfigError, Task
-from rlalign.cli import commands
-from rlalign.registry import Registry
+from rlalign.cli.commands import program
+from rlalign.config.registry import Registry
 from rlalign.testing import run
 from rlalign_plugin_dialog_tasks import HH, TLDR, Comet, FaithDial, RedditComments, WizardOfWikipedia
 from rlalign_plugin_dialog_tasks.corpus import Corpus
@@ -102,7 +102,7 @@ def test_check_and_a_run(name, tmp_path, monkeypatch):
         },
     }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(pipeline))
-    checked = CliRunner().invoke(commands, ["check", str(tmp_path / "p.yaml")], catch_exceptions=False)
+    checked = CliRunner().invoke(program, ["check", str(tmp_path / "p.yaml")], catch_exceptions=False)
     assert checked.exit_code == 0 and name in checked.output
     finished, _ = run(tmp_path, pipeline)
     rows = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]

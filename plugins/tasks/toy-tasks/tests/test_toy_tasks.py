@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlalign import ComponentError
-from rlalign.registry import Registry
+from rlalign.config.registry import Registry
 from rlalign.testing import Bench, run
 from rlalign.testing.kit import ComponentTests
 from rlalign_plugin_toy_tasks import Bandit, BanditPayout, IncreasingNumbers, ToyNumbers, increasing_run

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
-from rlalign.policy import Model
+from rlalign.interface.policy import Model
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where

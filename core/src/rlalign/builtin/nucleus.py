@@ -1,0 +1,62 @@
+"""NLPO's constraint: the nucleus of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from rlalign.decoding.logits import full_precision
+from rlalign.decoding.sampler import Decoder
+from rlalign.decoding.truncation import best, nucleus
+from rlalign.errors import RLAlignError
+from rlalign.interface.policy import Model, Policy
+
+
+class Nucleus:
+    """NLPO's constraint: the top-p set of another model, which decodes in lock-step with the sampler.
+
+    `always` are tokens never removed; the policy's `ends` and `specials` are added to them.
+    """
+
+    def __init__(
+        self, model: str, top_p: float = 0.9, top_k: int = 0, min_keep: int = 1, always: Sequence[int] = ()
+    ) -> None:
+        self.model = model
+        self.top_p = top_p
+        self.top_k = top_k
+        self.min_keep = min_keep
+        self.always = tuple(always)
+        self._policy: Policy | None = None
+        self._decoder: Decoder | None = None
+
+    def resolve(self, models: Mapping[str, Model]) -> None:
+        model = models[self.model]
+        if not isinstance(model, Policy):
+            raise RLAlignError(f"a nucleus needs a policy, and `{self.model}` is a {type(model).__name__}")
+        self._policy = model
+
+    def start(self, inputs: Sequence[Tensor], k: int) -> None:
+        assert self._policy is not None, "a constraint is resolved when its phase starts"
+        self._decoder = self._policy.decoder(inputs, k)
+
+    def allowed(self) -> Tensor:
+        assert self._decoder is not None and self._policy is not None
+        logits_nV = full_precision(self._decoder.logits())
+        kept_nV = nucleus(logits_nV, self.top_p)
+        if self.top_k:
+            kept_nV &= best(logits_nV, self.top_k)
+        if self.min_keep > 1:
+            best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
+            kept_nV.scatter_(1, best_nK, True)
+        always = [*self.always, *self._policy.ends, *self._policy.specials]
+        kept_nV[:, always] = True
+        return kept_nV
+
+    def advance(self, tokens_n: Tensor) -> None:
+        assert self._decoder is not None
+        self._decoder.advance(tokens_n)
+
+    def select(self, rows: Tensor) -> None:
+        assert self._decoder is not None
+        self._decoder.select(rows)

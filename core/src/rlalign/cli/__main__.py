@@ -1,0 +1,3 @@
+from rlalign.cli.commands import main
+
+main()

@@ -1,0 +1,415 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rlalign.errors import ConfigError, RLAlignError
+
+if TYPE_CHECKING:
+    from rlalign.running.loop import Session
+    from rlalign.running.workspace import Workspace
+
+S = TypeVar("S", bound="Workspace")
+
+LATEST = ""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rlalign")
+def program() -> None:
+    """Align language models with reinforcement learning, one YAML file a pipeline."""
+
+
+@program.command()
+@click.argument("arguments", nargs=-1, metavar="[FILE] [KEY=VALUE]...")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run; stands above the file's `seed`.")
+@click.option("--name", help="Name of the run's folder; by default the file's name, numbered.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where runs live.",
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value=LATEST,
+    metavar="[RUN]",
+    help="Go on with a run: this one, or FILE's latest.",
+)
+@click.option("--previous", is_flag=True, help="With --resume: from the last commit point but one.")
+@click.option("--inexact", is_flag=True, help="With --resume: although packages, data or machine changed.")
+@click.option("--plain", is_flag=True, help="Plain lines instead of the live display.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def run(
+    arguments: tuple[str, ...],
+    seed: int | None,
+    name: str | None,
+    runs: Path,
+    resume: str | None,
+    previous: bool,
+    inexact: bool,
+    plain: bool,
+    debug: bool,
+) -> None:
+    """Run a pipeline, or go on with one that was interrupted."""
+    if resume is not None and resume != LATEST and not Path(resume).is_dir() and _is_file_or_override(resume):
+        arguments, resume = (resume, *arguments), LATEST  # `--resume pipeline.yaml`
+    file, overrides = _split(arguments)
+
+    def session() -> Session:
+        from rlalign.config.load import load_pipeline
+        from rlalign.running import loop
+        from rlalign.running.display import make_display
+
+        display = make_display(plain or None)
+        if resume is None:
+            if previous or inexact:
+                raise ConfigError("--previous and --inexact go with --resume")
+            if file is None:
+                raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
+            pipeline = load_pipeline(file, overrides, seed=seed)
+            return loop.start(pipeline, root=runs, name=name, display=display)
+        if overrides or seed is not None or name is not None:
+            raise ConfigError(
+                "a resumed run goes on as it began: leave out key=value, --seed and --name, or start a new run"
+            )
+        return loop.resume(
+            _run_folder(resume, file, runs), inexact=inexact, previous=previous, display=display
+        )
+
+    _guarded(debug, lambda: _run(_before_run(session)))
+
+
+def _before_run(session: Callable[[], S]) -> S:
+    """Whatever goes wrong before the run begins exits with 2."""
+    try:
+        return session()
+    except RLAlignError as error:
+        if error.exit_code == 2:
+            raise
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"{where}{error.strerror or error}") from error
+
+
+def _run(session: Session) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        if session.stopping:
+            sys.stderr.write("\nstopped at once; the last commit point stands\n")
+            sys.stderr.flush()
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        session.stopping = True
+        session.display.note("stopping after this iteration; once more to stop at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        session.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _split(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
+    files = [a for a in arguments if "=" not in a]
+    if len(files) > 1:
+        raise click.UsageError(f"one pipeline file at a time; got {', '.join(files)}")
+    return (Path(files[0]) if files else None), [a for a in arguments if "=" in a]
+
+
+def _is_file_or_override(text: str) -> bool:
+    return "=" in text or text.endswith((".yaml", ".yml"))
+
+
+def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
+    from rlalign.records import rundir
+
+    if resume != LATEST:
+        return Path(resume) if Path(resume).exists() or "/" in resume else runs / resume
+    if file is None:
+        raise ConfigError(
+            "--resume: name the run, `--resume runs/NAME`, or the pipeline file whose latest run is meant"
+        )
+    latest = rundir.latest(runs, file.stem)
+    if latest is None:
+        raise ConfigError(f"{runs}: holds no run of {file.name} to resume")
+    return latest
+
+
+@program.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
+    """Check a pipeline without loading a model: names, options, wiring. Exit code 2 if it cannot run."""
+
+    def report() -> None:
+        from rlalign.cli.report import describe
+        from rlalign.config.load import load_pipeline
+        from rlalign.config.registry import Registry
+        from rlalign.running.workspace import wire_all
+
+        registry = Registry()
+        pipeline = load_pipeline(file, list(overrides), registry=registry)
+        wirings, _ = wire_all(pipeline, registry)
+        click.echo(describe(pipeline, wirings), nl=False)
+
+    _guarded(debug, report)
+
+
+_OF_EVALUATION = (
+    click.argument("overrides", nargs=-1, metavar="[evaluate.KEY=VALUE]..."),
+    click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
+    click.option("--split", help="The task's split."),
+    click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),
+    click.option("--debug", is_flag=True, help="Show tracebacks."),
+)
+
+
+def _of_evaluation(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OF_EVALUATION):
+        command = option(command)
+    return command
+
+
+_reward = click.option(
+    "--reward", "rewards", multiple=True, help="Measure by this instead; as often as needed."
+)
+_examples = click.option(
+    "--examples", type=click.IntRange(min=1), help="Examples, from the start of the split."
+)
+
+
+@program.command("eval")
+@click.argument("target", metavar="RUN|MODEL")
+@_of_evaluation
+@_reward
+@_examples
+@click.option("--policy", help="Of a model: the policy that loads it, where its config.json does not tell.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
+def evaluate(
+    target: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    policy: str | None,
+    as_json: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Measure a run's last commit point, or a model, without changing it."""
+
+    def work() -> None:
+        from rlalign.cli import inspection
+
+        asked = inspection.asked_for(**options)
+        row = _before_run(lambda: inspection.opened(target, asked, overrides, policy).ready(seed)).figures()
+        click.echo(inspection.as_json(row) if as_json else inspection.table(row))
+
+    _guarded(debug, work)
+
+
+@program.command()
+@click.argument("name", metavar="RUN")
+@_of_evaluation
+@click.option(
+    "--new", is_flag=True, help="Sample now, from the last commit point, to the split's first prompts."
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, help="With --new: answer this instead; as often as needed."
+)
+@click.option(
+    "--n",
+    "count",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many; with --new, prompts.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def sample(
+    name: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    new: bool,
+    prompts: tuple[str, ...],
+    count: int,
+    as_json: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Show responses that a run logged at its last evaluation, or `--new` ones."""
+
+    def work() -> None:
+        from rlalign.cli import inspection
+
+        run = inspection.run_folder(name)
+        if new:
+            from rlalign.running.opened import open_run
+
+            asked = inspection.asked_for(**options, examples=count)
+            rows = _before_run(lambda: open_run(run, asked, overrides).ready(seed, prompts)).samples()
+        elif overrides or prompts or seed is not None or any(options.values()):
+            raise ConfigError("what was logged stays as it is; add --new to sample now")
+        else:
+            rows = inspection.last_samples(run)[:count]
+        click.echo(inspection.as_json(rows) if as_json else inspection.listed(rows))
+
+    _guarded(debug, work)
+
+
+@program.command()
+@click.argument("name", metavar="RUN")
+@_of_evaluation
+@_reward
+@_examples
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), help="The model folder.  [default: NAME-model]"
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="Write the responses it kept to this .jsonl instead; with --to, both.",
+)
+@click.option(
+    "--new", is_flag=True, help="With --samples: sample now, from the last commit point, as `eval` does."
+)
+def export(
+    name: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    folder: Path | None,
+    samples: Path | None,
+    new: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Write a run's model, as of its last commit point, or its scored responses as logged data."""
+
+    def work() -> None:
+        from rlalign.cli import inspection
+        from rlalign.running.opened import open_run
+
+        run = inspection.run_folder(name)
+        if new and samples is None:
+            raise ConfigError("--new goes with --samples FILE")
+        if not new and (overrides or seed is not None or any(options.values())):
+            raise ConfigError("what was kept stays as it is; add --new and --samples FILE to sample now")
+        model = folder or (None if samples else Path(f"{run.name}-model"))
+        for target, option in ((model, "--to"), (samples, "--samples")):
+            if target is not None:
+                inspection.free(target, run, option)
+        rows: Iterable[dict[str, Any]] = [] if new or samples is None else inspection.kept(run)
+        if new or model is not None:
+            asked = inspection.asked_for(**options)
+            opened = _before_run(lambda: open_run(run, asked, overrides, evaluates=new))
+            if new:
+                _before_run(lambda: opened.ready(seed))
+            if model is not None:
+                opened.save_policy(model)
+                click.echo(f"model: {model}")
+            if new:
+                rows = opened.rows()
+        if samples is not None:
+            click.echo(f"samples: {inspection.write_rows(samples, rows)}")
+
+    _guarded(debug, work)
+
+
+@program.command()
+@click.option("--check", "load", is_flag=True, help="Import every component and say what is broken.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(load: bool, as_json: bool) -> None:
+    """List the installed components, by name, with the package each comes from."""
+    from rlalign.config.registry import installed
+
+    rows = []
+    for offer in sorted(installed(), key=lambda o: (o.name, o.distribution)):
+        row: dict[str, Any] = {
+            "name": offer.name,
+            "distribution": offer.distribution,
+            "version": offer.version,
+        }
+        rows.append(row | (_loaded(offer.distribution, offer.name) if load else {}))
+    broken = [row for row in rows if "error" in row]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        wide = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            kind = f"{row['kind']:10} " if "kind" in row else ("broken     " if "error" in row else "")
+            click.echo(f"{row['name']:{wide}}  {kind}{row['distribution']} {row['version']}")
+        for row in broken:
+            click.echo(f"error: {row['error']}", err=True)
+    if broken:
+        sys.exit(1)
+
+
+def _loaded(distribution: str, name: str) -> dict[str, str]:
+    from rlalign.config.registry import Registry, kind
+
+    try:
+        Registry().load(name)
+        return {"kind": kind(Registry().load(f"{distribution}:{name}").cls)}
+    except ConfigError as error:
+        return {"error": str(error)}
+
+
+def _guarded(debug: bool, work: Callable[[], None]) -> None:
+    """One readable message for whatever goes wrong; a traceback only when it is asked for."""
+    try:
+        work()
+    except RLAlignError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            click.echo(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("stopped before the run began", err=True)
+        sys.exit(130)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(
+                f"error: {where}{error.strerror or error}; free or mend it, then `rlalign run --resume`",
+                err=True,
+            )
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            click.echo(
+                f"error: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno}); "
+                "--debug shows the traceback",
+                err=True,
+            )
+        sys.exit(1)
+
+
+def main() -> None:
+    """The `rlalign` command."""
+    # Before torch is imported: threads that spin while they wait cost a shared machine tenfold and more.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    program(prog_name="rlalign")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What `rlalign check` prints: who acts in each stage, which models there are, what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlalign.config.pipeline import Pipeline
+from rlalign.running.wiring import Wiring, acting
+
+
+def describe(pipeline: Pipeline, wirings: Sequence[Wiring]) -> str:
+    """The whole pipeline in a few lines a phase."""
+    repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
+    count = "1 phase" if len(wirings) == 1 else f"{len(wirings)} phases"
+    lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
+    known: set[str] = {"policy"}
+    for place, wiring in enumerate(wirings):
+        lines += [
+            "",
+            f"{wiring.phase.name}:",
+            *(f"  {line}" for line in _phase(wiring, known, first=place == 0)),
+        ]
+        known |= set(wiring.models)
+    return "\n".join(lines) + "\n"
+
+
+def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
+    phase, train = wiring.phase, wiring.phase.train
+    rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
+    for hook, names in acting(wiring).items():
+        rows[hook] = ", ".join(names)
+    rows.setdefault("reward", "nothing")
+    models = {"policy": "built" if first else "kept"}
+    for name in wiring.models:
+        spec = phase.models.get(name)
+        renewed = (spec.of if spec else None) in ("phase", "iteration") or (
+            name == "reference" and not (spec and spec.of)
+        )
+        if name not in known:
+            models[name] = "built"
+        else:
+            models[name] = "renewed" if renewed and not (spec and spec.item) else "kept"
+        if spec and spec.dtype:
+            models[name] += f" in {spec.dtype}"
+    rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())
+    rows["trains"] = ", ".join(wiring.trains) if wiring.learns else "nothing"
+    if wiring.live or wiring.columns:
+        columns = [f"{model}.{output}" for model, output in wiring.columns]
+        rows["needs"] = ", ".join([*sorted(wiring.live), *columns])
+    if chosen := _defaults(wiring):
+        rows["defaults"] = ", ".join(chosen)
+    length = (
+        _count(train.iterations, "iteration") if train.iterations else _count(train.passes, "pass", "passes")
+    )
+    steps = f"{train.epochs} epochs of " if train.epochs > 1 else ""
+    size = _count(train.minibatches, "optimiser step")
+    if train.minibatch:
+        size = f"{_count(train.minibatch, 'group')} a step"
+    learning = f", {steps}{size}" if wiring.learns else ""
+    rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
+    wide = max(map(len, rows))
+    return [f"{name:{wide}}  {value}" for name, value in rows.items()]
+
+
+def _defaults(wiring: Wiring) -> list[str]:
+    """What algorithms set in `train` and `generation`, where the file left it to them."""
+    return [
+        f"{section}.{key} {value} ({component.name})"
+        for component in wiring.components
+        for section, values in component.defaults.items()
+        for key, value in values.items()
+        if getattr(getattr(wiring.phase, section), key) == value
+    ]
+
+
+def _count(number: float | None, one: str, many: str | None = None) -> str:
+    return f"{number:g} {one if number == 1 else many or f'{one}s'}"

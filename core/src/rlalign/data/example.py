@@ -1,0 +1,92 @@
+"""An example of a task, and examples that are loaded when they are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy
+
+Prompt = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A prompt from a task, with whatever is known about good and bad responses to it."""
+
+    id: str
+    prompt: Prompt
+    responses: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    finished: tuple[bool, ...] = ()
+    """Whether each logged response ended by itself; empty: they all did."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    row: int = -1
+    """Set by the draw: where its first logged response stands among all logged responses of the data."""
+
+
+class LazyExamples(Sequence[Example], ABC):
+    """Derive, and say how many there are (`__len__`) and which is the i-th (`example`)."""
+
+    response_counts: numpy.ndarray | None = None
+    """Logged responses of each, so that nobody reads the examples to count them; None: unknown."""
+    row_keys: numpy.ndarray | None = None
+    """Examples are drawn in the order of these numbers, so that theirs in a file does not matter; None: it does."""
+
+    @abstractmethod
+    def example(self, index: int) -> Example:
+        """The one at a place from 0 on."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        place = range(len(self))[index]
+        return self.example(place) if isinstance(place, int) else [self.example(i) for i in place]
+
+
+class Without(LazyExamples):
+    """Examples, those at some places left out."""
+
+    def __init__(self, examples: Sequence[Example], places: Collection[int]) -> None:
+        self._examples = examples
+        self._at = numpy.setdiff1d(numpy.arange(len(examples)), list(places))
+        counts, keys = (_known(examples, name) for name in ("response_counts", "row_keys"))
+        self.response_counts = None if counts is None else counts[self._at]
+        self.row_keys = None if keys is None else keys[self._at]
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def example(self, index: int) -> Example:
+        return self._examples[int(self._at[index])]
+
+
+class Joined(LazyExamples):
+    """One sequence of examples after the other."""
+
+    def __init__(self, *parts: Sequence[Example]) -> None:
+        self._parts = parts
+        self.response_counts, self.row_keys = (_all(parts, name) for name in ("response_counts", "row_keys"))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def example(self, index: int) -> Example:
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def _known(examples: Sequence[Example], name: str) -> Any:
+    return getattr(examples, name, None)
+
+
+def _all(parts: Sequence[Sequence[Example]], name: str) -> Any:
+    found = [_known(part, name) for part in parts]
+    return None if not found or any(x is None for x in found) else numpy.concatenate(found)

@@ -1,0 +1,114 @@
+"""Settings that travel with the data: how a response was sampled, how much is learned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["frozen", "lagging", "value"]
+
+Unit = Literal["response", "group", "step"]
+
+
+class Options(BaseModel):
+    """Options of a component. Every field carries a `description`: it is the documentation."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(gt=0)]
+
+Natural = Annotated[int, Field(ge=0)]
+
+
+class Sampling(Options):
+    """`generation`: how responses are sampled."""
+
+    samples: Positive = Field(1, description="responses a prompt")
+    temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
+    top_k: Natural = Field(0, description="keep the k most probable tokens; 0 keeps all")
+    top_p: float = Field(1.0, gt=0, le=1, description="keep the smallest set of this probability")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="keep tokens of at least this share of the largest probability"
+    )
+    min_new_tokens: Natural = Field(0, description="the response may not end before this many tokens")
+    max_new_tokens: Positive = Field(64, description="the response is cut after this many tokens")
+    stop: tuple[str, ...] = Field((), description="a response ends when its text holds one of these")
+    greedy: bool = Field(False, description="take the most probable token (for evaluation only)")
+    beams: Positive = Field(
+        1, description="width of a beam search, where the policy has one (for evaluation only)"
+    )
+
+    @property
+    def narrows(self) -> bool:
+        """Whether a truncation may leave fewer tokens than the vocabulary holds."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+class Schedule(Options):
+    """How a learning rate moves with the phase's progress."""
+
+    shape: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="linear and cosine fall to `floor`"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the phase in which it rises from zero")
+    floor: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
+
+
+class Train(Options):
+    """`train`: how much is learned, how fast."""
+
+    iterations: Positive | None = Field(
+        None, description="draws of `prompts` prompts, each followed by an update"
+    )
+    passes: float | None = Field(None, gt=0, description="passes over the data; `iterations` follows from it")
+    prompts: Positive = Field(64, description="prompts an iteration")
+    epochs: Positive = Field(1, description="passes over one iteration's batch")
+    minibatches: Positive = Field(1, description="optimiser steps an epoch")
+    minibatch: Positive | None = Field(None, description="groups an optimiser step, instead of `minibatches`")
+    refill: Natural = Field(
+        0, description="further draws while fewer than `prompts` groups survive `advantage`"
+    )
+    lr: float = Field(1e-5, ge=0, description="learning rate of the policy, and of what `lrs` does not name")
+    lrs: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="learning rates of other models, by name"
+    )
+    schedule: Schedule = Field(Schedule(), description="how the learning rates move with progress")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's decay rates")
+    eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of weight matrices")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null does not clip")
+    dropout: bool = Field(False, description="leave dropout on while learning")
+    dtype: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="bfloat16 computes under autocast and keeps float32 weights"
+    )
+    budget: Positive | None = Field(
+        None, description="padded tokens a micro-batch; found by itself if not given"
+    )
+    on_bad_reward: Literal["stop", "drop"] = Field(
+        "stop", description="what a NaN or infinite reward does: end the run, or drop the prompt's group"
+    )
+
+    keep_responses: bool = Field(
+        False,
+        description="write all responses down with their scores, for `rlalign export --samples`; `collect` does",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Train:
+        if self.iterations is not None and self.passes is not None:
+            raise ValueError("say `iterations` or `passes`, not both")
+        if self.minibatch is not None and self.minibatches != 1:
+            raise ValueError("say `minibatches` or `minibatch`, not both")
+        return self
+
+
+class Save(Options):
+    """`checkpoints`: how often a commit point is written, and how many are kept."""
+
+    every: Positive | None = Field(
+        None,
+        description="iterations between commit points; null: each, less often once they cost 5 % of the time",
+    )
+    keep: Positive = Field(2, description="commit points kept")

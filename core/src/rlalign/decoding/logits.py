@@ -1,0 +1,74 @@
+"""Logits → log-probs and entropy: the one place that applies temperature, bans and `allowed`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from rlalign.data.rollout import Rollout
+
+LIVE = ("logprobs", "full_logprobs", "entropy")
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Half-precision logits in float32; float32 and float64 as they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def steps_outputs(
+    logits_MV: Tensor,
+    rollout: Rollout,
+    chosen_M: tuple[Tensor, Tensor],
+    ends: Sequence[int],
+    want: Collection[str],
+) -> dict[str, Tensor]:
+    """[M] per wanted output, for some chosen steps (row_M, step_M) of a rollout."""
+    row_M, step_M = chosen_M
+    action_M1 = rollout.actions_NT[row_M, step_M][:, None]
+    scaled_MV = scaled(logits_MV, rollout, row_M)
+    removed_MV = removed(scaled_MV, rollout, row_M, step_M, ends)
+    outputs: dict[str, Tensor] = {}
+    full_M1 = scaled_MV.gather(1, action_M1)
+    if removed_MV is None:
+        norm_M1 = scaled_MV.logsumexp(1, keepdim=True)
+        outputs["logprobs"] = outputs["full_logprobs"] = (full_M1 - norm_M1)[:, 0]
+        if "entropy" in want:
+            logp_MV = scaled_MV - norm_M1
+            # A policy may rule tokens out by a logit of −∞; they add nothing, not NaN.
+            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
+    else:
+        if "full_logprobs" in want:
+            outputs["full_logprobs"] = (full_M1 - scaled_MV.logsumexp(1, keepdim=True))[:, 0]
+        logp_MV = scaled_MV.masked_fill(removed_MV, -math.inf).log_softmax(1)
+        outputs["logprobs"] = logp_MV.gather(1, action_M1)[:, 0]
+        if "entropy" in want:
+            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(removed_MV, 0.0)).sum(1)
+    return {name: outputs[name] for name in LIVE if name in want}
+
+
+def scaled(logits_MV: Tensor, rollout: Rollout, row_M: Tensor) -> Tensor:
+    """Logits over the temperature each row was sampled at."""
+    full_MV = full_precision(logits_MV)
+    if all(how.temperature == 1 for how in rollout.settings):
+        return full_MV
+    return full_MV / rollout.setting("temperature")[row_M][:, None].to(full_MV.dtype)
+
+
+def removed(
+    scaled_MV: Tensor, rollout: Rollout, row_M: Tensor, step_M: Tensor, ends: Sequence[int]
+) -> Tensor | None:
+    """[M,V] bool: what bans and truncations took away; None if nothing."""
+    removed_MV = None
+    if rollout.allowed is not None:
+        removed_MV = ~rollout.allowed.mask(row_M, step_M)
+    # Asked of the settings, not of the tensors: no wait for the device.
+    if ends and any(how.min_new_tokens for how in rollout.settings):
+        early_M = step_M < rollout.setting("min_new_tokens")[row_M]
+        if removed_MV is None:
+            removed_MV = torch.zeros_like(scaled_MV, dtype=torch.bool)
+        columns = torch.tensor(list(ends), device=scaled_MV.device)
+        removed_MV[:, columns] |= early_M[:, None]
+    return removed_MV

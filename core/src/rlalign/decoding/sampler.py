@@ -1,0 +1,255 @@
+"""The one sampling loop: bans, constraint, temperature, truncation, inverse CDF on given uniforms.
+
+The uniforms come up front, U[prompt, response, step], so neither the batch's size or order nor the
+dropping of finished rows ever changes a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlalign.data.allowed import Allowed, pack
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Sampling
+from rlalign.decoding.logits import full_precision
+from rlalign.decoding.truncation import only, truncate
+from rlalign.errors import RLAlignError
+
+
+class Decoder(Protocol):
+    """Generation in progress: one row a response, the rows of a prompt side by side."""
+
+    def logits(self) -> Tensor:
+        """[n,V] for the next step."""
+
+    def advance(self, tokens_n: Tensor) -> None:
+        """Take one token a row."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Constraint(Protocol):
+    """Narrows what may be sampled; its state moves with the sampler's rows.
+
+    One that reads models has a method `resolve(models)` too, called once they are there.
+    """
+
+    def start(self, inputs: Sequence[Tensor], k: int) -> None:
+        """Begin k responses a prompt."""
+
+    def allowed(self) -> Tensor:
+        """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p."""
+
+    def advance(self, tokens_n: Tensor) -> None:
+        """Take one token a row."""
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Decodable(Protocol):
+    """What the sampling loop asks of a policy."""
+
+    ends: tuple[int, ...]
+    horizon: int | None
+
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]: ...
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...
+    def text(self, actions_T: Tensor) -> str: ...
+
+
+COMPACT_SHARE = 1 / 8
+"""Finished rows are dropped once they are this share of the rows being computed."""
+
+
+def choose(probs_nV: Tensor, uniform_n: Tensor) -> Tensor:
+    """Inverse CDF: the first token whose cumulative probability exceeds u. Never one of probability 0."""
+    cdf_nV = probs_nV.cumsum(1)
+    target_n1 = uniform_n.to(cdf_nV.dtype)[:, None] * cdf_nV[:, -1:]
+    places_V = torch.arange(probs_nV.shape[1], device=probs_nV.device)
+    token_n1 = torch.searchsorted(cdf_nV, target_n1, right=True).clamp_max_(len(places_V) - 1)
+    if not bool((probs_nV.gather(1, token_n1) > 0).all()):
+        # Where rounding lifts the target to the total, the last token that has any probability.
+        last_n1 = torch.where(probs_nV > 0, places_V, 0).amax(1, keepdim=True)
+        token_n1 = torch.minimum(token_n1, last_n1)
+    return token_n1[:, 0]
+
+
+@dataclass
+class _Trace:
+    """What was sampled, by row and step."""
+
+    actions_NT: Tensor
+    logprobs_NT: Tensor
+    full_logprobs_NT: Tensor
+    length_N: Tensor
+    finished_N: Tensor
+    narrowed: list[tuple[Tensor, Tensor]] | None
+    """Of each step: the rows [m] still going, and what each could choose from, packed [m,B]."""
+    vocabulary: int
+
+
+@torch.no_grad()
+def sample(
+    policy: Decodable,
+    examples: Sequence[Example],
+    how: Sampling,
+    uniforms: Tensor,
+    within: Constraint | None = None,
+    *,
+    compact: bool = True,
+) -> Rollout:
+    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]."""
+    if how.beams > 1:
+        raise RLAlignError(f"generation.beams: a {type(policy).__name__} policy has no beam search")
+    k, inputs = how.samples, policy.prompts(examples)
+    steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    count = len(examples) * k
+    decoder = policy.decoder(inputs, k)
+    if within is not None:
+        within.start(inputs, k)
+    trace: _Trace | None = None
+    ends: Tensor | None = None
+    uniform_NT = uniforms[:, :k, :steps].reshape(count, steps)
+    if uniforms.shape[0] != len(examples) or uniform_NT.numel() != count * steps:
+        raise ValueError(
+            f"{tuple(uniforms.shape)} uniforms for {len(examples)} × {k} responses of {steps} steps"
+        )
+    rows_n = torch.arange(count, device=uniforms.device)
+    alive_n = torch.ones(count, dtype=torch.bool, device=uniforms.device)
+    for t in range(steps):
+        raw_nV = full_precision(decoder.logits())
+        if trace is None or ends is None:
+            trace = _begin(count, steps, raw_nV, packed=how.narrows or within is not None)
+            ends = torch.tensor(policy.ends, dtype=torch.long, device=raw_nV.device)
+        temperature = 1.0 if how.greedy else how.temperature
+        scaled_nV = raw_nV / temperature
+        kept_nV = _kept(scaled_nV, how, within, ends, t)
+        full_nV = scaled_nV.log_softmax(1)
+        if kept_nV is None:
+            logp_nV = full_nV
+        else:
+            logp_nV = only(scaled_nV, kept_nV).log_softmax(1)
+        if how.greedy:
+            token_n = logp_nV.argmax(1)
+        else:
+            token_n = choose(logp_nV.exp(), uniform_NT[rows_n, t])
+        live_n = rows_n[alive_n]
+        trace.actions_NT[live_n, t] = token_n[alive_n]
+        trace.logprobs_NT[live_n, t] = logp_nV.gather(1, token_n[:, None])[alive_n, 0]
+        trace.full_logprobs_NT[live_n, t] = full_nV.gather(1, token_n[:, None])[alive_n, 0]
+        trace.length_N[live_n] = t + 1
+        if trace.narrowed is not None and kept_nV is not None:
+            trace.narrowed.append((live_n.cpu(), pack(kept_nV)[alive_n].cpu()))
+        ended_n = torch.isin(token_n, ends) | _stopped(policy, trace, rows_n, alive_n, t, how)
+        trace.finished_N[rows_n[alive_n & ended_n]] = True
+        alive_n = alive_n & ~ended_n
+        remaining = int(alive_n.sum())
+        if remaining == 0:
+            break
+        if t + 1 == steps:
+            break
+        decoder.advance(token_n)
+        if within is not None:
+            within.advance(token_n)
+        if compact and len(alive_n) - remaining >= COMPACT_SHARE * len(alive_n):
+            keep = alive_n.nonzero()[:, 0]
+            decoder.select(keep)
+            if within is not None:
+                within.select(keep)
+            rows_n, alive_n = rows_n[keep], alive_n[keep]
+    if trace is None:
+        raise RLAlignError("nothing to sample: no examples, or no steps")
+    return _finish(policy, examples, inputs, how, trace)
+
+
+def _begin(count: int, steps: int, like_nV: Tensor, *, packed: bool) -> _Trace:
+    zeros_NT = like_nV.new_zeros(count, steps)
+    longs_N = torch.zeros(count, dtype=torch.long, device=like_nV.device)
+    return _Trace(
+        actions_NT=longs_N[:, None].repeat(1, steps),
+        logprobs_NT=zeros_NT,
+        full_logprobs_NT=zeros_NT.clone(),
+        length_N=longs_N,
+        finished_N=longs_N.bool(),
+        narrowed=[] if packed else None,
+        vocabulary=like_nV.shape[1],
+    )
+
+
+def _kept(scaled_nV: Tensor, how: Sampling, within: Constraint | None, ends: Tensor, t: int) -> Tensor | None:
+    """What may be chosen at step t, or None for everything."""
+    kept_nV = within.allowed() if within is not None else None
+    if t < how.min_new_tokens and len(ends):
+        kept_nV = torch.ones_like(scaled_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
+        kept_nV[:, ends] = False
+    if how.narrows:
+        banned_nV = scaled_nV if kept_nV is None else only(scaled_nV, kept_nV)
+        kept_nV = truncate(banned_nV, how)
+    if kept_nV is not None and not bool(kept_nV.sum(1).all()):
+        raise RLAlignError(
+            f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose"
+        )
+    return kept_nV
+
+
+def _stopped(
+    policy: Decodable, trace: _Trace, rows_n: Tensor, alive_n: Tensor, t: int, how: Sampling
+) -> Tensor:
+    ended_n = torch.zeros_like(alive_n)
+    if how.stop and t + 1 >= how.min_new_tokens:
+        for i in alive_n.nonzero()[:, 0].tolist():
+            text = policy.text(trace.actions_NT[rows_n[i], : t + 1])
+            ended_n[i] = any(stop in text for stop in how.stop)
+    return ended_n
+
+
+def _finish(
+    policy: Decodable, examples: Sequence[Example], inputs: tuple[Tensor, ...], how: Sampling, trace: _Trace
+) -> Rollout:
+    count, longest = len(trace.length_N), int(trace.length_N.max())
+    mask_NT = torch.arange(longest, device=trace.length_N.device) < trace.length_N[:, None]
+    texts = []
+    for actions_T, length in zip(trace.actions_NT, trace.length_N.tolist(), strict=True):
+        text = policy.text(actions_T[:length])
+        cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
+        texts.append(text[: min(cuts)] if cuts else text)
+    return Rollout(
+        examples=tuple(examples),
+        inputs=inputs,
+        group_N=torch.arange(len(examples), device=mask_NT.device).repeat_interleave(how.samples),
+        actions_NT=trace.actions_NT[:, :longest],
+        mask_NT=mask_NT,
+        finished_N=trace.finished_N,
+        settings=(_neutral_if_greedy(how),),
+        setting_N=torch.zeros(count, dtype=torch.long, device=mask_NT.device),
+        logprobs_NT=trace.logprobs_NT[:, :longest],
+        full_logprobs_NT=trace.full_logprobs_NT[:, :longest],
+        texts=tuple(texts),
+        allowed=_allowed(trace),
+    )
+
+
+def _allowed(trace: _Trace) -> Allowed | None:
+    """What was narrowed, response by response; None if nothing was."""
+    if not trace.narrowed:
+        return None
+    length_N = trace.length_N.cpu()
+    start_N = length_N.cumsum(0) - length_N
+    bits_MB = torch.empty(int(length_N.sum()), trace.narrowed[0][1].shape[1], dtype=torch.uint8)
+    for t, (rows_m, bits_mB) in enumerate(trace.narrowed):
+        bits_MB[start_N[rows_m] + t] = bits_mB
+    allowed = Allowed.of(trace.vocabulary, bits_MB.split(length_N.tolist()))
+    return allowed if any(row is not None for row in allowed.rows) else None
+
+
+def _neutral_if_greedy(how: Sampling) -> Sampling:
+    """Greedy responses carry log-probs at temperature 1."""
+    return how.model_copy(update={"temperature": 1.0}) if how.greedy else how

@@ -1,0 +1,88 @@
+"""A component: a class with a nested `Config`, some declarations, and any subset of the hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from rlalign.data.settings import Options, Role, Unit
+
+if TYPE_CHECKING:
+    from rlalign.data.example import Example
+    from rlalign.interface.run import Run
+
+
+class Component:
+    """Base of everything a pipeline names. `__init__` is cheap and opens nothing; `setup` may load.
+
+    The declarations are class attributes or, where they depend on the options, plain attributes set
+    in `__init__` (never properties: pluggy 1.6 evaluates those when a component is registered).
+    """
+
+    class Config(Options):
+        """No options."""
+
+    name: str = ""
+    """The item's name in the pipeline (`as`, or the component's own name); set by the core."""
+    models: Mapping[str, Role] = {}
+    """Models it reads beside `policy`, by name, and the role each plays."""
+    trains: Sequence[str] = ()
+    """The models its loss optimises. All others stay frozen, to the bit."""
+    needs: Sequence[str] = ()
+    """Live outputs (`logprobs`, `full_logprobs`, `entropy`, `values`), `old_logprobs`, or
+    `model.output` columns taken once after the rollout (`reference.full_logprobs`)."""
+    unit: Unit = "group"
+    """The smallest set of responses its loss may be evaluated on alone, given the step's totals."""
+    responses: str | None = None
+    """Where its responses come from unless the pipeline says so: `sampled` or `logged`."""
+    min_samples: int = 1
+    """Responses a prompt that it cannot do without."""
+    scored: bool = True
+    """It reads rewards. Where nothing in `algorithm` does, logged responses need no stored scores."""
+    regularises: bool = False
+    """Its loss holds a KL to the reference already."""
+    constraint: Any = None
+    """A `rlalign.Nucleus` that narrows what the policy may sample."""
+    defaults: Mapping[str, Mapping[str, Any]] = {}
+    """What it sets in the pipeline's `train` and `generation` unless the file does."""
+    parts: Mapping[str, int] = {}
+    """Components it calls by itself, with the number of responses it wants of each (`mix`)."""
+
+    config: BaseModel
+
+    def __init__(self, config: BaseModel) -> None:
+        self.config = config
+
+    def setup(self, run: Run) -> None:
+        """Load what is heavy. Called once, before the first `phase_started` it takes part in."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run must know: tensors and plain JSON values, nested in dicts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+class Task(Component):
+    """Where examples come from, and how a response to them reads."""
+
+    generation: ClassVar[Mapping[str, Any]] = {}
+    """How `evaluate` decodes unless the pipeline says otherwise; without it greedily, once."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The examples of a split, in a fixed order.
+
+        A sequence that loads them when they are asked for derives from `LazyExamples`.
+        """
+        raise NotImplementedError
+
+    def postprocess(self, text: str) -> str:
+        """What rewards and metrics read of a response."""
+        return text
+
+    def fingerprint(self, split: str) -> str | None:
+        """A short string that changes with the data; None: the core reads all examples to make one."""
+        return None

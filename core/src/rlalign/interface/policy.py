@@ -1,0 +1,143 @@
+"""What the core asks of a model: a policy or a value."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Options, Sampling
+from rlalign.decoding import sampler
+from rlalign.decoding.sampler import Constraint, Decoder
+from rlalign.errors import RLAlignError
+
+
+class Model(nn.Module):
+    """What policies and values share. `__init__` opens nothing; `setup` makes or loads the weights."""
+
+    class Config(Options):
+        """No options."""
+
+    name: str = ""
+    """Its name among the run's models; set by the core."""
+    version: int = 0
+    """Raised whenever the weights change; set by the core."""
+    ephemeral: tuple[str, ...] = ()
+    """State a checkpoint leaves out because `setup` or `copy` makes it again."""
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__()
+        self.config: Any = config
+
+    def sync(self, source: Model) -> None:
+        """Take the weights of a model of the same kind."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.state_dict().values(), source.state_dict().values(), strict=True):
+                mine.copy_(theirs)
+        self.version += 1
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary model folder that the field's tools load."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be saved as a model folder")
+
+
+class Policy(Model):
+    """A distribution over responses. Prompt and response are its own business; logits are the core's."""
+
+    ends: tuple[int, ...] = ()
+    """Tokens that end a response."""
+    specials: tuple[int, ...] = ()
+    """Tokens a constraint always allows, `ends` apart."""
+    shares: bool = False
+    """Whether its copies compute with its own weights, as those of adapters on one network do."""
+    horizon: int | None = None
+    """The longest response it can give; None: no limit of its own."""
+
+    def open(self) -> None:
+        """Get ready to read prompts, without weights. The run's policy is opened before its data is looked at."""
+
+    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
+        """Places of the examples it cannot read, and why; asked once a split, after `open`. They are left out."""
+        return {}
+
+    def setup(self) -> None:
+        """Make or load the weights; what `open` does, if that has not been called."""
+
+    @abstractmethod
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        """Each example's prompt as this policy reads it."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> Rollout:
+        """The examples' logged responses, sampled neutrally (temperature 1, no bans), log-probs NaN."""
+
+    @abstractmethod
+    def text(self, actions_T: Tensor) -> str:
+        """A response as text, without the token that ends it."""
+
+    @abstractmethod
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """Begin k responses to each prompt, with a cache of its own."""
+
+    def sample(
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+    ) -> Rollout:
+        """Responses from the core's sampling loop over `decoder`; a faster engine replaces this."""
+        return sampler.sample(self, examples, how, uniforms, within)
+
+    @abstractmethod
+    def features(self, rollout: Rollout, last: bool = False) -> Tensor:
+        """[M,C]: the trunk at the M chosen steps; with `last`, N rows more: after each response."""
+
+    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(states [G,S,C] of each group's prompt, mask [G,S]); for values that read prompts."""
+        raise RLAlignError(f"a {type(self).__name__} has no states of a prompt's tokens")
+
+    @abstractmethod
+    def head(self, features: Tensor) -> Tensor:
+        """[m,V]: logits of any of those rows (never of the `last` ones)."""
+
+    @abstractmethod
+    def copy(self, role: Literal["frozen", "lagging", "value"]) -> Policy | Value:
+        """A model in another role, from the present weights; it may share what stays the same."""
+
+
+class ModelMap(Mapping[str, Model]):
+    """The run's models by name."""
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The model that is aligned."""
+
+
+class Value(Model):
+    """Expected reward to come: of every step, or of the prompt alone."""
+
+    trunk: str | None = None
+    """The model whose features it reads, by name; None: it has a trunk of its own."""
+    per_prompt: bool = False
+    """One value a response, of its prompt, instead of one a step."""
+    reads: Literal["steps", "prompts"] = "steps"
+    """What it reads of its trunk: the features of steps, or `prompt_states` (then it is `per_prompt`)."""
+
+    def setup(self, policy: Policy) -> None:
+        """Make the weights; `policy` tells the width of the trunk."""
+
+    @abstractmethod
+    def values(self, rollout: Rollout, features: Any = None, last: bool = False) -> Tensor:
+        """[M] (with `last` [M+N]), one per feature row; [N] if `per_prompt`.
+
+        `features` is what it reads of its trunk: a tensor, or (states, mask) of prompts.
+        """

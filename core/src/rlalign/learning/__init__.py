@@ -1,0 +1,1 @@
+"""Gradients and optimiser steps: knows neither files nor YAML nor hooks."""

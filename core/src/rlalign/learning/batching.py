@@ -1,0 +1,81 @@
+"""Cutting a batch: units that belong together, micro-batches under a token budget.
+
+Rows are plain integers here: one copy from the device, and no wait for it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlalign.data.rollout import Rollout
+
+Rows = list[int]
+
+
+def units(rollout: Rollout, unit: str) -> list[Rows]:
+    """The rows of each smallest piece a loss may be evaluated on alone."""
+    if unit == "step":
+        return [list(range(len(rollout)))]
+    if unit == "response":
+        return [[row] for row in range(len(rollout))]
+    groups: dict[int, Rows] = {}
+    for row, group in enumerate(rollout.group_N.tolist()):
+        groups.setdefault(group, []).append(row)
+    return [groups[group] for group in sorted(groups)]
+
+
+def padded_cost(cost_N: Sequence[int], rows: Rows) -> int:
+    """Tokens a model computes when it reads these rows side by side."""
+    return max((cost_N[row] for row in rows), default=0) * len(rows)
+
+
+def fit(cost_N: Sequence[int], pieces: Sequence[Rows], budget: int) -> list[Rows]:
+    """Pack pieces, longest first, so that no micro-batch exceeds the budget unless one piece alone does."""
+    longest = [max(cost_N[row] for row in piece) for piece in pieces]
+    packed: list[Rows] = []
+    width = 0
+    for p in sorted(range(len(pieces)), key=lambda p: -longest[p]):
+        if packed and (len(packed[-1]) + len(pieces[p])) * width <= budget:
+            packed[-1] += pieces[p]
+        else:
+            packed.append(list(pieces[p]))
+            width = longest[p]
+    return [sorted(rows) for rows in packed]
+
+
+def micro_batches(rollout: Rollout, budget: int, unit: str = "response") -> list[Rows]:
+    """Row sets of forward passes. Rows of one prompt stay together where they fit, which saves prompt work.
+
+    A unit larger than the budget comes back alone and whole: its caller decides how to cut it.
+    """
+    cost_N = rollout.cost_N.tolist()
+    if unit != "response":
+        return fit(cost_N, units(rollout, unit), budget)
+    pieces: list[Rows] = []
+    for group in units(rollout, "group"):
+        pieces += [group] if padded_cost(cost_N, group) <= budget else [[row] for row in group]
+    return fit(cost_N, pieces, budget)
+
+
+def runs(sizes: Sequence[int], most: int) -> list[range] | None:
+    """Runs of consecutive pieces of at most `most` in total; None where one piece alone is larger."""
+    found: list[range] = []
+    start, used = 0, 0
+    for i, size in enumerate(sizes):
+        if size > most:
+            return None
+        if used + size > most:
+            found.append(range(start, i))
+            start, used = i, 0
+        used += size
+    if sizes:
+        found.append(range(start, len(sizes)))
+    return found
+
+
+def index(rows: Rows, like: Rollout) -> Tensor:
+    """Rows as an index tensor on the rollout's device."""
+    return torch.tensor(rows, dtype=torch.long, device=like.group_N.device)

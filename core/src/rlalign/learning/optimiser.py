@@ -1,0 +1,79 @@
+"""AdamW with a learning rate a model, and schedules of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlalign.data.settings import Schedule, Train
+
+
+def factor(schedule: Schedule, progress: float) -> float:
+    """What the learning rate is multiplied by when `progress` of the phase, in [0,1], is done."""
+    if progress < schedule.warmup:
+        return progress / schedule.warmup
+    left = 1 - (progress - schedule.warmup) / (1 - schedule.warmup)
+    shape = {"constant": 1.0, "linear": left, "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}[
+        schedule.shape
+    ]
+    return schedule.floor + (1 - schedule.floor) * shape if schedule.shape != "constant" else 1.0
+
+
+class Optimiser:
+    """AdamW over the models a phase trains. Its state goes by parameter names, not by order."""
+
+    def __init__(self, models: Mapping[str, nn.Module], train: Train) -> None:
+        self.train = train
+        self.parameters: dict[str, nn.Parameter] = {}
+        groups: list[dict[str, Any]] = []
+        for name, model in models.items():
+            lr = train.lrs.get(name, train.lr)
+            named = [(f"{name}/{key}", p) for key, p in model.named_parameters() if p.requires_grad]
+            named = [(key, p) for key, p in named if all(p is not q for q in self.parameters.values())]
+            self.parameters |= dict(named)
+            for decay, matrices in ((train.weight_decay, True), (0.0, False)):
+                chosen = [p for _, p in named if (p.ndim > 1) == matrices]
+                if chosen:
+                    groups.append(
+                        {"params": chosen, "base": lr, "lr": lr, "weight_decay": decay, "model": name}
+                    )
+        if not groups:
+            raise ValueError("nothing to optimise")
+        fused = all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters.values()
+        )
+        self.adam = torch.optim.AdamW(groups, betas=train.betas, eps=train.eps, fused=fused)
+
+    def step(self, progress: float, norm: Tensor) -> float:
+        """Clip a gradient of this norm, then one step at the learning rate of this progress, which it returns."""
+        if self.train.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.train.clip, norm)
+        times = factor(self.train.schedule, progress)
+        for group in self.adam.param_groups:
+            group["lr"] = group["base"] * times
+        self.adam.step()
+        return self.train.lr * times
+
+    def gradient_norm(self) -> Tensor:
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not grads:
+            return torch.zeros(())
+        return torch.nn.utils.get_total_norm(grads)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        return {name: dict(self.adam.state[p]) for name, p in self.parameters.items() if p in self.adam.state}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for name, held in state.items():
+            parameter = self.parameters[name]
+            self.adam.state[parameter] = {
+                key: value.to(parameter.device) if key != "step" or self._fused() else value
+                for key, value in held.items()
+            }
+
+    def _fused(self) -> bool:
+        return bool(self.adam.defaults.get("fused"))

@@ -1,0 +1,172 @@
+"""`lock.json`: everything outside the pipeline that a run's numbers depend on, and what has changed in it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlalign.errors import ConfigError
+
+CODE = {".py", ".json", ".safetensors"}
+"""The files of an installed package whose content can change a number."""
+
+
+def make_lock(
+    *,
+    seed: int,
+    deterministic: bool,
+    distributions: Iterable[str],
+    modules: Iterable[str] = (),
+    data: Mapping[str, str],
+    models: Mapping[str, str],
+    device: str,
+    dtype: str,
+    threads: int,
+    budgets: Mapping[str, Any],
+    attention: str | None = None,
+) -> dict[str, Any]:
+    """The lock as plain JSON values.
+
+    `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
+    no distribution offers, `data` and `models` fingerprints by name. `budgets` are found during a run: to
+    compare, give the old lock's own.
+    """
+    plugins = sorted({"rlalign", *distributions})
+    packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in packages if (version := _version(name))},
+        "plugins": {name: {"version": _version(name), "code": code_hash(name)} for name in plugins},
+        "modules": {name: _hash([name]) for name in sorted(set(modules))},
+        "data": dict(sorted(data.items())),
+        "models": dict(sorted(models.items())),
+        "seed": seed,
+        "deterministic": deterministic,
+        "device": {"name": device, "model": _device_model(device)},
+        "dtype": dtype,
+        "threads": threads,
+        "attention": attention,
+        "budgets": dict(budgets),
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each value that changed, appeared or went."""
+    then, now = dict(_leaves(old)), dict(_leaves(new))
+    changed = [place for place in {**then, **now} if then.get(place) != now.get(place)]
+    return [f"{place}: {_shown(then.get(place))} then, {_shown(now.get(place))} now" for place in changed]
+
+
+def refuse_if_different(old: Mapping[str, Any], new: Mapping[str, Any], run: str) -> None:
+    """Stop before a resumed run would silently become a different one."""
+    changed = differences(old, new)
+    if changed:
+        raise ConfigError(
+            f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"
+            + "".join(f"  {line}\n" for line in changed)
+            + f"Put it back, or accept the difference: `rlalign run --resume {run} --inexact`."
+        )
+
+
+def code_hash(distribution: str) -> str | None:
+    """A hash over the code and data that importing a distribution's modules would use.
+
+    Modules are looked up where Python finds them, not in the distribution's list of files: an editable
+    install lists none of its sources.
+    """
+    return _hash(_modules(distribution))
+
+
+def _hash(modules: Iterable[str]) -> str | None:
+    digest = hashlib.sha256()
+    found = False
+    for module in modules:
+        for name, path in _files(module):
+            found = True
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{module} {name} {content}\n".encode())
+    return digest.hexdigest() if found else None
+
+
+def _modules(distribution: str) -> list[str]:
+    """Top-level modules: those its entry points name, else the one named as it is."""
+    try:
+        points = importlib.metadata.distribution(distribution).entry_points.select(group="rlalign")
+    except importlib.metadata.PackageNotFoundError:
+        points = importlib.metadata.EntryPoints()
+    return sorted({point.module.partition(".")[0] for point in points}) or [distribution.replace("-", "_")]
+
+
+def _files(module: str) -> list[tuple[str, Path]]:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is None:
+        return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin else []
+    roots = [Path(place) for place in spec.submodule_search_locations]
+    paths = [(root, path) for root in roots for path in root.rglob("*") if path.suffix in CODE]
+    return sorted((path.relative_to(root).as_posix(), path) for root, path in paths if path.is_file())
+
+
+def _requirements(distribution: str) -> Iterator[str]:
+    """The distribution's direct dependencies, optional ones left out."""
+    try:
+        requirements = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)
+        if name and not re.search(r";.*\bextra\b", requirement):
+            yield re.sub(r"[-_.]+", "-", name[0]).lower()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device_model(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return device
+    # Which vector instructions the kernels use decides the bits, as much as the processor does.
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _processor() -> str:
+    try:
+        described = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        described = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = str(value)
+    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{32,}", text) else text

@@ -1,0 +1,1 @@
+"""A run: its phases, models and commit points."""

@@ -1,0 +1,85 @@
+"""Evaluation: always the same examples and uniforms, and nothing that training could notice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlalign.data.batch import Reward
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Sampling
+from rlalign.errors import RLAlignError
+from rlalign.running.metrics import of_responses
+from rlalign.running.phase import PhaseRun
+
+SHOWN = 8
+"""Responses written to samples.jsonl each time."""
+
+
+def evaluate(phase: PhaseRun) -> None:
+    """Measure the policy on the first examples of a split; log the figures, and some samples."""
+    started = time.perf_counter()
+    rollout, reward = scored(phase, responses(phase, examples(phase)))
+    metrics = figures(phase, rollout, reward)
+    metrics["time/evaluate"] = time.perf_counter() - started
+    for sample in shown(rollout, reward, SHOWN):
+        phase.session.logs.append("samples.jsonl", {**phase.where, **sample})
+    phase.log(metrics, evaluation=True)
+    phase.session.display.evaluated(metrics)
+    phase.wiring.stages.evaluated(phase.run, metrics)
+
+
+def examples(phase: PhaseRun) -> list[Example]:
+    """The first examples of the split."""
+    asked = phase.phase.evaluate
+    assert asked is not None
+    data = phase.session.split(phase.wiring, asked.split)
+    first = [data[i] for i in range(min(asked.examples, len(data)))]
+    if not first:
+        raise RLAlignError(f"the task has no examples in the split `{asked.split}` to evaluate on")
+    return first
+
+
+def responses(phase: PhaseRun, examples: Sequence[Example]) -> Rollout:
+    """The policy's responses as evaluation samples them."""
+    asked = phase.phase.evaluate
+    assert asked is not None
+    how = decoding(asked.generation, phase.wiring.task.generation, phase.generation)
+    return phase.sample(examples, how, ("evaluate",), 0, free=True)
+
+
+def scored(phase: PhaseRun, rollout: Rollout) -> tuple[Rollout, Reward]:
+    """The responses as the task reads them, and their rewards."""
+    return phase.scored_rollout(phase.wiring.evaluation, rollout, phase.wiring.evaluation_columns)
+
+
+def figures(phase: PhaseRun, rollout: Rollout, reward: Reward) -> dict[str, float]:
+    """Counts, mean rewards, and whatever the `evaluate` hooks measure, under `eval/`."""
+    found = of_responses([(rollout, reward)])
+    measured = phase.wiring.evaluation.evaluate(phase.run, rollout)
+    return {
+        **{f"eval/{name.removeprefix('reward/')}": value for name, value in found.items()},
+        **{f"eval/{name}": value for name, value in measured.items()},
+    }
+
+
+def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
+    """The first responses as samples.jsonl shows them."""
+    return [
+        {
+            "prompt": rollout.examples[g].prompt,
+            "response": rollout.texts[row],
+            "scores": {name: float(part[row].sum()) for name, part in reward.parts.items()},
+        }
+        for row, g in enumerate(rollout.group_N[:count].tolist())
+    ]
+
+
+def decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:
+    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
+    chosen = {**task, **asked} or {"greedy": True}
+    base = {"max_new_tokens": training.max_new_tokens, "stop": training.stop}
+    return Sampling.model_validate_json(json.dumps({**base, **chosen}))

@@ -1,0 +1,36 @@
+"""What is logged of an iteration's responses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlalign.data.batch import Reward
+from rlalign.data.rollout import Rollout
+
+
+def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
+    """Counts, lengths, and the mean of every reward and of every metric a reward gave."""
+    responses = sum(len(rollout) for rollout, _ in seen)
+    tokens = sum(int(rollout.mask_NT.sum()) for rollout, _ in seen)
+    found = {"responses": float(responses), "tokens": float(tokens)}
+    if responses == 0:
+        return found
+    found["length"] = sum(float(r.length_N.sum()) for r, _ in seen) / responses
+    found["finished"] = sum(float(r.finished_N.sum()) for r, _ in seen) / responses
+    if seen[0][1].parts:
+        found["reward/total"] = sum(float(reward.total_N.sum()) for _, reward in seen) / responses
+    for name in seen[0][1].parts:
+        parts = [(r, reward.parts[name]) for r, reward in seen]
+        found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses
+    for name in seen[0][1].metrics:
+        values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
+        found[name] = float(values.double().mean()) if len(values) else 0.0
+    return found
+
+
+def _chosen(rollout: Rollout, x: Tensor) -> Tensor:
+    return x[rollout.mask_NT] if x.ndim == 2 else x

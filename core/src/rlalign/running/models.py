@@ -1,0 +1,272 @@
+"""The life of models: built when a phase first needs their name, kept, renewed, trained, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlalign.config.pipeline import Item, ModelSpec
+from rlalign.data.settings import Role
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError
+from rlalign.interface.policy import Model, ModelMap, Policy, Value
+from rlalign.records.rundir import sync, write_atomic
+
+_WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+_HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class NoModel(RLAlignError, KeyError):
+    """A `KeyError` too, so that `in` and `get` work on the models as on any mapping."""
+
+    __str__ = Exception.__str__
+
+
+class Models(ModelMap):
+    """The run's models by name. `policy` is built first; the others as phases ask for them."""
+
+    def __init__(
+        self, policy: Item, device: torch.device, dtype: str, seed: Callable[[str], None] = lambda name: None
+    ) -> None:
+        self.item = policy
+        self.device = device
+        self.dtype = _WEIGHTS[dtype]
+        self._seed = seed
+        self._models: dict[str, Model] = {}
+        self.recipes: dict[str, dict[str, str | None]] = {}
+        self._trainable: dict[str, set[str]] = {}
+        self._start: Policy | None = None
+        self._opened: Policy | None = None
+        self.guarded: dict[str, str] = {}
+        """Fingerprints of what must not change in the present phase."""
+
+    def __getitem__(self, name: str) -> Model:
+        if name not in self._models:
+            raise NoModel(f"there is no model `{name}`; a component that reads one declares it in `models`")
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @property
+    def policy(self) -> Policy:
+        policy = self._models["policy"]
+        assert isinstance(policy, Policy)
+        return policy
+
+    # -- building ---------------------------------------------------------------------------------
+
+    def opened(self) -> Policy:
+        """The policy before it has weights: it can read prompts."""
+        if self._opened is None:
+            policy = self.item.build()
+            assert isinstance(policy, Policy)
+            policy.open()
+            self._opened = policy
+        return self._opened
+
+    def build_policy(self, *, keep_start: bool) -> None:
+        """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""
+        policy = self.opened()
+        self._seed("policy")
+        policy.setup()
+        recipe = {"role": "policy", "of": None, "by": None, "with": None, "dtype": None}
+        self._put("policy", policy, recipe)
+        if keep_start:
+            start = self.policy.copy("frozen")
+            assert isinstance(start, Policy)
+            self._start = start
+
+    def prepare(self, roles: Mapping[str, Role], specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+        """Make every model a phase needs; says of each whether it was built, kept or renewed."""
+        said = {}
+        for name, role in roles.items():
+            spec = specs.get(name, ModelSpec())
+            of = spec.of or ("phase" if name == "reference" and spec.item is None else None)
+            made_by = spec.item.options.model_dump_json() if spec.item else None
+            recipe = {
+                "role": role,
+                "of": of,
+                "by": spec.item.component if spec.item else None,
+                "with": made_by,
+                "dtype": spec.dtype,
+            }
+            unsaid = name not in specs and name != "reference"  # then a model of this name lives on
+            known = name in self._models and (
+                self.recipes[name]["role"] == role if unsaid else self.recipes[name] == recipe
+            )
+            if known and (unsaid or of not in ("phase", "iteration")):
+                said[name] = "kept"
+                continue
+            said[name] = "renewed" if known else "built"
+            version = self._models[name].version + 1 if name in self._models else 0
+            self._put(name, self._make(name, role, of, spec.item, spec.dtype), recipe)
+            self._models[name].version = version
+        values = [model for name in roles if isinstance(model := self._models[name], Value)]
+        trunks: dict[str, Role] = {
+            str(v.trunk): "frozen" for v in values if v.trunk not in (None, "policy", *roles)
+        }
+        return {**said, **self.prepare(trunks, specs)} if trunks else said
+
+    def _make(self, name: str, role: Role, of: str | None, item: Item | None, dtype: str | None) -> Model:
+        self._seed(name)
+        if item is not None:
+            made = item.build()
+            if isinstance(made, Value):
+                made.setup(self.policy)
+            elif isinstance(made, Policy):
+                made.setup()
+            assert isinstance(made, Model)
+            return made
+        if of == "start":
+            if self._start is None:
+                raise RLAlignError("the first policy was not kept")
+            own = role != "frozen" or dtype is not None  # what changes, or is held otherwise, is not shared
+            return self._start.copy(role) if own else self._start
+        if of is not None and of not in ("phase", "iteration"):
+            return self._at(of)
+        return self.policy.copy(role)
+
+    def _at(self, path: str) -> Model:
+        """The policy's own kind from another folder."""
+        if "path" not in type(self.item.options).model_fields:
+            raise ConfigError(
+                f"models: of: {path}: a `{self.item.component}` policy is not loaded from a path"
+            )
+        options = self.item.options.model_copy(update={"path": path})
+        policy = self.item.cls(options)
+        policy.setup()
+        assert isinstance(policy, Policy)
+        return policy
+
+    def _put(self, name: str, model: Model, recipe: dict[str, str | None]) -> None:
+        model.name = name
+        model.to(device=self.device, dtype=self.dtype)
+        if recipe["dtype"] is not None:
+            hold(model, _HELD[recipe["dtype"]])
+        model.eval()
+        self._models[name] = model
+        self.recipes[name] = recipe
+        self._trainable[name] = {key for key, p in model.named_parameters() if p.requires_grad}
+
+    def iteration_started(self) -> None:
+        """Renew what is `of: iteration`."""
+        for name, recipe in self.recipes.items():
+            model = self._models[name]
+            if recipe["of"] == "iteration" and isinstance(model, Policy):
+                model.sync(self.policy)
+
+    def iteration_done(self) -> None:
+        """A component may have written to a lagging copy without a word: its weights count as new."""
+        for name, recipe in self.recipes.items():
+            if recipe["role"] == "lagging":
+                self._models[name].version += 1
+
+    # -- training and freezing ----------------------------------------------------------------------
+
+    def train_only(self, trains: Collection[str]) -> None:
+        """Let these learn; freeze all others."""
+        for name, model in self._models.items():
+            learns = name in trains
+            for key, parameter in model.named_parameters():
+                parameter.requires_grad_(learns and key in self._trainable[name])
+
+    def guard(self, trains: Collection[str]) -> None:
+        """Remember what must not change in this phase. Lagging copies may."""
+        self.guarded = {
+            name: fingerprint(model)
+            for name, model in self._models.items()
+            if name not in trains
+            and self.recipes[name]["role"] != "lagging"
+            and self.recipes[name]["of"] != "iteration"
+        }
+
+    def check_guard(self) -> None:
+        """Whatever did not train is as it was, to the bit."""
+        for name, before in self.guarded.items():
+            if fingerprint(self._models[name]) != before:
+                raise RLAlignError(
+                    f"the model `{name}` changed in a phase that does not train it; "
+                    "a component wrote to its weights or let a gradient reach them"
+                )
+
+    # -- state --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, tuple[int, dict[str, torch.Tensor]]]:
+        """(version, tensors) of every model, as a checkpoint keeps them."""
+        held = dict(self._models)
+        if self._start is not None and self._start not in held.values():
+            held["start.policy"] = self._start
+        return {name: (model.version, _kept(model)) for name, model in held.items()}
+
+    def load_state(
+        self,
+        recipes: Mapping[str, dict[str, Any]],
+        items: Mapping[str, Item | None],
+        states: Mapping[str, dict[str, torch.Tensor]],
+        versions: Mapping[str, int],
+    ) -> None:
+        """Build every model of a checkpoint and give it the weights it had."""
+        if "start.policy" in states and self._start is not None:
+            load_weights(self._start, states["start.policy"])
+        recipes = {name: {"dtype": None, **recipe} for name, recipe in recipes.items()}  # older ones lack it
+        for name, recipe in recipes.items():
+            if name not in self._models:
+                made = self._make(name, recipe["role"], recipe["of"], items.get(name), recipe["dtype"])
+                self._put(name, made, recipe)
+        for name, recipe in recipes.items():
+            model = self._models[name]
+            load_weights(model, states[name])
+            model.version = versions[name]
+            self.recipes[name] = recipe
+
+
+def hold(model: Model, dtype: torch.dtype) -> Model:
+    """Keep a model's weights in this precision. What is not saved with them stays as it is: a position times a
+    rounded rotary frequency is another position.
+    """
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
+
+
+def _kept(model: Model) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in model.state_dict().items() if key not in model.ephemeral}
+
+
+def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model back what `_kept` kept of it."""
+    found = model.load_state_dict(dict(state), strict=False)
+    wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
+    if wrong:
+        raise CheckpointError(
+            f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"
+        )
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(_kept(model).items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_folder(model: Model, folder: Path, card: str) -> None:
+    """The exported model and its card, written beside their final name and then moved there."""
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    model.save(temporary)
+    write_atomic(temporary / "README.md", card)
+    temporary.rename(folder)
+    sync(folder.parent)

@@ -1,0 +1,83 @@
+"""Checks on what hooks returned; each error names the component and says what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlalign.data.batch import Batch, Score
+from rlalign.data.rollout import Rollout
+from rlalign.errors import ComponentError
+from rlalign.running.members import Member, who
+
+T = TypeVar("T")
+
+
+def expect(result: Any, kind: type[T], hook: str, member: Member | None) -> T:
+    if not isinstance(result, kind):
+        whose = who(member)
+        got = "nothing" if result is None else f"a {type(result).__name__}"
+        hint = "; is a `return` missing?" if result is None else ""
+        raise ComponentError(f"`{hook}` of {whose} must return a {kind.__name__}, got {got}{hint}")
+    return result
+
+
+def checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
+    score = expect(result, Score, "reward", member)
+    shapes = ((len(rollout),), tuple(rollout.mask_NT.shape))
+    if not isinstance(score.value, Tensor):
+        raise ComponentError(
+            f"`reward` of {who(member)} must give Score(tensor), got {type(score.value).__name__}"
+        )
+    if tuple(score.value.shape) not in shapes:
+        raise ComponentError(
+            f"`reward` of {who(member)} scored {tuple(score.value.shape)} where {len(rollout)} responses of up to "
+            f"{rollout.steps} steps ask for {shapes[0]} or {shapes[1]}"
+        )
+    for name, metric in score.metrics.items():
+        if not isinstance(metric, Tensor) or tuple(metric.shape) not in shapes:
+            found = tuple(metric.shape) if isinstance(metric, Tensor) else type(metric).__name__
+            raise ComponentError(
+                f"`reward` of {who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, "
+                f"got {found}"
+            )
+    value = score.value.detach()
+    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name)
+
+
+def checked_batch(result: Any, member: Member | None) -> Batch:
+    """Row-aligned, and finite wherever the policy chose."""
+    batch = expect(result, Batch, "advantage", member)
+    whose = who(member)
+    rows, shape = len(batch.rollout), batch.rollout.mask_NT.shape
+    if not isinstance(batch.advantage_NT, Tensor) or batch.advantage_NT.shape != shape:
+        got = getattr(batch.advantage_NT, "shape", type(batch.advantage_NT).__name__)
+        raise ComponentError(
+            f"`advantage` of {whose}: advantage_NT must be a tensor of {tuple(shape)}, got "
+            f"{tuple(got) if isinstance(got, torch.Size) else got}; "
+            "`Batch.of(rollout, reward, advantage)` makes a batch"
+        )
+    held = {"reward": batch.reward.tokens_NT, **batch.columns}
+    for name, column in held.items():
+        if len(column) != rows:
+            raise ComponentError(
+                f"`advantage` of {whose}: `{name}` has {len(column)} rows for {rows} responses"
+            )
+    if not bool((batch.advantage_NT.isfinite() | ~batch.rollout.mask_NT).all()):
+        raise ComponentError(f"`advantage` of {whose} gave a NaN or infinite advantage")
+    return batch
+
+
+def numbers(result: Any, hook: str, member: Member) -> dict[str, float]:
+    metrics: Mapping[str, Any] = expect(result, Mapping, hook, member)  # type: ignore[type-abstract]
+    try:
+        return {str(name): float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError):
+        raise ComponentError(
+            f"`{hook}` of {who(member)} must return numbers by name, got {dict(metrics)}"
+        ) from None

@@ -1,0 +1,254 @@
+"""A phase's components, built and connected: who takes part where, and what they need. Opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rlalign.config.pipeline import Item, Phase
+from rlalign.config.registry import Registry
+from rlalign.data.settings import Role, Unit
+from rlalign.decoding.logits import LIVE
+from rlalign.errors import ConfigError, RLAlignError, told
+from rlalign.interface.component import Component, Task
+from rlalign.running.members import HOOKS, Member, implements
+from rlalign.running.stages import Stages
+
+_UNITS: tuple[Unit, ...] = ("response", "group", "step")
+_LIVE = (*LIVE, "values", "old_logprobs")
+_USUAL_ROLES: dict[str, Role] = {"reference": "frozen", "value": "value"}
+
+
+@dataclass
+class Builder:
+    """Builds components. One whose options and name equal an earlier one's is that very object."""
+
+    registry: Registry
+    built: dict[tuple[str, str, str], Component] = field(default_factory=dict)
+
+    def build(self, item: Item) -> Component:
+        key = (f"{item.cls.__module__}:{item.cls.__qualname__}", item.options.model_dump_json(), item.name)
+        if key not in self.built:
+            try:
+                self.built[key] = item.build()
+            except Exception as error:
+                said = error if isinstance(error, RLAlignError | ValueError) else told(error)
+                raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
+        return self.built[key]
+
+    def members(self, items: Sequence[Item], role: str) -> list[Member]:
+        return [Member(item, self.build(item), role) for item in items]
+
+    def parts(self, whole: Component, item: Item) -> list[Member]:
+        """The components another one calls by itself, by name."""
+        found = []
+        for name in whole.parts:
+            try:
+                cls = self.registry.load(name).cls
+                part = Item(name, name, cls.Config(), cls, place=item.place)
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
+            if not hasattr(cls, "respond"):
+                raise ConfigError(
+                    f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
+                )
+            found.append(Member(part, self.build(part), "part"))
+        return found
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a phase is made of."""
+
+    phase: Phase
+    task: Task
+    members: tuple[Member, ...]
+    evaluators: tuple[Member, ...]
+    stages: Stages
+    evaluation: Stages
+    models: Mapping[str, Role]
+    trains: tuple[str, ...]
+    live: frozenset[str]
+    columns: tuple[tuple[str, str], ...]
+    reward_columns: tuple[tuple[str, str], ...]
+    """Those that rewards read."""
+    evaluation_columns: tuple[tuple[str, str], ...]
+    unit: Unit
+    learns: bool
+
+    @property
+    def source(self) -> Member:
+        """Where responses come from."""
+        return next(m for m in self.members if m.role == "responses")
+
+    @property
+    def components(self) -> list[Component]:
+        """Every component of the phase, once, in pipeline order."""
+        return list({id(m.component): m.component for m in (*self.members, *self.evaluators)}.values())
+
+
+def wire(phase: Phase, builder: Builder) -> Wiring:
+    """Build a phase's components and check that they fit together."""
+    task_member = builder.members([phase.task], "task")[0]
+    task = task_member.component
+    assert isinstance(task, Task)
+    assert phase.responses is not None
+    (source,) = builder.members([phase.responses], "responses")
+    parts = builder.parts(source.component, source.item)
+    for member in parts:
+        source.component.__dict__.setdefault("built", {})[member.name] = member.component
+    rewards = builder.members(phase.rewards, "rewards")
+    algorithm = builder.members(phase.algorithm, "algorithm")
+    members = (task_member, source, *parts, *rewards, *algorithm)
+    use = builder.members(phase.evaluate.use if phase.evaluate else (), "use")
+    evaluators = (task_member, *use)
+    for member in algorithm:
+        for hook, place in (("reward", "rewards"), ("rollout", "responses")):
+            if getattr(type(member.component), hook, None) is not None:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` has a `{hook}` hook; list it under `{place}`"
+                )
+    everybody = list({id(m.component): m for m in (*members, *evaluators)}.values())
+    stages, evaluation = Stages(members), Stages(evaluators)
+    if len(stages.implementing("rollout")) != 1:
+        raise ConfigError(f"{phase.place}: `{source.name}` cannot answer: it has no `rollout` hook")
+    learns = bool(stages.implementing("loss") or stages.implementing("update"))
+    live = frozenset(need for m in members for need in m.component.needs if "." not in need)
+    wiring = Wiring(
+        phase=phase,
+        task=task,
+        members=members,
+        evaluators=evaluators,
+        stages=stages,
+        evaluation=evaluation,
+        models=_roles(everybody, live),
+        trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
+        live=live,
+        columns=_columns(members),
+        reward_columns=_columns(rewards),
+        evaluation_columns=_columns(evaluators),
+        unit=_UNITS[max((_UNITS.index(m.component.unit) for m in stages.implementing("loss")), default=0)],
+        learns=learns,
+    )
+    _check(wiring)
+    return wiring
+
+
+def _roles(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role]:
+    roles: dict[str, tuple[Role, str]] = {}
+    for member in members:
+        wanted = dict(member.component.models)
+        prefixes = [need.split(".")[0] for need in member.component.needs if "." in need]
+        for name in [*prefixes, *member.component.trains, *(["value"] if "values" in live else [])]:
+            if name in _USUAL_ROLES:
+                wanted.setdefault(name, _USUAL_ROLES[name])
+            elif name != "policy" and name not in wanted:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` uses a model `{name}` without saying its role; "
+                    f'its class needs models = {{"{name}": "frozen" | "lagging" | "value"}}'
+                )
+        for name, role in wanted.items():
+            if name in roles and roles[name][0] != role:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` wants the model `{name}` as {role}, "
+                    f"but `{roles[name][1]}` wants it as {roles[name][0]}"
+                )
+            roles.setdefault(name, (role, member.name))
+    return {name: role for name, (role, _) in roles.items()}
+
+
+def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
+    found: dict[tuple[str, str], None] = {}
+    for member in members:
+        for need in member.component.needs:
+            model, _, output = need.rpartition(".")
+            if (output if model else need) not in (*_LIVE[:-1],) and need != "old_logprobs":
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` needs `{need}`, which no model gives; "
+                    f"there are {', '.join(_LIVE)}, and `model.output` columns"
+                )
+            if model:
+                found[model, output] = None
+    return tuple(found)
+
+
+def _check(wiring: Wiring) -> None:
+    phase = wiring.phase
+    for member in wiring.stages.implementing("loss"):
+        if not member.component.trains:
+            raise ConfigError(
+                f"{member.item.place}: `{member.name}` has a loss but trains nothing; "
+                'its class needs trains = ("policy",)'
+            )
+    for member in wiring.members:
+        for name in member.component.trains:
+            if wiring.models.get(name) in ("frozen", "lagging"):
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` trains `{name}`, which is {wiring.models[name]} here; "
+                    "take it out of its `trains`"
+                )
+        source, sources = member.item.source, wiring.source.component.parts
+        if source is not None and not implements(member.component, "loss"):
+            raise ConfigError(
+                f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
+            )
+        if source is not None and source not in sources:
+            raise ConfigError(
+                f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
+                f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.source.name])}"
+            )
+    for model, output in (*wiring.columns, *wiring.evaluation_columns):
+        if (wiring.models.get(model) == "value") != (output == "values"):
+            kind = "a value, which gives `values` only" if output != "values" else "no value"
+            raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
+    assert phase.responses is not None
+    sampled = "sampled" in (phase.responses.component, *wiring.source.component.parts)
+    if sampled and phase.generation.beams > 1:
+        raise ConfigError(
+            f"{phase.place}: generation.beams: a beam search is no sample; it belongs under `evaluate`"
+        )
+    if sampled and phase.generation.greedy and wiring.learns:
+        raise ConfigError(
+            f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out"
+        )
+    counts = wiring.source.component.parts
+    samples = sum(counts.values()) if counts else phase.generation.samples
+    for member in wiring.members:
+        if sampled and samples < member.component.min_samples:
+            raise ConfigError(
+                f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses a "
+                f"prompt and gets {samples}; set generation.samples"
+            )
+    constrained = [m for m in wiring.members if m.component.constraint is not None]
+    if len(constrained) > 1:
+        names = " and ".join(f"`{m.name}` ({m.item.place})" for m in constrained)
+        raise ConfigError(f"{names} each constrain what may be sampled, and only one can; remove one")
+    kls = [m for m in wiring.members if m.component.regularises]
+    if len(kls) > 1:
+        names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)
+        raise ConfigError(
+            f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"
+        )
+    for name, spec in phase.models.items():
+        if spec.item is None and spec.of is None and spec.dtype is None:
+            raise ConfigError(f"{phase.place}: models.{name}: say `of:` or name a component")
+        if spec.dtype is not None and wiring.models.get(name) == "value":
+            raise ConfigError(
+                f"{phase.place}: models.{name}.dtype: only frozen and lagging copies of the policy are held in "
+                f"another precision, and `{name}` is a value, which learns; leave it out "
+                "(`train.dtype: bfloat16` computes in half precision)"
+            )
+
+
+def acting(wiring: Wiring) -> dict[str, list[str]]:
+    """Who acts in each stage, for `rlalign check`."""
+    found = {
+        hook: [m.name for m in wiring.stages.implementing(hook)]
+        for hook in HOOKS
+        if hook != "evaluate" and wiring.stages.implementing(hook)
+    }
+    scored = [m.name for m in wiring.evaluation.implementing("reward")]
+    measured = [m.name for m in wiring.evaluation.implementing("evaluate")]
+    if wiring.phase.evaluate:
+        found["evaluate"] = [*scored, *measured]
+    return found
