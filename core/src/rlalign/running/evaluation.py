@@ -13,53 +13,54 @@ from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import RLAlignError
 from rlalign.running.metrics import of_responses
-from rlalign.running.phase import PhaseRun
+from rlalign.running.phase import RunningPhase
+from rlalign.running.responses import rewarded, sample
 
 SHOWN = 8
 """Responses written to samples.jsonl each time."""
 
 
-def evaluate(phase: PhaseRun) -> None:
-    """Measure the policy on the first examples of a split; log the figures, and some samples."""
+def evaluate(phase: RunningPhase) -> None:
+    """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
     rollout, reward = scored(phase, responses(phase, examples(phase)))
-    metrics = figures(phase, rollout, reward)
+    metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
-    for sample in shown(rollout, reward, SHOWN):
-        phase.session.logs.append("samples.jsonl", {**phase.where, **sample})
+    for row in shown(rollout, reward, SHOWN):
+        phase.workspace.logs.append("samples.jsonl", {**phase.where, **row})
     phase.log(metrics, evaluation=True)
-    phase.session.display.evaluated(metrics)
-    phase.wiring.stages.evaluated(phase.run, metrics)
+    phase.workspace.display.evaluated(metrics)
+    phase.plan.training.evaluated(phase.run, metrics)
 
 
-def examples(phase: PhaseRun) -> list[Example]:
+def examples(phase: RunningPhase) -> list[Example]:
     """The first examples of the split."""
-    asked = phase.phase.evaluate
+    asked = phase.settings.evaluate
     assert asked is not None
-    data = phase.session.split(phase.wiring, asked.split)
+    data = phase.workspace.data.split(phase.plan, asked.split)
     first = [data[i] for i in range(min(asked.examples, len(data)))]
     if not first:
         raise RLAlignError(f"the task has no examples in the split `{asked.split}` to evaluate on")
     return first
 
 
-def responses(phase: PhaseRun, examples: Sequence[Example]) -> Rollout:
+def responses(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
     """The policy's responses as evaluation samples them."""
-    asked = phase.phase.evaluate
+    asked = phase.settings.evaluate
     assert asked is not None
-    how = decoding(asked.generation, phase.wiring.task.generation, phase.generation)
-    return phase.sample(examples, how, ("evaluate",), 0, free=True)
+    how = decoding(asked.generation, phase.plan.task.generation, phase.settings.generation)
+    return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
 
 
-def scored(phase: PhaseRun, rollout: Rollout) -> tuple[Rollout, Reward]:
+def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:
     """The responses as the task reads them, and their rewards."""
-    return phase.scored_rollout(phase.wiring.evaluation, rollout, phase.wiring.evaluation_columns)
+    return rewarded(phase, phase.plan.evaluation, rollout, phase.plan.evaluation_columns)
 
 
-def figures(phase: PhaseRun, rollout: Rollout, reward: Reward) -> dict[str, float]:
+def metrics_of(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[str, float]:
     """Counts, mean rewards, and whatever the `evaluate` hooks measure, under `eval/`."""
     found = of_responses([(rollout, reward)])
-    measured = phase.wiring.evaluation.evaluate(phase.run, rollout)
+    measured = phase.plan.evaluation.evaluate(phase.run, rollout)
     return {
         **{f"eval/{name.removeprefix('reward/')}": value for name, value in found.items()},
         **{f"eval/{name}": value for name, value in measured.items()},

@@ -1,4 +1,4 @@
-"""A run at its last commit point, or a model, opened to be measured and sampled. Nothing is trained.
+"""A run at its last checkpoint, or a model, opened to be measured and sampled. Nothing is trained.
 
 It has the phase and the evaluation of a run, in a temporary folder: whatever the core or a component writes
 down, the run itself stays as it is.
@@ -32,43 +32,63 @@ from rlalign.records.logs import Logs, plain
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.running import evaluation
+from rlalign.running.card import card
+from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
-from rlalign.running.loop import card
 from rlalign.running.models import load_weights, save_folder
 from rlalign.running.view import open_phase
-from rlalign.running.wiring import Wiring
-from rlalign.running.workspace import Workspace, wire_all
+from rlalign.running.plan import PhasePlan, plan_phases
+from rlalign.running.workspace import Workspace
 
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
+
+
+class AskedData(Data):
+    """The data of a phase that trains nothing is what will be answered."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.prompts: list[Example] = []
+
+    def training(self, plan: PhasePlan, repeat: int) -> Sequence[Example]:
+        asked = plan.settings.evaluate
+        assert asked is not None
+        data = self.prompts or self.split(plan, asked.split)
+        if len(data) == 0:
+            raise ConfigError(f"the task has no examples in `{asked.split}`; name another --split")
+        return data
 
 
 class Opened(Workspace):
     """What can be asked of a run or of a model without changing it."""
 
+    data: AskedData
+
     def __init__(self, pipeline: Pipeline, registry: Registry, name: str, place: int = 0) -> None:
         super().__init__(pipeline, registry, PlainDisplay(sys.stderr))
+        self.data = AskedData(pipeline, self.models, lambda: self.dir, self.display.note)
         self.name = name
         self.place = place
         self.repeat = 0
         self.origin: dict[str, Any] = {}
         """Where its responses come from, for exported rows."""
-        self._prompts: list[Example] = []
+        self._phase_state: Mapping[str, Any] | None = None
         self.dir = RunDir(tempfile.mkdtemp(prefix="rlalign-"))
         weakref.finalize(self, shutil.rmtree, self.dir.path, ignore_errors=True)
         self.logs = Logs(self.dir.path)
 
     def load_run(self, run: RunDir, saved: checkpoint.Checkpoint, whole: Pipeline) -> None:
-        """Models and component states of a commit point. `whole` is the pipeline without overrides."""
-        self._build_policy()
-        self._take_up(saved)
+        """Models and component states of a checkpoint. `whole` is the pipeline without overrides."""
+        self.build_policy()
+        self.load(saved)
         # States are numbered as components are built; an override may have moved the numbers.
-        before = wire_all(whole, self.registry)[1].built if whole is not self.pipeline else self.builder.built
+        before = plan_phases(whole, self.registry)[1].built if whole is not self.pipeline else self.builder.built
         states = {
             key: saved.components[f"{i}:{component.name}"]
             for i, (key, component) in enumerate(before.items())
             if f"{i}:{component.name}" in saved.components
         }
-        self._restored = {
+        self.components.saved = {
             f"{i}:{component.name}": states[key]
             for i, (key, component) in enumerate(self.builder.built.items())
             if key in states
@@ -78,7 +98,7 @@ class Opened(Workspace):
 
     def load_model(self, weights: Path | None) -> None:
         """The policy, with the weights in a file unless it loads its own."""
-        self._build_policy()
+        self.build_policy()
         if weights is not None:
             try:
                 load_weights(self.models.policy, checkpoint.load_tensors(weights))
@@ -90,22 +110,13 @@ class Opened(Workspace):
         """Make the phase, able to sample; `seed` stands in place of the run's, `prompts` of the split's."""
         if seed is not None:  # only now: what models make again at each start follows from the run's
             self.seeds = Seeds(seed)
-        self._prompts = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
-        if refused := self.models.opened().refuse(self._prompts):
+        self.data.prompts = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
+        if refused := self.models.opened().refuse(self.data.prompts):
             first = min(refused)
             raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
-        self.phase = open_phase(self, self.wirings[self.place], self.repeat, self.place)
+        self.phase = open_phase(self, self.plans[self.place], self.repeat, self.place)
         self.phase.look(self._phase_state, scoring=not prompts)
         return self
-
-    def training_data(self, wiring: Wiring) -> Sequence[Example]:
-        """Nothing is trained: the data is what will be answered."""
-        asked = wiring.phase.evaluate
-        assert asked is not None
-        data = self._prompts or self.split(wiring, asked.split)
-        if len(data) == 0:
-            raise ConfigError(f"the task has no examples in `{asked.split}`; name another --split")
-        return data
 
     # -- what can be asked, once it is ready ----------------------------------------------------------
 
@@ -114,20 +125,20 @@ class Opened(Workspace):
         """Where the run stands, or which model it is."""
         return {**self.phase.where, "step": self.phase.step} if self._phase_state else dict(self.origin)
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What an evaluation logs, as a line of metrics.jsonl."""
         phase = self.phase
         rollout, reward = evaluation.scored(phase, evaluation.responses(phase, evaluation.examples(phase)))
-        return {**self.where, **evaluation.figures(phase, rollout, reward)}
+        return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
 
     def samples(self) -> list[dict[str, Any]]:
         """Fresh responses as samples.jsonl shows them; those to one's own prompts are not scored."""
         phase = self.phase
-        rollout = evaluation.responses(phase, self._prompts or evaluation.examples(phase))
-        if not self._prompts:
+        rollout = evaluation.responses(phase, self.data.prompts or evaluation.examples(phase))
+        if not self.data.prompts:
             rollout, reward = evaluation.scored(phase, rollout)
             return [{**phase.where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
-        task = phase.wiring.task
+        task = phase.plan.task
         return [
             {**phase.where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
             for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)
@@ -136,17 +147,17 @@ class Opened(Workspace):
     def rows(self) -> list[dict[str, Any]]:
         """The evaluation's responses as logged data: what the task `dataset` reads back as it stands."""
         phase = self.phase
-        asked = phase.phase.evaluate
+        asked = phase.settings.evaluate
         assert asked is not None
         sampled = evaluation.responses(phase, evaluation.examples(phase))
         sampled = sampled.with_columns(**{SAMPLED: sampled.texts})
         rollout, reward = evaluation.scored(phase, sampled)
-        filled = phase.fill_columns(rollout, LOGPROBS)
+        filled = phase.scorer.with_columns(rollout, LOGPROBS)
         known = {f"{output}_NT": filled.columns[f"{model}.{output}"] for model, output in LOGPROBS}
         about = {
             **self.origin,
             **self.where,
-            "task": phase.phase.task.component,
+            "task": phase.settings.task.component,
             "split": asked.split,
             "seed": self.seeds.seed,
             "version": metadata.version("rlalign"),
@@ -163,11 +174,11 @@ class Opened(Workspace):
     def save_policy(self, folder: Path) -> None:
         """The policy as a model folder, with a card."""
         assert self._phase_state is not None
-        phase = self.wirings[self.place].phase.name
+        phase = self.plans[self.place].settings.name
         origin = (
             f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
         )
-        save_folder(self.models.policy, folder, card(self.name, self.pipeline, self._last, origin))
+        save_folder(self.models.policy, folder, card(self.name, self.pipeline, self.last, origin))
 
 
 # -- opening ----------------------------------------------------------------------------------------------
@@ -181,11 +192,11 @@ def open_run(
     evaluates: bool = True,
     registry: Registry | None = None,
 ) -> Opened:
-    """A run at its last commit point; `asked` and `overrides` change what its last phase evaluates."""
+    """A run at its last checkpoint; `asked` and `overrides` change what its last phase evaluates."""
     run, registry = RunDir.open(path, exclusive=False), registry or Registry()
     found = checkpoint.find(run.checkpoints)
     if not found:
-        raise ConfigError(f"{path}: nothing is committed yet: {_without_commit_point(run)}")
+        raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
     saved = checkpoint.read(run.checkpoints, found[-1])
     place = saved.loop["place"]
     text = run.pipeline.read_text(encoding="utf-8")
@@ -203,7 +214,7 @@ def open_run(
     return opened
 
 
-def _without_commit_point(run: RunDir) -> str:
+def _without_checkpoint(run: RunDir) -> str:
     if run.model.is_dir():
         return f"its checkpoints are gone; its model is still there: use {run.model}"
     return f"wait for its first iteration, or go on with it: `rlalign run --resume {run.path}`"

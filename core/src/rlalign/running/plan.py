@@ -1,16 +1,18 @@
-"""A phase's components, built and connected: who takes part where, and what they need. Opens nothing."""
+"""The plan of a phase: its components, built, each in its place, and what they need. Opens nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.config.pipeline import Item, Phase
+from rlalign.config.inherit import AGES
+from rlalign.config.pipeline import Item, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Role, Unit
 from rlalign.decoding.logits import LIVE
 from rlalign.errors import ConfigError, RLAlignError, told
 from rlalign.interface.component import Component, Task
+from rlalign.interface.policy import Policy
 from rlalign.running.members import HOOKS, Member, implements
 from rlalign.running.stages import Stages
 
@@ -57,14 +59,14 @@ class Builder:
 
 
 @dataclass(frozen=True)
-class Wiring:
+class PhasePlan:
     """What a phase is made of."""
 
-    phase: Phase
+    settings: Phase
     task: Task
     members: tuple[Member, ...]
     evaluators: tuple[Member, ...]
-    stages: Stages
+    training: Stages
     evaluation: Stages
     models: Mapping[str, Role]
     trains: tuple[str, ...]
@@ -87,7 +89,26 @@ class Wiring:
         return list({id(m.component): m.component for m in (*self.members, *self.evaluators)}.values())
 
 
-def wire(phase: Phase, builder: Builder) -> Wiring:
+def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan], Builder]:
+    """Build the components of all phases, and check that they fit together, before any model loads."""
+    builder = Builder(registry)
+    plans = [plan_phase(phase, builder) for phase in pipeline.phases]
+    used = {name for plan in plans for name in plan.models}
+    for phase in pipeline.phases:
+        if unused := sorted(set(phase.models) - used):
+            who = "no component" if len(plans) == 1 else "no component of any phase"
+            raise ConfigError(f"{phase.place}: models.{unused[0]}: {who} uses a model `{unused[0]}`")
+        for name, spec in phase.models.items():
+            policy = pipeline.policy.build() if spec.dtype and spec.of in (None, *AGES) else None
+            if isinstance(policy, Policy) and policy.shares:
+                raise ConfigError(
+                    f"{phase.place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "
+                    "so that there are no weights to hold in another precision; leave it out"
+                )
+    return plans, builder
+
+
+def plan_phase(phase: Phase, builder: Builder) -> PhasePlan:
     """Build a phase's components and check that they fit together."""
     task_member = builder.members([phase.task], "task")[0]
     task = task_member.component
@@ -114,12 +135,12 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
         raise ConfigError(f"{phase.place}: `{source.name}` cannot answer: it has no `rollout` hook")
     learns = bool(stages.implementing("loss") or stages.implementing("update"))
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
-    wiring = Wiring(
-        phase=phase,
+    plan = PhasePlan(
+        settings=phase,
         task=task,
         members=members,
         evaluators=evaluators,
-        stages=stages,
+        training=stages,
         evaluation=evaluation,
         models=_roles(everybody, live),
         trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
@@ -130,8 +151,8 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
         unit=_UNITS[max((_UNITS.index(m.component.unit) for m in stages.implementing("loss")), default=0)],
         learns=learns,
     )
-    _check(wiring)
-    return wiring
+    _check(plan)
+    return plan
 
 
 def _roles(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role]:
@@ -172,22 +193,22 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _check(wiring: Wiring) -> None:
-    phase = wiring.phase
-    for member in wiring.stages.implementing("loss"):
+def _check(plan: PhasePlan) -> None:
+    phase = plan.settings
+    for member in plan.training.implementing("loss"):
         if not member.component.trains:
             raise ConfigError(
                 f"{member.item.place}: `{member.name}` has a loss but trains nothing; "
                 'its class needs trains = ("policy",)'
             )
-    for member in wiring.members:
+    for member in plan.members:
         for name in member.component.trains:
-            if wiring.models.get(name) in ("frozen", "lagging"):
+            if plan.models.get(name) in ("frozen", "lagging"):
                 raise ConfigError(
-                    f"{member.item.place}: `{member.name}` trains `{name}`, which is {wiring.models[name]} here; "
+                    f"{member.item.place}: `{member.name}` trains `{name}`, which is {plan.models[name]} here; "
                     "take it out of its `trains`"
                 )
-        source, sources = member.item.source, wiring.source.component.parts
+        source, sources = member.item.source, plan.source.component.parts
         if source is not None and not implements(member.component, "loss"):
             raise ConfigError(
                 f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
@@ -195,35 +216,35 @@ def _check(wiring: Wiring) -> None:
         if source is not None and source not in sources:
             raise ConfigError(
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
-                f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.source.name])}"
+                f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
             )
-    for model, output in (*wiring.columns, *wiring.evaluation_columns):
-        if (wiring.models.get(model) == "value") != (output == "values"):
+    for model, output in (*plan.columns, *plan.evaluation_columns):
+        if (plan.models.get(model) == "value") != (output == "values"):
             kind = "a value, which gives `values` only" if output != "values" else "no value"
             raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
-    sampled = "sampled" in (phase.responses.component, *wiring.source.component.parts)
+    sampled = "sampled" in (phase.responses.component, *plan.source.component.parts)
     if sampled and phase.generation.beams > 1:
         raise ConfigError(
             f"{phase.place}: generation.beams: a beam search is no sample; it belongs under `evaluate`"
         )
-    if sampled and phase.generation.greedy and wiring.learns:
+    if sampled and phase.generation.greedy and plan.learns:
         raise ConfigError(
             f"{phase.place}: generation.greedy: learning needs responses that differ; leave it out"
         )
-    counts = wiring.source.component.parts
+    counts = plan.source.component.parts
     samples = sum(counts.values()) if counts else phase.generation.samples
-    for member in wiring.members:
+    for member in plan.members:
         if sampled and samples < member.component.min_samples:
             raise ConfigError(
                 f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses a "
                 f"prompt and gets {samples}; set generation.samples"
             )
-    constrained = [m for m in wiring.members if m.component.constraint is not None]
+    constrained = [m for m in plan.members if m.component.constraint is not None]
     if len(constrained) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in constrained)
         raise ConfigError(f"{names} each constrain what may be sampled, and only one can; remove one")
-    kls = [m for m in wiring.members if m.component.regularises]
+    kls = [m for m in plan.members if m.component.regularises]
     if len(kls) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)
         raise ConfigError(
@@ -232,7 +253,7 @@ def _check(wiring: Wiring) -> None:
     for name, spec in phase.models.items():
         if spec.item is None and spec.of is None and spec.dtype is None:
             raise ConfigError(f"{phase.place}: models.{name}: say `of:` or name a component")
-        if spec.dtype is not None and wiring.models.get(name) == "value":
+        if spec.dtype is not None and plan.models.get(name) == "value":
             raise ConfigError(
                 f"{phase.place}: models.{name}.dtype: only frozen and lagging copies of the policy are held in "
                 f"another precision, and `{name}` is a value, which learns; leave it out "
@@ -240,15 +261,15 @@ def _check(wiring: Wiring) -> None:
             )
 
 
-def acting(wiring: Wiring) -> dict[str, list[str]]:
+def acting(plan: PhasePlan) -> dict[str, list[str]]:
     """Who acts in each stage, for `rlalign check`."""
     found = {
-        hook: [m.name for m in wiring.stages.implementing(hook)]
+        hook: [m.name for m in plan.training.implementing(hook)]
         for hook in HOOKS
-        if hook != "evaluate" and wiring.stages.implementing(hook)
+        if hook != "evaluate" and plan.training.implementing(hook)
     }
-    scored = [m.name for m in wiring.evaluation.implementing("reward")]
-    measured = [m.name for m in wiring.evaluation.implementing("evaluate")]
-    if wiring.phase.evaluate:
+    scored = [m.name for m in plan.evaluation.implementing("reward")]
+    measured = [m.name for m in plan.evaluation.implementing("evaluate")]
+    if plan.settings.evaluate:
         found["evaluate"] = [*scored, *measured]
     return found

@@ -1,0 +1,98 @@
+"""One iteration: draw, rollout, reward, advantage, update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from rlalign.data.batch import Batch, Reward, concat_batches
+from rlalign.data.rollout import Rollout
+from rlalign.records.rows import OURS, rows_of
+from rlalign.running.bad_rewards import without_bad_rewards
+from rlalign.running.metrics import of_responses
+from rlalign.running.phase import Clock, RunningPhase
+from rlalign.running.responses import respond
+from rlalign.running.updating import update
+
+
+def run_iteration(phase: RunningPhase) -> dict[str, float]:
+    """The metrics of one iteration, which moves the phase on by one."""
+    phase.clock = Clock()
+    started = time.perf_counter()
+    train, stages = phase.settings.train, phase.plan.training
+    phase.models.iteration_started()
+    seen, batches = _batches(phase)
+    batch = _joined(phase, batches)
+    metrics = of_responses(seen)
+    metrics["groups"] = float(len(batch.rollout.examples))
+    if train.refill:
+        metrics["refills"] = len(batches) - 1.0
+        if metrics["groups"] < train.prompts:
+            phase.workspace.display.note(
+                f"iteration {phase.iteration + 1}: {len(batch.rollout.examples)} of {train.prompts} groups "
+                f"after {train.refill} refills"
+            )
+    _keep_rows(phase, seen)
+    with phase.clock("update"):
+        if phase.plan.learns:
+            metrics |= update(phase, _with_old(phase, batch))
+    phase.iteration += 1
+    phase.share = 0.0
+    stages.iteration_done(phase.run, metrics)
+    phase.models.iteration_done()
+    metrics["time/iteration"] = time.perf_counter() - started
+    return metrics | {f"time/{part}": seconds for part, seconds in phase.clock.seconds.items()}
+
+
+def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Batch]]:
+    """Scored responses and what `advantage` made of them: of one draw, and of `refill` more while groups lack."""
+    train, first = phase.settings.train, phase.draw.position
+    seen: list[tuple[Rollout, Reward]] = []
+    batches: list[Batch] = []
+    for _ in range(train.refill + 1):
+        examples = phase.draw.next(train.prompts)
+        phase.position = phase.draw.position - len(examples) - first
+        rollout, reward = without_bad_rewards(phase, *respond(phase, examples))
+        seen.append((rollout, reward))
+        with phase.clock("advantage"):
+            batches.append(phase.plan.training.advantage(phase.run, rollout, reward))
+        if sum(len(b.rollout.examples) for b in batches) >= train.prompts or not train.refill:
+            break
+    return seen, batches
+
+
+def _joined(phase: RunningPhase, batches: Sequence[Batch]) -> Batch:
+    """The rounds of a refilled iteration, cut to the wanted number of groups."""
+    train = phase.settings.train
+    batch = concat_batches([b for b in batches if len(b)] or list(batches[:1]))
+    if len(batch.rollout.examples) > train.prompts and train.refill:
+        batch = batch.take(batch.rollout.group_N < train.prompts)
+    return batch.as_step()
+
+
+def _with_old(phase: RunningPhase, batch: Batch) -> Batch:
+    if "old_logprobs" not in phase.plan.live or len(batch) == 0:
+        return batch
+    old_NT = phase.scorer.policy_logprobs(batch.rollout)
+    return replace(batch, old=torch.where(batch.rollout.mask_NT, old_NT, old_NT.new_zeros(())))
+
+
+def _keep_rows(phase: RunningPhase, seen: Sequence[tuple[Rollout, Reward]]) -> None:
+    """Write down the iteration's responses and scores, for a later phase or for another run."""
+    if not phase.keeps:
+        return
+    iteration = phase.iteration + 1  # as metrics.jsonl counts
+    about = {
+        **phase.where,
+        "iteration": iteration,
+        "step": phase.step,
+        "task": phase.settings.task.component,
+    }
+    made = (row for rollout, reward in seen for row in rows_of(rollout, reward, phase.models.policy, about))
+    for g, row in enumerate(made):
+        row["meta"][OURS]["example"] = row["id"]
+        row["id"] = f"{row['id']}#{iteration}.{g}"
+        phase.workspace.logs.append(phase.workspace.data.rows_file(phase.repeat, phase.settings.name), row)

@@ -1,0 +1,43 @@
+"""The lock of a run: everything its numbers depend on, to be compared when it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlalign.records.environment import make_lock
+from rlalign.running.models import fingerprint
+from rlalign.running.workspace import Workspace
+
+
+def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
+    """What `lock.json` says."""
+    items = [space.pipeline.policy]
+    for plan in space.plans:
+        items += [m.item for m in (*plan.members, *plan.evaluators)]
+        items += [spec.item for spec in plan.settings.models.values() if spec.item]
+    folder = Path(space.pipeline.resolved["folder"])
+    offers = [(item.cls.__module__, space.registry.load(item.component, folder).offer) for item in items]
+    data = {
+        f"{plan.settings.task.name}/train": space.data.fingerprint(plan, space.data.split(plan, "train"))
+        for plan in space.plans
+        if plan.settings.origin is None or plan.settings.origin.original
+    }
+    for item in items:  # what options found out for themselves, such as the hash of a user's file
+        for name in type(item.options).model_computed_fields:
+            data[f"{item.name}.{name}"] = str(getattr(item.options, name))
+    return make_lock(
+        seed=space.pipeline.seed,
+        deterministic=space.pipeline.deterministic,
+        distributions={offer.distribution for _, offer in offers if offer},
+        modules={module for module, offer in offers if not offer},
+        data=data,
+        models={"policy": fingerprint(space.models.policy)},
+        device=space.device.type,
+        dtype=str(space.models.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        budgets=budgets,
+    )

@@ -1,0 +1,81 @@
+"""What models say of responses: asked for once, whoever needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from rlalign.data.batch import Outputs
+from rlalign.data.rollout import Rollout
+from rlalign.interface.policy import Policy
+from rlalign.learning.engine import Engine
+from rlalign.records.remembered import Remembered, scored_once
+from rlalign.running.workspace import Workspace
+
+
+class Scorer:
+    """Scores responses with the models of a phase, through its engine."""
+
+    def __init__(self, engine: Engine, workspace: Workspace) -> None:
+        self.engine = engine
+        self.workspace = workspace
+        self.models = workspace.models
+        self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
+        self._stores: dict[str, Remembered] = {}
+
+    def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        """Each (weights' version, rollout, output) is computed once."""
+        held = self._scored.setdefault(rollout, {})
+        version = self.models[model].version
+        missing = [name for name in want if (model, version, name) not in held]
+        if missing:
+            outputs = self.engine.score(model, rollout, missing)
+            held |= {(model, version, name): getattr(outputs, f"{name}_NT") for name in missing}
+        return Outputs(**{f"{name}_NT": held[model, version, name] for name in want})
+
+    def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
+        """Add `model.output` columns; what the sampler already gave is not computed again."""
+        wanted: dict[str, list[str]] = {}
+        for model, output in columns:
+            if f"{model}.{output}" not in rollout.columns:
+                wanted.setdefault(model, []).append(output)
+        found: dict[str, Tensor] = {}
+        for model, outputs in wanted.items():
+            if model == "policy":
+                known = [o for o in outputs if o in ("logprobs", "full_logprobs")]
+                for output in known:
+                    found[f"policy.{output}"] = self.policy_logprobs(rollout, output)
+                outputs = [o for o in outputs if o not in known]
+            if outputs:
+                scored = self._outputs(rollout, model, outputs)
+                found |= {f"{model}.{output}": x_NT for output, x_NT in scored.items()}
+        return rollout.with_columns(**found) if found else rollout
+
+    def policy_logprobs(self, rollout: Rollout, output: str = "logprobs") -> Tensor:
+        """The policy's log-probs: the sampler's, and where a row has none, one scoring."""
+        known_NT: Tensor = getattr(rollout, f"{output}_NT")
+        missing_N = (known_NT.isnan() & rollout.mask_NT).any(1)
+        if not bool(missing_N.any()):
+            return known_NT
+        rows = missing_N.nonzero()[:, 0]
+        scored = getattr(self.score("policy", rollout.take(rows), [output]), f"{output}_NT")
+        return known_NT.index_copy(0, rows, scored.to(known_NT))
+
+    def _outputs(self, rollout: Rollout, model: str, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of a model. What one that stays as it is says of a logged response is computed once a run."""
+        logged_N = (rollout.logprobs_NT.isnan() & rollout.mask_NT).any(1)
+        stays = isinstance(self.models[model], Policy) and model in self.models.guarded
+        if not stays or not bool(logged_N.any()):
+            scored = self.score(model, rollout, outputs)
+            return {output: getattr(scored, f"{output}_NT") for output in outputs}
+        stores = {output: self._remembered(model, output) for output in outputs}
+        return scored_once(rollout, logged_N, stores, lambda part: self.score(model, part, outputs))
+
+    def _remembered(self, model: str, output: str) -> Remembered:
+        name = f"{model}.{output}-{self.models.guarded[model][:16]}"
+        if name not in self._stores:
+            space = self.workspace
+            self._stores[name] = Remembered(space.dir.path, space.logs, name, self.models.dtype)
+        return self._stores[name]
