@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rlalign.interface.component import Component, Task
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
-    from rlalign.interface.run import Run
+    from rlalign.interface.run import Learner, Run
 
 _HOMES = {
     "interface.component": ("Component", "Task"),
@@ -28,7 +28,7 @@ _HOMES = {
     "interface.hooks": ("hookimpl",),
     "data.settings": ("Options", "Sampling"),
     "interface.policy": ("Policy", "Value"),
-    "interface.run": ("Run",),
+    "interface.run": ("Learner", "Run"),
     "decoding.sampler": ("Constraint", "Decoder", "sample"),
     "builtin.nucleus": ("Nucleus",),
     "data.rollout": ("Rollout", "concat", "logged_rollout"),
@@ -53,6 +53,7 @@ __all__ = [
     "Example",
     "Joined",
     "LazyExamples",
+    "Learner",
     "Loss",
     "Nucleus",
     "Options",

@@ -161,12 +161,12 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
         from rlalign.cli.report import describe
         from rlalign.config.load import load_pipeline
         from rlalign.config.registry import Registry
-        from rlalign.running.workspace import wire_all
+        from rlalign.running.plan import plan_phases
 
         registry = Registry()
         pipeline = load_pipeline(file, list(overrides), registry=registry)
-        wirings, _ = wire_all(pipeline, registry)
-        click.echo(describe(pipeline, wirings), nl=False)
+        plans, _ = plan_phases(pipeline, registry)
+        click.echo(describe(pipeline, plans), nl=False)
 
     _guarded(debug, report)
 
@@ -216,7 +216,7 @@ def evaluate(
         from rlalign.cli import inspection
 
         asked = inspection.asked_for(**options)
-        row = _before_run(lambda: inspection.opened(target, asked, overrides, policy).ready(seed)).figures()
+        row = _before_run(lambda: inspection.opened(target, asked, overrides, policy).ready(seed)).metrics()
         click.echo(inspection.as_json(row) if as_json else inspection.table(row))
 
     _guarded(debug, work)

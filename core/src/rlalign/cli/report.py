@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlalign.config.pipeline import Pipeline
-from rlalign.running.wiring import Wiring, acting
+from rlalign.running.plan import PhasePlan, acting
 
 
-def describe(pipeline: Pipeline, wirings: Sequence[Wiring]) -> str:
+def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
     """The whole pipeline in a few lines a phase."""
     repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
-    count = "1 phase" if len(wirings) == 1 else f"{len(wirings)} phases"
+    count = "1 phase" if len(plans) == 1 else f"{len(plans)} phases"
     lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
     known: set[str] = {"policy"}
-    for place, wiring in enumerate(wirings):
+    for place, plan in enumerate(plans):
         lines += [
             "",
-            f"{wiring.phase.name}:",
-            *(f"  {line}" for line in _phase(wiring, known, first=place == 0)),
+            f"{plan.settings.name}:",
+            *(f"  {line}" for line in _phase(plan, known, first=place == 0)),
         ]
-        known |= set(wiring.models)
+        known |= set(plan.models)
     return "\n".join(lines) + "\n"
 
 
-def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
-    phase, train = wiring.phase, wiring.phase.train
+def _phase(plan: PhasePlan, known: set[str], *, first: bool) -> list[str]:
+    phase, train = plan.settings, plan.settings.train
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
-    for hook, names in acting(wiring).items():
+    for hook, names in acting(plan).items():
         rows[hook] = ", ".join(names)
     rows.setdefault("reward", "nothing")
     models = {"policy": "built" if first else "kept"}
-    for name in wiring.models:
+    for name in plan.models:
         spec = phase.models.get(name)
         renewed = (spec.of if spec else None) in ("phase", "iteration") or (
             name == "reference" and not (spec and spec.of)
@@ -43,11 +43,11 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
         if spec and spec.dtype:
             models[name] += f" in {spec.dtype}"
     rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())
-    rows["trains"] = ", ".join(wiring.trains) if wiring.learns else "nothing"
-    if wiring.live or wiring.columns:
-        columns = [f"{model}.{output}" for model, output in wiring.columns]
-        rows["needs"] = ", ".join([*sorted(wiring.live), *columns])
-    if chosen := _defaults(wiring):
+    rows["trains"] = ", ".join(plan.trains) if plan.learns else "nothing"
+    if plan.live or plan.columns:
+        columns = [f"{model}.{output}" for model, output in plan.columns]
+        rows["needs"] = ", ".join([*sorted(plan.live), *columns])
+    if chosen := _defaults(plan):
         rows["defaults"] = ", ".join(chosen)
     length = (
         _count(train.iterations, "iteration") if train.iterations else _count(train.passes, "pass", "passes")
@@ -56,20 +56,20 @@ def _phase(wiring: Wiring, known: set[str], *, first: bool) -> list[str]:
     size = _count(train.minibatches, "optimiser step")
     if train.minibatch:
         size = f"{_count(train.minibatch, 'group')} a step"
-    learning = f", {steps}{size}" if wiring.learns else ""
+    learning = f", {steps}{size}" if plan.learns else ""
     rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
     wide = max(map(len, rows))
     return [f"{name:{wide}}  {value}" for name, value in rows.items()]
 
 
-def _defaults(wiring: Wiring) -> list[str]:
+def _defaults(plan: PhasePlan) -> list[str]:
     """What algorithms set in `train` and `generation`, where the file left it to them."""
     return [
         f"{section}.{key} {value} ({component.name})"
-        for component in wiring.components
+        for component in plan.components
         for section, values in component.defaults.items()
         for key, value in values.items()
-        if getattr(getattr(wiring.phase, section), key) == value
+        if getattr(getattr(plan.settings, section), key) == value
     ]
 
 

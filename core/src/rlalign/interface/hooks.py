@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
     from rlalign.data.example import Example
     from rlalign.data.rollout import Rollout
-    from rlalign.interface.run import Run
+    from rlalign.interface.run import Learner, Run
 
 hookspec = pluggy.HookspecMarker("rlalign")
 hookimpl = pluggy.HookimplMarker("rlalign")
@@ -73,8 +73,8 @@ def phase_started(run: Run) -> None:
 
 
 @hookspec(firstresult=True)
-def update(run: Run, batch: Batch) -> Mapping[str, float] | None:
-    """One iteration's learning; returns metrics.
+def update(run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | None:
+    """One iteration's learning, with what `learner` can do; returns metrics.
 
     Without an implementation: epochs times minibatches of `loss`, an optimiser step each.
     """

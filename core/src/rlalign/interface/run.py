@@ -1,4 +1,4 @@
-"""What a hook sees of the run: where it stands, its models, and the few things it may ask for."""
+"""What hooks are given: the run, where it stands and what may be asked of it, and in `update` a learner."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ class Run(Protocol):
     @property
     def phase(self) -> str:
         """The phase's name."""
+
+    @property
+    def repeat(self) -> int:
+        """How often the pipeline's phases were gone through before (`repeat`)."""
 
     @property
     def iteration(self) -> int:
@@ -113,7 +117,9 @@ class Run(Protocol):
     def finish_phase(self, reason: str) -> None:
         """End the phase after this iteration."""
 
-    # -- inside `update` only -----------------------------------------------------------------------
+
+class Learner(Protocol):
+    """What an `update` hook learns with: it may be used until the hook returns."""
 
     def loss(self, batch: Batch) -> float:
         """The weighted sum of all losses on a batch."""

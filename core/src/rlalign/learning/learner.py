@@ -23,7 +23,7 @@ from rlalign.learning.engine import Engine, Losses
 from rlalign.learning.optimiser import Optimiser
 
 
-class Learner:
+class GradientLearner:
     """Turns batches into optimiser steps over the models a phase trains."""
 
     def __init__(

@@ -60,7 +60,12 @@ def save_bad_batch(run: Path, rollout: Rollout, tensors: Mapping[str, Tensor]) -
     """Write down a batch that cannot be learned from, for whoever looks into it."""
     folder = run / "bad-batch"
     folder.mkdir(exist_ok=True)
-    held = {"actions": rollout.actions_NT, "mask": rollout.mask_NT, "logprobs": rollout.logprobs_NT, **tensors}
+    held = {
+        "actions": rollout.actions_NT,
+        "mask": rollout.mask_NT,
+        "logprobs": rollout.logprobs_NT,
+        **tensors,
+    }
     checkpoint.save_tensors(folder / "batch.safetensors", held)
     texts = [
         {"example": rollout.examples[g].id, "prompt": rollout.examples[g].prompt, "response": text}

@@ -17,7 +17,9 @@ class Components:
 
     def __init__(self, plans: Sequence[PhasePlan], built: Sequence[Component], seeds: Seeds) -> None:
         self._places = {
-            id(m.component): m.item.place for p in reversed(plans) for m in reversed((*p.members, *p.evaluators))
+            id(m.component): m.item.place
+            for p in reversed(plans)
+            for m in reversed((*p.members, *p.evaluators))
         }
         self._keyed = [(f"{i}:{component.name}", component) for i, component in enumerate(built)]
         self._seeds = seeds

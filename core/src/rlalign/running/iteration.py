@@ -38,7 +38,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     _keep_rows(phase, seen)
     with phase.clock("update"):
         if phase.plan.learns:
-            metrics |= update(phase, _with_old(phase, batch))
+            metrics |= update(phase, with_old_logprobs(phase, batch))
     phase.iteration += 1
     phase.share = 0.0
     stages.iteration_done(phase.run, metrics)
@@ -73,7 +73,8 @@ def _joined(phase: RunningPhase, batches: Sequence[Batch]) -> Batch:
     return batch.as_step()
 
 
-def _with_old(phase: RunningPhase, batch: Batch) -> Batch:
+def with_old_logprobs(phase: RunningPhase, batch: Batch) -> Batch:
+    """The batch with the log-probs that ratios are taken to, if a loss needs them."""
     if "old_logprobs" not in phase.plan.live or len(batch) == 0:
         return batch
     old_NT = phase.scorer.policy_logprobs(batch.rollout)

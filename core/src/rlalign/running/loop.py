@@ -9,11 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-import torch
-
-=======
->>>>>>> 80ea2ac (wip: a phase in progress in parts)
 from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
@@ -90,15 +85,6 @@ class Session(Workspace):
 
     def __init__(self, pipeline: Pipeline, registry: Registry, display: Display) -> None:
         super().__init__(pipeline, registry, display)
-<<<<<<< HEAD
-        self._is_over = False
-        self._optimiser_state: Mapping[str, Any] | None = None
-        self._committed: int | None = None
-        self._committed_at = 0.0
-        self._commit_cost = 0.0
-
-    # -- the run directory ----------------------------------------------------------------------------
-=======
         self.stopping = False
         """Set by whoever wants the run to stop at its next checkpoint."""
         self._is_over = False
@@ -108,7 +94,6 @@ class Session(Workspace):
         self._last_saved: int | None = None
 
     # -- the run's folder -----------------------------------------------------------------------------
->>>>>>> 80ea2ac (wip: a phase in progress in parts)
 
     def create(self, root: Path, name: str | None) -> None:
         """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
@@ -181,9 +166,7 @@ class Session(Workspace):
             phase.learner.optimiser.load_state_dict(self._optimiser_state)
         self._optimiser_state = None
         name = phase.settings.name
-        self.display.phase(
-            name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations
-        )
+        self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)
         is_last = place == len(self.plans) - 1 and repeat == self.pipeline.repeat - 1
         for iteration in iterate(phase):
             if phase.done or self.stopping or saver.due(iteration):

@@ -36,8 +36,8 @@ from rlalign.running.card import card
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights, save_folder
-from rlalign.running.view import open_phase
 from rlalign.running.plan import PhasePlan, plan_phases
+from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
@@ -82,7 +82,9 @@ class Opened(Workspace):
         self.build_policy()
         self.load(saved)
         # States are numbered as components are built; an override may have moved the numbers.
-        before = plan_phases(whole, self.registry)[1].built if whole is not self.pipeline else self.builder.built
+        before = (
+            plan_phases(whole, self.registry)[1].built if whole is not self.pipeline else self.builder.built
+        )
         states = {
             key: saved.components[f"{i}:{component.name}"]
             for i, (key, component) in enumerate(before.items())

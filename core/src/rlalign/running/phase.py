@@ -14,7 +14,7 @@ from rlalign.data.batch import Batch, Outputs
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
 from rlalign.learning.engine import Engine
-from rlalign.learning.learner import Learner
+from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.columns import Columns
 from rlalign.running.logged import LoggedResponses
@@ -47,7 +47,7 @@ class RunningPhase:
         """Where the present examples stand in the iteration's draw."""
         self.share = 0.0
         """Of the present iteration's learning, what is done."""
-        self.learner: Learner | None = None
+        self.learner: GradientLearner | None = None
         self.clock = Clock()
         data = workspace.data.training(plan, repeat)
         self.draw = Draw(data, workspace.seeds, ("draw", repeat, place))
@@ -65,7 +65,7 @@ class RunningPhase:
         if plan.learns:
             trained = {name: self.models[name] for name in plan.trains}
             optimiser = Optimiser(trained, train)
-            self.learner = Learner(self.engine, optimiser, self.models, train, self.losses)
+            self.learner = GradientLearner(self.engine, optimiser, self.models, train, self.losses)
         for component in plan.components:
             if hasattr(component.constraint, "resolve"):
                 component.constraint.resolve(self.models)

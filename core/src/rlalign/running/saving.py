@@ -68,5 +68,7 @@ def last_checkpoint(run: RunDir, previous: bool) -> checkpoint.Checkpoint | None
         return checkpoint.read(run.checkpoints, found[-1]) if found else None
     earlier = checkpoint.whole_before(run.checkpoints, found[-1]) if found else None
     if earlier is None:
-        raise CheckpointError(f"{run.path}: there is no whole checkpoint before the last; leave out --previous")
+        raise CheckpointError(
+            f"{run.path}: there is no whole checkpoint before the last; leave out --previous"
+        )
     return checkpoint.read(run.checkpoints, earlier)

@@ -26,7 +26,7 @@ from rlalign.running.members import HOOKS, Member, check_hooks, implements, who
 from rlalign.running.returned import checked_batch, checked_score, expect, numbers
 
 if TYPE_CHECKING:
-    from rlalign.interface.run import Run
+    from rlalign.interface.run import Learner, Run
 
 WRAPPABLE = ("reward", "advantage", "update")
 
@@ -320,10 +320,10 @@ class Stages:
         for member in self.implementing("phase_started"):
             self._call(member, "phase_started", run=run)
 
-    def update(self, run: Run, batch: Batch) -> Mapping[str, float] | None:
+    def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | None:
         """A component's own learning, or None: the loop's."""
         with self._blame("update"):
-            result = self._manager.hook.update(run=run, batch=batch)
+            result = self._manager.hook.update(run=run, batch=batch, learner=learner)
         members = self.implementing("update")
         return None if result is None else numbers(result, "update", members[-1])
 

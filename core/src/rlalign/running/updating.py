@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from rlalign.data.batch import Batch, Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
-from rlalign.learning.learner import Learner
+from rlalign.learning.learner import GradientLearner
 from rlalign.running.bad_rewards import save_bad_batch
 from rlalign.running.phase import RunningPhase
 from rlalign.running.responses import rewarded, sample
@@ -30,9 +30,7 @@ def update(phase: RunningPhase, batch: Batch) -> Mapping[str, float]:
         return now.learn(batch)
     except ComponentError as error:
         folder = phase.workspace.dir.path
-        where = save_bad_batch(
-            folder, batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts}
-        )
+        where = save_bad_batch(folder, batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts})
         raise ComponentError(f"{error} (the batch is in {where})") from error
     finally:
         now.close()
@@ -48,7 +46,7 @@ class Update:
         self._epochs = 0
 
     @property
-    def _learner(self) -> Learner:
+    def _learner(self) -> GradientLearner:
         if self._refusal is not None:
             raise ComponentError(f"the learner of an `update` hook cannot be used {self._refusal}")
         assert self._phase.learner is not None
@@ -72,13 +70,11 @@ class Update:
     def assign(self, vector: Tensor) -> None:
         self._learner.assign(vector)
 
-    def by_name(self, vector: Tensor) -> dict[str, Tensor]:
-        return self._learner.by_name(vector)
+    def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
+        return self._learner.fisher_product(batch, vector)
 
-    def accumulate(
-        self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
-    ) -> tuple[float, Tensor]:
-        return self._learner.accumulate(rollout, compute)
+    def kl(self, batch: Batch, vector: Tensor) -> float:
+        return self._learner.kl(batch, vector)
 
     def learn(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, float]:
         learner, phase = self._learner, self._phase

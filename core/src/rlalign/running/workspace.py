@@ -1,4 +1,4 @@
-"""What outlives a phase: the pipeline's plan, models, components, data, and where logs go. Knows nothing of training."""
+"""What outlives a phase: plans, models, components, data, and where logs go. Knows nothing of training."""
 
 from __future__ import annotations
 

@@ -20,6 +20,9 @@ from rlalign.interface.policy import Value
 from rlalign.learning.engine import Engine, lay_out
 from rlalign.running import loop
 from rlalign.running.display import Display, PlainDisplay
+from rlalign.running.iteration import with_old_logprobs
+from rlalign.running.responses import respond
+from rlalign.running.updating import Update
 from rlalign.running.view import open_phase
 from rlalign.testing.logits import LinearValue, Logits
 from rlalign.testing.tasks import Length, Numbers, TokenSum
@@ -109,10 +112,11 @@ class Bench:
         self, folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]] = {}
     ) -> None:
         self.session = session(folder, pipeline, components)
-        self.phase = open_phase(self.session, self.session.wirings[0], 0, 0)
+        self.phase = open_phase(self.session, self.session.plans[0], 0, 0)
         self.phase.start()
-        self.stages = self.phase.wiring.stages
+        self.stages = self.phase.plan.training
         self.run = self.phase.run
+        self.learner = Update(self.phase)
 
     @property
     def engine(self) -> Engine:
@@ -120,13 +124,13 @@ class Bench:
 
     def rollout(self, prompts: int | None = None) -> tuple[Rollout, Reward]:
         """The next draw's responses with their columns, and their reward."""
-        examples = self.phase.draw.next(prompts or self.phase.phase.train.prompts)
-        return self.phase._collect(self.stages, examples, self.phase.wiring.columns)
+        examples = self.phase.draw.next(prompts or self.phase.settings.train.prompts)
+        return respond(self.phase, examples)
 
     def batch(self, prompts: int | None = None) -> Batch:
         """The next draw as the batch an update would get."""
         rollout, reward = self.rollout(prompts)
-        return self.phase._with_old(self.stages.advantage(self.run, rollout, reward).as_step())
+        return with_old_logprobs(self.phase, self.stages.advantage(self.run, rollout, reward).as_step())
 
     def gradient(self, batch: Batch, **engine: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics and gradients of one step; keywords set the engine's `route`, `budget`, `head_chunk`."""
@@ -134,7 +138,7 @@ class Bench:
         for name, value in engine.items():
             setattr(self.engine, name, value)
         try:
-            metrics = self.engine.step(batch, self.phase._losses)
+            metrics = self.engine.step(batch, self.phase.losses)
             return {k: float(v) for k, v in metrics.items()}, self._gradients()
         finally:
             self.engine.clear_gradients()
@@ -162,7 +166,7 @@ def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[s
         assert isinstance(value, Value)
         v = full_precision(value.values(rollout, engine._read(value, rollout, known={"policy": features})))
         outputs["values_NT"] = lay_out(v[rollout.chosen[0]] if value.per_prompt else v, rollout)
-    loss, metrics = bench.phase._losses(replace(batch, whole=None), Outputs(**outputs))
+    loss, metrics = bench.phase.losses(replace(batch, whole=None), Outputs(**outputs))
     if loss.requires_grad:
         loss.backward()
     gradients = bench._gradients()

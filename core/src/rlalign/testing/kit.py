@@ -90,7 +90,7 @@ class ComponentTests:
         check_hooks(Member(Item(self.named, self.named, config, self.cls), self.cls(config), "algorithm"))
 
     def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:
-        for component in bench.phase.wiring.components:
+        for component in bench.phase.plan.components:
             state = component.state_dict()
             tensors, tree = checkpoint.split_state(state)
             again = checkpoint.join_state(tensors, json.loads(json.dumps(tree)))
