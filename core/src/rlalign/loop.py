@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -140,6 +141,8 @@ class Session:
         self._committed_at = 0.0
         self._commit_cost = 0.0
         self._last: dict[str, float] = {}
+        if pipeline.deterministic:  # cuBLAS reads it when it is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(pipeline.deterministic)
         self.models = Models(
             pipeline.policy,
