@@ -133,12 +133,12 @@ class CausalDecoder(LazyDecoder):
     policy: CausalLM
 
     def __init__(self, policy: CausalLM, inputs: Sequence[Tensor], k: int) -> None:
-        from transformers import DynamicCache
+        from rlalign_plugin_hf.cache import growing_cache
 
         self.policy = policy
         prompts, which_G = distinct(inputs)
         ids_nL, real_nL = left_padded(prompts, policy._filler)
-        self._cache: Any = DynamicCache(config=policy.network.config)
+        self._cache: Any = growing_cache(policy.network.config)
         self._next_n = real_nL.sum(1)
         self._real_nL: Tensor | None = None if bool(real_nL.all()) else real_nL
         self._forward(ids_nL, (real_nL.cumsum(1) - 1).clamp_min(0))

@@ -162,12 +162,14 @@ class Seq2SeqDecoder(LazyDecoder):
     def __init__(self, policy: Seq2SeqLM, inputs: Sequence[Tensor], k: int) -> None:
         from transformers import DynamicCache, EncoderDecoderCache
 
+        from rlalign_plugin_hf.cache import growing_cache
+
         self.policy = policy
         config = policy.network.config
         prompts, which_G = distinct(inputs)
         with policy.acting(training=False):
             self._states_nSC, self._mask_nS = policy.encoded(prompts)
-        self._cache: Any = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        self._cache: Any = EncoderDecoderCache(growing_cache(config), DynamicCache(config=config))
         begin = torch.tensor(policy._begin, device=which_G.device)
         self._forward(begin.expand(len(prompts), -1))
         if k > 1 or len(prompts) < len(inputs):
