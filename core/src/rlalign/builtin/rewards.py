@@ -14,6 +14,7 @@ from rlalign.component import Component, Options
 from rlalign.errors import ComponentError
 from rlalign.hookspecs import hookimpl
 from rlalign.run import Run
+from rlalign.statistics import per_response
 from rlalign.types import Rollout, Score
 
 Scores = Generator[None, list[Score], list[Score]]
@@ -65,10 +66,7 @@ class Gate(Component):
             raise ComponentError(
                 f"`{self.name}` is opened by `{self.config.by}`; the scores above it are {names}"
             )
-        key = keys[0].value
-        open_N = (
-            key if key.ndim == 1 else torch.where(rollout.mask_NT, key, 0.0).sum(1)
-        ) >= self.config.at_least
+        open_N = per_response(keys[0].value, rollout.mask_NT) >= self.config.at_least
         return [s if s is keys[0] else replace(s, value=self._shut(s, open_N)) for s in scores]
 
     def _shut(self, score: Score, open_N: torch.Tensor) -> torch.Tensor:
