@@ -1,7 +1,7 @@
-"""Imitation that weighs: responses by what they earned (`wbc`), tokens by how the policy finds them (`gold`).
+"""GOLD: imitation that weighs tokens by how probable the policy finds them, and by what follows them.
 
-Both are policy gradients on data that somebody else wrote. All weights are constants for the gradient.
-Legend: N responses, T steps.
+Pang and He, "Text Generation by Learning from Demonstrations" (2021). A policy gradient on data that somebody
+else wrote: all weights are constants for the gradient. Legend: N responses, T steps.
 """
 
 from __future__ import annotations
@@ -12,52 +12,8 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from rlalign import Batch, Component, ComponentError, Loss, Options, Outputs, Run, hookimpl
-
-
-def draw_by_reward(run: Run, name: str) -> None:
-    """Draw logged responses in proportion to their rewards, with replacement (A-LoL's reward priority)."""
-    reward = run.column("reward", lambda rollout, reward: reward.total_N)
-    negative = int((reward < 0).sum())
-    if negative:
-        raise ComponentError(
-            f"`{name}`: `priority` draws responses in proportion to their rewards, and {negative} of {len(reward)} are "
-            "negative; bound them, `rewards: [logged, clip: {low: 0}]`, or leave `priority` out"
-        )
-    run.draw.weights(reward)
-
-
-class WBC(Component):
-    """Weighted behaviour cloning: R · −log π(y), log π(y) a sum over tokens, a mean over responses.
-
-    Baheti et al., "Leftover Lunch: Advantage-based Offline RL for Language Models" (2024). R is the advantage
-    of each token, which is the response's reward unless another component says otherwise.
-    """
-
-    class Config(Options):
-        """Options of `wbc`."""
-
-        priority: bool = Field(
-            False,
-            description="draw logged responses in proportion to their rewards; the reward multiplies the loss still",
-        )
-
-    config: Config
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-    responses = "logged"
-
-    @hookimpl
-    def phase_started(self, run: Run) -> None:
-        if self.config.priority:
-            draw_by_reward(run, self.name)
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        loss_N = -batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)
-        nll = -batch.mean_over_tokens(now.logprobs_NT.detach())
-        return Loss(batch.mean_over_responses(loss_N), {"nll": nll})
+from rlalign import Batch, Component, Loss, Options, Outputs, Run, hookimpl
+from rlalign_plugin_imitation.wbc import draw_by_reward
 
 
 def look_ahead(term_NT: Tensor, mask_NT: Tensor, k: int, beyond: float) -> Tensor:
@@ -65,6 +21,22 @@ def look_ahead(term_NT: Tensor, mask_NT: Tensor, k: int, beyond: float) -> Tenso
     chosen_NT = torch.where(mask_NT, term_NT, beyond)
     padded = torch.nn.functional.pad(chosen_NT, (0, k), value=beyond)
     return padded.unfold(1, k + 1, 1).sum(-1)
+
+
+def gold_return(
+    mle_NT: Tensor, mask_NT: Tensor, k: int, least: float, baseline: float | None, past_end: bool
+) -> Tensor:
+    """Q [N,T] of GOLD-p: Σ_{j≤k} max(c, log p_MLE − b); without a baseline b that of GOLD-s: Σ_{j≤k} max(c, p_MLE).
+
+    `mle_NT` is log p_MLE, `least` c. With `past_end` each step after the end counts as certain, else as 0.
+    """
+    term_NT, certain = (mle_NT.exp(), 1.0) if baseline is None else (mle_NT - baseline, -baseline)
+    return look_ahead(term_NT.clamp_min(least), mask_NT, k, max(least, certain) if past_end else 0.0)
+
+
+def gold_loss(logprobs_NT: Tensor, weight_NT: Tensor, return_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """[N]: −Σ_t max(u, π̃(y_t)) · Q_t · log π(y_t); `weight_NT` is max(u, π̃) (Pang and He 2021, algorithm 1)."""
+    return -torch.where(mask_NT, weight_NT * return_NT * logprobs_NT, 0.0).sum(1)
 
 
 class GOLD(Component):
@@ -128,25 +100,26 @@ class GOLD(Component):
 
     @hookimpl
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
-        c, rollout = self.config, batch.rollout
-        live_NT = now.logprobs_NT.detach()
-        if c.refresh is not None:
-            tilde_NT = rollout.columns["lagging.logprobs"].exp()
-        elif run.models.policy.training:  # dropout is on, and would make weights noise
-            tilde_NT = run.score("policy", rollout, ["logprobs"]).logprobs_NT.exp()
-        else:
-            tilde_NT = live_NT.exp()
-        weight_NT = tilde_NT.clamp_min(c.floor)
-        return_NT = self.returns(batch)
-        loss_N = -batch.sum_over_chosen(weight_NT * return_NT * now.logprobs_NT)
+        tilde_NT, return_NT = self._lagging_probs(run, batch, now), self.returns(batch)
+        weight_NT = tilde_NT.clamp_min(self.config.floor)
+        loss_N = gold_loss(now.logprobs_NT, weight_NT, return_NT, batch.rollout.mask_NT)
         metrics = {
-            "nll": -live_NT,
+            "nll": -now.logprobs_NT.detach(),
             "weight": weight_NT,
-            "floored": (tilde_NT < c.floor).to(weight_NT),
+            "floored": (tilde_NT < self.config.floor).to(weight_NT),
             "return": return_NT,
         }
         means = {name: batch.mean_over_tokens(x_NT) for name, x_NT in metrics.items()}
         return Loss(batch.mean_over_responses(loss_N), means)
+
+    def _lagging_probs(self, run: Run, batch: Batch, now: Outputs) -> Tensor:
+        """π̃ [N,T], a constant."""
+        if self.config.refresh is not None:
+            lagging_NT: Tensor = batch.rollout.columns["lagging.logprobs"]
+            return lagging_NT.exp()
+        if run.models.policy.training:  # dropout is on, and would make weights noise
+            return run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT.exp()
+        return now.logprobs_NT.detach().exp()
 
     def returns(self, batch: Batch) -> Tensor:
         """Q [N,T]."""
@@ -155,10 +128,9 @@ class GOLD(Component):
             return batch.advantage_NT
         if c.returns == "delta":
             return torch.ones_like(batch.advantage_NT)
+        baseline = c.baseline if c.returns == "p" else None
         mle_NT = rollout.columns["reference.logprobs"]
-        term_NT, certain = (mle_NT - c.baseline, -c.baseline) if c.returns == "p" else (mle_NT.exp(), 1.0)
-        beyond = max(c.least, certain) if c.past_end else 0.0
-        return look_ahead(term_NT.clamp_min(c.least), rollout.mask_NT, c.look_ahead, beyond)
+        return gold_return(mle_NT, rollout.mask_NT, c.look_ahead, c.least, baseline, c.past_end)
 
     @hookimpl
     def iteration_done(self, run: Run) -> None:
