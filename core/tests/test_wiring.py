@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from rlalign import loop
-from rlalign.component import Component, Options
+from rlalign.component import Component, Lagging, Options
 from rlalign.errors import ConfigError
 from rlalign.hookspecs import hookimpl
 from rlalign.loop import wire_all
@@ -25,13 +25,19 @@ from rlalign.wiring import Builder, Wiring, acting
 
 class Reads(Component):
     class Config(Options):
-        models: dict[str, str] = Field({}, description="models and their roles")
+        models: dict[str, str | int] = Field(
+            {}, description="models and their roles; a number: renewed so often"
+        )
         needs: tuple[str, ...] = Field((), description="what it needs")
         trains: tuple[str, ...] = Field((), description="what it trains")
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.models, self.needs, self.trains = config.models, config.needs, config.trains
+        self.models = {
+            name: Lagging(every=role) if isinstance(role, int) else role
+            for name, role in config.models.items()
+        }
+        self.needs, self.trains = config.needs, config.trains
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
@@ -150,6 +156,10 @@ def test_what_only_evaluation_needs_is_no_column_of_training() -> None:
             {"models": {"reference": "lagging"}},
             "`reads` wants .* `reference` as lagging, but `kl` .* as frozen",
         ),
+        (
+            {"models": {"reference": 5}},
+            "`reads` wants .* `reference` as lagging, renewed after every 5 iterations, but `kl` .* as frozen",
+        ),
         ({"trains": ["reference"]}, "trains `reference`, which is frozen here"),
         ({"models": {"mask": "lagging"}, "trains": ["mask"]}, "trains `mask`, which is lagging here"),
     ],
@@ -162,6 +172,15 @@ def test_needs_that_nothing_meets(reads: dict[str, Any], said: str) -> None:
 def test_roles_that_agree_share_a_model() -> None:
     wiring = one(rewards=["kl", {"reads": {"models": {"reference": "frozen", "mask": "lagging"}}}])
     assert wiring.models == {"reference": "frozen", "mask": "lagging"}
+    assert wiring.lagging == {}
+
+
+def test_a_lagging_copy_says_how_often_it_is_renewed() -> None:
+    wiring = one(rewards=[{"reads": {"models": {"mask": 5}}}])
+    assert wiring.models == {"mask": "lagging"}
+    assert wiring.lagging == {"mask": 5}
+    with pytest.raises(ValueError, match="after 1 iteration or more"):
+        Lagging(every=0)
 
 
 def test_models_that_no_phase_uses_are_refused_those_of_another_phase_are_not() -> None:

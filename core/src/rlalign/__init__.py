@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlalign.component import Component, Options, Task
+    from rlalign.component import Component, Lagging, Options, Task
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.examples import Joined, LazyExamples
     from rlalign.hookspecs import hookimpl
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlalign.types import Batch, Example, Loss, Outputs, Reward, Rollout, Score, concat, logged_rollout
 
 _HOMES = {
-    "component": ("Component", "Options", "Task"),
+    "component": ("Component", "Lagging", "Options", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "examples": ("Joined", "LazyExamples"),
     "hookspecs": ("hookimpl",),
@@ -52,6 +52,7 @@ __all__ = [
     "Decoder",
     "Example",
     "Joined",
+    "Lagging",
     "LazyExamples",
     "Loss",
     "Nucleus",

@@ -191,6 +191,7 @@ class PhaseRun:
                 metrics |= self._update(self._with_old(batch))
         self.iteration += 1
         self._within = 0.0
+        self.models.renew(self.wiring.lagging, self.iteration)
         stages.iteration_done(self.run, metrics)
         self.models.iteration_done()
         metrics["time/iteration"] = time.perf_counter() - started

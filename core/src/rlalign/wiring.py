@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.component import Component, Role, Task, Unit
+from rlalign.component import Component, Lagging, Role, Task, Unit
 from rlalign.errors import ConfigError, RLAlignError, told
 from rlalign.logits import LIVE
 from rlalign.members import HOOKS, Member, implements
@@ -66,6 +66,8 @@ class Wiring:
     stages: Stages
     evaluation: Stages
     models: Mapping[str, Role]
+    lagging: Mapping[str, int]
+    """After how many iterations each copy of the policy that the core renews takes its weights."""
     trains: tuple[str, ...]
     live: frozenset[str]
     columns: tuple[tuple[str, str], ...]
@@ -113,6 +115,7 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
         raise ConfigError(f"{phase.place}: `{source.name}` cannot answer: it has no `rollout` hook")
     learns = bool(stages.implementing("loss") or stages.implementing("update"))
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
+    declared = _models(everybody, live)
     wiring = Wiring(
         phase=phase,
         task=task,
@@ -120,7 +123,8 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
         evaluators=evaluators,
         stages=stages,
         evaluation=evaluation,
-        models=_roles(everybody, live),
+        models={name: "lagging" if isinstance(m, Lagging) else m for name, m in declared.items()},
+        lagging={name: m.every for name, m in declared.items() if isinstance(m, Lagging)},
         trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
         live=live,
         columns=_columns(members),
@@ -133,8 +137,8 @@ def wire(phase: Phase, builder: Builder) -> Wiring:
     return wiring
 
 
-def _roles(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role]:
-    roles: dict[str, tuple[Role, str]] = {}
+def _models(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role | Lagging]:
+    roles: dict[str, tuple[Role | Lagging, str]] = {}
     for member in members:
         wanted = dict(member.component.models)
         prefixes = [need.split(".")[0] for need in member.component.needs if "." in need]

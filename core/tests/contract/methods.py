@@ -13,7 +13,20 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Nucleus, Options, Outputs, Reward, Rollout, Run, Value, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    Lagging,
+    Loss,
+    Nucleus,
+    Options,
+    Outputs,
+    Reward,
+    Rollout,
+    Run,
+    Value,
+    hookimpl,
+)
 
 # -- imitation and preferences ------------------------------------------------------------------------------
 
@@ -151,16 +164,11 @@ class NLPO(PPO):
         refresh: int = Field(2, description="iterations between refreshes of the copy")
 
     config: Config
-    models = {"mask": "lagging"}
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
+        self.models = {"mask": Lagging(every=self.config.refresh)}
         self.constraint = Nucleus("mask", top_p=self.config.top_p)
-
-    @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        if run.iteration % self.config.refresh == 0:
-            run.models["mask"].sync(run.models.policy)
 
 
 # -- A-LoL ----------------------------------------------------------------------------------------------------

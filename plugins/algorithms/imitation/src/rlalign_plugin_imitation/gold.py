@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Options, Outputs, Run, hookimpl
+from rlalign import Batch, Component, Lagging, Loss, Options, Outputs, Run, hookimpl
 from rlalign_plugin_imitation.wbc import draw_by_reward
 
 
@@ -88,7 +88,7 @@ class GOLD(Component):
         self.scored = c.returns == "reward" or c.priority
         self.needs = ("logprobs",)
         if c.refresh is not None:
-            self.models = {"lagging": "lagging"}
+            self.models = {"lagging": Lagging(every=c.refresh)}
             self.needs = (*self.needs, "lagging.logprobs")
         if c.returns in ("p", "s"):
             self.needs = (*self.needs, "reference.logprobs")
@@ -131,8 +131,3 @@ class GOLD(Component):
         baseline = c.baseline if c.returns == "p" else None
         mle_NT = rollout.columns["reference.logprobs"]
         return gold_return(mle_NT, rollout.mask_NT, c.look_ahead, c.least, baseline, c.past_end)
-
-    @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        if self.config.refresh is not None and run.iteration % self.config.refresh == 0:
-            run.models["lagging"].sync(run.models.policy)
