@@ -94,13 +94,13 @@ class KLLoss(Component):
 class ValueLoss(Component):
     """A policy gradient on r − V(s), and the squared error of V: both read the value."""
 
-    needs = ("logprobs", "values", "value.values")
+    needs = ("logprobs", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        before_NT = batch.rollout.columns["value.values"][:, :-1]
+        before_NT = batch.rollout.columns["value.state_values"][:, :-1]
         gain = batch.mean_over_tokens((batch.advantage_NT - before_NT) * now.logprobs_NT)
         error = batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2)
         return Loss(0.5 * error - gain, {"error": error})
@@ -907,10 +907,10 @@ def test_scores_equal_the_loop_over_tokens_at_any_budget(data: str, budget: int,
     found = bench.engine.score("policy", rollout, ("logprobs", "full_logprobs", "entropy"))
     for name, x in found.items().items():
         torch.testing.assert_close(x, by_hand[name].detach(), rtol=0, atol=1e-12)
-    values_NT1 = bench.engine.score("value", rollout, ["values"]).values_NT
-    torch.testing.assert_close(
-        values_NT1[:, :-1][rollout.mask_NT], by_hand["values_NT"].detach()[rollout.mask_NT]
-    )
+    values = bench.engine.score("value", rollout, ["values", "state_values"])
+    values_NT1 = values.state_values_NT1
+    torch.testing.assert_close(values.values_NT, by_hand["values_NT"].detach())
+    assert torch.equal(values_NT1[:, :-1][rollout.mask_NT], values.values_NT[rollout.mask_NT])
     for i, length in enumerate(rollout.length_N.tolist()):
         last = 0.0 if rollout.finished_N[i] else float(after_the_end(bench, rollout, i))
         assert float(values_NT1[i, length]) == pytest.approx(last, abs=1e-12)
@@ -928,7 +928,9 @@ def test_scoring_nothing_gives_nothing(tmp_path: Path) -> None:
     empty = rollout.take(torch.zeros(len(rollout), dtype=torch.bool))
     found = bench.engine.score("policy", empty, ("logprobs", "entropy"))
     assert found.logprobs_NT.shape == found.entropy_NT.shape == (0, rollout.steps)
-    assert bench.engine.score("value", empty, ["values"]).values_NT.shape == (0, rollout.steps + 1)
+    values = bench.engine.score("value", empty, ["values", "state_values"])
+    assert values.values_NT.shape == (0, rollout.steps)
+    assert values.state_values_NT1.shape == (0, rollout.steps + 1)
 
 
 def test_scores_carry_no_graph_and_are_computed_once(tmp_path: Path) -> None:

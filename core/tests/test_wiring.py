@@ -147,11 +147,12 @@ def test_what_only_evaluation_needs_is_no_column_of_training() -> None:
     "reads, said",
     [
         ({"needs": ["reference.perplexity"]}, "needs `reference.perplexity`, which no model gives"),
+        ({"needs": ["state_values"]}, "needs `state_values`, which no model gives"),
         ({"needs": ["perplexity"]}, "needs `perplexity`, which no model gives"),
         ({"needs": ["judge.logprobs"]}, "model `judge` without saying its role"),
         ({"needs": ["policy.values"]}, "`policy.values` is needed, but `policy` is no value"),
         ({"needs": ["reference.values"]}, "`reference.values` is needed, but `reference` is no value"),
-        ({"needs": ["value.logprobs"]}, "`value` is a value, which gives `values` only"),
+        ({"needs": ["value.logprobs"]}, "`value` is a value, which gives `values` and `state_values` only"),
         (
             {"models": {"reference": "lagging"}},
             "`reads` wants .* `reference` as lagging, but `kl` .* as frozen",

@@ -57,7 +57,7 @@ class Component:
     """The models its loss optimises. All others stay frozen, to the bit."""
     needs: Sequence[str] = ()
     """Live outputs (`logprobs`, `full_logprobs`, `entropy`, `values`), `old_logprobs`, or
-    `model.output` columns taken once after the rollout (`reference.full_logprobs`)."""
+    `model.output` columns taken once after the rollout (`reference.full_logprobs`, `value.state_values`)."""
     unit: Unit = "group"
     """The smallest set of responses its loss may be evaluated on alone, given the step's totals."""
     responses: str | None = None

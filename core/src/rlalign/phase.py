@@ -30,7 +30,7 @@ from rlalign.records.remembered import Remembered, scored_once
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.run import Run
 from rlalign.stages import Stages
-from rlalign.types import Batch, Example, Outputs, Reward, Rollout, concat_batches
+from rlalign.types import Batch, Example, Outputs, Reward, Rollout, concat_batches, field_of
 from rlalign.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class PhaseRun:
         stays = isinstance(self.models[model], Policy) and model in self.models.guarded
         if not stays or not bool(logged_N.any()):
             scored = self.score(model, rollout, outputs)
-            return {output: getattr(scored, f"{output}_NT") for output in outputs}
+            return {output: getattr(scored, field_of(output)) for output in outputs}
         stores = {output: self._remembered(model, output) for output in outputs}
         return scored_once(rollout, logged_N, stores, lambda part: self.score(model, part, outputs))
 
@@ -270,8 +270,8 @@ class PhaseRun:
         missing = [name for name in want if (model, version, name) not in held]
         if missing:
             outputs = self.engine.score(model, rollout, missing)
-            held |= {(model, version, name): getattr(outputs, f"{name}_NT") for name in missing}
-        return Outputs(**{f"{name}_NT": held[model, version, name] for name in want})
+            held |= {(model, version, name): getattr(outputs, field_of(name)) for name in missing}
+        return Outputs(**{field_of(name): held[model, version, name] for name in want})
 
     def _without_bad(self, rollout: Rollout, reward: Reward) -> tuple[Rollout, Reward]:
         """Stop at a NaN or infinite reward, or drop the groups it stands in."""

@@ -78,7 +78,7 @@ class Run:
     # -- what it can do -----------------------------------------------------------------------------
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        """Outputs of a model (`logprobs`, `full_logprobs`, `entropy`, `values`) without graph, each computed once."""
+        """Outputs of a model (those of `needs`) without a graph, each computed once."""
         return self._phase.score(model, rollout, want)
 
     def column(

@@ -15,6 +15,8 @@ from rlalign.stages import Stages
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
 _LIVE = (*LIVE, "values", "old_logprobs")
+_COLUMNS = (*LIVE, "values", "state_values")
+_OF_VALUES = ("values", "state_values")
 _USUAL_ROLES: dict[str, Role] = {"reference": "frozen", "value": "value"}
 
 
@@ -165,10 +167,10 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     for member in members:
         for need in member.component.needs:
             model, _, output = need.rpartition(".")
-            if (output if model else need) not in (*_LIVE[:-1],) and need != "old_logprobs":
+            if output not in (_COLUMNS if model else _LIVE):
                 raise ConfigError(
                     f"{member.item.place}: `{member.name}` needs `{need}`, which no model gives; "
-                    f"there are {', '.join(_LIVE)}, and `model.output` columns"
+                    f"there are {', '.join(_LIVE)}, and columns: a model, a dot and one of {', '.join(_COLUMNS)}"
                 )
             if model:
                 found[model, output] = None
@@ -201,8 +203,12 @@ def _check(wiring: Wiring) -> None:
                 f"here they come from {' and '.join(f'`{s}`' for s in sources or [wiring.source.name])}"
             )
     for model, output in (*wiring.columns, *wiring.evaluation_columns):
-        if (wiring.models.get(model) == "value") != (output == "values"):
-            kind = "a value, which gives `values` only" if output != "values" else "no value"
+        if (wiring.models.get(model) == "value") != (output in _OF_VALUES):
+            kind = (
+                "no value"
+                if output in _OF_VALUES
+                else "a value, which gives `values` and `state_values` only"
+            )
             raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
     sampled = "sampled" in (phase.responses.component, *wiring.source.component.parts)

@@ -120,14 +120,14 @@ class PPO(Component):
         )
 
     config: Config
-    needs: tuple[str, ...] = ("logprobs", "old_logprobs", "entropy", "values", "value.values")
+    needs: tuple[str, ...] = ("logprobs", "old_logprobs", "entropy", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
     responses = "sampled"
 
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        c, values_NT1 = self.config, rollout.columns["value.values"]
+        c, values_NT1 = self.config, rollout.columns["value.state_values"]
         advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
@@ -220,7 +220,7 @@ class ALoL(Component):
     @hookimpl
     def phase_started(self, run: Run) -> None:
         def advantage(rollout: Rollout, reward: Reward) -> Tensor:
-            return reward.total_N - run.score("value", rollout, ["values"]).values_NT[:, 0]
+            return reward.total_N - run.score("value", rollout, ["state_values"]).state_values_NT1[:, 0]
 
         gain = run.column("advantage", advantage, key=[self.config.version])
         if self.config.draw:

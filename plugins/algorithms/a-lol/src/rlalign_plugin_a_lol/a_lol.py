@@ -31,7 +31,8 @@ class ALoL(LeftoverLunch):
             raise ComponentError("the value was never fitted; put a phase with `fit-value` before this one")
 
         def advantage(rollout: Rollout, reward: Reward) -> Tensor:
-            return reward.total_N - run.score("value", rollout, ["values"]).values_NT[:, 0]
+            values_NT1 = run.score("value", rollout, ["state_values"]).state_values_NT1
+            return reward.total_N - values_NT1[:, 0]  # of the first state, the prompt
 
         self._draw(run, run.column("advantage", advantage), "earn more than the value of their prompt")
 

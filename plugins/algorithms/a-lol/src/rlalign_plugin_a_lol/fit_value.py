@@ -100,7 +100,7 @@ class FitValue(Component):
         return batch.take(~aside_N).as_step(), batch.take(aside_N).as_step()
 
     def _mse(self, run: Run, batch: Batch) -> float:
-        value_N = run.score("value", batch.rollout, ["values"]).values_NT[:, 0]
+        value_N = run.score("value", batch.rollout, ["state_values"]).state_values_NT1[:, 0]
         return float(squared_error(value_N, batch.reward.total_N).mean())
 
     def _check_range(self, run: Run, total_N: Tensor) -> None:

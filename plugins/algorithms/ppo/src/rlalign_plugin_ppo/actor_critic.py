@@ -73,7 +73,7 @@ class ActorCritic(Component):
         )
 
     config: Config
-    needs: tuple[str, ...] = ("logprobs", "entropy", "values", "value.values")
+    needs: tuple[str, ...] = ("logprobs", "entropy", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
     responses = "sampled"
@@ -89,7 +89,7 @@ class ActorCritic(Component):
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
         c, mask_NT, reward_NT = self.config, rollout.mask_NT, reward.tokens_NT
-        values_NT1 = rollout.columns["value.values"]
+        values_NT1 = rollout.columns["value.state_values"]
         values_NT = values_NT1[:, :-1]
         if c.truncated == "terminal":
             values_NT1 = values_NT1.scatter(1, rollout.length_N[:, None], 0.0)

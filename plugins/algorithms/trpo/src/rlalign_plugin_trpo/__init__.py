@@ -74,7 +74,7 @@ class TRPO(Component):
         )
 
     config: Config
-    needs = ("logprobs", "old_logprobs", "values", "value.values")
+    needs = ("logprobs", "old_logprobs", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
     responses = "sampled"
@@ -95,7 +95,7 @@ class TRPO(Component):
 
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        values_NT1, c = rollout.columns["value.values"], self.config
+        values_NT1, c = rollout.columns["value.state_values"], self.config
         advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
