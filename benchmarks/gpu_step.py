@@ -30,14 +30,13 @@ from benchmarks.common.machine import about
 from pydantic import Field
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from rlalign import Example, Options, Score, Task, hookimpl
-from rlalign.component import Component
-from rlalign.pipeline import Sampling
+from rlalign import Example, Nucleus, Options, Score, Task, hookimpl
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Sampling
+from rlalign.interface.component import Component
 from rlalign.randomness import Seeds
 from rlalign.records import logs
-from rlalign.sampling import Nucleus
 from rlalign.testing import bench
-from rlalign.types import Rollout
 
 PROMPT, STEPS, SAMPLES = 64, 64, 8
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -292,7 +291,7 @@ def cast(device: str, dtype: str) -> Any:
 
 
 def rescored(policy: Any, rollout: Rollout, dtype: str) -> torch.Tensor:
-    from rlalign.engine import Engine
+    from rlalign.learning.engine import Engine
 
     engine = Engine({"policy": policy}, dtype=dtype, budget=65536, head_chunk=2048)
     return engine.score("policy", rollout, ["logprobs"]).logprobs_NT

@@ -287,7 +287,7 @@ DURING = {
     "gradient outside update": (
         reward("AsksForAGradient"),
         "`iteration_done` of `AsksForAGradient` (misbehaving, p.yaml:7)",
-        "belongs into an `update` hook",
+        "in an `update` hook, `learner.parameters` is there",
     ),
     "NaN loss": (algorithm("NaNLoss"), "the loss of `NaNLoss` is nan", BATCH),
     "vector loss": (algorithm("VectorLoss"), "p.yaml:7", "scalar tensor, got (16,)", "mean_over_tokens", BATCH),

@@ -13,7 +13,7 @@ from benchmarks.rl4lms import bench, curves, measure, models, rows
 
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
-from rlalign.running import workspace
+from rlalign.running.plan import plan_phases
 
 SPEED = ("A", "B", "A-s2s", "B-s2s", "S", "LC")
 
@@ -37,10 +37,10 @@ def test_the_pipelines_are_valid(tmp_path: Path, work: str, method: str) -> None
     said = rows.pipeline(rows.WORKS[work], method, tmp_path, iterations=3, seed=1)
     registry = Registry()
     loaded = load_pipeline(tmp_path / "row.yaml", registry=registry, text=json.dumps(said))
-    (wiring,), _ = workspace.wire_all(loaded, registry)
-    assert wiring.trains == ("policy", "value")
-    assert wiring.phase.train.epochs == rows.WORKS[work].epochs
-    options = wiring.phase.algorithm[0].options
+    (plan,), _ = plan_phases(loaded, registry)
+    assert plan.trains == ("policy", "value")
+    assert plan.settings.train.epochs == rows.WORKS[work].epochs
+    options = plan.settings.algorithm[0].options
     assert (options.gamma, options.lam, options.clip, options.value, options.whiten, options.truncated) == (
         *(0.99, 0.95, 0.2, 1.0),
         *("minibatch", "terminal"),

@@ -136,7 +136,7 @@ def test_fragments_are_fragments(block):
 def check(text: str, path: Path) -> str:
     registry = Registry()
     pipeline = load_pipeline(path, registry=registry, text=text)
-    return describe(pipeline, workspace.wire_all(pipeline, registry)[0])
+    return describe(pipeline, workspace.plan_phases(pipeline, registry)[0])
 
 
 # -- hooks.md -----------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def evaluations(path: Path) -> list[dict[str, Any]]:
 def test_every_pipeline_can_run(path, with_example_plugins):
     registry = Registry()
     pipeline = load_pipeline(path, registry=registry)
-    assert describe(pipeline, workspace.wire_all(pipeline, registry)[0]).startswith(f"{path.stem}: ")
+    assert describe(pipeline, workspace.plan_phases(pipeline, registry)[0]).startswith(f"{path.stem}: ")
     assert path.read_text().startswith("# "), "it begins with what it shows"
 
 

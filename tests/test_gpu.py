@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlalign import loop
-from rlalign.pipeline import Pipeline, config
+from rlalign.config.load import load_pipeline
+from rlalign.config.pipeline import Pipeline
 from rlalign.records import logs
+from rlalign.running import loop
 from rlalign.testing.bench import Bench, Silence, run_until
 
 pytestmark = [
@@ -36,7 +37,7 @@ def shortened(pipeline: Pipeline, iterations: int) -> Pipeline:
 
 
 def loaded(name: str, *overrides: str, iterations: int = 3) -> Pipeline:
-    return shortened(config.load(ROOT / "examples" / f"{name}.yaml", overrides), iterations)
+    return shortened(load_pipeline(ROOT / "examples" / f"{name}.yaml", overrides), iterations)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.relative_to(ROOT / "examples").as_posix())
 def test_every_example_runs(path: Path, tmp_path: Path, with_example_plugins: Any) -> None:
-    session = loop.start(shortened(config.load(path, ["device=cuda"]), 2), root=tmp_path, display=Silence())
+    session = loop.start(shortened(load_pipeline(path, ["device=cuda"]), 2), root=tmp_path, display=Silence())
     session.run()
     assert {p.device.type for model in session.models.values() for p in model.parameters()} == {"cuda"}
 

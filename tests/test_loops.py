@@ -40,7 +40,7 @@ class Watch(Component):
     @hookimpl(wrapper=True)
     def advantage(self, run: Run) -> Generator[None, Batch, Batch]:
         batch = yield
-        self.batches.append(((run.phase, run._phase.repeat), batch))
+        self.batches.append(((run.phase, run.repeat), batch))
         return batch
 
     def of(self, phase: str, repeat: int) -> list[Batch]:

@@ -301,7 +301,7 @@ def test_hooks_on_the_oldest_pluggy(version, tmp_path):
         check=True,
     )
     assert shown.stdout.strip() == version
-    names = ("test_hooks.py", "test_stages.py", "test_wiring.py", "test_registry.py")
+    names = ("test_hooks.py", "test_stages.py", "test_plan.py", "test_registry.py")
     suites = [str(p) for name in names for p in sorted((ROOT / "core/tests").rglob(name))]
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites],

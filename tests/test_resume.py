@@ -297,7 +297,7 @@ RESUMING: dict[str, Interference] = {
     "before the logs are cut": calls("rlalign.records.logs:Logs.cut"),
     "when one log is cut": calls("os:truncate", 1, "after"),
     "when the logs are cut": calls("rlalign.records.logs:Logs.cut", 1, "after"),
-    "before the first iteration": calls("rlalign.running.phase:PhaseRun.one_iteration"),
+    "before the first iteration": calls("rlalign.running.loop:run_iteration"),
     "before the next commit point": calls("rlalign.records.checkpoint:write"),
     "when one log is removed": calls("pathlib:Path.unlink", 1, "after"),
     "when old commit points are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
@@ -353,7 +353,7 @@ def test_asked_to_stop(shop: Workshop, name: str, asked: str) -> None:
     """It finishes the iteration, commits, says how to go on, and exits with 130."""
     number = signal.Signals[asked]
     runs = shop.runs(name, "checkpoints.every=4")
-    ended = runs.start(calls("rlalign.running.phase:PhaseRun.one_iteration", 3, number=number))
+    ended = runs.start(calls("rlalign.running.loop:run_iteration", 3, number=number))
     assert ended.code == 130, ended
     assert "stopping after this iteration; once more to stop at once" in ended.output
     assert "stopped: stopped after iteration 3 of" in ended.output
@@ -406,7 +406,7 @@ def test_asked_to_stop_at_any_instant(shop: Workshop) -> None:
 
 def test_asked_to_stop_in_the_last_iteration_it_finishes(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    ended = runs.start(calls("rlalign.running.phase:PhaseRun.one_iteration", 10, number=signal.SIGINT))
+    ended = runs.start(calls("rlalign.running.loop:run_iteration", 10, number=signal.SIGINT))
     assert ended.code == 0, ended
     shop.same(runs)
 
@@ -515,7 +515,7 @@ def test_killed_on_the_way_back_to_the_previous_commit_point(shop: Workshop) -> 
     runs = shop.runs("phases")
     assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 12)).code == KILLED
     left = checkpoint.find(runs.path / "checkpoints")[-1]
-    ended = runs.resume(calls("rlalign.running.phase:PhaseRun.one_iteration"), options=("--previous",))
+    ended = runs.resume(calls("rlalign.running.loop:run_iteration"), options=("--previous",))
     assert ended.code == KILLED, ended
     assert checkpoint.find(runs.path / "checkpoints")[-1] == left - 1
     finish(runs)

@@ -79,7 +79,7 @@ def _final(planned: plan.Planned, folder: Path, registry: Registry, how: Mapping
     generation = [f"evaluate.generation.{k}={v}" for k, v in how.items() if k != "examples"]
     asked = {"evaluate": {"split": planned.split, "examples": how["examples"]}}
     opened = open_run(folder, asked, generation, registry=registry).ready()
-    return point(opened.figures(), planned.world.reward)
+    return point(opened.metrics(), planned.world.reward)
 
 
 def run_all(

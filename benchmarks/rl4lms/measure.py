@@ -29,7 +29,7 @@ def run(pipeline: Path, folder: Path) -> dict[str, Any]:
     from rlalign.testing.bench import Silence
 
     session = loop.start(load_pipeline(pipeline), root=folder, display=Silence())
-    phase = open_phase(session, session.wirings[0], 0, 0)
+    phase = open_phase(session, session.plans[0], 0, 0)
     phase.start()
     setup = time.perf_counter() - STARTED
     spent: list[dict[str, float]] = []

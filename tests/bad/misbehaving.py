@@ -252,13 +252,13 @@ class StepReadyNumber(Algorithm):
 
 class UpdateANumber(Algorithm):
     @hookimpl
-    def update(self, run, batch):
+    def update(self, run, batch, learner):
         return 1.0
 
 
 class UpdateText(Algorithm):
     @hookimpl
-    def update(self, run, batch):
+    def update(self, run, batch, learner):
         return {"state": "fine"}
 
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rlalign.data.settings import Options, Sampling
     from rlalign.decoding.sampler import Constraint, Decoder, sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
-    from rlalign.interface.component import Component, Task
+    from rlalign.interface.component import Component, Lagging, Task
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
     from rlalign.interface.run import Learner, Run
 
 _HOMES = {
-    "interface.component": ("Component", "Task"),
+    "interface.component": ("Component", "Lagging", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "data.example": ("Example", "Joined", "LazyExamples"),
     "interface.hooks": ("hookimpl",),
@@ -52,6 +52,7 @@ __all__ = [
     "Decoder",
     "Example",
     "Joined",
+    "Lagging",
     "LazyExamples",
     "Learner",
     "Loss",

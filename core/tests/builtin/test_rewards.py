@@ -209,7 +209,7 @@ def test_parts_are_the_whole(wrapper: Any, tmp_path: Path) -> None:
         for name, whole in reward.parts.items():
             assert torch.equal(whole, torch.cat([p.parts[name] for p in parts]))
         assert torch.equal(reward.total_N, torch.cat([p.total_N for p in parts]))
-        bench.phase.one_iteration()
+        bench.iterate()
 
 
 def test_wrappers_name_one_thing_each_and_nest(tmp_path: Path) -> None:

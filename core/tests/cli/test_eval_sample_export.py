@@ -256,13 +256,13 @@ def test_requests_that_make_no_sense(arguments: list[str], said: str, toy: Path)
     assert contents(toy) == before
 
 
-def test_nothing_is_committed_yet(toy: Path) -> None:
+def test_nothing_is_saved_yet(toy: Path) -> None:
     run = toy
     (run / "checkpoints").rename("aside")
     assert f"use {run}/model" in call("eval", "toy").stderr
     (run / "model").rename("aside-model")
     result = call("export", "toy")
-    assert result.exit_code == 2 and "nothing is committed yet: wait" in result.stderr
+    assert result.exit_code == 2 and "nothing is saved yet: wait" in result.stderr
 
 
 def test_a_reward_that_is_not_finite_is_not_exported() -> None:

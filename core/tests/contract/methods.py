@@ -13,7 +13,20 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Nucleus, Options, Outputs, Reward, Rollout, Run, Value, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    Lagging,
+    Loss,
+    Nucleus,
+    Options,
+    Outputs,
+    Reward,
+    Rollout,
+    Run,
+    Value,
+    hookimpl,
+)
 
 # -- imitation and preferences ------------------------------------------------------------------------------
 
@@ -107,14 +120,14 @@ class PPO(Component):
         )
 
     config: Config
-    needs: tuple[str, ...] = ("logprobs", "old_logprobs", "entropy", "values", "value.values")
+    needs: tuple[str, ...] = ("logprobs", "old_logprobs", "entropy", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
     responses = "sampled"
 
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        c, values_NT1 = self.config, rollout.columns["value.values"]
+        c, values_NT1 = self.config, rollout.columns["value.state_values"]
         advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
@@ -151,16 +164,11 @@ class NLPO(PPO):
         refresh: int = Field(2, description="iterations between refreshes of the copy")
 
     config: Config
-    models = {"mask": "lagging"}
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
+        self.models = {"mask": Lagging(every=self.config.refresh)}
         self.constraint = Nucleus("mask", top_p=self.config.top_p)
-
-    @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        if run.iteration % self.config.refresh == 0:
-            run.models["mask"].sync(run.models.policy)
 
 
 # -- A-LoL ----------------------------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ class ALoL(Component):
     @hookimpl
     def phase_started(self, run: Run) -> None:
         def advantage(rollout: Rollout, reward: Reward) -> Tensor:
-            return reward.total_N - run.score("value", rollout, ["values"]).values_NT[:, 0]
+            return reward.total_N - run.score("value", rollout, ["state_values"]).state_values_NT1[:, 0]
 
         gain = run.column("advantage", advantage, key=[self.config.version])
         if self.config.draw:

@@ -51,7 +51,7 @@ def test_it_learns_with_one_trunk(runs: Runs, calls: Counter[str]) -> None:
 
     # What the sampler said is not computed again, neither for the KL nor for the ratio.
     assert not [name for name in calls if name.startswith("policy.")], calls
-    assert calls["reference.full_logprobs"] == calls["value.values"] == calls["sample"] == 25
+    assert calls["reference.full_logprobs"] == calls["value.state_values"] == calls["sample"] == 25
 
     # The ratio is 1 at the first optimiser step of every iteration, and not after it.
     seen = component(session, "ppo").seen
@@ -75,7 +75,7 @@ def test_the_score_is_paid_on_the_last_step_and_the_kl_on_each(tmp_path: Path) -
     rows_N = torch.arange(len(rollout))
     last_N = rollout.length_N - 1
     assert len(last_N.unique()) > 1, "responses of one length would test nothing"
-    assert rollout.columns["value.values"].shape == (48, rollout.steps + 1)
+    assert rollout.columns["value.state_values"].shape == (48, rollout.steps + 1)
     without = reward.tokens_NT - torch.where(rollout.mask_NT, reward.parts["kl"], 0.0)
     torch.testing.assert_close(without[rows_N, last_N], reward.parts["token-sum"])
     without[rows_N, last_N] = 0.0

@@ -203,14 +203,13 @@ def test_what_was_grown_is_read_as_it_is_needed(runs: Runs) -> None:
     grown = {**REST["phases"][0], "algorithm": "collect", "train": {"iterations": 10, "prompts": 300}}
     reads = {**improve("improve", 0.6, 0.1), "algorithm": "sft", "train": {"iterations": 2, "prompts": 27}}
     session = runs({**REST, "phases": [grown, reads], "repeat": 1}, demonstrations=Demonstrations)
-    session._at = {"repeat": 0, "place": 1}
     tracemalloc.start()
     try:
-        data = session.training_data(session.wirings[1])
+        data = session.data.training(session.plans[1], 0)
         assert [e.id for e in data][-4:] == [data[2999].id, "demo-0", "demo-1", "demo-2"]
         tracemalloc.clear_traces()
         tracemalloc.reset_peak()
-        data = session.training_data(session.wirings[1])
+        data = session.data.training(session.plans[1], 0)
         assert sum(len(e.responses) for e in data) == 4 * 3000 + 3
         assert tracemalloc.get_traced_memory()[1] < 3000 * 60
     finally:

@@ -22,6 +22,7 @@ from rlalign.decoding.sampler import choose, sample
 from rlalign.decoding.truncation import nucleus, truncate
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
+from rlalign.running.responses import sample as bench_sample
 from rlalign.testing import Bench, Logits, Numbers
 
 V = 11
@@ -531,7 +532,7 @@ def test_the_first_ratio_is_one(generation: dict[str, Any], tmp_path: Path) -> N
     }
     bench = Bench(tmp_path, say, {"ratio": Ratio})
     for _ in range(2):
-        metrics = bench.phase.one_iteration()
+        metrics = bench.iterate()
         assert metrics["ratio/ratio"] == pytest.approx(1, abs=1e-12)
         assert metrics["ratio/off"] < 1e-11
 
@@ -553,10 +554,10 @@ def test_the_draws_size_does_not_move_a_positions_tokens(prompts: tuple[int, int
             "train": {"iterations": 2, "prompts": count, "dtype": "float64"},
         }
         bench = Bench(tmp_path, say, {"ratio": Ratio})
-        key = ("sample", 0, bench.phase.phase.name, 0)
+        key = ("sample", 0, bench.phase.settings.name, 0)
         texts: list[str] = []
         for at in range(0, 64, count):
             part = data[at : at + count]
-            texts += bench.phase.sample(part, bench.phase.generation, key, at).texts
+            texts += bench_sample(bench.phase, part, bench.phase.settings.generation, key, at).texts
         made.append(texts)
     assert made[0] == made[1]

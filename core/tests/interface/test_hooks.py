@@ -23,12 +23,14 @@ from rlalign.errors import ComponentError, ConfigError, RLAlignError
 from rlalign.interface import hooks
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-from rlalign.interface.run import Run
+from rlalign.interface.run import Learner, Run
 from rlalign.running.members import HOOKS
+from rlalign.running.updating import Update
 from rlalign.running.view import RunView
 from rlalign.testing import run, session
 
 TYPES: dict[str, Any] = {
+    "learner": Update,
     "run": RunView,
     "examples": list,
     "rollout": Rollout,
@@ -395,10 +397,10 @@ def test_update_replaces_the_loops_own(tmp_path: Path) -> None:
 
 
 def test_update_may_take_steps_of_its_own(tmp_path: Path) -> None:
-    def descend(self: Any, run: Run, batch: Batch) -> dict[str, float]:
-        before, gradient = run.loss(batch), run.gradient(batch)
-        run.assign(run.parameters() - 0.1 * gradient)
-        return {"before": before, "after": run.loss(batch)}
+    def descend(self: Any, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
+        before, gradient = learner.loss(batch), learner.gradient(batch)
+        learner.assign(learner.parameters() - 0.1 * gradient)
+        return {"before": before, "after": learner.loss(batch)}
 
     finished, _ = run(
         tmp_path,
@@ -500,22 +502,6 @@ def test_hooks_cannot_assign_to_the_run(tmp_path: Path) -> None:
                 run.models["policy"] = None  # type: ignore[index]
 
     run(tmp_path, {**PIPELINE, "algorithm": ["once", "assigns"]}, {"once": Once, "assigns": Assigns})
-
-
-@pytest.mark.parametrize("what", ["loss", "gradient", "fisher_product", "parameters", "assign", "respond"])
-def test_what_belongs_into_update_is_refused_elsewhere(what: str, tmp_path: Path) -> None:
-    class Elsewhere(Component):
-        @hookimpl
-        def iteration_done(self, run: Run) -> None:
-            method = getattr(run, what)
-            method(*[None] * len(inspect.signature(method).parameters))
-
-    with pytest.raises(
-        ComponentError, match=rf"`elsewhere` .*: run.{what}\(\) belongs into an `update` hook"
-    ):
-        run(
-            tmp_path, {**PIPELINE, "algorithm": ["once", "elsewhere"]}, {"once": Once, "elsewhere": Elsewhere}
-        )
 
 
 def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ class KLLoss(Component):
 class ValueLoss(Component):
     """A policy gradient on r − V(s), and the squared error of V: both read the value."""
 
-    needs = ("logprobs", "values", "value.values")
+    needs = ("logprobs", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        before_NT = batch.rollout.columns["value.values"][:, :-1]
+        before_NT = batch.rollout.columns["value.state_values"][:, :-1]
         gain = batch.mean_over_tokens((batch.advantage_NT - before_NT) * now.logprobs_NT)
         error = batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2)
         return Loss(0.5 * error - gain, {"error": error})
@@ -416,7 +416,7 @@ class ByHand:
 
     def gradient(self, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
         self.bench.engine.clear_gradients()
-        loss, metrics = self.bench.phase._losses(replace(batch, whole=None), Outputs(**self.outputs()))
+        loss, metrics = self.bench.phase.losses(replace(batch, whole=None), Outputs(**self.outputs()))
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = self.bench._gradients()
         self.bench.engine.clear_gradients()
@@ -615,7 +615,7 @@ def test_every_installed_algorithm(name: str, tmp_path: Path) -> None:
             raise
         pytest.skip(f"`{name}` wants a phase before it; its own tests inherit ComponentTests: {error}")
     batch = bench.batch()
-    by_hand = ByHand(bench, batch.rollout) if bench.phase.wiring.trains == ("policy",) else None
+    by_hand = ByHand(bench, batch.rollout) if bench.phase.plan.trains == ("policy",) else None
     nudge(bench)
     expected = plain_gradient(bench, batch)
     if by_hand is not None:
@@ -890,7 +890,7 @@ def test_a_small_head_chunk_is_not_raised_by_running_out(
     batch = bench.batch()
     bench.engine.head_chunk = 4
     monkeypatch.setattr(Small, "limit", 25)
-    bench.engine.step(batch, bench.phase._losses)
+    bench.engine.step(batch, bench.phase.losses)
     assert bench.engine.head_chunk <= 4
 
 
@@ -907,10 +907,10 @@ def test_scores_equal_the_loop_over_tokens_at_any_budget(data: str, budget: int,
     found = bench.engine.score("policy", rollout, ("logprobs", "full_logprobs", "entropy"))
     for name, x in found.items().items():
         torch.testing.assert_close(x, by_hand[name].detach(), rtol=0, atol=1e-12)
-    values_NT1 = bench.engine.score("value", rollout, ["values"]).values_NT
-    torch.testing.assert_close(
-        values_NT1[:, :-1][rollout.mask_NT], by_hand["values_NT"].detach()[rollout.mask_NT]
-    )
+    values = bench.engine.score("value", rollout, ["values", "state_values"])
+    values_NT1 = values.state_values_NT1
+    torch.testing.assert_close(values.values_NT, by_hand["values_NT"].detach())
+    assert torch.equal(values_NT1[:, :-1][rollout.mask_NT], values.values_NT[rollout.mask_NT])
     for i, length in enumerate(rollout.length_N.tolist()):
         last = 0.0 if rollout.finished_N[i] else float(after_the_end(bench, rollout, i))
         assert float(values_NT1[i, length]) == pytest.approx(last, abs=1e-12)
@@ -928,7 +928,9 @@ def test_scoring_nothing_gives_nothing(tmp_path: Path) -> None:
     empty = rollout.take(torch.zeros(len(rollout), dtype=torch.bool))
     found = bench.engine.score("policy", empty, ("logprobs", "entropy"))
     assert found.logprobs_NT.shape == found.entropy_NT.shape == (0, rollout.steps)
-    assert bench.engine.score("value", empty, ["values"]).values_NT.shape == (0, rollout.steps + 1)
+    values = bench.engine.score("value", empty, ["values", "state_values"])
+    assert values.values_NT.shape == (0, rollout.steps)
+    assert values.state_values_NT1.shape == (0, rollout.steps + 1)
 
 
 def test_scores_carry_no_graph_and_are_computed_once(tmp_path: Path) -> None:
@@ -998,12 +1000,12 @@ def test_a_loss_may_have_nothing_to_say_of_a_piece(tmp_path: Path) -> None:
 
 def test_frozen_models_get_no_gradient(tmp_path: Path) -> None:
     bench = Bench(tmp_path, pipeline(LOSSES["value-loss-on-reference"], DATA["logged"]), COMPONENTS)
-    bench.engine.step(bench.batch(), bench.phase._losses)
+    bench.engine.step(bench.batch(), bench.phase.losses)
     assert all(p.grad is None for p in bench.run.models["reference"].parameters())
     bench = Bench(tmp_path, pipeline(LOSSES["value-only-shared"], DATA["logged"]), COMPONENTS)
     for route in ("A", "B", "T"):
         bench.engine.route = route  # type: ignore[assignment]
-        bench.engine.step(bench.batch(), bench.phase._losses)
+        bench.engine.step(bench.batch(), bench.phase.losses)
         assert all(p.grad is None for p in bench.run.models.policy.parameters())
         assert all(p.grad is not None for p in bench.run.models["value"].parameters())
 

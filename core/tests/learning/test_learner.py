@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, ComponentError, Loss, Outputs, Run, hookimpl
+from rlalign import Batch, Component, ComponentError, Learner, Loss, Outputs, Run, hookimpl
 from rlalign.data.settings import Schedule
-from rlalign.learning.learner import Learner, mean_of
+from rlalign.learning.learner import GradientLearner, mean_of
 from rlalign.learning.optimiser import factor
+from rlalign.running.updating import update
 from rlalign.testing import Bench, Logits, run, session
 
 
@@ -99,8 +100,7 @@ def bench(folder: Path, *args: Any, **kwargs: Any) -> Bench:
     return Bench(folder, pipeline(*args, **kwargs), COMPONENTS)
 
 
-def learner(of: Bench) -> Learner:
-    of.phase.updating = True
+def learner(of: Bench) -> GradientLearner:
     assert of.phase.learner is not None
     return of.phase.learner
 
@@ -117,26 +117,26 @@ def test_the_gradient_is_that_of_the_loss(algorithm: str, tmp_path: Path) -> Non
     b = bench(tmp_path, algorithm)
     batch = b.batch()
     learner(b)
-    gradient = b.run.gradient(batch)
+    gradient = b.learner.gradient(batch)
     torch.testing.assert_close(gradient, flat(b, b.gradient(batch)[1]), rtol=0, atol=0)
-    start, generator = b.run.parameters(), torch.Generator().manual_seed(0)
+    start, generator = b.learner.parameters(), torch.Generator().manual_seed(0)
     for _ in range(3):
         way = torch.randn(len(start), generator=generator, dtype=torch.float64)
         sides = []
         for sign in (1, -1):
-            b.run.assign(start + sign * 1e-5 * way)
-            sides.append(b.run.loss(batch))
+            b.learner.assign(start + sign * 1e-5 * way)
+            sides.append(b.learner.loss(batch))
         assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(float(gradient @ way), rel=1e-6)
-    b.run.assign(start)
-    assert torch.equal(b.run.gradient(batch), gradient)
+    b.learner.assign(start)
+    assert torch.equal(b.learner.gradient(batch), gradient)
 
 
 def test_the_gradient_of_a_piece_is_that_of_a_step_of_its_own(tmp_path: Path) -> None:
     b = bench(tmp_path)
     batch, _ = b.batch(), learner(b)
     piece = batch.take(torch.tensor([0, 5, 2]))
-    assert torch.equal(b.run.gradient(piece), b.run.gradient(piece.as_step()))
-    assert b.run.loss(piece) == b.run.loss(piece.as_step())
+    assert torch.equal(b.learner.gradient(piece), b.learner.gradient(piece.as_step()))
+    assert b.learner.loss(piece) == b.learner.loss(piece.as_step())
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
@@ -146,55 +146,69 @@ def test_a_loss_leaves_no_gradient_behind(route: Any, hidden: int | None, tmp_pa
     batch, _ = b.batch(), learner(b)
     b.engine.route, b.engine.budget = route, 40
     expected = b.gradient(batch)[0]["loss"]
-    assert b.run.loss(batch) == pytest.approx(expected, rel=1e-12)
+    assert b.learner.loss(batch) == pytest.approx(expected, rel=1e-12)
     assert all(p.grad is None for p in b.run.models.policy.parameters())
-    b.run.gradient(batch)
+    b.learner.gradient(batch)
     assert all(p.grad is None for p in b.run.models.policy.parameters())
 
 
 def test_a_hook_inside_a_step_cannot_take_its_gradient_away(tmp_path: Path) -> None:
-    """`run.gradient` and `run.loss` clear `.grad`, so in `step_ready` they would leave an empty step."""
+    """`gradient` and `loss` clear `.grad`, so in `step_ready` they would leave an empty step."""
 
     class Peeks(Gain):
         @hookimpl
-        def step_ready(self, run: Run) -> bool:
-            run.parameters()
+        def update(self, batch: Batch, learner: Learner) -> dict[str, float]:
+            self.kept = learner
+            return learner.learn(batch)
+
+        @hookimpl
+        def step_ready(self) -> bool:
+            self.kept.parameters()
             return True
 
-    with pytest.raises(ComponentError, match=r"run\.parameters\(\) belongs into an `update` hook"):
+    with pytest.raises(ComponentError, match=r"the learner .* by other hooks while it learns"):
         run(tmp_path, pipeline("peeks"), {"peeks": Peeks})
 
 
 def test_parameters_and_assign_are_inverse_and_count_as_a_change(tmp_path: Path) -> None:
     b = bench(tmp_path, "by-value")
     learner(b)
-    vector = b.run.parameters()
+    vector = b.learner.parameters()
     names = [f"{m}/{k}" for m in ("policy", "value") for k, _ in b.run.models[m].named_parameters()]
     assert len(vector) == sum(p.numel() for m in ("policy", "value") for p in b.run.models[m].parameters())
     assert list(learner(b).optimiser.parameters) == names
     versions = [b.run.models[m].version for m in ("policy", "value")]
-    b.run.assign(vector * 2 + 1)
-    assert torch.equal(b.run.parameters(), vector * 2 + 1)
+    b.learner.assign(vector * 2 + 1)
+    assert torch.equal(b.learner.parameters(), vector * 2 + 1)
     assert [b.run.models[m].version for m in ("policy", "value")] == [v + 1 for v in versions]
     vector.zero_()
-    assert float(b.run.parameters().abs().max()) > 0  # a copy, not a view
+    assert float(b.learner.parameters().abs().max()) > 0  # a copy, not a view
     with pytest.raises((RuntimeError, ValueError)):
-        b.run.assign(vector[:-1])
+        b.learner.assign(vector[:-1])
 
 
 @pytest.mark.parametrize("what", UPDATE_ONLY)
-def test_they_belong_into_an_update(what: str, tmp_path: Path) -> None:
-    b = bench(tmp_path)
-    arguments = {"fisher_product": 2, "kl": 2, "parameters": 0}.get(what, 1)
-    with pytest.raises(ComponentError, match=rf"run\.{what}\(\) belongs into an `update` hook"):
-        getattr(b.run, what)(*[None] * arguments)
+def test_a_learner_is_over_when_its_hook_returns(what: str, tmp_path: Path) -> None:
+    class Keeps(Gain):
+        @hookimpl
+        def update(self, learner: Learner) -> dict[str, float]:
+            self.kept = learner
+            return {}
+
+        @hookimpl
+        def iteration_done(self) -> None:
+            arguments = {"fisher_product": 2, "kl": 2, "parameters": 0}.get(what, 1)
+            getattr(self.kept, what)(*[None] * arguments)
+
+    with pytest.raises(ComponentError, match=r"`keeps` .*: the learner .* once the hook has returned"):
+        run(tmp_path, pipeline("keeps"), {"keeps": Keeps})
 
 
 def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     b = bench(tmp_path)
     batch, _ = b.batch(), learner(b)
     before = b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
-    b.run.assign(b.run.parameters() * 1.5)
+    b.learner.assign(b.learner.parameters() * 1.5)
     assert not torch.equal(b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT, before)
 
 
@@ -248,14 +262,14 @@ def test_the_fisher_product_is_that_of_the_dense_matrix(
     b = Bench(tmp_path, say, COMPONENTS)
     batch, _ = b.batch(3), learner(b)
     fisher = dense_fisher(b, batch)
-    start, generator = b.run.parameters(), torch.Generator().manual_seed(0)
+    start, generator = b.learner.parameters(), torch.Generator().manual_seed(0)
     for budget in (10**9, 9, 1):
         b.engine.budget = budget
         vector = torch.randn(len(start), generator=generator, dtype=torch.float64)
-        product = b.run.fisher_product(batch, vector)
+        product = b.learner.fisher_product(batch, vector)
         torch.testing.assert_close(product, fisher @ vector, rtol=0, atol=1e-12)
     assert float(fisher.abs().max()) > 1e-4
-    assert torch.equal(b.run.parameters(), start)
+    assert torch.equal(b.learner.parameters(), start)
     assert all(p.grad is None for p in learner(b).optimiser.parameters.values())
 
 
@@ -263,7 +277,7 @@ def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
     """KL(π_θ ‖ π_{θ+εv}) ≈ ½ ε² vᵀFv, on distributions nothing was removed from."""
     b = bench(tmp_path)
     batch, _ = b.batch(), learner(b)
-    policy, start = b.run.models.policy, b.run.parameters()
+    policy, start = b.run.models.policy, b.learner.parameters()
     vector = torch.randn(len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def logp() -> Tensor:
@@ -271,10 +285,10 @@ def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
             return policy.head(policy.features(batch.rollout)).log_softmax(1)
 
     old, eps = logp(), 1e-4
-    curvature = float(vector @ b.run.fisher_product(batch, vector))
+    curvature = float(vector @ b.learner.fisher_product(batch, vector))
     kls = []
     for sign in (1, -1):  # the third order cancels
-        b.run.assign(start + sign * eps * vector)
+        b.learner.assign(start + sign * eps * vector)
         kls.append(float((old.exp() * (old - logp())).sum(1).mean()))
     assert sum(kls) / eps**2 == pytest.approx(curvature, rel=1e-5)
 
@@ -314,19 +328,19 @@ def test_the_kl_is_that_of_the_dense_distributions(
     small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
     b = Bench(tmp_path, say | {"policy": {"logits": small}, "task": {"numbers": {"prompts": 3}}}, COMPONENTS)
     batch, _ = b.batch(3), learner(b)
-    start, then_MV = b.run.parameters(), log_distribution(b, batch)
-    assert b.run.kl(batch, start) == 0
+    start, then_MV = b.learner.parameters(), log_distribution(b, batch)
+    assert b.learner.kl(batch, start) == 0
     noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    b.run.assign(start + 0.3 * noise)
-    moved, now_MV = b.run.parameters(), log_distribution(b, batch)
+    b.learner.assign(start + 0.3 * noise)
+    moved, now_MV = b.learner.parameters(), log_distribution(b, batch)
     kept_MV = then_MV > -math.inf
     assert bool(kept_MV.all()) == (len(generation) == 1)
     kl_MV = torch.where(kept_MV, then_MV.exp() * (then_MV - now_MV), 0.0)
     for budget, chunk in ((10**9, 10**9), (9, 4), (1, 1)):
         b.engine.budget, b.engine.head_chunk = budget, chunk
-        assert b.run.kl(batch, start) == pytest.approx(float(kl_MV.sum(1).mean()), rel=1e-12)
+        assert b.learner.kl(batch, start) == pytest.approx(float(kl_MV.sum(1).mean()), rel=1e-12)
     assert float(kl_MV.sum(1).mean()) > 1e-3
-    assert torch.equal(b.run.parameters(), moved)
+    assert torch.equal(b.learner.parameters(), moved)
 
 
 # -- the loop's learning inside an update ----------------------------------------------------------------------
@@ -338,9 +352,9 @@ class Again(ByValue):
     times, only = 1, None
 
     @hookimpl
-    def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
+    def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float]:
         for _ in range(self.times):
-            found = run.learn(batch, self.only)
+            found = learner.learn(batch, self.only)
         return found
 
 
@@ -380,7 +394,7 @@ def test_what_else_trains_stays_to_the_bit(minibatches: int, tmp_path: Path) -> 
     )
     batch = b.batch()
     before = {m: {k: v.clone() for k, v in b.run.models[m].state_dict().items()} for m in ("policy", "value")}
-    b.phase._update(batch)
+    update(b.phase, batch)
     after = {m: b.run.models[m].state_dict() for m in ("policy", "value")}
     assert all(torch.equal(after["policy"][k], v) for k, v in before["policy"].items())
     assert not any(torch.equal(after["value"][k], v) for k, v in before["value"].items())
@@ -391,12 +405,12 @@ def test_what_else_trains_stays_to_the_bit(minibatches: int, tmp_path: Path) -> 
 def test_no_gradient_stays_where_some_learnt_first(tmp_path: Path) -> None:
     class ValueFirst(Again):
         @hookimpl
-        def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
-            run.learn(batch, ["value"])
-            return run.learn(batch)
+        def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float]:
+            learner.learn(batch, ["value"])
+            return learner.learn(batch)
 
     b = Bench(tmp_path, pipeline("value-first"), {"value-first": ValueFirst})
-    b.phase._update(b.batch())
+    update(b.phase, b.batch())
     assert all(p.grad is None for m in b.run.models.values() for p in m.parameters())
 
 
@@ -406,17 +420,6 @@ def test_only_what_trains_can_learn(tmp_path: Path) -> None:
 
     with pytest.raises(ComponentError, match="`reference` does not train here"):
         run(tmp_path, pipeline("again"), {"again": Reference})
-
-
-def test_hooks_inside_are_kept_from_gradients_there_too(tmp_path: Path) -> None:
-    class Peeks(Again):
-        @hookimpl
-        def step_ready(self, run: Run) -> bool:
-            run.parameters()
-            return True
-
-    with pytest.raises(ComponentError, match=r"run\.parameters\(\) belongs into an `update` hook"):
-        run(tmp_path, pipeline("peeks"), {"peeks": Peeks})
 
 
 # -- epochs and minibatches ---------------------------------------------------------------------------------
@@ -555,7 +558,7 @@ def test_each_model_has_its_own_rate(tmp_path: Path) -> None:
 def test_clipping_is_of_the_whole_norm(clip: float | None, tmp_path: Path) -> None:
     b = bench(tmp_path, "by-value", train={"clip": clip})
     batch, own = b.batch(), learner(b)
-    gradient = b.run.gradient(batch)
+    gradient = b.learner.gradient(batch)
     _, norm = own.gradient_step(batch)
     own.optimiser.step(0.0, norm)
     assert float(norm) == pytest.approx(float(gradient.norm()), rel=1e-12)

@@ -63,7 +63,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_each_response_is_scored_once(scored: Counter[str], tmp_path: Path) -> None:
     started = session(tmp_path, PIPELINE, OWN)
     started.run()
-    different = {(e.prompt, r) for e in started.split(started.wirings[0], "train") for r in e.responses}
+    different = {(e.prompt, r) for e in started.data.split(started.plans[0], "train") for r in e.responses}
     assert scored["reference.full_logprobs"] == scored["reference.entropy"] == len(different)
     names = sorted(path.name for path in (started.dir.path / "remembered").iterdir())
     assert [name.split("-")[0] for name in names] == ["reference.entropy", "reference.full_logprobs"]
@@ -123,7 +123,7 @@ def test_a_model_that_is_renewed_is_asked_again(scored: Counter[str], tmp_path: 
     pipeline = {**{k: v for k, v in PIPELINE.items() if k != "algorithm"}, "phases": phases}
     started = session(tmp_path, pipeline, OWN)
     started.run()
-    different = {(e.prompt, r) for e in started.split(started.wirings[0], "train") for r in e.responses}
+    different = {(e.prompt, r) for e in started.data.split(started.plans[0], "train") for r in e.responses}
     assert scored["reference.full_logprobs"] == 2 * len(different)
     fixed = {**pipeline, "models": {"reference": {"of": "start"}}}
     scored.clear()

@@ -166,7 +166,7 @@ def test_a_finished_run_without_its_commit_points_still_has_its_responses() -> N
     assert exported(file="again.jsonl") == rows
     (run / "model").rename("aside-model")
     result = call("export", "toy", "--samples", "none.jsonl")
-    assert result.exit_code == 2 and "nothing is committed yet" in result.stderr
+    assert result.exit_code == 2 and "nothing is saved yet" in result.stderr
 
 
 def test_a_log_that_was_cut_is_no_data() -> None:

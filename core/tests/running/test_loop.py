@@ -300,12 +300,12 @@ def test_a_column_over_an_earlier_phases_rows_is_of_the_latest_pass(tmp_path: Pa
 
 def test_fingerprints_belong_to_data_not_to_addresses(tmp_path: Path) -> None:
     started = session(tmp_path, pipeline(), {"learns": Learns})
-    wiring, seen = started.wirings[0], set()
+    wiring, seen = started.plans[0], set()
     for i in range(20):  # each list may take the place in memory of the one before
-        seen.add(started.data_fingerprint(wiring, [Example(str(i), "")]))
+        seen.add(started.data.fingerprint(wiring, [Example(str(i), "")]))
     assert len(seen) == 20
-    train = started.split(wiring, "train")
-    assert started.data_fingerprint(wiring, train) == started.data_fingerprint(wiring, list(train))
+    train = started.data.split(wiring, "train")
+    assert started.data.fingerprint(wiring, train) == started.data.fingerprint(wiring, list(train))
 
 
 class Counted(Task):
@@ -327,7 +327,7 @@ def test_a_task_may_say_what_its_data_is(tmp_path: Path) -> None:
         "counted/train": "version 3 of train"
     }
     before = Counted.asked
-    started.data_fingerprint(started.wirings[0], started.split(started.wirings[0], "train"))
+    started.data.fingerprint(started.plans[0], started.data.split(started.plans[0], "train"))
     assert Counted.asked == before
 
 

@@ -13,11 +13,25 @@ from pydantic import BaseModel, Field
 from safetensors.torch import load_file
 from torch import nn
 
-from rlalign import Batch, Component, Loss, Options, Outputs, RLAlignError, Rollout, Run, Score, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    Lagging,
+    Loss,
+    Options,
+    Outputs,
+    RLAlignError,
+    Rollout,
+    Run,
+    Score,
+    hookimpl,
+)
 from rlalign.config.pipeline import ModelSpec
 from rlalign.errors import CheckpointError, ConfigError
+from rlalign.running import loop
 from rlalign.running.models import fingerprint, hold
-from rlalign.testing import Logits, run, session
+from rlalign.testing import Logits, registry, run, session
+from rlalign.testing.bench import Silence, run_until
 
 
 class Learns(Component):
@@ -52,6 +66,7 @@ class Watches(Component):
 
         frozen: tuple[str, ...] = Field((), description="models it reads")
         lagging: tuple[str, ...] = Field((), description="copies it may change")
+        every: int | None = Field(None, description="iterations after which its copy `slow` is renewed")
         spoils: str | None = Field(None, description="a model it writes to in the second iteration")
 
     config: Config
@@ -61,6 +76,7 @@ class Watches(Component):
         self.models = {
             **dict.fromkeys(self.config.frozen, "frozen"),
             **dict.fromkeys(self.config.lagging, "lagging"),
+            **({"slow": Lagging(every=self.config.every)} if self.config.every else {}),
         }
         self.seen: list[dict[str, str]] = []
         self.learning: list[dict[str, bool]] = []
@@ -393,6 +409,31 @@ def test_writing_to_a_lagging_copy_is_what_it_is_for(tmp_path):
     watch, _ = watched(tmp_path, pipeline(lagging=["slow"], spoils="slow"))
     slow = [row["slow"] for row in watch.seen]
     assert slow[0] == slow[1] != slow[2] == slow[3]
+
+
+def test_a_lagging_copy_takes_the_weights_when_it_says(tmp_path):
+    """After every second iteration of a phase, before `iteration_done`; between them it stays."""
+    watch, _ = watched(tmp_path, pipeline(every=2) | phases(2))
+    slow, policy = ([row[name] for row in watch.seen] for name in ("slow", "policy"))
+    assert len(slow) == 2 * (1 + ITERATIONS)
+    for start in (0, 1 + ITERATIONS):
+        assert slow[start] == slow[start + 1] != policy[start + 1]
+        assert slow[start + 2] == slow[start + 3] == policy[start + 2] != policy[start + 3]
+    assert slow[1 + ITERATIONS] == slow[ITERATIONS], "it lives on in the next phase"
+
+
+@pytest.mark.parametrize("stop", range(1, 2 * ITERATIONS))
+def test_a_run_with_a_lagging_copy_resumes_exactly(tmp_path, stop):
+    given = pipeline(every=2) | phases(2)
+    whole = session(tmp_path, given, COMPONENTS, name="whole")
+    whole.run()
+    broken = session(tmp_path, given, COMPONENTS, name="broken")
+    run_until(broken, stop)
+    resumed = loop.resume(tmp_path / "runs/broken", registry(COMPONENTS), display=Silence())
+    resumed.run()
+    for name, model in whole.models.items():
+        assert fingerprint(model) == fingerprint(resumed.models[name]), name
+        assert model.version == resumed.models[name].version, name
 
 
 def test_versions_rise_where_weights_change(tmp_path):

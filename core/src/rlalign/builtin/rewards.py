@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from rlalign.data.batch import Score
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options
+from rlalign.data.statistics import per_response
 from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
@@ -67,10 +68,7 @@ class Gate(Component):
             raise ComponentError(
                 f"`{self.name}` is opened by `{self.config.by}`; the scores above it are {names}"
             )
-        key = keys[0].value
-        open_N = (
-            key if key.ndim == 1 else torch.where(rollout.mask_NT, key, 0.0).sum(1)
-        ) >= self.config.at_least
+        open_N = per_response(keys[0].value, rollout.mask_NT) >= self.config.at_least
         return [s if s is keys[0] else replace(s, value=self._shut(s, open_N)) for s in scores]
 
     def _shut(self, score: Score, open_N: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,7 @@ def kept(path: Path) -> Iterator[dict[str, Any]]:
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in run.rows.glob("*.jsonl")}
     else:
         raise ConfigError(
-            f"{path}: nothing is committed yet: wait for its first iteration, or go on with it: "
+            f"{path}: nothing is saved yet: wait for its first iteration, or go on with it: "
             f"`rlalign run --resume {path}`"
         )
     sizes = {name: size for name, size in sizes.items() if name.startswith("rows/")}

@@ -174,6 +174,11 @@ def concat_batches(parts: Sequence[Batch]) -> Batch:
     )
 
 
+def field_of(output: str) -> str:
+    """The field of `Outputs` that holds an output: its name and its shape."""
+    return "state_values_NT1" if output == "state_values" else f"{output}_NT"
+
+
 class Outputs:
     """What a model says of the chosen steps: leaf tensors, and only those that were asked for."""
 
@@ -181,12 +186,14 @@ class Outputs:
     full_logprobs_NT: Tensor
     entropy_NT: Tensor
     values_NT: Tensor
+    state_values_NT1: Tensor
+    """[N,T+1]: the values, and at a response's length that of the state after it, 0 where it finished."""
 
     def __init__(self, **tensors: Tensor) -> None:
         self.__dict__.update(tensors)
 
     def __getattr__(self, name: str) -> Tensor:
-        need = name.removesuffix("_NT")
+        need = name.rpartition("_")[0] or name
         raise AttributeError(
             f"now.{name} is only there for a component that declares `{need}` in its `needs`"
         )
@@ -200,7 +207,7 @@ class Outputs:
 
     def only(self, needs: Collection[str]) -> Outputs:
         """What these needs name."""
-        return Outputs(**{name: x for name, x in self.__dict__.items() if name.removesuffix("_NT") in needs})
+        return Outputs(**{name: x for name, x in self.__dict__.items() if name.rpartition("_")[0] in needs})
 
     def take(self, rows: Tensor) -> Outputs:
         return Outputs(**{name: x[rows] for name, x in self.__dict__.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
@@ -12,6 +13,23 @@ from rlalign.data.settings import Options, Role, Unit
 if TYPE_CHECKING:
     from rlalign.data.example import Example
     from rlalign.interface.run import Run
+
+
+@dataclass(frozen=True)
+class Lagging:
+    """A copy of the policy that takes the policy's weights after every `every` iterations of a phase.
+
+    As a declaration: `models = {"mask": Lagging(every=5)}`. The core renews it before `iteration_done`.
+    """
+
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"Lagging(every={self.every}): a copy is renewed after 1 iteration or more")
+
+    def __str__(self) -> str:
+        return f"lagging, renewed after every {self.every} iterations"
 
 
 class Component:
@@ -26,13 +44,13 @@ class Component:
 
     name: str = ""
     """The item's name in the pipeline (`as`, or the component's own name); set by the core."""
-    models: Mapping[str, Role] = {}
+    models: Mapping[str, Role | Lagging] = {}
     """Models it reads beside `policy`, by name, and the role each plays."""
     trains: Sequence[str] = ()
     """The models its loss optimises. All others stay frozen, to the bit."""
     needs: Sequence[str] = ()
     """Live outputs (`logprobs`, `full_logprobs`, `entropy`, `values`), `old_logprobs`, or
-    `model.output` columns taken once after the rollout (`reference.full_logprobs`)."""
+    `model.output` columns taken once after the rollout (`reference.full_logprobs`, `value.state_values`)."""
     unit: Unit = "group"
     """The smallest set of responses its loss may be evaluated on alone, given the step's totals."""
     responses: str | None = None

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Batch, Outputs
+from rlalign.data.batch import Batch, Outputs, field_of
 from rlalign.data.rollout import Rollout
 from rlalign.decoding.logits import LIVE, full_precision, steps_outputs
 from rlalign.errors import RLAlignError
@@ -330,8 +330,7 @@ class Engine:
 
     @torch.no_grad()
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        """Outputs of any model for a whole rollout, cut by the budget. `values` come as [N,T+1]:
-        the last entry of a response, at its length, is 0 where it finished."""
+        """Outputs of any model for a whole rollout, cut by the budget."""
         while True:
             try:
                 with self._dropping(False):
@@ -341,8 +340,8 @@ class Engine:
 
     def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
         if len(rollout) == 0:
-            none_NT = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
-            return Outputs(**{f"{name}_NT": none_NT[:, name != "values" :] for name in want})
+            none_NT1 = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
+            return Outputs(**{field_of(name): none_NT1[:, name != "state_values" :] for name in want})
         live = [name for name in LIVE if name in want]
         parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
         rollouts = [rollout.take(rows) for rows in parts]
@@ -353,22 +352,26 @@ class Engine:
                     h = self._features(model, part)
                 for name, x_M in self._look(h, part, model, live).items():
                     found.setdefault(f"{name}_NT", []).append(lay_out(x_M, part))
-            if "values" in want:
-                found.setdefault("values_NT", []).append(self._values_with_end(model, part))
+            if "values" in want or "state_values" in want:
+                values_NT1 = self._state_values(model, part)
+                values_NT = torch.where(part.mask_NT, values_NT1[:, :-1], 0.0)
+                for name, x in (("values", values_NT), ("state_values", values_NT1)):
+                    if name in want:
+                        found.setdefault(field_of(name), []).append(x)
         return Outputs(**{name: _gathered(pieces, parts) for name, pieces in found.items()})
 
-    def _values_with_end(self, model: str, rollout: Rollout) -> Tensor:
+    def _state_values(self, model: str, rollout: Rollout) -> Tensor:
         value = self._value(model)
         row_M, step_M = rollout.chosen
         with self.autocast():
             last = not value.per_prompt
             v = full_precision(value.values(rollout, self._read(value, rollout, last), last=last))
         steps_v, ends_v = (v[row_M], v) if value.per_prompt else (v[: len(row_M)], v[len(row_M) :])
-        values_NT = v.new_zeros(len(rollout), rollout.steps + 1)
-        values_NT[row_M, step_M] = steps_v
+        values_NT1 = v.new_zeros(len(rollout), rollout.steps + 1)
+        values_NT1[row_M, step_M] = steps_v
         rows_N = torch.arange(len(rollout), device=v.device)
-        values_NT[rows_N, rollout.length_N] = ends_v.masked_fill(rollout.finished_N, 0.0)
-        return values_NT
+        values_NT1[rows_N, rollout.length_N] = ends_v.masked_fill(rollout.finished_N, 0.0)
+        return values_NT1
 
 
 def _gathered(pieces: list[Tensor], places: list[Tensor]) -> Tensor:

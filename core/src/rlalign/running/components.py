@@ -21,7 +21,7 @@ class Components:
             for p in reversed(plans)
             for m in reversed((*p.members, *p.evaluators))
         }
-        self._keyed = [(f"{i}:{component.name}", component) for i, component in enumerate(built)]
+        self.keyed = [(f"{i}:{component.name}", component) for i, component in enumerate(built)]
         self._seeds = seeds
         self._set_up: set[int] = set()
         self.saved: dict[str, Any] = {}
@@ -37,11 +37,11 @@ class Components:
 
     def restore(self) -> None:
         """Give the components that are set up by now the state they had at the checkpoint."""
-        for key, component in self._keyed:
+        for key, component in self.keyed:
             if id(component) in self._set_up and key in self.saved:
                 component.load_state_dict(self.saved.pop(key))
 
     def states(self) -> Mapping[str, Any]:
         """Of every component that was ever set up; whose phase is yet to come in this process keeps its old one."""
-        ready = [(key, c) for key, c in self._keyed if id(c) in self._set_up]
+        ready = [(key, c) for key, c in self.keyed if id(c) in self._set_up]
         return {**self.saved, **{key: c.state_dict() for key, c in ready}}

@@ -41,6 +41,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
             metrics |= update(phase, with_old_logprobs(phase, batch))
     phase.iteration += 1
     phase.share = 0.0
+    phase.models.renew(phase.plan.lagging, phase.iteration)
     stages.iteration_done(phase.run, metrics)
     phase.models.iteration_done()
     metrics["time/iteration"] = time.perf_counter() - started

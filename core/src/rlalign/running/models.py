@@ -163,6 +163,12 @@ class Models(ModelMap):
             if recipe["of"] == "iteration" and isinstance(model, Policy):
                 model.sync(self.policy)
 
+    def renew(self, lagging: Mapping[str, int], iteration: int) -> None:
+        """Give these copies the policy's weights, each after as many iterations of the phase as it says."""
+        for name, every in lagging.items():
+            if iteration % every == 0:
+                self._models[name].sync(self.policy)
+
     def iteration_done(self) -> None:
         """A component may have written to a lagging copy without a word: its weights count as new."""
         for name, recipe in self.recipes.items():

@@ -11,13 +11,15 @@ from rlalign.config.registry import Registry
 from rlalign.data.settings import Role, Unit
 from rlalign.decoding.logits import LIVE
 from rlalign.errors import ConfigError, RLAlignError, told
-from rlalign.interface.component import Component, Task
+from rlalign.interface.component import Component, Lagging, Task
 from rlalign.interface.policy import Policy
 from rlalign.running.members import HOOKS, Member, implements
 from rlalign.running.stages import Stages
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
 _LIVE = (*LIVE, "values", "old_logprobs")
+_COLUMNS = (*LIVE, "values", "state_values")
+_OF_VALUES = ("values", "state_values")
 _USUAL_ROLES: dict[str, Role] = {"reference": "frozen", "value": "value"}
 
 
@@ -69,6 +71,8 @@ class PhasePlan:
     training: Stages
     evaluation: Stages
     models: Mapping[str, Role]
+    lagging: Mapping[str, int]
+    """After how many iterations each copy of the policy that the core renews takes its weights."""
     trains: tuple[str, ...]
     live: frozenset[str]
     columns: tuple[tuple[str, str], ...]
@@ -135,6 +139,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan:
         raise ConfigError(f"{phase.place}: `{source.name}` cannot answer: it has no `rollout` hook")
     learns = bool(stages.implementing("loss") or stages.implementing("update"))
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
+    declared = _models(everybody, live)
     plan = PhasePlan(
         settings=phase,
         task=task,
@@ -142,7 +147,8 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan:
         evaluators=evaluators,
         training=stages,
         evaluation=evaluation,
-        models=_roles(everybody, live),
+        models={name: "lagging" if isinstance(m, Lagging) else m for name, m in declared.items()},
+        lagging={name: m.every for name, m in declared.items() if isinstance(m, Lagging)},
         trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
         live=live,
         columns=_columns(members),
@@ -155,8 +161,8 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan:
     return plan
 
 
-def _roles(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role]:
-    roles: dict[str, tuple[Role, str]] = {}
+def _models(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role | Lagging]:
+    roles: dict[str, tuple[Role | Lagging, str]] = {}
     for member in members:
         wanted = dict(member.component.models)
         prefixes = [need.split(".")[0] for need in member.component.needs if "." in need]
@@ -183,10 +189,10 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     for member in members:
         for need in member.component.needs:
             model, _, output = need.rpartition(".")
-            if (output if model else need) not in (*_LIVE[:-1],) and need != "old_logprobs":
+            if output not in (_COLUMNS if model else _LIVE):
                 raise ConfigError(
                     f"{member.item.place}: `{member.name}` needs `{need}`, which no model gives; "
-                    f"there are {', '.join(_LIVE)}, and `model.output` columns"
+                    f"there are {', '.join(_LIVE)}, and columns: a model, a dot and one of {', '.join(_COLUMNS)}"
                 )
             if model:
                 found[model, output] = None
@@ -219,8 +225,12 @@ def _check(plan: PhasePlan) -> None:
                 f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
             )
     for model, output in (*plan.columns, *plan.evaluation_columns):
-        if (plan.models.get(model) == "value") != (output == "values"):
-            kind = "a value, which gives `values` only" if output != "values" else "no value"
+        if (plan.models.get(model) == "value") != (output in _OF_VALUES):
+            kind = (
+                "no value"
+                if output in _OF_VALUES
+                else "a value, which gives `values` and `state_values` only"
+            )
             raise ConfigError(f"{phase.place}: `{model}.{output}` is needed, but `{model}` is {kind}")
     assert phase.responses is not None
     sampled = "sampled" in (phase.responses.component, *plan.source.component.parts)

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from rlalign.data.batch import Outputs
+from rlalign.data.batch import Outputs, field_of
 from rlalign.data.rollout import Rollout
 from rlalign.interface.policy import Policy
 from rlalign.learning.engine import Engine
@@ -32,8 +32,8 @@ class Scorer:
         missing = [name for name in want if (model, version, name) not in held]
         if missing:
             outputs = self.engine.score(model, rollout, missing)
-            held |= {(model, version, name): getattr(outputs, f"{name}_NT") for name in missing}
-        return Outputs(**{f"{name}_NT": held[model, version, name] for name in want})
+            held |= {(model, version, name): getattr(outputs, field_of(name)) for name in missing}
+        return Outputs(**{field_of(name): held[model, version, name] for name in want})
 
     def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
         """Add `model.output` columns; what the sampler already gave is not computed again."""
@@ -69,7 +69,7 @@ class Scorer:
         stays = isinstance(self.models[model], Policy) and model in self.models.guarded
         if not stays or not bool(logged_N.any()):
             scored = self.score(model, rollout, outputs)
-            return {output: getattr(scored, f"{output}_NT") for output in outputs}
+            return {output: getattr(scored, field_of(output)) for output in outputs}
         stores = {output: self._remembered(model, output) for output in outputs}
         return scored_once(rollout, logged_N, stores, lambda part: self.score(model, part, outputs))
 

@@ -13,6 +13,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.interface.component import Task
+from rlalign.interface.run import Learner
 from rlalign.learning.draw import Draw
 from rlalign.running.models import Models
 from rlalign.running.phase import RunningPhase
@@ -38,6 +39,10 @@ class RunView:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; in an `update` hook, `learner.{name}` is there" if hasattr(Learner, name) else ""
+        raise AttributeError(f"run.{name}: a run has no such member{hint}")
 
     # -- where the run stands -----------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from rlalign.interface.policy import Value
 from rlalign.learning.engine import Engine, lay_out
 from rlalign.running import loop
 from rlalign.running.display import Display, PlainDisplay
-from rlalign.running.iteration import with_old_logprobs
+from rlalign.running.iteration import run_iteration, with_old_logprobs
 from rlalign.running.responses import respond
 from rlalign.running.updating import Update
 from rlalign.running.view import open_phase
@@ -126,6 +126,10 @@ class Bench:
         """The next draw's responses with their columns, and their reward."""
         examples = self.phase.draw.next(prompts or self.phase.settings.train.prompts)
         return respond(self.phase, examples)
+
+    def iterate(self) -> dict[str, float]:
+        """One iteration of the phase; its metrics."""
+        return run_iteration(self.phase)
 
     def batch(self, prompts: int | None = None) -> Batch:
         """The next draw as the batch an update would get."""

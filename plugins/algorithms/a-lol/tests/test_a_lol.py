@@ -23,6 +23,7 @@ from rlalign.running.view import open_phase
 from rlalign.testing import Bench, ComponentTests, registry, session
 from rlalign.testing.bench import Silence, run_until
 from rlalign.testing.golden import GIVEN, golden
+from rlalign_plugin_a_lol import first_of_each, fit_quality, importance_weight, kl_loss, weighted_logprob
 
 from .conftest import FreeValue, GivenValue
 
@@ -72,6 +73,36 @@ class TestFitValue(_Kit):
         "models": {"value": {"free-value": {}}},
         "train": {"iterations": 3, "prompts": 12, "dtype": "float64", "lr": 0.01, "minibatches": 2},
     }
+
+
+# -- the formulas on literal numbers ------------------------------------------------------------------------
+
+
+def test_the_objective_by_hand() -> None:
+    """Padding, the 9s, is never read."""
+    logprobs, mask = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]]), torch.tensor([[True, True], [True, False]])
+    gain, steps = torch.tensor([2.0, 4.0]), torch.tensor([[1.0, 0.5], [2.0, 9.0]])
+    assert weighted_logprob(logprobs, mask, gain, None).tolist() == [-6.0, -2.0]
+    assert weighted_logprob(logprobs, mask, gain, torch.tensor([0.5, 2.0])).tolist() == [-3.0, -4.0]
+    assert weighted_logprob(logprobs, mask, gain, steps).tolist() == [-4.0, -4.0]
+    assert kl_loss(torch.tensor([-3.0]), torch.tensor([-1.0]), torch.tensor([2.0]), 0.5).tolist() == [5.0]
+
+
+def test_importance_weights_by_hand() -> None:
+    ratio = torch.tensor([0.05, 0.5, 3.0])
+    weight, acts = importance_weight(ratio.log(), 0.9)
+    torch.testing.assert_close(weight, torch.tensor([0.1, 0.5, 1.9]))
+    assert acts.tolist() == [1.0, 0.0, 1.0]
+    weight, acts = importance_weight(ratio.log(), None)
+    torch.testing.assert_close(weight, ratio)
+    assert not acts.any()
+
+
+def test_first_responses_and_the_fit() -> None:
+    assert first_of_each(torch.tensor([0, 2, 2, 3])).tolist() == [True, False, True]
+    found = fit_quality(torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([0, 0, 1, 1]), 2.5)
+    assert found == {"r2": 0.5, "r2_most": 1 - 2 / 5}
+    assert fit_quality(torch.ones(3), torch.tensor([0, 0, 1]), 0.0) == {}
 
 
 # -- the forms, on random rows ------------------------------------------------------------------------------
@@ -238,7 +269,7 @@ def test_twenty_updates_on_all_responses(folder: Path) -> None:
             if k in toy["at_updates"]:
                 found.append(float(logits.detach().softmax(-1)[:, 2].mean()))
             shared = logits.log_softmax(-1)[torch.arange(2), drawn]
-            loss, _ = bench.phase._losses(batch, Outputs(full_logprobs_NT=shared))
+            loss, _ = bench.phase.losses(batch, Outputs(full_logprobs_NT=shared))
             (gradient,) = torch.autograd.grad(loss, logits)
             logits = (logits - gradient).detach().requires_grad_()
         assert found == pytest.approx(toy["expected_reward"][name], rel=0, abs=1e-9), name
@@ -281,7 +312,7 @@ def drawing(
         "train": {"iterations": 10, "prompts": 4, "dtype": "float64", **train},
     }
     started = session(folder, pipeline, {**OWN, "rows": Rows}, display=silence)
-    phase = open_phase(started, started.wirings[0], 0, 0)
+    phase = open_phase(started, started.plans[0], 0, 0)
     phase.start()
     return phase, silence.notes
 

@@ -195,7 +195,7 @@ def test_what_earns_less_than_expected_learns_nothing(moved: Phases) -> None:
 
 def test_the_kl_form_falls_and_falls(here: Phases) -> None:
     made = here.bench("a-lol", form="kl", values=[1.0] * 6, train={"iterations": 60, "lr": 0.03})
-    found = [made.phase.one_iteration() for _ in range(60)]
+    found = [made.iterate() for _ in range(60)]
     losses = [metrics["loss"] for metrics in found]
     assert losses[0] == pytest.approx(0, abs=1e-4)
     assert losses[20] > losses[40] > losses[59]

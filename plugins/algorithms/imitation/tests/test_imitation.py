@@ -471,7 +471,7 @@ def test_language_models_weigh_each_response_as_if_it_were_alone(tmp_path, kind,
     assert metrics["loss"] == pytest.approx(total / 3, rel=1e-9)
     # What falls is −log π; −p·log π itself rises with p while p is small.
     nll = "wbc/nll" if weighted == "wbc" else "gold/nll"
-    assert bench.phase.one_iteration()[nll] > bench.phase.one_iteration()[nll]
+    assert bench.iterate()[nll] > bench.iterate()[nll]
 
 
 def tiny_gpt2(parent: Path) -> Path:

@@ -21,8 +21,14 @@ from rlalign import Batch, ComponentError, Example, Options, Outputs, Reward, Ta
 from rlalign.testing import Bench, ComponentTests
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
 from rlalign.testing.logits import Logits
-from rlalign_plugin_imitation import GOLD
-from rlalign_plugin_imitation.weighted import look_ahead
+from rlalign_plugin_imitation import (
+    GOLD,
+    gold_loss,
+    look_ahead,
+    negative_log_likelihood,
+    nll_and_perplexity,
+    wbc_loss,
+)
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 CASES = {case["id"]: case for case in GOLDEN["cases"]}
@@ -136,7 +142,7 @@ def test_gold(name: str, past_end: bool, route: Any, budget: int, chunk: int, tm
         say["models"]["reference"] = others[1]["policy"]
     bench = Bench(tmp_path, say, COMPONENTS)
     batch = bench.batch()
-    (gold,) = [c for c in bench.phase.wiring.components if c.name == "gold"]
+    (gold,) = [c for c in bench.phase.plan.components if c.name == "gold"]
     assert isinstance(gold, GOLD)
     returns = expected["Q_official_code_fill_prob_1_after_end"] if past_end else expected["Q"]
     assert gold.returns(batch)[0].tolist() == pytest.approx(returns, **NEAR)
@@ -377,7 +383,7 @@ def test_the_copy_lags_and_catches_up(tmp_path: Path) -> None:
     start = policy.state_dict()["free"].clone()
     for iteration in range(1, 7):
         before = lagging.state_dict()["free"].clone()
-        bench.phase.one_iteration()
+        bench.iterate()
         caught_up = torch.equal(lagging.state_dict()["free"], policy.state_dict()["free"])
         assert caught_up is (iteration % 3 == 0)
         if not caught_up:
@@ -446,10 +452,30 @@ def test_priority_draws_in_proportion_to_the_reward(algorithm: Any, tmp_path: Pa
 
 def test_negative_rewards_cannot_be_drawn_by(tmp_path: Path) -> None:
     say = random_say({"wbc": {"priority": True}}, scores=(0.5, -0.25, 1.0))
-    with pytest.raises(ComponentError, match=r"`wbc`: `priority` draws .* 1 of 3 are negative; bound them"):
+    with pytest.raises(
+        ComponentError, match=r"1 of 3 rewards are negative, and `priority` of `wbc` draws .*; bound them"
+    ):
         Bench(tmp_path, say, COMPONENTS)
     bench = Bench(tmp_path / "bounded", {**say, "rewards": ["logged", {"clip": {"low": 0.0}}]}, COMPONENTS)
     assert {e.row for e in bench.phase.draw.next(200)} == {0, 2}
+
+
+# -- the formulas on literal numbers ------------------------------------------------------------------------
+
+
+def test_the_losses_by_hand() -> None:
+    """Padding, the 9s, is never read."""
+    logprobs = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]])
+    weight, reward = torch.tensor([[0.5, 0.25], [1.0, 9.0]]), torch.tensor([[2.0, 2.0], [-4.0, 9.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    assert wbc_loss(logprobs, reward, mask).tolist() == [6.0, -2.0]
+    assert gold_loss(logprobs, weight, reward, mask).tolist() == [1.0 + 1.0, -2.0]
+    assert negative_log_likelihood(logprobs, mask).tolist() == [3.0, 0.5]
+    assert negative_log_likelihood(logprobs, mask, average=True).tolist() == [1.5, 0.5]
+    nll, perplexity = nll_and_perplexity(logprobs, mask)
+    assert nll == 3.5 / 3
+    assert perplexity == math.exp(nll)
+    assert nll_and_perplexity(1000 * logprobs, mask)[1] == math.inf
 
 
 # -- what every component must do -------------------------------------------------------------------------

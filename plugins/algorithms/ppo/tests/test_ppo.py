@@ -10,15 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign import Batch, ComponentError, ConfigError
 from rlalign.config.load import load_pipeline
 from rlalign.testing import Bench, ComponentTests, registry, session
 from rlalign.testing.golden import GIVEN, GivenLogits, golden, golden_gradient
-from rlalign_plugin_ppo import A2C, PPO, gae, moments, whitened
+from rlalign_plugin_ppo import (
+    A2C,
+    PPO,
+    clipped_surrogate,
+    clipped_value_error,
+    explained_variance,
+    gae,
+    kl_estimate,
+)
 
 CASES = {c["id"]: c for c in json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]}
 NEAR = {"rel": 0, "abs": 1e-9}
@@ -105,23 +111,31 @@ def test_without_values_and_discount_it_is_the_return_to_go() -> None:
     assert found.tolist() == [[6, 5, 3]]
 
 
-@given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=5), st.data())
-def test_whitening(rows: list[list[float]], data: Any) -> None:
-    x = f64(rows)
-    mask = torch.tensor(data.draw(st.lists(st.lists(st.booleans(), min_size=4, max_size=4),
-                                           min_size=len(rows), max_size=len(rows))))  # fmt: skip
-    mask[0, 0] = True
-    mean, variance = moments(x, mask)
-    chosen = x[mask]
-    assert float(mean) == pytest.approx(float(chosen.mean()), abs=1e-9)
-    assert float(variance) == pytest.approx(float(chosen.var(correction=0)), abs=1e-9)
-    white = whitened(x, mean, variance)[mask]
-    assert float(white.mean()) == pytest.approx(0, abs=1e-3)
-    kept = whitened(x, mean, variance, shift=False)[mask]
-    torch.testing.assert_close(kept - white, mean.expand_as(kept), rtol=0, atol=1e-9)
-    if float(variance) > 1e-3:
-        assert float(white.var(correction=0)) == pytest.approx(1, rel=1e-4)
-        assert float(white.mean()) == pytest.approx(0, abs=1e-9)
+def test_the_surrogate_by_hand() -> None:
+    """The clip acts only where the ratio has gone the way that the advantage asked for."""
+    ratio = f64([[1.5, 1.5, 0.5, 0.5, 1.1]])
+    advantage = f64([[2.0, -2.0, 2.0, -2.0, 2.0]])
+    surrogate, acts = clipped_surrogate(ratio.log(), advantage, 0.2)
+    torch.testing.assert_close(surrogate, f64([[2.4, -3.0, 1.0, -1.6, 2.2]]))
+    assert acts.tolist() == [[True, False, False, True, False]]
+    torch.testing.assert_close(kl_estimate(ratio.log()), ratio - 1 - ratio.log())
+
+
+def test_the_value_error_by_hand() -> None:
+    """The larger of both errors counts: from 1 to 2 is held at 1.2, from 1 to 0.9 is not held."""
+    error, acts = clipped_value_error(
+        f64([[2.0, 2.0, 0.9]]), f64([[1.0, 1.0, 1.0]]), f64([[2.0, 0.0, 0.0]]), 0.2
+    )
+    torch.testing.assert_close(error, f64([[0.64, 4.0, 0.81]]))
+    assert acts.tolist() == [[True, False, False]]
+
+
+def test_the_explained_variance_by_hand() -> None:
+    mask, returns = torch.tensor([[True, True, False]]), f64([[1.0, 3.0, 9.0]])
+    assert float(explained_variance(returns, returns, mask)) == 1
+    assert float(explained_variance(0 * returns, returns, mask)) == 0
+    assert float(explained_variance(f64([[1.5, 2.5, 0.0]]), returns, mask)) == pytest.approx(0.75)
+    assert float(explained_variance(returns, 0 * returns, mask)) == 0
 
 
 # -- golden numbers ---------------------------------------------------------------------------------------

@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign import Batch, Example, Reward, Rollout, Sampling
+from rlalign.data.statistics import ranked
 from rlalign_plugin_preference import (
     dpo_loss,
+    implicit_reward,
     ipo_loss,
     kto_loss,
     log_odds,
+    mean_distance,
+    mean_logprob,
+    next_other,
     pairs,
     pro_loss,
-    ranked,
+    ranking_loss,
+    reference_point,
+    reward_difference,
+    sft_weight,
     simpo_loss,
 )
 
@@ -136,6 +144,31 @@ def test_pro_of_two_is_a_logistic_loss(one: float, other: float, gap: float) -> 
     assert gap > 0 or not slope.any()
 
 
+def test_what_the_losses_are_made_of() -> None:
+    """Padding, the 9s, is never read."""
+    log_ratio_NT, mask_NT = f64([[1.0, 2.0], [-3.0, 9.0]]), torch.tensor([[True, True], [True, False]])
+    assert implicit_reward(log_ratio_NT, mask_NT, 0.5).tolist() == [1.5, -1.5]
+    assert mean_logprob(log_ratio_NT, mask_NT).tolist() == [1.5, -3.0]
+    assert float(reference_point(log_ratio_NT, mask_NT)) == 0
+    assert float(reference_point(log_ratio_NT[:1], mask_NT[:1])) == 3
+    assert ranking_loss(f64([1.0, 2.0]), f64([3.0, 1.0])).tolist() == [2.0, 0.0]
+    assert sft_weight(f64([1, 2, 4]), 0.5).tolist() == [0.0, 0.5, 4.5]
+
+
+def test_distances_by_hand() -> None:
+    value_GK, real_GK = (
+        f64([[1.0, 4.0, 2.0], [5.0, 9.0, 9.0]]),
+        torch.tensor([[True] * 3, [True, False, False]]),
+    )
+    assert mean_distance(value_GK, real_GK)[real_GK].tolist() == [2.0, 2.5, 1.5, 0.0]
+    assert reward_difference(f64([3.0, 1.0]), f64([1.0, 3.0])).tolist() == [2.0, 0.0]
+
+
+def test_another_prompt_for_each() -> None:
+    assert next_other(["a", "a", "b", "a"]) == [2, 2, 3, 2]
+    assert next_other(["a", "a"]) == [None, None]
+
+
 # -- pairs and ranks -------------------------------------------------------------------------------------------
 
 
@@ -186,7 +219,7 @@ def test_pairs_by_a_loop(rewards: list[list[float]], random: Any) -> None:
         if total[best] > total[worst]:
             extremes.add((best, worst))
     assert set(zip(*(x.tolist() for x in pairs(batch, "best-worst")), strict=True)) == extremes
-    rows_GK, real_GK = ranked(batch)
+    rows_GK, real_GK = ranked(batch.reward.total_N, *batch.rollout.groups())
     for g in set(group):
         mine = sorted((i for i in rows if group[i] == g), key=lambda i: (-total[i], i))
         assert rows_GK[g][real_GK[g]].tolist() == mine

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlalign import Batch, ComponentError, ConfigError
 from rlalign.testing import Bench, ComponentTests, session
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
-from rlalign_plugin_reinforce import leave_one_out
+from rlalign_plugin_reinforce import leave_one_out, mean_baseline, reinforce_objective
 
 CASES = {c["id"]: c for c in json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]}
 NEAR = {"rel": 0, "abs": 1e-9}
@@ -38,6 +38,23 @@ def test_leave_one_out_by_hand() -> None:
     group = torch.tensor([0, 1, 0, 0, 1])
     expected = [2 - (5 + 4) / 2, 1 - 0, 5 - (2 + 4) / 2, 4 - (2 + 5) / 2, 0 - 1]
     assert leave_one_out(reward, group).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_objective_by_hand() -> None:
+    """Padding, the 9, is never read; the gradient is A at every chosen step."""
+    logprobs = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]], dtype=torch.float64, requires_grad=True)
+    advantage = torch.tensor([[3.0, 3.0], [-2.0, 9.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True], [True, False]])
+    gain = reinforce_objective(logprobs, advantage, mask)
+    assert gain.tolist() == [-9.0, 1.0]
+    gain.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [[3.0, 3.0], [-2.0, 0.0]]
+
+
+def test_the_baseline_is_a_mean() -> None:
+    assert mean_baseline(0.0, 0) == 0.0
+    assert mean_baseline(6.0, 4) == 1.5
 
 
 @given(st.lists(st.lists(st.floats(-100, 100), min_size=2, max_size=5), min_size=1, max_size=4), st.randoms())
@@ -129,7 +146,7 @@ def test_reinforce_moving_average_baseline(route: Any, budget: int, chunk: int, 
     history = {"count": inputs["history_count"], "total": inputs["history_sum"]}
 
     bench = Bench(tmp_path, say, GIVEN)
-    (component,) = [c for c in bench.phase.wiring.components if c.name == "reinforce"]
+    (component,) = [c for c in bench.phase.plan.components if c.name == "reinforce"]
     component.load_state_dict(history)
     batch = bench.batch()
     close(by_place(bench, batch, batch.reward.total_N), [[x] for x in expected["shaped_rewards"]])
@@ -148,9 +165,9 @@ def test_the_moving_average_after_an_iteration(tmp_path: Path) -> None:
     say = {**golden(single(logp), single(ref), reward), "algorithm": "reinforce"}
     say["rewards"] = ["logged", {"kl": {"coef": case["hyperparameters"]["beta"]}}]
     bench = Bench(tmp_path, say, GIVEN)
-    (component,) = [c for c in bench.phase.wiring.components if c.name == "reinforce"]
+    (component,) = [c for c in bench.phase.plan.components if c.name == "reinforce"]
     component.load_state_dict({"count": inputs["history_count"], "total": inputs["history_sum"]})
-    metrics = bench.phase.one_iteration()
+    metrics = bench.iterate()
     assert metrics["loss"] == pytest.approx(expected["loss"], **NEAR)
     state = component.state_dict()
     assert state["total"] / state["count"] == pytest.approx(expected["baseline_after_update"], **NEAR)

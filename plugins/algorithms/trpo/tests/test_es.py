@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlalign.records import logs
+from rlalign.running.updating import update
 from rlalign.testing import Bench, ComponentTests, session
 
 
@@ -34,15 +35,14 @@ def test_the_step_by_hand(tmp_path: Path) -> None:
     batch, learner = bench.batch(), bench.phase.learner
     assert learner is not None
     start = learner.parameters()
-    metrics = bench.phase._update(batch)
+    metrics = update(bench.phase, batch)
     found = learner.parameters()
-    bench.phase.updating, bench.phase._responded = True, 0
     expected = start.clone()
     for i in range(3):
         noise = torch.randn(len(start), generator=bench.run.rng("es", 0, i), dtype=torch.float64)
         for sign in (1, -1):
             learner.assign(start + sign * 0.5 * noise)
-            _, reward = bench.run.respond(batch.rollout.examples)
+            _, reward = bench.learner.respond(batch.rollout.examples)
             expected += sign * 2.0 / (2 * 3 * 0.5) * float(reward.total_N.mean()) * noise
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert metrics["es/step_norm"] == pytest.approx(float((expected - start).norm()))

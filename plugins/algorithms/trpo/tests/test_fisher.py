@@ -33,7 +33,6 @@ def opened(folder: Path, model: Path, policy: Mapping[str, Any] = {}, **generati
             "train": {"iterations": 1, "prompts": 3, "dtype": "float64"},
         },
     )
-    bench.phase.updating = True
     return bench
 
 
@@ -83,7 +82,7 @@ def direction(bench: Bench, batch: Batch) -> Tensor:
 
     (torch gives the embedding of the padding token none, though it lets it move.)
     """
-    gradient = bench.run.gradient(batch)
+    gradient = bench.learner.gradient(batch)
     noise = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return noise * (gradient != 0)
 
@@ -114,20 +113,22 @@ def test_the_fisher_product_is_the_curvature_of_the_kl(
     bench = opened(tmp_path, folders[family], policy, temperature=0.7, min_new_tokens=2)
     in_float64(monkeypatch)
     if "lora" in policy:  # the second factors are zero at first, and so is what the first ones do
-        start = bench.run.parameters()
-        bench.run.assign(start + 0.1 * torch.randn(len(start), generator=torch.Generator().manual_seed(1)))
-    batch, start = bench.batch(), bench.run.parameters()
+        start = bench.learner.parameters()
+        bench.learner.assign(
+            start + 0.1 * torch.randn(len(start), generator=torch.Generator().manual_seed(1))
+        )
+    batch, start = bench.batch(), bench.learner.parameters()
     vector = direction(bench, batch)
     expected = hessian_product(bench, batch, vector)
     bench.engine.head_chunk = 5
     for budget in (10**9, 30):
         bench.engine.budget = budget
-        found = bench.run.fisher_product(batch, vector)
+        found = bench.learner.fisher_product(batch, vector)
         off = float((found - expected).norm() / expected.norm())
         print(f"{family} {policy} budget {budget}: off by {off:.1e}")
         assert off < 1e-10
     assert float(expected.norm()) > 1e-3
-    assert torch.equal(bench.run.parameters(), start)
+    assert torch.equal(bench.learner.parameters(), start)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +138,16 @@ def test_the_kl_is_that_of_the_dense_distributions(
     family: str, policy: Mapping[str, Any], folders: Mapping[str, Path], tmp_path: Path
 ) -> None:
     bench = opened(tmp_path, folders[family], policy, temperature=1.3, min_new_tokens=2, top_p=0.9)
-    batch, start = bench.batch(), bench.run.parameters()
+    batch, start = bench.batch(), bench.learner.parameters()
     noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         then_MV = log_distribution(bench, batch)
-        bench.run.assign(start + 0.05 * noise)
+        bench.learner.assign(start + 0.05 * noise)
         now_MV = log_distribution(bench, batch)
     expected = float(mean_kl(then_MV, now_MV))
     bench.engine.head_chunk = 5
     for budget in (10**9, 30):
         bench.engine.budget = budget
-        assert bench.run.kl(batch, start) == pytest.approx(expected, rel=1e-6)  # norms in float32
+        assert bench.learner.kl(batch, start) == pytest.approx(expected, rel=1e-6)  # norms in float32
     assert expected > 1e-3
-    assert abs(bench.run.kl(batch, bench.run.parameters())) < 1e-12
+    assert abs(bench.learner.kl(batch, bench.learner.parameters())) < 1e-12

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from rlalign import Batch, Component, ComponentError, Loss, Outputs, Run, hookimpl
 from rlalign.records import logs
+from rlalign.running.updating import update
 from rlalign.testing import Bench, ComponentTests, session
 from rlalign_plugin_trpo import TRPO, conjugate_gradient, whitened
 
@@ -42,7 +43,7 @@ def updated(bench: Bench) -> tuple[Batch, Tensor, Tensor, dict[str, float]]:
     batch, learner = bench.batch(), bench.phase.learner
     assert learner is not None
     start = learner.parameters()
-    metrics = bench.phase._update(batch)
+    metrics = update(bench.phase, batch)
     return batch, start, learner.parameters(), {k.removeprefix("trpo/"): v for k, v in metrics.items()}
 
 
@@ -111,16 +112,15 @@ def test_the_direction_solves_the_system_of_every_so_many_th_response(every: int
     options = {"sub_sampling": every, "cg_steps": 60, "cg_tolerance": 1e-24}
     bench = Bench(tmp_path, say(options, policy=small))
     batch = bench.batch()
-    bench.phase.updating = True
     whole = batch.advantage_NT
     white = Batch(
         batch.rollout, batch.reward, whitened(whole, batch.rollout.mask_NT), batch.columns, batch.old
     )
-    g, start = -bench.run.gradient(white), bench.run.parameters()
+    g, start = -bench.learner.gradient(white), bench.learner.parameters()
     seen = batch.take(torch.arange(len(batch)) % every == 0)
-    matrix = torch.stack([bench.run.fisher_product(seen, e) for e in torch.eye(len(g), dtype=g.dtype)], 1)
+    matrix = torch.stack([bench.learner.fisher_product(seen, e) for e in torch.eye(len(g), dtype=g.dtype)], 1)
     x = torch.linalg.solve(matrix + 0.1 * torch.eye(len(g)), g)
-    bench.phase._update(batch)
+    update(bench.phase, batch)
     assert bench.phase.learner is not None
     moved = (bench.phase.learner.parameters() - start)[: policy_size(bench)]
     x = x[: policy_size(bench)]
@@ -152,7 +152,7 @@ def test_an_accepted_step_keeps_within_delta_and_gains(
         old_MV = logp_MV()
         assert bench.phase.learner is not None
         start = bench.phase.learner.parameters()
-        metrics = bench.phase._update(batch)
+        metrics = update(bench.phase, batch)
         new_MV = logp_MV()
         kl = float((old_MV.exp() * (old_MV - new_MV)).sum(1).mean())
         assert metrics["trpo/kl"] == pytest.approx(kl, rel=1e-9, abs=1e-14)
@@ -176,7 +176,7 @@ def test_a_line_search_that_fails_restores_the_weights(tmp_path: Path) -> None:
     bench = Bench(tmp_path, say(options, train={"dtype": "float32"}))
     for _ in range(3):
         before = {k: v.clone() for k, v in bench.run.models.policy.state_dict().items()}
-        metrics = bench.phase._update(bench.batch())
+        metrics = update(bench.phase, bench.batch())
         if metrics["trpo/tries"] == 2:
             break
     assert metrics["trpo/tries"] == 2
@@ -228,8 +228,8 @@ def test_the_natural_step_moves_the_policy_and_the_critic_the_value(
     pipeline = say(algorithm="watched", train={"weight_decay": 0.3, "minibatches": minibatches})
     pipeline["algorithm"] = [pipeline["algorithm"], *(["beside"] if beside else [])]
     bench = Bench(tmp_path, pipeline, {"watched": Watched, "beside": Beside})
-    bench.phase._update(bench.batch())
-    (trpo,) = [c for c in bench.phase.wiring.components if isinstance(c, Watched)]
+    update(bench.phase, bench.batch())
+    (trpo,) = [c for c in bench.phase.plan.components if isinstance(c, Watched)]
     found, left = trpo.weights
     done = _weights(bench.run)
     moved = [{k for k in done if not torch.equal(a[k], b[k])} for a, b in ((found, left), (left, done))]

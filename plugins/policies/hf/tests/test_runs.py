@@ -289,13 +289,13 @@ def test_values_learn(
     class FitValue(Component):
         trains = ("value",)
         models = {"reference": "frozen"}
-        needs = ("values", "value.values")
+        needs = ("values", "value.state_values")
         unit = "response"
         responses = "sampled"
 
         @hookimpl
         def loss(self, batch: Batch, now: Outputs) -> Loss:
-            assert batch.rollout.columns["value.values"].shape[1] == batch.rollout.steps + 1
+            assert batch.rollout.columns["value.state_values"].shape[1] == batch.rollout.steps + 1
             return Loss(batch.mean_over_tokens((now.values_NT - 0.7) ** 2))
 
     pipeline = pipeline_of(family, algorithm="fit-it", models={"value": {"value-head": {"trunk": trunk}}})

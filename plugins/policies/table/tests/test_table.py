@@ -185,7 +185,7 @@ def test_values_end_where_responses_do(tmp_path: Path) -> None:
     value.table.data.copy_(torch.arange(1, policy.states + 1))
     bench.engine.models._models["value"] = value
     rollout = sampled(policy)
-    values_NT1 = bench.engine.score("value", rollout, ["values"]).values_NT
+    values_NT1 = bench.engine.score("value", rollout, ["state_values"]).state_values_NT1
     assert values_NT1.shape == (60, 5)
     for i, length in enumerate(rollout.length_N.tolist()):
         end = 0.0 if rollout.finished_N[i] else length + 1.0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from rlalign import Batch, Loss, Nucleus, Outputs, Run, hookimpl
+from rlalign import Batch, Lagging, Loss, Nucleus, Outputs, Run, hookimpl
 from rlalign_plugin_ppo import PPO
 
 __all__ = ["NLPO"]
@@ -47,12 +47,12 @@ class NLPO(PPO):
             return {"min_keep": 100, **said} if released else said
 
     config: Config
-    models = {"mask": "lagging"}
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
         c = self.config
         self.constraint = Nucleus("mask", top_p=c.top_p, top_k=c.top_k, min_keep=c.min_keep)
+        self.models = {"mask": Lagging(every=c.refresh)}
         if c.mode == "rl4lms":
             self.models = {"mask": "frozen"}
             self.needs = (*self.needs, "full_logprobs", "policy.full_logprobs")
@@ -63,8 +63,3 @@ class NLPO(PPO):
             return super().loss(run, batch, now)
         old_NT = batch.rollout.columns["policy.full_logprobs"]
         return self.clipped(run, batch, now, now.full_logprobs_NT - old_NT)
-
-    @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        if self.config.mode == "paper" and run.iteration % self.config.refresh == 0:
-            run.models["mask"].sync(run.models.policy)

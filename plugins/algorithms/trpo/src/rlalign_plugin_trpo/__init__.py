@@ -15,7 +15,19 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign import Batch, Component, ComponentError, Loss, Options, Outputs, Reward, Rollout, Run, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    ComponentError,
+    Learner,
+    Loss,
+    Options,
+    Outputs,
+    Reward,
+    Rollout,
+    Run,
+    hookimpl,
+)
 from rlalign_plugin_ppo import gae
 
 __all__ = ["TRPO", "conjugate_gradient", "whitened"]
@@ -74,7 +86,7 @@ class TRPO(Component):
         )
 
     config: Config
-    needs = ("logprobs", "old_logprobs", "values", "value.values")
+    needs = ("logprobs", "old_logprobs", "values", "value.state_values")
     trains = ("policy", "value")
     unit = "response"
     responses = "sampled"
@@ -95,7 +107,7 @@ class TRPO(Component):
 
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        values_NT1, c = rollout.columns["value.values"], self.config
+        values_NT1, c = rollout.columns["value.state_values"], self.config
         advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
@@ -108,42 +120,42 @@ class TRPO(Component):
         return Loss(-batch.mean_over_tokens(ratio_NT * batch.advantage_NT))
 
     @hookimpl
-    def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
+    def update(self, batch: Batch, learner: Learner) -> Mapping[str, float]:
         white_NT = whitened(batch.advantage_NT, batch.rollout.mask_NT)
-        metrics = self._natural_step(run, replace(batch, advantage_NT=white_NT))
+        metrics = self._natural_step(learner, replace(batch, advantage_NT=white_NT))
         self.fitting = True
         try:
             for _ in range(self.config.passes):
-                fitted = run.learn(batch, only=["value"])
+                fitted = learner.learn(batch, only=["value"])
         finally:
             self.fitting = False
         kept = {name: fitted[name] for name in ("lr", "grad_norm") if name in fitted}
         return {**kept, **metrics, f"{self.name}/value": fitted[f"{self.name}/loss"]}
 
-    def _natural_step(self, run: Run, batch: Batch) -> dict[str, float]:
+    def _natural_step(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Move the policy; of the value's weights neither gradient nor Fisher matrix knows."""
-        c, gradient = self.config, -run.gradient(batch)
+        c, gradient = self.config, -learner.gradient(batch)
         seen = batch.take(torch.arange(0, len(batch), c.sub_sampling, device=gradient.device))
         direction, residual = conjugate_gradient(
-            lambda v: run.fisher_product(seen, v) + c.damping * v, gradient, c.cg_steps, c.cg_tolerance
+            lambda v: learner.fisher_product(seen, v) + c.damping * v, gradient, c.cg_steps, c.cg_tolerance
         )
         curvature = float(direction @ (gradient - residual))  # xᵀ(F + damping·I)x
         if not math.isfinite(curvature):
             raise ComponentError(f"`{self.name}`: a product with the Fisher matrix is not finite")
         metrics = {"kl": 0.0, "gain": 0.0, "tries": 0.0, "step_norm": 0.0}
         if curvature > 0:
-            metrics = self._search(run, batch, direction * math.sqrt(2 * c.delta / curvature))
+            metrics = self._search(learner, batch, direction * math.sqrt(2 * c.delta / curvature))
         metrics["cg_residual"] = float(residual.norm() / gradient.norm().clamp_min(1e-30))
         return {f"{self.name}/{metric}": value for metric, value in metrics.items()}
 
-    def _search(self, run: Run, batch: Batch, step: Tensor) -> dict[str, float]:
+    def _search(self, learner: Learner, batch: Batch, step: Tensor) -> dict[str, float]:
         """The longest of some lengths that improves the surrogate within δ; none: all stays as it was."""
-        c, start, before = self.config, run.parameters(), run.loss(batch)
+        c, start, before = self.config, learner.parameters(), learner.loss(batch)
         for i in range(c.tries):
             share = c.shrink**i
-            run.assign(start + share * step)
-            kl, gain = run.kl(batch, start), before - run.loss(batch)
+            learner.assign(start + share * step)
+            kl, gain = learner.kl(batch, start), before - learner.loss(batch)
             if kl < c.delta and gain > 0:
                 return {"kl": kl, "gain": gain, "tries": i + 1.0, "step_norm": share * float(step.norm())}
-        run.assign(start)
+        learner.assign(start)
         return {"kl": 0.0, "gain": 0.0, "tries": c.tries + 1.0, "step_norm": 0.0}

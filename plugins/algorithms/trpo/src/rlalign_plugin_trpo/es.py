@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from pydantic import Field
 
-from rlalign import Batch, Component, Options, Run, hookimpl
+from rlalign import Batch, Component, Learner, Options, Run, hookimpl
 
 __all__ = ["EvolutionStrategy"]
 
@@ -33,17 +33,17 @@ class EvolutionStrategy(Component):
     responses = "sampled"
 
     @hookimpl
-    def update(self, run: Run, batch: Batch) -> Mapping[str, float]:
-        c, start = self.config, run.parameters()
+    def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float]:
+        c, start = self.config, learner.parameters()
         slope, earned = torch.zeros_like(start), []
         for i in range(c.pairs):
             noise = torch.randn(len(start), generator=run.rng("es", run.iteration, i), dtype=start.dtype)
             noise = noise.to(start.device)
             for sign in (1, -1):
-                run.assign(start + sign * c.sigma * noise)
-                _, reward = run.respond(batch.rollout.examples)
+                learner.assign(start + sign * c.sigma * noise)
+                _, reward = learner.respond(batch.rollout.examples)
                 earned.append(float(reward.total_N.mean()))
             slope += (earned[-2] - earned[-1]) / (2 * c.sigma * c.pairs) * noise
-        run.assign(start + c.rate * slope)
+        learner.assign(start + c.rate * slope)
         spread = float(torch.tensor(earned).std(correction=0))
         return {f"{self.name}/step_norm": c.rate * float(slope.norm()), f"{self.name}/spread": spread}

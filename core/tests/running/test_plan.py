@@ -16,24 +16,28 @@ from rlalign.data.batch import Batch, Loss, Outputs, Score
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options
 from rlalign.errors import ConfigError
-from rlalign.interface.component import Component
+from rlalign.interface.component import Component, Lagging
 from rlalign.interface.hooks import hookimpl
-from rlalign.running import workspace
-from rlalign.running.wiring import Builder, Wiring, acting
-from rlalign.running.workspace import wire_all
+from rlalign.running.plan import Builder, PhasePlan, acting, plan_phases
 from rlalign.testing import registry
 from rlalign.testing.kit import _Once as ONCE
 
 
 class Reads(Component):
     class Config(Options):
-        models: dict[str, str] = Field({}, description="models and their roles")
+        models: dict[str, str | int] = Field(
+            {}, description="models and their roles; a number: renewed so often"
+        )
         needs: tuple[str, ...] = Field((), description="what it needs")
         trains: tuple[str, ...] = Field((), description="what it trains")
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.models, self.needs, self.trains = config.models, config.needs, config.trains
+        self.models = {
+            name: Lagging(every=role) if isinstance(role, int) else role
+            for name, role in config.models.items()
+        }
+        self.needs, self.trains = config.needs, config.trains
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
@@ -70,15 +74,15 @@ BASE: dict[str, Any] = {
 }
 
 
-def wired(**change: Any) -> tuple[list[Wiring], Builder]:
+def wired(**change: Any) -> tuple[list[PhasePlan], Builder]:
     known = registry(EXTRA)
     text = json.dumps({**BASE, **change})
-    return wire_all(load_pipeline(Path("p.yaml"), registry=known, text=text), known)
+    return plan_phases(load_pipeline(Path("p.yaml"), registry=known, text=text), known)
 
 
-def one(**change: Any) -> Wiring:
-    (wiring,), _ = wired(**change)
-    return wiring
+def one(**change: Any) -> PhasePlan:
+    (plan,), _ = wired(**change)
+    return plan
 
 
 # -- objects ----------------------------------------------------------------------------------------
@@ -92,8 +96,8 @@ def test_one_name_and_the_same_options_are_one_object_through_all_phases() -> No
     ]
     (a, b, c), _ = wired(phases=phases)
 
-    def of(wiring: Wiring) -> dict[str, Component]:
-        return {m.name: m.component for m in wiring.members}
+    def of(plan: PhasePlan) -> dict[str, Component]:
+        return {m.name: m.component for m in plan.members}
 
     assert of(a)["once"] is of(b)["once"] is of(c)["once"]
     assert of(a)["token-sum"] is of(b)["token-sum"] is not of(c)["sum"]
@@ -102,10 +106,10 @@ def test_one_name_and_the_same_options_are_one_object_through_all_phases() -> No
 
 
 def test_roles_say_who_acts_where() -> None:
-    wiring = one(
+    plan = one(
         rewards=["token-sum", "kl"], algorithm=["once", "best-of"], evaluate={"use": ["token-sum", "length"]}
     )
-    assert acting(wiring) == {
+    assert acting(plan) == {
         "rollout": ["sampled"],
         "reward": ["token-sum", "kl"],
         "advantage": ["best-of"],
@@ -124,33 +128,38 @@ def test_components_that_neither_learn_nor_update_teach_nothing() -> None:
 
 
 def test_models_follow_from_needs_and_trains() -> None:
-    wiring = one(rewards=[{"reads": {"needs": ["reference.logprobs", "value.values", "policy.entropy"]}}])
-    assert wiring.models == {"reference": "frozen", "value": "value"}
-    assert wiring.columns == (("reference", "logprobs"), ("value", "values"), ("policy", "entropy"))
-    assert wiring.live == {"logprobs"} and wiring.trains == ("policy",)
+    plan = one(rewards=[{"reads": {"needs": ["reference.logprobs", "value.values", "policy.entropy"]}}])
+    assert plan.models == {"reference": "frozen", "value": "value"}
+    assert plan.columns == (("reference", "logprobs"), ("value", "values"), ("policy", "entropy"))
+    assert plan.live == {"logprobs"} and plan.trains == ("policy",)
     both = one(algorithm=["once", "value-loss"])
     assert both.models == {"value": "value"} and both.trains == ("policy", "value")
     assert both.live == {"logprobs", "values"}
 
 
 def test_what_only_evaluation_needs_is_no_column_of_training() -> None:
-    wiring = one(evaluate={"use": [{"reads": {"needs": ["reference.logprobs"]}}]})
-    assert wiring.columns == () and wiring.evaluation_columns == (("reference", "logprobs"),)
-    assert wiring.models == {"reference": "frozen"}
+    plan = one(evaluate={"use": [{"reads": {"needs": ["reference.logprobs"]}}]})
+    assert plan.columns == () and plan.evaluation_columns == (("reference", "logprobs"),)
+    assert plan.models == {"reference": "frozen"}
 
 
 @pytest.mark.parametrize(
     "reads, said",
     [
         ({"needs": ["reference.perplexity"]}, "needs `reference.perplexity`, which no model gives"),
+        ({"needs": ["state_values"]}, "needs `state_values`, which no model gives"),
         ({"needs": ["perplexity"]}, "needs `perplexity`, which no model gives"),
         ({"needs": ["judge.logprobs"]}, "model `judge` without saying its role"),
         ({"needs": ["policy.values"]}, "`policy.values` is needed, but `policy` is no value"),
         ({"needs": ["reference.values"]}, "`reference.values` is needed, but `reference` is no value"),
-        ({"needs": ["value.logprobs"]}, "`value` is a value, which gives `values` only"),
+        ({"needs": ["value.logprobs"]}, "`value` is a value, which gives `values` and `state_values` only"),
         (
             {"models": {"reference": "lagging"}},
             "`reads` wants .* `reference` as lagging, but `kl` .* as frozen",
+        ),
+        (
+            {"models": {"reference": 5}},
+            "`reads` wants .* `reference` as lagging, renewed after every 5 iterations, but `kl` .* as frozen",
         ),
         ({"trains": ["reference"]}, "trains `reference`, which is frozen here"),
         ({"models": {"mask": "lagging"}, "trains": ["mask"]}, "trains `mask`, which is lagging here"),
@@ -162,8 +171,17 @@ def test_needs_that_nothing_meets(reads: dict[str, Any], said: str) -> None:
 
 
 def test_roles_that_agree_share_a_model() -> None:
-    wiring = one(rewards=["kl", {"reads": {"models": {"reference": "frozen", "mask": "lagging"}}}])
-    assert wiring.models == {"reference": "frozen", "mask": "lagging"}
+    plan = one(rewards=["kl", {"reads": {"models": {"reference": "frozen", "mask": "lagging"}}}])
+    assert plan.models == {"reference": "frozen", "mask": "lagging"}
+    assert plan.lagging == {}
+
+
+def test_a_lagging_copy_says_how_often_it_is_renewed() -> None:
+    plan = one(rewards=[{"reads": {"models": {"mask": 5}}}])
+    assert plan.models == {"mask": "lagging"}
+    assert plan.lagging == {"mask": 5}
+    with pytest.raises(ValueError, match="after 1 iteration or more"):
+        Lagging(every=0)
 
 
 def test_models_that_no_phase_uses_are_refused_those_of_another_phase_are_not() -> None:
@@ -244,8 +262,8 @@ def test_the_description_of_two_phases() -> None:
         ],
     }
     loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
-    wirings, _ = workspace.wire_all(loaded, known)
-    assert describe(loaded, wirings) == (
+    plans, _ = plan_phases(loaded, known)
+    assert describe(loaded, plans) == (
         "p: 2 phases, repeated 2 times; policy logits, seed 0\n"
         "\n"
         "warm:\n"

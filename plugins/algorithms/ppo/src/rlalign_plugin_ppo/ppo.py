@@ -1,0 +1,91 @@
+"""PPO: a ratio of probabilities, clipped, says how far to follow an advantage. Legend: N responses, T steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+
+from rlalign import Batch, Loss, Outputs, Run, hookimpl
+from rlalign_plugin_ppo.actor_critic import ActorCritic
+
+
+def clipped_surrogate(log_ratio_NT: Tensor, advantage_NT: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """(min(ρA, clip(ρ, 1−ε, 1+ε)A), whether the clip acts), elementwise [N,T] (Schulman et al. 2017, eq. 7).
+
+    ρ is the ratio of the policy's probability of an action to that under the policy that chose it.
+    """
+    ratio_NT = log_ratio_NT.exp()
+    free_NT = ratio_NT * advantage_NT
+    held_NT = ratio_NT.clamp(1 - clip, 1 + clip) * advantage_NT
+    return torch.minimum(free_NT, held_NT), held_NT < free_NT
+
+
+def kl_estimate(log_ratio_NT: Tensor) -> Tensor:
+    """ρ − 1 − log ρ, elementwise [N,T]: never negative, and its mean is KL(old ‖ now) (Schulman 2020, k3)."""
+    return torch.expm1(log_ratio_NT) - log_ratio_NT
+
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "rl4lms": {"gamma": 0.99, "lam": 0.95, "value": 1.0, "whiten": "minibatch", "truncated": "terminal"},
+    "rlhf": {
+        **{"gamma": 1.0, "lam": 0.95, "value": 0.1, "value_clip": 0.2},
+        **{"whiten": "batch", "truncated": "terminal"},
+    },
+}
+"""Options of `ppo` as Ramamurthy et al. (2023) and Ziegler et al. (2019) set them."""
+
+SURROUNDINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "rl4lms": {"train": {"epochs": 5, "clip": 0.5, "weight_decay": 1e-6}},
+    "rlhf": {"train": {"epochs": 4, "lr": 3e-6, "eps": 1e-5}, "generation": {"temperature": 0.7}},
+}
+"""What the same papers set around it."""
+
+
+class PPO(ActorCritic):
+    """Schulman et al. (2017), eq. 7: −min(ρA, clip(ρ, 1−ε, 1+ε)A), a mean over tokens."""
+
+    class Config(ActorCritic.Config):
+        """Options of `ppo`."""
+
+        preset: Literal["rl4lms", "rlhf"] | None = Field(
+            None, description="published values for all that is not said: of RL4LMs, or of PPO for RLHF"
+        )
+        clip: float = Field(0.2, gt=0, description="ε: how far from 1 the ratio of probabilities counts")
+        target_kl: float | None = Field(
+            None,
+            gt=0,
+            description="the update ends when its KL per token exceeds 1.5 times this; null: never",
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _published(cls, said: Any) -> Any:
+            return {**PUBLISHED.get(str(said.get("preset")), {}), **said} if isinstance(said, dict) else said
+
+    config: Config
+    needs = (*ActorCritic.needs, "old_logprobs")
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.defaults = SURROUNDINGS.get(self.config.preset or "", {})
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        return self.clipped(run, batch, now, now.logprobs_NT - batch.old_logprobs_NT)
+
+    def clipped(self, run: Run, batch: Batch, now: Outputs, log_ratio_NT: Tensor) -> Loss:
+        """The loss at these logarithms of the ratio."""
+        surrogate_NT, acts_NT = clipped_surrogate(log_ratio_NT, self.advantage_of(batch), self.config.clip)
+        loss = self.total(run, batch, now, -batch.mean_over_tokens(surrogate_NT))
+        kl = batch.mean_over_tokens(kl_estimate(log_ratio_NT.detach()))
+        fraction = batch.mean_over_tokens(acts_NT.to(surrogate_NT))
+        return Loss(loss.value, {**loss.metrics, "kl": kl, "clip_fraction": fraction})
+
+    @hookimpl
+    def step_ready(self, metrics: Mapping[str, float]) -> bool:
+        target = self.config.target_kl
+        return target is None or metrics[f"{self.name}/kl"] <= 1.5 * target
