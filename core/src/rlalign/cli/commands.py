@@ -161,7 +161,7 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
         from rlalign.cli.report import describe
         from rlalign.config.load import load_pipeline
         from rlalign.config.registry import Registry
-        from rlalign.running.plan import plan_phases
+        from rlalign.running.planning import plan_phases
 
         registry = Registry()
         pipeline = load_pipeline(file, list(overrides), registry=registry)

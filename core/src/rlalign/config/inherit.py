@@ -89,6 +89,11 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         evaluate=evaluate,
         models=models,
         place=file.tree.place(scope),
+        places={
+            f"{section}.{key}": file.tree.place(at)
+            for section in ("generation", "models")
+            for key, at in file.merge(scope, section).items()
+        },
     )
 
 

@@ -74,6 +74,12 @@ class Phase:
     evaluate: Evaluate | None
     models: Mapping[str, ModelSpec]
     place: str = field(default="", compare=False)
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where options are written, such as `generation.greedy` and `models.mask`."""
+
+    def place_of(self, option: str) -> str:
+        """Where an option is written, or else the phase."""
+        return self.places.get(option, self.place)
 
 
 @dataclass(frozen=True)
