@@ -147,20 +147,19 @@ class Engine:
         dv = torch.zeros_like(v) if v is not None and v.requires_grad else None
         for rows in runs:
             at: Tensor | slice = slice(None)
-            value_rows, part = at, piece
+            part = piece
             if len(runs) > 1:
                 part, at = piece.take(rows), torch.isin(row_M, rows).nonzero()[:, 0]
-                value_rows = rows if v is not None and self._per_prompt() else at
             h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
             outputs = self._head(h_chunk, part.rollout, part.rollout.chosen)
-            v_part = v.detach()[value_rows] if v is not None else None
+            v_part = v.detach()[at] if v is not None else None
             leaves = {name: x.detach() for name, x in outputs.items()}
             cotangents = self._cotangents(part, leaves, v_part, losses, total)
             _backward([outputs[name] for name in self.want], [cotangents.get(name) for name in self.want])
             if dh is not None and h_chunk.grad is not None:
                 dh[at] = h_chunk.grad
             if dv is not None and "values" in cotangents:
-                dv[value_rows] = cotangents["values"]
+                dv[at] = cotangents["values"]
         _backward([h, v], [dh, dv])
 
     def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
@@ -171,7 +170,6 @@ class Engine:
         rollouts = [piece.rollout.take(rows) for rows in parts]
         row_M = piece.rollout.chosen[0]
         steps = [torch.isin(row_M, rows).nonzero()[:, 0] for rows in parts]
-        value_rows = parts if self.wants_values and self._per_prompt() else steps
         looks: list[Metrics] = []
         values: list[Tensor] = []
         with torch.no_grad():
@@ -180,13 +178,12 @@ class Engine:
                 looks.append(self._look(h, rollout))
                 values += [] if v is None else [v]
         outputs = {name: _gathered([look[name] for look in looks], steps) for name in self.want}
-        v = _gathered(values, value_rows) if values else None
+        v = _gathered(values, steps) if values else None
         cotangents = self._cotangents(piece, outputs, v, losses, total)
         del looks, values, outputs
         for i, rollout in enumerate(rollouts):
             h, v = self._forward(rollout, micro, i)
-            at = {"values": value_rows[i]}
-            self._push(h, v, rollout, {name: g[at.get(name, steps[i])] for name, g in cotangents.items()})
+            self._push(h, v, rollout, {name: g[steps[i]] for name, g in cotangents.items()})
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
@@ -212,8 +209,10 @@ class Engine:
             value = self._value("value")
             read = self._read(value, rollout, known=trunks)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._flows_to_value(value)):
-                v = value.values(rollout, read)
-        return h, full_precision(v)
+                v = full_precision(value.values(rollout, read))
+                # One value a prompt is spread to its chosen steps here, so that autograd adds its gradients up.
+                v = v[rollout.chosen[0]] if value.per_prompt else v
+        return h, v
 
     def _read(
         self, value: Value, rollout: Rollout, last: bool = False, known: Mapping[str, Tensor] | None = None
@@ -248,9 +247,6 @@ class Engine:
         if not isinstance(model, Value):
             raise RLAlignError(f"the model `{name}` is a {type(model).__name__}, not a value")
         return model
-
-    def _per_prompt(self) -> bool:
-        return self._value("value").per_prompt
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.dtype != "bfloat16":
@@ -294,8 +290,7 @@ class Engine:
         rollout = piece.rollout
         leaves = {name: lay_out(outputs[name], rollout).requires_grad_() for name in self.want}
         if v is not None:
-            spread = v.detach()[rollout.chosen[0]] if self._per_prompt() else v.detach()
-            leaves["values"] = lay_out(spread, rollout).requires_grad_()
+            leaves["values"] = lay_out(v.detach(), rollout).requires_grad_()
         with torch.enable_grad():
             value, metrics = losses(piece, Outputs(**{f"{name}_NT": x for name, x in leaves.items()}))
         add(total, {"loss": value, **metrics})
@@ -305,10 +300,6 @@ class Engine:
         cotangents = {
             name: g_NT[rollout.mask_NT] for name, g_NT in zip(leaves, grads, strict=True) if g_NT is not None
         }
-        if "values" in cotangents and self._per_prompt():
-            per_row = torch.zeros_like(v) if v is not None else None
-            assert per_row is not None
-            cotangents["values"] = per_row.index_add(0, rollout.chosen[0], cotangents["values"])
         return cotangents
 
     def _push(self, h: Tensor | None, v: Tensor | None, rollout: Rollout, cotangents: Metrics) -> None:
