@@ -499,7 +499,7 @@ def test_hooks_cannot_assign_to_the_run(tmp_path: Path) -> None:
     run(tmp_path, {**PIPELINE, "algorithm": ["once", "assigns"]}, {"once": Once, "assigns": Assigns})
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient", "fisher_product", "parameters", "assign", "respond"])
+@pytest.mark.parametrize("what", ["loss", "gradient", "accumulate", "parameters", "assign", "respond"])
 def test_what_belongs_into_update_is_refused_elsewhere(what: str, tmp_path: Path) -> None:
     class Elsewhere(Component):
         @hookimpl

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.examples import Joined, LazyExamples
     from rlalign.hookspecs import hookimpl
+    from rlalign.logits import log_distribution
     from rlalign.pipeline import Sampling
     from rlalign.policy import Constraint, Decoder, Policy, Value
     from rlalign.run import Run
@@ -24,6 +25,7 @@ _HOMES = {
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "examples": ("Joined", "LazyExamples"),
     "hookspecs": ("hookimpl",),
+    "logits": ("log_distribution",),
     "pipeline": ("Sampling",),
     "policy": ("Constraint", "Decoder", "Policy", "Value"),
     "run": ("Run",),
@@ -69,6 +71,7 @@ __all__ = [
     "Value",
     "concat",
     "hookimpl",
+    "log_distribution",
     "logged_rollout",
     "sample",
 ]

@@ -114,20 +114,23 @@ class Run:
         """Its gradient with regard to all trained parameters, as one vector."""
         return self._learner("gradient").gradient(batch)
 
-    def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
-        """The policy's Fisher matrix (a mean over chosen steps) times a vector over all trained parameters."""
-        return self._learner("fisher_product").fisher_product(batch, vector)
+    def accumulate(
+        self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
+    ) -> tuple[float, Tensor]:
+        """Σ compute(part, chunks) over parts of a rollout that fit the memory, and the gradient it left, as one vector.
 
-    def kl(self, batch: Batch, vector: Tensor) -> float:
-        """KL(then ‖ now), a mean over chosen steps: the policy at a vector, the policy as it is.
-
-        Exact, over the whole vocabulary, under the distribution sampled from.
+        `chunks` are places among the part's chosen steps, as many at a time as the policy's head may compute.
+        `compute` may call `.backward()`; it may be called again, from the first part on, where memory ran out.
         """
-        return self._learner("kl").kl(batch, vector)
+        return self._learner("accumulate").accumulate(rollout, compute)
 
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
         return self._learner("parameters").parameters()
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector's pieces by parameter, `policy/…`, each in the parameter's shape."""
+        return self._learner("split").split(vector)
 
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""
