@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rlalign.errors import ConfigError, RLAlignError
+from rlalign.installed_commands import InstalledCommands
 
 if TYPE_CHECKING:
     from rlalign.loop import Session
@@ -24,7 +25,7 @@ S = TypeVar("S", bound="Session")
 LATEST = ""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InstalledCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rlalign")
 def commands() -> None:
     """Align language models with reinforcement learning, one YAML file a pipeline."""
