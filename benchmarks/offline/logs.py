@@ -1,47 +1,57 @@
 """The logs that are learned from: responses of known quality to prompts of toy-reviews, as JSONL.
 
-A folder a log and seed holds train.jsonl, the log, and the prompts of val and test, which are the same for all.
+A folder for each log and seed holds train.jsonl, the log, and the prompts of val and test, which are the same for all.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-PROMPTS = 512
-EACH = 4
-"""Logged responses a prompt."""
-HELD_OUT = 256
-LONGEST = 29
+from rlalign_study import core, plan
+
 GOOD, HOT, REPLACED, WORST = "good", "hot", "replaced", "worst"
 BAD = (HOT, REPLACED, WORST)
+Given = Mapping[str, Any]
+"""How a log is made; study.yaml says what each number means."""
 
 
-@dataclass(frozen=True)
-class Log:
-    """How a log is made."""
+def prepare(ground: Any) -> dict[str, float]:
+    """Write a log, clone it, and measure both."""
+    given, name = ground.given, f"{ground.world}-{ground.seed}"
+    log, reference = ground.work / "logs" / name, ground.work / "references" / name
+    shutil.rmtree(reference, ignore_errors=True)
+    written(given, ground.world, ground.seed, log)
+    pipeline = plan.fill(given["clone"], world=ground.world, seed=ground.seed, work=ground.work)
+    run, broke = core.train(
+        {**pipeline, "seed": ground.seed}, ground.work, {}, root=ground.work, name=f"clone-{name}"
+    )
+    if broke is not None:
+        raise RuntimeError(broke)
+    measured = ground.measure(run, {"split": "test", "examples": given["held_out"], "generation.samples": 4})
+    shutil.copytree(run / "model", reference)
+    shutil.rmtree(run)
+    return kinds(log / "train.jsonl") | {f"reference.{key}": value for key, value in measured.items()}
 
-    name: str
-    bad: float
-    """How likely a response is bad, and then of one of the three kinds, each as likely."""
-    temperature: float = 2.0
-    """`hot`: sampled at this temperature."""
-    replaced: float = 0.3
-    """`replaced`: each word gives way to any word of the language with this probability."""
-    worst_of: int = 8
-    """`worst`: of so many samples the one that blames most."""
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        return {**asdict(self), "prompts": PROMPTS, "each": EACH}
-
-
-CLEAN, NOISY = Log("clean", 0.0), Log("noisy", 0.5)
-LOGS = {log.name: log for log in (NOISY, CLEAN)}
+def kinds(path: Path) -> dict[str, float]:
+    """Of each kind of response, and of all: how many, their mean score, and the share that is grammatical."""
+    found: dict[str, list[float]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        for kind, score in zip(row["meta"]["kinds"], row["scores"], strict=True):
+            found.setdefault(kind, []).append(score)
+            found.setdefault("all", []).append(score)
+    made: dict[str, float] = {}
+    for kind, scores in sorted(found.items()):
+        made |= {f"{kind}.responses": len(scores), f"{kind}.score": round(fmean(scores), 4)}
+        made[f"{kind}.grammar"] = round(fmean(score > 0 for score in scores), 4)
+    return made
 
 
 def score(prompt: str, response: str) -> float:
@@ -53,45 +63,45 @@ def score(prompt: str, response: str) -> float:
     return (1 + sentiment(text, PROMPT_WORDS)) / 2 if REVIEWS.accepts(text) else 0.0
 
 
-def written(log: Log, seed: int, folder: Path) -> None:
+def written(given: Given, name: str, seed: int, folder: Path) -> None:
     """Write the log of a seed, and the prompts it will be judged by."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "train.jsonl", rows(log, seed))
+    _write(folder / "train.jsonl", rows(given, name, seed))
     for split in ("val", "test"):
-        _write(folder / f"{split}.jsonl", prompts(split))
+        _write(folder / f"{split}.jsonl", prompts(given, split))
 
 
-def rows(log: Log, seed: int) -> list[dict[str, Any]]:
+def rows(given: Given, name: str, seed: int) -> list[dict[str, Any]]:
     """The examples of a log: each with its responses, their scores and, in `meta`, their kinds."""
-    rng = random.Random(f"{log.name} {seed}")
-    kinds = [[_kind(log, rng) for _ in range(EACH)] for _ in range(PROMPTS)]
-    sampled = {GOOD: _sampled(seed, 0, EACH, 1.0)}
-    if log.bad:
+    rng = random.Random(f"{name} {seed}")
+    chosen = [[_kind(given, rng) for _ in range(given["each"])] for _ in range(given["prompts"])]
+    sampled = {GOOD: _sampled(given, seed, 0, given["each"], 1.0)}
+    if given["bad"]:
         sampled[REPLACED] = sampled[GOOD]
-        sampled[HOT] = _sampled(seed, 1, EACH, log.temperature)
-        sampled[WORST] = _sampled(seed, 2, log.worst_of, 1.0)
+        sampled[HOT] = _sampled(given, seed, 1, given["each"], given["temperature"])
+        sampled[WORST] = _sampled(given, seed, 2, given["worst_of"], 1.0)
     return [
-        _example(log, {kind: found[i] for kind, found in sampled.items()}, kinds[i], rng)
-        for i in range(PROMPTS)
+        _example(given, {kind: found[i] for kind, found in sampled.items()}, chosen[i], rng)
+        for i in range(given["prompts"])
     ]
 
 
-def _kind(log: Log, rng: random.Random) -> str:
-    return BAD[int(rng.random() * len(BAD))] if rng.random() < log.bad else GOOD
+def _kind(given: Given, rng: random.Random) -> str:
+    return BAD[int(rng.random() * len(BAD))] if rng.random() < given["bad"] else GOOD
 
 
 def _example(
-    log: Log, sampled: Mapping[str, Mapping[str, Any]], kinds: Sequence[str], rng: random.Random
+    given: Given, sampled: Mapping[str, Mapping[str, Any]], chosen: Sequence[str], rng: random.Random
 ) -> dict[str, Any]:
     first = sampled[GOOD]
     prompt = str(first["prompt"])
     texts: list[str] = []
     finished: list[bool] = []
-    for j, kind in enumerate(kinds):
+    for j, kind in enumerate(chosen):
         source = sampled[kind]
         at = _worst(prompt, source["responses"], taken=texts) if kind == WORST else j
         text = str(source["responses"][at])
-        texts.append(_replaced(text, log.replaced, rng) if kind == REPLACED else text)
+        texts.append(_replaced(text, given["replaced"], rng) if kind == REPLACED else text)
         finished.append(bool(source["finished"][at]))
     return {
         "id": first["id"],
@@ -99,7 +109,7 @@ def _example(
         "responses": texts,
         "scores": [score(prompt, text) for text in texts],
         "finished": finished,
-        "meta": {"language": "toy-reviews", "kinds": list(kinds)},
+        "meta": {"language": "toy-reviews", "kinds": list(chosen)},
     }
 
 
@@ -118,26 +128,23 @@ def _replaced(text: str, share: float, rng: random.Random) -> str:
     )
 
 
-def _sampled(seed: int, stream: int, samples: int, temperature: float) -> list[dict[str, Any]]:
+def _sampled(given: Given, seed: int, stream: int, samples: int, temperature: float) -> list[dict[str, Any]]:
     """Responses of the shipped model to the seed's prompts; another stream, other random numbers."""
     import rlalign_plugin_toy_tasks as toys
-    from rlalign.opened import open_model
 
-    task = {"toy-reviews": {"seed": seed, "size": PROMPTS, "responses": 1, "references": 0}}
-    how = {"samples": samples, "temperature": temperature, "max_new_tokens": LONGEST}
-    opened = open_model(
-        str(Path(toys.__file__).parent / "models" / "toy-reviews"),
-        {"task": task, "evaluate": {"split": "train", "examples": PROMPTS}},
-        [f"evaluate.generation.{key}={value}" for key, value in how.items()],
-    )
-    return opened.ready(seed=10 * seed + stream).rows()
+    task = {"toy-reviews": {"seed": seed, "size": given["prompts"], "responses": 1, "references": 0}}
+    how = {"samples": samples, "temperature": temperature, "max_new_tokens": given["longest"]}
+    asked = {"split": "train", "examples": given["prompts"]}
+    asked |= {f"generation.{key}": value for key, value in how.items()}
+    model = Path(toys.__file__).parent / "models" / "toy-reviews"
+    return core.model_samples(model, task, asked, seed=10 * seed + stream)
 
 
-def prompts(split: str) -> list[dict[str, Any]]:
+def prompts(given: Given, split: str) -> list[dict[str, Any]]:
     """The prompts of a held-out split of toy-reviews, for all seeds the same."""
     from rlalign_plugin_toy_tasks import ToyReviews
 
-    task = ToyReviews(ToyReviews.Config(held_out=HELD_OUT, responses=1, references=0))
+    task = ToyReviews(ToyReviews.Config(held_out=given["held_out"], responses=1, references=0))
     return [
         {"id": e.id, "prompt": e.prompt, "meta": {"language": "toy-reviews"}} for e in task.examples(split)
     ]
