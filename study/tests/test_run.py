@@ -202,7 +202,7 @@ def test_two_machines_halves_make_a_whole(written, work):
     status, said = call(file, "plan", "--results", "here")
     assert status == 0
     assert "4 runs of 2 arms, 3 done" in said
-    assert "1 runs are left" in said
+    assert "1 run is left" in said
     status, said = call(file, "report", "--results", "here")
     assert "different numbers" not in said
 

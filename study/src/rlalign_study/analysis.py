@@ -12,7 +12,7 @@ from rlalign_study import plan, stats
 from rlalign_study.core import ConfigError
 from rlalign_study.file import Collapse, Overrides, Study, seeds
 from rlalign_study.plan import Planned, Setting
-from rlalign_study.rows import BROKE, Results, Row
+from rlalign_study.rows import BROKE, FAILED, Results, Row
 from rlalign_study.stats import Estimate, estimate
 
 Runs = Mapping[int, Row]
@@ -141,7 +141,9 @@ class Found:
         if derive is None:
             return there
         return {
-            key: replace(row, metrics={**row.metrics, **derive(row, self.given)})
+            key: row
+            if row.status == FAILED
+            else replace(row, metrics={**row.metrics, **derive(row, self.given)})
             for key, row in there.items()
         }
 

@@ -157,7 +157,12 @@ class Work:
             left += [one for one in runs if one.key not in there]
             if self.names:
                 click.echo("\n".join(f"    {one.key}" for one in runs))
-        click.echo(f"{len(left)} runs are left" + self.estimate(left, known, duration))
+        for note in results.notes:
+            click.echo(note)
+        click.echo(
+            f"{len(left)} {'run is' if len(left) == 1 else 'runs are'} left"
+            + self.estimate(left, known, duration)
+        )
 
     def estimate(
         self, left: Sequence[Planned], known: dict[tuple[str, str], list[float]], duration: object
@@ -208,11 +213,11 @@ class Work:
         from rlalign_study.runner import Progress, run_all
         from rlalign_study.worker import mark_of
 
-        there = {key: row for key, row in results.of(runs).items() if not self.undone(row)}
-        failed = [row for row in there.values() if row.status == "failed"]
-        todo = [one for one in runs if one.key not in there]
+        known = {key: row for key, row in results.of(runs).items() if not self.undone(row)}
+        failed = [row for row in known.values() if row.status == "failed"]
+        todo = [one for one in runs if one.key not in known]
         if runs:
-            click.echo(f"{stage}: {len(there)} of {len(runs)} runs are there")
+            click.echo(f"{stage}: {len(known)} of {len(runs)} runs are there")
         first = [
             one
             for one in plan.prepared(self.study, todo)
@@ -223,7 +228,10 @@ class Work:
             progress = Progress(len(some))
 
             def done(row: Row, progress: Progress = progress) -> None:
-                if row.stage != plan.PREPARE or (row.key, row.hash) not in results.rows:
+                there = results.rows.get((row.key, row.hash))
+                if (
+                    there is None or there.status == "failed"
+                ):  # what is prepared again here may be known already
                     results.add(row, path)
                 if row.status == "failed":
                     failed.append(row)
@@ -237,9 +245,7 @@ class Work:
     def said(self, row: Row) -> str:
         if row.status != "done":
             return f"{row.status}: {row.why}"
-        final = [
-            f"{name.partition('.')[2]} {v:.3g}"
-            for name, v in row.metrics.items()
-            if name.split(".")[0] in self.study.final
-        ]
-        return f"{row.metrics.get('seconds', 0):.0f} s  {'  '.join(final[:4])}"
+        first, known = next(iter(self.study.final), ""), self.study.metrics_of(row.world)
+        values = {name: row.metrics.get(f"{first}.{name}") for name in known}
+        final = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
+        return f"{row.metrics.get('seconds', 0):.0f} s  {final}".rstrip()

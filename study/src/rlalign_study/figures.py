@@ -76,7 +76,7 @@ def _curves(plot: Plot, found: Found) -> Any:
                 _band(axis, found.main[arm], plot.x, name, colour, arm)
             axis.set_title(f"{name}: {group}" if group else name)
             if name in plot.log:
-                axis.set_yscale("log")
+                axis.set_yscale("symlog", linthresh=0.1)
             axis.set_xlabel(plot.x)
         if row[0].get_legend_handles_labels()[0]:
             row[0].legend(fontsize=7)

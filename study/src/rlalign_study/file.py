@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -219,35 +220,25 @@ class Study(Part):
             raise ValueError("needs at least one")
         return value
 
-    def _unknown(self) -> Any:
-        """Arms and worlds that are named somewhere and described nowhere."""
-        arms = f"the arms are {', '.join(self.arms)}"
+    def _unknown(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Arms and worlds that are named somewhere and described nowhere: where, and what to say."""
+        named: dict[tuple[str, ...], Iterable[str]] = {}
         for name, world in self.worlds.items():
-            for key, some in (("without", world.without), ("arms", list(world.arms))):
-                yield from (
-                    (("worlds", name, key), f"there is no arm `{x}`; {arms}")
-                    for x in some
-                    if x not in self.arms
-                )
-        for pair in self.compare.each if self.compare else ():
-            yield from (
-                (("compare", "pairs"), f"there is no arm `{x}`; {arms}") for x in pair if x not in self.arms
-            )
-        if self.stability and self.stability.against not in self.arms:
-            yield ("stability", "against"), f"there is no arm `{self.stability.against}`; {arms}"
-        for name, block in self.blocks.items():
-            yield from (
-                (("blocks", name), f"there is no arm `{x}`; {arms}") for x in block.arms if x not in self.arms
-            )
+            named |= {("worlds", name, "without"): world.without, ("worlds", name, "arms"): world.arms}
+        named |= {("blocks", name, "arms"): block.arms for name, block in self.blocks.items()}
+        if self.compare:
+            named["compare", "pairs"] = chain.from_iterable(self.compare.each)
+        if self.stability:
+            named["stability", "against"] = [self.stability.against]
         if self.ablations:
-            named = {arm for group in self.ablations.groups.values() for arm in group}
-            yield from (
-                (("ablations", "groups"), f"there is no arm `{x}`; {arms}")
-                for x in sorted(named - set(self.arms))
-            )
-            known = f"the worlds are {', '.join(self.worlds)}"
+            named["ablations", "groups"] = chain.from_iterable(self.ablations.groups.values())
             for name in set(self.ablations.worlds) - set(self.worlds):
+                known = f"the worlds are {', '.join(self.worlds)}"
                 yield ("ablations", "worlds"), f"there is no world `{name}`; {known}"
+        for keys, arms in named.items():
+            for arm in dict.fromkeys(arms):
+                if arm not in self.arms:
+                    yield keys, f"there is no arm `{arm}`; the arms are {', '.join(self.arms)}"
 
     @property
     def folder(self) -> Path:
@@ -316,9 +307,9 @@ def module_of(file: Path) -> Any:
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:
             del sys.modules[name]
-            raise
+            raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
     return sys.modules[name]
 
 
