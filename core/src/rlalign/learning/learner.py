@@ -164,7 +164,7 @@ class GradientLearner:
                         total += compute(part, steps_M.split(self.engine.head_chunk))
                 return total, self._taken()
             except torch.OutOfMemoryError:
-                self.engine._halve(rollout)
+                self.engine.halve(rollout)
 
     def _taken(self) -> Tensor:
         """What `.grad` holds, as one vector; nothing is left there."""

@@ -291,9 +291,11 @@ class Stages:
         for member in self.implementing("evaluated"):
             self._call(member, "evaluated", run=run, metrics=metrics)
 
-    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def iteration_done(
+        self, run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]
+    ) -> None:
         for member in self.implementing("iteration_done"):
-            self._call(member, "iteration_done", run=run, metrics=metrics)
+            self._call(member, "iteration_done", run=run, rollout=rollout, reward=reward, metrics=metrics)
 
 
 def pay(value: Tensor, rollout: Rollout) -> Tensor:
