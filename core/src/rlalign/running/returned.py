@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -48,6 +48,15 @@ def checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
     value = score.value.detach()
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
     return replace(score, value=value.to(rollout.mask_NT.device), name=score.name)
+
+
+def checked_scores(result: Any, names: Sequence[str | None], member: Member, rollout: Rollout) -> list[Score]:
+    """What a wrapper made of the scores of these names."""
+    if not isinstance(result, list) or not all(isinstance(s, Score) for s in result):
+        raise ComponentError(f"`reward` of {who(member)} must return the list of scores it wraps")
+    if (found := [s.name for s in result]) != list(names):
+        raise ComponentError(f"`reward` of {who(member)} must return the scores {list(names)}, got {found}")
+    return [checked_score(s, member, rollout) for s in result]
 
 
 def checked_batch(result: Any, member: Member | None) -> Batch:

@@ -1,70 +1,29 @@
-"""The only module that calls pluggy: one typed method a hook, which checks what came back.
+"""The stages of an iteration: one typed method per hook, which calls the components and checks what came back.
 
-A phase has one `Stages` for training and one for evaluation, each over its own plugin manager, so
-that a reward listed only under `evaluate` never reaches the training reward.
+A phase has one `Stages` for training and one for evaluation, so that a reward listed only under `evaluate` never
+reaches the training reward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-import pluggy
 import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ComponentError, ConfigError, RLAlignError, told
-from rlalign.interface import hooks
-from rlalign.interface.hooks import hookimpl, hookspec
-from rlalign.running.members import HOOKS, Member, implements, once, who
-from rlalign.running.returned import checked_batch, checked_score, expect, numbers
+from rlalign.errors import ComponentError, RLAlignError, told
+from rlalign.running.calls import Caller, around, wrapped
+from rlalign.running.members import Member, implements, once, who
+from rlalign.running.returned import checked_batch, checked_score, checked_scores, expect, numbers
 
 if TYPE_CHECKING:
     from rlalign.interface.run import Learner, Run
-
-
-class _Default:
-    @hookimpl(trylast=True)
-    def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        return Batch.of(rollout, reward, reward.total_N)
-
-
-class _Innermost:
-    """Checks what the component under all wrappers made, before one of them stumbles over it."""
-
-    def __init__(self, member: Member | None) -> None:
-        self.member = member
-
-    @hookimpl(wrapper=True, trylast=True)
-    def advantage(self) -> Generator[None, Batch, Batch]:
-        return checked_batch((yield), self.member)
-
-
-class _Wrapped:
-    """The specification under which a `reward` wrapper runs: it wraps one list of scores."""
-
-    @hookspec(firstresult=True)
-    def reward(self, run: Run, rollout: Rollout) -> list[Score] | None: ...
-
-
-class _Above:
-    """The items above a `reward` wrapper, as the one thing it wraps."""
-
-    def __init__(self, compute: Callable[[Run, Rollout], list[Score]]) -> None:
-        self.compute = compute
-        self.names: list[str | None] = []
-
-    @hookimpl
-    def reward(self, run: Run, rollout: Rollout) -> list[Score]:
-        scores = self.compute(run, rollout)
-        self.names = [score.name for score in scores]
-        return scores
 
 
 class Stages:
@@ -72,33 +31,10 @@ class Stages:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
-        self._manager = pluggy.PluginManager("rlalign")
-        self._manager.add_hookspecs(hooks)
-        for i, member in enumerate(once(self.members)):
-            self._register(self._manager, member, f"{i}:{member.name}")
-        try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self._refuse_unknown(error)
-        self._manager.register(_Default(), "default")
-        plain = [m for m in self.members if implements(m.component, "advantage") == "plain"]
-        self._manager.register(_Innermost(plain[0] if plain else None), "innermost")
-        self._callers: dict[tuple[str, int], Any] = {}
-        self._score_all = self._nest([m for m in self.members if m.role in ("rewards", "use")])
-
-    def _register(self, manager: pluggy.PluginManager, member: Member, name: str) -> None:
-        try:
-            manager.register(member.component, name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            said = str(error).replace("\n", "; ")
-            raise ConfigError(f"{who(member)} cannot take part: {said}") from error
-
-    def _refuse_unknown(self, error: pluggy.PluginValidationError) -> None:
-        member = next((m for m in self.members if m.component is error.plugin), None)
-        name = str(error).split("'")[1]
-        close = get_close_matches(name, HOOKS, 1)
-        hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
-        raise ConfigError(f"{who(member)} marks `{name}` as a hook, and there is none; {hint}") from error
+        self._callers = {id(m.component): Caller(m) for m in once(self.members)}
+        self._scores = self._nested([m for m in self.members if m.role in ("rewards", "use")])
+        self._advantage = wrapped("advantage", self._own_advantage, once(self.members))
+        self._update = wrapped("update", self._own_update, once(self.members))
 
     def implementing(self, hook: str) -> list[Member]:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
@@ -107,15 +43,13 @@ class Stages:
         return [m for m in standing if implements(m.component, hook)]
 
     def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
-        key = (hook, id(member))
-        if key not in self._callers:
-            others = [m.component for m in self.members if m.component is not member.component]
-            default = self._manager.get_plugin("default")
-            self._callers[key] = self._manager.subset_hook_caller(hook, [*others, default])
         with self._blame(hook, member):
-            result = self._callers[key](**arguments)
-        # A hook that is not `firstresult` answers with a list, here of one component's result.
-        return (result[0] if result else None) if isinstance(result, list) else result
+            return self._callers[id(member.component)](hook, **arguments)
+
+    def _plain(self, hook: str) -> Member | None:
+        """The one component that implements a hook, and does not only wrap it."""
+        found = [m for m in self.implementing(hook) if implements(m.component, hook) == "plain"]
+        return found[0] if found else None
 
     @contextmanager
     def _blame(self, hook: str, member: Member | None = None) -> Iterator[None]:
@@ -154,10 +88,6 @@ class Stages:
             raise ComponentError(f"`rollout` of {who(member)} returned a rollout whose {wrong}")
         return rollout
 
-    def scores(self, run: Run, rollout: Rollout) -> list[Score]:
-        """Every reward's score, named, unweighted, in pipeline order, wrappers applied."""
-        return self._score_all(run, rollout)
-
     def reward(self, run: Run, rollout: Rollout) -> Reward:
         """The weighted sum of all scores."""
         weights = {m.name: m.item.weight for m in self.implementing("reward")}
@@ -165,7 +95,7 @@ class Stages:
         tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
-        for score in self.scores(run, rollout):
+        for score in self._scores(run=run, rollout=rollout):
             name = str(score.name)
             value = score.value.to(tokens_NT)
             tokens_NT = tokens_NT + weights[name] * pay(value, rollout)
@@ -173,23 +103,23 @@ class Stages:
             metrics |= {f"{name}/{metric}": x for metric, x in score.metrics.items()}
         return Reward(tokens_NT, parts, metrics)
 
-    def _nest(self, listed: Sequence[Member]) -> Callable[[Run, Rollout], list[Score]]:
-        """A wrapper wraps all items above it: each closes a manager of its own over what came before."""
+    def _nested(self, listed: Sequence[Member]) -> Callable[..., list[Score]]:
+        """Every reward's score, named, unweighted, in pipeline order; a wrapper wraps all items above it."""
         items: list[Member] = []
-        inner: Callable[[Run, Rollout], list[Score]] | None = None
+        inner: Callable[..., list[Score]] | None = None
         for member in listed:
             kind = implements(member.component, "reward")
             if kind == "plain":
                 items.append(member)
             elif kind == "wrapper":
-                inner, items = self._wrap(member, self._level(inner, items)), []
+                inner, items = self._wrapped_scores(member, self._level(inner, items)), []
         return self._level(inner, items)
 
     def _level(
-        self, inner: Callable[[Run, Rollout], list[Score]] | None, items: Sequence[Member]
-    ) -> Callable[[Run, Rollout], list[Score]]:
+        self, inner: Callable[..., list[Score]] | None, items: Sequence[Member]
+    ) -> Callable[..., list[Score]]:
         def scores(run: Run, rollout: Rollout) -> list[Score]:
-            found = inner(run, rollout) if inner else []
+            found = inner(run=run, rollout=rollout) if inner else []
             for member in items:
                 score = self._call(member, "reward", run=run, rollout=rollout)
                 found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
@@ -197,34 +127,39 @@ class Stages:
 
         return scores
 
-    def _wrap(
-        self, member: Member, above: Callable[[Run, Rollout], list[Score]]
-    ) -> Callable[[Run, Rollout], list[Score]]:
-        manager = pluggy.PluginManager("rlalign")
-        manager.add_hookspecs(_Wrapped)
-        wrapped = _Above(above)
-        manager.register(wrapped, "above")
-        manager.register(member.component, member.name)
+    def _wrapped_scores(
+        self, member: Member, above: Callable[..., list[Score]]
+    ) -> Callable[..., list[Score]]:
+        names: list[str | None] = []
+
+        def noted(run: Run, rollout: Rollout) -> list[Score]:
+            scores = above(run=run, rollout=rollout)
+            names[:] = [score.name for score in scores]
+            return scores
+
+        call = around(member, "reward", noted)
 
         def scores(run: Run, rollout: Rollout) -> list[Score]:
             with self._blame("reward", member):
-                result = manager.hook.reward(run=run, rollout=rollout)
-            if not isinstance(result, list) or not all(isinstance(s, Score) for s in result):
-                raise ComponentError(f"`reward` of {who(member)} must return the list of scores it wraps")
-            if (names := [s.name for s in result]) != wrapped.names:
-                raise ComponentError(
-                    f"`reward` of {who(member)} must return the scores {wrapped.names}, got {names}"
-                )
-            return [checked_score(s, member, rollout) for s in result]
+                result = call(run=run, rollout=rollout)
+            return checked_scores(result, names, member, rollout)
 
         return scores
 
     def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
         """The training batch; by default a response's total reward at every chosen step."""
         with self._blame("advantage"):
-            result = self._manager.hook.advantage(run=run, rollout=rollout, reward=reward)
+            result = self._advantage(run=run, rollout=rollout, reward=reward)
         members = self.implementing("advantage")
         return checked_batch(result, members[-1] if members else None)
+
+    def _own_advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
+        """Checked before a wrapper stumbles over it."""
+        member = self._plain("advantage")
+        made = member and self._call(member, "advantage", run=run, rollout=rollout, reward=reward)
+        if made is None:
+            made = Batch.of(rollout, reward, reward.total_N)
+        return checked_batch(made, member)
 
     def loss(self, run: Run, batch: Batch, now: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses of a piece, and metrics under the components' names."""
@@ -276,9 +211,16 @@ class Stages:
     def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | None:
         """A component's own learning, or None: the loop's."""
         with self._blame("update"):
-            result = self._manager.hook.update(run=run, batch=batch, learner=learner)
+            result = self._update(run=run, batch=batch, learner=learner)
         members = self.implementing("update")
         return None if result is None else numbers(result, "update", members[-1])
+
+    def _own_update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | None:
+        member = self._plain("update")
+        if member is None:
+            return None
+        own: Mapping[str, float] | None = self._call(member, "update", run=run, batch=batch, learner=learner)
+        return own
 
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
         ready = True
