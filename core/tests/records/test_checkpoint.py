@@ -19,8 +19,9 @@ from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
+from rlalign.records.tensors import STORABLE, join_state, load_tensors, save_tensors, split_state
 
-DTYPES = sorted(checkpoint.STORABLE, key=str)
+DTYPES = sorted(STORABLE, key=str)
 
 
 def write(folder: Path, index: int, *, keep: int = 2, previous: int | None = None, **changes: Any) -> Path:
@@ -78,8 +79,8 @@ def tensors(draw: st.DrawFn) -> Tensor:
 )
 def test_any_tensors_come_back(tmp_path_factory, given):
     path = tmp_path_factory.mktemp("tensors") / "x.safetensors"
-    checkpoint.save_tensors(path, given)
-    loaded = checkpoint.load_tensors(path)
+    save_tensors(path, given)
+    loaded = load_tensors(path)
     assert loaded.keys() == given.keys()
     assert all(equal(given[name], loaded[name]) for name in given)
 
@@ -93,8 +94,8 @@ def test_shared_tensors_are_written_once_and_stay_shared(tmp_path):
         "slice": tied[10:20],
         "parameter": torch.nn.Parameter(tied),
     }
-    checkpoint.save_tensors(tmp_path / "x", given)
-    loaded = checkpoint.load_tensors(tmp_path / "x")
+    save_tensors(tmp_path / "x", given)
+    loaded = load_tensors(tmp_path / "x")
     assert all(equal(given[name].detach(), loaded[name]) for name in given)
     assert loaded["head"] is loaded["embed"] and loaded["parameter"] is loaded["embed"]
     written = tied.numel() * 4
@@ -102,9 +103,9 @@ def test_shared_tensors_are_written_once_and_stay_shared(tmp_path):
 
 
 def test_changing_what_was_loaded_leaves_the_file_alone(tmp_path):
-    checkpoint.save_tensors(tmp_path / "x", {"a": torch.zeros(9)})
-    checkpoint.load_tensors(tmp_path / "x")["a"].add_(1)
-    assert torch.equal(checkpoint.load_tensors(tmp_path / "x")["a"], torch.zeros(9))
+    save_tensors(tmp_path / "x", {"a": torch.zeros(9)})
+    load_tensors(tmp_path / "x")["a"].add_(1)
+    assert torch.equal(load_tensors(tmp_path / "x")["a"], torch.zeros(9))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_changing_what_was_loaded_leaves_the_file_alone(tmp_path):
 )
 def test_a_tensor_that_cannot_be_stored_is_named(tmp_path, unfit):
     with pytest.raises(RLAlignError, match="'odd' cannot be stored: it is"):
-        checkpoint.save_tensors(tmp_path / "x", {"odd": unfit})
+        save_tensors(tmp_path / "x", {"odd": unfit})
 
 
 # Nested states
@@ -133,8 +134,8 @@ states = st.recursive(
 @settings(deadline=None, max_examples=200)
 @given(states)
 def test_any_state_comes_back(state):
-    flat, tree = checkpoint.split_state(state)
-    assert equal(state, checkpoint.join_state(flat, json.loads(json.dumps(tree, allow_nan=False))))
+    flat, tree = split_state(state)
+    assert equal(state, join_state(flat, json.loads(json.dumps(tree, allow_nan=False))))
 
 
 def test_hard_cases_of_a_state_come_back(tmp_path):
@@ -147,10 +148,10 @@ def test_hard_cases_of_a_state_come_back(tmp_path):
         "numbers": (2**53 + 1, -0.0, 0.1, 5e-324, math.inf, -math.inf, True, None),
         "dict": {"dict": {}, "float": "inf"},
     }
-    flat, tree = checkpoint.split_state(state)
-    checkpoint.save_tensors(tmp_path / "x", flat)
+    flat, tree = split_state(state)
+    save_tensors(tmp_path / "x", flat)
     assert equal(
-        state, checkpoint.join_state(checkpoint.load_tensors(tmp_path / "x"), json.loads(json.dumps(tree)))
+        state, join_state(load_tensors(tmp_path / "x"), json.loads(json.dumps(tree)))
     )
 
 
@@ -160,18 +161,18 @@ def test_an_optimiser_comes_back():
     parameter.sum().backward()
     optimiser.step()
     state = optimiser.state_dict()
-    assert equal(state, checkpoint.join_state(*checkpoint.split_state(state)))
+    assert equal(state, join_state(*split_state(state)))
 
 
 @pytest.mark.parametrize("unfit", [{1, 2}, object(), torch.float32, torch.Size([1]), b"x", 1j])
 def test_what_a_state_cannot_hold_is_named_with_its_place(unfit):
     with pytest.raises(RLAlignError, match=r"^components/kl/seen/1: .* cannot be part of a checkpoint"):
-        checkpoint.split_state({"kl": {"seen": [0, unfit]}}, "components")
+        split_state({"kl": {"seen": [0, unfit]}}, "components")
 
 
 def test_a_key_that_a_state_cannot_hold_is_named_with_its_place():
     with pytest.raises(RLAlignError, match=r"^state/kl: the key \(1, 2\) \(tuple\)"):
-        checkpoint.split_state({"kl": {(1, 2): 0}})
+        split_state({"kl": {(1, 2): 0}})
 
 
 # Commit points

@@ -12,8 +12,8 @@ from torch import Tensor
 from rlalign.data.batch import Reward
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
-from rlalign.records import checkpoint
 from rlalign.records.rundir import write_atomic
+from rlalign.records.tensors import save_tensors
 from rlalign.running.phase import RunningPhase
 
 DROPPED_AT_MOST = 0.05
@@ -66,7 +66,7 @@ def save_bad_batch(run: Path, rollout: Rollout, tensors: Mapping[str, Tensor]) -
         "logprobs": rollout.logprobs_NT,
         **tensors,
     }
-    checkpoint.save_tensors(folder / "batch.safetensors", held)
+    save_tensors(folder / "batch.safetensors", held)
     texts = [
         {"example": rollout.examples[g].id, "prompt": rollout.examples[g].prompt, "response": text}
         for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)

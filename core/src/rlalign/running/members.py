@@ -48,3 +48,13 @@ def implements(component: Component, hook: str) -> str | None:
 def once(members: Sequence[Member]) -> list[Member]:
     """A component may stand in two places (`logged`, also as the reward); it takes part once, at the first."""
     return list({id(m.component): m for m in reversed(members)}.values())[::-1]
+
+
+def culprit(error: Exception, members: Sequence[Member]) -> Member | None:
+    """The component deepest in the traceback: an error passes through the wrappers above it."""
+    guilty, trace = None, error.__traceback__
+    while trace is not None:
+        me = trace.tb_frame.f_locals.get("self")
+        guilty = next((m for m in members if m.component is me), guilty)
+        trace = trace.tb_next
+    return guilty

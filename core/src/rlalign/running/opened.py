@@ -31,6 +31,7 @@ from rlalign.records import checkpoint
 from rlalign.records.logs import Logs, plain
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
+from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation
 from rlalign.running.card import card
 from rlalign.running.data import Data
@@ -104,7 +105,7 @@ class Opened(Workspace):
         self.build_policy()
         if weights is not None:
             try:
-                load_weights(self.models.policy, checkpoint.load_tensors(weights))
+                load_weights(self.models.policy, load_tensors(weights))
             except (OSError, SafetensorError) as error:
                 raise ConfigError(f"{weights}: cannot be read: {error}") from None
         self.origin = {"model": self.name}

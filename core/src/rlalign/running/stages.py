@@ -19,7 +19,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, RLAlignError, told
 from rlalign.running.calls import Caller, around, wrapped
-from rlalign.running.members import Member, implements, once, who
+from rlalign.running.members import Member, culprit, implements, once, who
 from rlalign.running.returned import checked_batch, checked_score, checked_scores, expect, numbers
 
 if TYPE_CHECKING:
@@ -59,23 +59,14 @@ class Stages:
         except torch.OutOfMemoryError:
             raise
         except RLAlignError as error:
-            guilty = self._culprit(error) or member
+            guilty = culprit(error, self.members) or member
             if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
                 raise
             raise type(error)(f"`{hook}` of {who(guilty)}: {error}") from error
         except Exception as error:
-            guilty = self._culprit(error) or member
+            guilty = culprit(error, self.members) or member
             whose = who(guilty)
             raise ComponentError(f"`{hook}` of {whose} raised {told(error)}") from error
-
-    def _culprit(self, error: Exception) -> Member | None:
-        """The component deepest in the traceback: an error passes through the wrappers above it."""
-        guilty, trace = None, error.__traceback__
-        while trace is not None:
-            me = trace.tb_frame.f_locals.get("self")
-            guilty = next((m for m in self.members if m.component is me), guilty)
-            trace = trace.tb_next
-        return guilty
 
     # -- stages -----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from rlalign.data.batch import Batch, Loss, Outputs
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.learning.engine import Route
-from rlalign.records import checkpoint
+from rlalign.records.tensors import join_state, split_state
 from rlalign.running import loop
 from rlalign.running.checks import hooks_of
 from rlalign.running.members import HOOKS, Member, implements
@@ -94,8 +94,8 @@ class ComponentTests:
     def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:
         for component in bench.phase.plan.components:
             state = component.state_dict()
-            tensors, tree = checkpoint.split_state(state)
-            again = checkpoint.join_state(tensors, json.loads(json.dumps(tree)))
+            tensors, tree = split_state(state)
+            again = join_state(tensors, json.loads(json.dumps(tree)))
             component.load_state_dict(again)
             assert _equal(component.state_dict(), state)
 
