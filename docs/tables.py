@@ -1,7 +1,7 @@
 """Fills the tables of options in every README and page of the manual: `make docs`.
 
 Below a line `<!-- options: kl, clip -->` stands a table of these components' options; below
-`<!-- options: rlalign.config.pipeline:Train -->` one of this model's fields. Names and descriptions come from the
+`<!-- options: rlalign.data.settings:Train -->` one of this model's fields. Names and descriptions come from the
 code; a test fails when a table is not what the code says.
 """
 
