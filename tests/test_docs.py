@@ -36,7 +36,7 @@ from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
 from rlalign.running import workspace
 from rlalign.running.members import HOOKS, implements
-from rlalign.running.stages import WRAPPABLE
+from rlalign.running.checks import WRAPPABLE
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]

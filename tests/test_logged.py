@@ -85,7 +85,7 @@ def test_killed_and_resumed_it_exports_what_it_would_have(
         early = export(runs.path, tmp_path / "early.jsonl")
         assert early == [row for row in rows if row["meta"]["rlalign"]["iteration"] <= committed]
     else:
-        assert "nothing is committed yet" in call("export", str(runs.path), "--samples", "none.jsonl").stderr
+        assert "nothing is saved yet" in call("export", str(runs.path), "--samples", "none.jsonl").stderr
     ended = runs.resume()
     assert ended.code == 0, ended
     assert export(runs.path, tmp_path / "samples.jsonl") == rows

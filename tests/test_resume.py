@@ -331,7 +331,7 @@ def test_without_a_commit_point_a_run_starts_again(shop: Workshop) -> None:
     assert runs.start(calls("rlalign.records.checkpoint:write")).code == KILLED
     assert (runs.path / "metrics.jsonl").stat().st_size > 0
     ended = runs.resume()
-    assert ended.code == 0 and "no commit point yet: the run starts again" in ended.output, ended
+    assert ended.code == 0 and "no checkpoint yet: the run starts again" in ended.output, ended
     shop.same(runs)
 
 

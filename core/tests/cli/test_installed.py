@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from rlalign.cli import commands
+from rlalign.cli.commands import program
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner().invoke(commands, arguments)
+    return CliRunner().invoke(program, arguments)
 
 
 @pytest.mark.usefixtures("installed")
