@@ -11,22 +11,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlalign.config import places
+from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
 from rlalign.config.places import Keys, Tree, dotted, found
 from rlalign.errors import ConfigError
-
-META = ("weight", "as", "source")
-"""What an entry may say beside its component and the component's options."""
-MERGED = ("train", "generation", "evaluate", "models")
-"""Sections that a phase inherits key by key."""
-REPLACED = ("task", "rewards", "responses", "algorithm")
-"""Sections that a phase inherits whole or not at all."""
-RIVALS = {
-    "iterations": "passes",
-    "passes": "iterations",
-    "minibatches": "minibatch",
-    "minibatch": "minibatches",
-}
-"""`train` holds one of each pair: the one said last displaces the other."""
 
 
 def override(tree: Tree, text: str) -> Keys:
@@ -43,37 +30,32 @@ def override(tree: Tree, text: str) -> Keys:
         raise ConfigError(f"{place}: {error}") from None
     tree.put(keys, parsed, place)
     in_train = keys[:-1] == ("train",) or (keys[0] == "phases" and keys[2:-1] == ("train",))
-    rival = RIVALS.get(str(keys[-1])) if in_train and parsed is not None else None
-    if rival is not None:
-        tree.at(keys[:-1]).pop(rival, None)
+    other = ALTERNATIVES.get(str(keys[-1])) if in_train and parsed is not None else None
+    if other is not None:
+        tree.at(keys[:-1]).pop(other, None)
     return keys
 
 
 def shadowed(data: dict[str, Any], keys: Keys) -> bool:
     """Whether every phase says something else about a top-level key, so that it means nothing."""
     phases = data.get("phases")
-    if not isinstance(phases, list) or keys[0] not in (*MERGED, *REPLACED):
+    if not isinstance(phases, list) or keys[0] not in (*MERGED_SECTIONS, *REPLACED_SECTIONS):
         return False
     section = str(keys[0])
     own = [phase for phase in phases if isinstance(phase, dict) and section in phase]
     if len(own) < len(phases):
         return False
-    if section in REPLACED:
+    if section in REPLACED_SECTIONS:
         return True
     whole = data[section] if isinstance(data[section], dict) else {}
     names = [str(keys[1])] if len(keys) > 1 else list(whole)
     return bool(names) and all(_says(phase[section], name) for phase in own for name in names)
 
 
-def short(component: str) -> str:
-    """A component's own name: `nlpo` of `some-distribution:nlpo`."""
-    return component.rpartition(":")[2]
-
-
 def _says(section: Any, name: str) -> bool:
     if not isinstance(section, dict):
         return True
-    return name in section or section.get(RIVALS.get(name)) is not None
+    return name in section or section.get(ALTERNATIVES.get(name)) is not None
 
 
 class _Nowhere(Exception):
@@ -81,7 +63,7 @@ class _Nowhere(Exception):
 
 
 def _locate(data: dict[str, Any], segments: list[str]) -> Keys:
-    """The path that dotted names mean; entries and phases go by name as well as by index."""
+    """The path that dotted names mean; items and phases go by name as well as by index."""
     if segments[0] != "phases" or len(segments) == 1:
         return _section(data, segments)
     phases = data.get("phases")
@@ -100,41 +82,41 @@ def _section(holder: Any, segments: list[str]) -> Keys:
         raise _Nowhere(f"there is no `{head}` in {found(holder)}")
     if not rest:
         return (head,)
-    if head in (*REPLACED, "policy"):
-        return (head, *_entries(holder, head, rest))
+    if head in (*REPLACED_SECTIONS, "policy"):
+        return (head, *_items(holder, head, rest))
     section = holder.get(head)
     if isinstance(section, dict) and len(rest) > 1:
         if head == "evaluate" and rest[0] == "use":
-            return (head, "use", *_entries(section, "use", rest[1:]))
+            return (head, "use", *_items(section, "use", rest[1:]))
         if head == "models" and section.get(rest[0]) is not None:
-            return (head, rest[0], *_entry(section, rest[0], rest[1:]))
+            return (head, rest[0], *_item(section, rest[0], rest[1:]))
     return (head, *_plain(section, rest))
 
 
-def _entries(holder: dict[str, Any], key: str, segments: list[str]) -> Keys:
-    entries = holder.get(key)
-    if entries is None:
+def _items(holder: dict[str, Any], key: str, segments: list[str]) -> Keys:
+    items = holder.get(key)
+    if items is None:
         raise _Nowhere(f"there is no `{key}` here to change; where it is inherited, change the original")
-    if not isinstance(entries, list):
-        return _entry(holder, key, segments)
-    index = _index(entries, segments[0], key, _names)
-    return (index, *_entry(entries, index, segments[1:]))
+    if not isinstance(items, list):
+        return _item(holder, key, segments)
+    index = _index(items, segments[0], key, _names)
+    return (index, *_item(items, index, segments[1:]))
 
 
-def _entry(holder: Any, key: str | int, segments: list[str]) -> Keys:
-    """A path within one entry: its `weight`, `as` or `source`, else an option of its component."""
+def _item(holder: Any, key: str | int, segments: list[str]) -> Keys:
+    """A path within one item: its `weight`, `as` or `source`, else an option of its component."""
     if not segments:
         return ()
     if isinstance(holder[key], str):
         _no_interpolation(holder[key])
         holder[key] = {holder[key]: {}}  # `kl` can hold no options, `{kl: {}}` can
-    entry = holder[key]
-    component = next((k for k in entry if k not in META), None) if isinstance(entry, dict) else None
-    if component is None or segments[0] in META or segments[0] in ("from", "with", "of"):
-        return _plain(entry, segments)
-    if segments[0] in (component, *_names(entry)):
+    item = holder[key]
+    component = next((k for k in item if k not in ITEM_KEYS), None) if isinstance(item, dict) else None
+    if component is None or segments[0] in ITEM_KEYS or segments[0] in ("from", "with", "of"):
+        return _plain(item, segments)
+    if segments[0] in (component, *_names(item)):
         segments = segments[1:]
-    return (component, *_plain(entry[component], segments))
+    return (component, *_plain(item[component], segments))
 
 
 def _plain(node: Any, segments: list[str]) -> Keys:
@@ -153,35 +135,35 @@ def _plain(node: Any, segments: list[str]) -> Keys:
     return tuple(keys)
 
 
-def _index(entries: list[Any], segment: str, what: str, names: Callable[[Any], tuple[Any, ...]]) -> int:
+def _index(items: list[Any], segment: str, what: str, names: Callable[[Any], tuple[Any, ...]]) -> int:
     if segment.isdecimal():
-        if int(segment) < len(entries):
+        if int(segment) < len(items):
             return int(segment)
-        raise _Nowhere(f"`{what}` has {len(entries)} entries, counted from 0; there is no {segment}")
-    named = [[name for name in names(entry) if isinstance(name, str) and name] for entry in entries]
+        raise _Nowhere(f"`{what}` has {len(items)} items, counted from 0; there is no {segment}")
+    named = [[name for name in names(item) if isinstance(name, str) and name] for item in items]
     matches = [index for index, own in enumerate(named) if segment in own]
     if len(matches) == 1:
         return matches[0]
     known = list(dict.fromkeys(name for own in named for name in own))
     if matches:
-        raise _Nowhere(f"`{what}` has several entries named `{segment}`; say which by its index")
+        raise _Nowhere(f"`{what}` has several items named `{segment}`; say which by its index")
     close = get_close_matches(segment, known, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    raise _Nowhere(f"`{what}` has no entry named `{segment}`{hint} (entries: {', '.join(known)})")
+    raise _Nowhere(f"`{what}` has no item named `{segment}`{hint} (items: {', '.join(known)})")
 
 
 def _phase_names(phase: Any) -> tuple[Any, ...]:
     return (phase.get("name"),) if isinstance(phase, dict) else ()
 
 
-def _names(entry: Any) -> tuple[str, ...]:
-    """What an entry answers to: its `as`, else its component."""
-    if isinstance(entry, str):
-        return (entry, short(entry))
-    if not isinstance(entry, dict):
+def _names(item: Any) -> tuple[str, ...]:
+    """What an item answers to: its `as`, else its component."""
+    if isinstance(item, str):
+        return (item, short(item))
+    if not isinstance(item, dict):
         return ()
-    component = next((key for key in entry if key not in META), "")
-    return (entry["as"],) if isinstance(entry.get("as"), str) else (component, short(component))
+    component = next((key for key in item if key not in ITEM_KEYS), "")
+    return (item["as"],) if isinstance(item.get("as"), str) else (component, short(component))
 
 
 def _no_interpolation(node: Any) -> None:
@@ -189,27 +171,28 @@ def _no_interpolation(node: Any) -> None:
         raise _Nowhere(f"{node!r} stands here; change what it refers to, or replace it whole")
 
 
-def interpolate(tree: Tree) -> list[tuple[Keys, str]]:
-    """Replace every `${…}` by what it stands for; gives what went wrong, and where."""
+def interpolate(tree: Tree) -> None:
+    """Replace every `${…}` by what it stands for; those that stand for nothing are reported."""
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
-    problems = []
     for keys in leaves:
         try:
             OmegaConf.create([tree.at(keys)])
         except OmegaConfBaseException as error:
-            problems.append((keys, f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"))
-    if problems:
-        return problems
+            text = f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"
+            tree.report(keys, text, unreadable=True)
+            tree.at(keys[:-1])[keys[-1]] = "???"  # a value that is missing, says OmegaConf
     config = OmegaConf.create(tree.data)
     for keys in leaves:
+        if keys in tree.unreadable:
+            continue
         try:
             resolved = _select(config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
-            problems.append((keys, f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"))
+            text = f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"
+            tree.report(keys, text, unreadable=True)
         else:
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved
-    return problems
 
 
 def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:

@@ -99,7 +99,7 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        names = [*self._extra, *(offer.name for offer in self.offers)]
+        names = dict.fromkeys([*self._extra, *(offer.name for offer in self.offers)])
         if close := get_close_matches(name, names):
             return f"no component named `{name}` is installed; did you mean {_either(close)}?"
         return (

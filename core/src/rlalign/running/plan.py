@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.config.inherit import AGES
-from rlalign.config.pipeline import Item, Phase, Pipeline
+from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Role, Unit
 from rlalign.decoding.logits import LIVE
@@ -49,7 +48,7 @@ class Builder:
         for name in whole.parts:
             try:
                 cls = self.registry.load(name).cls
-                part = Item(name, name, cls.Config(), cls, place=item.place)
+                part = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
             except (ConfigError, ValueError) as error:
                 raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
             if not hasattr(cls, "respond"):
@@ -103,7 +102,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
             who = "no component" if len(plans) == 1 else "no component of any phase"
             raise ConfigError(f"{phase.place}: models.{unused[0]}: {who} uses a model `{unused[0]}`")
         for name, spec in phase.models.items():
-            policy = pipeline.policy.build() if spec.dtype and spec.of in (None, *AGES) else None
+            policy = pipeline.policy.peek() if spec.dtype and spec.of in (None, *COPY_TIMES) else None
             if isinstance(policy, Policy) and policy.shares:
                 raise ConfigError(
                     f"{phase.place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "

@@ -87,7 +87,8 @@ class ComponentTests:
 
     def test_hooks_are_marked(self) -> None:
         config = self.cls.Config(**self.options)
-        check_hooks(Member(Item(self.named, self.named, config, self.cls), self.cls(config), "algorithm"))
+        item = Item(name=self.named, component=self.named, options=config, cls=self.cls)
+        check_hooks(Member(item, self.cls(config), "algorithm"))
 
     def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:
         for component in bench.phase.plan.components:
