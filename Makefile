@@ -9,7 +9,7 @@ ARGS    ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.stamp
-PACKAGES := $(wildcard core/pyproject.toml plugins/*/*/pyproject.toml)
+PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml plugins/*/*/pyproject.toml)
 
 # Idle threads sleep instead of spinning: two test workers then share the machine.
 export OMP_WAIT_POLICY := passive
@@ -68,15 +68,13 @@ docs: $(STAMP)
 
 # The study of benchmarks/nlpo: an hour on two cores; stopped, it goes on where it was.
 bench-nlpo: $(STAMP)
-	$(BIN)/python benchmarks/nlpo/study.py run --jobs $(WORKERS) $(ARGS)
-	$(BIN)/python benchmarks/nlpo/study.py report
+	$(BIN)/rlalign study benchmarks/nlpo/study.yaml --jobs $(WORKERS) $(ARGS)
 
 # The study of benchmarks/offline: an hour and more on two cores; stopped, it goes on where it was.
 bench-offline: $(STAMP)
-	$(BIN)/python benchmarks/offline/study.py run --jobs $(WORKERS) $(ARGS)
-	$(BIN)/python benchmarks/offline/study.py report
+	$(BIN)/rlalign study benchmarks/offline/study.yaml --jobs $(WORKERS) $(ARGS)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist plugins/*/*/dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist plugins/*/*/dist
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

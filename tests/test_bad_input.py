@@ -78,7 +78,7 @@ def test_the_pipeline_that_every_case_changes_works() -> None:
 # -- before the run: exit code 2, and no run directory ----------------------------------------------
 
 BEFORE = {
-    "beams in training": ({"generation": {"beams": 4}}, "generation.beams", "belongs under `evaluate`"),
+    "beams in training": ({"generation": {"beams": 4, "samples": 2}}, "generation.beams", "belongs under `evaluate`"),
     "no logged responses": ({"responses": "logged"}, "p.yaml:15", "the first example of task", "`responses: sampled`"),
     "unknown key": ({"algoritm": "rloo"}, "p.yaml:15: algoritm", "did you mean `algorithm`?"),
     "unknown option": ({"rewards": [{"kl": {"coeff": 1}}]}, "p.yaml:7: rewards[0].kl.coeff", "`coef`?"),

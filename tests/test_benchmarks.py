@@ -13,7 +13,7 @@ from benchmarks.rl4lms import bench, curves, measure, models, rows
 
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
-from rlalign.running.plan import plan_phases
+from rlalign.running.planning import plan_phases
 
 SPEED = ("A", "B", "A-s2s", "B-s2s", "S", "LC")
 

@@ -1,4 +1,4 @@
-"""benchmarks/offline: its logs, its plan against what the protocol promises, its reading of runs, its answers."""
+"""benchmarks/offline: its logs, the budgets of its arms, what it reads off runs, its answers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the study is no installed package
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # benchmarks/offline/large.py is in no installed package
 
-from benchmarks.offline import analysis, large, logs, measures, plan, report, results, runner, study
-from benchmarks.offline.limits import AtMost, Ending
-from benchmarks.offline.measures import End, Point, Prepared, Record
+from benchmarks.offline import large
 
-from rlalign.config.load import load_pipeline
-from rlalign.config.registry import Registry
 from rlalign.testing import ComponentTests
 from rlalign_plugin_toy_tasks.reviews import REVIEWS
+from rlalign_study import plan, runner
+from rlalign_study.analysis import Found
+from rlalign_study.file import Study, module_of
+from rlalign_study.rows import Results, Row
+from rlalign_study.worker import Done, curves
 
-NOISY, CLEAN = logs.NOISY, logs.CLEAN
+FOLDER = Path(large.__file__).parent
+STUDY = Study.read(FOLDER / "study.yaml")
+logs, measures, limits = (module_of(FOLDER / f"{name}.py") for name in ("logs", "measures", "limits"))
+GIVEN = STUDY.given_of("noisy") | {"prompts": 64}
+ALOL, KL = "a-lol", "a-lol-kl"
+ONLINE = ("raft", "rest", "iterative-dpo")
 
 
 # -- logs ---------------------------------------------------------------------------------------------------
@@ -37,9 +45,7 @@ def test_a_score_is_half_of_one_and_the_sentiment_and_nothing_outside_the_langua
 
 @pytest.fixture(scope="module")
 def noisy():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logs, "PROMPTS", 64)
-        return logs.rows(NOISY, 3)
+    return logs.rows(GIVEN, "noisy", 3)
 
 
 def test_half_of_a_noisy_log_is_bad_in_three_ways(noisy):
@@ -69,78 +75,47 @@ def test_replaced_words_are_words_of_the_language(noisy):
     assert all(set(text.split()) <= words for row in noisy for text in row["responses"])
 
 
-def test_a_log_is_the_same_whenever_it_is_written(noisy, monkeypatch, tmp_path):
-    monkeypatch.setattr(logs, "PROMPTS", 64)
-    logs.written(NOISY, 3, tmp_path)
+def test_a_log_is_the_same_whenever_it_is_written(noisy, tmp_path):
+    logs.written(GIVEN, "noisy", 3, tmp_path)
     assert [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()] == noisy
     splits = {split: (tmp_path / f"{split}.jsonl").read_text().splitlines() for split in ("val", "test")}
-    assert {len(lines) for lines in splits.values()} == {logs.HELD_OUT}
+    assert {len(lines) for lines in splits.values()} == {GIVEN["held_out"]}
     assert splits["val"] != splits["test"]
     assert all("responses" not in json.loads(line) for lines in splits.values() for line in lines)
+    found = logs.kinds(tmp_path / "train.jsonl")
+    assert found["all.responses"] == 256
+    assert found["good.grammar"] > 0.85
 
 
 # -- the plan -------------------------------------------------------------------------------------------------
 
 
-def chosen() -> dict[str, plan.Trial]:
-    return {arm.name: plan.trials(arm)[0] for arm in plan.ARMS.values()}
-
-
-def everything() -> list[plan.Planned]:
-    return [one for log in logs.LOGS.values() for one in (*plan.tuning(log), *plan.main(log, chosen()))]
-
-
-def test_each_run_has_a_name_and_a_plan_of_its_own():
-    runs = everything()
-    assert len({one.key for one in runs}) == len(runs) == 670
-    assert len({one.digest for one in runs}) == len(runs)
-
-
-def test_tuning_never_sees_a_reported_seed_or_the_test_split():
-    for one in everything():
-        assert (one.seed in plan.TUNING_SEEDS) == (one.stage == "tuning")
-        assert one.pipeline["evaluate"]["split"] == "val"
-        assert one.split == ("val" if one.stage == "tuning" else "test")
-
-
-def test_all_arms_try_eight_settings_and_have_five_or_ten_seeds():
-    for log in logs.LOGS.values():
-        tried = Counter((one.arm.name, one.trial) for one in plan.tuning(log))
-        assert set(tried.values()) == {len(plan.TUNING_SEEDS)}
-        assert Counter(arm for arm, _ in tried) == dict.fromkeys(plan.ARMS, 8)
-        seeds = Counter(one.arm.name for one in plan.main(log, chosen()))
-        assert {arm for arm, count in seeds.items() if count == 10} == set(plan.MORE)
-        assert {count for arm, count in seeds.items() if arm not in plan.MORE} == {5}
-
-
 def test_every_arm_has_the_protocols_row():
-    readme = (Path(plan.__file__).parent / "README.md").read_text()
-    for arm in plan.ARMS.values():
-        assert f"| `{arm.name}` |" in readme
+    readme = (FOLDER / "README.md").read_text()
+    for arm in STUDY.arms:
+        assert f"| `{arm}` |" in readme
     assert "1e-4, 4e-4" in readme
-    assert f"{plan.STEPS} optimiser steps" in readme
+    assert "96 optimiser steps" in readme
 
 
-def phases(pipeline: plan.Pipeline) -> list[plan.Pipeline]:
+def phases(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
     found = pipeline.get("phases", [pipeline])
     return [p for p in found if "fit-value" not in p["algorithm"] and p["algorithm"] != "collect"]
 
 
-def per_step(phase: plan.Pipeline) -> float:
+def per_step(phase: dict[str, Any]) -> float:
     """Responses that an optimiser step learns from; behind a threshold the most there can be."""
     train, listed = phase["train"], phase["algorithm"]
     items = [item for item in (listed if isinstance(listed, list) else [listed]) if isinstance(item, dict)]
     options = {name: value for item in items for name, value in item.items()}
-    each = {"ending": 1, "best-of": 1}
     if "at-most" in options:
         return float(options["at-most"]["n"])
-    a_prompt = (
-        2 if "best-vs-worst" in listed else next((n for k, n in each.items() if k in options), logs.EACH)
-    )
+    one = "ending" in options or "best-of" in options
+    a_prompt = 2 if "best-vs-worst" in listed else 1 if one else GIVEN["each"]
     return train["prompts"] * a_prompt / train.get("minibatches", 1)
 
 
-def steps(pipeline: plan.Pipeline) -> int:
+def steps(pipeline: dict[str, Any]) -> int:
     total = 0
     for phase in phases(pipeline):
         train, listed = phase["train"], phase["algorithm"]
@@ -150,76 +125,39 @@ def steps(pipeline: plan.Pipeline) -> int:
     return total * pipeline.get("repeat", 1)
 
 
-@pytest.mark.parametrize("arm", plan.ARMS.values(), ids=plan.ARMS)
-@pytest.mark.parametrize("log", logs.LOGS.values(), ids=logs.LOGS)
-def test_all_settings_of_all_arms_have_the_same_budget(arm, log):
-    for trial in plan.trials(arm):
-        pipeline = plan.Planned("main", log, arm, trial, 0).pipeline
-        assert steps(pipeline) == plan.STEPS
-        assert {per_step(phase) for phase in phases(pipeline)} == {plan.BATCH}
+@pytest.mark.parametrize("arm", STUDY.arms)
+@pytest.mark.parametrize("world", STUDY.worlds)
+def test_all_settings_of_all_arms_have_the_same_budget(arm, world):
+    some = [one for one in plan.tuning(STUDY, world) if one.arm == arm and one.seed == 1000]
+    assert len(some) == 8
+    for one in some:
+        assert steps(one.pipeline) == 96
+        assert {per_step(phase) for phase in phases(one.pipeline)} == {64}
+
+
+def planned(arm: str) -> plan.Planned:
+    """A main run of an arm at its first setting."""
+    return plan.main(STUDY, "noisy", {arm: plan.settings(STUDY, "noisy", arm)[0]})[0]
 
 
 def test_only_online_arms_are_rewarded_while_they_learn():
-    for arm in plan.ARMS.values():
-        pipeline = arm.made(plan.trials(arm)[0], NOISY)
+    for arm in STUDY.arms:
+        pipeline = planned(arm).pipeline
         rewarded = [p for p in pipeline.get("phases", [pipeline]) if p.get("rewards")]
-        rewarded = [p for p in rewarded if p.get("name") != "value"]
-        assert bool(rewarded) == arm.online
-
-
-def registry() -> Registry:
-    return Registry({"ending": Ending, "at-most": AtMost})
-
-
-def test_the_pipelines_are_accepted(tmp_path):
-    some = [one for one in everything() if one.log is NOISY and one.trial.lr == plan.LRS[0]]
-    for one in {(one.arm.name, str(one.trial)): one for one in some}.values():
-        load_pipeline(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(one.pipeline))
-    load_pipeline(tmp_path / "pipeline.yaml", registry=registry(), text=json.dumps(plan.clone(NOISY, 0)))
+        assert bool([p for p in rewarded if p.get("name") != "value"]) == (arm in ONLINE)
 
 
 class TestAtMost(ComponentTests):
-    component = AtMost
+    component = limits.AtMost
     options = {"n": 3}
 
 
 class TestEnding(ComponentTests):
-    component = Ending
+    component = limits.Ending
     options = {"after": 2}
 
 
 # -- what is read off a run -----------------------------------------------------------------------------------
-
-
-def at(step: int, reward: float, kl: float = 1.0, grammar: float = 0.9) -> Point:
-    return Point(step, reward, 2 * reward - 1, grammar, kl, 10.0)
-
-
-def ended(reward: float, diverse: float | None = 0.5) -> End:
-    return End(96, 1024, reward, 2 * reward - 1, 0.9, 2.0, 10.0, 0.01, 0.1, 0.4, 0.9, diverse)
-
-
-def record(
-    key: str,
-    digest: str,
-    reward: float,
-    *,
-    left: float = 0.33,
-    diverse: float | None = 0.5,
-    fell: bool = False,
-) -> Record:
-    curve = (at(0, 0.3, 0.0), at(48, 0.9), at(96, 0.3 if fell else 0.9))
-    last = ended(reward, diverse)
-    return Record(key, digest, 8.0, 96, 6144, 0, 0, left, {"torch": "2"}, curve, last, last, None)
-
-
-def test_records_come_back_from_their_line():
-    one = record("main/noisy/a-lol/3", "abc", 0.75)
-    assert Record.of(one.line()) == one
-    broken = replace(one, last=None, best=None, broke="the loss is not finite")
-    assert Record.of(broken.line()) == broken
-    ground = Prepared("logs/noisy/0", "abc", 3.0, {"all": [2048, 0.5, 0.9]}, ended(0.3))
-    assert Prepared.of(ground.line()) == ground
 
 
 def test_distinct_n_by_hand():
@@ -241,46 +179,31 @@ def test_a_final_measurement_from_exported_samples(monkeypatch):
         row(["a b c d", "e e e e"], [1.0, 0.0], [0.5, 0.0]),
         row(["a b c e", "a b c d"], [1.0, 1.0], [-0.5, 1]),
     ]
-    end = measures.end(rows, 96)
-    assert (end.texts, end.reward, end.grammar, end.kl) == (4, (0.75 + 0.25) / 2, 0.75, 1.5)
-    assert end.distinct == 3 / 4
-    assert end.distinct_grammatical == 3 / 4  # abc, bcd, abc, bce
-    assert measures.end(rows[:1], 96).distinct_grammatical is None
+    end = measures.of_samples(rows)
+    assert [end[k] for k in ("texts", "reward", "grammar", "kl")] == [4, (0.75 + 0.25) / 2, 0.75, 1.5]
+    assert end["distinct"] == 3 / 4
+    assert end["distinct_grammatical"] == 3 / 4  # abc, bcd, abc, bce
+    assert "distinct_grammatical" not in measures.of_samples(rows[:1])
 
 
 def test_steps_of_a_curve_begin_at_its_start_and_no_step_stands_twice():
     def row(step: int, gated: float) -> dict[str, float]:
-        return {"step": step, "eval/responses": 8.0, "eval/toy-grammar": 0.5, "eval/gated": gated} | {
+        return {
+            "iteration": step,
+            "step": step,
+            "eval/responses": 8.0,
+            "eval/toy-grammar": 0.5,
+            "eval/gated": gated,
+        } | {
             "eval/toy-sentiment": 0.1,
             "eval/kl/per_response": 2.0,
             "eval/length": 9.0,
         }
 
-    made = measures.curve(
-        [{"step": 40, "responses": 64.0}, row(40, 0.1), row(56, 0.3), row(56, 0.9), row(72, 0.5)]
-    )
-    assert [(p.step, p.reward) for p in made] == [(0, 0.3), (16, 0.4), (32, 0.5)]
-
-
-@pytest.mark.parametrize(
-    ("curve", "expected"),
-    [
-        ([at(0, 0.3), at(5, 0.5), at(10, 0.6)], False),
-        ([at(0, 0.3), at(5, 0.5), at(10, 0.39)], True),  # lost its gain
-        ([at(0, 0.3), at(5, 0.38), at(10, 0.22)], False),  # never had a gain to lose
-        ([at(0, 0.3), at(5, 0.19)], True),  # worse than it began
-        ([at(0, 0.3), at(5, 0.5, grammar=0.44)], True),  # lost its language
-        ([at(0, 0.3), at(5, 0.5, kl=20.5)], True),  # lost contact
-    ],
-)
-def test_what_counts_as_collapsed(curve, expected):
-    one = replace(record("main/noisy/dpo/0", "abc", 0.5), curve=tuple(curve))
-    assert measures.collapsed(one) is expected
-    assert measures.collapsed(replace(one, curve=tuple(curve[:1]), broke="not finite"))
-
-
-def pipeline_of(arm: str) -> plan.Pipeline:
-    return plan.Planned("main", NOISY, plan.ARMS[arm], plan.trials(plan.ARMS[arm])[0], 0).pipeline
+    first = {"step": 40, "responses": 64.0, "tokens": 9, "iteration": 1}
+    rows = [first, row(40, 0.1), row(56, 0.3), row(56, 0.9), row(72, 0.5)]
+    made, _ = curves(rows, STUDY.metrics)
+    assert (made["step"], made["reward"]) == ([0, 16, 32], [0.3, 0.4, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -295,8 +218,11 @@ def pipeline_of(arm: str) -> plan.Pipeline:
 def test_what_was_learned_from_and_what_was_left_out(arm, row, expected, tmp_path):
     noise = {"phase": "value", "responses": 512.0, "groups": 512.0}
     rows = [noise, row] if arm == "a-lol" else [row]
-    learned, left = runner.used(pipeline_of(arm), rows, tmp_path, tmp_path)
-    assert (learned, left) == (expected[0], pytest.approx(expected[1]))
+    rows = [{"tokens": 0, **row} for row in rows]
+    one = planned(arm)
+    found = measures.of_run(Done(one, plan.fill(one.pipeline, work=tmp_path), tmp_path, tmp_path, rows))
+    assert (found["learned"], found["left_out"]) == (expected[0], pytest.approx(expected[1], abs=1e-4))
+    assert found["sampled"] == {"a-lol": 512, "raft": 512}.get(arm, 0)
 
 
 def test_behind_a_threshold_the_share_of_log_and_samples_counts(tmp_path):
@@ -305,96 +231,60 @@ def test_behind_a_threshold_the_share_of_log_and_samples_counts(tmp_path):
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"scores": scores}) + "\n")
     rows = [{"phase": "improve-1", "repeat": 0, "responses": 100.0, "groups": 10.0}]
-    assert runner.used(pipeline_of("rest"), rows, tmp_path / "run", tmp_path) == (38, 1 - 3 / 8)
+    pipeline = plan.fill(planned("rest").pipeline, work=tmp_path)
+    assert measures.used(pipeline, rows, tmp_path / "run") == (38, 1 - 3 / 8)
 
 
-# -- choosing ---------------------------------------------------------------------------------------------------
+# -- answers ------------------------------------------------------------------------------------------------------
 
 
-def tuned(made: Callable[[plan.Planned], Record]) -> dict[str, Record]:
-    return {one.key: made(one) for one in plan.tuning(NOISY)}
+def record(
+    one: plan.Planned, reward: float, *, left: float = 0.33, diverse: float | None = 0.5, fell: bool = False
+) -> Row:
+    metrics = {"last.reward": reward, "best.reward": reward, "left_out": left}
+    metrics |= {} if diverse is None else {"last.distinct_grammatical": diverse}
+    curve = {"step": [0, 48, 96], "reward": [0.3, 0.9, 0.3 if fell else 0.9]}
+    curve |= {"grammar": [0.9] * 3, "kl": [0.0, 1.0, 1.0]}
+    keys = ("stage", "world", "arm", "setting", "seed", "hash")
+    return Row(**{key: getattr(one, key) for key in keys}, status="done", metrics=metrics, curve=curve)
 
 
-def by_lr(one: plan.Planned) -> Record:
-    return record(one.key, one.digest, 0.3 + 0.1 * plan.LRS.index(one.trial.lr))
-
-
-def test_the_best_setting_is_chosen():
-    picked = plan.choose(NOISY, tuned(by_lr))
-    assert {arm: trial.lr for arm, trial in picked.items()} == dict.fromkeys(plan.ARMS, plan.LRS[-1])
-    assert all(
-        trial.value == plan.ARMS[arm].values[0] for arm, trial in picked.items()
-    )  # the first of two alike
-
-
-def test_a_setting_that_collapsed_once_is_not():
-    def made(one: plan.Planned) -> Record:
-        falls = one.trial.lr == plan.LRS[-1] and one.seed == plan.TUNING_SEEDS[0]
-        return replace(by_lr(one), curve=(at(0, 0.5), at(16, 0.1))) if falls else by_lr(one)
-
-    assert {trial.lr for trial in plan.choose(NOISY, tuned(made)).values()} == {plan.LRS[-2]}
-
-
-def test_where_all_collapsed_the_best_is_chosen_all_the_same():
-    def made(one: plan.Planned) -> Record:
-        return replace(by_lr(one), curve=(at(0, 0.5), at(16, 0.1)))
-
-    assert {trial.lr for trial in plan.choose(NOISY, tuned(made)).values()} == {plan.LRS[-1]}
-
-
-def test_an_arm_whose_tuning_is_not_done_waits():
-    records = tuned(by_lr)
-    del records[next(key for key in records if "/dpo/" in key)]
-    assert set(plan.choose(NOISY, records)) == set(plan.ARMS) - {"dpo"}
-
-
-# -- results, answers and report ----------------------------------------------------------------------------------
-
-
-def filled(folder: Path, log: logs.Log, made: Callable[[plan.Planned], Record]) -> None:
-    """Results of a whole log."""
-    records = {one.key: by_lr(one) for one in plan.tuning(log)}
-    (folder / f"tuning-{log.name}.jsonl").write_text("".join(f"{r.line()}\n" for r in records.values()))
-    main = [made(one) for one in plan.main(log, plan.choose(log, records))]
-    (folder / f"main-{log.name}.jsonl").write_text("".join(f"{r.line()}\n" for r in main))
-    grounds = [plan.Ground(log, seed) for seed in range(plan.MORE_SEEDS)]
-    kinds = {"good": [1024, 0.5, 0.95], "all": [2048, 0.3, 0.7]}
-    laid = [Prepared(ground.key, ground.digest, 3.0, kinds, ended(0.3)) for ground in grounds]
-    (folder / f"logs-{log.name}.jsonl").write_text("".join(f"{one.line()}\n" for one in laid))
+def words(made: Callable[[plan.Planned], Row]) -> list[str]:
+    """The answers to a whole log's results."""
+    results = Results()
+    for one in plan.tuning(STUDY, "noisy"):
+        results.rows[one.key, one.hash] = record(one, 0.3)
+    for one in Found(STUDY, "noisy", results).planned:
+        results.rows[one.key, one.hash] = made(one)
+    said = STUDY.hooks.answers([Found(STUDY, "noisy", results)])
+    return [text.split("): ")[1] for text in said]
 
 
 def wobbling(one: plan.Planned, mean: float) -> float:
-    return mean + 0.002 * ((one.seed * 7 + len(one.arm.name) * 3) % 5)
+    return mean + 0.002 * ((one.seed * 7 + len(one.arm) * 3) % 5)
 
 
-def ahead(one: plan.Planned) -> Record:
+def ahead(one: plan.Planned) -> Row:
     """A-LoL earns more and is more diverse than all; its KL form collapses; a third is left out."""
-    best = one.arm.name == plan.ALOL
-    reward, diverse = (wobbling(one, 0.7 if best else x) for x in (0.5, 0.3))
-    return record(one.key, one.digest, reward, diverse=diverse, fell=one.arm.name == plan.KL)
+    reward, diverse = (wobbling(one, 0.7 if one.arm == ALOL else x) for x in (0.5, 0.3))
+    return record(one, reward, diverse=diverse, fell=one.arm == KL)
 
 
-def behind(one: plan.Planned) -> Record:
+def behind(one: plan.Planned) -> Row:
     """A-LoL earns less and is less diverse than all, leaves out most, and nothing collapses."""
-    last = one.arm.name == plan.ALOL
-    reward, diverse = (wobbling(one, 0.2 if last else x) for x in (0.5, 0.3))
-    return record(one.key, one.digest, reward, diverse=diverse, left=0.6)
+    reward, diverse = (wobbling(one, 0.2 if one.arm == ALOL else x) for x in (0.5, 0.3))
+    return record(one, reward, diverse=diverse, left=0.6)
 
 
-def alike(one: plan.Planned) -> Record:
+def alike(one: plan.Planned) -> Row:
     """All arms swing about the same."""
-    noise = math.sin(17 * one.seed + 5 * list(plan.ARMS).index(one.arm.name))
-    diverse = None if one.arm.name == "kto" else 0.5 + 0.1 * noise
-    return record(one.key, one.digest, 0.5 + 0.1 * noise, diverse=diverse, left=0.28 + 0.02 * (one.seed % 3))
+    noise = math.sin(17 * one.seed + 5 * list(STUDY.arms).index(one.arm))
+    diverse = None if one.arm == "kto" else 0.5 + 0.1 * noise
+    return record(one, 0.5 + 0.1 * noise, diverse=diverse, left=0.28 + 0.02 * (one.seed % 3))
 
 
-def words(folder: Path, log: logs.Log = NOISY) -> list[str]:
-    return [said.split("): ")[1] for said in analysis.answers([analysis.studied(log, folder)])]
-
-
-def test_claims_that_hold_are_answered_by_yes(tmp_path):
-    filled(tmp_path, NOISY, ahead)
-    better, third, diverse, stable = words(tmp_path)
+def test_claims_that_hold_are_answered_by_yes():
+    better, third, diverse, stable = words(ahead)
     assert better.startswith("yes. +0.2")
     assert third == "yes. 33.0% ± 0.0% have no advantage."
     assert diverse.startswith("yes. A-LoL is more diverse than `wbc`, `sft`")
@@ -403,9 +293,8 @@ def test_claims_that_hold_are_answered_by_yes(tmp_path):
     assert stable.startswith("yes. 0 of 26 runs collapsed, tuning included, of the KL form 5 of 21")
 
 
-def test_claims_that_fail_are_answered_by_no(tmp_path):
-    filled(tmp_path, NOISY, behind)
-    better, third, diverse, stable = words(tmp_path)
+def test_claims_that_fail_are_answered_by_no():
+    better, third, diverse, stable = words(behind)
     assert better.startswith("no, the opposite. -0.3")
     assert third.startswith("no, more. 60.0%")
     assert diverse.startswith("no. A-LoL is more diverse than none; less than `wbc`, `sft`")
@@ -415,9 +304,8 @@ def test_claims_that_fail_are_answered_by_no(tmp_path):
     assert stable.startswith("not shown. 0 of 26")
 
 
-def test_what_the_numbers_leave_open_is_not_shown(tmp_path):
-    filled(tmp_path, NOISY, alike)
-    better, third, diverse, _ = words(tmp_path)
+def test_what_the_numbers_leave_open_is_not_shown():
+    better, third, diverse, _ = words(alike)
     assert better.startswith("not shown")
     assert "four times in five" in better
     assert third.startswith("yes. 29.") or third.startswith("yes. 30.")
@@ -425,98 +313,64 @@ def test_what_the_numbers_leave_open_is_not_shown(tmp_path):
     assert "`kto` left too few grammatical texts" in diverse
 
 
-def test_the_report_is_written_from_what_is_there(tmp_path, capsys):
-    filled(tmp_path, NOISY, ahead)
-    report.write(tmp_path, list(logs.LOGS))
-    assert "clean: 0 of 15 arms are tuned, 0 of 95 runs" in capsys.readouterr().out
-    table = (tmp_path / "table.md").read_text()
-    assert "| `a-lol` − `wbc` | +0.2" in table
-    assert "**A-LoL earns more than reward-weighted cloning** (`noisy`, the primary log): yes" in table
-    assert "| the reference's | 1024 | 0.300 |" in table
-    assert "nan" not in table
-    assert "inf" not in table
-    assert "| noisy | `a-lol` | 0.7" in (tmp_path / "readme-a-lol.md").read_text()
-    for name in ("curves-noisy", "tuning-noisy", "price"):
-        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
-
-
-@pytest.mark.parametrize("plugin", report.PLUGINS)
-def test_the_readme_of_a_plugin_shows_what_was_found(plugin):
-    root = Path(plan.__file__).parents[2]
-    found = (results.FOLDER / f"readme-{plugin}.md").read_text()
-    assert found in (root / "plugins/algorithms" / plugin / "README.md").read_text()
-    studies = [analysis.studied(log, results.FOLDER) for log in logs.LOGS.values()]
-    assert found == "\n".join(report.short(studies, plugin)) + "\n"
-
-
-def test_half_a_study_is_reported_too(tmp_path):
-    filled(tmp_path, NOISY, ahead)
-    main = tmp_path / "main-noisy.jsonl"
-    main.write_text("".join(f"{line}\n" for line in main.read_text().splitlines() if "/sft/" in line))
-    report.write(tmp_path, ["noisy"])
-    assert "| `sft` |" in (tmp_path / "table.md").read_text()
-
-
 # -- running ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small(monkeypatch):
+@pytest.fixture(scope="module")
+def short() -> str:
     """The study with short runs on a small log."""
-    monkeypatch.setattr(logs, "PROMPTS", 64)
-    monkeypatch.setattr(plan, "STEPS", 12)
-    monkeypatch.setattr(plan, "EVERY", 4)
-    monkeypatch.setattr(plan, "FINAL", {"examples": 16, "samples": 2})
-    monkeypatch.setattr(plan, "EVALUATE", {**plan.EVALUATE, "examples": 16})
-    monkeypatch.setattr(plan, "CLONE_PASSES", 1)
-    monkeypatch.setattr(plan, "VALUED", {**plan.VALUED, "train": {**plan.VALUED["train"], "prompts": 64}})
+    text = (FOLDER / "study.yaml").read_text()
+    for old, new in (
+        ("prompts: 512", "prompts: 64"),
+        ("after: 96", "after: 12"),
+        ("iterations: 96", "iterations: 12"),
+        ("every: 16", "every: 4"),
+        ("examples: 256", "examples: 16"),
+        ("{iterations: 24, prompts: 128", "{iterations: 3, prompts: 128"),
+        ("evaluate.every: 4\n      checkpoints.every: 4", "evaluate.every: 1\n      checkpoints.every: 1"),
+        ("iterations: 8, prompts: 64", "iterations: 1, prompts: 64"),
+        ("train: {iterations: 24}", "train: {iterations: 3}"),
+        ("{iterations: 32, prompts: 32}", "{iterations: 4, prompts: 32}"),
+        ("passes: 3", "passes: 1"),
+        (
+            "last: {evaluate: &final {examples: 16, generation.samples: 4}}",
+            "last: {evaluate: &final {examples: 16}}",
+        ),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
 
 
 @pytest.mark.slow
-def test_every_arm_runs_from_its_log_to_its_record(small, tmp_path):
-    ground = plan.Ground(NOISY, 7)
-    laid: list[Prepared] = []
-    assert not runner.ready(ground, tmp_path)
-    assert runner.prepare_all([ground], tmp_path, 1, laid.append) == []
-    assert runner.ready(ground, tmp_path)
-    assert laid[0].kinds["all"][0] == 256
-    made: dict[str, Record] = {}
-    todo = [plan.Planned("main", NOISY, arm, plan.trials(arm)[0], 7) for arm in plan.ARMS.values()]
-    todo = [replace(one, trial=replace(one.trial, lr=1e-4)) for one in todo]
-    assert runner.run_all(todo, tmp_path, 2, lambda r: made.update({r.run: r})) == []
-    for one in todo:
-        found = made[one.key]
-        assert found.broke is None
-        assert found.steps == 12
-        assert found.curve[0].step == 0
-        assert found.curve[0].kl == pytest.approx(0, abs=1e-4)
-        assert found.curve[-1].step == found.end.step == 12
-        assert found.end.kl != 0
-        assert found.best is not None
-        assert found.best.step in {at.step for at in found.curve[1:]}
-        assert bool(found.sampled) == (one.arm.online or one.arm.name in analysis.FAMILY)
-        full = one.arm.name not in (
-            "dpo",
-            "ipo",
-            "rest",
-            "iterative-dpo",
-        )  # groups that earned the same fall out
-        assert found.responses == 12 * 64 if full else 12 * 32 < found.responses <= 12 * 64
-    assert {path.name for path in tmp_path.iterdir()} == {"logs", "references"}
-
-
-@pytest.mark.slow
-def test_sampled_responses_earn_what_logged_ones_would(small, tmp_path):
-    ground = plan.Ground(NOISY, 7)
-    assert runner.prepare_all([ground], tmp_path, 1, lambda found: None) == []
-    arm = plan.ARMS["iterative-dpo"]
-    one = plan.Planned("main", NOISY, arm, plan.trials(arm)[0], 7)
-    assert runner.run_all([one], tmp_path, 1, lambda found: None, keep=True) == []
-    rows = [
-        json.loads(line) for line in next(tmp_path.glob("main+*/rows/grow-1.jsonl")).read_text().splitlines()
-    ]
-    for row in rows:
-        assert row["scores"] == pytest.approx([logs.score(row["prompt"], text) for text in row["responses"]])
+def test_every_arm_runs_from_its_log_to_its_row(short, tmp_path):
+    """And responses that are sampled earn what logged ones would."""
+    for file in STUDY.code:
+        (tmp_path / file).write_text((FOLDER / file).read_text())
+    (tmp_path / "study.yaml").write_text(short)
+    study, made = Study.read(tmp_path / "study.yaml"), list[Row]()
+    first = {arm: plan.settings(study, "noisy", arm)[1] for arm in study.arms}
+    todo = [one for one in plan.main(study, "noisy", first) if one.seed == 0]
+    (ground,) = plan.prepared(study, todo)
+    runner.run_all(study, [ground], tmp_path, 1, made.append)
+    assert made[0].metrics["all.responses"] == 256, made[0].why
+    assert 0 < made[0].metrics["reference.reward"] < 1
+    made.clear()
+    runner.run_all(study, todo, tmp_path, 2, made.append, keep=True)
+    for row in made:
+        found = row.metrics
+        assert row.status == "done", row.why
+        assert found["steps"] == row.curve["step"][-1] == found["last.step"] == 12
+        assert row.curve["step"][0] == 0
+        assert row.curve["kl"][0] == pytest.approx(0, abs=1e-4)
+        assert found["best.step"] in row.curve["step"][1:]
+        assert bool(found["sampled"]) == (row.arm in ONLINE or row.arm.startswith("a-lol"))
+        full = row.arm not in ("dpo", "ipo", "rest", "iterative-dpo")  # groups that earned the same fall out
+        assert found["learned"] == 12 * 64 if full else 12 * 32 < found["learned"] <= 12 * 64
+    grown = next(tmp_path.glob("main+noisy+iterative-dpo+0/rows/grow-1.jsonl"))
+    for line in map(json.loads, grown.read_text().splitlines()):
+        expected = [logs.score(line["prompt"], text) for text in line["responses"]]
+        assert line["scores"] == pytest.approx(expected)
 
 
 @pytest.mark.slow
@@ -528,33 +382,3 @@ def test_a_large_log_in_small(tmp_path):
     assert found["same_bits"]
     assert found["drawn"]["of_no_gain"] == 0
     assert found["drawn"]["chi2"] < 3 * found["drawn"]["freedom"]
-
-
-@pytest.mark.slow
-def test_a_study_goes_on_where_it_was(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
-    command = ["study.py", "run", "--log", "clean", "--arms", "sft", "--stage", "tuning", "--jobs", "1"]
-    monkeypatch.setattr(
-        sys, "argv", [*command, "--only", "0.0001,tokens/1000", "--runs", str(tmp_path / "runs")]
-    )
-    assert study.main() == 0
-    assert "0 of 1 runs are there" in capsys.readouterr().out
-    before = (tmp_path / "results/tuning-clean.jsonl").read_text()
-    assert study.main() == 0
-    assert "1 of 1 runs are there" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [*command, "--only", "lr=0.0001,", "--runs", str(tmp_path / "runs")])
-    assert study.main() == 0
-    assert "1 of 4 runs are there" in capsys.readouterr().out
-    after = (tmp_path / "results/tuning-clean.jsonl").read_text().splitlines()
-    assert before.strip() in after
-    assert len(after) == 4
-
-
-@pytest.mark.slow
-def test_a_run_that_cannot_be_made_is_named(small, tmp_path, capfd):
-    arm = replace(
-        plan.ARMS["sft"], made=lambda trial, log: {"algorithm": {"sft": {"meen": 1}}, "train": {"lr": 1}}
-    )
-    one = plan.Planned("main", CLEAN, arm, plan.Trial(1e-4, 0), 7)
-    assert runner.run_all([one], tmp_path, 1, lambda r: None) == [one.key]
-    assert "meen" in capfd.readouterr().err

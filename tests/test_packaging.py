@@ -21,7 +21,8 @@ from rlalign.config.registry import Registry, kind
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-PACKAGES = [ROOT / "core", *PLUGINS]
+STUDY = ROOT / "study"
+PACKAGES = [ROOT / "core", STUDY, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
 
@@ -64,7 +65,7 @@ def test_folder_distribution_and_module_have_one_name(package):
     assert wheel["wheel"]["packages"] == [f"src/{module}"]
 
 
-@every([*PLUGINS, *EXAMPLES])
+@every([STUDY, *PLUGINS, *EXAMPLES])
 def test_bounds(package):
     dependencies = project(package)["dependencies"]
     assert BOUNDS in dependencies
@@ -153,7 +154,7 @@ def test_no_two_packages_offer_one_name():
     assert [name for name, count in names.items() if count > 1] == []
 
 
-@every([*PACKAGES, *EXAMPLES])
+@every([ROOT / "core", *PLUGINS, *EXAMPLES])
 def test_components(package, with_example_plugins):
     assert offers(package)
     for name in offers(package):
@@ -191,7 +192,9 @@ def test_readme_has_its_parts(package):
     assert {name.strip() for names in marked for name in names.split(",")} == set(offers(package))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["--version"]]
+)
 def test_the_command_answers_at_once(arguments, tmp_path):
     """In under 0.7 s of a processor's time, the best of three, and without torch."""
     command = Path(sys.executable).with_name("rlalign")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = [
     ROOT / "core",
+    ROOT / "study",
     *sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml")),
     *sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml")),
 ]
@@ -64,7 +65,7 @@ def test_a_wheel_holds_everything(package, wheels):
     assert {name for name in names if not name.startswith(info)} == files
     assert any(name.endswith("/py.typed") for name in files)
     assert f"{info}/licenses/LICENSE" in names
-    for name, value in about["entry-points"]["rlalign"].items():
+    for name, value in (pair for group in about["entry-points"].values() for pair in group.items()):
         assert f"{name} = {value}" in points
     assert metadata["Name"] == about["name"]
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -115,7 +116,7 @@ def test_wheels_work_away_from_the_repository(wheels, tmp_path):
     assert all(Path(p).resolve().is_relative_to(site.resolve()) for p in where.split())
     listed = run("-m", "rlalign.cli", "plugins", "--check")
     for package in PACKAGES:
-        for name in project(package)["entry-points"]["rlalign"]:
+        for name in project(package)["entry-points"].get("rlalign", {}):
             assert f"\n{name} " in f"\n{listed}"
     for example in sorted(work.glob("*.yaml")):
         run("-m", "rlalign.cli", "run", example.name, "--plain")

@@ -40,3 +40,6 @@ class AtMost(Component):
     def advantage(self) -> Generator[None, Batch, Batch]:
         batch = yield
         return batch.take(torch.arange(min(self.config.n, len(batch))))
+
+
+components = {"ending": Ending, "at-most": AtMost}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlalign.data.example import Example, Joined, LazyExamples
     from rlalign.data.rollout import Rollout, concat, logged_rollout
     from rlalign.data.settings import Options, Sampling
+    from rlalign.decoding.logits import log_distribution
     from rlalign.decoding.sampler import Constraint, Decoder, sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.interface.component import Component, Lagging, Task
@@ -29,6 +30,7 @@ _HOMES = {
     "data.settings": ("Options", "Sampling"),
     "interface.policy": ("Policy", "Value"),
     "interface.run": ("Learner", "Run"),
+    "decoding.logits": ("log_distribution",),
     "decoding.sampler": ("Constraint", "Decoder", "sample"),
     "builtin.nucleus": ("Nucleus",),
     "data.rollout": ("Rollout", "concat", "logged_rollout"),
@@ -70,6 +72,7 @@ __all__ = [
     "Value",
     "concat",
     "hookimpl",
+    "log_distribution",
     "logged_rollout",
     "sample",
 ]

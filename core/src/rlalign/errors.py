@@ -20,6 +20,26 @@ class ConfigError(RLAlignError):
     exit_code = 2
 
 
+class Faults:
+    """Faults of a pipeline, gathered to be told together."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Note a `ConfigError` and go on."""
+        try:
+            yield
+        except ConfigError as error:
+            self.found.append(str(error))
+
+    def stop(self) -> None:
+        """Raise one error for all that was found, if anything was."""
+        if self.found:
+            raise ConfigError("\n".join(dict.fromkeys(self.found)))
+
+
 class ComponentError(RLAlignError):
     """A component did what its hook does not allow, or raised."""
 

@@ -17,7 +17,7 @@ from rlalign.data.settings import Schedule
 from rlalign.learning.learner import GradientLearner, mean_of
 from rlalign.learning.optimiser import factor
 from rlalign.running.updating import update
-from rlalign.testing import Bench, Logits, run, session
+from rlalign.testing import Bench, run, session
 
 
 class Gain(Component):
@@ -73,7 +73,7 @@ class ByValue(Component):
         return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2) - gain)
 
 
-UPDATE_ONLY = ["loss", "gradient", "fisher_product", "kl", "parameters", "assign", "learn", "respond"]
+UPDATE_ONLY = ["loss", "gradient", "split", "accumulate", "parameters", "assign", "learn", "respond"]
 COMPONENTS: dict[str, type[Any]] = {
     "gain": Gain,
     "stops": StopsAtThird,
@@ -197,7 +197,7 @@ def test_a_learner_is_over_when_its_hook_returns(what: str, tmp_path: Path) -> N
 
         @hookimpl
         def iteration_done(self) -> None:
-            arguments = {"fisher_product": 2, "kl": 2, "parameters": 0}.get(what, 1)
+            arguments = {"accumulate": 2, "parameters": 0}.get(what, 1)
             getattr(self.kept, what)(*[None] * arguments)
 
     with pytest.raises(ComponentError, match=r"`keeps` .*: the learner .* once the hook has returned"):
@@ -212,135 +212,67 @@ def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     assert not torch.equal(b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT, before)
 
 
-# -- the Fisher matrix -----------------------------------------------------------------------------------------
+# -- vectors by name, sums over parts ----------------------------------------------------------------------------
 
 
-def dense_fisher(b: Bench, batch: Batch) -> Tensor:
-    """Σ_t Jᵀ(diag p − ppᵀ)J / τ² / M, J row by row, over all trained parameters."""
-    policy, rollout = b.run.models.policy, batch.rollout
-    assert isinstance(policy, Logits)
-    parameters = learner(b).optimiser.parameters
-    own = [p for name, p in parameters.items() if name.startswith("policy/")]
-    size = sum(p.numel() for p in parameters.values())
-    logits_MV = policy.head(policy.features(rollout))
-    total = torch.zeros(size, size, dtype=torch.float64)
-    for m, (i, t) in enumerate(zip(*(x.tolist() for x in rollout.chosen), strict=True)):
-        how = rollout.settings[int(rollout.setting_N[i])]
-        kept = torch.ones(logits_MV.shape[1], dtype=torch.bool)
-        if rollout.allowed is not None:
-            kept = rollout.allowed.mask(torch.tensor([i]), torch.tensor([t]))[0]
-        if t < how.min_new_tokens:
-            kept[list(policy.ends)] = False
-        p = (logits_MV[m].detach() / how.temperature).masked_fill(~kept, -math.inf).softmax(0)
-        rows = []
-        for v in range(len(p)):
-            grads = torch.autograd.grad(logits_MV[m, v], own, retain_graph=True, allow_unused=True)
-            row = [torch.zeros_like(x) if g is None else g for x, g in zip(own, grads, strict=True)]
-            rows.append(torch.cat([g.reshape(-1) for g in row]))
-        j = torch.zeros(len(p), size, dtype=torch.float64)
-        j[:, : len(rows[0])] = torch.stack(rows)
-        total += j.T @ (p.diag() - p[:, None] * p) @ j / how.temperature**2
-    return total / int(rollout.mask_NT.sum())
+def test_a_vector_splits_into_named_parameters(tmp_path: Path) -> None:
+    b = bench(tmp_path, "by-value")
+    named = learner(b).optimiser.parameters
+    pieces = b.learner.split(b.learner.parameters())
+    assert list(pieces) == list(named)
+    assert all(torch.equal(piece, named[name]) for name, piece in pieces.items())
+    assert {name.partition("/")[0] for name in pieces} == {"policy", "value"}
 
 
-@pytest.mark.parametrize("algorithm", ["gain", "by-value"])
-@pytest.mark.parametrize("hidden", [None, 3])
-@pytest.mark.parametrize(
-    "generation",
-    [
-        {"samples": 2},
-        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
-        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
-    ],
-)
-def test_the_fisher_product_is_that_of_the_dense_matrix(
-    generation: dict[str, Any], hidden: int | None, algorithm: str, tmp_path: Path
-) -> None:
-    say = pipeline(algorithm, responses="sampled", generation={**generation, "max_new_tokens": 3})
-    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
-    say |= {"policy": {"logits": small}, "task": {"numbers": {"size": 3, "prompts": 3}}}
-    b = Bench(tmp_path, say, COMPONENTS)
-    batch, _ = b.batch(3), learner(b)
-    fisher = dense_fisher(b, batch)
-    start, generator = b.learner.parameters(), torch.Generator().manual_seed(0)
-    for budget in (10**9, 9, 1):
-        b.engine.budget = budget
-        vector = torch.randn(len(start), generator=generator, dtype=torch.float64)
-        product = b.learner.fisher_product(batch, vector)
-        torch.testing.assert_close(product, fisher @ vector, rtol=0, atol=1e-12)
-    assert float(fisher.abs().max()) > 1e-4
-    assert torch.equal(b.learner.parameters(), start)
-    assert all(p.grad is None for p in learner(b).optimiser.parameters.values())
+@pytest.mark.parametrize("budget, chunk", [(10**9, 10**9), (9, 4), (1, 1)])
+def test_a_sum_over_parts_and_its_gradient(budget: int, chunk: int, tmp_path: Path) -> None:
+    """Every response and every chosen step is met once, however the rollout is cut."""
+    b = bench(tmp_path, hidden=3)
+    batch, policy = b.batch(), b.run.models.policy
+    learner(b)
+    b.engine.budget, b.engine.head_chunk = budget, chunk
+    sizes: list[int] = []
+
+    def compute(part: Any, chunks: Any) -> float:
+        h_MC, total = policy.features(part), 0.0
+        for at in chunks:
+            assert len(at) <= chunk
+            loss = (policy.head(h_MC[at]) ** 2).sum()
+            loss.backward(retain_graph=True)
+            total += float(loss.detach())
+        assert torch.equal(torch.cat(chunks), torch.arange(len(h_MC)))
+        sizes.append(len(h_MC))
+        return total
+
+    total, gradient = b.learner.accumulate(batch.rollout, compute)
+    assert sum(sizes) == int(batch.rollout.mask_NT.sum())
+    whole = (policy.head(policy.features(batch.rollout)) ** 2).sum()
+    assert total == pytest.approx(float(whole.detach()), rel=1e-12)
+    parameters = list(learner(b).optimiser.parameters.values())
+    expected = torch.autograd.grad(whole, parameters, allow_unused=True)
+    found = b.learner.split(gradient).values()
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, torch.zeros_like(x) if y is None else y, rtol=0, atol=1e-12)
+    assert all(p.grad is None for p in parameters)
 
 
-def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
-    """KL(π_θ ‖ π_{θ+εv}) ≈ ½ ε² vᵀFv, on distributions nothing was removed from."""
+def test_a_sum_starts_over_where_memory_ran_out(tmp_path: Path) -> None:
     b = bench(tmp_path)
-    batch, _ = b.batch(), learner(b)
-    policy, start = b.run.models.policy, b.learner.parameters()
-    vector = torch.randn(len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = b.batch()
+    learner(b)
+    met: list[int] = []
 
-    def logp() -> Tensor:
-        with torch.no_grad():
-            return policy.head(policy.features(batch.rollout)).log_softmax(1)
+    def compute(part: Any, chunks: Any) -> float:
+        met.append(len(part))
+        if len(met) == 1:
+            raise torch.OutOfMemoryError("a full card")
+        return float(len(part))
 
-    old, eps = logp(), 1e-4
-    curvature = float(vector @ b.learner.fisher_product(batch, vector))
-    kls = []
-    for sign in (1, -1):  # the third order cancels
-        b.learner.assign(start + sign * eps * vector)
-        kls.append(float((old.exp() * (old - logp())).sum(1).mean()))
-    assert sum(kls) / eps**2 == pytest.approx(curvature, rel=1e-5)
-
-
-# -- the KL ----------------------------------------------------------------------------------------------------
-
-
-def log_distribution(b: Bench, batch: Batch) -> Tensor:
-    """[M,V] at the chosen steps, under the distribution sampled from, row by row."""
-    policy, rollout, rows = b.run.models.policy, batch.rollout, []
-    with torch.no_grad():
-        logits_MV = policy.head(policy.features(rollout))
-    for m, (i, t) in enumerate(zip(*(x.tolist() for x in rollout.chosen), strict=True)):
-        how = rollout.settings[int(rollout.setting_N[i])]
-        kept = torch.ones(logits_MV.shape[1], dtype=torch.bool)
-        if rollout.allowed is not None:
-            kept = rollout.allowed.mask(torch.tensor([i]), torch.tensor([t]))[0]
-        if t < how.min_new_tokens:
-            kept[list(policy.ends)] = False
-        rows.append((logits_MV[m] / how.temperature).masked_fill(~kept, -math.inf).log_softmax(0))
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize("hidden", [None, 3])
-@pytest.mark.parametrize(
-    "generation",
-    [
-        {"samples": 2},
-        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
-        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
-    ],
-)
-def test_the_kl_is_that_of_the_dense_distributions(
-    generation: dict[str, Any], hidden: int | None, tmp_path: Path
-) -> None:
-    say = pipeline("by-value", responses="sampled", generation={**generation, "max_new_tokens": 3})
-    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
-    b = Bench(tmp_path, say | {"policy": {"logits": small}, "task": {"numbers": {"prompts": 3}}}, COMPONENTS)
-    batch, _ = b.batch(3), learner(b)
-    start, then_MV = b.learner.parameters(), log_distribution(b, batch)
-    assert b.learner.kl(batch, start) == 0
-    noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    b.learner.assign(start + 0.3 * noise)
-    moved, now_MV = b.learner.parameters(), log_distribution(b, batch)
-    kept_MV = then_MV > -math.inf
-    assert bool(kept_MV.all()) == (len(generation) == 1)
-    kl_MV = torch.where(kept_MV, then_MV.exp() * (then_MV - now_MV), 0.0)
-    for budget, chunk in ((10**9, 10**9), (9, 4), (1, 1)):
-        b.engine.budget, b.engine.head_chunk = budget, chunk
-        assert b.learner.kl(batch, start) == pytest.approx(float(kl_MV.sum(1).mean()), rel=1e-12)
-    assert float(kl_MV.sum(1).mean()) > 1e-3
-    assert torch.equal(b.learner.parameters(), moved)
+    before = b.engine.budget
+    total, gradient = b.learner.accumulate(batch.rollout, compute)
+    assert total == len(batch)
+    assert not gradient.any()
+    assert b.engine.budget == before // 2
 
 
 # -- the loop's learning inside an update ----------------------------------------------------------------------

@@ -18,7 +18,8 @@ from rlalign.data.settings import Options
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component, Lagging
 from rlalign.interface.hooks import hookimpl
-from rlalign.running.plan import Builder, PhasePlan, acting, plan_phases
+from rlalign.running.plan import PhasePlan
+from rlalign.running.planning import Builder, plan_phases
 from rlalign.testing import registry
 from rlalign.testing.kit import _Once as ONCE
 
@@ -109,7 +110,7 @@ def test_roles_say_who_acts_where() -> None:
     plan = one(
         rewards=["token-sum", "kl"], algorithm=["once", "best-of"], evaluate={"use": ["token-sum", "length"]}
     )
-    assert acting(plan) == {
+    assert plan.acting() == {
         "rollout": ["sampled"],
         "reward": ["token-sum", "kl"],
         "advantage": ["best-of"],
@@ -226,7 +227,7 @@ def test_samples_that_a_component_cannot_do_without(change: dict[str, Any], enou
     if enough:
         one(**change)
     else:
-        with pytest.raises(ConfigError, match="`unit` needs at least 3 responses a prompt and gets 2"):
+        with pytest.raises(ConfigError, match="`unit` needs at least 3 responses per prompt and gets 2"):
             one(**change)
 
 
@@ -287,3 +288,44 @@ def test_the_description_of_two_phases() -> None:
         "  needs           logprobs, policy.full_logprobs, reference.full_logprobs\n"
         "  length          3 passes of 2 prompts, 2 epochs of 1 optimiser step\n"
     )
+
+
+def test_all_faults_are_told_at_once_each_with_its_line(tmp_path: Path) -> None:
+    """Of four phases none hides another's, and what is written on a line is reported there."""
+    text = """
+task: numbers
+policy: logits
+rewards: [token-sum]
+generation: {max_new_tokens: 4}
+train: {iterations: 1}
+phases:
+- name: first
+  algorithm:
+  - unit: {min_samples: 3}
+  generation: {samples: 1}
+- name: second
+  algorithm: unit
+  generation:
+    samples: 4
+    greedy: true
+- name: third
+  algorithm:
+  - unit
+  - gate: {by: token-sum, at_least: 1}
+- name: fourth
+  algorithm: unit
+  rewards:
+  - token-sum
+  - reads: {needs: [policy.values]}
+"""
+    known = registry({"unit": Unit, "reads": Reads})
+    with pytest.raises(ConfigError) as error:
+        plan_phases(load_pipeline(tmp_path / "p.yaml", registry=known, text=text), known)
+    lines = str(error.value).splitlines()
+    for line, part in (
+        (10, "at least"),
+        (16, "generation.greedy"),
+        (20, "has a `reward` hook"),
+        (25, "`policy.values`"),
+    ):
+        assert any(f"p.yaml:{line}:" in found and part in found for found in lines), (line, str(error.value))

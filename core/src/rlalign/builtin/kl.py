@@ -9,12 +9,11 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from rlalign.data.batch import Score
+from rlalign.data.batch import Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Role
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-from rlalign.interface.run import Run
 
 
 def estimators(logprobs: Tensor, reference: Tensor) -> dict[str, Tensor]:
@@ -71,15 +70,16 @@ class KL(Component):
         return Score(-self.coef * kl["k1"], metrics={**kl, "per_response": per_response_N, "coef": coef_N})
 
     @hookimpl
-    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
-        target = self.config.target
-        if target is None or f"{self.name}/k1" not in metrics:
+    def iteration_done(self, rollout: Rollout, reward: Reward) -> None:
+        target, seen = self.config.target, reward.metrics
+        if target is None or f"{self.name}/k1" not in seen or len(rollout) == 0:
             return
         if self.config.controller == "rl4lms":
-            self.coef = rl4lms_coefficient(self.coef, metrics[f"{self.name}/k1"], target)
+            kl = float(seen[f"{self.name}/k1"][rollout.mask_NT].double().mean())
+            self.coef = rl4lms_coefficient(self.coef, kl, target)
         else:
-            kl, responses = metrics[f"{self.name}/per_response"], int(metrics["responses"])
-            self.coef = ziegler_coefficient(self.coef, kl, target, responses, self.config.horizon)
+            kl = float(seen[f"{self.name}/per_response"].double().mean())
+            self.coef = ziegler_coefficient(self.coef, kl, target, len(rollout), self.config.horizon)
 
     def state_dict(self) -> dict[str, Any]:
         return {"coef": self.coef}

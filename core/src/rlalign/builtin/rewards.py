@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from rlalign.data.batch import Score
+from rlalign.data.batch import Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options
 from rlalign.data.statistics import per_response
 from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-from rlalign.interface.run import Run
 
 Scores = Generator[None, list[Score], list[Score]]
 
@@ -129,8 +128,7 @@ class Normalise(Component):
 
     def _scaled(self, score: Score) -> Score:
         raw = score.value
-        mine = f"{self.name}/raw"
-        metrics = {**score.metrics, mine: raw, f"{mine}_squared": raw.double() ** 2}
+        metrics = {**score.metrics, f"{self.name}/raw": raw}
         if score.name not in self.seen:
             return replace(score, metrics=metrics)
         count, total, squares = self.seen[score.name]
@@ -139,12 +137,14 @@ class Normalise(Component):
         return replace(score, value=(raw - (mean if self.config.shift else 0.0)) / scale, metrics=metrics)
 
     @hookimpl
-    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
-        count = metrics["responses"]
+    def iteration_done(self, reward: Reward) -> None:
         mine = f"/{self.name}/raw"
-        for key in [k for k in metrics if k.endswith(mine)]:
+        for key, raw_N in reward.metrics.items():
+            if not key.endswith(mine):
+                continue
             held = self.seen.setdefault(key.removesuffix(mine), [0.0, 0.0, 0.0])
-            for i, value in enumerate((1.0, metrics[key], metrics[f"{key}_squared"])):
+            x_N, count = raw_N.double(), float(len(raw_N))
+            for i, value in enumerate((1.0, float(x_N.mean()), float((x_N**2).mean()))):
                 held[i] += count * value
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError, RLAlignError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ S = TypeVar("S", bound="Workspace")
 LATEST = ""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InstalledCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rlalign")
 def program() -> None:
     """Align language models with reinforcement learning, one YAML file a pipeline."""
@@ -161,7 +162,7 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
         from rlalign.cli.report import describe
         from rlalign.config.load import load_pipeline
         from rlalign.config.registry import Registry
-        from rlalign.running.plan import plan_phases
+        from rlalign.running.planning import plan_phases
 
         registry = Registry()
         pipeline = load_pipeline(file, list(overrides), registry=registry)

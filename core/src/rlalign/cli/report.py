@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlalign.config.pipeline import Pipeline
-from rlalign.running.plan import PhasePlan, acting
+from rlalign.running.plan import PhasePlan
 
 
 def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
@@ -27,7 +27,7 @@ def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
 def _phase(plan: PhasePlan, known: set[str], *, first: bool) -> list[str]:
     phase, train = plan.settings, plan.settings.train
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
-    for hook, names in acting(plan).items():
+    for hook, names in plan.acting().items():
         rows[hook] = ", ".join(names)
     rows.setdefault("reward", "nothing")
     models = {"policy": "built" if first else "kept"}

@@ -155,19 +155,25 @@ class _Chosen:
         return batch.rollout.mask_NT & (picked[:, None] if picked.ndim == 1 else picked)
 
 
+def concat_rewards(parts: Sequence[Reward]) -> Reward:
+    """Join the rewards of several draws."""
+    if len(parts) == 1:
+        return parts[0]
+    return Reward(
+        concat_columns([part.tokens_NT for part in parts]),
+        _common([part.parts for part in parts]),
+        _common([part.metrics for part in parts]),
+    )
+
+
 def concat_batches(parts: Sequence[Batch]) -> Batch:
     """Join the batches of several draws into one step's worth of data."""
     if len(parts) == 1:
         return parts[0]
-    rewards = [part.reward for part in parts]
     olds = [part.old for part in parts if part.old is not None]
     return Batch(
         rollout=concat([part.rollout for part in parts]),
-        reward=Reward(
-            concat_columns([r.tokens_NT for r in rewards]),
-            _common([r.parts for r in rewards]),
-            _common([r.metrics for r in rewards]),
-        ),
+        reward=concat_rewards([part.reward for part in parts]),
         advantage_NT=concat_columns([part.advantage_NT for part in parts]),
         columns=_common([part.columns for part in parts]),
         old=concat_columns(olds) if len(olds) == len(parts) else None,

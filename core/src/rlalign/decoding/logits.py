@@ -49,6 +49,15 @@ def steps_outputs(
     return {name: outputs[name] for name in LIVE if name in want}
 
 
+def log_distribution(
+    logits_MV: Tensor, rollout: Rollout, chosen_M: tuple[Tensor, Tensor], ends: Sequence[int]
+) -> Tensor:
+    """[M,V]: log-probs of every token at some chosen steps (row_M, step_M), under the distribution sampled from."""
+    z_MV = scaled(logits_MV, rollout, chosen_M[0])
+    gone_MV = removed(z_MV, rollout, *chosen_M, ends)
+    return (z_MV if gone_MV is None else z_MV.masked_fill(gone_MV, -math.inf)).log_softmax(1)
+
+
 def scaled(logits_MV: Tensor, rollout: Rollout, row_M: Tensor) -> Tensor:
     """Logits over the temperature each row was sampled at."""
     full_MV = full_precision(logits_MV)

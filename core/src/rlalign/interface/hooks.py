@@ -86,8 +86,11 @@ def step_ready(run: Run, metrics: Mapping[str, float]) -> bool | None:
 
 
 @hookspec
-def iteration_done(run: Run, metrics: Mapping[str, float]) -> None:
-    """The iteration's learning is over: adapt a coefficient, refresh a copy, update a baseline."""
+def iteration_done(run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]) -> None:
+    """The iteration's learning is over: adapt a coefficient, refresh a copy, update a baseline.
+
+    `rollout` and `reward` are all its responses and what they earned, `metrics` what is logged of it.
+    """
 
 
 @hookspec

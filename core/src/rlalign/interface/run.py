@@ -127,17 +127,20 @@ class Learner(Protocol):
     def gradient(self, batch: Batch) -> Tensor:
         """Its gradient with regard to all trained parameters, as one vector."""
 
-    def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
-        """The policy's Fisher matrix (a mean over chosen steps) times a vector over all trained parameters."""
+    def accumulate(
+        self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
+    ) -> tuple[float, Tensor]:
+        """Σ compute(part, chunks) over parts of a rollout that fit the memory, and the gradient it left, as one vector.
 
-    def kl(self, batch: Batch, vector: Tensor) -> float:
-        """KL(then ‖ now), a mean over chosen steps: the policy at a vector, the policy as it is.
-
-        Exact, over the whole vocabulary, under the distribution sampled from.
+        `chunks` are places among the part's chosen steps, as many at a time as the policy's head may compute.
+        `compute` may call `.backward()`; it may be called again, from the first part on, where memory ran out.
         """
 
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector's pieces by parameter, `policy/…`, each in the parameter's shape."""
 
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""

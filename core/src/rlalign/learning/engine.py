@@ -12,29 +12,21 @@ All three give the same gradient up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Batch, Outputs, field_of
+from rlalign.data.batch import Batch, Outputs
 from rlalign.data.rollout import Rollout
-from rlalign.decoding.logits import LIVE, full_precision, steps_outputs
-from rlalign.errors import RLAlignError
-from rlalign.interface.policy import Model, Policy, Value
+from rlalign.interface.policy import Model
 from rlalign.learning import batching
+from rlalign.learning.forward import Forward, Metrics, gathered, lay_out
 
 Losses = Callable[[Batch, Outputs], tuple[Tensor, Mapping[str, Tensor]]]
 """(piece of a step, leaves) → (weighted sum of all losses, metrics that add over pieces)."""
 Route = Literal["A", "B", "T"]
-Metrics = dict[str, Tensor]
-
-
-def lay_out(x_M: Tensor, rollout: Rollout) -> Tensor:
-    """[M] at the chosen steps → [N,T], zero elsewhere."""
-    return x_M.new_zeros(rollout.mask_NT.shape).masked_scatter(rollout.mask_NT, x_M)
 
 
 def add(total: Metrics, more: Mapping[str, Tensor]) -> None:
@@ -43,7 +35,7 @@ def add(total: Metrics, more: Mapping[str, Tensor]) -> None:
         total[name] = total[name] + value.detach() if name in total else value.detach()
 
 
-class Engine:
+class Engine(Forward):
     """Forward and backward passes over the models of one phase."""
 
     def __init__(
@@ -51,31 +43,16 @@ class Engine:
         models: Mapping[str, Model],
         *,
         trains: Collection[str] = (),
-        needs: Collection[str] = (),
         unit: str = "group",
-        budget: int = 16384,
-        head_chunk: int = 256,
-        dtype: str = "float32",
         route: Route | None = None,
-        dropout: bool = False,
-        before_forward: Callable[[int, int], None] = lambda micro, part: None,
+        **forward: Any,
     ) -> None:
-        self.models = models
-        self.trains = tuple(trains)
-        self.want = tuple(name for name in LIVE if name in needs)
-        self.wants_values = "values" in needs
+        super().__init__(models, trains=trains, **forward)
         self.unit = unit
-        self.budget = budget
-        self.head_chunk = head_chunk
-        self.dtype = dtype
         self.route = route
-        self.dropout = dropout
-        self.before_forward = before_forward
         # Of all that train, also while some of it is kept still. Looked up once: the walk over all modules is
         # something small models would feel at every step.
         self._parameters = [p for name in self.trains for p in models[name].parameters()]
-        self.forwards = 0
-        """Trunk forwards of `policy` since the start; tests count them."""
 
     # -- one optimiser step ---------------------------------------------------------------------
 
@@ -90,34 +67,11 @@ class Engine:
                 with self._dropping(True):
                     return self._step(batch, losses)
             except torch.OutOfMemoryError:
-                self._halve(batch.rollout)
-
-    @contextmanager
-    def _dropping(self, on: bool) -> Iterator[None]:
-        """Dropout, where it was asked for, acts in the models that train and while they learn, nowhere else."""
-        wanted = on and self.dropout
-        # Only where it changes something: each call walks all modules, which small models would feel.
-        others = [name for name in self.trains if self.models[name].training != wanted]
-        try:
-            for name in others:
-                self.models[name].train(wanted)
-            yield
-        finally:
-            for name in others:
-                self.models[name].train(not wanted)
+                self.halve(batch.rollout)
 
     def clear_gradients(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
-
-    def _halve(self, rollout: Rollout) -> None:
-        if self.budget <= int(rollout.cost_N.max()) and self.head_chunk <= 16:
-            raise RLAlignError(
-                f"out of memory on one response of {int(rollout.cost_N.max())} tokens; shorten prompts or "
-                "`generation.max_new_tokens`, or use a smaller model"
-            )
-        self.budget = max(1, self.budget // 2)
-        self.head_chunk = max(min(16, self.head_chunk), self.head_chunk // 2)
 
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         total: Metrics = {}
@@ -147,20 +101,19 @@ class Engine:
         dv = torch.zeros_like(v) if v is not None and v.requires_grad else None
         for rows in runs:
             at: Tensor | slice = slice(None)
-            value_rows, part = at, piece
+            part = piece
             if len(runs) > 1:
                 part, at = piece.take(rows), torch.isin(row_M, rows).nonzero()[:, 0]
-                value_rows = rows if v is not None and self._per_prompt() else at
             h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
             outputs = self._head(h_chunk, part.rollout, part.rollout.chosen)
-            v_part = v.detach()[value_rows] if v is not None else None
+            v_part = v.detach()[at] if v is not None else None
             leaves = {name: x.detach() for name, x in outputs.items()}
             cotangents = self._cotangents(part, leaves, v_part, losses, total)
             _backward([outputs[name] for name in self.want], [cotangents.get(name) for name in self.want])
             if dh is not None and h_chunk.grad is not None:
                 dh[at] = h_chunk.grad
             if dv is not None and "values" in cotangents:
-                dv[value_rows] = cotangents["values"]
+                dv[at] = cotangents["values"]
         _backward([h, v], [dh, dv])
 
     def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
@@ -171,7 +124,6 @@ class Engine:
         rollouts = [piece.rollout.take(rows) for rows in parts]
         row_M = piece.rollout.chosen[0]
         steps = [torch.isin(row_M, rows).nonzero()[:, 0] for rows in parts]
-        value_rows = parts if self.wants_values and self._per_prompt() else steps
         looks: list[Metrics] = []
         values: list[Tensor] = []
         with torch.no_grad():
@@ -179,14 +131,13 @@ class Engine:
                 h, v = self._forward(rollout, micro, i)
                 looks.append(self._look(h, rollout))
                 values += [] if v is None else [v]
-        outputs = {name: _gathered([look[name] for look in looks], steps) for name in self.want}
-        v = _gathered(values, value_rows) if values else None
+        outputs = {name: gathered([look[name] for look in looks], steps) for name in self.want}
+        v = gathered(values, steps) if values else None
         cotangents = self._cotangents(piece, outputs, v, losses, total)
         del looks, values, outputs
         for i, rollout in enumerate(rollouts):
             h, v = self._forward(rollout, micro, i)
-            at = {"values": value_rows[i]}
-            self._push(h, v, rollout, {name: g[at.get(name, steps[i])] for name, g in cotangents.items()})
+            self._push(h, v, rollout, {name: g[steps[i]] for name, g in cotangents.items()})
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
@@ -199,92 +150,6 @@ class Engine:
 
     # -- forward ----------------------------------------------------------------------------------
 
-    def _forward(self, rollout: Rollout, micro: int, part: int = 0) -> tuple[Tensor | None, Tensor | None]:
-        """(policy features with graph if it trains, values), each None if no loss needs it."""
-        self.before_forward(micro, part)
-        trunks: dict[str, Tensor] = {}
-        with self.autocast():
-            if self.want:
-                trunks["policy"] = self._features("policy", rollout)
-            if not self.wants_values:
-                return trunks.get("policy"), None
-            h = trunks.get("policy")
-            value = self._value("value")
-            read = self._read(value, rollout, known=trunks)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self._flows_to_value(value)):
-                v = value.values(rollout, read)
-        return h, full_precision(v)
-
-    def _read(
-        self, value: Value, rollout: Rollout, last: bool = False, known: Mapping[str, Tensor] | None = None
-    ) -> Tensor | tuple[Tensor, Tensor] | None:
-        """What a value reads of its trunk."""
-        if value.trunk is None:
-            return None
-        if value.reads == "prompts":
-            with torch.set_grad_enabled(torch.is_grad_enabled() and value.trunk in self.trains):
-                return self.policy(value.trunk).prompt_states(rollout)
-        if known and value.trunk in known:
-            return known[value.trunk]
-        return self._features(value.trunk, rollout, last)
-
-    def _flows_to_value(self, value: Value) -> bool:
-        return "value" in self.trains or value.trunk in self.trains
-
-    def _features(self, name: str, rollout: Rollout, last: bool = False) -> Tensor:
-        if name == "policy":
-            self.forwards += 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.trains):
-            return self.policy(name).features(rollout, last=last)
-
-    def policy(self, name: str) -> Policy:
-        model = self.models[name]
-        if not isinstance(model, Policy):
-            raise RLAlignError(f"the model `{name}` is a {type(model).__name__}, not a policy")
-        return model
-
-    def _value(self, name: str) -> Value:
-        model = self.models[name]
-        if not isinstance(model, Value):
-            raise RLAlignError(f"the model `{name}` is a {type(model).__name__}, not a value")
-        return model
-
-    def _per_prompt(self) -> bool:
-        return self._value("value").per_prompt
-
-    def autocast(self) -> AbstractContextManager[object]:
-        if self.dtype != "bfloat16":
-            return nullcontext()
-        device = next((p.device.type for m in self.models.values() for p in m.parameters()), "cpu")
-        return torch.autocast(device, dtype=torch.bfloat16)
-
-    def _head(
-        self,
-        h: Tensor,
-        rollout: Rollout,
-        chosen_M: tuple[Tensor, Tensor],
-        model: str = "policy",
-        want: Collection[str] | None = None,
-    ) -> Metrics:
-        policy = self.policy(model)
-        with self.autocast():
-            logits = policy.head(h)
-        return steps_outputs(logits, rollout, chosen_M, policy.ends, self.want if want is None else want)
-
-    @torch.no_grad()
-    def _look(
-        self, h: Tensor | None, rollout: Rollout, model: str = "policy", want: Collection[str] | None = None
-    ) -> Metrics:
-        """The outputs [M] of all chosen steps, chunk by chunk, without a graph."""
-        if h is None:
-            return {}
-        row_M, step_M = rollout.chosen
-        pieces = [
-            self._head(h[at], rollout, (row_M[at], step_M[at]), model, want)
-            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk)
-        ]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
-
     # -- backward ---------------------------------------------------------------------------------
 
     def _cotangents(
@@ -294,8 +159,7 @@ class Engine:
         rollout = piece.rollout
         leaves = {name: lay_out(outputs[name], rollout).requires_grad_() for name in self.want}
         if v is not None:
-            spread = v.detach()[rollout.chosen[0]] if self._per_prompt() else v.detach()
-            leaves["values"] = lay_out(spread, rollout).requires_grad_()
+            leaves["values"] = lay_out(v.detach(), rollout).requires_grad_()
         with torch.enable_grad():
             value, metrics = losses(piece, Outputs(**{f"{name}_NT": x for name, x in leaves.items()}))
         add(total, {"loss": value, **metrics})
@@ -305,10 +169,6 @@ class Engine:
         cotangents = {
             name: g_NT[rollout.mask_NT] for name, g_NT in zip(leaves, grads, strict=True) if g_NT is not None
         }
-        if "values" in cotangents and self._per_prompt():
-            per_row = torch.zeros_like(v) if v is not None else None
-            assert per_row is not None
-            cotangents["values"] = per_row.index_add(0, rollout.chosen[0], cotangents["values"])
         return cotangents
 
     def _push(self, h: Tensor | None, v: Tensor | None, rollout: Rollout, cotangents: Metrics) -> None:
@@ -325,58 +185,6 @@ class Engine:
                 if dh is not None and h_chunk.grad is not None:
                     dh[at] = h_chunk.grad
         _backward([h, v], [dh, cotangents.get("values")])
-
-    # -- without a gradient -----------------------------------------------------------------------
-
-    @torch.no_grad()
-    def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        """Outputs of any model for a whole rollout, cut by the budget."""
-        while True:
-            try:
-                with self._dropping(False):
-                    return self._score(model, rollout, want)
-            except torch.OutOfMemoryError:
-                self._halve(rollout)
-
-    def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        if len(rollout) == 0:
-            none_NT1 = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
-            return Outputs(**{field_of(name): none_NT1[:, name != "state_values" :] for name in want})
-        live = [name for name in LIVE if name in want]
-        parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
-        rollouts = [rollout.take(rows) for rows in parts]
-        found: dict[str, list[Tensor]] = {}
-        for part in rollouts:
-            if live:
-                with self.autocast():
-                    h = self._features(model, part)
-                for name, x_M in self._look(h, part, model, live).items():
-                    found.setdefault(f"{name}_NT", []).append(lay_out(x_M, part))
-            if "values" in want or "state_values" in want:
-                values_NT1 = self._state_values(model, part)
-                values_NT = torch.where(part.mask_NT, values_NT1[:, :-1], 0.0)
-                for name, x in (("values", values_NT), ("state_values", values_NT1)):
-                    if name in want:
-                        found.setdefault(field_of(name), []).append(x)
-        return Outputs(**{name: _gathered(pieces, parts) for name, pieces in found.items()})
-
-    def _state_values(self, model: str, rollout: Rollout) -> Tensor:
-        value = self._value(model)
-        row_M, step_M = rollout.chosen
-        with self.autocast():
-            last = not value.per_prompt
-            v = full_precision(value.values(rollout, self._read(value, rollout, last), last=last))
-        steps_v, ends_v = (v[row_M], v) if value.per_prompt else (v[: len(row_M)], v[len(row_M) :])
-        values_NT1 = v.new_zeros(len(rollout), rollout.steps + 1)
-        values_NT1[row_M, step_M] = steps_v
-        rows_N = torch.arange(len(rollout), device=v.device)
-        values_NT1[rows_N, rollout.length_N] = ends_v.masked_fill(rollout.finished_N, 0.0)
-        return values_NT1
-
-
-def _gathered(pieces: list[Tensor], places: list[Tensor]) -> Tensor:
-    """Pieces that stand at `places` of a whole, as that whole: a loss may count on the order of rows."""
-    return torch.cat(pieces)[torch.cat(places).argsort()]
 
 
 def _backward(outputs: list[Tensor | None] | list[Tensor], cotangents: list[Tensor | None]) -> None:

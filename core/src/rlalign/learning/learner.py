@@ -7,17 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from rlalign.data.batch import Batch
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Train
-from rlalign.decoding.logits import full_precision, removed, scaled
 from rlalign.errors import ComponentError
-from rlalign.interface.policy import Model, Policy
+from rlalign.interface.policy import Model
 from rlalign.learning import batching
 from rlalign.learning.engine import Engine, Losses
 from rlalign.learning.optimiser import Optimiser
@@ -146,24 +142,29 @@ class GradientLearner:
         self.gradient_step(batch.as_step())
         return self._taken()
 
-    def kl(self, batch: Batch, vector: Tensor) -> float:
-        """KL(π_v ‖ π), a mean over the batch's chosen steps: π_v the policy at a vector, π as it is now.
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector's pieces by parameter: `policy/…`, in the parameter's shape."""
+        return dict(zip(self.optimiser.parameters, self._split(vector), strict=True))
 
-        Exact: a sum over the vocabulary, under the distribution sampled from.
+    def accumulate(
+        self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
+    ) -> tuple[float, Tensor]:
+        """Σ compute(part, chunks) over micro-batches, and what it left in `.grad`, as one vector.
+
+        Out of memory, it starts over with half the budget.
         """
-        rollout, then = batch.rollout, self._of_policy(vector)
-        total = self._over_parts(rollout, lambda part: self._kl_part(part, then))
-        return total / max(1, int(rollout.mask_NT.sum()))
-
-    def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
-        """F·v, F the policy's Fisher matrix, a mean over the batch's chosen steps.
-
-        F = Jᵀ(diag p − ppᵀ)J with J the Jacobian of the logits: one forward-mode and one reverse pass a
-        micro-batch, no second-order graph.
-        """
-        rollout, tangents = batch.rollout, self._of_policy(vector)
-        self._over_parts(rollout, lambda part: self._push_fisher(part, tangents))
-        return self._taken() / max(1, int(rollout.mask_NT.sum()))
+        while True:
+            self.engine.clear_gradients()
+            try:
+                total = 0.0
+                for rows in batching.micro_batches(rollout, self.engine.budget):
+                    part = rollout.take(batching.index(rows, rollout))
+                    steps_M = torch.arange(len(part.chosen[0]), device=part.group_N.device)
+                    with self.engine.autocast():
+                        total += compute(part, steps_M.split(self.engine.head_chunk))
+                return total, self._taken()
+            except torch.OutOfMemoryError:
+                self.engine.halve(rollout)
 
     def _taken(self) -> Tensor:
         """What `.grad` holds, as one vector; nothing is left there."""
@@ -172,96 +173,6 @@ class GradientLearner:
         flat = torch.cat([g.detach().reshape(-1) for g in grads])
         self.engine.clear_gradients()
         return flat
-
-    def _of_policy(self, vector: Tensor) -> dict[str, Tensor]:
-        """The policy's pieces of a vector, as `_Apart` names its parameters."""
-        named = zip(self.optimiser.parameters, self._split(vector), strict=True)
-        return {f"policy.{k.removeprefix('policy/')}": x for k, x in named if k.startswith("policy/")}
-
-    def _over_parts(self, rollout: Rollout, compute: Callable[[Rollout], float]) -> float:
-        """A sum over micro-batches. Out of memory, it starts over with half the budget."""
-        while True:
-            self.engine.clear_gradients()
-            try:
-                parts = batching.micro_batches(rollout, self.engine.budget)
-                return sum(compute(rollout.take(batching.index(rows, rollout))) for rows in parts)
-            except torch.OutOfMemoryError:
-                self.engine._halve(rollout)
-
-    def _head_chunks(self, rollout: Rollout) -> Sequence[Tensor]:
-        row_M, _ = rollout.chosen
-        chunks: Sequence[Tensor] = torch.arange(len(row_M), device=row_M.device).split(self.engine.head_chunk)
-        return chunks
-
-    @torch.no_grad()
-    def _kl_part(self, rollout: Rollout, then: dict[str, Tensor]) -> float:
-        policy, total = self.engine.policy("policy"), 0.0
-        apart = _Apart(policy)
-        with self.engine.autocast():
-            then_MC, now_MC = functional_call(apart, then, (rollout,)), apart(rollout)
-            for at in self._head_chunks(rollout):
-                then_mV = _distribution(
-                    functional_call(apart, then, (then_MC[at],)), rollout, at, policy.ends
-                )
-                now_mV = _distribution(apart(now_MC[at]), rollout, at, policy.ends)
-                kl_mV = then_mV.exp() * (then_mV - now_mV)
-                total += float(kl_mV.masked_fill(then_mV == -math.inf, 0.0).sum(1).double().sum())
-        return total
-
-    def _push_fisher(self, rollout: Rollout, tangents: Mapping[str, Tensor]) -> float:
-        """Add Σ Jᵀ(diag p − ppᵀ)J v over the chosen steps to `.grad`."""
-        policy = self.engine.policy("policy")
-        apart, temperature_M = _Apart(policy), rollout.setting("temperature")[rollout.chosen[0]]
-        own = dict(apart.named_parameters())
-        with self.engine.autocast():
-            h_MC = policy.features(rollout)
-            g_MC = torch.zeros_like(h_MC)
-            with forward_ad.dual_level(), _forward_mode():
-                duals = {name: forward_ad.make_dual(own[name], v) for name, v in tangents.items()}
-                moved_MC = functional_call(apart, duals, (rollout,))
-                for at in self._head_chunks(rollout):
-                    z_mV, jv_mV = forward_ad.unpack_dual(functional_call(apart, duals, (moved_MC[at],)))
-                    if jv_mV is None:  # nothing that trains moves these logits
-                        continue
-                    p_mV = _distribution(z_mV, rollout, at, policy.ends).exp()
-                    jv_mV = full_precision(jv_mV)
-                    centred_mV = p_mV * (jv_mV - (p_mV * jv_mV).sum(1, keepdim=True))
-                    centred_mV = centred_mV / temperature_M[at][:, None].to(p_mV) ** 2
-                    with torch.enable_grad():
-                        h_mC = h_MC.detach()[at].requires_grad_()
-                        logits_mV = policy.head(h_mC)
-                    logits_mV.backward(centred_mV.to(logits_mV.dtype))
-                    assert h_mC.grad is not None
-                    g_MC[at] = h_mC.grad
-        if h_MC.requires_grad:
-            h_MC.backward(g_MC)
-        return 0.0
-
-
-class _Apart(nn.Module):
-    """Trunk and head as calls of one module, so that other tensors can stand in for the parameters."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, what: Rollout | Tensor) -> Tensor:
-        return self.policy.features(what) if isinstance(what, Rollout) else self.policy.head(what)
-
-
-@contextmanager
-def _forward_mode() -> Iterator[None]:
-    """Tangents without a graph of theirs; of the attention kernels only the plain one has a derivative here."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-def _distribution(logits_mV: Tensor, rollout: Rollout, at: Tensor, ends: Sequence[int]) -> Tensor:
-    """Log-probs of every token at some of the chosen steps, under the distribution sampled from."""
-    row_M, step_M = rollout.chosen
-    z_mV = scaled(logits_mV, rollout, row_M[at])
-    gone_mV = removed(z_mV, rollout, row_M[at], step_M[at], ends)
-    return (z_mV if gone_mV is None else z_mV.masked_fill(gone_mV, -math.inf)).log_softmax(1)
 
 
 def mean_of(collected: Sequence[Mapping[str, float]]) -> dict[str, float]:

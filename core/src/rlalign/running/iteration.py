@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from rlalign.data.batch import Batch, Reward, concat_batches
-from rlalign.data.rollout import Rollout
+from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
+from rlalign.data.rollout import Rollout, concat
 from rlalign.records.rows import OURS, rows_of
 from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import of_responses
@@ -42,7 +42,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     phase.iteration += 1
     phase.share = 0.0
     phase.models.renew(phase.plan.lagging, phase.iteration)
-    stages.iteration_done(phase.run, metrics)
+    stages.iteration_done(phase.run, *_all_of(seen), metrics)
     phase.models.iteration_done()
     metrics["time/iteration"] = time.perf_counter() - started
     return metrics | {f"time/{part}": seconds for part, seconds in phase.clock.seconds.items()}
@@ -72,6 +72,14 @@ def _joined(phase: RunningPhase, batches: Sequence[Batch]) -> Batch:
     if len(batch.rollout.examples) > train.prompts and train.refill:
         batch = batch.take(batch.rollout.group_N < train.prompts)
     return batch.as_step()
+
+
+def _all_of(seen: Sequence[tuple[Rollout, Reward]]) -> tuple[Rollout, Reward]:
+    """The responses of all rounds, and what they earned."""
+    some = [(rollout, reward) for rollout, reward in seen if len(rollout)] or seen[:1]
+    if len(some) == 1:
+        return some[0]
+    return concat([rollout for rollout, _ in some]), concat_rewards([reward for _, reward in some])
 
 
 def with_old_logprobs(phase: RunningPhase, batch: Batch) -> Batch:

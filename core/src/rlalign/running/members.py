@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlalign.config.pipeline import Item
-from rlalign.errors import ConfigError
 from rlalign.interface import hooks
 from rlalign.interface.component import Component
 
@@ -37,26 +37,14 @@ def who(member: Member | None) -> str:
     return f"`{member.name}` ({where})"
 
 
-def check_hooks(member: Member) -> None:
-    """A method that has a hook's name without the mark would silently be no hook."""
-    for hook in HOOKS:
-        method = getattr(type(member.component), hook, None)
-        if callable(method) and not hasattr(method, "rlalign_impl"):
-            raise ConfigError(
-                f"{who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
-                "mark it, or give it another name"
-            )
-        given = list(inspect.signature(getattr(hooks, hook)).parameters)
-        asked = list(inspect.signature(method).parameters)[1:] if callable(method) else []
-        if unknown := [name for name in asked if name not in given]:
-            raise ConfigError(
-                f"`{hook}` of {who(member)} asks for `{unknown[0]}`; the hook gives {', '.join(given)}"
-            )
-
-
 def implements(component: Component, hook: str) -> str | None:
     """`plain`, `wrapper` or None."""
     options = getattr(getattr(type(component), hook, None), "rlalign_impl", None)
     if options is None:
         return None
     return "wrapper" if options.get("wrapper") else "plain"
+
+
+def once(members: Sequence[Member]) -> list[Member]:
+    """A component may stand in two places (`logged`, also as the reward); it takes part once, at the first."""
+    return list({id(m.component): m for m in reversed(members)}.values())[::-1]

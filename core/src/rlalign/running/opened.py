@@ -36,7 +36,8 @@ from rlalign.running.card import card
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights, save_folder
-from rlalign.running.plan import PhasePlan, plan_phases
+from rlalign.running.plan import PhasePlan
+from rlalign.running.planning import plan_phases
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 

@@ -22,13 +22,11 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, ConfigError, RLAlignError, told
 from rlalign.interface import hooks
 from rlalign.interface.hooks import hookimpl, hookspec
-from rlalign.running.members import HOOKS, Member, check_hooks, implements, who
+from rlalign.running.members import HOOKS, Member, implements, once, who
 from rlalign.running.returned import checked_batch, checked_score, expect, numbers
 
 if TYPE_CHECKING:
     from rlalign.interface.run import Learner, Run
-
-WRAPPABLE = ("reward", "advantage", "update")
 
 
 class _Default:
@@ -76,22 +74,17 @@ class Stages:
         self.members = tuple(members)
         self._manager = pluggy.PluginManager("rlalign")
         self._manager.add_hookspecs(hooks)
-        for i, member in enumerate(self.members):
-            check_hooks(member)
-            if self._first(member):
-                self._register(self._manager, member, f"{i}:{member.name}")
+        for i, member in enumerate(once(self.members)):
+            self._register(self._manager, member, f"{i}:{member.name}")
         try:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             self._refuse_unknown(error)
         self._manager.register(_Default(), "default")
-        self._manager.register(_Innermost(self._check_single("advantage")), "innermost")
-        self._check_single("update")
-        self._check_wrappers()
+        plain = [m for m in self.members if implements(m.component, "advantage") == "plain"]
+        self._manager.register(_Innermost(plain[0] if plain else None), "innermost")
         self._callers: dict[tuple[str, int], Any] = {}
         self._score_all = self._nest([m for m in self.members if m.role in ("rewards", "use")])
-
-    # -- registration -----------------------------------------------------------------------------
 
     def _register(self, manager: pluggy.PluginManager, member: Member, name: str) -> None:
         try:
@@ -102,56 +95,16 @@ class Stages:
 
     def _refuse_unknown(self, error: pluggy.PluginValidationError) -> None:
         member = next((m for m in self.members if m.component is error.plugin), None)
-        whose = who(member)
         name = str(error).split("'")[1]
         close = get_close_matches(name, HOOKS, 1)
         hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
-        raise ConfigError(f"{whose} marks `{name}` as a hook, and there is none; {hint}") from error
-
-    def _check_single(self, hook: str) -> Member | None:
-        found = [m for m in self.members if implements(m.component, hook) == "plain" and self._first(m)]
-        if len(found) > 1:
-            names = " and ".join(who(m) for m in found)
-            raise ConfigError(f"only one component may implement `{hook}`, but {names} both do; remove one")
-        return found[0] if found else None
-
-    def _check_wrappers(self) -> None:
-        for role in ("rewards", "use", "algorithm"):
-            listed = [m for m in self.members if m.role == role]
-            for i, member in enumerate(listed):
-                wraps = [hook for hook in HOOKS if implements(member.component, hook) == "wrapper"]
-                if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
-                    raise ConfigError(
-                        f"{who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
-                    )
-                if wraps and i == 0 and (role != "use" or "reward" in wraps):
-                    raise ConfigError(
-                        f"{who(member)} wraps the items above it in `{role}`, and there are none; move it down"
-                    )
-                for below in listed[i:]:
-                    for hook in wraps:
-                        if hook != "reward" and implements(below.component, hook) == "plain":
-                            raise ConfigError(
-                                f"{who(member)} wraps `{hook}`, which {who(below)} implements below it; "
-                                "a wrapper stands under what it wraps"
-                            )
-                if wraps and member.item.weight != 1:
-                    raise ConfigError(
-                        f"{who(member)} is a wrapper and takes no weight; put it on what it wraps"
-                    )
+        raise ConfigError(f"{who(member)} marks `{name}` as a hook, and there is none; {hint}") from error
 
     def implementing(self, hook: str) -> list[Member]:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
         roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
-        return [
-            m
-            for m in self.members
-            if implements(m.component, hook) and (self._first(m) if roles is None else m.role in roles)
-        ]
-
-    def _first(self, member: Member) -> bool:
-        """A component may stand in two places (`logged`, also as the reward); it takes part once."""
-        return next(m for m in self.members if m.component is member.component) is member
+        standing = once(self.members) if roles is None else [m for m in self.members if m.role in roles]
+        return [m for m in standing if implements(m.component, hook)]
 
     def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
         key = (hook, id(member))
@@ -338,9 +291,11 @@ class Stages:
         for member in self.implementing("evaluated"):
             self._call(member, "evaluated", run=run, metrics=metrics)
 
-    def iteration_done(self, run: Run, metrics: Mapping[str, float]) -> None:
+    def iteration_done(
+        self, run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]
+    ) -> None:
         for member in self.implementing("iteration_done"):
-            self._call(member, "iteration_done", run=run, metrics=metrics)
+            self._call(member, "iteration_done", run=run, rollout=rollout, reward=reward, metrics=metrics)
 
 
 def pay(value: Tensor, rollout: Rollout) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -70,11 +70,13 @@ class Update:
     def assign(self, vector: Tensor) -> None:
         self._learner.assign(vector)
 
-    def fisher_product(self, batch: Batch, vector: Tensor) -> Tensor:
-        return self._learner.fisher_product(batch, vector)
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        return self._learner.split(vector)
 
-    def kl(self, batch: Batch, vector: Tensor) -> float:
-        return self._learner.kl(batch, vector)
+    def accumulate(
+        self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
+    ) -> tuple[float, Tensor]:
+        return self._learner.accumulate(rollout, compute)
 
     def learn(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, float]:
         learner, phase = self._learner, self._phase

@@ -19,7 +19,7 @@ from rlalign.running.components import Components
 from rlalign.running.data import Data
 from rlalign.running.display import Display
 from rlalign.running.models import Models
-from rlalign.running.plan import plan_phases
+from rlalign.running.planning import plan_phases
 
 
 class Workspace:

@@ -17,7 +17,8 @@ from rlalign.data.batch import Batch, Outputs, Reward
 from rlalign.data.rollout import Rollout
 from rlalign.decoding.logits import full_precision, steps_outputs
 from rlalign.interface.policy import Value
-from rlalign.learning.engine import Engine, lay_out
+from rlalign.learning.engine import Engine
+from rlalign.learning.forward import lay_out
 from rlalign.running import loop
 from rlalign.running.display import Display, PlainDisplay
 from rlalign.running.iteration import run_iteration, with_old_logprobs

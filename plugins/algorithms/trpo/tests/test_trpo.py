@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rlalign import Batch, Component, ComponentError, Loss, Outputs, Run, hookimpl
+from rlalign import Batch, Component, ComponentError, Learner, Loss, Outputs, Run, hookimpl
+from rlalign.data.statistics import standardised
 from rlalign.records import logs
 from rlalign.running.updating import update
 from rlalign.testing import Bench, ComponentTests, session
-from rlalign_plugin_trpo import TRPO, conjugate_gradient, whitened
+from rlalign_plugin_trpo import TRPO, conjugate_gradient, fisher_product, step_length, surrogate
 
 
 class TestTRPO(ComponentTests):
@@ -73,14 +74,12 @@ def test_conjugate_gradient_solves_in_as_many_steps_as_there_are_unknowns() -> N
     assert not conjugate_gradient(product, 0 * b, 3, 0.0)[0].any()
 
 
-def test_whitening_by_hand() -> None:
-    x_NT = torch.tensor([[1.0, 3.0, 99.0], [5.0, 99.0, 99.0]])
-    mask_NT = torch.tensor([[True, True, False], [True, False, False]])
-    deviation = math.sqrt(8 / 3)
-    expected = [[-2 / deviation, 0.0, 0.0], [2 / deviation, 0.0, 0.0]]
-    torch.testing.assert_close(whitened(x_NT, mask_NT), torch.tensor(expected))
-    for level in (0.0, 0.1, -1e6):
-        assert not whitened(torch.full((2, 3), level), mask_NT).any()
+def test_the_surrogate_by_hand() -> None:
+    ratio, advantage = torch.tensor([[2.0, 0.5]]), torch.tensor([[3.0, -4.0]])
+    torch.testing.assert_close(
+        surrogate(ratio.log(), torch.zeros(1, 2), advantage), torch.tensor([[6.0, -2.0]])
+    )
+    assert step_length(0.02, 4.0) == 0.1
 
 
 # -- the step -----------------------------------------------------------------------------------------------
@@ -114,11 +113,13 @@ def test_the_direction_solves_the_system_of_every_so_many_th_response(every: int
     batch = bench.batch()
     whole = batch.advantage_NT
     white = Batch(
-        batch.rollout, batch.reward, whitened(whole, batch.rollout.mask_NT), batch.columns, batch.old
+        batch.rollout, batch.reward, standardised(whole, batch.rollout.mask_NT), batch.columns, batch.old
     )
     g, start = -bench.learner.gradient(white), bench.learner.parameters()
     seen = batch.take(torch.arange(len(batch)) % every == 0)
-    matrix = torch.stack([bench.learner.fisher_product(seen, e) for e in torch.eye(len(g), dtype=g.dtype)], 1)
+    matrix = torch.stack(
+        [fisher_product(bench.run, bench.learner, seen, e) for e in torch.eye(len(g), dtype=g.dtype)], 1
+    )
     x = torch.linalg.solve(matrix + 0.1 * torch.eye(len(g)), g)
     update(bench.phase, batch)
     assert bench.phase.learner is not None
@@ -158,7 +159,7 @@ def test_an_accepted_step_keeps_within_delta_and_gains(
         assert metrics["trpo/kl"] == pytest.approx(kl, rel=1e-9, abs=1e-14)
         assert kl < delta
         action_M = rollout.actions_NT[rollout.mask_NT][:, None]
-        advantage_M = whitened(batch.advantage_NT, rollout.mask_NT)[rollout.mask_NT]
+        advantage_M = standardised(batch.advantage_NT, rollout.mask_NT)[rollout.mask_NT]
         ratio_M = (new_MV - old_MV).gather(1, action_M)[:, 0].exp()
         gain = float(((ratio_M - 1) * advantage_M).mean())
         assert metrics["trpo/gain"] == pytest.approx(gain, rel=1e-9, abs=1e-12)
@@ -197,9 +198,9 @@ def test_rewards_that_say_nothing_move_nothing(tmp_path: Path) -> None:
 class Watched(TRPO):
     """Keeps all weights as the natural step found and left them."""
 
-    def _natural_step(self, run: Run, batch: Batch) -> dict[str, float]:
+    def _natural_step(self, run: Run, learner: Learner, batch: Batch) -> dict[str, float]:
         self.weights = [_weights(run)]
-        metrics = super()._natural_step(run, batch)
+        metrics = super()._natural_step(run, learner, batch)
         self.weights.append(_weights(run))
         return metrics
 

@@ -11,6 +11,7 @@ import torch
 
 from rlalign import Batch, Component, Loss, Outputs, hookimpl
 from rlalign.testing import Bench, ComponentTests, plain_gradient
+from rlalign_plugin_trpo import fisher_product
 
 Pipeline = Callable[..., dict[str, Any]]
 
@@ -141,11 +142,10 @@ def test_fisher_product_needs_eager_attention(
     pipeline = pipeline_of(family, {"attention": "eager"}, algorithm="actor-only")
     bench = started(tmp_path, pipeline, components)
     batch = bench.batch()
-    learner = bench.phase.learner
-    assert learner is not None
+    run, learner = bench.run, bench.learner
     size = len(learner.parameters())
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2))
-    one, other = learner.fisher_product(batch, u) @ v, learner.fisher_product(batch, v) @ u
+    one, other = fisher_product(run, learner, batch, u) @ v, fisher_product(run, learner, batch, v) @ u
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert float(learner.fisher_product(batch, u) @ u) > 0
+    assert float(fisher_product(run, learner, batch, u) @ u) > 0

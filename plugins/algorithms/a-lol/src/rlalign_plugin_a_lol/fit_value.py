@@ -45,13 +45,13 @@ class FitValue(Component):
     Each iteration samples `generation.samples` responses to each of its prompts, sets some prompts aside, and
     learns from the others until the error on those no longer falls; the best weights stay. Its metrics are
     of the prompts set aside: `mse`, `r2`, and `r2_most`, an estimate of the largest R² that any
-    function of the prompt could have (from two samples a prompt on).
+    function of the prompt could have (it needs two samples per prompt).
     """
 
     class Config(Options):
         """Options of `fit-value`."""
 
-        epochs: int = Field(10, gt=0, description="at most so many times `train.epochs` an iteration")
+        epochs: int = Field(10, gt=0, description="at most this many times `train.epochs` per iteration")
         held_out: float = Field(0.2, gt=0, lt=1, description="share of the prompts that is set aside")
         patience: int = Field(2, gt=0, description="epochs without a smaller error before it ends")
 

@@ -34,8 +34,10 @@ class NLPO(PPO):
         top_p: float = Field(
             0.9, gt=0, le=1, description="the smallest set of the copy's tokens of this probability"
         )
-        top_k: int = Field(0, ge=0, description="at most so many of the copy's tokens; 0: no limit")
-        min_keep: int = Field(1, ge=1, description="the copy's best so many tokens are always allowed")
+        top_k: int = Field(0, ge=0, description="at most this many of the copy's tokens; 0: no limit")
+        min_keep: int = Field(
+            1, ge=1, description="this many of the copy's most probable tokens are always allowed"
+        )
         refresh: int = Field(
             5, ge=1, description="iterations after which the copy takes the policy's weights"
         )

@@ -17,7 +17,7 @@ def policy_gradient_objective(logprobs_NT: Tensor, advantage_NT: Tensor) -> Tens
 
 
 class A2C(ActorCritic):
-    """Mnih et al. (2016), synchronous: −A·log π, a mean over tokens; one optimiser step an iteration."""
+    """Mnih et al. (2016), synchronous: −A·log π, a mean over tokens; one optimiser step per iteration."""
 
     class Config(ActorCritic.Config):
         """Options of `a2c`."""

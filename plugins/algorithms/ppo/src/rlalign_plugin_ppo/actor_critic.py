@@ -42,7 +42,7 @@ class ActorCritic(Component):
     class Config(Options):
         """Options that `ppo` and `a2c` share."""
 
-        gamma: float = Field(1.0, ge=0, le=1, description="γ: how much a step later counts")
+        gamma: float = Field(1.0, ge=0, le=1, description="γ: the discount per step")
         lam: float = Field(
             0.95, ge=0, le=1, description="λ of the advantage estimate: 1 trusts returns, 0 the values"
         )

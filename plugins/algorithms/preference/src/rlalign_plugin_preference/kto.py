@@ -51,7 +51,7 @@ class KTO(Component):
     """Kahneman–Tversky optimisation (Ethayarajh et al. 2024): responses good or bad each for itself.
 
     Their point of reference z is the mean ρ of the step's responses put after other prompts, not below 0,
-    without gradient, scored once a step.
+    without gradient, scored once per step.
     """
 
     class Config(Options):

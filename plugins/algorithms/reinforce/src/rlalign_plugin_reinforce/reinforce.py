@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from torch import Tensor
 
-from rlalign import Batch, Reward, Rollout, Run, hookimpl
+from rlalign import Batch, Reward, Rollout, hookimpl
 from rlalign_plugin_reinforce.loss import PolicyGradient
 
 
@@ -23,19 +22,15 @@ class Reinforce(PolicyGradient):
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
         self.count, self.total = 0, 0.0
-        self._new: list[Tensor] = []
 
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        self._new.append(reward.total_N)
         return Batch.of(rollout, reward, reward.total_N - mean_baseline(self.total, self.count))
 
     @hookimpl
-    def iteration_done(self, run: Run) -> None:
-        for total_N in self._new:
-            self.count += len(total_N)
-            self.total += float(total_N.double().sum())
-        self._new = []
+    def iteration_done(self, reward: Reward) -> None:
+        self.count += len(reward.total_N)
+        self.total += float(reward.total_N.double().sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "total": self.total}

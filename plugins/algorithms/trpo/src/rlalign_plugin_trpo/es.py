@@ -10,10 +10,14 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from rlalign import Batch, Component, Learner, Options, Run, hookimpl
 
-__all__ = ["EvolutionStrategy"]
+
+def slope_along(noise: Tensor, plus: float, minus: float, sigma: float, pairs: int) -> Tensor:
+    """(R₊ − R₋)/(2σn) · ε: what one of n mirrored pairs adds to the gradient's estimate (Salimans et al. 2017)."""
+    return (plus - minus) / (2 * sigma * pairs) * noise
 
 
 class EvolutionStrategy(Component):
@@ -43,7 +47,7 @@ class EvolutionStrategy(Component):
                 learner.assign(start + sign * c.sigma * noise)
                 _, reward = learner.respond(batch.rollout.examples)
                 earned.append(float(reward.total_N.mean()))
-            slope += (earned[-2] - earned[-1]) / (2 * c.sigma * c.pairs) * noise
+            slope += slope_along(noise, earned[-2], earned[-1], c.sigma, c.pairs)
         learner.assign(start + c.rate * slope)
         spread = float(torch.tensor(earned).std(correction=0))
         return {f"{self.name}/step_norm": c.rate * float(slope.norm()), f"{self.name}/spread": spread}

@@ -46,7 +46,7 @@ class Seq2SeqLM(LanguageModel):
         return self.network.get_decoder()
 
     def encoded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """(states [n,S,C], mask [n,S] or None where nothing is padded), one row a prompt."""
+        """(states [n,S,C], mask [n,S] or None where nothing is padded), one row per prompt."""
         ids_nS, real_nS = right_padded(prompts, 0)
         mask_nS = None if bool(real_nS.all()) else real_nS.long()
         states: Tensor = self.network.get_encoder()(

@@ -13,7 +13,7 @@ from rlalign_plugin_hf.model import LanguageModel
 
 
 class ValueHead(Value):
-    """One number a step, or a prompt: a linear function, zero at first, of a trunk's state."""
+    """One number per step, or per prompt: a linear function, zero at first, of a trunk's state."""
 
     class Config(Options):
         """Options of `value-head`."""
@@ -24,7 +24,7 @@ class ValueHead(Value):
             "or those of a copy of the policy that it trains itself",
         )
         per_prompt: bool = Field(
-            False, description="one value a prompt (before its first step) instead of one a step"
+            False, description="one value per prompt (before its first step) instead of one per step"
         )
 
     config: Config

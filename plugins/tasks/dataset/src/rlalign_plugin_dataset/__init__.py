@@ -89,7 +89,9 @@ class Dataset(Task):
             description="put before a logged response where no white space parts it from a text prompt; "
             "null: nothing, and say so if words run together",
         )
-        limit: int | None = Field(None, gt=0, description="only the first so many rows of each split")
+        limit: int | None = Field(
+            None, gt=0, description="at most this many rows of each split, the first ones"
+        )
         bad_rows: Literal["error", "skip"] = Field(
             "error",
             description="what a row that cannot be used does: refuse the data, or be left out, counted and named",

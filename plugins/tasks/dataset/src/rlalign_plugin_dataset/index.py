@@ -246,7 +246,7 @@ def _speak(
             raise ConfigError(f"{what}: none of {rows:,} rows can be used:\n  {listed}")
         if not skip:
             raise ConfigError(
-                f"{what}: {len(bad):,} of {rows:,} rows cannot be used; mend them, or leave them out by "
+                f"{what}: {len(bad):,} of {rows:,} rows cannot be used; fix them, or leave them out by "
                 f"`bad_rows: skip`:\n  {listed}"
             )
         warnings.warn(f"{what}: {len(bad):,} of {rows:,} rows left out:\n  {listed}", stacklevel=3)

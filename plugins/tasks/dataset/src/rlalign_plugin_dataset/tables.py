@@ -239,7 +239,7 @@ def _json_row(line: bytes) -> Row | str:
 
 
 class Csv(File):
-    """A header, and a record a row; a quoted field may hold line breaks. With `names` there is no header."""
+    """A header, and one record per row; a quoted field may hold line breaks. With `names` there is no header."""
 
     cells = True
     unit = "line"

@@ -119,7 +119,7 @@ def _one_of(group: Sequence[Example]) -> Example:
 
 
 class Tails(Measuring):
-    """A tail a row: `head`, `relation`, `tail`; in ATOMIC-10X also `split` and the critic's `p_valid_model`."""
+    """One tail per row: `head`, `relation`, `tail`; in ATOMIC-10X also `split` and the critic's `p_valid_model`."""
 
     def __init__(self, name: str, config: Comet.Config) -> None:
         super().__init__(name)

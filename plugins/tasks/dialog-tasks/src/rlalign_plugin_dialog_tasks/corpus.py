@@ -33,7 +33,9 @@ class CorpusOptions(Options):
         "skip",
         description="what a row that cannot be used does: be left out, counted and named, or refuse the data",
     )
-    limit: int | None = Field(None, gt=0, description="only the first so many examples of each split")
+    limit: int | None = Field(
+        None, gt=0, description="at most this many examples of each split, the first ones"
+    )
     tokenizer: str | Path | None = Field(
         None,
         description="a tokenizer's folder (`./…`) or name, by which limits in tokens are kept; null: none of them is",

@@ -127,7 +127,7 @@ class FaithDial(Corpus):
 
 
 class FaithDialRows(Grounded):
-    """One answer a row, or one dialogue a row with its turns in `utterances`."""
+    """One answer per row, or one dialogue per row with its turns in `utterances`."""
 
     prefix = "faithdial"
 
@@ -237,7 +237,7 @@ class WizardOfWikipedia(Corpus):
 
 
 class Dialogues(Grounded):
-    """One dialogue a row: ParlAI's `dialog`, or the hub's `post` and `response`."""
+    """One dialogue per row: ParlAI's `dialog`, or the hub's `post` and `response`."""
 
     prefix = "wow"
 

@@ -142,7 +142,7 @@ class RedditComments(Corpus):
             listed = "\n  ".join(bad[:NAMED]) + more
             if self.config.bad_rows == "error":
                 raise ConfigError(
-                    f"{what}: {len(bad):,} of {drawn:,} drawn rows cannot be used; mend them, or leave them out by "
+                    f"{what}: {len(bad):,} of {drawn:,} drawn rows cannot be used; fix them, or leave them out by "
                     f"`bad_rows: skip`:\n  {listed}"
                 )
             warnings.warn(f"{what}: {len(bad):,} of {drawn:,} drawn rows left out:\n  {listed}", stacklevel=2)
@@ -157,7 +157,7 @@ class RedditComments(Corpus):
 
 
 class Comments(Measuring):
-    """A comment a row: `parent_text`, `text`, `score`, and `id` where there is one."""
+    """One comment per row: `parent_text`, `text`, `score`, and `id` where there is one."""
 
     def __init__(self, name: str, config: RedditComments.Config, kind: str) -> None:
         super().__init__(name)

@@ -79,7 +79,7 @@ class Tokens:
         return len(self._ends(text))
 
     def cut(self, text: str, limit: int) -> str:
-        """Its first so many tokens."""
+        """At most this many tokens, the first ones."""
         ends = self._ends(text)
         return text if len(ends) <= limit else text[: ends[limit - 1]]
 

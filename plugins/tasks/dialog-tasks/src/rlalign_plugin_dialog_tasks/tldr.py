@@ -76,7 +76,7 @@ class TLDR(Corpus):
 
 
 class Posts(Measuring):
-    """A post a row; its columns say what stands beside it."""
+    """One post per row; its columns say what stands beside it."""
 
     def __init__(self, table: Table, config: TLDR.Config) -> None:
         super().__init__(table.name)

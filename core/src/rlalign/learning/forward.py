@@ -1,0 +1,220 @@
+"""What models say of responses, in forward passes that fit the memory.
+
+A policy is a trunk and a head: the trunk's features are of chosen steps only, and the head reads them chunk by chunk,
+so that nobody holds [N,T,V].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from rlalign.data.batch import Outputs, field_of
+from rlalign.data.rollout import Rollout
+from rlalign.decoding.logits import LIVE, full_precision, steps_outputs
+from rlalign.errors import RLAlignError
+from rlalign.interface.policy import Model, Policy, Value
+from rlalign.learning import batching
+
+Metrics = dict[str, Tensor]
+
+
+def lay_out(x_M: Tensor, rollout: Rollout) -> Tensor:
+    """[M] at the chosen steps → [N,T], zero elsewhere."""
+    return x_M.new_zeros(rollout.mask_NT.shape).masked_scatter(rollout.mask_NT, x_M)
+
+
+class Forward:
+    """Forward passes over the models of one phase."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        *,
+        trains: Collection[str] = (),
+        needs: Collection[str] = (),
+        budget: int = 16384,
+        head_chunk: int = 256,
+        dtype: str = "float32",
+        dropout: bool = False,
+        before_forward: Callable[[int, int], None] = lambda micro, part: None,
+    ) -> None:
+        self.models = models
+        self.trains = tuple(trains)
+        self.want = tuple(name for name in LIVE if name in needs)
+        self.wants_values = "values" in needs
+        self.budget = budget
+        self.head_chunk = head_chunk
+        self.dtype = dtype
+        self.dropout = dropout
+        self.before_forward = before_forward
+        self.forwards = 0
+        """Trunk forwards of `policy` since the start; tests count them."""
+
+    # -- without a gradient -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        """Outputs of any model for a whole rollout, cut by the budget."""
+        while True:
+            try:
+                with self._dropping(False):
+                    return self._score(model, rollout, want)
+            except torch.OutOfMemoryError:
+                self.halve(rollout)
+
+    def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        if len(rollout) == 0:
+            none_NT1 = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
+            return Outputs(**{field_of(name): none_NT1[:, name != "state_values" :] for name in want})
+        live = [name for name in LIVE if name in want]
+        parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
+        rollouts = [rollout.take(rows) for rows in parts]
+        found: dict[str, list[Tensor]] = {}
+        for part in rollouts:
+            if live:
+                with self.autocast():
+                    h = self._features(model, part)
+                for name, x_M in self._look(h, part, model, live).items():
+                    found.setdefault(f"{name}_NT", []).append(lay_out(x_M, part))
+            if "values" in want or "state_values" in want:
+                values_NT1 = self._state_values(model, part)
+                values_NT = torch.where(part.mask_NT, values_NT1[:, :-1], 0.0)
+                for name, x in (("values", values_NT), ("state_values", values_NT1)):
+                    if name in want:
+                        found.setdefault(field_of(name), []).append(x)
+        return Outputs(**{name: gathered(pieces, parts) for name, pieces in found.items()})
+
+    def _state_values(self, model: str, rollout: Rollout) -> Tensor:
+        value = self._value(model)
+        row_M, step_M = rollout.chosen
+        with self.autocast():
+            last = not value.per_prompt
+            v = full_precision(value.values(rollout, self._read(value, rollout, last), last=last))
+        steps_v, ends_v = (v[row_M], v) if value.per_prompt else (v[: len(row_M)], v[len(row_M) :])
+        values_NT1 = v.new_zeros(len(rollout), rollout.steps + 1)
+        values_NT1[row_M, step_M] = steps_v
+        rows_N = torch.arange(len(rollout), device=v.device)
+        values_NT1[rows_N, rollout.length_N] = ends_v.masked_fill(rollout.finished_N, 0.0)
+        return values_NT1
+
+    # -- the passes ---------------------------------------------------------------------------------
+
+    def _forward(self, rollout: Rollout, micro: int, part: int = 0) -> tuple[Tensor | None, Tensor | None]:
+        """(policy features with graph if it trains, values), each None if no loss needs it."""
+        self.before_forward(micro, part)
+        trunks: dict[str, Tensor] = {}
+        with self.autocast():
+            if self.want:
+                trunks["policy"] = self._features("policy", rollout)
+            if not self.wants_values:
+                return trunks.get("policy"), None
+            h = trunks.get("policy")
+            value = self._value("value")
+            read = self._read(value, rollout, known=trunks)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self._flows_to_value(value)):
+                v = full_precision(value.values(rollout, read))
+                # One value a prompt is spread to its chosen steps here, so that autograd adds its gradients up.
+                v = v[rollout.chosen[0]] if value.per_prompt else v
+        return h, v
+
+    def _read(
+        self, value: Value, rollout: Rollout, last: bool = False, known: Mapping[str, Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """What a value reads of its trunk."""
+        if value.trunk is None:
+            return None
+        if value.reads == "prompts":
+            with torch.set_grad_enabled(torch.is_grad_enabled() and value.trunk in self.trains):
+                return self.policy(value.trunk).prompt_states(rollout)
+        if known and value.trunk in known:
+            return known[value.trunk]
+        return self._features(value.trunk, rollout, last)
+
+    def _flows_to_value(self, value: Value) -> bool:
+        return "value" in self.trains or value.trunk in self.trains
+
+    def _features(self, name: str, rollout: Rollout, last: bool = False) -> Tensor:
+        if name == "policy":
+            self.forwards += 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.trains):
+            return self.policy(name).features(rollout, last=last)
+
+    def policy(self, name: str) -> Policy:
+        model = self.models[name]
+        if not isinstance(model, Policy):
+            raise RLAlignError(f"the model `{name}` is a {type(model).__name__}, not a policy")
+        return model
+
+    def _value(self, name: str) -> Value:
+        model = self.models[name]
+        if not isinstance(model, Value):
+            raise RLAlignError(f"the model `{name}` is a {type(model).__name__}, not a value")
+        return model
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.dtype != "bfloat16":
+            return nullcontext()
+        device = next((p.device.type for m in self.models.values() for p in m.parameters()), "cpu")
+        return torch.autocast(device, dtype=torch.bfloat16)
+
+    def _head(
+        self,
+        h: Tensor,
+        rollout: Rollout,
+        chosen_M: tuple[Tensor, Tensor],
+        model: str = "policy",
+        want: Collection[str] | None = None,
+    ) -> Metrics:
+        policy = self.policy(model)
+        with self.autocast():
+            logits = policy.head(h)
+        return steps_outputs(logits, rollout, chosen_M, policy.ends, self.want if want is None else want)
+
+    @torch.no_grad()
+    def _look(
+        self, h: Tensor | None, rollout: Rollout, model: str = "policy", want: Collection[str] | None = None
+    ) -> Metrics:
+        """The outputs [M] of all chosen steps, chunk by chunk, without a graph."""
+        if h is None:
+            return {}
+        row_M, step_M = rollout.chosen
+        pieces = [
+            self._head(h[at], rollout, (row_M[at], step_M[at]), model, want)
+            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk)
+        ]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
+
+    # -- memory and dropout -------------------------------------------------------------------------
+
+    @contextmanager
+    def _dropping(self, on: bool) -> Iterator[None]:
+        """Dropout, where it was asked for, acts in the models that train and while they learn, nowhere else."""
+        wanted = on and self.dropout
+        # Only where it changes something: each call walks all modules, which small models would feel.
+        others = [name for name in self.trains if self.models[name].training != wanted]
+        try:
+            for name in others:
+                self.models[name].train(wanted)
+            yield
+        finally:
+            for name in others:
+                self.models[name].train(not wanted)
+
+    def halve(self, rollout: Rollout) -> None:
+        """Compute half as much at once, memory having run out; not less than one response and a few steps."""
+        if self.budget <= int(rollout.cost_N.max()) and self.head_chunk <= 16:
+            raise RLAlignError(
+                f"out of memory on one response of {int(rollout.cost_N.max())} tokens; shorten prompts or "
+                "`generation.max_new_tokens`, or use a smaller model"
+            )
+        self.budget = max(1, self.budget // 2)
+        self.head_chunk = max(min(16, self.head_chunk), self.head_chunk // 2)
+
+
+def gathered(pieces: list[Tensor], places: list[Tensor]) -> Tensor:
+    """Pieces that stand at `places` of a whole, as that whole: a loss may count on the order of rows."""
+    return torch.cat(pieces)[torch.cat(places).argsort()]

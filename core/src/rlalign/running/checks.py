@@ -1,0 +1,168 @@
+"""What is wrong with the components of a phase and how they stand together. Each check tells all it finds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+
+from rlalign.decoding.logits import LIVE
+from rlalign.interface import hooks
+from rlalign.running.members import HOOKS, Member, implements, once, who
+from rlalign.running.plan import PhasePlan
+
+WRAPPABLE = ("reward", "advantage", "update")
+NEEDS = (*LIVE, "values", "old_logprobs")
+COLUMNS = (*LIVE, "values", "state_values")
+OF_VALUES = ("values", "state_values")
+
+
+# -- the hooks of components, each alone and side by side --------------------------------------------------
+
+
+def hooks_of(members: Sequence[Member]) -> Iterator[str]:
+    """Hooks that would not be called as they are written, and such as stand in each other's way."""
+    for member in once(members):
+        yield from _marks(member)
+    for hook in ("advantage", "update"):
+        found = [m for m in once(members) if implements(m.component, hook) == "plain"]
+        if len(found) > 1:
+            names = " and ".join(who(m) for m in found)
+            yield f"only one component may implement `{hook}`, but {names} both do; remove one"
+    for role in ("rewards", "use", "algorithm"):
+        yield from _wrappers([m for m in members if m.role == role], role)
+
+
+def _marks(member: Member) -> Iterator[str]:
+    """A method that has a hook's name without the mark would silently be no hook."""
+    for hook in HOOKS:
+        method = getattr(type(member.component), hook, None)
+        if not callable(method):
+            continue
+        if not hasattr(method, "rlalign_impl"):
+            yield (
+                f"{who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
+                "mark it, or give it another name"
+            )
+        given = list(inspect.signature(getattr(hooks, hook)).parameters)
+        asked = list(inspect.signature(method).parameters)[1:]
+        if unknown := [name for name in asked if name not in given]:
+            yield f"`{hook}` of {who(member)} asks for `{unknown[0]}`; the hook gives {', '.join(given)}"
+
+
+def _wrappers(listed: Sequence[Member], role: str) -> Iterator[str]:
+    for i, member in enumerate(listed):
+        wraps = [hook for hook in HOOKS if implements(member.component, hook) == "wrapper"]
+        if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
+            yield f"{who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
+        elif wraps and i == 0 and (role != "use" or "reward" in wraps):
+            yield f"{who(member)} wraps the items above it in `{role}`, and there are none; move it down"
+        else:
+            for below in listed[i:]:
+                for hook in wraps:
+                    if hook != "reward" and implements(below.component, hook) == "plain":
+                        yield (
+                            f"{who(member)} wraps `{hook}`, which {who(below)} implements below it; "
+                            "a wrapper stands under what it wraps"
+                        )
+        if wraps and member.item.weight != 1:
+            yield f"{who(member)} is a wrapper and takes no weight; put it on what it wraps"
+
+
+# -- a phase -----------------------------------------------------------------------------------------------
+
+
+def needs_of(members: Sequence[Member]) -> Iterator[str]:
+    """Needs that no model can meet."""
+    for member in members:
+        for need in member.component.needs:
+            model, _, output = need.rpartition(".")
+            if output not in (COLUMNS if model else NEEDS):
+                yield (
+                    f"{member.item.place}: `{member.name}` needs `{need}`, which no model gives; "
+                    f"there are {', '.join(NEEDS)}, and columns: a model, a dot and one of {', '.join(COLUMNS)}"
+                )
+
+
+def phase_of(plan: PhasePlan) -> Iterator[str]:
+    """Whatever keeps a planned phase from being run."""
+    yield from _learning(plan)
+    yield from _sources(plan)
+    yield from _models(plan)
+
+
+def _learning(plan: PhasePlan) -> Iterator[str]:
+    for member in plan.training.implementing("loss"):
+        if not member.component.trains:
+            yield (
+                f"{member.item.place}: `{member.name}` has a loss but trains nothing; "
+                'its class needs trains = ("policy",)'
+            )
+    for member in plan.members:
+        for name in member.component.trains:
+            if plan.models.get(name) in ("frozen", "lagging"):
+                yield (
+                    f"{member.item.place}: `{member.name}` trains `{name}`, which is {plan.models[name]} here; "
+                    "take it out of its `trains`"
+                )
+    constrained = [m for m in plan.members if m.component.constraint is not None]
+    if len(constrained) > 1:
+        names = " and ".join(f"`{m.name}` ({m.item.place})" for m in constrained)
+        yield f"{names} each constrain what may be sampled, and only one can; remove one"
+    kls = [m for m in plan.members if m.component.regularises]
+    if len(kls) > 1:
+        names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)
+        yield f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"
+
+
+def _sources(plan: PhasePlan) -> Iterator[str]:
+    settings, parts = plan.settings, plan.source.component.parts
+    assert settings.responses is not None
+    for member in plan.members:
+        source = member.item.source
+        if source is None:
+            continue
+        if not implements(member.component, "loss"):
+            yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
+        elif source not in parts:
+            yield (
+                f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
+                f"here they come from {' and '.join(f'`{s}`' for s in parts or [plan.source.name])}"
+            )
+    if "sampled" not in (settings.responses.component, *parts):
+        return
+    if settings.generation.beams > 1:
+        place = settings.place_of("generation.beams")
+        yield f"{place}: generation.beams: a beam search is no sample; it belongs under `evaluate`"
+    if settings.generation.greedy and plan.learns:
+        place = settings.place_of("generation.greedy")
+        yield f"{place}: generation.greedy: learning needs responses that differ; leave it out"
+    samples = sum(parts.values()) if parts else settings.generation.samples
+    for member in plan.members:
+        if samples < member.component.min_samples:
+            yield (
+                f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses per "
+                f"prompt and gets {samples}; set generation.samples"
+            )
+
+
+def _models(plan: PhasePlan) -> Iterator[str]:
+    for members in (plan.members, plan.evaluators):
+        for member in members:
+            for model, _, output in (need.rpartition(".") for need in member.component.needs):
+                if model and (plan.models.get(model) == "value") != (output in OF_VALUES):
+                    kind = (
+                        "no value"
+                        if output in OF_VALUES
+                        else "a value, which gives `values` and `state_values` only"
+                    )
+                    yield f"{member.item.place}: `{model}.{output}` is needed, but `{model}` is {kind}"
+    for name, spec in plan.settings.models.items():
+        place = plan.settings.place_of(f"models.{name}")
+        if spec.item is None and spec.of is None and spec.dtype is None:
+            yield f"{place}: models.{name}: say `of:` or name a component"
+        if spec.dtype is not None and plan.models.get(name) == "value":
+            yield (
+                f"{place}: models.{name}.dtype: only frozen and lagging copies of the policy are held in "
+                f"another precision, and `{name}` is a value, which learns; leave it out "
+                "(`train.dtype: bfloat16` computes in half precision)"
+            )

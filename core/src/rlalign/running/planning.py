@@ -1,0 +1,188 @@
+"""From a pipeline to the plans of its phases: components are built and checked. Opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
+from rlalign.config.registry import Registry
+from rlalign.data.settings import Role, Unit
+from rlalign.errors import ConfigError, Faults, RLAlignError, told
+from rlalign.interface.component import Component, Lagging, Task
+from rlalign.interface.policy import Policy
+from rlalign.running import checks
+from rlalign.running.members import Member, once
+from rlalign.running.plan import PhasePlan
+from rlalign.running.stages import Stages
+
+_UNITS: tuple[Unit, ...] = ("response", "group", "step")
+_USUAL_ROLES: dict[str, Role] = {"reference": "frozen", "value": "value"}
+
+
+@dataclass
+class Builder:
+    """Builds components. One whose options and name equal an earlier one's is that very object."""
+
+    registry: Registry
+    faults: Faults
+    built: dict[tuple[str, str, str], Component] = field(default_factory=dict)
+
+    def build(self, item: Item) -> Component:
+        key = (f"{item.cls.__module__}:{item.cls.__qualname__}", item.options.model_dump_json(), item.name)
+        if key not in self.built:
+            try:
+                self.built[key] = item.build()
+            except Exception as error:
+                said = error if isinstance(error, RLAlignError | ValueError) else told(error)
+                raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
+        return self.built[key]
+
+    def members(self, items: Sequence[Item], role: str) -> list[Member]:
+        """The components of these items; one that refuses its options is a fault, and left out."""
+        found = []
+        for item in items:
+            with self.faults.collecting():
+                found.append(Member(item, self.build(item), role))
+        return found
+
+    def parts(self, whole: Component, item: Item) -> list[Member]:
+        """The components another one calls by itself, by name."""
+        found = []
+        for name in whole.parts:
+            try:
+                cls = self.registry.load(name).cls
+                part = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
+            if not hasattr(cls, "respond"):
+                raise ConfigError(
+                    f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
+                )
+            found.append(Member(part, self.build(part), "part"))
+        return found
+
+
+def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan], Builder]:
+    """Build the components of all phases, and check that they fit together, before any model loads.
+
+    One error tells all that is wrong.
+    """
+    faults = Faults()
+    builder = Builder(registry, faults)
+    plans: list[PhasePlan] = []
+    for phase in pipeline.phases:
+        with faults.collecting():
+            if (plan := plan_phase(phase, builder)) is not None:
+                plans.append(plan)
+    faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
+    faults.stop()
+    return plans, builder
+
+
+def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
+    """A phase's plan. What is wrong with it goes to the builder's faults; None where that leaves no plan."""
+    faults, before = builder.faults, len(builder.faults.found)
+    listed = {
+        "task": [phase.task],
+        "responses": [phase.responses],
+        "rewards": phase.rewards,
+        "algorithm": phase.algorithm,
+        "use": phase.evaluate.use if phase.evaluate else (),
+    }
+    built = {role: builder.members(items, role) for role, items in listed.items()}
+    for member in built["algorithm"]:
+        for hook, place in (("reward", "rewards"), ("rollout", "responses")):
+            if getattr(type(member.component), hook, None) is not None:
+                faults.found.append(
+                    f"{member.item.place}: `{member.name}` has a `{hook}` hook; list it under `{place}`"
+                )
+    if not built["task"] or not built["responses"]:
+        return None
+    (task,), (source,) = built["task"], built["responses"]
+    parts: list[Member] = []
+    with faults.collecting():
+        parts = builder.parts(source.component, source.item)
+    for member in parts:
+        source.component.__dict__.setdefault("built", {})[member.name] = member.component
+    members = (task, source, *parts, *built["rewards"], *built["algorithm"])
+    evaluators = (task, *built["use"])
+    everybody = once((*members, *evaluators))
+    faults.found += [*checks.hooks_of(members), *checks.hooks_of(evaluators), *checks.needs_of(everybody)]
+    live = frozenset(need for m in members for need in m.component.needs if "." not in need)
+    declared: dict[str, Role | Lagging] = {}
+    with faults.collecting():
+        declared = _declared(everybody, live)
+    if len(faults.found) > before:  # of what does not fit there is no sound plan
+        return None
+    training, evaluation = Stages(members), Stages(evaluators)
+    assert isinstance(task.component, Task)
+    if len(training.implementing("rollout")) != 1:
+        raise ConfigError(f"{source.item.place}: `{source.name}` cannot answer: it has no `rollout` hook")
+    plan = PhasePlan(
+        settings=phase,
+        task=task.component,
+        members=members,
+        evaluators=evaluators,
+        training=training,
+        evaluation=evaluation,
+        models={name: "lagging" if isinstance(m, Lagging) else m for name, m in declared.items()},
+        lagging={name: m.every for name, m in declared.items() if isinstance(m, Lagging)},
+        trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),
+        live=live,
+        columns=_columns(members),
+        reward_columns=_columns(built["rewards"]),
+        evaluation_columns=_columns(evaluators),
+        unit=_UNITS[max((_UNITS.index(m.component.unit) for m in training.implementing("loss")), default=0)],
+        learns=bool(training.implementing("loss") or training.implementing("update")),
+    )
+    faults.found += checks.phase_of(plan)
+    return plan
+
+
+def _declared(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role | Lagging]:
+    """The models that somebody needs, and the role each plays."""
+    roles: dict[str, tuple[Role | Lagging, str]] = {}
+    for member in members:
+        wanted = dict(member.component.models)
+        prefixes = [need.split(".")[0] for need in member.component.needs if "." in need]
+        for name in [*prefixes, *member.component.trains, *(["value"] if "values" in live else [])]:
+            if name in _USUAL_ROLES:
+                wanted.setdefault(name, _USUAL_ROLES[name])
+            elif name != "policy" and name not in wanted:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` uses a model `{name}` without saying its role; "
+                    f'its class needs models = {{"{name}": "frozen" | "lagging" | "value"}}'
+                )
+        for name, role in wanted.items():
+            if name in roles and roles[name][0] != role:
+                raise ConfigError(
+                    f"{member.item.place}: `{member.name}` wants the model `{name}` as {role}, "
+                    f"but `{roles[name][1]}` wants it as {roles[name][0]}"
+                )
+            roles.setdefault(name, (role, member.name))
+    return {name: role for name, (role, _) in roles.items()}
+
+
+def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
+    needs = [need.rpartition(".") for member in members for need in member.component.needs]
+    return tuple(dict.fromkeys((model, output) for model, _, output in needs if model))
+
+
+def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
+    """What `models` says that nobody asks for, or that the policy cannot do."""
+    found = []
+    used = {name for plan in plans for name in plan.models}
+    for phase in pipeline.phases:
+        for name, spec in phase.models.items():
+            place = phase.place_of(f"models.{name}")
+            if name not in used:
+                who = "no component" if len(plans) == 1 else "no component of any phase"
+                found.append(f"{place}: models.{name}: {who} uses a model `{name}`")
+            policy = pipeline.policy.peek() if spec.dtype and spec.of in (None, *COPY_TIMES) else None
+            if isinstance(policy, Policy) and policy.shares:
+                found.append(
+                    f"{place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "
+                    "so that there are no weights to hold in another precision; leave it out"
+                )
+    return found

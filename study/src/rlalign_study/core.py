@@ -1,0 +1,139 @@
+"""All that this package takes from inside rlalign. Whoever moves rlalign's modules changes this file only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rlalign.config import places
+from rlalign.errors import ComponentError, ConfigError, RLAlignError
+
+__all__ = ["ConfigError", "RLAlignError", "read_yaml"]
+
+Components = Mapping[str, type[Any]]
+"""Components that a study brings itself, by the names that its pipelines use."""
+Tree = dict[str, Any]
+
+
+def read_yaml(path: Path) -> tuple[Tree, Callable[[Sequence[Any]], str]]:
+    """A YAML file, and a function that says for a path of keys in which line of the file it stands."""
+    try:
+        tree = places.read(path.read_text(encoding="utf-8-sig"), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return tree.data, lambda keys: tree.place(tuple(keys))
+
+
+def check(pipeline: Tree, folder: Path, components: Components) -> None:
+    """Raise a ConfigError that says what is wrong with a pipeline. No model is loaded."""
+    _load(pipeline, folder, components)
+
+
+def train(
+    pipeline: Tree, folder: Path, components: Components, *, root: Path, name: str
+) -> tuple[Path, str | None]:
+    """Run a pipeline whose paths begin in `folder`: the run's folder, and if it broke off, why.
+
+    It broke off if what it computed was no longer finite; whatever else goes wrong is raised.
+    """
+    from rlalign.running import loop
+    from rlalign.running.display import PlainDisplay
+
+    with Path(os.devnull).open("w") as nowhere:
+        loaded = _load(pipeline, folder, components)
+        made = _registry(components)
+        session = loop.start(loaded, made, root=root, name=name, display=PlainDisplay(nowhere))
+        try:
+            session.run()
+        except ComponentError as error:
+            if "not finite" not in str(error):
+                raise
+            return root / name, str(error).replace(str(root / name), name)
+    return root / name, None
+
+
+def metrics(run: Path) -> list[Tree]:
+    """The lines of a run's metrics.jsonl."""
+    from rlalign.records import logs
+
+    return list(logs.read(run / "metrics.jsonl"))
+
+
+def lock(run: Path) -> Tree:
+    """What a run was made with."""
+    found: Tree = json.loads((run / "lock.json").read_text())
+    return found
+
+
+def evaluated(run: Path, how: Tree, components: Components) -> Tree:
+    """A finished run's policy measured once more; `how` changes its `evaluate` section, key by key."""
+    return _opened(run, how, components).metrics()  # type: ignore[no-any-return]
+
+
+def sampled(run: Path, how: Tree, components: Components) -> list[Tree]:
+    """The same, as responses with their rewards: rows of logged data."""
+    return _opened(run, how, components).rows()  # type: ignore[no-any-return]
+
+
+def steps_of_checkpoints(run: Path) -> dict[int, int]:
+    """By optimiser step, counted over the whole run, the commit points that are still there."""
+    from rlalign.records import checkpoint
+
+    there = run / "checkpoints"
+    return {int(checkpoint.read(there, i).loop["phase"]["step"]): i for i in checkpoint.find(there)}
+
+
+def go_back(run: Path, index: int) -> None:
+    """Make this commit point the last: later ones are deleted."""
+    from rlalign.records import checkpoint
+
+    checkpoint.settle(run / "checkpoints", index)
+
+
+def model_samples(model: Path, task: Tree, how: Tree, *, seed: int) -> list[Tree]:
+    """Responses of a model to a task's examples: rows of logged data."""
+    from rlalign.running.opened import open_model
+
+    opened = open_model(str(model), {"task": task}, _overrides(how))
+    return opened.ready(seed=seed).rows()
+
+
+def warm() -> None:
+    """Import what every run needs, and look up what is installed: once, before runs are forked."""
+    for module in ("tensorboardX", "torch._dynamo", "rlalign.running.loop", "rlalign.running.opened"):
+        import_module(module)  # torch's optimisers import torch._dynamo when they are made
+    assert _known(()).offers
+
+
+def _registry(components: Components) -> Any:
+    return _known(tuple(components.items()))
+
+
+@cache
+def _known(components: tuple[tuple[str, type[Any]], ...]) -> Any:
+    """One registry for a process: to read what is installed takes a tenth of a second."""
+    from rlalign.config.registry import Registry
+
+    return Registry(dict(components))
+
+
+def _load(pipeline: Tree, folder: Path, components: Components) -> Any:
+    from rlalign.config.load import load_pipeline
+
+    text = json.dumps(pipeline)
+    return load_pipeline(folder / "pipeline.yaml", registry=_registry(components), text=text)
+
+
+def _opened(run: Path, how: Tree, components: Components) -> Any:
+    from rlalign.running.opened import open_run
+
+    return open_run(run, {}, _overrides(how), registry=_registry(components)).ready()
+
+
+def _overrides(how: Tree) -> list[str]:
+    return [f"evaluate.{key}={json.dumps(value)}" for key, value in how.items()]

@@ -1,0 +1,145 @@
+"""Runs in processes of their own, some at a time, each under a cap of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+from rlalign_study.core import ConfigError
+from rlalign_study.file import Study
+from rlalign_study.plan import Planned
+from rlalign_study.rows import Row
+
+LOOK = 0.1
+"""Seconds between two looks at the memory of runs."""
+
+
+@dataclass
+class _Running:
+    planned: Planned
+    process: BaseProcess
+    log: Path
+    killed: str = ""
+
+
+def run_all(
+    study: Study,
+    todo: Sequence[Planned],
+    work: Path,
+    jobs: int,
+    done: Callable[[Row], None],
+    *,
+    memory: float | None = None,
+    keep: bool = False,
+) -> None:
+    """Make each run in a process of its own, `jobs` at a time; `done` gets its row, also of one that failed.
+
+    `memory` is the most gigabytes (resident, with its children) that one run may use before it is killed.
+    """
+    # One thread for each run, and idle threads that sleep: said before a process imports torch.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # A server that has imported everything is forked for each run: a run then starts at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "rlalign_study.preload", *study.imports])
+    waiting, running = list(reversed(todo)), list[_Running]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_started(context, study, waiting.pop(), work, keep))
+            wait([one.process.sentinel for one in running], timeout=LOOK if memory else None)
+            for one in [*running]:
+                if one.process.is_alive():
+                    _cap(one, memory)
+                else:
+                    running.remove(one)
+                    done(_row(one))
+    finally:
+        for one in running:
+            one.process.terminate()
+            one.process.join()
+
+
+def _started(
+    context: multiprocessing.context.ForkServerContext, study: Study, planned: Planned, work: Path, keep: bool
+) -> _Running:
+    from rlalign_study.worker import main, result_of
+
+    log = work / f"{planned.key.replace('/', '+')}.log"
+    result_of(log).unlink(missing_ok=True)
+    process = context.Process(target=main, args=(study, planned, work, keep, log), daemon=False)
+    process.start()
+    return _Running(planned, process, log)
+
+
+def _cap(one: _Running, memory: float | None) -> None:
+    if memory is None or one.killed:
+        return
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(one.process.pid)
+        family = [process, *process.children(recursive=True)]
+        used = sum(member.memory_info().rss for member in family) / 1e9
+        if used > memory:
+            one.killed = f"killed: it used {used:.2f} GB, more than the cap of {memory:g} GB"
+            for member in family:
+                member.kill()
+
+
+def _row(one: _Running) -> Row:
+    """What the process left behind; why it failed if it left nothing."""
+    from rlalign_study.worker import failed, result_of
+
+    one.process.join()
+    result = result_of(one.log)
+    if not one.killed and result.exists():
+        row = Row(**json.loads(result.read_text(encoding="utf-8")))
+        result.unlink()
+        if row.status != "failed":
+            one.log.unlink(missing_ok=True)
+        return row
+    code = one.process.exitcode or 0
+    ended = f"signal {-code} (out of memory?)" if code < 0 else f"exit status {code}"
+    return failed(one.planned, one.killed or f"ended by {ended}")
+
+
+@contextlib.contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Keep a second process from running the same study in the same place."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{work}: another process is running this study here; wait for it, or give --runs another folder"
+            ) from None
+        yield
+
+
+class Progress:
+    """A line for each run that is over, and how long the rest takes."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.seen, self.started = count, 0, time.monotonic()
+
+    def line(self, said: str) -> str:
+        self.seen += 1
+        left = (time.monotonic() - self.started) / self.seen * (self.count - self.seen)
+        return f"{self.seen}/{self.count}  {said}  ({duration(left)} left)"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
