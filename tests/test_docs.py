@@ -40,8 +40,8 @@ from rlalign.data.settings import Sampling, Save, Train
 from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
 from rlalign.running import workspace
+from rlalign.running.checks import WRAPPABLE
 from rlalign.running.members import HOOKS, implements
-from rlalign.running.stages import WRAPPABLE
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +188,9 @@ def test_what_can_be_wrapped_is_said():
 def test_every_declaration_is_documented():
     table = says("docs/hooks.md").partition("## Declarations")[2].partition("Beside the hooks")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
-    declared = [name for name in Component.__annotations__ if name not in ("name", "config")]
+    declared = [
+        name for name in Component.__annotations__ if name not in ("name", "config", "source_components")
+    ]
     assert list(rows) == declared
     for name, default in rows.items():
         assert ast.literal_eval(default) == getattr(Component, name)

@@ -46,20 +46,20 @@ class Builder:
                 found.append(Member(item, self.build(item), role))
         return found
 
-    def parts(self, whole: Component, item: Item) -> list[Member]:
-        """The components another one calls by itself, by name."""
+    def sources(self, whole: Component, item: Item) -> list[Member]:
+        """The components that another one asks for responses."""
         found = []
-        for name in whole.parts:
+        for name in whole.sources:
             try:
                 cls = self.registry.load(name).cls
-                part = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
+                source = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
             except (ConfigError, ValueError) as error:
                 raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
             if not hasattr(cls, "respond"):
                 raise ConfigError(
                     f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
                 )
-            found.append(Member(part, self.build(part), "part"))
+            found.append(Member(source, self.build(source), "source"))
         return found
 
 
@@ -100,12 +100,11 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     if not built["task"] or not built["responses"]:
         return None
     (task,), (source,) = built["task"], built["responses"]
-    parts: list[Member] = []
+    sources: list[Member] = []
     with faults.collecting():
-        parts = builder.parts(source.component, source.item)
-    for member in parts:
-        source.component.__dict__.setdefault("built", {})[member.name] = member.component
-    members = (task, source, *parts, *built["rewards"], *built["algorithm"])
+        sources = builder.sources(source.component, source.item)
+    source.component.source_components = {member.name: member.component for member in sources}
+    members = (task, source, *sources, *built["rewards"], *built["algorithm"])
     evaluators = (task, *built["use"])
     everybody = once((*members, *evaluators))
     faults.found += [*checks.hooks_of(members), *checks.hooks_of(evaluators), *checks.needs_of(everybody)]
