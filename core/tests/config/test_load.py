@@ -613,7 +613,7 @@ def test_later_overrides_win(load):
         (
             "rewards.penalti.coef=1",
             "command line (rewards.penalti.coef=1): `rewards` has no item named `penalti`; "
-            "did you mean penalty? (items: length, penalty)",
+            "did you mean `penalty`? (items: length, penalty)",
         ),
         ("rewards.5.coef=1", "`rewards` has 2 items, counted from 0; there is no 5"),
         (
@@ -639,7 +639,7 @@ def test_overrides_of_unknown_phases(refusal):
     message = refusal(TWO, "phases.aling.train.lr=1")
     assert message == (
         "command line (phases.aling.train.lr=1): `phases` has no item named `aling`; "
-        "did you mean align? (items: warm, align)"
+        "did you mean `align`? (items: warm, align)"
     )
 
 
@@ -690,7 +690,7 @@ def test_an_override_that_one_phase_shadows_is_fine(load):
 
 def test_no_such_file(tmp_path):
     (tmp_path / "bandit.yaml").touch()
-    with pytest.raises(ConfigError, match=r"bandti.yaml: no such file; did you mean .*/bandit.yaml\?"):
+    with pytest.raises(ConfigError, match=r"bandti.yaml: no such file; did you mean `.*/bandit.yaml`\?"):
         load_pipeline(tmp_path / "bandti.yaml")
     with pytest.raises(ConfigError, match="is a folder; name the pipeline file"):
         load_pipeline(tmp_path)
@@ -873,7 +873,7 @@ def test_how_long_must_be_said(refusal):
             "  models: {reference: {of: strat}}",
             "expected start, phase, iteration or a folder, found 'strat' (text)",
         ),
-        ("  models: {reference: {of: strat}}", "did you mean start?"),
+        ("  models: {reference: {of: strat}}", "did you mean `start`?"),
         (
             "  models: {reference: {of: 3}}",
             "expected start, phase, iteration or a folder, found 3 (a whole number)",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, Item, ItemSettings, short
-from rlalign.config.places import Keys, Tree, found
+from rlalign.config.places import Keys, Tree, did_you_mean, found
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
 from rlalign.errors import ConfigError, RLAlignError, told
@@ -76,14 +75,14 @@ class File:
         return merged
 
     def section(
-        self,
-        scope: Keys,
-        section: str,
-        model: type[M],
-        merged: dict[str, Keys],
-        defaults: Mapping[str, Any] = {},
+        self, scope: Keys, section: str, model: type[M], defaults: Mapping[str, Any] = {}
     ) -> M | None:
-        """A phase's merged section, over these defaults, as a model; None after reporting what is wrong."""
+        """A phase's merged section, over these defaults, as a model; None after reporting what is wrong.
+
+        Items are left out: their components are yet to be found.
+        """
+        merged = self.merge(scope, section)
+        merged.pop("use", None)
 
         def wrong(loc: Keys, text: str) -> None:
             inherited = merged.get(str(loc[0])) if loc else None
@@ -185,7 +184,8 @@ def _not_one(components: list[str]) -> str:
         return "names no component"
     names = " and ".join(f"`{name}`" for name in components)
     beside = ", ".join(f"`{key}`" for key in ITEM_KEYS)
-    text = f"one item names one component, found {names}; options go under the component's name, "
-    text += f"beside it only {beside}"
-    close = [match for name in components for match in get_close_matches(name, ITEM_KEYS, 1)]
-    return f"{text}; did you mean `{close[0]}`?" if close else text
+    hint = next(filter(None, (did_you_mean(name, ITEM_KEYS) for name in components)), "")
+    return (
+        f"one item names one component, found {names}; options go under the component's name, "
+        f"beside it only {beside}{hint}"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Any
 
 from rlalign.config.file import File
@@ -18,7 +17,7 @@ from rlalign.config.pipeline import (
     Phase,
     short,
 )
-from rlalign.config.places import Keys, found
+from rlalign.config.places import Keys, did_you_mean, found
 from rlalign.config.validate import absolute, check
 from rlalign.data.settings import Sampling, Train
 from rlalign.interface.component import Component
@@ -40,21 +39,12 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         scored = any(component.scored for component in components)
         if not rewards and short(responses.component) == "logged" and scored:
             rewards = [responses]
-    merged = {section: file.merge(scope, section) for section in ("generation", "train", "models")}
-    generation = file.section(
-        scope,
-        "generation",
-        Sampling,
-        merged["generation"],
-        _defaults(file, scope, components, "generation", merged["generation"]),
-    )
-    train = file.section(
-        scope, "train", Train, merged["train"], _defaults(file, scope, components, "train", merged["train"])
-    )
+    generation = file.section(scope, "generation", Sampling, _defaults(file, scope, components, "generation"))
+    train = file.section(scope, "train", Train, _defaults(file, scope, components, "train"))
     if train is not None and train.iterations is None and train.passes is None:
         file.report((*scope, "train"), "say how long: `iterations` or `passes`")
     evaluate = _evaluate(file, scope, rewards)
-    models = _models(file, merged["models"])
+    models = _models(file, scope)
     used = [*rewards, *algorithm, *(evaluate.use if evaluate else ())]
     _refuse_same_names(file, scope, [*used, responses] if responses else used)
     if task is None or responses is None or generation is None or train is None:
@@ -74,7 +64,7 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         places={
             f"{section}.{key}": file.tree.place(keys)
             for section in ("generation", "models")
-            for key, keys in merged[section].items()
+            for key, keys in file.merge(scope, section).items()
         },
     )
 
@@ -133,10 +123,9 @@ def _responses(file: File, scope: Keys, algorithm: list[Component]) -> Item | No
     return file.make((*scope, "responses"), "responses", next(iter(wishes), "sampled"))
 
 
-def _defaults(
-    file: File, scope: Keys, algorithm: list[Component], section: str, merged: dict[str, Keys]
-) -> dict[str, Any]:
+def _defaults(file: File, scope: Keys, algorithm: list[Component], section: str) -> dict[str, Any]:
     """What the algorithm sets in a section unless the file does."""
+    merged = file.merge(scope, section)
     said = {*merged, *(ALTERNATIVES.get(name, "") for name in merged if section == "train")}
     defaults: dict[str, Any] = {}
     by: dict[str, str] = {}
@@ -154,9 +143,8 @@ def _defaults(
 def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
     if file.find(scope, "evaluate") is None:
         return None
-    merged = file.merge(scope, "evaluate")
-    use = merged.pop("use", None)
-    evaluate = file.section(scope, "evaluate", Evaluate, merged)
+    use = file.merge(scope, "evaluate").get("use")
+    evaluate = file.section(scope, "evaluate", Evaluate)
     if use is None or file.tree.at(use) is None:
         # `logged`, the stored scores, has none for the responses an evaluation samples.
         used = [item for item in rewards if short(item.component) != "logged"]
@@ -182,9 +170,9 @@ def _same(item: Item, among: list[Item]) -> Item:
     return next((other for other in among if (other.name, other.component, other.options) == about), item)
 
 
-def _models(file: File, merged: dict[str, Keys]) -> dict[str, ModelSpec]:
+def _models(file: File, scope: Keys) -> dict[str, ModelSpec]:
     models = {}
-    for name, keys in merged.items():
+    for name, keys in file.merge(scope, "models").items():
         said = file.tree.at(keys)
         spec = None
         if name == "policy":
@@ -224,8 +212,7 @@ def _copied(file: File, keys: Keys, of: Any) -> str | None:
             problem = f": there is no {path}"
         except (ValueError, RuntimeError) as error:
             problem = f": {error}"
-        if close := get_close_matches(of, COPY_TIMES, 1):
-            problem += f"; did you mean {close[0]}?"
+        problem += did_you_mean(of, COPY_TIMES)
     file.report(keys, f"expected {', '.join(COPY_TIMES)} or a folder, found {found(of)}{problem}")
     return None
 

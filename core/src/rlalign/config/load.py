@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from rlalign.config import inherit, places
 from rlalign.config.file import File
 from rlalign.config.overrides import interpolate, override, shadowed
 from rlalign.config.pipeline import MERGED_SECTIONS, REPLACED_SECTIONS, Phase, Pipeline, PipelineSettings
-from rlalign.config.places import Keys, found
+from rlalign.config.places import Keys, did_you_mean, found
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check, unknown
 from rlalign.errors import ConfigError
@@ -59,8 +58,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        hint = did_you_mean(str(path), map(str, path.parent.glob("*.y*ml")))
         raise ConfigError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
-from rlalign.config.places import Keys, Tree, dotted, found
+from rlalign.config.places import Keys, Tree, did_you_mean, dotted, found
 from rlalign.errors import ConfigError
 
 
@@ -147,8 +146,7 @@ def _index(items: list[Any], segment: str, what: str, names: Callable[[Any], tup
     known = list(dict.fromkeys(name for own in named for name in own))
     if matches:
         raise _Nowhere(f"`{what}` has several items named `{segment}`; say which by its index")
-    close = get_close_matches(segment, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(segment, known)
     raise _Nowhere(f"`{what}` has no item named `{segment}`{hint} (items: {', '.join(known)})")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import yaml
@@ -117,6 +118,12 @@ def found(value: Any) -> str:
         dict: "a mapping",
     }
     return f"{shown} ({types.get(type(value), type(value).__name__)})"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean `clip`?`, or nothing."""
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"

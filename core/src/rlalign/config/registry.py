@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from rlalign.config.places import did_you_mean
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component, Task
 
@@ -100,11 +100,10 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        names = dict.fromkeys([*self._extra, *(one.name for one in self.installed)])
-        if close := get_close_matches(name, names):
-            return f"no component named `{name}` is installed; did you mean {_either(close)}?"
-        return (
-            f"no component named `{name}` is installed; `rlalign plugins` lists those that are. "
+        hint = did_you_mean(name, [*self._extra, *(one.name for one in self.installed)])
+        return f"no component named `{name}` is installed" + (
+            hint
+            or "; `rlalign plugins` lists those that are. "
             f"Is its package missing (pip install rlalign-plugin-{name})?"
         )
 
@@ -113,12 +112,7 @@ def kind(cls: type[Any]) -> Kind:
     """What a component is; it follows from its base class."""
     from rlalign.interface.policy import Policy, Value
 
-    kinds: dict[type[Any], Kind] = {
-        Policy: "policy",
-        Value: "value",
-        Task: "task",
-        Component: "component",
-    }
+    kinds: dict[type[Any], Kind] = {Policy: "policy", Value: "value", Task: "task", Component: "component"}
     for base, word in kinds.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return word
@@ -172,8 +166,7 @@ def _import_class(name: str, folder: Path | None) -> type[Any]:
     if folder:
         _refuse_stranger(name, module_name.partition(".")[0], folder)
     if not hasattr(module, attribute):
-        close = get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")])
-        hint = f"; did you mean {_either(close)}?" if close else ""
+        hint = did_you_mean(attribute, [n for n in vars(module) if not n.startswith("_")])
         raise ConfigError(f"`{name}`: the module `{module_name}` has no `{attribute}`{hint}")
     return getattr(module, attribute)  # type: ignore[no-any-return]
 
@@ -208,7 +201,3 @@ def _cause(error: Exception) -> str:
 
 def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join(f"`{name}`" for name in names)
