@@ -580,6 +580,18 @@ def test_overrides_of_evaluate_use(load):
     assert load(text, "evaluate.use.reward-model.path=y").phases[0].evaluate.use[0].options.path == "y"
 
 
+def test_overrides_of_copies_and_origins(load):
+    copies = TWO + "models: {reference: {dtype: bfloat16}}\n"
+    spec = (
+        load(copies, "models.reference.of=start", "models.reference.dtype=float32")
+        .phases[0]
+        .models["reference"]
+    )
+    assert (spec.of, spec.dtype) == ("start", "float32")
+    origin = load(TWO + "  task: {with: [], from: nobody}\n", "phases.align.task.from=warm").phases[1].origin
+    assert origin.phase == "warm"
+
+
 def test_overrides_of_phases_by_name_and_index(load):
     pipeline = load(
         TWO, "phases.align.algorithm.ppo.clip=0.5", "phases[0].train.lr=1", "phases.warm.generation.top_k=3"

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
-from rlalign.config.places import Keys, Tree, did_you_mean, dotted, found
+from rlalign.config.places import Keys, Tree, did_you_mean, found
 from rlalign.errors import ConfigError
 
 
@@ -63,75 +63,48 @@ class _Nowhere(Exception):
 
 def _locate(data: dict[str, Any], segments: list[str]) -> Keys:
     """The path that dotted names mean; items and phases go by name as well as by index."""
-    if segments[0] != "phases" or len(segments) == 1:
-        return _section(data, segments)
-    phases = data.get("phases")
-    if not isinstance(phases, list):
-        raise _Nowhere("the pipeline has no `phases`")
-    index = _index(phases, segments[1], "phases", _phase_names)
-    if len(segments) == 2:
-        return ("phases", index)
-    return ("phases", index, *_section(phases[index], segments[2:]))
-
-
-def _section(holder: Any, segments: list[str]) -> Keys:
-    """A path within the top level or within one phase."""
-    head, *rest = segments
-    if not isinstance(holder, dict):
-        raise _Nowhere(f"there is no `{head}` in {found(holder)}")
-    if not rest:
-        return (head,)
-    if head in (*REPLACED_SECTIONS, "policy"):
-        return (head, *_items(holder, head, rest))
-    section = holder.get(head)
-    if isinstance(section, dict) and len(rest) > 1:
-        if head == "evaluate" and rest[0] == "use":
-            return (head, "use", *_items(section, "use", rest[1:]))
-        if head == "models" and section.get(rest[0]) is not None:
-            return (head, rest[0], *_item(section, rest[0], rest[1:]))
-    return (head, *_plain(section, rest))
-
-
-def _items(holder: dict[str, Any], key: str, segments: list[str]) -> Keys:
-    items = holder.get(key)
-    if items is None:
-        raise _Nowhere(f"there is no `{key}` here to change; where it is inherited, change the original")
-    if not isinstance(items, list):
-        return _item(holder, key, segments)
-    index = _index(items, segments[0], key, _names)
-    return (index, *_item(items, index, segments[1:]))
-
-
-def _item(holder: Any, key: str | int, segments: list[str]) -> Keys:
-    """A path within one item: its `weight`, `as` or `source`, else an option of its component."""
-    if not segments:
-        return ()
-    if isinstance(holder[key], str):
-        _no_interpolation(holder[key])
-        holder[key] = {holder[key]: {}}  # `kl` can hold no options, `{kl: {}}` can
-    item = holder[key]
-    component = next((k for k in item if k not in ITEM_KEYS), None) if isinstance(item, dict) else None
-    if component is None or segments[0] in ITEM_KEYS or segments[0] in ("from", "with", "of"):
-        return _plain(item, segments)
-    if segments[0] in (component, *_names(item)):
-        segments = segments[1:]
-    return (component, *_plain(item[component], segments))
-
-
-def _plain(node: Any, segments: list[str]) -> Keys:
-    keys: list[str | int] = []
+    keys: Keys = ()
     for segment in segments:
-        if isinstance(node, list):
-            index = _index(node, segment, dotted(tuple(keys)) or "the list", lambda part: ())
-            keys.append(index)
-            node = node[index]
-        elif node is None or isinstance(node, dict):
-            keys.append(segment)
-            node = node.get(segment) if node else None
-        else:
-            _no_interpolation(node)
-            raise _Nowhere(f"there is no `{segment}` in {found(node)}")
-    return tuple(keys)
+        holder: Any = None
+        node: Any = data
+        for key in keys:
+            holder, node = node, node.get(key) if isinstance(node, dict) else node and node[key]
+        keys = (*keys, *_step(holder, node, keys, segment))
+    return keys
+
+
+def _step(holder: Any, node: Any, keys: Keys, segment: str) -> Keys:
+    """Where `segment` leads from `keys`, at which `holder` holds `node`."""
+    if keys == ("phases",) and not isinstance(node, list):
+        raise _Nowhere("the pipeline has no `phases`")
+    named = _names_components(keys)
+    if node is None and named and "models" not in keys:
+        raise _Nowhere(f"there is no `{keys[-1]}` here to change; where it is inherited, change the original")
+    if isinstance(node, list):
+        names = _phase_names if keys == ("phases",) else _names if named else _no_names
+        return (_index(node, segment, str(keys[-1]), names),)
+    if isinstance(node, str) and "${" in node:
+        raise _Nowhere(f"{node!r} stands here; change what it refers to, or replace it whole")
+    if isinstance(node, str) and named:
+        node = holder[keys[-1]] = {node: {}}  # `kl` can hold no options, `{kl: {}}` can
+    if node is not None and not isinstance(node, dict):
+        raise _Nowhere(f"there is no `{segment}` in {found(node)}")
+    component = next((key for key in node if key not in ITEM_KEYS), None) if node and named else None
+    if (
+        component in (None, "from", "with", "of", "dtype") or segment in ITEM_KEYS
+    ):  # no component, or beside it
+        return (segment,)
+    return (component,) if segment in (component, *_names(node)) else (component, segment)
+
+
+def _names_components(keys: Keys) -> bool:
+    """Whether an item, or a list of items, stands at this path."""
+    within = keys[2:] if keys[:1] == ("phases",) else keys
+    if within and isinstance(within[-1], int):
+        within = within[:-1]
+    if len(within) == 1:
+        return within[0] in ("policy", *REPLACED_SECTIONS)
+    return within == ("evaluate", "use") or (len(within) == 2 and within[0] == "models")
 
 
 def _index(items: list[Any], segment: str, what: str, names: Callable[[Any], tuple[Any, ...]]) -> int:
@@ -154,6 +127,10 @@ def _phase_names(phase: Any) -> tuple[Any, ...]:
     return (phase.get("name"),) if isinstance(phase, dict) else ()
 
 
+def _no_names(part: Any) -> tuple[Any, ...]:
+    return ()
+
+
 def _names(item: Any) -> tuple[str, ...]:
     """What an item answers to: its `as`, else its component."""
     if isinstance(item, str):
@@ -162,11 +139,6 @@ def _names(item: Any) -> tuple[str, ...]:
         return ()
     component = next((key for key in item if key not in ITEM_KEYS), "")
     return (item["as"],) if isinstance(item.get("as"), str) else (component, short(component))
-
-
-def _no_interpolation(node: Any) -> None:
-    if isinstance(node, str) and "${" in node:
-        raise _Nowhere(f"{node!r} stands here; change what it refers to, or replace it whole")
 
 
 def interpolate(tree: Tree) -> None:
