@@ -70,6 +70,8 @@ def default(field: Any) -> str:
 
 def options(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
+        if field.description is None:  # not for a file to say
+            continue
         yield f"`{field.alias or name}`", default(field), str(field.description).replace("|", "\\|")
 
 

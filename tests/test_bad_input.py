@@ -144,7 +144,7 @@ BEFORE = {
         "takes no weight; put it on what it wraps",
     ),
     "clip of nothing": ({"rewards": ["bandit-payout", "clip"]}, "p.yaml:7", "give `low`, `high` or both"),
-    "one name twice": ({"rewards": ["kl", "kl"]}, "p.yaml:7", "the entry at p.yaml:6 is named `kl` too", "`as: …`"),
+    "one name twice": ({"rewards": ["kl", "kl"]}, "p.yaml:7", "the item at p.yaml:6 is named `kl` too", "`as: …`"),
     "unknown need": (reward("NeedsTheUnknown"), "p.yaml:7", "`reference.perplexity`, which no model gives"),
     "unknown model": (reward("NeedsAnUnknownModel"), "p.yaml:7", "model `judge` without saying its role"),
     "values of a policy": (reward("NeedsValuesOfAPolicy"), "`policy.values` is needed", "no value"),

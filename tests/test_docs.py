@@ -26,17 +26,22 @@ import rlalign
 from rlalign import Component
 from rlalign.cli.commands import program
 from rlalign.cli.report import describe
-from rlalign.config.entries import Beside
-from rlalign.config.inherit import Measure
-from rlalign.config.load import Top, load_pipeline
-from rlalign.config.overrides import MERGED, REPLACED
+from rlalign.config.load import load_pipeline
+from rlalign.config.pipeline import (
+    MERGED_SECTIONS,
+    REPLACED_SECTIONS,
+    Evaluate,
+    ItemSettings,
+    ModelSpec,
+    PipelineSettings,
+)
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Sampling, Save, Train
 from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
 from rlalign.running import workspace
-from rlalign.running.members import HOOKS, implements
 from rlalign.running.checks import WRAPPABLE
+from rlalign.running.members import HOOKS, implements
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,7 +135,13 @@ def test_fragments_are_fragments(block):
     data = yaml.safe_load(block)
     assert isinstance(data, dict)
     assert not {"task", "policy"} <= set(data), "a whole pipeline: leave out `fragment`"
-    assert set(data) <= {"policy", "phases", *REPLACED, *MERGED, *Top.model_fields}
+    assert set(data) <= {
+        "policy",
+        "phases",
+        *REPLACED_SECTIONS,
+        *MERGED_SECTIONS,
+        *PipelineSettings.model_fields,
+    }
 
 
 def check(text: str, path: Path) -> str:
@@ -177,7 +188,9 @@ def test_what_can_be_wrapped_is_said():
 def test_every_declaration_is_documented():
     table = says("docs/hooks.md").partition("## Declarations")[2].partition("Beside the hooks")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
-    declared = [name for name in Component.__annotations__ if name not in ("name", "config")]
+    declared = [
+        name for name in Component.__annotations__ if name not in ("name", "config", "source_components")
+    ]
     assert list(rows) == declared
     for name, default in rows.items():
         assert ast.literal_eval(default) == getattr(Component, name)
@@ -274,9 +287,9 @@ def test_the_tutorial_s_code_is_the_example_s():
 
 def test_every_key_of_a_pipeline_is_documented():
     text = says("docs/pipeline.md")
-    for key in ("policy", "phases", *REPLACED, *MERGED, *Top.model_fields):
+    for key in ("policy", "phases", *REPLACED_SECTIONS, *MERGED_SECTIONS, *PipelineSettings.model_fields):
         assert f"`{key}`" in text, key
-    for model in (Train, Sampling, Measure, Save, Beside, Top):
+    for model in (Train, Sampling, Evaluate, Save, ItemSettings, ModelSpec, PipelineSettings):
         path = f"{model.__module__}:{model.__qualname__}"
         assert f"<!-- options: {path} -->" in text, path
 
@@ -393,7 +406,7 @@ def test_the_readme_lists_every_package_and_component():
 
 def test_json_values_of_tables_are_yaml():
     """A default as the tables show it reads back as itself."""
-    for model in (Train, Sampling, Measure, Save):
+    for model in (Train, Sampling, Evaluate, Save):
         for _, shown, _ in tables.options(model):
             if shown.startswith("`"):
                 assert json.dumps(yaml.safe_load(shown.strip("`"))) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ def shortened(pipeline: Pipeline, iterations: int) -> Pipeline:
     def cut(train: Any) -> Any:
         return train.model_copy(update={"iterations": iterations, "passes": None})
 
-    return replace(pipeline, repeat=1, phases=tuple(replace(p, train=cut(p.train)) for p in pipeline.phases))
+    phases = tuple(p.model_copy(update={"train": cut(p.train)}) for p in pipeline.phases)
+    return pipeline.model_copy(update={"repeat": 1, "phases": phases})
 
 
 def loaded(name: str, *overrides: str, iterations: int = 3) -> Pipeline:

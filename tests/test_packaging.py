@@ -160,8 +160,8 @@ def test_components(package, with_example_plugins):
     for name in offers(package):
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"{name}: lower case, with hyphens"
         loaded = Registry().load(name)
-        assert loaded.offer is not None, name
-        assert loaded.offer.distribution == project(package)["name"]
+        assert loaded.installed is not None, name
+        assert loaded.installed.distribution == project(package)["name"]
         assert kind(loaded.cls) in ("component", "policy", "value", "task")
         assert loaded.cls.__doc__, f"{name} has no docstring"
         config = loaded.cls.Config

@@ -429,7 +429,7 @@ def test_a_finished_run_is_left_alone(shop: Workshop, environment: str) -> None:
     assert ended.code == 0, ended
     assert f"{runs.path}: this run is finished" in ended.output
     assert str(runs.path / "model") in ended.output
-    assert {key for key, value in contents(runs.path).items() if before.get(key) != value} <= {".lock"}
+    assert {key for key, value in contents(runs.path).items() if before.get(key) != value} <= {".running"}
 
 
 def test_a_second_process_is_refused(shop: Workshop) -> None:

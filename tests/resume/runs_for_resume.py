@@ -122,7 +122,7 @@ def outcome(run: Path) -> dict[str, Any]:
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         top = name.split("/")[0]
-        if not path.is_file() or top in (".lock", ".logs", "checkpoints", "events"):
+        if not path.is_file() or top in (".running", ".logs", "checkpoints", "events"):
             continue
         if path.suffix == ".jsonl":
             for i, line in enumerate(path.read_text().splitlines()):

@@ -229,7 +229,7 @@ def test_mix_draws_on_any_component_with_respond(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "parts, said",
+    "sources, said",
     [
         ({}, "`mix` refuses its options: name at least one source"),
         ({"logged": 0}, "logged: expected a positive number of responses a prompt, got 0"),
@@ -239,9 +239,9 @@ def test_mix_draws_on_any_component_with_respond(tmp_path: Path) -> None:
         ({"loged": 1}, "did you mean `logged`"),
     ],
 )
-def test_mix_refuses_what_gives_no_responses(parts: Any, said: str, tmp_path: Path) -> None:
+def test_mix_refuses_what_gives_no_responses(sources: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        session(tmp_path, {**PIPELINE, "responses": {"mix": parts}}, EXTRA)
+        session(tmp_path, {**PIPELINE, "responses": {"mix": sources}}, EXTRA)
 
 
 def test_rows_of_a_mixed_group_keep_their_settings(tmp_path: Path) -> None:

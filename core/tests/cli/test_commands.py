@@ -177,13 +177,13 @@ def test_plugins_check_tells_what_is_broken_and_lists_the_rest(tmp_path: Path) -
     assert set(errors) == {"torn", "odd"}
 
 
-def test_plugins_check_tells_of_names_offered_twice(tmp_path: Path) -> None:
+def test_plugins_check_tells_of_names_installed_twice(tmp_path: Path) -> None:
     site = tmp_path / "site"
     for name in ("rlalign-plugin-a", "rlalign-plugin-b"):
         installed(site, name, "twin = rlalign.builtin.kl:KL")
     result = alone("plugins", "--check", path=site)
     assert result.returncode == 1
-    assert "`twin` is offered by rlalign-plugin-a 1.2 and rlalign-plugin-b 1.2" in result.stderr
+    assert "`twin` is in rlalign-plugin-a 1.2 and rlalign-plugin-b 1.2" in result.stderr
 
 
 # -- check ------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Literal
@@ -14,7 +13,7 @@ from pydantic import Field, model_validator
 import rlalign
 from rlalign.config import places
 from rlalign.config.load import load_pipeline
-from rlalign.config.pipeline import From
+from rlalign.config.pipeline import Evaluate, Item, ModelSpec, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Options, Sampling
 from rlalign.errors import ConfigError
@@ -348,10 +347,10 @@ def test_a_phase_learns_from_an_earlier_one(load):
         + "- {name: improve, algorithm: dpo, train: {passes: 1}, rewards: [], task: {from: align, with: [original]}}\n"
     )
     phase = load(text).phases[2]
-    assert phase.origin == From("align", original=True)
+    assert (phase.origin.phase, phase.origin.original) == ("align", True)
     assert phase.task.name == "toy"
     assert phase.rewards == (phase.responses,)
-    assert load(text.replace(", with: [original]", "")).phases[2].origin == From("align")
+    assert not load(text.replace(", with: [original]", "")).phases[2].origin.original
 
 
 # --- responses ------------------------------------------------------------------------------------
@@ -447,14 +446,14 @@ def test_evaluate(load):
     assert (phase.evaluate.every, phase.evaluate.split, phase.evaluate.examples) == (10, "test", 5)
     assert phase.evaluate.use[0] is phase.rewards[1]
     assert phase.evaluate.use[1].cls is Diversity
-    assert phase.evaluate.generation == {"temperature": 0.7}
+    assert phase.evaluate.generation.model_dump(exclude_unset=True) == {"temperature": 0.7}
 
 
 def test_evaluate_defaults(load):
     (phase,) = load(ONE + "evaluate: {}\n").phases
     assert (phase.evaluate.every, phase.evaluate.split, phase.evaluate.examples) == (None, "val", 256)
     assert phase.evaluate.use == phase.rewards
-    assert phase.evaluate.generation == {}
+    assert phase.evaluate.generation.model_fields_set == set()
 
 
 def test_evaluate_uses_the_top_levels_reward_where_a_phase_has_none(load):
@@ -505,11 +504,12 @@ def test_environment_variables_are_text(refusal, monkeypatch):
 
 def test_interpolations_that_lead_nowhere(refusal):
     text = ONE.replace("size: 4", "size: '${trian.lr}'").replace("0.1", "'${oc.env:NO_SUCH_VARIABLE}'")
-    assert (
-        refusal(text.replace("5}", "'${'}"))
-        == "p.yaml:9: train.iterations: '${' is no valid interpolation: no viable alternative at input '${'"
+    invalid, *others = refusal(text.replace("5}", "'${'}")).splitlines()
+    assert invalid == (
+        "p.yaml:9: train.iterations: '${' is no valid interpolation: no viable alternative at input '${'"
     )
-    first, second = refusal(text).splitlines()
+    assert others == refusal(text).splitlines()
+    first, second = others
     assert (
         first
         == "p.yaml:2: policy.table.size: '${trian.lr}' cannot be resolved: Interpolation key 'trian.lr' not found"
@@ -580,6 +580,18 @@ def test_overrides_of_evaluate_use(load):
     assert load(text, "evaluate.use.reward-model.path=y").phases[0].evaluate.use[0].options.path == "y"
 
 
+def test_overrides_of_copies_and_origins(load):
+    copies = TWO + "models: {reference: {dtype: bfloat16}}\n"
+    spec = (
+        load(copies, "models.reference.of=start", "models.reference.dtype=float32")
+        .phases[0]
+        .models["reference"]
+    )
+    assert (spec.of, spec.dtype) == ("start", "float32")
+    origin = load(TWO + "  task: {with: [], from: nobody}\n", "phases.align.task.from=warm").phases[1].origin
+    assert origin.phase == "warm"
+
+
 def test_overrides_of_phases_by_name_and_index(load):
     pipeline = load(
         TWO, "phases.align.algorithm.ppo.clip=0.5", "phases[0].train.lr=1", "phases.warm.generation.top_k=3"
@@ -612,10 +624,10 @@ def test_later_overrides_win(load):
         ("train.lrr=1", "command line (train.lrr=1): train.lrr: unknown option; did you mean `lr`?"),
         (
             "rewards.penalti.coef=1",
-            "command line (rewards.penalti.coef=1): `rewards` has no entry named `penalti`; "
-            "did you mean penalty? (entries: length, penalty)",
+            "command line (rewards.penalti.coef=1): `rewards` has no item named `penalti`; "
+            "did you mean `penalty`? (items: length, penalty)",
         ),
-        ("rewards.5.coef=1", "`rewards` has 2 entries, counted from 0; there is no 5"),
+        ("rewards.5.coef=1", "`rewards` has 2 items, counted from 0; there is no 5"),
         (
             "rewards.penalty.coeff=1",
             "rewards[1].kl.coeff: unknown option; did you mean `coef`? (options: coef, target)",
@@ -638,8 +650,8 @@ def test_overrides_that_lead_nowhere(refusal, override, message):
 def test_overrides_of_unknown_phases(refusal):
     message = refusal(TWO, "phases.aling.train.lr=1")
     assert message == (
-        "command line (phases.aling.train.lr=1): `phases` has no entry named `aling`; "
-        "did you mean align? (entries: warm, align)"
+        "command line (phases.aling.train.lr=1): `phases` has no item named `aling`; "
+        "did you mean `align`? (items: warm, align)"
     )
 
 
@@ -656,7 +668,7 @@ def test_overriding_an_interpolated_section(refusal):
 
 def test_two_entries_of_one_name_cannot_be_addressed_by_it(refusal):
     text = ONE.replace("- length", "- length\n- length")
-    assert "`rewards` has several entries named `length`; say which by its index" in refusal(
+    assert "`rewards` has several items named `length`; say which by its index" in refusal(
         text, "rewards.length.low=1"
     )
 
@@ -690,7 +702,7 @@ def test_an_override_that_one_phase_shadows_is_fine(load):
 
 def test_no_such_file(tmp_path):
     (tmp_path / "bandit.yaml").touch()
-    with pytest.raises(ConfigError, match=r"bandti.yaml: no such file; did you mean .*/bandit.yaml\?"):
+    with pytest.raises(ConfigError, match=r"bandti.yaml: no such file; did you mean `.*/bandit.yaml`\?"):
         load_pipeline(tmp_path / "bandti.yaml")
     with pytest.raises(ConfigError, match="is a folder; name the pipeline file"):
         load_pipeline(tmp_path)
@@ -748,6 +760,82 @@ def test_everything_is_listed_at_once(refusal):
     ]
 
 
+def test_one_kind_of_fault_hides_no_other(refusal):
+    text = """\
+        task: toy
+        policy: {table: {size: '${nowhere}'}}
+        train: {prompts: 0, prompts: 2, lr: !!binary aGk=}
+        rewards: [fussy-reward, lenght, {length: {low: x}}]
+        phases:
+        - {name: a, algorithm: [fussy, {ppo: {clip: 0}}], train: {passes: '${'}}
+        - {algorithm: reinforse}
+        - {algorithm: {fussy: }, models: {reference: {of: strat}}, evaluate: {use: [kll], evry: 1}}
+        - {algorithm: ppo, train: {passes: 1}, task: {from: b}, on: 3}
+        """
+    overrides = (
+        "phases.x.seed=1",
+        "seed=[",
+        "phases.a.train.lr=y",
+        "rewards=[]",
+        "phases.3.generation.top_k=z",
+    )
+    found = refusal(text, *overrides).splitlines()
+    begins = [
+        "p.yaml:3: train.prompts: said twice; the first time at p.yaml:3",
+        "p.yaml:3: train.lr: expected text, a number, true, false, null, a list or a mapping, found",
+        "p.yaml:9: phases[3]: YAML reads the key `on` as a bool; quote it",
+        "command line (phases.x.seed=1): `phases` has no item named `x`",
+        "command line (seed=[):1: not valid YAML",
+        "p.yaml:6: phases[0].train.passes: '${' is no valid interpolation",
+        "p.yaml:2: policy.table.size: '${nowhere}' cannot be resolved",
+        "p.yaml:6: phases[0].algorithm[0]: `fussy` refuses its options: never content",
+        "p.yaml:6: phases[0].algorithm[1].ppo.clip: expected more than 0",
+        "command line (phases.a.train.lr=y): phases[0].train.lr: expected a number",
+        "p.yaml:7: phases[1].algorithm.reinforse: no component named `reinforse`",
+        "p.yaml:8: phases[2].algorithm: `fussy` refuses its options: never content",
+        "p.yaml:8: phases[2].models.reference.of: expected start, phase, iteration or a folder",
+        "p.yaml:8: phases[2].evaluate.evry: unknown option",
+        "p.yaml:8: phases[2].evaluate.use[0].kll: no component named `kll`",
+        "p.yaml:9: phases[3].task.from: no earlier phase is named `b`",
+        "command line (phases.3.generation.top_k=z): phases[3].generation.top_k: expected a whole number",
+    ]
+    missing = [begin for begin in begins if not any(line.startswith(begin) for line in found)]
+    assert not missing, "\n".join(found)
+    assert len(found) == len(begins), "\n".join(found)
+
+
+def test_a_reward_that_refuses_its_options_is_found_with_the_other_faults(refusal):
+    class Picky(KL):
+        def __init__(self, config):
+            raise KeyError("nothing suits")
+
+    registry = Registry({**COMPONENTS, "picky": Picky})
+    text = ONE.replace("- length", "- picky").replace("clip: 0.3", "clip: 0")
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline("p.yaml", registry=registry, text=text)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(
+        "p.yaml:4: rewards[0]: `picky` refuses its options: KeyError: 'nothing suits' (test_load.py:"
+    )
+    assert second.startswith("p.yaml:8: algorithm.ppo.clip: expected more than 0")
+
+
+def test_a_component_is_built_once():
+    class Counted(PPO):
+        built = 0
+
+        def __init__(self, config):
+            super().__init__(config)
+            Counted.built += 1
+
+    registry = Registry({**COMPONENTS, "counted": Counted})
+    text = ONE.replace("{ppo: {clip: 0.3}}", "counted")
+    (item,) = load_pipeline("p.yaml", registry=registry, text=text).phases[0].algorithm
+    first = item.peek()
+    assert item.build() is first and Counted.built == 1
+    assert item.build() is not first, "each run has its own"
+
+
 def test_a_long_list_is_cut(refusal):
     options = ", ".join(f"x{i}: 1" for i in range(25))
     lines = refusal(ONE.replace("clip: 0.3", options)).splitlines()
@@ -797,7 +885,7 @@ def test_how_long_must_be_said(refusal):
             "  models: {reference: {of: strat}}",
             "expected start, phase, iteration or a folder, found 'strat' (text)",
         ),
-        ("  models: {reference: {of: strat}}", "did you mean start?"),
+        ("  models: {reference: {of: strat}}", "did you mean `start`?"),
         (
             "  models: {reference: {of: 3}}",
             "expected start, phase, iteration or a folder, found 3 (a whole number)",
@@ -891,7 +979,7 @@ def test_inherited_faults_are_reported_once(refusal):
             "{length: 3}",
             "p.yaml:4: rewards[0].length: expected a mapping of options, found 3 (a whole number)",
         ),
-        ("{length: {}, wieght: 2}", "one entry names one component, found `length` and `wieght`"),
+        ("{length: {}, wieght: 2}", "one item names one component, found `length` and `wieght`"),
         ("{length: {}, wieght: 2}", "did you mean `weight`?"),
         ("{length: , low: 2}", "options go under the component's name"),
         ("{length: {}, weight: x}", "p.yaml:4: rewards[0].weight: expected a number, found 'x' (text)"),
@@ -969,7 +1057,7 @@ def test_the_place_of_an_option_is_its_own_line(refusal):
         (
             "task: toy",
             "task: {toy: {}, weight: 2}",
-            "task.weight: only entries of `rewards` and `algorithm` have one",
+            "task.weight: only items of `rewards` and `algorithm` have one",
         ),
         (
             "task: toy",
@@ -989,12 +1077,12 @@ def test_components_in_the_wrong_place(refusal, old, new, message):
 
 def test_two_entries_of_one_name(refusal):
     text = ONE.replace("- length", "- length\n- length")
-    message = "p.yaml:5: rewards[1]: the entry at p.yaml:4 is named `length` too; give one of them `as: …`"
+    message = "p.yaml:5: rewards[1]: the item at p.yaml:4 is named `length` too; give one of them `as: …`"
     assert refusal(text) == message
-    message = "p.yaml:8: algorithm: the entry at p.yaml:4 is named `length` too"
+    message = "p.yaml:8: algorithm: the item at p.yaml:4 is named `length` too"
     assert message in refusal(ONE.replace("{ppo: {clip: 0.3}}", "length"))
     text = ONE + "evaluate: {use: [{length: {low: 2}}]}\n"
-    assert "p.yaml:10: evaluate.use[0]: the entry at p.yaml:4 is named `length` too" in refusal(text)
+    assert "p.yaml:10: evaluate.use[0]: the item at p.yaml:4 is named `length` too" in refusal(text)
 
 
 # --- paths, and reading a resolved pipeline back --------------------------------------------------
@@ -1026,25 +1114,15 @@ def test_folder_moves_what_is_relative(load, tmp_path):
     assert load(text).phases[0].task.options.path == tmp_path / "sub" / "x"
 
 
-def places_aside(pipeline):
-    """A pipeline without the lines it was read from, which a rewritten file cannot keep."""
-    bare = lambda item: replace(item, place="")  # noqa: E731
-    phases = tuple(
-        replace(
-            phase,
-            place="",
-            task=bare(phase.task),
-            rewards=tuple(map(bare, phase.rewards)),
-            algorithm=tuple(map(bare, phase.algorithm)),
-            responses=bare(phase.responses),
-            evaluate=phase.evaluate and replace(phase.evaluate, use=tuple(map(bare, phase.evaluate.use))),
-            models={
-                name: replace(spec, item=spec.item and bare(spec.item)) for name, spec in phase.models.items()
-            },
-        )
-        for phase in pipeline.phases
-    )
-    return replace(pipeline, stem="", policy=bare(pipeline.policy), phases=phases)
+def meaning(part):
+    """All that a pipeline says, without the lines it was read from, which a rewritten file cannot keep."""
+    if isinstance(part, Item):
+        return part.model_dump(exclude={"options", "place"}), part.options
+    if isinstance(part, Pipeline | Phase | ModelSpec | Evaluate):
+        return {key: meaning(value) for key, value in part if key not in ("stem", "place", "places")}
+    if isinstance(part, dict):
+        return {key: meaning(value) for key, value in part.items()}
+    return [meaning(one) for one in part] if isinstance(part, tuple) else part
 
 
 def test_a_resolved_pipeline_reads_back_equal(load, tmp_path, monkeypatch):
@@ -1068,7 +1146,7 @@ def test_a_resolved_pipeline_reads_back_equal(load, tmp_path, monkeypatch):
     again = load_pipeline(run / "pipeline.yaml", registry=Registry(COMPONENTS))
     assert again.seed == 5
     assert again.phases[0].task.options.path == tmp_path / "data.jsonl"
-    assert places_aside(again) == places_aside(pipeline)
+    assert meaning(again) == meaning(pipeline)
 
 
 def test_text_stands_in_for_the_file(tmp_path):

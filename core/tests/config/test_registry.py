@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlalign.config.registry import Offer, Registry, installed, kind
+from rlalign.config.registry import Installed, Registry, installed, kind
 from rlalign.data.settings import Options
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component, Task
@@ -55,7 +55,7 @@ def refusal(registry: Registry, name: str, folder: Path | None = None) -> str:
 
 def test_installed_lists_offers_without_importing(distribution):
     distribution("some-plugin", {"thing-a": "no_such_module_a:Thing"}, version="0.3")
-    assert Offer("thing-a", "some-plugin", "0.3", "no_such_module_a:Thing") in installed()
+    assert Installed("thing-a", "some-plugin", "0.3", "no_such_module_a:Thing") in installed()
 
 
 def test_listing_needs_no_torch():
@@ -75,14 +75,14 @@ def test_loads_only_what_is_named(distribution):
     distribution("some-plugin", points, thing_b=COMPONENT, broken_b="raise RuntimeError('loaded')")
     loaded = Registry().load("thing-b")
     assert loaded.cls.__name__ == "Thing"
-    assert str(loaded.offer) == "some-plugin 1.0"
+    assert str(loaded.installed) == "some-plugin 1.0"
     assert "broken_b" not in sys.modules
 
 
 def test_components_handed_in_come_first(distribution):
     distribution("some-plugin", {"own": "no_such_module_c:Thing"})
     loaded = Registry({"own": Own}).load("own")
-    assert (loaded.cls, loaded.offer) == (Own, None)
+    assert (loaded.cls, loaded.installed) == (Own, None)
 
 
 def test_unknown_name_gives_the_closest(distribution):
@@ -107,21 +107,21 @@ def test_two_distributions_with_one_name(distribution):
     assert "`dist-a:thing-d`" in message
     assert Registry().load("dist-a:thing-d").cls.__module__ == "thing_da"
     assert Registry().load("dist-b:thing-d").cls.__module__ == "thing_db"
-    assert Registry().load("dist_b:thing-d").offer == Offer("thing-d", "dist_b", "2.0", "thing_db:Thing")
+    assert Registry().load("dist_b:thing-d").installed == Installed(
+        "thing-d", "dist_b", "2.0", "thing_db:Thing"
+    )
 
 
 def test_distribution_without_that_component(distribution):
     distribution("dist-e", {"thing-e": "m:Thing"})
-    assert refusal(Registry(), "dist-e:other") == (
-        "dist-e 1.0 offers no component `other` (it offers: thing-e)"
-    )
+    assert refusal(Registry(), "dist-e:other") == ("dist-e 1.0 has no component `other` (it has: thing-e)")
 
 
 def test_one_distribution_with_two_metadata_folders_is_no_conflict(distribution):
     distribution("dist-f", {"thing-f": "thing_f:Thing"}, site="editable", thing_f=COMPONENT)
     distribution("dist_f", {"thing-f": "thing_f:Thing"}, site="wheel", version="0.9")
     assert Registry().load("thing-f").cls.__module__ == "thing_f"
-    assert [offer.name for offer in installed()].count("thing-f") == 1
+    assert [one.name for one in installed()].count("thing-f") == 1
 
 
 def test_import_error_names_component_distribution_version_and_cause(distribution):
@@ -149,7 +149,7 @@ def test_class_from_a_module_in_the_pipelines_folder(distribution, tmp_path):
     before = list(sys.path)
     loaded = Registry().load("mine_j:Thing", tmp_path)
     assert loaded.cls.__module__ == "mine_j"
-    assert loaded.offer is None
+    assert loaded.installed is None
     assert sys.path == before
 
 

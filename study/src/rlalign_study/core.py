@@ -107,7 +107,7 @@ def warm() -> None:
     """Import what every run needs, and look up what is installed: once, before runs are forked."""
     for module in ("tensorboardX", "torch._dynamo", "rlalign.running.loop", "rlalign.running.opened"):
         import_module(module)  # torch's optimisers import torch._dynamo when they are made
-    assert _known(()).offers
+    assert _known(()).installed
 
 
 def _registry(components: Components) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,19 +86,18 @@ class Mix(Component):
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        self.parts = dict(config.__pydantic_extra__ or {})
-        self.built: dict[str, Any] = {}
-        if not self.parts:
+        self.sources = dict(config.__pydantic_extra__ or {})
+        if not self.sources:
             raise ConfigError("name at least one source, for example `mix: {logged: 1, sampled: 3}`")
-        for name, count in self.parts.items():
+        for name, count in self.sources.items():
             if not isinstance(count, int) or count < 1:
                 raise ConfigError(f"{name}: expected a positive number of responses a prompt, got {count!r}")
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
         answered = []
-        for name, count in self.parts.items():
-            source: Source = self.built[name]
+        for name, count in self.sources.items():
+            source = cast(Source, self.source_components[name])
             part = source.respond(run, examples, count)
             answered.append(part.with_columns(source=(name,) * len(part)))
         return concat([_with_unknowns(part, answered) for part in answered], same_examples=True)

@@ -338,13 +338,13 @@ def plugins(load: bool, as_json: bool) -> None:
     from rlalign.config.registry import installed
 
     rows = []
-    for offer in sorted(installed(), key=lambda o: (o.name, o.distribution)):
+    for one in installed():
         row: dict[str, Any] = {
-            "name": offer.name,
-            "distribution": offer.distribution,
-            "version": offer.version,
+            "name": one.name,
+            "distribution": one.distribution,
+            "version": one.version,
         }
-        rows.append(row | (_loaded(offer.distribution, offer.name) if load else {}))
+        rows.append(row | (_loaded(one.distribution, one.name) if load else {}))
     broken = [row for row in rows if "error" in row]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import Field
-
 from rlalign.config import inherit, places
-from rlalign.config.entries import File
-from rlalign.config.overrides import MERGED, REPLACED, interpolate, override, shadowed
-from rlalign.config.pipeline import Phase, Pipeline
-from rlalign.config.places import Keys, found
+from rlalign.config.file import File
+from rlalign.config.overrides import interpolate, override, shadowed
+from rlalign.config.pipeline import MERGED_SECTIONS, REPLACED_SECTIONS, Phase, Pipeline, PipelineSettings
+from rlalign.config.places import Keys, did_you_mean, found
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check, unknown
-from rlalign.data.settings import Natural, Options, Positive, Save
 from rlalign.errors import ConfigError
 
-SHOWN = 20
+MOST_SHOWN = 20
 """Problems listed at once."""
-
-
-class Top(Options):
-    """What is said once for the whole pipeline, beside `policy` and `phases`."""
-
-    repeat: Positive = Field(1, description="passes over the list of phases")
-    seed: Natural = Field(0, description="what every random number follows from")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    deterministic: bool = Field(False, description="only operations that give the same bits each time")
-    checkpoints: Save = Field(Save(), description="how often a commit point is written")
-    folder: Path | None = Field(
-        None,
-        description="where relative paths and own modules are looked for; null: beside the file",
-    )
 
 
 def load_pipeline(
@@ -56,21 +38,17 @@ def load_pipeline(
         try:
             changed.append((one, override(tree, one)))
         except ConfigError as error:
-            file.problems.append(str(error))
+            tree.problems.append(str(error))
     if seed is not None:
         tree.put(("seed",), seed, f"command line (--seed {seed})")
-    unresolved = interpolate(tree)
-    for keys, problem in unresolved:
-        file.report(keys, problem)
-    if unresolved:
-        raise _error(file)
+    interpolate(tree)
     for one, keys in changed:
         if shadowed(tree.data, keys):
             hint = f"say phases.NAME.{one}"
             file.report(keys, f"every phase says this for itself, so nothing would change; {hint}")
     pipeline = _pipeline(file, path.stem)
-    if pipeline is None or file.problems:
-        raise _error(file)
+    if pipeline is None or tree.problems:
+        raise _error(tree.problems)
     return pipeline
 
 
@@ -80,28 +58,27 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        hint = did_you_mean(str(path), map(str, path.parent.glob("*.y*ml")))
         raise ConfigError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 
-def _error(file: File) -> ConfigError:
-    problems = list(dict.fromkeys(file.problems))  # phases that inherit a fault repeat it
-    if len(problems) > SHOWN:
-        problems[SHOWN:] = [f"… and {len(problems) - SHOWN} more"]
+def _error(problems: list[str]) -> ConfigError:
+    problems = list(dict.fromkeys(problems))  # phases that inherit a fault repeat it
+    if len(problems) > MOST_SHOWN:
+        problems[MOST_SHOWN:] = [f"… and {len(problems) - MOST_SHOWN} more"]
     return ConfigError("\n".join(problems))
 
 
 def _pipeline(file: File, stem: str) -> Pipeline | None:
     data = file.tree.data
-    known = ("policy", "phases", *REPLACED, *MERGED, *Top.model_fields)
+    known = ("policy", "phases", *REPLACED_SECTIONS, *MERGED_SECTIONS, *PipelineSettings.model_fields)
     for key in data:
         if key not in known:
             file.report((key,), unknown("key", key, known))
-    said = {key: data[key] for key in Top.model_fields if data.get(key) is not None}
-    top = check(Top, said, file.folder, file.report)
+    said = {key: data[key] for key in PipelineSettings.model_fields if data.get(key) is not None}
+    top = check(PipelineSettings, said, file.folder, file.report)
     if top is not None and top.folder is not None:
         file.folder = top.folder
 
@@ -110,7 +87,7 @@ def _pipeline(file: File, stem: str) -> Pipeline | None:
         file.report((), "`policy` is missing: the model to train, for instance `policy: table`")
     else:
         policy = file.item(keys, "policy")
-    for key in REPLACED:  # checked even where every phase replaces it
+    for key in REPLACED_SECTIONS:  # checked even where every phase replaces it
         if (keys := file.find((), key)) is not None and not inherit.is_origin(data[key]):
             file.items(keys, key)
     read: list[Phase | None] = []
@@ -121,14 +98,10 @@ def _pipeline(file: File, stem: str) -> Pipeline | None:
     if top is None or policy is None or len(sound) < len(read):
         return None
     return Pipeline(
+        **{**dict(top), "folder": file.folder},
         stem=stem,
         policy=policy,
         phases=sound,
-        repeat=top.repeat,
-        seed=top.seed,
-        device=top.device,
-        deterministic=top.deterministic,
-        checkpoints=top.checkpoints,
         resolved={**data, "seed": top.seed, "folder": str(file.folder)},
     )
 
@@ -152,12 +125,12 @@ def _scopes(file: File) -> list[Keys]:
 
 
 def _check_keys(file: File, scope: Keys) -> None:
-    known = ("name", *REPLACED, *MERGED)
+    known = ("name", *REPLACED_SECTIONS, *MERGED_SECTIONS)
     for key in file.tree.at(scope):
         if key == "policy":
             reason = "a phase cannot name another policy: every phase goes on training the one at the top"
             file.report((*scope, key), reason)
-        elif key in Top.model_fields:
+        elif key in PipelineSettings.model_fields:
             file.report((*scope, key), "is said once, at the top of the file, not in a phase")
         elif key not in known:
             file.report((*scope, key), unknown("key", key, known))

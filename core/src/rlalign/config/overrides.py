@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlalign.config import places
-from rlalign.config.places import Keys, Tree, dotted, found
+from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
+from rlalign.config.places import Keys, Tree, did_you_mean, found
 from rlalign.errors import ConfigError
-
-META = ("weight", "as", "source")
-"""What an entry may say beside its component and the component's options."""
-MERGED = ("train", "generation", "evaluate", "models")
-"""Sections that a phase inherits key by key."""
-REPLACED = ("task", "rewards", "responses", "algorithm")
-"""Sections that a phase inherits whole or not at all."""
-RIVALS = {
-    "iterations": "passes",
-    "passes": "iterations",
-    "minibatches": "minibatch",
-    "minibatch": "minibatches",
-}
-"""`train` holds one of each pair: the one said last displaces the other."""
 
 
 def override(tree: Tree, text: str) -> Keys:
@@ -43,37 +29,32 @@ def override(tree: Tree, text: str) -> Keys:
         raise ConfigError(f"{place}: {error}") from None
     tree.put(keys, parsed, place)
     in_train = keys[:-1] == ("train",) or (keys[0] == "phases" and keys[2:-1] == ("train",))
-    rival = RIVALS.get(str(keys[-1])) if in_train and parsed is not None else None
-    if rival is not None:
-        tree.at(keys[:-1]).pop(rival, None)
+    other = ALTERNATIVES.get(str(keys[-1])) if in_train and parsed is not None else None
+    if other is not None:
+        tree.at(keys[:-1]).pop(other, None)
     return keys
 
 
 def shadowed(data: dict[str, Any], keys: Keys) -> bool:
     """Whether every phase says something else about a top-level key, so that it means nothing."""
     phases = data.get("phases")
-    if not isinstance(phases, list) or keys[0] not in (*MERGED, *REPLACED):
+    if not isinstance(phases, list) or keys[0] not in (*MERGED_SECTIONS, *REPLACED_SECTIONS):
         return False
     section = str(keys[0])
     own = [phase for phase in phases if isinstance(phase, dict) and section in phase]
     if len(own) < len(phases):
         return False
-    if section in REPLACED:
+    if section in REPLACED_SECTIONS:
         return True
     whole = data[section] if isinstance(data[section], dict) else {}
     names = [str(keys[1])] if len(keys) > 1 else list(whole)
     return bool(names) and all(_says(phase[section], name) for phase in own for name in names)
 
 
-def short(component: str) -> str:
-    """A component's own name: `nlpo` of `some-distribution:nlpo`."""
-    return component.rpartition(":")[2]
-
-
 def _says(section: Any, name: str) -> bool:
     if not isinstance(section, dict):
         return True
-    return name in section or section.get(RIVALS.get(name)) is not None
+    return name in section or section.get(ALTERNATIVES.get(name)) is not None
 
 
 class _Nowhere(Exception):
@@ -81,135 +62,107 @@ class _Nowhere(Exception):
 
 
 def _locate(data: dict[str, Any], segments: list[str]) -> Keys:
-    """The path that dotted names mean; entries and phases go by name as well as by index."""
-    if segments[0] != "phases" or len(segments) == 1:
-        return _section(data, segments)
-    phases = data.get("phases")
-    if not isinstance(phases, list):
-        raise _Nowhere("the pipeline has no `phases`")
-    index = _index(phases, segments[1], "phases", _phase_names)
-    if len(segments) == 2:
-        return ("phases", index)
-    return ("phases", index, *_section(phases[index], segments[2:]))
-
-
-def _section(holder: Any, segments: list[str]) -> Keys:
-    """A path within the top level or within one phase."""
-    head, *rest = segments
-    if not isinstance(holder, dict):
-        raise _Nowhere(f"there is no `{head}` in {found(holder)}")
-    if not rest:
-        return (head,)
-    if head in (*REPLACED, "policy"):
-        return (head, *_entries(holder, head, rest))
-    section = holder.get(head)
-    if isinstance(section, dict) and len(rest) > 1:
-        if head == "evaluate" and rest[0] == "use":
-            return (head, "use", *_entries(section, "use", rest[1:]))
-        if head == "models" and section.get(rest[0]) is not None:
-            return (head, rest[0], *_entry(section, rest[0], rest[1:]))
-    return (head, *_plain(section, rest))
-
-
-def _entries(holder: dict[str, Any], key: str, segments: list[str]) -> Keys:
-    entries = holder.get(key)
-    if entries is None:
-        raise _Nowhere(f"there is no `{key}` here to change; where it is inherited, change the original")
-    if not isinstance(entries, list):
-        return _entry(holder, key, segments)
-    index = _index(entries, segments[0], key, _names)
-    return (index, *_entry(entries, index, segments[1:]))
-
-
-def _entry(holder: Any, key: str | int, segments: list[str]) -> Keys:
-    """A path within one entry: its `weight`, `as` or `source`, else an option of its component."""
-    if not segments:
-        return ()
-    if isinstance(holder[key], str):
-        _no_interpolation(holder[key])
-        holder[key] = {holder[key]: {}}  # `kl` can hold no options, `{kl: {}}` can
-    entry = holder[key]
-    component = next((k for k in entry if k not in META), None) if isinstance(entry, dict) else None
-    if component is None or segments[0] in META or segments[0] in ("from", "with", "of"):
-        return _plain(entry, segments)
-    if segments[0] in (component, *_names(entry)):
-        segments = segments[1:]
-    return (component, *_plain(entry[component], segments))
-
-
-def _plain(node: Any, segments: list[str]) -> Keys:
-    keys: list[str | int] = []
+    """The path that dotted names mean; items and phases go by name as well as by index."""
+    keys: Keys = ()
     for segment in segments:
-        if isinstance(node, list):
-            index = _index(node, segment, dotted(tuple(keys)) or "the list", lambda part: ())
-            keys.append(index)
-            node = node[index]
-        elif node is None or isinstance(node, dict):
-            keys.append(segment)
-            node = node.get(segment) if node else None
-        else:
-            _no_interpolation(node)
-            raise _Nowhere(f"there is no `{segment}` in {found(node)}")
-    return tuple(keys)
+        holder: Any = None
+        node: Any = data
+        for key in keys:
+            holder, node = node, node.get(key) if isinstance(node, dict) else node and node[key]
+        keys = (*keys, *_step(holder, node, keys, segment))
+    return keys
 
 
-def _index(entries: list[Any], segment: str, what: str, names: Callable[[Any], tuple[Any, ...]]) -> int:
+def _step(holder: Any, node: Any, keys: Keys, segment: str) -> Keys:
+    """Where `segment` leads from `keys`, at which `holder` holds `node`."""
+    if keys == ("phases",) and not isinstance(node, list):
+        raise _Nowhere("the pipeline has no `phases`")
+    named = _names_components(keys)
+    if node is None and named and "models" not in keys:
+        raise _Nowhere(f"there is no `{keys[-1]}` here to change; where it is inherited, change the original")
+    if isinstance(node, list):
+        names = _phase_names if keys == ("phases",) else _names if named else _no_names
+        return (_index(node, segment, str(keys[-1]), names),)
+    if isinstance(node, str) and "${" in node:
+        raise _Nowhere(f"{node!r} stands here; change what it refers to, or replace it whole")
+    if isinstance(node, str) and named:
+        node = holder[keys[-1]] = {node: {}}  # `kl` can hold no options, `{kl: {}}` can
+    if node is not None and not isinstance(node, dict):
+        raise _Nowhere(f"there is no `{segment}` in {found(node)}")
+    component = next((key for key in node if key not in ITEM_KEYS), None) if node and named else None
+    if (
+        component in (None, "from", "with", "of", "dtype") or segment in ITEM_KEYS
+    ):  # no component, or beside it
+        return (segment,)
+    return (component,) if segment in (component, *_names(node)) else (component, segment)
+
+
+def _names_components(keys: Keys) -> bool:
+    """Whether an item, or a list of items, stands at this path."""
+    within = keys[2:] if keys[:1] == ("phases",) else keys
+    if within and isinstance(within[-1], int):
+        within = within[:-1]
+    if len(within) == 1:
+        return within[0] in ("policy", *REPLACED_SECTIONS)
+    return within == ("evaluate", "use") or (len(within) == 2 and within[0] == "models")
+
+
+def _index(items: list[Any], segment: str, what: str, names: Callable[[Any], tuple[Any, ...]]) -> int:
     if segment.isdecimal():
-        if int(segment) < len(entries):
+        if int(segment) < len(items):
             return int(segment)
-        raise _Nowhere(f"`{what}` has {len(entries)} entries, counted from 0; there is no {segment}")
-    named = [[name for name in names(entry) if isinstance(name, str) and name] for entry in entries]
+        raise _Nowhere(f"`{what}` has {len(items)} items, counted from 0; there is no {segment}")
+    named = [[name for name in names(item) if isinstance(name, str) and name] for item in items]
     matches = [index for index, own in enumerate(named) if segment in own]
     if len(matches) == 1:
         return matches[0]
     known = list(dict.fromkeys(name for own in named for name in own))
     if matches:
-        raise _Nowhere(f"`{what}` has several entries named `{segment}`; say which by its index")
-    close = get_close_matches(segment, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise _Nowhere(f"`{what}` has no entry named `{segment}`{hint} (entries: {', '.join(known)})")
+        raise _Nowhere(f"`{what}` has several items named `{segment}`; say which by its index")
+    hint = did_you_mean(segment, known)
+    raise _Nowhere(f"`{what}` has no item named `{segment}`{hint} (items: {', '.join(known)})")
 
 
 def _phase_names(phase: Any) -> tuple[Any, ...]:
     return (phase.get("name"),) if isinstance(phase, dict) else ()
 
 
-def _names(entry: Any) -> tuple[str, ...]:
-    """What an entry answers to: its `as`, else its component."""
-    if isinstance(entry, str):
-        return (entry, short(entry))
-    if not isinstance(entry, dict):
+def _no_names(part: Any) -> tuple[Any, ...]:
+    return ()
+
+
+def _names(item: Any) -> tuple[str, ...]:
+    """What an item answers to: its `as`, else its component."""
+    if isinstance(item, str):
+        return (item, short(item))
+    if not isinstance(item, dict):
         return ()
-    component = next((key for key in entry if key not in META), "")
-    return (entry["as"],) if isinstance(entry.get("as"), str) else (component, short(component))
+    component = next((key for key in item if key not in ITEM_KEYS), "")
+    return (item["as"],) if isinstance(item.get("as"), str) else (component, short(component))
 
 
-def _no_interpolation(node: Any) -> None:
-    if isinstance(node, str) and "${" in node:
-        raise _Nowhere(f"{node!r} stands here; change what it refers to, or replace it whole")
-
-
-def interpolate(tree: Tree) -> list[tuple[Keys, str]]:
-    """Replace every `${…}` by what it stands for; gives what went wrong, and where."""
+def interpolate(tree: Tree) -> None:
+    """Replace every `${…}` by what it stands for; those that stand for nothing are reported."""
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
-    problems = []
     for keys in leaves:
         try:
             OmegaConf.create([tree.at(keys)])
         except OmegaConfBaseException as error:
-            problems.append((keys, f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"))
-    if problems:
-        return problems
+            text = f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"
+            tree.report(keys, text, unreadable=True)
+            tree.at(keys[:-1])[keys[-1]] = "???"  # a value that is missing, says OmegaConf
     config = OmegaConf.create(tree.data)
     for keys in leaves:
+        if keys in tree.unreadable:
+            continue
         try:
             resolved = _select(config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
-            problems.append((keys, f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"))
+            text = f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"
+            tree.report(keys, text, unreadable=True)
         else:
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved
-    return problems
 
 
 def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:

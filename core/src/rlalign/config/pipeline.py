@@ -1,80 +1,122 @@
-"""The pipeline as types: what a YAML file says once defaults, phases and components are resolved."""
+"""The pipeline as types: what each part of a file may say, and the whole with every default filled in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, PrivateAttr
 
-from rlalign.data.settings import Sampling, Save, Train
+from rlalign.data.settings import Natural, Options, Positive, Sampling, Save, Train
 from rlalign.interface.component import Component
 
+MERGED_SECTIONS = ("train", "generation", "evaluate", "models")
+"""Sections that a phase inherits key by key."""
+REPLACED_SECTIONS = ("task", "rewards", "responses", "algorithm")
+"""Sections that a phase inherits whole or not at all."""
+ALTERNATIVES = {
+    "iterations": "passes",
+    "passes": "iterations",
+    "minibatches": "minibatch",
+    "minibatch": "minibatches",
+}
+"""`train` holds one of each pair: the one said last displaces the other."""
+COPY_TIMES = ("start", "phase", "iteration")
+"""When the policy may be copied."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+"""What a name may be: it becomes part of a file name, of a metric's and of a command line."""
 
-@dataclass(frozen=True)
-class Item:
-    """One entry of `rewards`, `algorithm`, `responses` or `evaluate.use`: a component and how it is used."""
+
+class ItemSettings(Options):
+    """What an item says beside its component."""
+
+    weight: float = Field(1.0, description="factor of the reward or of the loss")
+    name: str | None = Field(None, alias="as", pattern=NAME_PATTERN, description="the item's name")
+    source: str | None = Field(None, description="only responses from this source")
+
+
+ITEM_KEYS = tuple(field.alias or name for name, field in ItemSettings.model_fields.items())
+
+
+class Item(ItemSettings):
+    """A component that the file names, with its options and how it is used."""
 
     name: str
     component: str
     options: BaseModel
     cls: type[Any]
-    weight: float = 1.0
-    source: str | None = None
-    place: str = field(default="", compare=False)
+    place: str = ""
+    _next: Component | None = PrivateAttr(None)
+
+    def peek(self) -> Component:
+        """The component that the next `build` gives, for what it declares."""
+        if self._next is None:
+            built: Component = self.cls(self.options)
+            built.name = self.name
+            self._next = built
+        return self._next
 
     def build(self) -> Component:
-        """The component object; it opens nothing yet."""
-        built: Component = self.cls(self.options)
-        built.name = self.name
+        """A component that nobody else has; it opens nothing yet."""
+        built, self._next = self.peek(), None
         return built
 
 
-@dataclass(frozen=True)
-class From:
+class Origin(Options):
     """`task: {from: grow, with: [original]}`: a finished phase's scored responses as logged data."""
 
-    phase: str
-    original: bool = False
+    phase: str = Field(alias="from", description="an earlier phase, whose responses become the data")
+    others: tuple[Literal["original"], ...] = Field((), alias="with", description="what joins them")
+
+    @property
+    def original(self) -> bool:
+        return "original" in self.others
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Options):
     """`models: {reference: {of: start, dtype: bfloat16}}` or `models: {value: {value-head: {trunk: own}}}`."""
 
-    of: str | None = None
-    dtype: str | None = None
+    of: str | None = Field(
+        None,
+        description="the policy as it was at the `start` of the run, at that of each `phase`, or of each "
+        "`iteration`; or a model folder; null: a phase's for `reference`, for others when they are first needed",
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="how its weights are held; null: as the run's. bfloat16 takes half of float32's memory",
+    )
     item: Item | None = None
 
 
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Options):
     """`evaluate`: what is measured, on what, how often. Without it nothing is."""
 
-    every: int | None
-    split: str
-    examples: int
-    use: tuple[Item, ...]
-    generation: Mapping[str, Any]
+    every: Positive | None = Field(None, description="iterations in between; null: start and end only")
+    split: str = Field("val", description="the task's split")
+    examples: Positive = Field(256, description="examples, from the start of the split")
+    use: tuple[Item, ...] = Field(
+        None,  # type: ignore[arg-type]  # the file may leave it out
+        description="names of rewards, or components; null: the phase's rewards",
+    )
+    generation: Sampling = Field(Sampling(), description="how responses are sampled, else as the task says")
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(Options):
     """One phase with every default filled in."""
 
     name: str
     task: Item
-    origin: From | None
+    origin: Origin | None
     rewards: tuple[Item, ...]
     algorithm: tuple[Item, ...]
-    responses: Item | None
+    responses: Item
     generation: Sampling
     train: Train
     evaluate: Evaluate | None
     models: Mapping[str, ModelSpec]
-    place: str = field(default="", compare=False)
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)
+    place: str = ""
+    places: Mapping[str, str] = {}
     """Where options are written, such as `generation.greedy` and `models.mask`."""
 
     def place_of(self, option: str) -> str:
@@ -82,17 +124,30 @@ class Phase:
         return self.places.get(option, self.place)
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class PipelineSettings(Options):
+    """What is said once for the whole pipeline, beside `policy` and `phases`."""
+
+    repeat: Positive = Field(1, description="passes over the list of phases")
+    seed: Natural = Field(0, description="what every random number follows from")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    deterministic: bool = Field(False, description="only operations that give the same bits each time")
+    checkpoints: Save = Field(Save(), description="how often a commit point is written")
+    folder: Path | None = Field(
+        None,
+        description="where relative paths and own modules are looked for; null: beside the file",
+    )
+
+
+class Pipeline(PipelineSettings):
     """A whole file."""
 
     stem: str
     policy: Item
     phases: tuple[Phase, ...]
-    repeat: int
-    seed: int
-    device: str
-    deterministic: bool
-    checkpoints: Save
     resolved: Mapping[str, Any]
-    """The tree after interpolation and command line, as it is written into the run directory."""
+    """The tree after interpolation and command line, as it is written into the run's folder."""
+
+
+def short(component: str) -> str:
+    """A component's own name: `nlpo` of `some-distribution:nlpo`."""
+    return component.rpartition(":")[2]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import yaml
@@ -17,12 +18,23 @@ Keys = tuple[str | int, ...]
 
 @dataclass
 class Tree:
-    """A parsed file: plain data, and where each part of it was written."""
+    """A parsed file: plain data, where each part of it was written, and what is wrong with it."""
 
     data: dict[str, Any]
     places: dict[Keys, str]
     interpolated: dict[Keys, str] = field(default_factory=dict)
     """What stood where `${…}` has been resolved."""
+    problems: list[str] = field(default_factory=list)
+    unreadable: set[Keys] = field(default_factory=set)
+    """Parts whose value nobody knows: one problem is reported of each, and none that follows from it."""
+
+    def report(self, keys: Keys, text: str, *, place: str = "", unreadable: bool = False) -> None:
+        """Note what is wrong at `keys`."""
+        if not any(keys[:depth] in self.unreadable for depth in range(len(keys) + 1)):
+            parts = (place or self.place(keys), dotted(keys), text)
+            self.problems.append(": ".join(part for part in parts if part))
+        if unreadable:
+            self.unreadable.add(keys)
 
     def at(self, keys: Keys) -> Any:
         node: Any = self.data
@@ -58,18 +70,20 @@ def dotted(keys: Keys) -> str:
 
 def read(text: str, name: str) -> Tree:
     """Parse a YAML file that is called `name` in messages."""
-    places: dict[Keys, str] = {(): f"{name}:1"}
-    data = _parse(text, name, places)
-    if data is None:
+    tree = _parse(text, name)
+    if tree.data is None:
         raise ConfigError(f"{name}: the file is empty; a pipeline names a task, a policy and an algorithm")
-    if not isinstance(data, dict):
-        raise ConfigError(f"{name}:1: expected a mapping (`task: …`), found {found(data)}")
-    return Tree(data, places)
+    if not isinstance(tree.data, dict):
+        raise ConfigError(f"{name}:1: expected a mapping (`task: …`), found {found(tree.data)}")
+    return tree
 
 
 def value(text: str, name: str) -> Any:
     """One YAML value, as written on the command line."""
-    return _parse(text, name, {})
+    tree = _parse(text, name)
+    if tree.problems:
+        raise ConfigError("\n".join(tree.problems))
+    return tree.data
 
 
 def dump(data: Mapping[str, Any]) -> str:
@@ -106,6 +120,12 @@ def found(value: Any) -> str:
     return f"{shown} ({types.get(type(value), type(value).__name__)})"
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean `clip`?`, or nothing."""
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _MERGE = "tag:yaml.org,2002:merge"
 _SURPRISES = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
@@ -138,11 +158,14 @@ for _cls in (_Loader, _Dumper):
         _cls.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 
-def _parse(text: str, name: str, places: dict[Keys, str]) -> Any:
+def _parse(text: str, name: str) -> Tree:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        return None if node is None else _Walk(loader, name, places).plain(node, (), ())
+        walk = _Walk(loader, name)
+        if node is not None:
+            walk.tree.data = walk.plain(node, (), ())
+        return walk.tree
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
@@ -153,28 +176,29 @@ def _parse(text: str, name: str, places: dict[Keys, str]) -> Any:
         raise ConfigError(f"{name}: not valid YAML: {message}") from None
 
 
-@dataclass
 class _Walk:
     """One walk over the parsed nodes: plain data, places, and no key said twice."""
 
-    loader: _Loader
-    name: str
-    places: dict[Keys, str]
+    def __init__(self, loader: _Loader, name: str) -> None:
+        self.loader = loader
+        self.name = name
+        data: Any = None
+        self.tree = Tree(data, {(): f"{name}:1"})
 
     def plain(self, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
         if any(node is outer for outer in above):
-            raise self.error(node, keys, "this part of the file contains itself")
+            return self.refuse(node, keys, "this part of the file contains itself")
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self.mapping(node, keys, (*above, node))
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             for index, part in enumerate(node.value):
-                self.places[(*keys, index)] = self.where(part)
+                self.tree.places[(*keys, index)] = self.where(part)
             return [self.plain(n, (*keys, i), (*above, node)) for i, n in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self.loader.construct_object(node)
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         expected = "expected text, a number, true, false, null, a list or a mapping"
-        raise self.error(node, keys, f"{expected}, found the YAML type {tag}")
+        return self.refuse(node, keys, f"{expected}, found the YAML type {tag}")
 
     def mapping(self, node: yaml.MappingNode, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
         merged: dict[str, Any] = {}
@@ -182,31 +206,35 @@ class _Walk:
             if key_node.tag == _MERGE:  # `<<: *base`, or a list of them, of which the first wins
                 sources = part.value if isinstance(part, yaml.SequenceNode) else [part]
                 for source in reversed(sources):
-                    if not isinstance(source, yaml.MappingNode):
-                        raise self.error(source, keys, "`<<` takes a mapping, or a list of mappings")
-                    merged |= self.plain(source, keys, above)
+                    if isinstance(source, yaml.MappingNode):
+                        merged |= self.plain(source, keys, above)
+                    else:
+                        self.refuse(source, keys, "`<<` takes a mapping, or a list of mappings")
         own: dict[str, Any] = {}
         for key_node, part in node.value:
-            if key_node.tag != _MERGE:
-                key = self.key(key_node, keys)
-                if key in own:
-                    first = self.places[(*keys, key)]
-                    message = f"said twice; the first time at {first}"
-                    raise self.error(key_node, (*keys, key), message)
-                self.places[(*keys, key)] = self.where(key_node)
+            key = self.key(key_node, keys) if key_node.tag != _MERGE else None
+            if key in own:
+                first = self.tree.places[(*keys, key)]
+                self.refuse(key_node, (*keys, key), f"said twice; the first time at {first}")
+            elif key is not None:
+                self.tree.places[(*keys, key)] = self.where(key_node)
                 own[key] = self.plain(part, (*keys, key), above)
         return merged | own
 
-    def key(self, node: yaml.Node, keys: Keys) -> str:
+    def key(self, node: yaml.Node, keys: Keys) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            raise self.error(node, keys, "a key must be text, not a list or a mapping")
-        if node.tag in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"):
-            message = f"YAML reads the key `{node.value}` as a {node.tag[18:]}; quote it"
-            raise self.error(node, keys, message)
-        return str(node.value)
+            self.tree.report(keys, "a key must be text, not a list or a mapping", place=self.where(node))
+        elif node.tag in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"):
+            text = f"YAML reads the key `{node.value}` as a {node.tag[18:]}; quote it"
+            self.tree.report(keys, text, place=self.where(node))
+        else:
+            return str(node.value)
+        return None
 
     def where(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}"
 
-    def error(self, node: yaml.Node, keys: Keys, message: str) -> ConfigError:
-        return ConfigError(": ".join(part for part in (self.where(node), dotted(keys), message) if part))
+    def refuse(self, node: yaml.Node, keys: Keys, message: str) -> str:
+        """Report a part of the file, and stand in for its value."""
+        self.tree.report(keys, message, place=self.where(node), unreadable=True)
+        return ""

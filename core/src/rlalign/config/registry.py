@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from rlalign.config.places import did_you_mean
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component, Task
 
@@ -26,8 +26,8 @@ _NONE: Mapping[str, type[Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, order=True)
-class Offer:
-    """A component some installed distribution offers, as its metadata says; nothing is imported."""
+class Installed:
+    """A component of an installed distribution, as its metadata says; nothing is imported."""
 
     name: str
     distribution: str
@@ -40,18 +40,18 @@ class Offer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A component's class and, unless it came from a plain module, who offers it."""
+    """A component's class and, unless it came from a plain module, what is installed of it."""
 
     cls: type[Any]
-    offer: Offer | None
+    installed: Installed | None
 
 
-def installed() -> list[Offer]:
-    """Every component on offer, by name."""
+def installed() -> list[Installed]:
+    """Every component that is installed, by name."""
     # `entry_points` reads one metadata folder a distribution, the first on sys.path: an editable
-    # install beside a wheel of the same package offers nothing twice.
+    # install beside a wheel of the same package lists nothing twice.
     return sorted(
-        Offer(point.name, point.dist.name, point.dist.version, point.value)
+        Installed(point.name, point.dist.name, point.dist.version, point.value)
         for point in entry_points(group=GROUP)
         if point.dist is not None
     )
@@ -64,7 +64,7 @@ class Registry:
         self._extra = dict(extra)
 
     @cached_property
-    def offers(self) -> list[Offer]:
+    def installed(self) -> list[Installed]:
         return installed()
 
     def load(self, name: str, folder: Path | None = None) -> Loaded:
@@ -80,30 +80,30 @@ class Registry:
     def _find(self, name: str, folder: Path | None) -> Loaded:
         if name in self._extra:
             return Loaded(self._extra[name], None)
-        found = [offer for offer in self.offers if offer.name == name]
+        found = [one for one in self.installed if one.name == name]
         if not found and ":" in name:
             distribution, _, short = name.partition(":")
-            theirs = [o for o in self.offers if _canonical(o.distribution) == _canonical(distribution)]
+            asked = _canonical(distribution)
+            theirs = [one for one in self.installed if _canonical(one.distribution) == asked]
             if not theirs:
                 return Loaded(_import_class(name, folder), None)
-            found = [offer for offer in theirs if offer.name == short]
+            found = [one for one in theirs if one.name == short]
             if not found:
-                names = ", ".join(offer.name for offer in theirs)
-                raise ConfigError(f"{theirs[0]} offers no component `{short}` (it offers: {names})")
+                names = ", ".join(one.name for one in theirs)
+                raise ConfigError(f"{theirs[0]} has no component `{short}` (it has: {names})")
         if not found:
             raise ConfigError(self._unknown(name))
         if len(found) > 1:
-            offers = " and ".join(str(offer) for offer in found)
-            choices = " or ".join(f"`{offer.distribution}:{name}`" for offer in found)
-            raise ConfigError(f"`{name}` is offered by {offers}; say which one: {choices}")
+            owners = " and ".join(map(str, found))
+            choices = " or ".join(f"`{one.distribution}:{name}`" for one in found)
+            raise ConfigError(f"`{name}` is in {owners}; say which one: {choices}")
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        names = [*self._extra, *(offer.name for offer in self.offers)]
-        if close := get_close_matches(name, names):
-            return f"no component named `{name}` is installed; did you mean {_either(close)}?"
-        return (
-            f"no component named `{name}` is installed; `rlalign plugins` lists those that are. "
+        hint = did_you_mean(name, [*self._extra, *(one.name for one in self.installed)])
+        return f"no component named `{name}` is installed" + (
+            hint
+            or "; `rlalign plugins` lists those that are. "
             f"Is its package missing (pip install rlalign-plugin-{name})?"
         )
 
@@ -112,12 +112,7 @@ def kind(cls: type[Any]) -> Kind:
     """What a component is; it follows from its base class."""
     from rlalign.interface.policy import Policy, Value
 
-    kinds: dict[type[Any], Kind] = {
-        Policy: "policy",
-        Value: "value",
-        Task: "task",
-        Component: "component",
-    }
+    kinds: dict[type[Any], Kind] = {Policy: "policy", Value: "value", Task: "task", Component: "component"}
     for base, word in kinds.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return word
@@ -141,14 +136,14 @@ def _check(name: str, cls: type[Any]) -> None:
         )
 
 
-def _load(offer: Offer) -> type[Any]:
+def _load(one: Installed) -> type[Any]:
     try:
-        return EntryPoint(offer.name, offer.value, GROUP).load()  # type: ignore[no-any-return]
+        return EntryPoint(one.name, one.value, GROUP).load()  # type: ignore[no-any-return]
     except Exception as error:
-        cure = f"the fault lies in {offer.distribution}"
+        cure = f"the fault lies in {one.distribution}"
         if isinstance(error, ImportError):
-            cure = f"`pip install {offer.distribution}` adds what it requires"
-        message = f"`{offer.name}` ({offer}) cannot be imported: {_cause(error)}; {cure}"
+            cure = f"`pip install {one.distribution}` adds what it requires"
+        message = f"`{one.name}` ({one}) cannot be imported: {_cause(error)}; {cure}"
         raise ConfigError(message) from error
 
 
@@ -171,8 +166,7 @@ def _import_class(name: str, folder: Path | None) -> type[Any]:
     if folder:
         _refuse_stranger(name, module_name.partition(".")[0], folder)
     if not hasattr(module, attribute):
-        close = get_close_matches(attribute, [n for n in vars(module) if not n.startswith("_")])
-        hint = f"; did you mean {_either(close)}?" if close else ""
+        hint = did_you_mean(attribute, [n for n in vars(module) if not n.startswith("_")])
         raise ConfigError(f"`{name}`: the module `{module_name}` has no `{attribute}`{hint}")
     return getattr(module, attribute)  # type: ignore[no-any-return]
 
@@ -207,7 +201,3 @@ def _cause(error: Exception) -> str:
 
 def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join(f"`{name}`" for name in names)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlalign.config.places import Keys, found
+from rlalign.config.places import Keys, did_you_mean, found
 
 M = TypeVar("M", bound=BaseModel)
 Report = Callable[[Keys, str], None]
@@ -75,9 +75,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     if not names:
         return f"unknown {what}; there are none"
-    close = get_close_matches(name, names, 1)
-    hint = f"; did you mean `{close[0]}`?" if close else ""
-    return f"unknown {what}{hint} ({what}s: {', '.join(names)})"
+    return f"unknown {what}{did_you_mean(name, names)} ({what}s: {', '.join(names)})"
 
 
 def absolute(path: str, folder: Path) -> Path:
@@ -160,7 +158,9 @@ def _problems(model: type[BaseModel], data: Any, error: ValidationError) -> list
             text = one["msg"].removeprefix("Value error, ")
             problems.append((_present(data, loc), text))
     for keys, wishes in expected.items():
-        value = _at(data, keys)
+        value = data
+        for key in keys:
+            value = value[key]
         text = f"expected {' or '.join(dict.fromkeys(wishes))}, found {found(value)}"
         if isinstance(value, float) and value.is_integer() and "a whole number" in wishes:
             text += f"; write {int(value)}"
@@ -214,9 +214,3 @@ def _present(data: Any, loc: Keys) -> Keys:
             return loc[:depth]
         data = data[key]
     return loc
-
-
-def _at(data: Any, keys: Keys) -> Any:
-    for key in keys:
-        data = data[key]
-    return data

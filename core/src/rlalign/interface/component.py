@@ -65,8 +65,10 @@ class Component:
     """A `rlalign.Nucleus` that narrows what the policy may sample."""
     defaults: Mapping[str, Mapping[str, Any]] = {}
     """What it sets in the pipeline's `train` and `generation` unless the file does."""
-    parts: Mapping[str, int] = {}
-    """Components it calls by itself, with the number of responses it wants of each (`mix`)."""
+    sources: Mapping[str, int] = {}
+    """Components that it asks for responses, with the number of responses it wants of each (`mix`)."""
+    source_components: Mapping[str, Component] = {}
+    """Those components, built; set by the core."""
 
     config: BaseModel
 

@@ -2,6 +2,7 @@
 
 runs/<name>/
     pipeline.yaml  lock.json                what runs, and with what
+    .running                                the process that writes the run, while it does
     metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
     checkpoints/   columns/       rows/     commit points (`checkpoint.py`) and what belongs to them
     model/                                  the exported model
@@ -22,16 +23,16 @@ from rlalign.errors import ConfigError
 
 StrPath = str | os.PathLike[str]
 
-MARKS = ("pipeline.yaml", "lock.json")
+REQUIRED_FILES = ("pipeline.yaml", "lock.json")
 """The files that make a folder a run."""
 
 
 class RunDir:
     """An existing run, and, unless opened to look only, the right to be its one writer."""
 
-    def __init__(self, path: StrPath, lock: int | None = None) -> None:
+    def __init__(self, path: StrPath, running: int | None = None) -> None:
         self.path = Path(path)
-        self._lock = lock
+        self._running = running
 
     @classmethod
     def create(
@@ -50,7 +51,7 @@ class RunDir:
             building.mkdir(parents=True)
             write_atomic(building / "pipeline.yaml", pipeline)
             write_atomic(building / "lock.json", json.dumps(lock, indent=1) + "\n")
-            held = _acquire(building)  # a lock stays with the open file when its folder is renamed
+            held = _hold(building)  # it stays with the open file when the folder is renamed
             path = _claim(building, root, stem, name)
             sync(root)
         except BaseException as error:
@@ -60,7 +61,7 @@ class RunDir:
             if isinstance(error, OSError):
                 raise ConfigError(
                     f"{root}: no run can be created here: {error.strerror}. "
-                    "Choose another place for runs, or mend this one."
+                    "Choose another place for runs, or fix this one."
                 ) from error
             raise
         return cls(path, held)
@@ -71,16 +72,16 @@ class RunDir:
         path = Path(path)
         if not path.is_dir():
             raise ConfigError(f"{path}: there is no such run.{_others(path.parent)}")
-        for mark in MARKS:
-            if not (path / mark).is_file():
-                raise ConfigError(f"{path}: is no run of rlalign: it holds no {mark}.{_others(path.parent)}")
-        return cls(path, _acquire(path) if exclusive else None)
+        for name in REQUIRED_FILES:
+            if not (path / name).is_file():
+                raise ConfigError(f"{path}: is no run of rlalign: it holds no {name}.{_others(path.parent)}")
+        return cls(path, _hold(path) if exclusive else None)
 
     def close(self) -> None:
         """Let others write the run."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._running is not None:
+            os.close(self._running)
+            self._running = None
 
     def __enter__(self) -> RunDir:
         return self
@@ -139,7 +140,7 @@ def latest(root: StrPath, stem: str) -> Path | None:
 
 
 def is_run(path: Path) -> bool:
-    return all((path / mark).is_file() for mark in MARKS)
+    return all((path / name).is_file() for name in REQUIRED_FILES)
 
 
 def write_atomic(path: StrPath, text: str | Iterable[str]) -> None:
@@ -195,9 +196,9 @@ def _claim(building: Path, root: Path, stem: str, name: str | None) -> Path:
             return path
 
 
-def _acquire(run: Path) -> int:
-    """Hold the run's lock until the descriptor is closed or the process ends, however it ends."""
-    path = run / ".lock"
+def _hold(run: Path) -> int:
+    """Be the run's one writer until the descriptor is closed or the process ends, however it ends."""
+    path = run / ".running"
     try:
         held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:

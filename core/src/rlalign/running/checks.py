@@ -115,7 +115,7 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
 
 
 def _sources(plan: PhasePlan) -> Iterator[str]:
-    settings, parts = plan.settings, plan.source.component.parts
+    settings, sources = plan.settings, plan.source.component.sources
     assert settings.responses is not None
     for member in plan.members:
         source = member.item.source
@@ -123,12 +123,12 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             continue
         if not implements(member.component, "loss"):
             yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
-        elif source not in parts:
+        elif source not in sources:
             yield (
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
-                f"here they come from {' and '.join(f'`{s}`' for s in parts or [plan.source.name])}"
+                f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
             )
-    if "sampled" not in (settings.responses.component, *parts):
+    if "sampled" not in (settings.responses.component, *sources):
         return
     if settings.generation.beams > 1:
         place = settings.place_of("generation.beams")
@@ -136,7 +136,7 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
     if settings.generation.greedy and plan.learns:
         place = settings.place_of("generation.greedy")
         yield f"{place}: generation.greedy: learning needs responses that differ; leave it out"
-    samples = sum(parts.values()) if parts else settings.generation.samples
+    samples = sum(sources.values()) if sources else settings.generation.samples
     for member in plan.members:
         if samples < member.component.min_samples:
             yield (

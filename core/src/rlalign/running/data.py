@@ -91,7 +91,7 @@ class Data:
                 if not isinstance(data[0], Example):
                     raise ConfigError(f"{who} must give Examples, got a {type(data[0]).__name__}")
             source = plan.source
-            logged = "logged" in (source.item.component, *source.component.parts)
+            logged = "logged" in (source.item.component, *source.component.sources)
             if logged and settings.origin is None and not self.split(plan, "train")[0].responses:
                 raise ConfigError(
                     f"{source.item.place}: responses come from the log here, and the first example of task "

@@ -48,7 +48,8 @@ def responses(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
     """The policy's responses as evaluation samples them."""
     asked = phase.settings.evaluate
     assert asked is not None
-    how = decoding(asked.generation, phase.plan.task.generation, phase.settings.generation)
+    said = asked.generation.model_dump(exclude_unset=True)
+    how = decoding(said, phase.plan.task.generation, phase.settings.generation)
     return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
 
 

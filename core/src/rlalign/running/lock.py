@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,10 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
     for plan in space.plans:
         items += [m.item for m in (*plan.members, *plan.evaluators)]
         items += [spec.item for spec in plan.settings.models.values() if spec.item]
-    folder = Path(space.pipeline.resolved["folder"])
-    offers = [(item.cls.__module__, space.registry.load(item.component, folder).offer) for item in items]
+    found = [
+        (item.cls.__module__, space.registry.load(item.component, space.pipeline.folder).installed)
+        for item in items
+    ]
     data = {
         f"{plan.settings.task.name}/train": space.data.fingerprint(plan, space.data.split(plan, "train"))
         for plan in space.plans
@@ -32,8 +33,8 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
     return make_lock(
         seed=space.pipeline.seed,
         deterministic=space.pipeline.deterministic,
-        distributions={offer.distribution for _, offer in offers if offer},
-        modules={module for module, offer in offers if not offer},
+        distributions={installed.distribution for _, installed in found if installed},
+        modules={module for module, installed in found if not installed},
         data=data,
         models={"policy": fingerprint(space.models.policy)},
         device=space.device.type,

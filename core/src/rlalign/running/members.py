@@ -20,7 +20,7 @@ class Member:
     item: Item
     component: Component
     role: str
-    """`rewards`, `algorithm`, `responses`, `part`, `task` or `use`."""
+    """`rewards`, `algorithm`, `responses`, `source`, `task` or `use`."""
 
     @property
     def name(self) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlalign.config.inherit import AGES
-from rlalign.config.pipeline import Item, Phase, Pipeline
+from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Role, Unit
 from rlalign.errors import ConfigError, Faults, RLAlignError, told
@@ -47,20 +46,20 @@ class Builder:
                 found.append(Member(item, self.build(item), role))
         return found
 
-    def parts(self, whole: Component, item: Item) -> list[Member]:
-        """The components another one calls by itself, by name."""
+    def sources(self, whole: Component, item: Item) -> list[Member]:
+        """The components that another one asks for responses."""
         found = []
-        for name in whole.parts:
+        for name in whole.sources:
             try:
                 cls = self.registry.load(name).cls
-                part = Item(name, name, cls.Config(), cls, place=item.place)
+                source = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
             except (ConfigError, ValueError) as error:
                 raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
             if not hasattr(cls, "respond"):
                 raise ConfigError(
                     f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
                 )
-            found.append(Member(part, self.build(part), "part"))
+            found.append(Member(source, self.build(source), "source"))
         return found
 
 
@@ -84,7 +83,6 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
 def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     """A phase's plan. What is wrong with it goes to the builder's faults; None where that leaves no plan."""
     faults, before = builder.faults, len(builder.faults.found)
-    assert phase.responses is not None
     listed = {
         "task": [phase.task],
         "responses": [phase.responses],
@@ -102,12 +100,11 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     if not built["task"] or not built["responses"]:
         return None
     (task,), (source,) = built["task"], built["responses"]
-    parts: list[Member] = []
+    sources: list[Member] = []
     with faults.collecting():
-        parts = builder.parts(source.component, source.item)
-    for member in parts:
-        source.component.__dict__.setdefault("built", {})[member.name] = member.component
-    members = (task, source, *parts, *built["rewards"], *built["algorithm"])
+        sources = builder.sources(source.component, source.item)
+    source.component.source_components = {member.name: member.component for member in sources}
+    members = (task, source, *sources, *built["rewards"], *built["algorithm"])
     evaluators = (task, *built["use"])
     everybody = once((*members, *evaluators))
     faults.found += [*checks.hooks_of(members), *checks.hooks_of(evaluators), *checks.needs_of(everybody)]
@@ -181,7 +178,7 @@ def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
             if name not in used:
                 who = "no component" if len(plans) == 1 else "no component of any phase"
                 found.append(f"{place}: models.{name}: {who} uses a model `{name}`")
-            policy = pipeline.policy.build() if spec.dtype and spec.of in (None, *AGES) else None
+            policy = pipeline.policy.peek() if spec.dtype and spec.of in (None, *COPY_TIMES) else None
             if isinstance(policy, Policy) and policy.shares:
                 found.append(
                     f"{place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "

@@ -88,7 +88,8 @@ class ComponentTests:
 
     def test_hooks_are_marked(self) -> None:
         config = self.cls.Config(**self.options)
-        member = Member(Item(self.named, self.named, config, self.cls), self.cls(config), "alone")
+        item = Item(name=self.named, component=self.named, options=config, cls=self.cls)
+        member = Member(item, self.cls(config), "alone")
         assert not list(hooks_of([member]))
 
     def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def sample(name: str, **options: Any) -> Corpus:
 def test_it_is_offered_by_name(name):
     loaded = Registry().load(name)
     assert loaded.cls is TASKS[name] and issubclass(loaded.cls, Task)
-    assert loaded.offer is not None and loaded.offer.distribution == "rlalign-plugin-dialog-tasks"
+    assert loaded.installed is not None and loaded.installed.distribution == "rlalign-plugin-dialog-tasks"
 
 
 @quiet

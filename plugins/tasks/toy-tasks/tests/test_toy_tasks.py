@@ -123,5 +123,5 @@ def test_an_arm_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bandit", "bandit-payout", "toy-numbers", "increasing-numbers"])
 def test_it_is_offered_by_name(name: str) -> None:
     loaded = Registry().load(name)
-    assert loaded.offer.distribution == "rlalign-plugin-toy-tasks"
+    assert loaded.installed.distribution == "rlalign-plugin-toy-tasks"
     assert loaded.cls in (Bandit, BanditPayout, ToyNumbers, IncreasingNumbers)
