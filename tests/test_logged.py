@@ -50,11 +50,11 @@ ROWS = "rows/rloo-1.jsonl"
 INSTANTS: dict[str, tuple[Interference, int]] = {
     "in a row": (("die_in_log_line", {"log": ROWS, "at": 50, "bytes_written": 90}), 2),
     "in the first row": (("die_in_log_line", {"log": ROWS, "at": 1, "bytes_written": 1}), 0),
-    "between rows and commit point": (
+    "between rows and checkpoint": (
         ("signal_at_call", {"function": "rlalign.records.checkpoint:write", "at": 4, "when": "before"}),
         3,
     ),
-    "after a commit point": (
+    "after a checkpoint": (
         ("signal_at_call", {"function": "rlalign.records.checkpoint:write", "at": 5, "when": "after"}),
         5,
     ),

@@ -190,7 +190,7 @@ LONGER = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_command_killed_ten_times(shop: Workshop, name: str) -> None:
-    """No fork server: the installed command, killed by the clock, the commit points as they come."""
+    """No fork server: the installed command, killed by the clock, the checkpoints as they come."""
     overrides = [*LONGER[name], "checkpoints.keep=2", "checkpoints.every=null"]
     runs, instants = shop.runs(name, *overrides), random.Random(name)
     command, killed = [Path(sys.executable).with_name("rlalign"), "run", "--plain"], 0
@@ -234,17 +234,17 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "in the second piece of a column": ("offline", calls("rlalign.records.columns:_checked", 2, "after")),
     "before a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2)),
     "after a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2, "after")),
-    "with half a file of a commit point": (
+    "with half a file of a checkpoint": (
         "phases",
         ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 9, "share": 0.5}),
     ),
-    "with an empty file of a commit point": (
+    "with an empty file of a checkpoint": (
         "on-policy",
         ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 4, "share": 0.0}),
     ),
-    "before a commit point is synced": ("phases", calls("rlalign.records.checkpoint:sync", 30)),
-    "before a commit point gets its name": ("on-policy", calls("os:rename", 4)),
-    "after a commit point got its name": ("on-policy", calls("os:rename", 4, "after")),
+    "before a checkpoint is synced": ("phases", calls("rlalign.records.checkpoint:sync", 30)),
+    "before a checkpoint gets its name": ("on-policy", calls("os:rename", 4)),
+    "after a checkpoint got its name": ("on-policy", calls("os:rename", 4, "after")),
     "in a line of metrics": ("on-policy", tears("metrics.jsonl", 6, 50)),
     "after a line of metrics": ("on-policy", tears("metrics.jsonl", 6, 10**6)),
     "in a line of samples": ("on-policy", tears("samples.jsonl", 9, 3)),
@@ -259,9 +259,9 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
         "phases",
         calls("rlalign.running.models:Models.check_guard", 2, "after"),
     ),
-    "before the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1)),
-    "after the first commit point": ("phases", calls("rlalign.records.checkpoint:write", 1, "after")),
-    "after the last commit point": ("on-policy", calls("rlalign.records.checkpoint:write", 10, "after")),
+    "before the first checkpoint": ("phases", calls("rlalign.records.checkpoint:write", 1)),
+    "after the first checkpoint": ("phases", calls("rlalign.records.checkpoint:write", 1, "after")),
+    "after the last checkpoint": ("on-policy", calls("rlalign.records.checkpoint:write", 10, "after")),
     "before the model is saved": ("on-policy", calls("rlalign.running.loop:save_folder", 1)),
     "when the model is half saved": ("on-policy", calls("rlalign_plugin_table:Table.save", 1, "after")),
     "after the model is saved": ("on-policy", calls("rlalign.running.loop:save_folder", 1, "after")),
@@ -276,8 +276,8 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
         CHOSEN,
         *("between two optimiser steps", "in the rollout", "after a column's progress"),
         *(
-            "with half a file of a commit point",
-            "before a commit point gets its name",
+            "with half a file of a checkpoint",
+            "before a checkpoint gets its name",
             "in a line of metrics",
         ),
         *("in a row for a later phase", "after models are made ready", "when the model is half saved"),
@@ -298,10 +298,10 @@ RESUMING: dict[str, Interference] = {
     "when one log is cut": calls("os:truncate", 1, "after"),
     "when the logs are cut": calls("rlalign.records.logs:Logs.cut", 1, "after"),
     "before the first iteration": calls("rlalign.running.loop:run_iteration"),
-    "before the next commit point": calls("rlalign.records.checkpoint:write"),
+    "before the next checkpoint": calls("rlalign.records.checkpoint:write"),
     "when one log is removed": calls("pathlib:Path.unlink", 1, "after"),
-    "when old commit points are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
-    "after the next commit point": calls("rlalign.records.checkpoint:write", 1, "after"),
+    "when old checkpoints are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
+    "after the next checkpoint": calls("rlalign.records.checkpoint:write", 1, "after"),
 }
 
 
@@ -378,7 +378,7 @@ def test_asked_twice_it_stops_at_once(shop: Workshop) -> None:
     process.signal(signal.SIGINT)
     ended = process.wait()
     assert ended.code == -signal.SIGINT, ended
-    assert "stopped at once; the last commit point stands" in ended.output
+    assert "stopped at once; the last checkpoint stands" in ended.output
     finish(runs)
     shop.same(runs)
 
@@ -498,7 +498,7 @@ def test_a_damaged_commit_point_is_refused_and_the_one_before_taken(shop: Worksh
     one, two = checkpoint.find(runs.path / "checkpoints")[-2:]
     file = runs.path / f"checkpoints/{two:08d}/models/policy.safetensors"
     data = file.read_bytes()
-    file.unlink()  # a file that an earlier commit point shares stays as it is there
+    file.unlink()  # a file that an earlier checkpoint shares stays as it is there
     if harm != "remove":
         file.write_bytes(data[:-5] if harm == "truncate" else data[:-1] + bytes([data[-1] ^ 1]))
     ended = runs.resume()

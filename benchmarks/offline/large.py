@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m benchmarks.offline.large --rows 200000
 
-Each part is a process of its own: `cold` reads the data, computes the column and stops at the first commit point;
+Each part is a process of its own: `cold` reads the data, computes the column and stops at the first checkpoint;
 `warm` goes on from there, with the column on disk, and takes 50 steps; `halves` does the same in two processes, and
 must end at the same bits; `drawn` counts which rows are drawn. Prints JSON: seconds to the first step, seconds a step,
 and the largest resident memory.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.rl4lms.measure PIPELINE FOLDER
 
-Nothing is saved on the way: no commit points, no exported model, as in the record.
+Nothing is saved on the way: no checkpoints, no exported model, as in the record.
 """
 
 from __future__ import annotations

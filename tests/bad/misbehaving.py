@@ -316,7 +316,7 @@ class MeasuresANumber(Component):
 
 
 class Data(Task):
-    """Bandit-like data with any number of examples a split."""
+    """Bandit-like data with any number of examples per split."""
 
     class Config(Options):
         train: int = Field(8, description="examples of `train`")

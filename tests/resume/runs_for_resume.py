@@ -180,7 +180,7 @@ def scalars(folder: Path) -> list[tuple[int, str, float]]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], common: bool = False) -> list[str]:
-    """Where two outcomes differ. `common`: commit points that only one of them kept do not count."""
+    """Where two outcomes differ. `common`: checkpoints that only one of them kept do not count."""
     keys = [
         key
         for key in {**one, **other}

@@ -1,4 +1,4 @@
-"""What goes wrong, sorted by who can mend it. Every message says where, what was found, and what to do."""
+"""What goes wrong, sorted by who can fix it. Every message says where, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class RLAlignError(Exception):
-    """Something a user can mend; the command line prints it without a traceback."""
+    """Something a user can fix; the command line prints it without a traceback."""
 
     exit_code = 1
 
@@ -45,17 +45,17 @@ class ComponentError(RLAlignError):
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def attributed_to(what: str) -> Iterator[None]:
     """Say who it was when code that is not ours raises; errors of our own pass as they are."""
     try:
         yield
     except RLAlignError:
         raise
     except Exception as error:
-        raise ComponentError(f"{what} raised {told(error)}") from error
+        raise ComponentError(f"{what} raised {describe_error(error)}") from error
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

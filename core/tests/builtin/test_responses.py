@@ -232,7 +232,7 @@ def test_mix_draws_on_any_component_with_respond(tmp_path: Path) -> None:
     "sources, said",
     [
         ({}, "`mix` refuses its options: name at least one source"),
-        ({"logged": 0}, "logged: expected a positive number of responses a prompt, got 0"),
+        ({"logged": 0}, "logged: expected a positive number of responses per prompt, got 0"),
         ({"logged": True}, "logged"),
         ({"logged": 1.5}, "logged"),
         ({"token-sum": 1}, "`token-sum` is no source of responses"),

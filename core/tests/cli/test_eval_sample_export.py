@@ -49,7 +49,7 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(program, list(arguments), prog_name="rlalign")
 
 
-def told(*arguments: str) -> Any:
+def describe_error(*arguments: str) -> Any:
     result = call(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -107,10 +107,10 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_eval_gives_the_run_s_last_numbers_to_the_bit_and_leaves_it_alone(pipeline: dict[str, Any]) -> None:
     run = ran(pipeline)
     before = contents(run)
-    assert told("eval", str(run)) == last_evaluation(run)
+    assert describe_error("eval", str(run)) == last_evaluation(run)
     assert contents(run) == before
-    assert told("eval", "toy", "evaluate.examples=4") == last_evaluation(run)  # by its name alone
-    assert told("eval", "toy", "--examples", "4", "--split", "other") == last_evaluation(run)
+    assert describe_error("eval", "toy", "evaluate.examples=4") == last_evaluation(run)  # by its name alone
+    assert describe_error("eval", "toy", "--examples", "4", "--split", "other") == last_evaluation(run)
 
 
 def test_what_a_component_learned_is_there_although_an_override_moves_it() -> None:
@@ -119,14 +119,16 @@ def test_what_a_component_learned_is_there_although_an_override_moves_it() -> No
     coef = last_evaluation(run)["eval/kl/coef"]
     assert coef != 0.5
     task = '{"rlalign.testing:Numbers": {"size": 2}}'
-    found = told("eval", "toy", "--task", task, "--reward", "rlalign.testing:Length", "--reward", "kl")
+    found = describe_error(
+        "eval", "toy", "--task", task, "--reward", "rlalign.testing:Length", "--reward", "kl"
+    )
     assert found["eval/responses"] == 4 and "eval/Length" in found and "eval/sum" not in found
     assert found["eval/kl/coef"] == coef
 
 
 def test_eval_of_an_unfinished_run_is_of_its_last_commit_point() -> None:
     run = ran(PHASES, stop=True)
-    found = told("eval", str(run))
+    found = describe_error("eval", str(run))
     assert (found["phase"], found["iteration"]) == ("warm", 1)
     assert not (run / "model").exists()
 
@@ -139,8 +141,8 @@ def test_eval_prints_a_table_and_takes_another_seed_and_decoding(toy: Path) -> N
     logged = last_evaluation(run)
     assert list(shown) == [name for name in logged if name.startswith("eval/")]
     assert float(shown["eval/total"]) == pytest.approx(logged["eval/total"], rel=1e-5)
-    assert told("eval", "toy", "--seed", "1")["eval/total"] != logged["eval/total"]
-    greedy = told("eval", "toy", 'evaluate.generation={"greedy": true}')
+    assert describe_error("eval", "toy", "--seed", "1")["eval/total"] != logged["eval/total"]
+    greedy = describe_error("eval", "toy", 'evaluate.generation={"greedy": true}')
     assert greedy["eval/responses"] == 4
 
 
@@ -149,7 +151,7 @@ def test_eval_of_a_model_folder(toy: Path) -> None:
     policy, kind = ["--policy", "rlalign.testing:Logits"], ["--task", "rlalign.testing:Numbers"]
     options = ["--reward", "{rlalign.testing:TokenSum: null, as: sum}", "--examples", "4"]
     decoding = ["evaluate.generation.samples=2", "evaluate.generation.max_new_tokens=7"]
-    found = told("eval", str(run / "model"), *policy, *kind, *options, *decoding)
+    found = describe_error("eval", str(run / "model"), *policy, *kind, *options, *decoding)
     logged = last_evaluation(run)
     assert found["model"] == str(run / "model")
     assert found["eval/sum"] == logged["eval/sum"] and found["eval/tokens"] == logged["eval/tokens"]
@@ -162,8 +164,8 @@ def test_eval_of_a_model_folder(toy: Path) -> None:
 def test_sample_shows_what_the_last_evaluation_logged(toy: Path) -> None:
     run = toy
     rows = list(logs.read(run / "samples.jsonl"))[-8:]
-    assert told("sample", "toy") == rows
-    assert told("sample", "toy", "--n", "2") == rows[:2]
+    assert describe_error("sample", "toy") == rows
+    assert describe_error("sample", "toy", "--n", "2") == rows[:2]
     text = call("sample", "toy", "--n", "1").stdout
     assert f"response  {rows[0]['response']}\n" in text and "scores    sum " in text
 
@@ -171,10 +173,12 @@ def test_sample_shows_what_the_last_evaluation_logged(toy: Path) -> None:
 def test_new_samples_are_the_final_model_s(toy: Path) -> None:
     run = toy
     before = contents(run)
-    logged = told("sample", "toy")
-    assert told("sample", "toy", "--new", "--n", "4") == logged
-    assert told("sample", "toy", "--new", "--n", "4", "--seed", "5") != logged
-    own = told("sample", "toy", "--new", "--prompt", "3", "--prompt", "1", "evaluate.generation.samples=1")
+    logged = describe_error("sample", "toy")
+    assert describe_error("sample", "toy", "--new", "--n", "4") == logged
+    assert describe_error("sample", "toy", "--new", "--n", "4", "--seed", "5") != logged
+    own = describe_error(
+        "sample", "toy", "--new", "--prompt", "3", "--prompt", "1", "evaluate.generation.samples=1"
+    )
     assert [row["prompt"] for row in own] == ["3", "1"] and all("scores" not in row for row in own)
     assert contents(run) == before
 
@@ -215,7 +219,7 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
     assert said.exit_code == 0 and said.stdout == "samples: s.jsonl, 8 responses\n"
     assert not Path("toy-model").exists()
     rows = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
-    figures = told("eval", "toy", "evaluate.generation.top_k=3")
+    figures = describe_error("eval", "toy", "evaluate.generation.top_k=3")
     scores = [score for row in rows for score in row["scores"]]
     assert sum(scores) / 8 == pytest.approx(figures["eval/total"], rel=1e-6)
     about = rows[0]["meta"]["rlalign"]

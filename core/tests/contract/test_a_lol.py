@@ -62,7 +62,7 @@ def test_three_phases(runs: Runs) -> None:
     assert by_phase["warm-start"][-1]["sft/loss"] < by_phase["warm-start"][0]["sft/loss"]
     assert by_phase["value"][-1]["fit-value/loss"] < by_phase["value"][0]["fit-value/loss"]
 
-    # Phase 3's advantages are R − V by the weights in phase 2's last commit point, to the bit.
+    # Phase 3's advantages are R − V by the weights in phase 2's last checkpoint, to the bit.
     end = 7 + 30  # ⌈160 examples / 24⌉ and 30 iterations
     saved = checkpoint.read(session.dir.checkpoints, end)
     value = saved.models["value"][1]["free"]

@@ -539,7 +539,7 @@ def test_the_first_ratio_is_one(generation: dict[str, Any], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("prompts", [(4, 64), (16, 64)])
 def test_the_draws_size_does_not_move_a_positions_tokens(prompts: tuple[int, int], tmp_path: Path) -> None:
-    """`generation` at 4 and at 64 prompts an iteration: position p of a draw meets the same uniforms."""
+    """`generation` at 4 and at 64 prompts per iteration: position p of a draw meets the same uniforms."""
     task = Numbers(Numbers.Config(size=64, prompts=16))
     data = task.examples("train")
     made: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Commit points come back to the bit, and are there whole or not at all."""
+"""Checkpoints come back to the bit, and are there whole or not at all."""
 
 import json
 import math
@@ -150,9 +150,7 @@ def test_hard_cases_of_a_state_come_back(tmp_path):
     }
     flat, tree = split_state(state)
     save_tensors(tmp_path / "x", flat)
-    assert equal(
-        state, join_state(load_tensors(tmp_path / "x"), json.loads(json.dumps(tree)))
-    )
+    assert equal(state, join_state(load_tensors(tmp_path / "x"), json.loads(json.dumps(tree))))
 
 
 def test_an_optimiser_comes_back():
@@ -175,7 +173,7 @@ def test_a_key_that_a_state_cannot_hold_is_named_with_its_place():
         split_state({"kl": {(1, 2): 0}})
 
 
-# Commit points
+# Checkpoints
 
 
 def test_a_commit_point_comes_back(tmp_path):
@@ -247,7 +245,7 @@ def test_damage_is_named_with_the_way_out(tmp_path, name, harm):
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
     assert {"remove": "missing", "truncate": "cut short", "edit": "edited"}[harm] in text
-    assert "commit point 00000001 before it is whole" in text
+    assert "checkpoint 00000001 before it is whole" in text
     assert f"`rlalign run --resume {folder.parent} --previous`" in text
     assert checkpoint.whole_before(folder, 2) == 1
 
@@ -256,7 +254,7 @@ def test_damage_without_a_way_out_says_so(tmp_path):
     for index in (1, 2):
         write(tmp_path, index)
         (tmp_path / f"0000000{index}/state.json").unlink()
-    with pytest.raises(CheckpointError, match="No earlier commit point is whole"):
+    with pytest.raises(CheckpointError, match="No earlier checkpoint is whole"):
         checkpoint.read(tmp_path, 2)
 
 

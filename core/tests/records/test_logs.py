@@ -1,4 +1,4 @@
-"""Logs hold what was given, to the bit, and go back to any commit point."""
+"""Logs hold what was given, to the bit, and go back to any checkpoint."""
 
 import math
 import os
@@ -145,5 +145,5 @@ def test_what_json_cannot_hold_is_not_written(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_says_so(tmp_path):
     (tmp_path / "m.jsonl").symlink_to("/dev/full")
-    with pytest.raises(RLAlignError, match=r"No space left on device\. The last commit point is intact"):
+    with pytest.raises(RLAlignError, match=r"No space left on device\. The last checkpoint is intact"):
         Logs(tmp_path).append("m.jsonl", {"n": 1})

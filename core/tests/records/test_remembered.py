@@ -1,4 +1,4 @@
-"""A frozen model scores a logged response once a run: the same values as ever, cut with the logs, not for others."""
+"""A frozen model scores a logged response once per run: the same values as ever, cut with the logs, not for others."""
 
 from __future__ import annotations
 

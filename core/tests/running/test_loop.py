@@ -210,7 +210,7 @@ class Averages(Component):
 
 
 def test_a_copy_that_a_component_writes_to_is_saved_as_it_is(tmp_path: Path) -> None:
-    """Its version says nothing of that: the file of an earlier commit point must not stand for it."""
+    """Its version says nothing of that: the file of an earlier checkpoint must not stand for it."""
     check(tmp_path, pipeline(rewards=["token-sum", "averages"]), {"averages": Averages})
 
 

@@ -482,7 +482,7 @@ def test_dropout_leaves_sampling_and_scoring_alone(tmp_path):
     assert outside and not any(outside)
 
 
-# -- commit points -------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------
 
 
 def test_a_model_that_lost_a_tensor_is_refused(tmp_path):

@@ -81,7 +81,7 @@ def sampled(run: Path, how: Tree, components: Components) -> list[Tree]:
 
 
 def steps_of_checkpoints(run: Path) -> dict[int, int]:
-    """By optimiser step, counted over the whole run, the commit points that are still there."""
+    """By optimiser step, counted over the whole run, the checkpoints that are still there."""
     from rlalign.records import checkpoint
 
     there = run / "checkpoints"
@@ -89,7 +89,7 @@ def steps_of_checkpoints(run: Path) -> dict[int, int]:
 
 
 def go_back(run: Path, index: int) -> None:
-    """Make this commit point the last: later ones are deleted."""
+    """Make this checkpoint the last: later ones are deleted."""
     from rlalign.records import checkpoint
 
     checkpoint.settle(run / "checkpoints", index)

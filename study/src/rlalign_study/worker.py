@@ -215,12 +215,12 @@ def _finals(study: Study, planned: Planned, run: Path, curve: Curve, offset: int
 
 
 def _best(planned: Planned, run: Path, curve: Curve, by: str, offset: int) -> float:
-    """The step whose evaluation was best, the start apart; the run goes back to its commit point."""
+    """The step whose evaluation was best, the start apart; the run goes back to its checkpoint."""
     there = core.steps_of_checkpoints(run)
     able = [i for i, step in enumerate(curve.get("step", [])) if i > 0 and step + offset in there]
     if not able:
         raise core.ConfigError(
-            f"{planned.key}: no commit point stands where `{by}` was measured; say "
+            f"{planned.key}: no checkpoint stands where `{by}` was measured; say "
             "`checkpoints: {every: …, keep: …}` in the pipeline so that one stands at each evaluation, and all are kept"
         )
     step = curve["step"][max(able, key=lambda i: curve[by][i])]

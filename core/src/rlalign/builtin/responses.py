@@ -91,7 +91,9 @@ class Mix(Component):
             raise ConfigError("name at least one source, for example `mix: {logged: 1, sampled: 3}`")
         for name, count in self.sources.items():
             if not isinstance(count, int) or count < 1:
-                raise ConfigError(f"{name}: expected a positive number of responses a prompt, got {count!r}")
+                raise ConfigError(
+                    f"{name}: expected a positive number of responses per prompt, got {count!r}"
+                )
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:

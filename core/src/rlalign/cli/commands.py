@@ -50,7 +50,7 @@ def program() -> None:
     metavar="[RUN]",
     help="Go on with a run: this one, or FILE's latest.",
 )
-@click.option("--previous", is_flag=True, help="With --resume: from the last commit point but one.")
+@click.option("--previous", is_flag=True, help="With --resume: from the last checkpoint but one.")
 @click.option("--inexact", is_flag=True, help="With --resume: although packages, data or machine changed.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live display.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -110,7 +110,7 @@ def _before_run(session: Callable[[], S]) -> S:
 def _run(session: Session) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         if session.stopping:
-            sys.stderr.write("\nstopped at once; the last commit point stands\n")
+            sys.stderr.write("\nstopped at once; the last checkpoint stands\n")
             sys.stderr.flush()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -211,7 +211,7 @@ def evaluate(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Measure a run's last commit point, or a model, without changing it."""
+    """Measure a run's last checkpoint, or a model, without changing it."""
 
     def work() -> None:
         from rlalign.cli import inspection
@@ -227,7 +227,7 @@ def evaluate(
 @click.argument("name", metavar="RUN")
 @_of_evaluation
 @click.option(
-    "--new", is_flag=True, help="Sample now, from the last commit point, to the split's first prompts."
+    "--new", is_flag=True, help="Sample now, from the last checkpoint, to the split's first prompts."
 )
 @click.option(
     "--prompt", "prompts", multiple=True, help="With --new: answer this instead; as often as needed."
@@ -286,7 +286,7 @@ def sample(
     help="Write the responses it kept to this .jsonl instead; with --to, both.",
 )
 @click.option(
-    "--new", is_flag=True, help="With --samples: sample now, from the last commit point, as `eval` does."
+    "--new", is_flag=True, help="With --samples: sample now, from the last checkpoint, as `eval` does."
 )
 def export(
     name: str,
@@ -298,7 +298,7 @@ def export(
     debug: bool,
     **options: Any,
 ) -> None:
-    """Write a run's model, as of its last commit point, or its scored responses as logged data."""
+    """Write a run's model, as of its last checkpoint, or its scored responses as logged data."""
 
     def work() -> None:
         from rlalign.cli import inspection
@@ -388,7 +388,7 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
         else:
             where = f"{error.filename}: " if error.filename else ""
             click.echo(
-                f"error: {where}{error.strerror or error}; free or mend it, then `rlalign run --resume`",
+                f"error: {where}{error.strerror or error}; free some space or fix it, then `rlalign run --resume`",
                 err=True,
             )
         sys.exit(1)

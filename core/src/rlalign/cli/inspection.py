@@ -111,14 +111,14 @@ def free(target: Path, run: Path, option: str) -> Path:
 
 
 def kept(path: Path) -> Iterator[dict[str, Any]]:
-    """The responses a run kept, up to its last commit point, as logged data that says where it comes from."""
+    """The responses a run kept, up to its last checkpoint, as logged data that says where it comes from."""
     from rlalign.records import checkpoint
 
     run = RunDir.open(path, exclusive=False)
     points = checkpoint.find(run.checkpoints)
     if points:
         sizes = checkpoint.log_sizes(run.checkpoints, points[-1])
-    elif run.model.is_dir():  # finished, and its commit points deleted
+    elif run.model.is_dir():  # finished, and its checkpoints deleted
         sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in run.rows.glob("*.jsonl")}
     else:
         raise ConfigError(
@@ -129,7 +129,7 @@ def kept(path: Path) -> Iterator[dict[str, Any]]:
     if not sizes:
         raise ConfigError(
             f"{path}: has kept no responses; say `train: {{keep_responses: true}}` in its pipeline and run it again, "
-            "or add --new to sample now, from its last commit point"
+            "or add --new to sample now, from its last checkpoint"
         )
     for name, size in sizes.items():
         if not (path / name).is_file() or (path / name).stat().st_size < size:

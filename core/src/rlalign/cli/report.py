@@ -9,7 +9,7 @@ from rlalign.running.plan import PhasePlan
 
 
 def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
-    """The whole pipeline in a few lines a phase."""
+    """The whole pipeline in a few lines per phase."""
     repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
     count = "1 phase" if len(plans) == 1 else f"{len(plans)} phases"
     lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]

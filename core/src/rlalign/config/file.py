@@ -12,7 +12,7 @@ from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, Item, ItemSettings,
 from rlalign.config.places import Keys, Tree, did_you_mean, found
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
-from rlalign.errors import ConfigError, RLAlignError, told
+from rlalign.errors import ConfigError, RLAlignError, describe_error
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -173,7 +173,7 @@ class File:
         try:
             item.peek()
         except Exception as error:
-            said = error if isinstance(error, RLAlignError | ValueError) else told(error)
+            said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
             self.report(keys, f"`{item.name}` refuses its options: {said}")
             return False
         return True

@@ -131,7 +131,7 @@ class PipelineSettings(Options):
     seed: Natural = Field(0, description="what every random number follows from")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     deterministic: bool = Field(False, description="only operations that give the same bits each time")
-    checkpoints: Save = Field(Save(), description="how often a commit point is written")
+    checkpoints: Save = Field(Save(), description="how often a checkpoint is written")
     folder: Path | None = Field(
         None,
         description="where relative paths and own modules are looked for; null: beside the file",

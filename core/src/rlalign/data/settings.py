@@ -25,7 +25,7 @@ Natural = Annotated[int, Field(ge=0)]
 class Sampling(Options):
     """`generation`: how responses are sampled."""
 
-    samples: Positive = Field(1, description="responses a prompt")
+    samples: Positive = Field(1, description="responses per prompt")
     temperature: float = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
     top_k: Natural = Field(0, description="keep the k most probable tokens; 0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="keep the smallest set of this probability")
@@ -63,10 +63,12 @@ class Train(Options):
         None, description="draws of `prompts` prompts, each followed by an update"
     )
     passes: float | None = Field(None, gt=0, description="passes over the data; `iterations` follows from it")
-    prompts: Positive = Field(64, description="prompts an iteration")
+    prompts: Positive = Field(64, description="prompts per iteration")
     epochs: Positive = Field(1, description="passes over one iteration's batch")
-    minibatches: Positive = Field(1, description="optimiser steps an epoch")
-    minibatch: Positive | None = Field(None, description="groups an optimiser step, instead of `minibatches`")
+    minibatches: Positive = Field(1, description="optimiser steps per epoch")
+    minibatch: Positive | None = Field(
+        None, description="groups per optimiser step, instead of `minibatches`"
+    )
     refill: Natural = Field(
         0, description="further draws while fewer than `prompts` groups survive `advantage`"
     )
@@ -84,7 +86,7 @@ class Train(Options):
         "float32", description="bfloat16 computes under autocast and keeps float32 weights"
     )
     budget: Positive | None = Field(
-        None, description="padded tokens a micro-batch; found by itself if not given"
+        None, description="padded tokens per micro-batch; found by itself if not given"
     )
     on_bad_reward: Literal["stop", "drop"] = Field(
         "stop", description="what a NaN or infinite reward does: end the run, or drop the prompt's group"
@@ -105,10 +107,10 @@ class Train(Options):
 
 
 class Save(Options):
-    """`checkpoints`: how often a commit point is written, and how many are kept."""
+    """`checkpoints`: how often a checkpoint is written, and how many are kept."""
 
     every: Positive | None = Field(
         None,
-        description="iterations between commit points; null: each, less often once they cost 5 % of the time",
+        description="iterations between checkpoints; null: each, less often once they cost 5 % of the time",
     )
-    keep: Positive = Field(2, description="commit points kept")
+    keep: Positive = Field(2, description="checkpoints kept")

@@ -42,7 +42,7 @@ class Constraint(Protocol):
     """
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
-        """Begin k responses a prompt."""
+        """Begin k responses per prompt."""
 
     def allowed(self) -> Tensor:
         """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p."""

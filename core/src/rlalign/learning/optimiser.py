@@ -1,4 +1,4 @@
-"""AdamW with a learning rate a model, and schedules of progress."""
+"""AdamW with a learning rate per model, and schedules of progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commit points: everything a resumed run must know, in a folder that is there whole or not at all.
+"""Checkpoints: everything a resumed run must know, in a folder that is there whole or not at all.
 
     checkpoints/00000012/
         models/<name>.safetensors      weights
@@ -7,9 +7,9 @@
         state.json                     everything that is no tensor
         manifest.json                  size and SHA-256 of each file, and a checksum of its own
 
-A commit point is written under a temporary name, forced to the disk, and then renamed: a killed writer
+A checkpoint is written under a temporary name, forced to the disk, and then renamed: a killed writer
 leaves a `.tmp-…` folder that the next one clears. An old one is renamed to `.old-…` before it is deleted,
-because a deletion that is killed half-way would leave a folder that looks like a commit point.
+because a deletion that is killed half-way would leave a folder that looks like a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PARTS = ("optimiser", "components", "loop")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A commit point as it was read."""
+    """A checkpoint as it was read."""
 
     index: int
     path: Path
@@ -60,13 +60,13 @@ def write(
     keep: int,
     previous: int | None = None,
 ) -> Path:
-    """Write commit point `index` into the folder `checkpoints`, and keep the last `keep`.
+    """Write checkpoint `index` into the folder `checkpoints`, and keep the last `keep`.
 
-    `previous` is the commit point this run wrote, or was resumed from, last. A model of the same name and
-    version there is linked instead of written again, so frozen models cost nothing. Commit points from
+    `previous` is the checkpoint this run wrote, or was resumed from, last. A model of the same name and
+    version there is linked instead of written again, so frozen models cost nothing. Checkpoints from
     `index` on belong to a course the run has left (it was resumed from an earlier one), and are deleted.
     """
-    assert previous is None or previous < index, f"commit point {index} after {previous}"
+    assert previous is None or previous < index, f"checkpoint {index} after {previous}"
     folder = Path(folder)
     path = _path(folder, index)
     parts = {"optimiser": optimiser, "components": components, "loop": loop}
@@ -111,14 +111,14 @@ def write(
 
 
 def find(folder: StrPath) -> list[int]:
-    """The commit points in a folder, oldest first."""
+    """The checkpoints in a folder, oldest first."""
     folder = Path(folder)
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
 
 
 def settle(folder: StrPath, index: int) -> None:
-    """Make `index` the last commit point: later ones, and what killed writers left, are deleted."""
+    """Make `index` the last checkpoint: later ones, and what killed writers left, are deleted."""
     folder = Path(folder)
     for left in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
         shutil.rmtree(left)
@@ -127,7 +127,7 @@ def settle(folder: StrPath, index: int) -> None:
 
 
 def read(folder: StrPath, index: int) -> Checkpoint:
-    """Read a commit point, having compared every file with its manifest."""
+    """Read a checkpoint, having compared every file with its manifest."""
     folder = Path(folder)
     path = _path(folder, index)
     wrong = damage(path)
@@ -147,7 +147,7 @@ def read(folder: StrPath, index: int) -> Checkpoint:
 
 
 def log_sizes(folder: StrPath, index: int) -> dict[str, int]:
-    """The lengths of the logs at a commit point, without reading its models."""
+    """The lengths of the logs at a checkpoint, without reading its models."""
     path = _path(Path(folder), index)
     manifest = _manifest(path)
     if _fingerprint(path / "state.json") != manifest["files"]["state.json"]:
@@ -157,7 +157,7 @@ def log_sizes(folder: StrPath, index: int) -> dict[str, int]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a commit point, in words; None if it is whole."""
+    """What is wrong with a checkpoint, in words; None if it is whole."""
     try:
         manifest = _manifest(path)
     except CheckpointError as error:
@@ -178,7 +178,7 @@ def damage(path: Path) -> str | None:
 
 
 def whole_before(folder: StrPath, index: int) -> int | None:
-    """The newest commit point before `index` that is whole."""
+    """The newest checkpoint before `index` that is whole."""
     earlier = (i for i in reversed(find(folder)) if i < index)
     return next((i for i in earlier if damage(_path(Path(folder), i)) is None), None)
 
@@ -226,7 +226,7 @@ def _manifest_or_empty(path: Path) -> dict[str, Any]:
 
 
 def _link(manifest: Mapping[str, Any], file: str, temporary: Path) -> bool:
-    """Take a file over from an earlier commit point; False if it is not there as it should be."""
+    """Take a file over from an earlier checkpoint; False if it is not there as it should be."""
     source = _path(temporary.parent, manifest["index"]) / file
     if not source.is_file() or source.stat().st_size != manifest["files"][file]["size"]:
         return False
@@ -247,9 +247,9 @@ def _discard(path: Path) -> None:
 def _remedy(folder: Path, index: int) -> str:
     earlier = whole_before(folder, index)
     if earlier is None:
-        return "No earlier commit point is whole: start the run again, or put the file back."
+        return "No earlier checkpoint is whole: start the run again, or put the file back."
     return (
-        f"The commit point {earlier:08d} before it is whole: "
+        f"The checkpoint {earlier:08d} before it is whole: "
         f"go on from there with `rlalign run --resume {folder.parent} --previous`."
     )
 
@@ -259,7 +259,7 @@ def _unwritten(path: Path, error: Exception) -> RLAlignError:
     kept = find(path.parent)
     intact = f"The one before it, {kept[-1]:08d}, is intact" if kept else "There is no earlier one"
     return RLAlignError(
-        f"{path}: the commit point could not be written: {getattr(error, 'strerror', None) or error} "
-        f"({free / 2**20:,.1f} MiB were free). {intact}: mend this and go on with "
+        f"{path}: the checkpoint could not be written: {getattr(error, 'strerror', None) or error} "
+        f"({free / 2**20:,.1f} MiB were free). {intact}: fix this and go on with "
         f"`rlalign run --resume {path.parent.parent}`."
     )

@@ -1,4 +1,4 @@
-"""A run's logs: JSON lines, and TensorBoard events. Append-only, so that a byte length is a commit point.
+"""A run's logs: JSON lines, and TensorBoard events. Append-only, so that a byte length is a checkpoint.
 
 A line reaches the file in one write, unbuffered. Floats are written as Python's shortest exact form, and
 what JSON has no number for as the strings "nan", "inf" and "-inf": `float()` reads either back to the bit.
@@ -53,15 +53,15 @@ class Logs:
         return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
 
     def cut(self, sizes: Mapping[str, int]) -> None:
-        """Take all logs back to a commit point; those begun after it vanish. `{}` takes back everything."""
+        """Take all logs back to a checkpoint; those begun after it vanish. `{}` takes back everything."""
         for name, size in sizes.items():
             path = self._run / name
             found = path.stat().st_size if path.exists() else None
             if found is None or found < size:
                 state = "is missing" if found is None else f"holds {found} bytes"
                 raise CheckpointError(
-                    f"{path}: the log {state}, but the commit point counts on {size}: it was deleted or "
-                    "edited. Put it back, or go on from an earlier commit point: "
+                    f"{path}: the log {state}, but the checkpoint counts on {size}: it was deleted or "
+                    "edited. Put it back, or go on from an earlier checkpoint: "
                     f"`rlalign run --resume {self._run} --previous`."
                 )
         self.close()
@@ -139,6 +139,6 @@ def _record(scalars: Mapping[str, float] | None = None, **event: Any) -> bytes:
 
 def _unwritable(path: Path, cause: str | None) -> str:
     return (
-        f"{path}: the log could not be written: {cause}. The last commit point is intact: mend this "
+        f"{path}: the log could not be written: {cause}. The last checkpoint is intact: fix this "
         f"and go on with `rlalign run --resume`."
     )

@@ -1,6 +1,6 @@
-"""What a frozen model says of logged responses: computed once a run, step by step, and read back from then on.
+"""What a frozen model says of logged responses: computed once per run, step by step, and read back from then on.
 
-A log like the others: append-only, cut at a commit point, so that a resumed run finds what it had and no more.
+A log like the others: append-only, cut at a checkpoint, so that a resumed run finds what it had and no more.
 A record is the response's key, the number of steps, and a value for each.
 """
 

@@ -4,7 +4,7 @@ runs/<name>/
     pipeline.yaml  lock.json                what runs, and with what
     .running                                the process that writes the run, while it does
     metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
-    checkpoints/   columns/       rows/     commit points (`checkpoint.py`) and what belongs to them
+    checkpoints/   columns/       rows/     checkpoints (`checkpoint.py`) and what belongs to them
     model/                                  the exported model
 """
 

@@ -1,1 +1,1 @@
-"""A run: its phases, models and commit points."""
+"""A run: its phases, models and checkpoints."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlalign.errors import blaming
+from rlalign.errors import attributed_to
 from rlalign.interface.component import Component
 from rlalign.interface.run import Run
 from rlalign.randomness import Seeds
@@ -32,7 +32,7 @@ class Components:
         if id(component) not in self._set_up:
             self._set_up.add(id(component))
             self._seeds.seed_forward("setup", component.name)
-            with blaming(f"{self._places[id(component)]}: `setup` of `{component.name}`"):
+            with attributed_to(f"{self._places[id(component)]}: `setup` of `{component.name}`"):
                 component.setup(run)
 
     def restore(self) -> None:

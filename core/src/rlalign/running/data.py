@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rlalign.config.pipeline import Pipeline
 from rlalign.data.example import Example, Joined, Without
-from rlalign.errors import ConfigError, blaming
+from rlalign.errors import ConfigError, attributed_to
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
 from rlalign.records.rundir import RunDir
@@ -32,7 +32,7 @@ class Data:
         key = (id(plan.task), split)
         if key not in self._splits:
             task = plan.settings.task
-            with blaming(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
+            with attributed_to(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
                 found = plan.task.examples(split)
             self._splits[key] = self._readable(found, split)
         return self._splits[key]
@@ -41,7 +41,7 @@ class Data:
         """Those of a split that the policy can read; says how many it cannot."""
         who = f"policy `{self.pipeline.policy.name}`"
         place = self.pipeline.policy.place
-        with blaming(f"{place}: {who}, reading the prompts of `{split}`,"):
+        with attributed_to(f"{place}: {who}, reading the prompts of `{split}`,"):
             refused = self.models.opened().refuse(examples)
         if not refused:
             return examples

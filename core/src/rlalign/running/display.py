@@ -54,7 +54,7 @@ class Pace:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds to the end of the phase, evaluations and commit points included."""
+        """Seconds to the end of the phase, evaluations and checkpoints included."""
         return None if self._mean is None else self._mean * max(self.iterations - self.done, 0)
 
     @property
@@ -63,7 +63,7 @@ class Pace:
 
 
 class PlainDisplay:
-    """One line an iteration, at most one a second. Commit points are not worth one."""
+    """One line an iteration, at most one a second. Checkpoints are not worth one."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class LiveDisplay:
             ("speed", _speed(metrics)),
             ("time", " · ".join(f"{stage} {_duration(took)}" for stage, took in stages)),
             ("evaluation", self._evaluation),
-            ("commit point", self._saved.name if self._saved else ""),
+            ("checkpoint", self._saved.name if self._saved else ""),
         ]
         return [(name, value) for name, value in rows if value]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Role, Unit
-from rlalign.errors import ConfigError, Faults, RLAlignError, told
+from rlalign.errors import ConfigError, Faults, RLAlignError, describe_error
 from rlalign.interface.component import Component, Lagging, Task
 from rlalign.interface.policy import Policy
 from rlalign.running import checks
@@ -34,7 +34,7 @@ class Builder:
             try:
                 self.built[key] = item.build()
             except Exception as error:
-                said = error if isinstance(error, RLAlignError | ValueError) else told(error)
+                said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
                 raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
         return self.built[key]
 

@@ -11,7 +11,7 @@ from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
-from rlalign.errors import blaming
+from rlalign.errors import attributed_to
 from rlalign.records.rows import SAMPLED
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
@@ -31,7 +31,7 @@ def rewarded(
 ) -> tuple[Rollout, Reward]:
     """Responses as the task reads them, with the columns somebody needs, and their rewards."""
     task = phase.plan.task
-    with blaming(f"`postprocess` of task `{task.name}`"):
+    with attributed_to(f"`postprocess` of task `{task.name}`"):
         rollout = replace(rollout, texts=tuple(task.postprocess(text) for text in rollout.texts))
     with phase.clock("score"):
         rollout = phase.scorer.with_columns(rollout, columns)

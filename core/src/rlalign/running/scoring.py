@@ -64,7 +64,7 @@ class Scorer:
         return known_NT.index_copy(0, rows, scored.to(known_NT))
 
     def _outputs(self, rollout: Rollout, model: str, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Outputs of a model. What one that stays as it is says of a logged response is computed once a run."""
+        """Outputs of a model. What one that stays as it is says of a logged response is computed once per run."""
         logged_N = (rollout.logprobs_NT.isnan() & rollout.mask_NT).any(1)
         stays = isinstance(self.models[model], Policy) and model in self.models.guarded
         if not stays or not bool(logged_N.any()):

@@ -17,7 +17,7 @@ from torch import Tensor
 from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ComponentError, RLAlignError, told
+from rlalign.errors import ComponentError, RLAlignError, describe_error
 from rlalign.running.calls import Caller, around, wrapped
 from rlalign.running.members import Member, culprit, implements, once, who
 from rlalign.running.returned import checked_batch, checked_score, checked_scores, expect, numbers
@@ -66,7 +66,7 @@ class Stages:
         except Exception as error:
             guilty = culprit(error, self.members) or member
             whose = who(guilty)
-            raise ComponentError(f"`{hook}` of {whose} raised {told(error)}") from error
+            raise ComponentError(f"`{hook}` of {whose} raised {describe_error(error)}") from error
 
     # -- stages -----------------------------------------------------------------------------------
 

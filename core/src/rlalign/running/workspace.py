@@ -10,7 +10,7 @@ import torch
 
 from rlalign.config.pipeline import Item, Pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import ConfigError, blaming
+from rlalign.errors import ConfigError, attributed_to
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.logs import Logs
@@ -60,7 +60,7 @@ class Workspace:
     def build_policy(self) -> None:
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
         policy = self.pipeline.policy
-        with blaming(f"{policy.place}: policy `{policy.name}`"):
+        with attributed_to(f"{policy.place}: policy `{policy.name}`"):
             self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
 
     def load(self, saved: checkpoint.Checkpoint) -> None:

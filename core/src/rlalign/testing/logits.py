@@ -31,7 +31,7 @@ class Logits(Policy):
         """Options of `logits`."""
 
         prompts: int = Field(6, gt=0, description="how many prompts there are")
-        responses: int = Field(5, gt=0, description="responses a prompt that have logits of their own")
+        responses: int = Field(5, gt=0, description="responses per prompt that have logits of their own")
         steps: int = Field(7, gt=0, description="the longest response")
         vocabulary: int = Field(11, gt=1, description="tokens; the last one ends a response if `ending`")
         hidden: int | None = Field(None, description="width of the trunk; null: the features are the logits")

@@ -52,7 +52,7 @@ EXPECTED = [
 ]
 
 
-def told(examples: Any) -> list[Any]:
+def describe_error(examples: Any) -> list[Any]:
     return [(e.prompt, e.responses, e.scores, e.meta) for e in examples]
 
 
@@ -61,7 +61,7 @@ def test_json_lines(tmp_path):
     lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
     path.write_bytes(f"\ufeff{lines[0]}\r\n\n{lines[1]}\n  \n{lines[2]}".encode())
     found = train(path)
-    assert told(found) == EXPECTED
+    assert describe_error(found) == EXPECTED
     assert [e.id for e in found] == ["d.jsonl:1", "d.jsonl:3", "d.jsonl:5"]
 
 
@@ -70,7 +70,7 @@ def test_a_json_list(tmp_path, indent):
     path = tmp_path / "d.json"
     path.write_text(json.dumps(ROWS, ensure_ascii=False, indent=indent), encoding="utf-8")
     found = train(path)
-    assert told(found) == EXPECTED
+    assert describe_error(found) == EXPECTED
     starts = ["1", "1.2", "1.3"] if indent is None else [2, 21, 31]
     assert [e.id for e in found] == [f"d.json:{n}" for n in starts]
     assert [e.id for e in reversed(found)] == [e.id for e in found][::-1]
@@ -80,7 +80,7 @@ def test_a_json_list(tmp_path, indent):
 
 
 def test_json_lines_under_the_name_json(tmp_path):
-    assert told(train(jsonl(tmp_path / "d.json", ROWS))) == EXPECTED
+    assert describe_error(train(jsonl(tmp_path / "d.json", ROWS))) == EXPECTED
 
 
 def test_csv(tmp_path):
@@ -92,7 +92,7 @@ def test_csv(tmp_path):
     )
     path.write_text("\ufeff" + text, encoding="utf-8", newline="")
     found = train(path)
-    assert told(found) == [
+    assert describe_error(found) == [
         ('one, "two"\r\nthree', ("yes",), (0.5,), {"note": "n"}),
         ("plain \u2028 text", ("a", "b"), (1.0, 2.0), {"note": ""}),
     ]
