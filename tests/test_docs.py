@@ -25,7 +25,6 @@ from pydantic import Field
 import rlalign
 from rlalign import Component
 from rlalign.cli.commands import program
-from rlalign.cli.report import describe
 from rlalign.config.entries import Beside
 from rlalign.config.inherit import Measure
 from rlalign.config.load import Top, load_pipeline
@@ -36,6 +35,7 @@ from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
 from rlalign.running import workspace
 from rlalign.running.members import HOOKS, implements
+from rlalign.running.report import describe
 from rlalign.running.stages import WRAPPABLE
 from rlalign.testing import run as run_pipeline
 

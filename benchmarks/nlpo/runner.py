@@ -21,7 +21,7 @@ from rlalign.config.registry import Registry
 from rlalign.records import logs
 from rlalign.running import loop
 from rlalign.running.display import PlainDisplay
-from rlalign.running.opened import open_run
+from rlalign.running.opening import open_run
 
 IMPORTED = (
     "rlalign_plugin_hf",
@@ -79,7 +79,7 @@ def _final(planned: plan.Planned, folder: Path, registry: Registry, how: Mapping
     generation = [f"evaluate.generation.{k}={v}" for k, v in how.items() if k != "examples"]
     asked = {"evaluate": {"split": planned.split, "examples": how["examples"]}}
     opened = open_run(folder, asked, generation, registry=registry).ready()
-    return point(opened.metrics(), planned.world.reward)
+    return point(opened.evaluate(), planned.world.reward)
 
 
 def run_all(

@@ -121,7 +121,7 @@ def _replaced(text: str, share: float, rng: random.Random) -> str:
 def _sampled(seed: int, stream: int, samples: int, temperature: float) -> list[dict[str, Any]]:
     """Responses of the shipped model to the seed's prompts; another stream, other random numbers."""
     import rlalign_plugin_toy_tasks as toys
-    from rlalign.running.opened import open_model
+    from rlalign.running.opening import open_model
 
     task = {"toy-reviews": {"seed": seed, "size": PROMPTS, "responses": 1, "references": 0}}
     how = {"samples": samples, "temperature": temperature, "max_new_tokens": LONGEST}

@@ -24,7 +24,7 @@ from rlalign.records import checkpoint
 from rlalign.records import logs as run_logs
 from rlalign.running import loop
 from rlalign.running.display import PlainDisplay
-from rlalign.running.opened import open_run
+from rlalign.running.opening import open_run
 
 IMPORTED = (
     "rlalign_plugin_a_lol",

@@ -61,7 +61,7 @@ class Registry:
     """Finds components by name: those handed in (`extra`) first, then the installed ones."""
 
     def __init__(self, extra: Mapping[str, type[Any]] = _NONE) -> None:
-        self._extra = dict(extra)
+        self.extra = dict(extra)
 
     @cached_property
     def offers(self) -> list[Offer]:
@@ -78,8 +78,8 @@ class Registry:
         return loaded
 
     def _find(self, name: str, folder: Path | None) -> Loaded:
-        if name in self._extra:
-            return Loaded(self._extra[name], None)
+        if name in self.extra:
+            return Loaded(self.extra[name], None)
         found = [offer for offer in self.offers if offer.name == name]
         if not found and ":" in name:
             distribution, _, short = name.partition(":")
@@ -99,7 +99,7 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        names = [*self._extra, *(offer.name for offer in self.offers)]
+        names = [*self.extra, *(offer.name for offer in self.offers)]
         if close := get_close_matches(name, names):
             return f"no component named `{name}` is installed; did you mean {_either(close)}?"
         return (

@@ -34,6 +34,7 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
         deterministic=space.pipeline.deterministic,
         distributions={offer.distribution for _, offer in offers if offer},
         modules={module for module, offer in offers if not offer},
+        given={i.component: i.cls for i in items if i.component in space.registry.extra},
         data=data,
         models={"policy": fingerprint(space.models.policy)},
         device=space.device.type,
