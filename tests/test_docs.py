@@ -255,6 +255,36 @@ class _Pulls(Component):
         return rlalign.Loss(-batch.mean_over_responses(gain_N))
 
 
+# -- python.md ------------------------------------------------------------------------------------------
+
+
+def test_the_page_about_python_runs(tmp_path, monkeypatch):
+    """Its blocks, one after the other, as the cells of a notebook."""
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"__name__": "docs"}
+    for info, block, line in fences(ROOT / "docs/python.md"):
+        assert info == "python"
+        exec(compile(block, f"docs/python.md:{line}", "exec"), space)
+
+
+def test_the_page_about_python_names_all_there_is():
+    text = says("docs/python.md")
+    for cls in (rlalign.Callbacks, rlalign.Result, rlalign.Opened):
+        members = cls.__annotations__ if cls is rlalign.Callbacks else vars(cls)
+        for name in members:
+            if not name.startswith("_") and name not in INSIDE:
+                assert re.search(rf"`(?:result\.)?{name}\b", text), (
+                    f"{cls.__name__}.{name} is not in docs/python.md"
+                )
+    for function in (rlalign.load, rlalign.run, rlalign.resume, rlalign.open):
+        for name in inspect.signature(function).parameters:
+            assert re.search(rf"\b{name}\b", text), f"{function.__name__}({name}) is not in docs/python.md"
+
+
+INSIDE = ("data", "load_run", "load_model", "ready", "where", "rows")
+"""Members of `Opened` for the core itself."""
+
+
 # -- plugins.md -----------------------------------------------------------------------------------------
 
 
