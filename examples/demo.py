@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.load import load_pipeline
-from rlalign.records import logs
-from rlalign.running import loop
+import rlalign
 from rlalign.running.display import PlainDisplay, make_display
 
 HERE = Path(__file__).resolve().parent
@@ -52,30 +50,29 @@ def main() -> None:
     started = time.monotonic()
     print("$ rlalign run examples/quickstart.yaml", *asked.overrides, flush=True)
     display = make_display()
-    session = loop.start(
-        load_pipeline(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
+    result = rlalign.run(
+        rlalign.load(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
         root=os.path.relpath(asked.runs),
         display=Brief() if isinstance(display, PlainDisplay) else display,
     )
-    show(session.run().path)
+    show(result)
     print(f"\nTook {time.monotonic() - started:.0f} s.")
 
 
-def show(path: Path) -> None:
+def show(result: rlalign.Result) -> None:
     """The table before → after, some samples, and where everything is."""
-    rows = [row for row in logs.read(path / "metrics.jsonl") if "eval/total" in row]
+    rows, samples = result.evaluations, result.samples
     print(f"\n{'':13}{'before':>10}{'after':>10}")
     for name, key in SHOWN.items():
         before, after = (round(row[key], 3) + 0.0 for row in (rows[0], rows[-1]))  # no −0.000
         print(f"  {name:11}{before:10.3f}{after:10.3f}")
-    samples = list(logs.read(path / "samples.jsonl"))
     for when, iteration in (("before", 0), ("after", rows[-1]["iteration"])):
         print(f"\n  {when}:")
         for sample in [s for s in samples if s["iteration"] == iteration][:SAMPLES]:
             print(f"    {sample['scores']['toy-sentiment']:+.2f}  {sample['prompt']} | {sample['response']}")
-    print(f"\n  the model     {path / 'model'}, an ordinary transformers folder")
-    print(f"  its curves    pip install tensorboard; tensorboard --logdir {path / 'events'}")
-    print(f"  all figures   {path / 'metrics.jsonl'}")
+    print(f"\n  the model     {result.model}, an ordinary transformers folder")
+    print(f"  its curves    pip install tensorboard; tensorboard --logdir {result.folder / 'events'}")
+    print(f"  all figures   {result.folder / 'metrics.jsonl'}")
 
 
 if __name__ == "__main__":

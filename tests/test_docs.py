@@ -25,7 +25,6 @@ from pydantic import Field
 import rlalign
 from rlalign import Component
 from rlalign.cli.commands import program
-from rlalign.cli.report import describe
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import (
     MERGED_SECTIONS,
@@ -42,6 +41,7 @@ from rlalign.records import checkpoint, logs
 from rlalign.running import workspace
 from rlalign.running.checks import WRAPPABLE
 from rlalign.running.members import HOOKS, implements
+from rlalign.running.report import describe
 from rlalign.testing import run as run_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -266,6 +266,36 @@ class _Pulls(Component):
     def loss(self, batch: rlalign.Batch, now: rlalign.Outputs) -> rlalign.Loss:
         gain_N = batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)
         return rlalign.Loss(-batch.mean_over_responses(gain_N))
+
+
+# -- python.md ------------------------------------------------------------------------------------------
+
+
+def test_the_page_about_python_runs(tmp_path, monkeypatch):
+    """Its blocks, one after the other, as the cells of a notebook."""
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"__name__": "docs"}
+    for info, block, line in fences(ROOT / "docs/python.md"):
+        assert info == "python"
+        exec(compile(block, f"docs/python.md:{line}", "exec"), space)
+
+
+def test_the_page_about_python_names_all_there_is():
+    text = says("docs/python.md")
+    for cls in (rlalign.Callbacks, rlalign.Result, rlalign.Opened):
+        members = cls.__annotations__ if cls is rlalign.Callbacks else vars(cls)
+        for name in members:
+            if not name.startswith("_") and name not in INSIDE:
+                assert re.search(rf"`(?:result\.)?{name}\b", text), (
+                    f"{cls.__name__}.{name} is not in docs/python.md"
+                )
+    for function in (rlalign.load, rlalign.run, rlalign.resume, rlalign.open):
+        for name in inspect.signature(function).parameters:
+            assert re.search(rf"\b{name}\b", text), f"{function.__name__}({name}) is not in docs/python.md"
+
+
+INSIDE = ("data", "load_run", "load_model", "ready", "where", "rows")
+"""Members of `Opened` for the core itself."""
 
 
 # -- plugins.md -----------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rlalign.cli.report import describe
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
 from rlalign.records import logs
 from rlalign.running import loop, workspace
+from rlalign.running.report import describe
 from rlalign.testing.bench import Silence
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from rlalign.cli.commands import program
 from rlalign.records import logs
-from rlalign.running.opened import open_model
+from rlalign.running.opening import open_model
 from rlalign_plugin_dataset import Dataset
 
 BANDIT = {

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlalign.api import Pipeline, Result, load, resume, run
+    from rlalign.api import open as open
     from rlalign.builtin.nucleus import Nucleus
     from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
     from rlalign.data.example import Example, Joined, LazyExamples
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
     from rlalign.interface.run import Learner, Run
+    from rlalign.running.callbacks import Callbacks
+    from rlalign.running.loop import Interrupted
+    from rlalign.running.opened import Opened
 
 _HOMES = {
+    "api": ("Pipeline", "Result", "load", "open", "resume", "run"),
+    "running.callbacks": ("Callbacks",),
+    "running.loop": ("Interrupted",),
+    "running.opened": ("Opened",),
     "interface.component": ("Component", "Lagging", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "data.example": ("Example", "Joined", "LazyExamples"),
@@ -44,8 +53,10 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
+# Without `open`: `from rlalign import *` would hide Python's own.
 __all__ = [
     "Batch",
+    "Callbacks",
     "CheckpointError",
     "Component",
     "ComponentError",
@@ -53,16 +64,20 @@ __all__ = [
     "Constraint",
     "Decoder",
     "Example",
+    "Interrupted",
     "Joined",
     "Lagging",
     "LazyExamples",
     "Learner",
     "Loss",
     "Nucleus",
+    "Opened",
     "Options",
     "Outputs",
+    "Pipeline",
     "Policy",
     "RLAlignError",
+    "Result",
     "Reward",
     "Rollout",
     "Run",
@@ -72,8 +87,11 @@ __all__ = [
     "Value",
     "concat",
     "hookimpl",
+    "load",
     "log_distribution",
     "logged_rollout",
+    "resume",
+    "run",
     "sample",
 ]
 

@@ -55,6 +55,20 @@ def attributed_to(what: str) -> Iterator[None]:
         raise ComponentError(f"{what} raised {describe_error(error)}") from error
 
 
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Whatever goes wrong before anything runs is a ConfigError."""
+    try:
+        yield
+    except RLAlignError as error:
+        if error.exit_code == ConfigError.exit_code:
+            raise
+        raise ConfigError(str(error)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"{where}{error.strerror or error}") from error
+
+
 def describe_error(error: Exception) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
     frames = traceback.extract_tb(error.__traceback__)

@@ -206,7 +206,7 @@ def test_export_of_a_run_without_evaluation() -> None:
     ran({key: value for key, value in PIPELINE.items() if key != "evaluate"})
     assert call("export", "toy").exit_code == 0
     refused = call("eval", "toy")
-    assert refused.exit_code == 2 and "has no `evaluate` section; say what to use: --split" in refused.stderr
+    assert refused.exit_code == 2 and "has no `evaluate` section; name a split to use" in refused.stderr
     assert call("sample", "toy").exit_code == 2
     assert call("sample", "toy", "--new", "--prompt", "1").exit_code == 0
     assert call("export", "toy", "--new", "--samples", "s.jsonl").exit_code == 2
@@ -242,7 +242,7 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
         (["eval", "runs"], "is neither a run (pipeline.yaml) nor a model (config.json)"),
         (["eval", "toy", "--task", "nosuch"], "no component named `nosuch` is installed"),
         (["eval", "toy", "--reward", "nosuch"], "no component named `nosuch` is installed"),
-        (["eval", "toy", "--policy", "table"], "--policy goes with a model"),
+        (["eval", "toy", "--policy", "table"], "a policy goes with a model"),
         (["eval", "toy", "train.lr=1"], "train.lr=1: only `evaluate.…=…` can be said here"),
         (["eval", "toy", "evaluate.generation.temprature=1"], "temperature"),
         (["sample", "toy", "--seed", "1"], "add --new"),

@@ -136,6 +136,15 @@ def test_the_terminal_decides(monkeypatch, term, expected):
     assert isinstance(display, expected)
 
 
+@pytest.mark.parametrize("widgets, expected", [(True, LiveDisplay), (False, PlainDisplay)])
+def test_a_notebook_draws_where_it_has_widgets(monkeypatch, widgets, expected):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setattr("rlalign.running.display.find_spec", lambda name: widgets or None)
+    monkeypatch.setattr("rich.console.Console", lambda: type("Jupyter", (), {"is_jupyter": True})())
+    assert isinstance(make_display(), expected)
+
+
 def test_importing_it_costs_nothing():
     code = "import sys, rlalign.running.display; assert not {'torch', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

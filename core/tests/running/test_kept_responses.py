@@ -326,7 +326,7 @@ def test_a_row_without_a_score_cannot_be_the_reward_of_a_later_phase() -> None:
 
 
 def test_a_text_that_utf_8_cannot_hold() -> None:
-    from rlalign.cli.inspection import write_rows
+    from rlalign.records.kept import write_rows
 
     row = {"responses": ["\ud800"], "meta": {"rlalign": {"same_tokens": [True]}}}
     assert write_rows(Path("s.jsonl"), [row]) == "s.jsonl, 1 responses"

@@ -10,7 +10,6 @@ import pytest
 import torch
 from pydantic import Field
 
-from rlalign.cli.report import describe
 from rlalign.config.load import load_pipeline
 from rlalign.data.batch import Batch, Loss, Outputs, Score
 from rlalign.data.rollout import Rollout
@@ -20,6 +19,7 @@ from rlalign.interface.component import Component, Lagging
 from rlalign.interface.hooks import hookimpl
 from rlalign.running.plan import PhasePlan
 from rlalign.running.planning import Builder, plan_phases
+from rlalign.running.report import describe
 from rlalign.testing import registry
 from rlalign.testing.kit import _Once as ONCE
 

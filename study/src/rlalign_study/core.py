@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -41,19 +40,15 @@ def train(
 
     It broke off if what it computed was no longer finite; whatever else goes wrong is raised.
     """
-    from rlalign.running import loop
-    from rlalign.running.display import PlainDisplay
+    from rlalign import api
 
-    with Path(os.devnull).open("w") as nowhere:
-        loaded = _load(pipeline, folder, components)
-        made = _registry(components)
-        session = loop.start(loaded, made, root=root, name=name, display=PlainDisplay(nowhere))
-        try:
-            session.run()
-        except ComponentError as error:
-            if "not finite" not in str(error):
-                raise
-            return root / name, str(error).replace(str(root / name), name)
+    ready = api.Pipeline(_load(pipeline, folder, components), _registry(components))
+    try:
+        api.run(ready, root=root, name=name, display=False)
+    except ComponentError as error:
+        if "not finite" not in str(error):
+            raise
+        return root / name, str(error).replace(str(root / name), name)
     return root / name, None
 
 
@@ -72,7 +67,7 @@ def lock(run: Path) -> Tree:
 
 def evaluated(run: Path, how: Tree, components: Components) -> Tree:
     """A finished run's policy measured once more; `how` changes its `evaluate` section, key by key."""
-    return _opened(run, how, components).metrics()  # type: ignore[no-any-return]
+    return _opened(run, how, components).evaluate()  # type: ignore[no-any-return]
 
 
 def sampled(run: Path, how: Tree, components: Components) -> list[Tree]:
@@ -97,15 +92,14 @@ def go_back(run: Path, index: int) -> None:
 
 def model_samples(model: Path, task: Tree, how: Tree, *, seed: int) -> list[Tree]:
     """Responses of a model to a task's examples: rows of logged data."""
-    from rlalign.running.opened import open_model
+    import rlalign
 
-    opened = open_model(str(model), {"task": task}, _overrides(how))
-    return opened.ready(seed=seed).rows()
+    return rlalign.open(model, _of_evaluation(how), task=task, seed=seed).rows()
 
 
 def warm() -> None:
     """Import what every run needs, and look up what is installed: once, before runs are forked."""
-    for module in ("tensorboardX", "torch._dynamo", "rlalign.running.loop", "rlalign.running.opened"):
+    for module in ("tensorboardX", "torch._dynamo", "rlalign.running.loop", "rlalign.running.opening"):
         import_module(module)  # torch's optimisers import torch._dynamo when they are made
     assert _known(()).installed
 
@@ -130,10 +124,10 @@ def _load(pipeline: Tree, folder: Path, components: Components) -> Any:
 
 
 def _opened(run: Path, how: Tree, components: Components) -> Any:
-    from rlalign.running.opened import open_run
+    import rlalign
 
-    return open_run(run, {}, _overrides(how), registry=_registry(components)).ready()
+    return rlalign.open(run, _of_evaluation(how), components=components)
 
 
-def _overrides(how: Tree) -> list[str]:
-    return [f"evaluate.{key}={json.dumps(value)}" for key, value in how.items()]
+def _of_evaluation(how: Tree) -> Tree:
+    return {f"evaluate.{key}": value for key, value in how.items()}

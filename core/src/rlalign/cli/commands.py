@@ -7,21 +7,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError, RLAlignError
-
-if TYPE_CHECKING:
-    from rlalign.running.loop import Session
-    from rlalign.running.workspace import Workspace
-
-S = TypeVar("S", bound="Workspace")
 
 LATEST = ""
 
@@ -70,59 +63,26 @@ def run(
         arguments, resume = (resume, *arguments), LATEST  # `--resume pipeline.yaml`
     file, overrides = _split(arguments)
 
-    def session() -> Session:
-        from rlalign.config.load import load_pipeline
-        from rlalign.running import loop
-        from rlalign.running.display import make_display
+    def work() -> None:
+        from rlalign import api
+        from rlalign.running.display import PlainDisplay
 
-        display = make_display(plain or None)
+        display = PlainDisplay() if plain else True
         if resume is None:
             if previous or inexact:
                 raise ConfigError("--previous and --inexact go with --resume")
             if file is None:
                 raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
-            pipeline = load_pipeline(file, overrides, seed=seed)
-            return loop.start(pipeline, root=runs, name=name, display=display)
-        if overrides or seed is not None or name is not None:
+            api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
+        elif overrides or seed is not None or name is not None:
             raise ConfigError(
                 "a resumed run goes on as it began: leave out key=value, --seed and --name, or start a new run"
             )
-        return loop.resume(
-            _run_folder(resume, file, runs), inexact=inexact, previous=previous, display=display
-        )
+        else:
+            folder = _run_folder(resume, file, runs)
+            api.resume(folder, inexact=inexact, previous=previous, display=display)
 
-    _guarded(debug, lambda: _run(_before_run(session)))
-
-
-def _before_run(session: Callable[[], S]) -> S:
-    """Whatever goes wrong before the run begins exits with 2."""
-    try:
-        return session()
-    except RLAlignError as error:
-        if error.exit_code == 2:
-            raise
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise ConfigError(f"{where}{error.strerror or error}") from error
-
-
-def _run(session: Session) -> None:
-    def stop(number: int, frame: FrameType | None) -> None:
-        if session.stopping:
-            sys.stderr.write("\nstopped at once; the last checkpoint stands\n")
-            sys.stderr.flush()
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        session.stopping = True
-        session.display.note("stopping after this iteration; once more to stop at once")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        session.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    _guarded(debug, work)
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
@@ -159,15 +119,9 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
     """Check a pipeline without loading a model: names, options, wiring. Exit code 2 if it cannot run."""
 
     def report() -> None:
-        from rlalign.cli.report import describe
-        from rlalign.config.load import load_pipeline
-        from rlalign.config.registry import Registry
-        from rlalign.running.planning import plan_phases
+        from rlalign import api
 
-        registry = Registry()
-        pipeline = load_pipeline(file, list(overrides), registry=registry)
-        plans, _ = plan_phases(pipeline, registry)
-        click.echo(describe(pipeline, plans), nl=False)
+        click.echo(api.load(file, overrides).check(), nl=False)
 
     _guarded(debug, report)
 
@@ -216,8 +170,8 @@ def evaluate(
     def work() -> None:
         from rlalign.cli import inspection
 
-        asked = inspection.asked_for(**options)
-        row = _before_run(lambda: inspection.opened(target, asked, overrides, policy).ready(seed)).metrics()
+        inspection.require_task(target, options["task"])
+        row = inspection.opened(target, overrides, seed=seed, policy=policy, **options).evaluate()
         click.echo(inspection.as_json(row) if as_json else inspection.table(row))
 
     _guarded(debug, work)
@@ -255,18 +209,16 @@ def sample(
     """Show responses that a run logged at its last evaluation, or `--new` ones."""
 
     def work() -> None:
+        from rlalign.api import Result
         from rlalign.cli import inspection
 
-        run = inspection.run_folder(name)
         if new:
-            from rlalign.running.opened import open_run
-
-            asked = inspection.asked_for(**options, examples=count)
-            rows = _before_run(lambda: open_run(run, asked, overrides).ready(seed, prompts)).samples()
+            run = inspection.opened(name, overrides, seed=seed, examples=count, **options)
+            rows = run.sample(prompts or None)
         elif overrides or prompts or seed is not None or any(options.values()):
             raise ConfigError("what was logged stays as it is; add --new to sample now")
         else:
-            rows = inspection.last_samples(run)[:count]
+            rows = inspection.last_samples(Result(inspection.run_folder(name)))[:count]
         click.echo(inspection.as_json(rows) if as_json else inspection.listed(rows))
 
     _guarded(debug, work)
@@ -301,8 +253,8 @@ def export(
     """Write a run's model, as of its last checkpoint, or its scored responses as logged data."""
 
     def work() -> None:
+        from rlalign.api import Result
         from rlalign.cli import inspection
-        from rlalign.running.opened import open_run
 
         run = inspection.run_folder(name)
         if new and samples is None:
@@ -313,19 +265,13 @@ def export(
         for target, option in ((model, "--to"), (samples, "--samples")):
             if target is not None:
                 inspection.free(target, run, option)
-        rows: Iterable[dict[str, Any]] = [] if new or samples is None else inspection.kept(run)
-        if new or model is not None:
-            asked = inspection.asked_for(**options)
-            opened = _before_run(lambda: open_run(run, asked, overrides, evaluates=new))
-            if new:
-                _before_run(lambda: opened.ready(seed))
-            if model is not None:
-                opened.save_policy(model)
-                click.echo(f"model: {model}")
-            if new:
-                rows = opened.rows()
-        if samples is not None:
-            click.echo(f"samples: {inspection.write_rows(samples, rows)}")
+        opened = inspection.opened(name, overrides, seed=seed, **options) if new or model else None
+        if opened and model:
+            click.echo(f"model: {opened.export(model)}")
+        if samples and opened and new:
+            click.echo(f"samples: {opened.export_responses(samples)}")
+        elif samples:
+            click.echo(f"samples: {Result(run).export_responses(samples)}")
 
     _guarded(debug, work)
 
@@ -379,8 +325,11 @@ def _guarded(debug: bool, work: Callable[[], None]) -> None:
         else:
             click.echo(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("stopped before the run began", err=True)
+    except KeyboardInterrupt as interrupted:
+        click.echo(str(interrupted) or "stopped before the run began", err=True)
+        if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
         sys.exit(130)
     except OSError as error:
         if debug:

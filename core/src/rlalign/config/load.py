@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlalign.config import inherit, places
 from rlalign.config.file import File
@@ -24,19 +25,25 @@ def load_pipeline(
     *,
     seed: int | None = None,
     registry: Registry | None = None,
-    text: str | None = None,
+    text: str | Mapping[str, Any] | None = None,
+    said: str = "command line",
 ) -> Pipeline:
     """The pipeline in a file, or in `text` as if the file held it, after `key=value` overrides.
+
+    `text` may be the data itself, which has no lines; `said` is where overrides come from, for messages.
 
     Everything is checked; one ConfigError lists all that is wrong.
     """
     path = Path(path)
-    tree = places.read(_text(path) if text is None else text, str(path))
+    if isinstance(text, Mapping):
+        tree = places.Tree(dict(text), {(): str(path)})
+    else:
+        tree = places.read(_text(path) if text is None else text, str(path))
     file = File(tree, path.absolute().parent, registry or Registry())
     changed: list[tuple[str, Keys]] = []
     for one in overrides:
         try:
-            changed.append((one, override(tree, one)))
+            changed.append((one, override(tree, one, said)))
         except ConfigError as error:
             tree.problems.append(str(error))
     if seed is not None:

@@ -15,9 +15,9 @@ from rlalign.config.places import Keys, Tree, did_you_mean, found
 from rlalign.errors import ConfigError
 
 
-def override(tree: Tree, text: str) -> Keys:
+def override(tree: Tree, text: str, said: str = "command line") -> Keys:
     """Set what `key=value` names and give its path; ConfigError when the key leads nowhere."""
-    place = f"command line ({text})"
+    place = f"{said} ({text})"
     key, equals, value = text.partition("=")
     segments = re.findall(r"[^.\[\]\s]+", key)
     if not equals or not segments:

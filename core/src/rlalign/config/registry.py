@@ -61,7 +61,7 @@ class Registry:
     """Finds components by name: those handed in (`extra`) first, then the installed ones."""
 
     def __init__(self, extra: Mapping[str, type[Any]] = _NONE) -> None:
-        self._extra = dict(extra)
+        self.extra = dict(extra)
 
     @cached_property
     def installed(self) -> list[Installed]:
@@ -78,8 +78,8 @@ class Registry:
         return loaded
 
     def _find(self, name: str, folder: Path | None) -> Loaded:
-        if name in self._extra:
-            return Loaded(self._extra[name], None)
+        if name in self.extra:
+            return Loaded(self.extra[name], None)
         found = [one for one in self.installed if one.name == name]
         if not found and ":" in name:
             distribution, _, short = name.partition(":")
@@ -100,7 +100,7 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        hint = did_you_mean(name, [*self._extra, *(one.name for one in self.installed)])
+        hint = did_you_mean(name, [*self.extra, *(one.name for one in self.installed)])
         return f"no component named `{name}` is installed" + (
             hint
             or "; `rlalign plugins` lists those that are. "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
 
 from rlalign.errors import ConfigError
@@ -17,12 +19,16 @@ CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
 
 
+_NAMES = {"__module__", "__qualname__", "__dict__", "__weakref__", "__firstlineno__", "__annotations__"}
+
+
 def make_lock(
     *,
     seed: int,
     deterministic: bool,
     distributions: Iterable[str],
     modules: Iterable[str] = (),
+    given: Mapping[str, type[Any]] = MappingProxyType({}),
     data: Mapping[str, str],
     models: Mapping[str, str],
     device: str,
@@ -34,8 +40,8 @@ def make_lock(
     """The lock as plain JSON values.
 
     `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
-    no distribution offers, `data` and `models` fingerprints by name. `budgets` are found during a run: to
-    compare, give the old lock's own.
+    no distribution offers, `given` the classes that were handed in from Python, `data` and `models` fingerprints
+    by name. `budgets` are found during a run: to compare, give the old lock's own.
     """
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
@@ -44,7 +50,11 @@ def make_lock(
         "platform": platform.platform(),
         "packages": {name: version for name in packages if (version := _version(name))},
         "plugins": {name: {"version": _version(name), "code": code_hash(name)} for name in plugins},
-        "modules": {name: _hash([name]) for name in sorted(set(modules))},
+        "modules": {name: found for name in sorted(set(modules)) if (found := _hash([name]))},
+        "given": {
+            name: {"class": f"{cls.__module__}:{cls.__qualname__}", "code": class_hash(cls)}
+            for name, cls in sorted(given.items())
+        },
         "data": dict(sorted(data.items())),
         "models": dict(sorted(models.items())),
         "seed": seed,
@@ -82,6 +92,41 @@ def code_hash(distribution: str) -> str | None:
     install lists none of its sources.
     """
     return _hash(_modules(distribution))
+
+
+def class_hash(cls: type[Any]) -> str:
+    """A hash over the methods, options and plain attributes of a class, and of its bases in the same module.
+
+    Of the compiled code, since a class of a notebook has no file. What its methods call elsewhere is not in it.
+    """
+    own = [part for part in cls.__mro__ if part.__module__ == cls.__module__]
+    return hashlib.sha256(repr([_contents(part) for part in own]).encode()).hexdigest()
+
+
+def _contents(value: Any) -> Any:
+    """What decides how a part of a class behaves, the same in every process."""
+    if isinstance(value, type):
+        if hasattr(value, "model_json_schema"):
+            value = {"schema": json.dumps(value.model_json_schema(), sort_keys=True), **_functions(value)}
+            return _contents(value)
+        return [(name, _contents(part)) for name, part in sorted(vars(value).items()) if name not in _NAMES]
+    if isinstance(value, CodeType):
+        return (value.co_code, value.co_names, value.co_varnames, _contents(value.co_consts))
+    if isinstance(value, Mapping):
+        return [(str(key), _contents(part)) for key, part in value.items()]
+    if isinstance(value, tuple | list):
+        return [_contents(part) for part in value]
+    if isinstance(value, frozenset | set):
+        return sorted(repr(_contents(part)) for part in value)
+    if value is None or isinstance(value, str | bytes | int | float | complex):
+        return value
+    inner = getattr(value, "__func__", getattr(value, "fget", value))
+    code = getattr(inner, "__code__", None)
+    return type(value).__name__ if code is None else (_contents(code), _contents(inner.__defaults__))
+
+
+def _functions(cls: type[Any]) -> dict[str, Any]:
+    return {name: part for name, part in sorted(vars(cls).items()) if isinstance(part, FunctionType)}
 
 
 def _hash(modules: Iterable[str]) -> str | None:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -29,10 +30,23 @@ class Display(Protocol):
 
 
 def make_display(plain: bool | None = None) -> Display:
-    """The live display where standard output is a terminal that can move its cursor, unless told."""
+    """The live display in a terminal that can move its cursor and in a notebook that can redraw, unless told."""
     if plain is None:
-        plain = not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb", "unknown")
+        plain = not (_moves_cursor() or _redraws())
     return PlainDisplay() if plain else LiveDisplay()
+
+
+def _moves_cursor() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+
+
+def _redraws() -> bool:
+    """Whether this is a notebook with the widgets that rich draws in; in others, lines."""
+    if "ipykernel" not in sys.modules or find_spec("ipywidgets") is None:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
 
 
 class Pace:
@@ -126,6 +140,13 @@ class PlainDisplay:
         self._shown = self._clock()
         # Looked up late: whoever redirects standard output gets the lines.
         print(line, file=self._stream or sys.stdout, flush=True)
+
+
+class NoDisplay(PlainDisplay):
+    """Shows nothing."""
+
+    def _print(self, line: str) -> None:
+        pass
 
 
 class LiveDisplay:

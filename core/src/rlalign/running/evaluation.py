@@ -44,11 +44,13 @@ def examples(phase: RunningPhase) -> list[Example]:
     return first
 
 
-def responses(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
-    """The policy's responses as evaluation samples them."""
+def responses(
+    phase: RunningPhase, examples: Sequence[Example], generation: Mapping[str, Any] = {}
+) -> Rollout:
+    """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
     asked = phase.settings.evaluate
-    assert asked is not None
-    said = asked.generation.model_dump(exclude_unset=True)
+    own = asked.generation.model_dump(exclude_unset=True) if asked else {}
+    said = {**own, **generation}
     how = decoding(said, phase.plan.task.generation, phase.settings.generation)
     return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
 

@@ -35,6 +35,7 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
         deterministic=space.pipeline.deterministic,
         distributions={installed.distribution for _, installed in found if installed},
         modules={module for module, installed in found if not installed},
+        given={i.component: i.cls for i in items if i.component in space.registry.extra},
         data=data,
         models={"policy": fingerprint(space.models.policy)},
         device=space.device.type,

@@ -83,6 +83,9 @@ def resume(
 class Session(Workspace):
     """A run in its folder: phases in turn, then the exported model."""
 
+    phase: RunningPhase
+    """The present one, once a phase has begun."""
+
     def __init__(self, pipeline: Pipeline, registry: Registry, display: Display) -> None:
         super().__init__(pipeline, registry, display)
         self.stopping = False
@@ -134,9 +137,9 @@ class Session(Workspace):
 
     def run(self) -> Finished:
         """All phases that are still to be done."""
-        self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
         saver = Saver(self, self._last_saved)
         try:
+            self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
             if self._is_over:
                 self.display.note(f"{self.dir.path}: this run is finished; its model is in {self.dir.model}")
                 return Finished(self.dir.path, self.last)
@@ -159,7 +162,7 @@ class Session(Workspace):
             self.dir.close()
 
     def _run_phase(self, repeat: int, place: int, saver: Saver) -> None:
-        phase = open_phase(self, self.plans[place], repeat, place)
+        phase = self.phase = open_phase(self, self.plans[place], repeat, place)
         state, self._phase_state = self._phase_state, None
         phase.start(state)
         if self._optimiser_state and phase.learner is not None:

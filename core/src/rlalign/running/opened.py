@@ -7,7 +7,6 @@ down, the run itself stays as it is.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 import tempfile
@@ -18,16 +17,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from rlalign.config import places
-from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
-from rlalign.data.example import Example
-from rlalign.errors import ComponentError, ConfigError
+from rlalign.config.validate import check
+from rlalign.data.example import Example, Prompt
+from rlalign.data.settings import Sampling
+from rlalign.errors import ComponentError, ConfigError, refusing
+from rlalign.interface.component import Task
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
+from rlalign.records.kept import write_rows
 from rlalign.records.logs import Logs, plain
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
@@ -45,6 +48,13 @@ from rlalign.running.workspace import Workspace
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
 
 
+class NoTask(Task):
+    """Stands in where a model is opened without a task: prompts can be answered, nothing can be evaluated."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return []
+
+
 class AskedData(Data):
     """The data of a phase that trains nothing is what will be answered."""
 
@@ -53,11 +63,13 @@ class AskedData(Data):
         self.prompts: list[Example] = []
 
     def training(self, plan: PhasePlan, repeat: int) -> Sequence[Example]:
+        if self.prompts:
+            return self.prompts
         asked = plan.settings.evaluate
         assert asked is not None
-        data = self.prompts or self.split(plan, asked.split)
+        data = self.split(plan, asked.split)
         if len(data) == 0:
-            raise ConfigError(f"the task has no examples in `{asked.split}`; name another --split")
+            raise ConfigError(f"the task has no examples in `{asked.split}`; name another split")
         return data
 
 
@@ -75,6 +87,10 @@ class Opened(Workspace):
         self.origin: dict[str, Any] = {}
         """Where its responses come from, for exported rows."""
         self._phase_state: Mapping[str, Any] | None = None
+        self._states: Mapping[str, Any] = {}
+        """Of components, at the checkpoint."""
+        self._open_to: tuple[bool, bool] | None = None
+        """Whether the phase is open over the split, and whether it can score; None: it is not open."""
         self.dir = RunDir(tempfile.mkdtemp(prefix="rlalign-"))
         weakref.finalize(self, shutil.rmtree, self.dir.path, ignore_errors=True)
         self.logs = Logs(self.dir.path)
@@ -92,7 +108,7 @@ class Opened(Workspace):
             for i, (key, component) in enumerate(before.items())
             if f"{i}:{component.name}" in saved.components
         }
-        self.components.saved = {
+        self._states = {
             f"{i}:{component.name}": states[key]
             for i, (key, component) in enumerate(self.builder.built.items())
             if key in states
@@ -110,36 +126,76 @@ class Opened(Workspace):
                 raise ConfigError(f"{weights}: cannot be read: {error}") from None
         self.origin = {"model": self.name}
 
-    def ready(self, seed: int | None = None, prompts: Sequence[str] = ()) -> Opened:
-        """Make the phase, able to sample; `seed` stands in place of the run's, `prompts` of the split's."""
+    def ready(self, seed: int | None = None) -> Opened:
+        """Be able to evaluate; `seed` stands in place of the run's."""
         if seed is not None:  # only now: what models make again at each start follows from the run's
             self.seeds = Seeds(seed)
-        self.data.prompts = [Example(f"prompt-{i}", text) for i, text in enumerate(prompts, 1)]
-        if refused := self.models.opened().refuse(self.data.prompts):
-            first = min(refused)
-            raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
-        self.phase = open_phase(self, self.plans[self.place], self.repeat, self.place)
-        self.phase.look(self._phase_state, scoring=not prompts)
+        self._look()
         return self
 
-    # -- what can be asked, once it is ready ----------------------------------------------------------
+    def _look(self, prompts: Sequence[Example] = (), *, scoring: bool = True) -> None:
+        """Open the phase, unless it is open: over these prompts or else the split, able to score or not."""
+        asked = (not prompts, scoring)
+        if self._open_to is not None and all(
+            has >= needs for has, needs in zip(self._open_to, asked, strict=True)
+        ):
+            return
+        with refusing():
+            plan = self.plans[self.place]
+            if not prompts and isinstance(plan.task, NoTask):
+                raise ConfigError(f"{self.name}: a model says nothing of what to measure it on: name a task")
+            if not prompts and plan.settings.evaluate is None:
+                raise ConfigError(
+                    f"{self.name}: the phase `{plan.settings.name}` has no `evaluate` section; name a split to use"
+                )
+            self.data.prompts = list(prompts)
+            self.components.saved = dict(self._states)
+            self.phase = open_phase(self, plan, self.repeat, self.place)
+            self.phase.look(self._phase_state, scoring=scoring)
+            self._open_to = asked
+
+    def _read(self, prompts: Sequence[Prompt | Example]) -> list[Example]:
+        """Prompts as examples, once the policy can read them."""
+        read = [p if isinstance(p, Example) else Example(f"prompt-{i}", p) for i, p in enumerate(prompts, 1)]
+        if refused := self.models.opened().refuse(read):
+            first = min(refused)
+            raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
+        return read
+
+    # -- what can be asked ----------------------------------------------------------------------------
 
     @property
     def where(self) -> dict[str, Any]:
         """Where the run stands, or which model it is."""
         return {**self.phase.where, "step": self.phase.step} if self._phase_state else dict(self.origin)
 
-    def metrics(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """What an evaluation logs, as a line of metrics.jsonl."""
+        self._look()
         phase = self.phase
         rollout, reward = evaluation.scored(phase, evaluation.responses(phase, evaluation.examples(phase)))
         return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
 
-    def samples(self) -> list[dict[str, Any]]:
-        """Fresh responses as samples.jsonl shows them; those to one's own prompts are not scored."""
-        phase = self.phase
-        rollout = evaluation.responses(phase, self.data.prompts or evaluation.examples(phase))
-        if not self.data.prompts:
+    def sample(
+        self, prompts: Sequence[Prompt | Example] | None = None, *, seed: int | None = None, **generation: Any
+    ) -> list[dict[str, Any]]:
+        """Fresh responses as samples.jsonl shows them: to the split's first prompts, scored, or to these, unscored.
+
+        `generation` stands above what the pipeline says: `samples=4, temperature=0.7`.
+        """
+        _check_generation(generation)
+        given = None if prompts is None else self._read(prompts)
+        if given == []:
+            return []
+        self._look(given or (), scoring=given is None)
+        phase, before = self.phase, self.seeds
+        try:
+            self.seeds = before if seed is None else Seeds(seed)
+            examples = given or evaluation.examples(phase)
+            rollout = evaluation.responses(phase, examples, generation)
+        finally:
+            self.seeds = before
+        if given is None:
             rollout, reward = evaluation.scored(phase, rollout)
             return [{**phase.where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
         task = phase.plan.task
@@ -148,8 +204,49 @@ class Opened(Workspace):
             for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)
         ]
 
+    def score(
+        self,
+        prompts: Sequence[Prompt | Example],
+        responses: Sequence[str | Sequence[str]],
+        *,
+        rewards: bool = True,
+    ) -> list[dict[str, Any]]:
+        """A row for each response, of which a prompt has one or a list: its log-prob, its tokens, its rewards.
+
+        The log-prob is the policy's at temperature 1, a sum over the response's tokens. A reward that needs more
+        than a prompt takes it from an `Example`. `rewards=False` leaves the rewards out, and does not load them.
+        """
+        if len(prompts) != len(responses):
+            raise ConfigError(f"{len(responses)} responses are given to {len(prompts)} prompts")
+        texts = [(one,) if isinstance(one, str) else tuple(one) for one in responses]
+        examples = [
+            replace(example, responses=given, scores=(), finished=())
+            for example, given in zip(self._read(prompts), texts, strict=True)
+        ]
+        if not any(texts):
+            return []
+        self._look(examples, scoring=rewards)
+        rollout = self.models.policy.encode(examples)
+        logprobs_NT = self.phase.scorer.policy_logprobs(rollout)
+        rows = [
+            {"prompt": rollout.examples[g].prompt, "response": text, "logprob": logprob, "tokens": tokens}
+            for g, text, logprob, tokens in zip(
+                rollout.group_N.tolist(),
+                rollout.texts,
+                torch.where(rollout.mask_NT, logprobs_NT, 0.0).sum(1).tolist(),
+                rollout.mask_NT.sum(1).tolist(),
+                strict=True,
+            )
+        ]
+        if not rewards:
+            return rows
+        rollout, reward = evaluation.scored(self.phase, rollout)
+        shown = evaluation.shown(rollout, reward, len(rollout))
+        return [{**row, "scores": scored["scores"]} for row, scored in zip(rows, shown, strict=True)]
+
     def rows(self) -> list[dict[str, Any]]:
         """The evaluation's responses as logged data: what the task `dataset` reads back as it stands."""
+        self._look()
         phase = self.phase
         asked = phase.settings.evaluate
         assert asked is not None
@@ -175,130 +272,33 @@ class Opened(Workspace):
                 )
         return made
 
-    def save_policy(self, folder: Path) -> None:
+    def export_responses(self, file: Path | str) -> str:
+        """Write `rows` into a .jsonl file; says what was written."""
+        return write_rows(Path(file), self.rows())
+
+    def export(self, folder: Path | str) -> Path:
         """The policy as a model folder, with a card."""
-        assert self._phase_state is not None
+        folder = Path(folder)
+        if self._phase_state is None:
+            raise ConfigError(f"{self.name}: is a model already; copy its folder")
+        if folder.exists():
+            raise ConfigError(f"{folder}: exists; move it away, or choose another place")
         phase = self.plans[self.place].settings.name
         origin = (
             f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
         )
+        folder.parent.mkdir(parents=True, exist_ok=True)
         save_folder(self.models.policy, folder, card(self.name, self.pipeline, self.last, origin))
+        return folder
 
 
-# -- opening ----------------------------------------------------------------------------------------------
-
-
-def open_run(
-    path: Path,
-    asked: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    *,
-    evaluates: bool = True,
-    registry: Registry | None = None,
-) -> Opened:
-    """A run at its last checkpoint; `asked` and `overrides` change what its last phase evaluates."""
-    run, registry = RunDir.open(path, exclusive=False), registry or Registry()
-    found = checkpoint.find(run.checkpoints)
-    if not found:
-        raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
-    saved = checkpoint.read(run.checkpoints, found[-1])
-    place = saved.loop["place"]
-    text = run.pipeline.read_text(encoding="utf-8")
-    scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
-    changes = [f"{scope}{one}" for one in (*_as_overrides(asked), *_of_evaluation(overrides))]
-    whole = load_pipeline(run.pipeline, registry=registry)
-    pipeline = load_pipeline(run.pipeline, changes, registry=registry) if changes else whole
-    phase = pipeline.phases[place]
-    if phase.evaluate is None and evaluates:
-        raise ConfigError(
-            f"{path}: the phase `{phase.name}` has no `evaluate` section; say what to use: --split NAME"
-        )
-    opened = Opened(pipeline, registry, run.name, place)
-    opened.load_run(run, saved, whole)
-    return opened
-
-
-def _without_checkpoint(run: RunDir) -> str:
-    if run.model.is_dir():
-        return f"its checkpoints are gone; its model is still there: use {run.model}"
-    return f"wait for its first iteration, or go on with it: `rlalign run --resume {run.path}`"
-
-
-def open_model(
-    path: str,
-    asked: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    policy: Any = None,
-    *,
-    registry: Registry | None = None,
-) -> Opened:
-    """A model folder, or a model on the hub, with a task and rewards named by `asked`."""
-    registry = registry or Registry()
-    said = _config_of(Path(path))
-    if "task" not in asked:
-        raise ConfigError(f"{path}: a model says nothing of what to measure it on: name a --task")
-    entry = policy if policy is not None else _guess(said)
-    if isinstance(entry, str):
-        entry = {entry: None}
-    if not isinstance(entry, dict) or len(entry) != 1:
-        raise ConfigError(
-            f"--policy: expected a policy, `name` or `name: {{…}}`, found {places.found(policy)}"
-        )
-    ((component, options),) = entry.items()
-    options = dict(options or {})
-    weights = None
-    if "path" in registry.load(component, Path.cwd()).cls.Config.model_fields:
-        options = {"path": str(Path(path).absolute()) if Path(path).exists() else path, **options}
-    else:
-        options = {**{key: value for key, value in said.items() if key != "model"}, **options}
-        weights = Path(path) / "model.safetensors"
-    tree = {
-        "policy": {component: options},
-        "task": asked["task"],
-        "algorithm": "collect",
-        "train": {"iterations": 1},
-        "evaluate": {"use": [], **asked.get("evaluate", {})},
-    }
-    text = places.dump(places.escape(tree))
-    pipeline = load_pipeline(Path("command line"), _of_evaluation(overrides), registry=registry, text=text)
-    opened = Opened(pipeline, registry, path)
-    opened.load_model(weights)
-    return opened
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not folder.exists():
-        return {}  # on the hub
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: is neither a run (pipeline.yaml) nor a model (config.json)") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(said, dict):
-        raise ConfigError(f"{file}: expected a JSON object")
-    return said
-
-
-def _guess(said: Mapping[str, Any]) -> str:
-    """The policy that wrote a model's config.json."""
-    if isinstance(said.get("model"), str):
-        return str(said["model"])
-    return "seq2seq-lm" if said.get("is_encoder_decoder") else "causal-lm"
-
-
-def _as_overrides(asked: Mapping[str, Any]) -> list[str]:
-    """`{task: …, evaluate: {split: …}}` as `key=value`."""
-    flat = {key: value for key, value in asked.items() if key != "evaluate"}
-    flat |= {f"evaluate.{key}": value for key, value in asked.get("evaluate", {}).items()}
-    return [f"{key}={json.dumps(value)}" for key, value in flat.items()]
-
-
-def _of_evaluation(overrides: Sequence[str]) -> list[str]:
-    for one in overrides:
-        if not one.startswith("evaluate."):
-            raise ConfigError(
-                f"{one}: only `evaluate.…=…` can be said here, for instance evaluate.generation.temperature=0.7"
-            )
-    return list(overrides)
+def _check_generation(said: Mapping[str, Any]) -> None:
+    problems: list[str] = []
+    check(
+        Sampling,
+        said,
+        Path.cwd(),
+        lambda keys, text: problems.append(f"generation.{places.dotted(keys)}: {text}"),
+    )
+    if problems:
+        raise ConfigError("\n".join(problems))

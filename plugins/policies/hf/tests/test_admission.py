@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlalign import ConfigError, RLAlignError
-from rlalign.running.opened import open_run
+from rlalign.running.opening import open_run
 from rlalign.testing import registry, run
 
 
@@ -27,7 +27,7 @@ def test_long_prompts_are_dropped(
     said = "policy `causal-lm` leaves out 2 of 4 examples of `train`; the first is `2`: 8 tokens are more"
     assert any(note.startswith(said) for note in done.display.notes)
     with pytest.raises(ConfigError, match="prompt 2 cannot be read: 5 tokens are more"):
-        open_run(finished.path, {}, registry=registry(components)).ready(prompts=["w1", "w1 w2 w3 w4 w5"])
+        open_run(finished.path, {}, registry=registry(components)).sample(["w1", "w1 w2 w3 w4 w5"])
 
 
 def test_or_stop_the_run_before_it_begins(

@@ -1,4 +1,4 @@
-"""What `rlalign check` prints: who acts in each stage, which models there are, what is learned."""
+"""A pipeline in words, as `rlalign check` prints it: who acts in each stage, which models, what is learned."""
 
 from __future__ import annotations
 

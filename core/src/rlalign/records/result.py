@@ -1,0 +1,78 @@
+"""What a run has written into its folder, as rows."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from rlalign.errors import ConfigError
+from rlalign.records import logs
+from rlalign.records.rundir import RunDir, StrPath
+
+Row = dict[str, Any]
+
+
+class Result:
+    """What a run has written into its folder so far; read anew each time. Needs no torch."""
+
+    def __init__(self, folder: StrPath) -> None:
+        self.folder = RunDir.open(folder, exclusive=False).path
+        self.model = self.folder / "model"
+        """The trained policy as a model folder; there once the run is finished."""
+
+    def __repr__(self) -> str:
+        return f"Result({str(self.folder)!r}, {'finished' if self.finished else 'unfinished'})"
+
+    @property
+    def finished(self) -> bool:
+        return self.model.is_dir()
+
+    @property
+    def metrics(self) -> list[Row]:
+        """A row for each iteration."""
+        return [row for row in self._rows("metrics.jsonl") if not _is_evaluation(row)]
+
+    @property
+    def evaluations(self) -> list[Row]:
+        """A row for each evaluation."""
+        return [row for row in self._rows("metrics.jsonl") if _is_evaluation(row)]
+
+    @property
+    def last(self) -> Row:
+        """The last evaluation's row, without evaluations the last iteration's."""
+        return (self.evaluations or self.metrics or [{}])[-1]
+
+    @property
+    def samples(self) -> list[Row]:
+        """The first responses of each evaluation, with prompts and scores."""
+        return self._rows("samples.jsonl")
+
+    def frame(self, what: Literal["metrics", "evaluations", "samples"] = "metrics") -> Any:
+        """The same rows as a `pandas.DataFrame`."""
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise ConfigError(
+                f"a frame needs pandas: `pip install pandas`; `.{what}` gives plain rows"
+            ) from error
+        return pandas.DataFrame(getattr(self, what))
+
+    def export_responses(self, file: StrPath) -> str:
+        """Write the scored responses the run kept (`train.keep_responses`) as logged data; says what was written."""
+        from rlalign.records.kept import kept, write_rows
+
+        return write_rows(Path(file), kept(self.folder))
+
+    def _rows(self, name: str) -> list[Row]:
+        path = self.folder / name
+        return [_numbers(row) for row in logs.read(path)] if path.exists() else []
+
+
+def _is_evaluation(row: Row) -> bool:
+    return any(name.startswith("eval/") for name in row)
+
+
+def _numbers(row: Row) -> Row:
+    """A row with numbers where a log has words for what JSON cannot say."""
+    return {key: float(value) if value in ("nan", "inf", "-inf") else value for key, value in row.items()}

@@ -1,0 +1,124 @@
+"""What is told of a run while it goes on, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rlalign.running.display import Display
+
+if TYPE_CHECKING:
+    from rlalign.running.loop import Session
+
+AT_ONCE = "stopped at once; the last checkpoint stands"
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions to call while a run goes on. They watch it: what changes a run is a component of its pipeline.
+
+    Rows are lines of metrics.jsonl. What a function raises ends the run, which can be resumed from its last checkpoint.
+    """
+
+    on_start: Callable[[Path], object] | None = None
+    """Gets the run's folder."""
+    on_phase: Callable[[str, int], object] | None = None
+    """Gets the name of a phase that begins, and its number of iterations."""
+    on_iteration: Callable[[dict[str, Any]], object] | None = None
+    """Gets the row of an iteration."""
+    on_evaluation: Callable[[dict[str, Any]], object] | None = None
+    """Gets the row of an evaluation."""
+    on_checkpoint: Callable[[Path], object] | None = None
+    """Gets the folder of a checkpoint that was written."""
+    on_note: Callable[[str], object] | None = None
+    """Gets a line for whoever watches: what was left out, and why."""
+    on_finish: Callable[[Path], object] | None = None
+    """Gets the run's folder, which then holds the model."""
+
+
+class Watch:
+    """A display that also calls functions."""
+
+    def __init__(self, shown: Display, callbacks: Sequence[Callbacks]) -> None:
+        self._shown = shown
+        self._callbacks = callbacks
+        self.session: Session | None = None
+
+    def started(self, run_name: str, folder: Path, phases: Sequence[str]) -> None:
+        self._shown.started(run_name, folder, phases)
+        self._call("on_start", folder)
+
+    def phase(self, name: str, iterations: int) -> None:
+        self._shown.phase(name, iterations)
+        self._call("on_phase", name, iterations)
+
+    def iteration(self, i: int, metrics: Mapping[str, float]) -> None:
+        self._shown.iteration(i, metrics)
+        self._call("on_iteration", self._row(metrics))
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        self._shown.evaluated(metrics)
+        self._call("on_evaluation", self._row(metrics))
+
+    def saved(self, path: Path) -> None:
+        self._shown.saved(path)
+        self._call("on_checkpoint", path)
+
+    def note(self, text: str) -> None:
+        self._shown.note(text)
+        self._call("on_note", text)
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        self._shown.finished(summary)
+        self._call("on_finish", Path(summary["folder"]))
+
+    def close(self) -> None:
+        self._shown.close()
+
+    def _call(self, name: str, *given: Any) -> None:
+        for each in self._callbacks:
+            function = getattr(each, name)
+            if function is not None:
+                function(*given)
+
+    def _row(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        assert self.session is not None
+        phase = self.session.phase
+        return {**phase.where, "step": phase.step, **metrics}
+
+
+@contextmanager
+def stoppable(session: Session) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run after its iteration, with a checkpoint; a second one at once.
+
+    Python lets only the main thread say so: in another one they do what they did before.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not session.stopping:
+            session.stopping = True
+            session.display.note("stopping after this iteration; once more to stop at once")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt(AT_ONCE)
+        else:
+            sys.stderr.write(f"\n{AT_ONCE}\n")
+            sys.stderr.flush()
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,126 @@
+"""Opens a run at its last checkpoint, or a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlalign.config import places
+from rlalign.config.from_python import as_overrides
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
+from rlalign.errors import ConfigError
+from rlalign.records import checkpoint
+from rlalign.records.rundir import RunDir
+from rlalign.running.opened import NoTask, Opened
+
+
+def open_run(
+    path: Path,
+    asked: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    registry: Registry | None = None,
+    said: str = "command line",
+) -> Opened:
+    """A run at its last checkpoint; `asked` and `overrides` change what its last phase evaluates."""
+    run, registry = RunDir.open(path, exclusive=False), registry or Registry()
+    found = checkpoint.find(run.checkpoints)
+    if not found:
+        raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
+    saved = checkpoint.read(run.checkpoints, found[-1])
+    place = saved.loop["place"]
+    text = run.pipeline.read_text(encoding="utf-8")
+    scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
+    changes = [f"{scope}{one}" for one in (*_as_overrides(asked), *_of_evaluation(overrides))]
+    whole = load_pipeline(run.pipeline, registry=registry)
+    pipeline = load_pipeline(run.pipeline, changes, registry=registry, said=said) if changes else whole
+    opened = Opened(pipeline, registry, run.name, place)
+    opened.load_run(run, saved, whole)
+    return opened
+
+
+def _without_checkpoint(run: RunDir) -> str:
+    if run.model.is_dir():
+        return f"its checkpoints are gone; its model is still there: use {run.model}"
+    return f"wait for its first iteration, or go on with it: `rlalign run --resume {run.path}`"
+
+
+def open_model(
+    path: str,
+    asked: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    policy: Any = None,
+    *,
+    registry: Registry | None = None,
+    said: str = "command line",
+) -> Opened:
+    """A model folder, or a model on the hub, with a task and rewards named by `asked`."""
+    registry = registry or Registry()
+    config = _config_of(Path(path))
+    entry = policy if policy is not None else _guess(config)
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ConfigError(f"policy: expected a policy, `name` or `name: {{…}}`, found {places.found(policy)}")
+    ((component, options),) = entry.items()
+    options = dict(options or {})
+    weights = None
+    if "path" in registry.load(component, Path.cwd()).cls.Config.model_fields:
+        options = {"path": str(Path(path).absolute()) if Path(path).exists() else path, **options}
+    else:
+        options = {**{key: value for key, value in config.items() if key != "model"}, **options}
+        weights = Path(path) / "model.safetensors"
+    tree = {
+        "policy": {component: options},
+        "task": asked.get("task", f"{NoTask.__module__}:NoTask"),
+        "algorithm": "collect",
+        "train": {"iterations": 1},
+        "evaluate": {"use": [], **asked.get("evaluate", {})},
+    }
+    text = places.dump(places.escape(tree))
+    changes = _of_evaluation(overrides)
+    pipeline = load_pipeline(Path(said), changes, registry=registry, text=text, said=said)
+    opened = Opened(pipeline, registry, path)
+    opened.load_model(weights)
+    return opened
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not folder.exists():
+        return {}  # on the hub
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: is neither a run (pipeline.yaml) nor a model (config.json)") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(said, dict):
+        raise ConfigError(f"{file}: expected a JSON object")
+    return said
+
+
+def _guess(said: Mapping[str, Any]) -> str:
+    """The policy that wrote a model's config.json."""
+    if isinstance(said.get("model"), str):
+        return str(said["model"])
+    return "seq2seq-lm" if said.get("is_encoder_decoder") else "causal-lm"
+
+
+def _as_overrides(asked: Mapping[str, Any]) -> list[str]:
+    """`{task: …, evaluate: {split: …}}` as `key=value`."""
+    flat = {key: value for key, value in asked.items() if key != "evaluate"}
+    flat |= {f"evaluate.{key}": value for key, value in asked.get("evaluate", {}).items()}
+    return as_overrides(flat)
+
+
+def _of_evaluation(overrides: Sequence[str]) -> list[str]:
+    for one in overrides:
+        if not one.startswith("evaluate."):
+            raise ConfigError(
+                f"{one}: only `evaluate.…=…` can be said here, for instance evaluate.generation.temperature=0.7"
+            )
+    return list(overrides)
