@@ -24,6 +24,7 @@ from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
+from rlalign.config.words import found
 from rlalign.data.example import Example
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.randomness import Seeds
@@ -240,9 +241,7 @@ def open_model(
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise ConfigError(
-            f"--policy: expected a policy, `name` or `name: {{…}}`, found {places.found(policy)}"
-        )
+        raise ConfigError(f"--policy: expected a policy, `name` or `name: {{…}}`, found {found(policy)}")
     ((component, options),) = entry.items()
     options = dict(options or {})
     weights = None
