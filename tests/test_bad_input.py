@@ -98,7 +98,7 @@ BEFORE = {
     "no component": (reward("NotAComponent"), "p.yaml:7", "must derive from rlalign's Component"),
     "no Config": (reward("NoConfig"), "p.yaml:7", "must be a pydantic model"),
     "loose Config": (reward("LooseConfig"), "p.yaml:7", "misspelt options without a word"),
-    "__init__ raises": (reward("BreaksInit"), "p.yaml:7: `BreaksInit` refuses its options: no such size"),
+    "__init__ raises": (reward("BreaksInit"), "p.yaml:7: rewards[1]: `BreaksInit` refuses its options: no such size"),
     "misspelt hook": (reward("Misspelt"), "p.yaml:7", "`iteration_dome`", "did you mean `iteration_done`?"),
     "hook without its mark": (reward("Unmarked"), "p.yaml:7", "method `reward` without `@hookimpl`", "mark it"),
     "hook asks for too much": (
@@ -116,7 +116,7 @@ BEFORE = {
     ),
     "two sources": ({"responses": ["sampled", "logged"]}, "p.yaml:15: responses", "found ['sampled', 'logged']"),
     "no source": ({"responses": "bandit-payout"}, "p.yaml:15", "a component with a `rollout` hook"),
-    "empty mix": ({"responses": "mix"}, "p.yaml:15: `mix`", "name at least one source, for example"),
+    "empty mix": ({"responses": "mix"}, "p.yaml:15: responses: `mix`", "name at least one source, for example"),
     "mix of the unknown": ({"responses": {"mix": {"sampeld": 1}}}, "p.yaml:15: mix.sampeld", "`sampled`?"),
     "mix of none": ({"responses": {"mix": {"sampled": 0}}}, "p.yaml:15", "a positive number", "got 0"),
     "mix of a reward": ({"responses": {"mix": {"kl": 2}}}, "p.yaml:15: mix.kl", "no source of responses"),
@@ -211,7 +211,7 @@ def test_a_model_used_in_one_phase_may_be_described_for_all() -> None:
 def test_missing_file_and_empty_file() -> None:
     Path("pipeline.yaml").write_text("")
     found = CliRunner().invoke(program, ["run", "pipelin.yaml"])
-    refused(found, 2, "pipelin.yaml: no such file; did you mean pipeline.yaml?")
+    refused(found, 2, "pipelin.yaml: no such file; did you mean `pipeline.yaml`?")
     refused(CliRunner().invoke(program, ["run", "pipeline.yaml"]), 2, "the file is empty")
 
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, Item, ItemSettings, short
-from rlalign.config.places import Keys, Tree, did_you_mean, found
+from rlalign.config.places import Keys, Tree
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
+from rlalign.config.words import did_you_mean, found
 from rlalign.errors import ConfigError, RLAlignError, describe_error
 
 M = TypeVar("M", bound=BaseModel)

@@ -8,7 +8,8 @@ from pathlib import PurePath
 from types import FunctionType
 from typing import Any
 
-from rlalign.config.places import Keys, dotted, found
+from rlalign.config.places import Keys, dotted
+from rlalign.config.words import found
 from rlalign.errors import ConfigError
 
 Given = Callable[..., Any]

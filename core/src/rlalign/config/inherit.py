@@ -17,8 +17,9 @@ from rlalign.config.pipeline import (
     Phase,
     short,
 )
-from rlalign.config.places import Keys, did_you_mean, found
+from rlalign.config.places import Keys
 from rlalign.config.validate import absolute, check
+from rlalign.config.words import did_you_mean, found
 from rlalign.data.settings import Sampling, Train
 from rlalign.interface.component import Component
 

@@ -10,9 +10,10 @@ from rlalign.config import inherit, places
 from rlalign.config.file import File
 from rlalign.config.overrides import interpolate, override, shadowed
 from rlalign.config.pipeline import MERGED_SECTIONS, REPLACED_SECTIONS, Phase, Pipeline, PipelineSettings
-from rlalign.config.places import Keys, did_you_mean, found
+from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
-from rlalign.config.validate import check, unknown
+from rlalign.config.validate import check
+from rlalign.config.words import did_you_mean, found, unknown
 from rlalign.errors import ConfigError
 
 MOST_SHOWN = 20

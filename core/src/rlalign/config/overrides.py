@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
-from rlalign.config.places import Keys, Tree, did_you_mean, found
+from rlalign.config.places import Keys, Tree
+from rlalign.config.words import did_you_mean, found
 from rlalign.errors import ConfigError
 
 

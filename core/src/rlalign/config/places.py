@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
+from rlalign.config.words import found
 from rlalign.errors import ConfigError
 
 Keys = tuple[str | int, ...]
@@ -100,30 +100,6 @@ def escape(data: Any) -> Any:
     if isinstance(data, str):
         return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", data)
     return data
-
-
-def found(value: Any) -> str:
-    """A value and its type in words, for messages."""
-    if isinstance(value, bool):
-        words = "yes and on" if value else "no and off"
-        return f"{str(value).lower()} (YAML reads {words} so too; quote the word if it is text)"
-    if value is None:
-        return "nothing (null)"
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
-    types = {
-        str: "text",
-        int: "a whole number",
-        float: "a number",
-        list: "a list",
-        dict: "a mapping",
-    }
-    return f"{shown} ({types.get(type(value), type(value).__name__)})"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean `clip`?`, or nothing."""
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"

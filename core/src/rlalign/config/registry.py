@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from rlalign.config.places import did_you_mean
+from rlalign.config.words import did_you_mean
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component, Task
 
@@ -100,7 +100,7 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _unknown(self, name: str) -> str:
-        hint = did_you_mean(name, [*self.extra, *(one.name for one in self.installed)])
+        hint = did_you_mean(name, [*self.extra, *(one.name for one in self.installed)], most=3)
         return f"no component named `{name}` is installed" + (
             hint
             or "; `rlalign plugins` lists those that are. "

@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from rlalign.config.places import Keys, did_you_mean, found
+from rlalign.config.places import Keys
+from rlalign.config.words import found, unknown
 
 M = TypeVar("M", bound=BaseModel)
 Report = Callable[[Keys, str], None]
@@ -68,14 +69,6 @@ def check(model: type[M], data: Mapping[str, Any], folder: Path, report: Report)
             wrong(keys, text)
         return None
     return checked if sound else None
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """`unknown option; did you mean `clip`? (options: beta, clip)`"""
-    names = list(known)
-    if not names:
-        return f"unknown {what}; there are none"
-    return f"unknown {what}{did_you_mean(name, names)} ({what}s: {', '.join(names)})"
 
 
 def absolute(path: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.config import places
+from rlalign.config import places, words
 from rlalign.config.from_python import as_overrides
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
@@ -64,7 +64,7 @@ def open_model(
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise ConfigError(f"policy: expected a policy, `name` or `name: {{…}}`, found {places.found(policy)}")
+        raise ConfigError(f"policy: expected a policy, `name` or `name: {{…}}`, found {words.found(policy)}")
     ((component, options),) = entry.items()
     options = dict(options or {})
     weights = None

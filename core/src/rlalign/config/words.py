@@ -1,0 +1,39 @@
+"""What a file says and what was expected, in words, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+def found(value: Any) -> str:
+    """A value and its type in words, for messages."""
+    if isinstance(value, bool):
+        words = "yes and on" if value else "no and off"
+        return f"{str(value).lower()} (YAML reads {words} so too; quote the word if it is text)"
+    if value is None:
+        return "nothing (null)"
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
+    types = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a mapping",
+    }
+    return f"{shown} ({types.get(type(value), type(value).__name__)})"
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`; did you mean `clip`?`, or nothing."""
+    close = get_close_matches(name, dict.fromkeys(known), most)
+    return f"; did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """`unknown option; did you mean `clip`? (options: beta, clip)`"""
+    names = list(known)
+    if not names:
+        return f"unknown {what}; there are none"
+    return f"unknown {what}{did_you_mean(name, names)} ({what}s: {', '.join(names)})"
