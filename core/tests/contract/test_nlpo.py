@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rlalign import Rollout
-from rlalign.decoding.truncation import nucleus
+from rlalign.decoding.top_k_top_p import nucleus
 from rlalign.testing import Bench
 from rlalign.testing.kit import ComponentTests
 

@@ -17,9 +17,9 @@ from rlalign import Batch, Component, Loss, Outputs, RLAlignError, Rollout, hook
 from rlalign.builtin.nucleus import Nucleus
 from rlalign.data.example import Example
 from rlalign.data.settings import Sampling
-from rlalign.decoding import truncation
+from rlalign.decoding import top_k_top_p
 from rlalign.decoding.sampler import choose, sample
-from rlalign.decoding.truncation import nucleus, truncate
+from rlalign.decoding.top_k_top_p import nucleus, truncate
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
 from rlalign.running.responses import sample as bench_sample
@@ -170,7 +170,7 @@ def mass_before(logits_V: Tensor) -> Tensor:
 
 def check_nucleus(logits_nV: Tensor, top_p: float) -> None:
     """Equal to sorting in double precision, but for tokens that rounding may move across the edge."""
-    kept_nV = truncation._by_histogram(logits_nV, top_p)
+    kept_nV = top_k_top_p._by_histogram(logits_nV, top_p)
     slack = 1e-12 if logits_nV.dtype == torch.float64 else 1e-5
     for kept_V, logits_V in zip(kept_nV, logits_nV, strict=True):
         before_V = mass_before(logits_V)
@@ -220,7 +220,7 @@ def test_a_histogram_finds_the_nucleus_that_sorting_finds(
 def test_ties_at_the_edge_go_to_the_first(levels_V: list[int], top_p: float) -> None:
     """On weights that floats hold exactly both must agree everywhere, the boundary included."""
     logits = torch.tensor([levels_V, levels_V[::-1]], dtype=torch.float64) * math.log(2)
-    for kept_V, row_V in zip(truncation._by_histogram(logits, top_p), logits, strict=True):
+    for kept_V, row_V in zip(top_k_top_p._by_histogram(logits, top_p), logits, strict=True):
         found = set(kept_V.nonzero()[:, 0].tolist())
         expected = reference(row_V.tolist(), Sampling(top_p=top_p))
         before_V = mass_before(row_V)
@@ -250,7 +250,7 @@ def test_a_row_that_is_no_distribution_keeps_nothing_and_disturbs_no_other() -> 
     kept = nucleus(rows, 0.9)
     assert kept.any(1).tolist() == [True, False, False, True]
     assert torch.equal(kept[0], nucleus(fine[None], 0.9)[0])
-    assert torch.equal(kept, truncation._by_sorting(rows, 0.9))
+    assert torch.equal(kept, top_k_top_p._by_sorting(rows, 0.9))
 
 
 @settings(max_examples=60, deadline=None)
@@ -265,7 +265,7 @@ def test_no_row_depends_on_its_neighbours(rows: list[str], top_p: float, seed: i
 def test_rows_are_looked_at_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = 3 * torch.randn(7, 1000, generator=torch.Generator().manual_seed(0))
     whole = nucleus(logits, 0.8)
-    monkeypatch.setattr(truncation, "_PIECE", 2500)
+    monkeypatch.setattr(top_k_top_p, "_PIECE", 2500)
     assert torch.equal(nucleus(logits, 0.8), whole)
     assert nucleus(logits[:0], 0.8).shape == (0, 1000)
 

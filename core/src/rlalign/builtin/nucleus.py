@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlalign.decoding.logits import full_precision
 from rlalign.decoding.sampler import Decoder
-from rlalign.decoding.truncation import best, nucleus
+from rlalign.decoding.top_k_top_p import best, nucleus
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Model, Policy
 

@@ -18,7 +18,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.decoding.logits import full_precision
-from rlalign.decoding.truncation import only, truncate
+from rlalign.decoding.top_k_top_p import only, truncate
 from rlalign.errors import RLAlignError
 
 

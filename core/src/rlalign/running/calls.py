@@ -1,39 +1,61 @@
-"""Hooks called through pluggy: those of one component, and a wrapper's around what it wraps."""
+"""Calls of hooks, through pluggy; whatever goes wrong inside names the component."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 import pluggy
+import torch
 
-from rlalign.data.batch import Batch, Reward, Score
-from rlalign.data.rollout import Rollout
-from rlalign.errors import ConfigError
+from rlalign.errors import ComponentError, ConfigError, RLAlignError, describe_error
 from rlalign.interface import hooks
-from rlalign.interface.hooks import hookimpl, hookspec
-from rlalign.interface.run import Learner, Run
-from rlalign.running.members import HOOKS, Member, implements, who
+from rlalign.running.members import HOOKS, Member, culprit, once, who
 
 
-class Caller:
-    """The hooks of one component."""
+class Calls:
+    """The components of one phase, each ready to be called."""
 
-    def __init__(self, member: Member) -> None:
-        manager = pluggy.PluginManager("rlalign")
-        manager.add_hookspecs(hooks)
-        try:
-            manager.register(member.component, member.name)
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise ConfigError(_refusal(member, str(error))) from error
-        self._hooks = manager.hook
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+        self._hooks = {id(m.component): _hooks_of(m) for m in once(self.members)}
 
-    def __call__(self, hook: str, **arguments: Any) -> Any:
-        result = getattr(self._hooks, hook)(**arguments)
+    def __call__(self, member: Member, hook: str, **arguments: Any) -> Any:
+        """What one component's hook answers."""
+        with self.naming(hook, member):
+            result = getattr(self._hooks[id(member.component)], hook)(**arguments)
         # A hook that is not `firstresult` answers with a list, here of one component's result.
         return (result[0] if result else None) if isinstance(result, list) else result
+
+    @contextmanager
+    def naming(self, hook: str, member: Member | None = None) -> Iterator[None]:
+        """Name the component in whatever goes wrong inside, unless the error names one itself."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RLAlignError as error:
+            guilty = culprit(error, self.members) or member
+            if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
+                raise
+            raise type(error)(f"`{hook}` of {who(guilty)}: {error}") from error
+        except Exception as error:
+            guilty = culprit(error, self.members) or member
+            whose = who(guilty)
+            raise ComponentError(f"`{hook}` of {whose} raised {describe_error(error)}") from error
+
+
+def _hooks_of(member: Member) -> Any:
+    manager = pluggy.PluginManager("rlalign")
+    manager.add_hookspecs(hooks)
+    try:
+        manager.register(member.component, member.name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise ConfigError(_refusal(member, str(error))) from error
+    return manager.hook
 
 
 def _refusal(member: Member, said: str) -> str:
@@ -43,53 +65,3 @@ def _refusal(member: Member, said: str) -> str:
     close = get_close_matches(name, HOOKS, 1)
     hint = f"did you mean `{close[0]}`?" if close else f"the hooks are {', '.join(HOOKS)}"
     return f"{who(member)} marks `{name}` as a hook, and there is none; {hint}"
-
-
-def wrapped(hook: str, inner: Callable[..., Any], members: Sequence[Member]) -> Callable[..., Any]:
-    """`inner` with every wrapper among these around it: each wraps all that stands above it."""
-    for member in members:
-        if implements(member.component, hook) == "wrapper":
-            inner = around(member, hook, inner)
-    return inner
-
-
-def around(member: Member, hook: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-    """A wrapper's hook, closed over what it wraps."""
-    manager = pluggy.PluginManager("rlalign")
-    manager.add_hookspecs(_Wrapping)
-    manager.register(_Inner(inner))
-    manager.register(member.component)
-    call: Callable[..., Any] = getattr(manager.hook, hook)
-    return call
-
-
-class _Wrapping:
-    """The hooks that can be wrapped. A wrapper of rewards wraps the one list of what stands above it."""
-
-    @hookspec(firstresult=True)
-    def reward(self, run: Run, rollout: Rollout) -> list[Score] | None: ...
-
-    @hookspec(firstresult=True)
-    def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch | None: ...
-
-    @hookspec(firstresult=True)
-    def update(self, run: Run, batch: Batch, learner: Learner) -> Any: ...
-
-
-class _Inner:
-    """What a wrapper wraps."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call = call
-
-    @hookimpl
-    def reward(self, run: Run, rollout: Rollout) -> Any:
-        return self.call(run=run, rollout=rollout)
-
-    @hookimpl
-    def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Any:
-        return self.call(run=run, rollout=rollout, reward=reward)
-
-    @hookimpl
-    def update(self, run: Run, batch: Batch, learner: Learner) -> Any:
-        return self.call(run=run, batch=batch, learner=learner)

@@ -86,7 +86,7 @@ def with_old_logprobs(phase: RunningPhase, batch: Batch) -> Batch:
     """The batch with the log-probs that ratios are taken to, if a loss needs them."""
     if "old_logprobs" not in phase.plan.live or len(batch) == 0:
         return batch
-    old_NT = phase.scorer.policy_logprobs(batch.rollout)
+    old_NT = phase.outputs.policy_logprobs(batch.rollout)
     return replace(batch, old=torch.where(batch.rollout.mask_NT, old_NT, old_NT.new_zeros(())))
 
 

@@ -19,13 +19,13 @@ from rlalign.records.environment import refuse_if_different
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
 from rlalign.running.card import card
+from rlalign.running.checkpointing import Saver, last_checkpoint
 from rlalign.running.display import Display, make_display
 from rlalign.running.evaluation import evaluate
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.models import save_folder
 from rlalign.running.phase import RunningPhase
-from rlalign.running.saving import Saver, last_checkpoint
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 

@@ -227,7 +227,7 @@ class Opened(Workspace):
             return []
         self._look(examples, scoring=rewards)
         rollout = self.models.policy.encode(examples)
-        logprobs_NT = self.phase.scorer.policy_logprobs(rollout)
+        logprobs_NT = self.phase.outputs.policy_logprobs(rollout)
         rows = [
             {"prompt": rollout.examples[g].prompt, "response": text, "logprob": logprob, "tokens": tokens}
             for g, text, logprob, tokens in zip(
@@ -253,7 +253,7 @@ class Opened(Workspace):
         sampled = evaluation.responses(phase, evaluation.examples(phase))
         sampled = sampled.with_columns(**{SAMPLED: sampled.texts})
         rollout, reward = evaluation.scored(phase, sampled)
-        filled = phase.scorer.with_columns(rollout, LOGPROBS)
+        filled = phase.outputs.with_columns(rollout, LOGPROBS)
         known = {f"{output}_NT": filled.columns[f"{model}.{output}"] for model, output in LOGPROBS}
         about = {
             **self.origin,

@@ -18,9 +18,9 @@ from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.columns import Columns
 from rlalign.running.logged import LoggedResponses
+from rlalign.running.model_outputs import ModelOutputs
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
-from rlalign.running.scoring import Scorer
 from rlalign.running.workspace import Workspace
 
 
@@ -29,7 +29,7 @@ class RunningPhase:
 
     run: Run
     engine: Engine
-    scorer: Scorer
+    outputs: ModelOutputs
 
     def __init__(self, workspace: Workspace, plan: PhasePlan, repeat: int, place: int) -> None:
         self.workspace = workspace
@@ -109,7 +109,7 @@ class RunningPhase:
             dropout=train.dropout,
             before_forward=self._seed_forward,
         )
-        self.scorer = Scorer(self.engine, self.workspace)
+        self.outputs = ModelOutputs(self.engine, self.workspace)
 
     def _seed_forward(self, micro: int, part: int) -> None:
         if self.settings.train.dropout:

@@ -34,7 +34,7 @@ def rewarded(
     with attributed_to(f"`postprocess` of task `{task.name}`"):
         rollout = replace(rollout, texts=tuple(task.postprocess(text) for text in rollout.texts))
     with phase.clock("score"):
-        rollout = phase.scorer.with_columns(rollout, columns)
+        rollout = phase.outputs.with_columns(rollout, columns)
     with phase.clock("reward"):
         return rollout, stages.reward(phase.run, rollout)
 

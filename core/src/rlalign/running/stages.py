@@ -6,21 +6,22 @@ reaches the training reward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
+from rlalign.data.batch import Batch, Loss, Outputs, Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ComponentError, RLAlignError, describe_error
-from rlalign.running.calls import Caller, around, wrapped
-from rlalign.running.members import Member, culprit, implements, once, who
-from rlalign.running.returned import checked_batch, checked_score, checked_scores, expect, numbers
+from rlalign.errors import ComponentError
+from rlalign.running.calls import Calls
+from rlalign.running.members import Member, implements, once, who
+from rlalign.running.returned import checked_batch, expect, numbers
+from rlalign.running.weighted_rewards import WeightedSum
+from rlalign.running.wrapping import wrapped
 
 if TYPE_CHECKING:
     from rlalign.interface.run import Learner, Run
@@ -31,8 +32,8 @@ class Stages:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
-        self._callers = {id(m.component): Caller(m) for m in once(self.members)}
-        self._scores = self._nested([m for m in self.members if m.role in ("rewards", "use")])
+        self._call = Calls(self.members)
+        self._rewards = WeightedSum([m for m in self.members if m.role in ("rewards", "use")], self._call)
         self._advantage = wrapped("advantage", self._own_advantage, once(self.members))
         self._update = wrapped("update", self._own_update, once(self.members))
 
@@ -42,31 +43,10 @@ class Stages:
         standing = once(self.members) if roles is None else [m for m in self.members if m.role in roles]
         return [m for m in standing if implements(m.component, hook)]
 
-    def _call(self, member: Member, hook: str, **arguments: Any) -> Any:
-        with self._blame(hook, member):
-            return self._callers[id(member.component)](hook, **arguments)
-
     def _plain(self, hook: str) -> Member | None:
         """The one component that implements a hook, and does not only wrap it."""
         found = [m for m in self.implementing(hook) if implements(m.component, hook) == "plain"]
         return found[0] if found else None
-
-    @contextmanager
-    def _blame(self, hook: str, member: Member | None = None) -> Iterator[None]:
-        """Name the component in whatever goes wrong inside, unless the error names one itself."""
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise
-        except RLAlignError as error:
-            guilty = culprit(error, self.members) or member
-            if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
-                raise
-            raise type(error)(f"`{hook}` of {who(guilty)}: {error}") from error
-        except Exception as error:
-            guilty = culprit(error, self.members) or member
-            whose = who(guilty)
-            raise ComponentError(f"`{hook}` of {whose} raised {describe_error(error)}") from error
 
     # -- stages -----------------------------------------------------------------------------------
 
@@ -81,65 +61,11 @@ class Stages:
 
     def reward(self, run: Run, rollout: Rollout) -> Reward:
         """The weighted sum of all scores."""
-        weights = {m.name: m.item.weight for m in self.implementing("reward")}
-        dtype = rollout.logprobs_NT.dtype
-        tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
-        parts: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        for score in self._scores(run=run, rollout=rollout):
-            name = str(score.name)
-            value = score.value.to(tokens_NT)
-            tokens_NT = tokens_NT + weights[name] * pay(value, rollout)
-            parts[name] = value
-            metrics |= {f"{name}/{metric}": x for metric, x in score.metrics.items()}
-        return Reward(tokens_NT, parts, metrics)
-
-    def _nested(self, listed: Sequence[Member]) -> Callable[..., list[Score]]:
-        """Every reward's score, named, unweighted, in pipeline order; a wrapper wraps all items above it."""
-        items: list[Member] = []
-        inner: Callable[..., list[Score]] | None = None
-        for member in listed:
-            kind = implements(member.component, "reward")
-            if kind == "plain":
-                items.append(member)
-            elif kind == "wrapper":
-                inner, items = self._wrapped_scores(member, self._level(inner, items)), []
-        return self._level(inner, items)
-
-    def _level(
-        self, inner: Callable[..., list[Score]] | None, items: Sequence[Member]
-    ) -> Callable[..., list[Score]]:
-        def scores(run: Run, rollout: Rollout) -> list[Score]:
-            found = inner(run=run, rollout=rollout) if inner else []
-            for member in items:
-                score = self._call(member, "reward", run=run, rollout=rollout)
-                found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
-            return found
-
-        return scores
-
-    def _wrapped_scores(
-        self, member: Member, above: Callable[..., list[Score]]
-    ) -> Callable[..., list[Score]]:
-        names: list[str | None] = []
-
-        def noted(run: Run, rollout: Rollout) -> list[Score]:
-            scores = above(run=run, rollout=rollout)
-            names[:] = [score.name for score in scores]
-            return scores
-
-        call = around(member, "reward", noted)
-
-        def scores(run: Run, rollout: Rollout) -> list[Score]:
-            with self._blame("reward", member):
-                result = call(run=run, rollout=rollout)
-            return checked_scores(result, names, member, rollout)
-
-        return scores
+        return self._rewards(run, rollout)
 
     def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
         """The training batch; by default a response's total reward at every chosen step."""
-        with self._blame("advantage"):
+        with self._call.naming("advantage"):
             result = self._advantage(run=run, rollout=rollout, reward=reward)
         members = self.implementing("advantage")
         return checked_batch(result, members[-1] if members else None)
@@ -201,7 +127,7 @@ class Stages:
 
     def update(self, run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | None:
         """A component's own learning, or None: the loop's."""
-        with self._blame("update"):
+        with self._call.naming("update"):
             result = self._update(run=run, batch=batch, learner=learner)
         members = self.implementing("update")
         return None if result is None else numbers(result, "update", members[-1])
@@ -229,16 +155,6 @@ class Stages:
     ) -> None:
         for member in self.implementing("iteration_done"):
             self._call(member, "iteration_done", run=run, rollout=rollout, reward=reward, metrics=metrics)
-
-
-def pay(value: Tensor, rollout: Rollout) -> Tensor:
-    """A score as [N,T]: one a response is paid on its last chosen step."""
-    if value.ndim == 2:
-        return torch.where(rollout.mask_NT, value, value.new_zeros(()))
-    paid_NT = value.new_zeros(rollout.mask_NT.shape)
-    rows_N = torch.arange(len(rollout), device=value.device)
-    paid_NT[rows_N, rollout.length_N - 1] = value
-    return paid_NT
 
 
 def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, Outputs]:

@@ -100,7 +100,7 @@ class RunView:
         return self._phase.logged.rollout(examples)
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        return self._phase.scorer.score(model, rollout, want)
+        return self._phase.outputs.score(model, rollout, want)
 
     def column(
         self, name: str, compute: Callable[[Rollout, Reward], Tensor], key: Sequence[str | int | float] = ()

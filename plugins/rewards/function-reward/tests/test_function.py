@@ -124,14 +124,14 @@ def test_partials_methods_and_objects(write):
 
         score = partial(lengths, factor=2)
 
-        class Scorer:
+        class ModelOutputs:
             def __call__(self, texts):
                 return [len(t) for t in texts]
 
             def method(self, texts):
                 return [-len(t) for t in texts]
 
-        scorer = Scorer()
+        scorer = ModelOutputs()
         method = scorer.method
         if True:
             conditional = lambda texts: [0 for t in texts]
@@ -140,8 +140,8 @@ def test_partials_methods_and_objects(write):
     assert scored(write(code, "scorer")) == [1, 2, 3]
     assert scored(write(code, "method")) == [-1, -2, -3]
     assert scored(write(code, "conditional")) == [0, 0, 0]
-    with pytest.raises(ConfigError, match=r"mine\.py:Scorer: is a class; name a function"):
-        write(code, "Scorer")
+    with pytest.raises(ConfigError, match=r"mine\.py:ModelOutputs: is a class; name a function"):
+        write(code, "ModelOutputs")
 
 
 # -- as TRL calls it ------------------------------------------------------------------------------------------

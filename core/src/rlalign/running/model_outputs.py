@@ -15,7 +15,7 @@ from rlalign.records.remembered import Remembered, scored_once
 from rlalign.running.workspace import Workspace
 
 
-class Scorer:
+class ModelOutputs:
     """Scores responses with the models of a phase, through its engine."""
 
     def __init__(self, engine: Engine, workspace: Workspace) -> None:

@@ -1,0 +1,92 @@
+"""The reward of responses: every component's score times its weight; a wrapper changes the scores above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlalign.data.batch import Reward, Score
+from rlalign.data.rollout import Rollout
+from rlalign.interface.run import Run
+from rlalign.running.calls import Calls
+from rlalign.running.members import Member, implements
+from rlalign.running.returned import checked_score, checked_scores
+from rlalign.running.wrapping import around
+
+
+class WeightedSum:
+    """The scores of these members, in pipeline order, and their weighted sum."""
+
+    def __init__(self, listed: Sequence[Member], calls: Calls) -> None:
+        self.calls = calls
+        self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
+        self._scores = self._nested(listed)
+
+    def __call__(self, run: Run, rollout: Rollout) -> Reward:
+        dtype = rollout.logprobs_NT.dtype
+        tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
+        parts: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for score in self._scores(run=run, rollout=rollout):
+            name = str(score.name)
+            value = score.value.to(tokens_NT)
+            tokens_NT = tokens_NT + self.weights[name] * pay(value, rollout)
+            parts[name] = value
+            metrics |= {f"{name}/{metric}": x for metric, x in score.metrics.items()}
+        return Reward(tokens_NT, parts, metrics)
+
+    def _nested(self, listed: Sequence[Member]) -> Callable[..., list[Score]]:
+        """Every reward's score, named, unweighted, in pipeline order; a wrapper wraps all items above it."""
+        items: list[Member] = []
+        inner: Callable[..., list[Score]] | None = None
+        for member in listed:
+            kind = implements(member.component, "reward")
+            if kind == "plain":
+                items.append(member)
+            elif kind == "wrapper":
+                inner, items = self._wrapped_scores(member, self._level(inner, items)), []
+        return self._level(inner, items)
+
+    def _level(
+        self, inner: Callable[..., list[Score]] | None, items: Sequence[Member]
+    ) -> Callable[..., list[Score]]:
+        def scores(run: Run, rollout: Rollout) -> list[Score]:
+            found = inner(run=run, rollout=rollout) if inner else []
+            for member in items:
+                score = self.calls(member, "reward", run=run, rollout=rollout)
+                found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
+            return found
+
+        return scores
+
+    def _wrapped_scores(
+        self, member: Member, above: Callable[..., list[Score]]
+    ) -> Callable[..., list[Score]]:
+        names: list[str | None] = []
+
+        def noted(run: Run, rollout: Rollout) -> list[Score]:
+            scores = above(run=run, rollout=rollout)
+            names[:] = [score.name for score in scores]
+            return scores
+
+        call = around(member, "reward", noted)
+
+        def scores(run: Run, rollout: Rollout) -> list[Score]:
+            with self.calls.naming("reward", member):
+                result = call(run=run, rollout=rollout)
+            return checked_scores(result, names, member, rollout)
+
+        return scores
+
+
+def pay(value: Tensor, rollout: Rollout) -> Tensor:
+    """A score as [N,T]: one a response is paid on its last chosen step."""
+    if value.ndim == 2:
+        return torch.where(rollout.mask_NT, value, value.new_zeros(()))
+    paid_NT = value.new_zeros(rollout.mask_NT.shape)
+    rows_N = torch.arange(len(rollout), device=value.device)
+    paid_NT[rows_N, rollout.length_N - 1] = value
+    return paid_NT
