@@ -352,9 +352,11 @@ from rlalign import Component, Options, Score, hookimpl
 import torch
 
 SOURCE = '''
+class Apart(Options):
+    at: float = AT
 class Own(Component):
-    class Config(Options):
-        at: float = AT
+    Config = Apart
+    other = torch.nn.Linear
     names = {"a", "b", "c"}
     @hookimpl
     def reward(self, rollout):
@@ -362,7 +364,7 @@ class Own(Component):
         return Score(torch.full((len(rollout),), self.config.at + len(known)))
 '''
 from rlalign.records.environment import class_hash
-for at in ("1.0", "2.0"):
+for at in ("1.0", "2.0", "1.0"):
     exec(SOURCE.replace("AT", at))
     print(class_hash(Own))
 """
@@ -376,7 +378,7 @@ def test_the_hash_of_a_class_is_the_same_in_every_process() -> None:
         ).split()
         for seed in ("1", "2")
     ]
-    assert found[0] == found[1] and found[0][0] != found[0][1]
+    assert found[0] == found[1] and found[0][0] == found[0][2] != found[0][1]
 
 
 def test_two_classes_of_one_name_are_refused() -> None:

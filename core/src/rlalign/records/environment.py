@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +12,19 @@ from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from rlalign.errors import ConfigError
 
 CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
 
 
-_NAMES = {"__module__", "__qualname__", "__dict__", "__weakref__", "__firstlineno__", "__annotations__"}
+_NOT_CONTENTS = {
+    *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
+    *("__firstlineno__", "__static_attributes__"),
+}
 
 
 def make_lock(
@@ -100,33 +105,44 @@ def class_hash(cls: type[Any]) -> str:
     Of the compiled code, since a class of a notebook has no file. What its methods call elsewhere is not in it.
     """
     own = [part for part in cls.__mro__ if part.__module__ == cls.__module__]
-    return hashlib.sha256(repr([_contents(part) for part in own]).encode()).hexdigest()
+    seen: set[type[Any]] = set()
+    return hashlib.sha256(repr([_contents(part, cls.__module__, seen) for part in own]).encode()).hexdigest()
 
 
-def _contents(value: Any) -> Any:
+def _contents(value: Any, module: str, seen: set[type[Any]]) -> Any:
     """What decides how a part of a class behaves, the same in every process."""
+
+    def inside(part: Any) -> Any:
+        return _contents(part, module, seen)
+
     if isinstance(value, type):
-        if hasattr(value, "model_json_schema"):
-            value = {"schema": json.dumps(value.model_json_schema(), sort_keys=True), **_functions(value)}
-            return _contents(value)
-        return [(name, _contents(part)) for name, part in sorted(vars(value).items()) if name not in _NAMES]
+        if value in seen or value.__module__ != module:
+            return f"{value.__module__}:{value.__qualname__}"
+        seen.add(value)
+        parts = {name: part for name, part in sorted(vars(value).items()) if name not in _NOT_CONTENTS}
+        if issubclass(value, BaseModel):
+            parts = {name: part for name, part in parts.items() if isinstance(part, FunctionType)}
+            parts |= {f"field {name}": _field(field) for name, field in value.model_fields.items()}
+        return inside(parts)
     if isinstance(value, CodeType):
-        return (value.co_code, value.co_names, value.co_varnames, _contents(value.co_consts))
+        return (value.co_code, value.co_names, value.co_varnames, inside(value.co_consts))
     if isinstance(value, Mapping):
-        return [(str(key), _contents(part)) for key, part in value.items()]
+        return [(str(key), inside(part)) for key, part in value.items()]
     if isinstance(value, tuple | list):
-        return [_contents(part) for part in value]
+        return [inside(part) for part in value]
     if isinstance(value, frozenset | set):
-        return sorted(repr(_contents(part)) for part in value)
+        return sorted(repr(inside(part)) for part in value)
     if value is None or isinstance(value, str | bytes | int | float | complex):
         return value
-    inner = getattr(value, "__func__", getattr(value, "fget", value))
-    code = getattr(inner, "__code__", None)
-    return type(value).__name__ if code is None else (_contents(code), _contents(inner.__defaults__))
+    function = getattr(value, "__func__", getattr(value, "fget", value))  # of a static method, of a property
+    if isinstance(function, FunctionType):
+        return (inside(function.__code__), inside(function.__defaults__), inside(function.__kwdefaults__))
+    return type(value).__name__
 
 
-def _functions(cls: type[Any]) -> dict[str, Any]:
-    return {name: part for name, part in sorted(vars(cls).items()) if isinstance(part, FunctionType)}
+def _field(field: FieldInfo) -> Any:
+    limits = [re.sub(r" at 0x[0-9a-f]+", "", repr(limit)) for limit in field.metadata]
+    return [str(field.annotation), field.default, field.default_factory, limits]
 
 
 def _hash(modules: Iterable[str]) -> str | None:
