@@ -60,7 +60,7 @@ def test_the_exported_model_gives_the_exported_log_probs(exported: Path) -> None
     phase = opened.ready().phase
     examples = list(phase.draw.data)
     rollout = phase.logged.rollout(examples)  # at temperature 1
-    full_NT = phase.scorer.score("policy", rollout, ["full_logprobs"]).full_logprobs_NT
+    full_NT = phase.outputs.score("policy", rollout, ["full_logprobs"]).full_logprobs_NT
     found = full_NT.double().where(rollout.mask_NT, 0.0).sum(1)
     hot = call("export", "toy", "--new", "--samples", "hot.jsonl", "evaluate.generation.temperature=1")
     assert hot.exit_code == 0

@@ -20,7 +20,7 @@ OF_VALUES = ("values", "state_values")
 
 
 def hooks_of(members: Sequence[Member]) -> Iterator[str]:
-    """Hooks that would not be called as they are written, and such as stand in each other's way."""
+    """Hooks that would never be called, and hooks that exclude each other."""
     for member in once(members):
         yield from _marks(member)
     for hook in ("advantage", "update"):
@@ -33,7 +33,7 @@ def hooks_of(members: Sequence[Member]) -> Iterator[str]:
 
 
 def _marks(member: Member) -> Iterator[str]:
-    """A method that has a hook's name without the mark would silently be no hook."""
+    """A method that has a hook's name but not the mark would never be called."""
     for hook in HOOKS:
         method = getattr(type(member.component), hook, None)
         if not callable(method):
@@ -43,6 +43,7 @@ def _marks(member: Member) -> Iterator[str]:
                 f"{who(member)} has a method `{hook}` without `@hookimpl`, so it would never be called; "
                 "mark it, or give it another name"
             )
+            continue
         given = list(inspect.signature(getattr(hooks, hook)).parameters)
         asked = list(inspect.signature(method).parameters)[1:]
         if unknown := [name for name in asked if name not in given]:
@@ -57,7 +58,7 @@ def _wrappers(listed: Sequence[Member], role: str) -> Iterator[str]:
         elif wraps and i == 0 and (role != "use" or "reward" in wraps):
             yield f"{who(member)} wraps the items above it in `{role}`, and there are none; move it down"
         else:
-            for below in listed[i:]:
+            for below in listed[i + 1 :]:
                 for hook in wraps:
                     if hook != "reward" and implements(below.component, hook) == "plain":
                         yield (
@@ -104,11 +105,11 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
                     f"{member.item.place}: `{member.name}` trains `{name}`, which is {plan.models[name]} here; "
                     "take it out of its `trains`"
                 )
-    constrained = [m for m in plan.members if m.component.constraint is not None]
+    constrained = [m for m in once(plan.members) if m.component.constraint is not None]
     if len(constrained) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in constrained)
         yield f"{names} each constrain what may be sampled, and only one can; remove one"
-    kls = [m for m in plan.members if m.component.regularises]
+    kls = [m for m in once(plan.members) if m.component.regularises]
     if len(kls) > 1:
         names = " and ".join(f"`{m.name}` ({m.item.place})" for m in kls)
         yield f"{names} each penalise the KL to the reference; remove one (or set `together: true` on kl)"

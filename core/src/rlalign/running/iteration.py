@@ -19,7 +19,7 @@ from rlalign.running.updating import update
 
 
 def run_iteration(phase: RunningPhase) -> dict[str, float]:
-    """The metrics of one iteration, which moves the phase on by one."""
+    """Run one iteration; return its metrics."""
     phase.clock = Clock()
     started = time.perf_counter()
     train, stages = phase.settings.train, phase.plan.training
@@ -49,7 +49,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
 
 
 def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Batch]]:
-    """Scored responses and what `advantage` made of them: of one draw, and of `refill` more while groups lack."""
+    """Scored responses and what `advantage` made of them. With `refill`, draw again while there are too few groups."""
     train, first = phase.settings.train, phase.draw.position
     seen: list[tuple[Rollout, Reward]] = []
     batches: list[Batch] = []
@@ -60,7 +60,7 @@ def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Ba
         seen.append((rollout, reward))
         with phase.clock("advantage"):
             batches.append(phase.plan.training.advantage(phase.run, rollout, reward))
-        if sum(len(b.rollout.examples) for b in batches) >= train.prompts or not train.refill:
+        if sum(len(b.rollout.examples) for b in batches) >= train.prompts:
             break
     return seen, batches
 

@@ -46,7 +46,7 @@ class RunningPhase:
         self.position = 0
         """Where the present examples stand in the iteration's draw."""
         self.share = 0.0
-        """Of the present iteration's learning, what is done."""
+        """How much of the present iteration's learning is done, in [0, 1]."""
         self.learner: GradientLearner | None = None
         self.clock = Clock()
         data = workspace.data.training(plan, repeat)
@@ -77,8 +77,9 @@ class RunningPhase:
         plan.training.phase_started(self.run)
         if state is not None:  # only now, since `phase_started` may begin a component's state afresh
             components.restore()
-        self.iterations = state["iterations"] if state is not None else self.draw.planned(train)
-        if state is not None:
+        if state is None:
+            self.iterations = self.draw.planned(train)
+        else:
             self.draw.load_state_dict(state["draw"])
 
     def look(self, state: Mapping[str, Any] | None = None, *, scoring: bool = True) -> None:
@@ -91,7 +92,6 @@ class RunningPhase:
             self.workspace.components.set_up(member.component, self.run)
         if state is not None:
             self._load(state)
-            self.iterations = state["iterations"]
         if scoring:
             self.plan.evaluation.phase_started(self.run)
         self.workspace.components.restore()
@@ -160,7 +160,8 @@ class RunningPhase:
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.iteration, self.step, self.ending = state["iteration"], state["step"], state["ending"]
+        self.iteration, self.iterations = state["iteration"], state["iterations"]
+        self.step, self.ending = state["step"], state["ending"]
         self.logged.columns.folders = dict(state["columns"])
         self.models.guarded = dict(state["guarded"])
         self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]

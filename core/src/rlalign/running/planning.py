@@ -66,7 +66,7 @@ class Builder:
 def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan], Builder]:
     """Build the components of all phases, and check that they fit together, before any model loads.
 
-    One error tells all that is wrong.
+    One error lists the faults of all phases.
     """
     faults = Faults()
     builder = Builder(registry, faults)
@@ -112,7 +112,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     declared: dict[str, Role | Lagging] = {}
     with faults.collecting():
         declared = _declared(everybody, live)
-    if len(faults.found) > before:  # of what does not fit there is no sound plan
+    if len(faults.found) > before:  # components that do not fit make no plan
         return None
     training, evaluation = Stages(members), Stages(evaluators)
     assert isinstance(task.component, Task)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Stages:
-    """The components of one phase, ready to be called."""
+    """The components of one phase that act in training, or those that act in evaluation."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
@@ -71,7 +71,7 @@ class Stages:
         return checked_batch(result, members[-1] if members else None)
 
     def _own_advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
-        """Checked before a wrapper stumbles over it."""
+        """The batch under all wrappers, checked before they get it."""
         member = self._plain("advantage")
         made = member and self._call(member, "advantage", run=run, rollout=rollout, reward=reward)
         if made is None:
@@ -93,6 +93,10 @@ class Stages:
             if result is None:
                 continue
             loss: Loss = expect(result, Loss, "loss", member)
+            if taken := {"value", "loss"} & loss.metrics.keys():
+                raise ComponentError(
+                    f"`loss` of {who(member)}: the metric `{min(taken)}` has the loss's own name; choose another"
+                )
             for name, value in {"value": loss.value, **loss.metrics}.items():
                 if not isinstance(value, Tensor) or value.ndim:
                     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -83,7 +83,7 @@ class WeightedSum:
 
 
 def pay(value: Tensor, rollout: Rollout) -> Tensor:
-    """A score as [N,T]: one a response is paid on its last chosen step."""
+    """A score as [N,T]. A score per response, [N], is paid on the response's last chosen step."""
     if value.ndim == 2:
         return torch.where(rollout.mask_NT, value, value.new_zeros(()))
     paid_NT = value.new_zeros(rollout.mask_NT.shape)

@@ -15,7 +15,7 @@ from rlalign.running.members import Member, implements
 
 
 def wrapped(hook: str, inner: Callable[..., Any], members: Sequence[Member]) -> Callable[..., Any]:
-    """`inner` with every wrapper among these around it: each wraps all that stands above it."""
+    """`inner`, wrapped by each wrapper among these members in turn: the first is the innermost."""
     for member in members:
         if implements(member.component, hook) == "wrapper":
             inner = around(member, hook, inner)

@@ -22,12 +22,10 @@ from rlalign.interface.policy import Model
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
+from rlalign_plugin_hf.prompts import PromptReader
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.value import ValueHead
-
-REMEMBERED = 100_000
-"""Prompts whose tokens are kept."""
 
 
 class LanguageModel(Policy):
@@ -51,7 +49,6 @@ class LanguageModel(Policy):
         self._idle: bool | None = None
         self._bare_head = False
         self.shares = self.config.lora is not None
-        self._tokens: dict[str, list[int]] = {}
 
     # -- making it ------------------------------------------------------------------------------------
 
@@ -59,6 +56,7 @@ class LanguageModel(Policy):
         """Load the tokenizer, which is all that reading prompts takes."""
         if self.tokenizer is None:
             self.tokenizer = open_tokenizer(self.config, self.kind)
+            self._reader = PromptReader(self.tokenizer, self.config)
 
     def setup(self) -> None:
         self.open()
@@ -109,11 +107,9 @@ class LanguageModel(Policy):
     # -- text and prompts -----------------------------------------------------------------------------
 
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
-        found = [self._tokenised(example) for example in examples]
-        limit, vocabulary = self.config.max_prompt_tokens, self.network.get_input_embeddings().num_embeddings
+        found = [self._reader.tokens(example) for example in examples]
+        vocabulary = self.network.get_input_embeddings().num_embeddings
         for example, tokens in zip(examples, found, strict=True):
-            if limit is not None and len(tokens) > limit:
-                raise RLAlignError(self._too_long(example, len(tokens)))
             if max(tokens) >= vocabulary:
                 raise RLAlignError(
                     f"example `{example.id}`: the tokenizer makes a token {max(tokens)} of it, and the model knows "
@@ -122,57 +118,7 @@ class LanguageModel(Policy):
         return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
 
     def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        """Those whose prompt is too long; `too_long: error` stops at the first."""
-        limit = self.config.max_prompt_tokens
-        found: dict[int, str] = {}
-        if limit is None or self.config.too_long == "truncate":
-            return found
-        for i, example in enumerate(examples):
-            length = len(self._tokenised(example))
-            if length > limit and self.config.too_long == "error":
-                raise RLAlignError(self._too_long(example, length))
-            if length > limit:
-                found[i] = f"{length} tokens are more than `max_prompt_tokens: {limit}`"
-        return found
-
-    def _too_long(self, example: Example, length: int) -> str:
-        return (
-            f"example `{example.id}`: its prompt has {length} tokens, `max_prompt_tokens` is "
-            f"{self.config.max_prompt_tokens}; `too_long: drop` leaves such examples out, `truncate` cuts them"
-        )
-
-    def _tokenised(self, example: Example) -> list[int]:
-        prompt, plain = example.prompt, isinstance(example.prompt, str)
-        text = str(prompt) if plain else self._as_chat(example)
-        key = f"{int(plain)}{text}"
-        if key not in self._tokens:
-            if len(self._tokens) >= REMEMBERED:
-                self._tokens.clear()
-            cut: dict[str, Any] = {}
-            if self.config.too_long == "truncate" and self.config.max_prompt_tokens is not None:
-                cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
-            # A chat template writes its special tokens itself.
-            tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
-            self._tokens[key] = list(tokens) or [self._first_token(example)]
-        return self._tokens[key]
-
-    def _first_token(self, example: Example) -> int:
-        """What an empty prompt becomes."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise RLAlignError(
-            f"example `{example.id}`: an empty prompt, and the tokenizer has no token that begins a text"
-        )
-
-    def _as_chat(self, example: Example) -> str:
-        if self.tokenizer.chat_template is None:
-            raise RLAlignError(
-                f"example `{example.id}`: its prompt is chat messages, and the tokenizer of {where(self.config)} has "
-                "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
-            )
-        messages = [dict(message) for message in example.prompt]  # type: ignore[arg-type]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return self._reader.refuse(examples)
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)

@@ -1,0 +1,82 @@
+"""Prompts as tokens: a chat's template, an empty prompt, and what becomes of one that is too long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlalign import Example, RLAlignError
+from rlalign_plugin_hf.loading import ModelOptions, where
+
+REMEMBERED = 100_000
+"""Prompts whose tokens are kept."""
+
+
+class PromptReader:
+    """Reads prompts with a tokenizer, within `max_prompt_tokens`."""
+
+    def __init__(self, tokenizer: Any, config: ModelOptions) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self._tokens: dict[str, list[int]] = {}
+
+    def tokens(self, example: Example) -> list[int]:
+        """A prompt's tokens; one that is longer than the limit stops the run."""
+        found = self._tokenised(example)
+        limit = self.config.max_prompt_tokens
+        if limit is not None and len(found) > limit:
+            raise RLAlignError(self._too_long(example, len(found)))
+        return found
+
+    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
+        """Those whose prompt is too long; `too_long: error` stops at the first."""
+        limit = self.config.max_prompt_tokens
+        found: dict[int, str] = {}
+        if limit is None or self.config.too_long == "truncate":
+            return found
+        for i, example in enumerate(examples):
+            length = len(self._tokenised(example))
+            if length > limit and self.config.too_long == "error":
+                raise RLAlignError(self._too_long(example, length))
+            if length > limit:
+                found[i] = f"{length} tokens are more than `max_prompt_tokens: {limit}`"
+        return found
+
+    def _too_long(self, example: Example, length: int) -> str:
+        return (
+            f"example `{example.id}`: its prompt has {length} tokens, `max_prompt_tokens` is "
+            f"{self.config.max_prompt_tokens}; `too_long: drop` leaves such examples out, `truncate` cuts them"
+        )
+
+    def _tokenised(self, example: Example) -> list[int]:
+        prompt, plain = example.prompt, isinstance(example.prompt, str)
+        text = str(prompt) if plain else self._as_chat(example)
+        key = f"{int(plain)}{text}"
+        if key not in self._tokens:
+            if len(self._tokens) >= REMEMBERED:
+                self._tokens.clear()
+            cut: dict[str, Any] = {}
+            if self.config.too_long == "truncate" and self.config.max_prompt_tokens is not None:
+                cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
+            # A chat template writes its special tokens itself.
+            tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
+            self._tokens[key] = list(tokens) or [self._first_token(example)]
+        return self._tokens[key]
+
+    def _first_token(self, example: Example) -> int:
+        """What an empty prompt becomes."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise RLAlignError(
+            f"example `{example.id}`: an empty prompt, and the tokenizer has no token that begins a text"
+        )
+
+    def _as_chat(self, example: Example) -> str:
+        if self.tokenizer.chat_template is None:
+            raise RLAlignError(
+                f"example `{example.id}`: its prompt is chat messages, and the tokenizer of {where(self.config)} has "
+                "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
+            )
+        messages = [dict(message) for message in example.prompt]  # type: ignore[arg-type]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
