@@ -61,7 +61,7 @@ def check(model: type[M], data: Mapping[str, Any], folder: Path, report: Report)
         sound = False
         report(keys, text)
 
-    located = _located([model], data, folder, (), wrong)
+    located = _with_absolute_paths([model], data, folder, (), wrong)
     try:
         checked = model.model_validate_json(json.dumps(located), strict=True)
     except ValidationError as error:
@@ -88,13 +88,16 @@ def absolute(path: str, folder: Path) -> Path:
     return data
 
 
-def _located(annotations: Iterable[Any], value: Any, folder: Path, keys: Keys, report: Report) -> Any:
+def _with_absolute_paths(
+    annotations: Iterable[Any], value: Any, folder: Path, keys: Keys, report: Report
+) -> Any:
     """`value` with absolute text wherever the annotations say `Path`."""
     choices = [choice for annotation in annotations for choice in _choices(annotation)]
     if isinstance(value, dict | list):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         located = {
-            key: _located(_inside(choices, key), part, folder, (*keys, key), report) for key, part in parts
+            key: _with_absolute_paths(_inside(choices, key), part, folder, (*keys, key), report)
+            for key, part in parts
         }
         return located if isinstance(value, dict) else list(located.values())
     if not isinstance(value, str) or Path not in choices:
