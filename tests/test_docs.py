@@ -198,9 +198,10 @@ def test_every_declaration_is_documented():
 
 def test_what_a_hook_sees_of_the_run_is_documented():
     text = says("docs/hooks.md")
-    for name, _ in inspect.getmembers(rlalign.Run):
-        if not name.startswith("_"):
-            assert re.search(rf"`(?:run\.)?{name}\b", text), f"run.{name} is not in docs/hooks.md"
+    for kind, called in ((rlalign.Run, "run"), (rlalign.Learner, "learner")):
+        for name, _ in inspect.getmembers(kind):
+            if not name.startswith("_"):
+                assert re.search(rf"`(?:{called}\.)?{name}\b", text), f"{called}.{name} is not in docs/hooks.md"
 
 
 def names() -> dict[str, Any]:
