@@ -264,7 +264,7 @@ def export(
         model = folder or (None if samples else Path(f"{run.name}-model"))
         for target, option in ((model, "--to"), (samples, "--samples")):
             if target is not None:
-                inspection.free(target, run, option)
+                inspection.require_writable(target, run, option)
         opened = inspection.opened(name, overrides, seed=seed, **options) if new or model else None
         if opened and model:
             click.echo(f"model: {opened.export(model)}")

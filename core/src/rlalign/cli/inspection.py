@@ -95,7 +95,7 @@ def _sample(row: Mapping[str, Any]) -> str:
     return "\n".join(["", *(f"{name:8}  {text.replace(chr(10), indent)}" for name, text in parts.items())])
 
 
-def free(target: Path, run: Path, option: str) -> Path:
+def require_writable(target: Path, run: Path, option: str) -> Path:
     """A target that can be written, before anything costly is done for it."""
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target}: exists; move it away, or choose another place with {option}")
