@@ -93,11 +93,11 @@ class Stages:
             if result is None:
                 continue
             loss: Loss = expect(result, Loss, "loss", member)
-            if taken := {"value", "loss"} & loss.metrics.keys():
+            if "loss" in loss.metrics:
                 raise ComponentError(
-                    f"`loss` of {who(member)}: the metric `{min(taken)}` has the loss's own name; choose another"
+                    f"`loss` of {who(member)}: a metric `loss` would hide the loss itself; call it otherwise"
                 )
-            for name, value in {"value": loss.value, **loss.metrics}.items():
+            for name, value in {"loss": loss.value, **loss.metrics}.items():
                 if not isinstance(value, Tensor) or value.ndim:
                     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                     raise ComponentError(
