@@ -201,7 +201,9 @@ def test_what_a_hook_sees_of_the_run_is_documented():
     for kind, called in ((rlalign.Run, "run"), (rlalign.Learner, "learner")):
         for name, _ in inspect.getmembers(kind):
             if not name.startswith("_"):
-                assert re.search(rf"`(?:{called}\.)?{name}\b", text), f"{called}.{name} is not in docs/hooks.md"
+                assert re.search(rf"`(?:{called}\.)?{name}\b", text), (
+                    f"{called}.{name} is not in docs/hooks.md"
+                )
 
 
 def names() -> dict[str, Any]:

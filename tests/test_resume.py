@@ -236,11 +236,11 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "after a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2, "after")),
     "with half a file of a checkpoint": (
         "phases",
-        ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 9, "share": 0.5}),
+        ("die_in_file", {"function": "rlalign.records.tensors:save_file", "at": 9, "share": 0.5}),
     ),
     "with an empty file of a checkpoint": (
         "on-policy",
-        ("die_in_file", {"function": "rlalign.records.checkpoint:save_file", "at": 4, "share": 0.0}),
+        ("die_in_file", {"function": "rlalign.records.tensors:save_file", "at": 4, "share": 0.0}),
     ),
     "before a checkpoint is synced": ("phases", calls("rlalign.records.checkpoint:sync", 30)),
     "before a checkpoint gets its name": ("on-policy", calls("os:rename", 4)),

@@ -106,16 +106,19 @@ def broken_off(pipeline: Any, after: int, **options: Any) -> Path:
 def test_a_file_and_a_dict_mean_the_same() -> None:
     Path("pipeline.yaml").write_text(yaml.dump(PIPELINE, sort_keys=False))
     from_file, from_dict = rlalign.load("pipeline.yaml"), rlalign.load(PIPELINE)
-    assert from_file.settings == from_dict.settings
+    assert from_file.settings.resolved == from_dict.settings.resolved
     assert from_file.check() == from_dict.check()
     assert from_dict.check().startswith("pipeline: 1 phase; policy rlalign.testing:Logits, seed 0\n")
 
 
 def test_overrides_as_a_dict_and_as_on_the_command_line() -> None:
     said = {"train.lr": 0.5, "rewards.sum.weight": 2, "evaluate": None, "generation": {"samples": 3}}
-    by_dict = rlalign.load(PIPELINE, said, seed=7).settings
+    loaded = rlalign.load(PIPELINE, said, seed=7)
+    by_dict = loaded.settings
     texts = ["train.lr=0.5", "rewards.sum.weight=2", "evaluate=null", "generation={samples: 3}"]
-    assert by_dict == rlalign.load(PIPELINE, texts, seed=7).settings
+    by_text = rlalign.load(PIPELINE, texts, seed=7)
+    assert by_dict.resolved == by_text.settings.resolved
+    assert loaded.check() == by_text.check()
     (phase,) = by_dict.phases
     assert (by_dict.seed, phase.train.lr, phase.rewards[0].weight, phase.generation.samples) == (7, 0.5, 2, 3)
     assert phase.evaluate is None
@@ -140,7 +143,7 @@ def test_values_of_python_and_of_numpy() -> None:
             "pipeline: train.lr: expected a number, found 'much' (text)",
         ),
         ({}, {"train.lr": "much"}, 'override (train.lr="much"): train.lr: expected a number'),
-        ({}, {"rewards.nosuch.weight": 1}, "`rewards` has no entry named `nosuch`"),
+        ({}, {"rewards.nosuch.weight": 1}, "`rewards` has no item named `nosuch`"),
         ({}, ["train.lr"], "command line (train.lr): expected key=value"),
         ({"rewards": ["nosuch"]}, {}, "no component named `nosuch` is installed"),
         ({"rewards": [object()]}, {}, "rewards[0]: expected text, a number"),
