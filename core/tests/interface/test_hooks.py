@@ -461,6 +461,28 @@ def test_iteration_done_comes_after_learning_with_its_metrics(tmp_path: Path) ->
         assert given["metrics"]["responses"] == 12.0
 
 
+def test_iteration_done_sees_the_responses_of_all_refills(tmp_path: Path) -> None:
+    """Also of those that a wrapper of `advantage` left out."""
+    seen: list[tuple[int, int, float, bool]] = []
+
+    class Watch(Once):
+        @hookimpl
+        def iteration_done(self, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]) -> None:
+            total = float(reward.total_N.double().mean())
+            same = total == pytest.approx(metrics["reward/total"], rel=1e-6)
+            seen.append((len(rollout), len(reward.total_N), metrics["responses"], same))
+
+    class KeepsNone(Component):
+        @hookimpl(wrapper=True)
+        def advantage(self) -> Any:
+            batch = yield
+            return batch.take(torch.zeros(len(batch), dtype=torch.bool))
+
+    pipeline = {**PIPELINE, "algorithm": ["watch", "keeps-none"], "train": {**PIPELINE["train"], "refill": 2}}
+    run(tmp_path, pipeline, {"watch": Watch, "keeps-none": KeepsNone})
+    assert seen == [(36, 36, 36.0, True)] * 2, "three rounds of three prompts and four responses"
+
+
 def test_iteration_done_may_finish_the_phase(tmp_path: Path) -> None:
     class Enough(Component):
         @hookimpl
