@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rlalign.cli.guarded import guarded
 from rlalign.cli.installed import InstalledCommands
-from rlalign.errors import ConfigError, RLAlignError
+from rlalign.errors import ConfigError
 
 LATEST = ""
 
@@ -82,7 +81,7 @@ def run(
             folder = _run_folder(resume, file, runs)
             api.resume(folder, inexact=inexact, previous=previous, display=display)
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
@@ -123,7 +122,7 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
 
         click.echo(api.load(file, overrides).check(), nl=False)
 
-    _guarded(debug, report)
+    guarded(debug, report)
 
 
 _OF_EVALUATION = (
@@ -174,7 +173,7 @@ def evaluate(
         row = inspection.opened(target, overrides, seed=seed, policy=policy, **options).evaluate()
         click.echo(inspection.as_json(row) if as_json else inspection.table(row))
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 @program.command()
@@ -221,7 +220,7 @@ def sample(
             rows = inspection.last_samples(Result(inspection.run_folder(name)))[:count]
         click.echo(inspection.as_json(rows) if as_json else inspection.listed(rows))
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 @program.command()
@@ -273,7 +272,7 @@ def export(
         elif samples:
             click.echo(f"samples: {Result(run).export_responses(samples)}")
 
-    _guarded(debug, work)
+    guarded(debug, work)
 
 
 @program.command()
@@ -313,45 +312,6 @@ def _loaded(distribution: str, name: str) -> dict[str, str]:
         return {"kind": kind(Registry().load(f"{distribution}:{name}").cls)}
     except ConfigError as error:
         return {"error": str(error)}
-
-
-def _guarded(debug: bool, work: Callable[[], None]) -> None:
-    """One readable message for whatever goes wrong; a traceback only when it is asked for."""
-    try:
-        work()
-    except RLAlignError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            click.echo(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as interrupted:
-        click.echo(str(interrupted) or "stopped before the run began", err=True)
-        if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-        sys.exit(130)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            where = f"{error.filename}: " if error.filename else ""
-            click.echo(
-                f"error: {where}{error.strerror or error}; free some space or fix it, then `rlalign run --resume`",
-                err=True,
-            )
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            click.echo(
-                f"error: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno}); "
-                "--debug shows the traceback",
-                err=True,
-            )
-        sys.exit(1)
 
 
 def main() -> None:
