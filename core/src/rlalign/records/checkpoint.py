@@ -4,12 +4,14 @@
         models/<name>.safetensors      weights
         optimiser.safetensors          tensors of the other parts (no file where a part has none)
         components.safetensors
-        state.json                     everything that is no tensor
+        state.json                     everything that is no tensor: where the run stands, and its draws
         manifest.json                  size and SHA-256 of each file, and a checksum of its own
 
 A checkpoint is written under a temporary name, forced to the disk, and then renamed: a killed writer
 leaves a `.tmp-…` folder that the next one clears. An old one is renamed to `.old-…` before it is deleted,
 because a deletion that is killed half-way would leave a folder that looks like a checkpoint.
+
+Here is the form; `running.checkpointing` says what a run puts into it.
 """
 
 from __future__ import annotations
