@@ -22,7 +22,7 @@ class PromptReader:
 
     def tokens(self, example: Example) -> list[int]:
         """A prompt's tokens; one that is longer than the limit stops the run."""
-        found = self._tokenised(example)
+        found = self._truncated_tokens(example)
         limit = self.config.max_prompt_tokens
         if limit is not None and len(found) > limit:
             raise RLAlignError(self._too_long(example, len(found)))
@@ -35,7 +35,7 @@ class PromptReader:
         if limit is None or self.config.too_long == "truncate":
             return found
         for i, example in enumerate(examples):
-            length = len(self._tokenised(example))
+            length = len(self._truncated_tokens(example))
             if length > limit and self.config.too_long == "error":
                 raise RLAlignError(self._too_long(example, length))
             if length > limit:
@@ -48,7 +48,8 @@ class PromptReader:
             f"{self.config.max_prompt_tokens}; `too_long: drop` leaves such examples out, `truncate` cuts them"
         )
 
-    def _tokenised(self, example: Example) -> list[int]:
+    def _truncated_tokens(self, example: Example) -> list[int]:
+        """A prompt's tokens, which `too_long: truncate` cuts to the limit, at the tokenizer's truncation side."""
         prompt, plain = example.prompt, isinstance(example.prompt, str)
         text = str(prompt) if plain else self._as_chat(example)
         key = f"{int(plain)}{text}"
