@@ -233,6 +233,15 @@ def test_refill_counts_its_uniforms_on(tmp_path: Path) -> None:
     assert [t for _, texts in cut.rounds for t in texts] == list(whole.rounds[0][1])
 
 
+def test_what_a_refill_brings_too_much_is_left_out(tmp_path: Path) -> None:
+    """About half the prompts survive, so rounds bring more than was asked for: the first of them are the step."""
+    (row,), (survivors, (step, *_), _) = refilled(tmp_path, 5, iterations=1, prompts=5)
+    drawn = [i for ids, _ in survivors.rounds for i in ids if i in "01"]
+    assert len(drawn) > 5, "nothing is left out"
+    assert row["groups"] == 5.0 and row["responses"] == 5 * 2 * len(survivors.rounds)
+    assert [e.id for e in step.rollout.examples] == drawn[:5]
+
+
 def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
     class Nobody(Component):
         @hookimpl(wrapper=True)

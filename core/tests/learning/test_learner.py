@@ -212,6 +212,27 @@ def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     assert not torch.equal(b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT, before)
 
 
+def test_each_trial_has_uniforms_of_its_own(tmp_path: Path) -> None:
+    b = bench(tmp_path, generation={"samples": 2, "max_new_tokens": 7})
+    examples, _ = b.batch().rollout.examples, learner(b)
+    (one, reward), (two, _) = (b.learner.respond(examples) for _ in range(2))
+    assert one.texts != two.texts
+    assert len(one) == len(two) == len(reward.total_N) == 12
+    assert all(tuple(rollout.examples) == tuple(examples) for rollout in (one, two))
+
+
+def test_an_update_that_does_nothing_leaves_the_weights(tmp_path: Path) -> None:
+    class Idle(Gain):
+        @hookimpl
+        def update(self) -> dict[str, float]:
+            return {}
+
+    started = session(tmp_path, pipeline("idle"), {"idle": Idle})
+    before = {k: v.clone() for k, v in started.models.policy.state_dict().items()}
+    started.run()
+    assert all(torch.equal(v, before[k].double()) for k, v in started.models.policy.state_dict().items())
+
+
 # -- vectors by name, sums over parts ----------------------------------------------------------------------------
 
 
