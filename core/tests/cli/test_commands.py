@@ -21,7 +21,7 @@ PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
     "policy": {"rlalign.testing:Logits": {}},
     "rewards": [{"rlalign.testing:TokenSum": None, "as": "sum"}],
-    "algorithm": "rlalign.testing.kit:_Once",
+    "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 2, "max_new_tokens": 7},
     "train": {"iterations": 1, "prompts": 2, "lr": 0.01},
 }
@@ -205,11 +205,11 @@ def test_check_describes_one_phase() -> None:
     assert result.output.splitlines() == [
         "toy: 1 phase; policy rlalign.testing:Logits, seed 0",
         "",
-        "_Once:",
+        "PolicyGradient:",
         "  task     Numbers",
         "  rollout  sampled",
         "  reward   sum",
-        "  loss     _Once",
+        "  loss     PolicyGradient",
         "  models   policy built",
         "  trains   policy",
         "  needs    logprobs",
@@ -272,7 +272,12 @@ def test_runs_are_numbered_and_live_where_asked() -> None:
 
 def test_a_run_says_what_it_does_and_where_it_went() -> None:
     output = call("run", "toy.yaml", "--plain").output
-    for part in ("run toy in runs/toy: _Once", "_Once: 1 iteration", "finished", "model: runs/toy/model"):
+    for part in (
+        "run toy in runs/toy: PolicyGradient",
+        "PolicyGradient: 1 iteration",
+        "finished",
+        "model: runs/toy/model",
+    ):
         assert part in output
 
 

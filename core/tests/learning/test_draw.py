@@ -21,8 +21,7 @@ from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
-from rlalign.testing import Bench, run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, PolicyGradient, run
 
 
 def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:
@@ -170,7 +169,7 @@ PIPELINE: dict[str, Any] = {
 
 
 def test_an_example_drawn_twice_is_two_groups(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, PIPELINE, {"once": ONCE})
+    bench = Bench(tmp_path, PIPELINE, {"once": PolicyGradient})
     rollout, _ = bench.rollout()
     assert Counter(e.id for e in rollout.examples) == {"0": 2, "1": 2, "2": 2, "3": 2}
     assert rollout.group_N.tolist() == [g for g in range(8) for _ in range(2)]
@@ -200,7 +199,7 @@ class Survivors(Component):
 def refilled(folder: Path, refill: int, **train: Any) -> tuple[list[dict[str, Any]], Any]:
     steps: list[Batch] = []
 
-    class Look(ONCE):
+    class Look(PolicyGradient):
         @hookimpl
         def loss(self, batch, now):
             steps.append(batch.step)
@@ -250,7 +249,7 @@ def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
             return batch.take(batch.rollout.group_N < 0).as_step()
 
     pipeline = {**PIPELINE, "algorithm": ["once", "nobody"], "train": {**PIPELINE["train"], "refill": 2}}
-    _, done = run(tmp_path, pipeline, {"once": ONCE, "nobody": Nobody})
+    _, done = run(tmp_path, pipeline, {"once": PolicyGradient, "nobody": Nobody})
     rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["refills"], row["groups"], row["empty_steps"]) for row in rows] == [(2.0, 0.0, 1.0)] * 2
     assert done.step == 0
@@ -261,7 +260,7 @@ def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
 def test_a_component_may_weigh_and_scale_before_the_first_draw(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
-    class Weighs(ONCE):
+    class Weighs(PolicyGradient):
         @hookimpl
         def phase_started(self, run: Run) -> None:
             run.draw.weights(torch.tensor([0.0, 1.0, 0.0, 0.0]))

@@ -17,15 +17,14 @@ from rlalign.data.batch import Batch, Loss, Outputs, Reward
 from rlalign.data.example import Example, LazyExamples
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, RLAlignError
-from rlalign.interface.component import Component, Task
+from rlalign.interface.component import Task
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.records import checkpoint, columns
 from rlalign.records.columns import data_fingerprint
 from rlalign.running import loop
-from rlalign.testing import Numbers, registry, run, session
+from rlalign.testing import Numbers, PolicyGradient, ValueFit, registry, run, session
 from rlalign.testing.bench import Silence
-from rlalign.testing.kit import _Once as ONCE
 
 DATA = Numbers(Numbers.Config()).examples("train")
 ROWS = [(e.id, text, score) for e in DATA for text, score in zip(e.responses, e.scores, strict=True)]
@@ -41,7 +40,7 @@ def pipeline(**train: Any) -> dict[str, Any]:
     }
 
 
-class Column(ONCE):
+class Column(PolicyGradient):
     """Makes a column of score + 10, and looks for it in every batch."""
 
     def __init__(self, config: Any) -> None:
@@ -177,19 +176,7 @@ def test_fingerprints_tell_data_apart() -> None:
 # -- by a model: what a column depends on, and that it is computed once ---------------------------------------
 
 
-class FitsValue(Component):
-    """A value fitted to the rewards of logged responses, and no policy."""
-
-    needs = ("values",)
-    trains = ("value",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(batch.mean_over_responses((now.values_NT[:, 0] - batch.reward.total_N) ** 2))
-
-
-class Better(ONCE):
+class Better(PolicyGradient):
     """Draws by how much more a response earns than the value expected, at its first step."""
 
     models = {"value": "value"}
@@ -234,7 +221,7 @@ TWO: dict[str, Any] = {
     "train": {"prompts": 4, "dtype": "float64"},
     "checkpoints": {"every": 1000, "keep": 10},  # phases end with one
 }
-GIVEN: dict[str, Any] = {"fits-value": FitsValue, "better": Better, "better-again": BetterAgain}
+GIVEN: dict[str, Any] = {"fits-value": ValueFit, "better": Better, "better-again": BetterAgain}
 
 
 def better(session: loop.Session) -> Better:
@@ -315,7 +302,7 @@ def test_beside_sampled_responses_a_column_is_nan(tmp_path: Path) -> None:
             assert torch.equal(found_N.isnan(), ~logged_N)
             assert torch.equal(found_N[logged_N], batch.rollout.columns["score"][logged_N] + 10)
             self.seen += list(batch.rollout.texts)
-            return ONCE.loss(self, batch, now)
+            return PolicyGradient.loss(self, batch, now)
 
         def compute(self, rollout: Rollout, reward: Reward) -> Any:
             return torch.tensor([s for e in rollout.examples for s in e.scores]) + 10
@@ -362,7 +349,7 @@ class Weighted(Column):
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return ONCE.loss(self, batch, now)
+        return PolicyGradient.loss(self, batch, now)
 
 
 def peak(folder: Path, size: int) -> int:

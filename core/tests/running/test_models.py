@@ -17,9 +17,7 @@ from rlalign import (
     Batch,
     Component,
     Lagging,
-    Loss,
     Options,
-    Outputs,
     RLAlignError,
     Rollout,
     Run,
@@ -30,32 +28,8 @@ from rlalign.config.pipeline import ModelSpec
 from rlalign.errors import CheckpointError, ConfigError
 from rlalign.running import loop
 from rlalign.running.models import fingerprint, hold
-from rlalign.testing import Logits, registry, run, session
+from rlalign.testing import Logits, PolicyGradient, ValueFit, registry, run, session
 from rlalign.testing.bench import Silence, run_until
-
-
-class Learns(Component):
-    """A policy gradient."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
-
-
-class FitsValue(Component):
-    """A value fitted to rewards, and no policy."""
-
-    needs = ("values",)
-    trains = ("value",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2))
 
 
 class Watches(Component):
@@ -129,8 +103,8 @@ class Stored(Logits):
 
 
 COMPONENTS = {
-    "learns": Learns,
-    "fits-value": FitsValue,
+    "learns": PolicyGradient,
+    "fits-value": ValueFit,
     "watches": Watches,
     "only-watches": OnlyWatches,
     "reads-value": ReadsValue,

@@ -22,8 +22,7 @@ from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.optimiser import factor
 from rlalign.running.models import fingerprint
-from rlalign.testing import run, session
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import PolicyGradient, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": {"numbers": {"size": 40, "logged": [1]}},
@@ -57,7 +56,7 @@ class Broken(Component):
         return Score(value_NT)
 
 
-EXTRA: dict[str, Any] = {"once": ONCE, "broken": Broken}
+EXTRA: dict[str, Any] = {"once": PolicyGradient, "broken": Broken}
 
 
 def rows(done: Any, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -161,7 +160,7 @@ def test_padding_of_a_score_per_step_is_never_read(tmp_path: Path) -> None:
 def test_drop_leaves_out_whole_groups_and_records_them(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Look(ONCE):
+    class Look(PolicyGradient):
         @hookimpl
         def advantage(self, rollout, reward):
             seen.append((len(rollout.examples), len(rollout)))
@@ -251,7 +250,7 @@ def test_finish_phase_before_the_first_draw(tmp_path: Path) -> None:
 # -- collecting -------------------------------------------------------------------------------------
 
 
-class Look(ONCE):
+class Look(PolicyGradient):
     """Remembers (prompt, response, score) of every row it learns from."""
 
     def __init__(self, config: Any) -> None:
