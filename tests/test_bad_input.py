@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,49 +219,36 @@ def test_several_mistakes_are_told_at_once() -> None:
     assert len(result.stderr.strip().splitlines()) == 3
 
 
-def test_duplicate_names_of_two_packages(tmp_path: Path) -> None:
+def installed(folder: Path, name: str, entry_point: str) -> None:
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[rlalign]\n{entry_point}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to install into, with the modules of `bad/` beside it."""
+    monkeypatch.syspath_prepend(BAD)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_duplicate_names_of_two_packages(site: Path) -> None:
     """Both distributions are named, and how to say which."""
     for name in ("rlalign-plugin-one", "rlalign-plugin-two"):
-        info = tmp_path / "site" / f"{name.replace('-', '_')}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[rlalign]\ntwin = misbehaving:Reward\n")
-    code, error = subprocess_run({"rewards": ["twin"]}, path=tmp_path / "site")
-    assert code == 2
-    for part in (
-        "p.yaml:6",
-        "rlalign-plugin-one 1.0 and rlalign-plugin-two 1.0",
-        "`rlalign-plugin-one:twin`",
-    ):
-        assert part in error
-    code, _ = subprocess_run({"rewards": ["rlalign-plugin-two:twin"]}, path=tmp_path / "site", more=BAD)
-    assert code == 0
+        installed(site, name, "twin = misbehaving:Reward")
+    both = "rlalign-plugin-one 1.0 and rlalign-plugin-two 1.0"
+    refused(run({"rewards": ["twin"]}), 2, "p.yaml:6", both, "`rlalign-plugin-one:twin`")
+    assert run({"rewards": ["rlalign-plugin-two:twin"]}).exit_code == 0
 
 
-def test_a_plugin_that_fails_to_import(tmp_path: Path) -> None:
+def test_a_plugin_that_fails_to_import(site: Path) -> None:
     """Nobody who does not name it is disturbed; `plugins --check` and whoever names it learn why."""
-    info = tmp_path / "site" / "rlalign_plugin_broken-0.3.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rlalign-plugin-broken\nVersion: 0.3\n")
-    (info / "entry_points.txt").write_text("[rlalign]\nbroken = broken_import:Reward\n")
-    assert subprocess_run({}, path=tmp_path / "site", more=BAD)[0] == 0
-    code, error = subprocess_run({"rewards": ["broken"]}, path=tmp_path / "site", more=BAD)
-    assert code == 2
-    assert "`broken` (rlalign-plugin-broken 0.3) cannot be imported: ModuleNotFoundError" in error
-    assert "Traceback" not in error
-
-
-def subprocess_run(change: dict[str, Any], *, path: Path, more: Path | None = None) -> tuple[int, str]:
-    Path("p.yaml").write_text(yaml.dump({**copy.deepcopy(GOOD), **change}, sort_keys=False))
-    places = [str(path), *([str(more)] if more else [])]
-    done = subprocess.run(
-        [sys.executable, "-m", "rlalign.cli", "run", "p.yaml", "--plain"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    installed(site, "rlalign-plugin-broken", "broken = broken_import:Reward")
+    assert run({}).exit_code == 0
+    said = "`broken` (rlalign-plugin-broken 1.0) cannot be imported: ModuleNotFoundError"
+    refused(run({"rewards": ["broken"]}), 2, said)
 
 
 # -- in the run: exit code 1 ------------------------------------------------------------------------

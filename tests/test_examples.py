@@ -167,7 +167,7 @@ def use(folder: Path, environment: dict[str, str]) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    listed = {row["name"]: row for row in json.loads(rlalign("plugins", "--check", "--json"))}
+    listed = {row["name"]: row for row in json.loads(rlalign("plugins", "--json"))}
     assert listed["vowels"]["distribution"] == listed["reinforce-clipped"]["distribution"]
     assert listed["vowels"]["distribution"] == "rlalign-plugin-vowels"
     assert "reinforce-clipped" in rlalign("check", "pipeline.yaml")

@@ -21,14 +21,13 @@ import rlalign
 from rlalign import Callbacks, Component, ConfigError, Example, Options, Score, Task, hookimpl
 from rlalign.records import checkpoint, logs
 from rlalign.running.display import NoDisplay
-from rlalign.testing import Logits, Numbers, TokenSum
-from rlalign.testing.kit import _Once as Once
+from rlalign.testing import Logits, Numbers, PolicyGradient, TokenSum
 
 PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
     "policy": {"rlalign.testing:Logits": {}},
     "rewards": [{"rlalign.testing:TokenSum": None, "as": "sum"}],
-    "algorithm": "rlalign.testing.kit:_Once",
+    "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 2, "max_new_tokens": 7},
     "train": {"iterations": 3, "prompts": 4, "lr": 0.1},
     "evaluate": {"every": 2, "examples": 4, "generation": {"samples": 2}},
@@ -240,7 +239,7 @@ def test_callbacks_get_the_rows_that_are_logged() -> None:
     assert seen["on_iteration"] == result.metrics == second
     assert seen["on_evaluation"] == result.evaluations
     assert seen["on_start"] == seen["on_finish"] == [result.folder]
-    assert seen["on_phase"] == [("_Once", 3)]
+    assert seen["on_phase"] == [("PolicyGradient", 3)]
     assert seen["on_checkpoint"][-1] == result.folder / "checkpoints" / checkpoint_names(result.folder)[-1]
 
 
@@ -277,7 +276,7 @@ def test_ctrl_c_ends_the_run_at_a_checkpoint_and_gives_the_handlers_back() -> No
     def press(row: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(rlalign.Interrupted, match="stopped after iteration 1 of _Once, and saved"):
+    with pytest.raises(rlalign.Interrupted, match="stopped after iteration 1 of PolicyGradient, and saved"):
         quiet(PIPELINE, name="stopped", callbacks=Callbacks(on_iteration=press))
     assert signal.getsignal(signal.SIGINT) is before
     assert [row["iteration"] for row in rlalign.Result("runs/stopped").metrics] == [1]
@@ -401,7 +400,12 @@ def test_a_function_that_asks_for_what_there_is_not() -> None:
 
 
 def test_every_part_can_be_a_class() -> None:
-    parts = {"task": Numbers, "policy": Logits, "rewards": [{TokenSum: {}, "as": "sum"}], "algorithm": Once}
+    parts = {
+        "task": Numbers,
+        "policy": Logits,
+        "rewards": [{TokenSum: {}, "as": "sum"}],
+        "algorithm": PolicyGradient,
+    }
     by_class, by_name = quiet({**PIPELINE, **parts}), quiet(PIPELINE)
     assert [row["reward/sum"] for row in by_class.metrics] == [row["reward/sum"] for row in by_name.metrics]
 

@@ -8,18 +8,11 @@ import torch
 from pydantic import BaseModel, Field
 
 from rlalign import Batch, Component, Example, Loss, Options, Score, Task, hookimpl
+from rlalign.testing import PolicyGradient
 
 
-class Algorithm(Component):
-    """A plain policy gradient, for others to spoil."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch, now):
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+class Algorithm(PolicyGradient):
+    """For others to spoil."""
 
 
 # -- rewards ----------------------------------------------------------------------------------------

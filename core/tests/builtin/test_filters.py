@@ -16,8 +16,7 @@ from rlalign.data.batch import Batch, Reward
 from rlalign.data.example import Example
 from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
-from rlalign.testing import ComponentTests, Logits, run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import ComponentTests, Logits, PolicyGradient, run
 
 
 def batch_of(*groups: list[float], parts: dict[str, Any] | None = None) -> Batch:
@@ -157,7 +156,9 @@ def test_filters_apply_in_the_order_of_the_file(tmp_path: Path) -> None:
         "best, if at least": [{"best-of": {"n": 1}}, {"at-least": {"threshold": 0.0}}],
         "none": [{"at-least": {"threshold": 99.0}}, "best-vs-worst"],
     }.items():
-        _, session = run(tmp_path, {**base, "algorithm": ["once", *filters]}, {"once": ONCE}, name=name)
+        _, session = run(
+            tmp_path, {**base, "algorithm": ["once", *filters]}, {"once": PolicyGradient}, name=name
+        )
         line = (session.dir.path / "metrics.jsonl").read_text()
         counts[name] = line
     assert '"groups": 0.0' in counts["none"] and '"empty_steps": 1.0' in counts["none"]

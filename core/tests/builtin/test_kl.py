@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from rlalign.builtin.kl import KL, estimators, rl4lms_coefficient, ziegler_coefficient
 from rlalign.errors import ConfigError
-from rlalign.testing import Bench, ComponentTests, run, session
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, ComponentTests, PolicyGradient, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",
@@ -24,7 +23,7 @@ PIPELINE: dict[str, Any] = {
     "generation": {"samples": 4, "max_new_tokens": 7},
     "train": {"iterations": 3, "prompts": 3, "lr": 0.3, "dtype": "float64"},
 }
-EXTRA = {"once": ONCE}
+EXTRA = {"once": PolicyGradient}
 
 
 # -- values -----------------------------------------------------------------------------------------
@@ -124,7 +123,7 @@ def test_controllers_move_the_coefficient_once_an_iteration(controller: str, tmp
 # -- beside other penalties -------------------------------------------------------------------------
 
 
-class Regularised(ONCE):
+class Regularised(PolicyGradient):
     regularises = True
 
 

@@ -16,8 +16,7 @@ from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component, Task
 from rlalign.interface.hooks import hookimpl
-from rlalign.testing import Bench, ComponentTests, run, session
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, ComponentTests, PolicyGradient, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",
@@ -27,7 +26,7 @@ PIPELINE: dict[str, Any] = {
     "generation": {"samples": 4, "max_new_tokens": 7},
     "train": {"iterations": 2, "prompts": 6, "lr": 0.01, "dtype": "float64"},
 }
-EXTRA: dict[str, Any] = {"once": ONCE}
+EXTRA: dict[str, Any] = {"once": PolicyGradient}
 MIX = {"mix": {"logged": 1, "sampled": 3}}
 
 
@@ -149,7 +148,7 @@ def test_mix_takes_logged_responses_at_random_and_the_same_again(tmp_path: Path)
 
 
 def test_mix_fills_log_probs_where_they_are_needed(tmp_path: Path) -> None:
-    class Needs(ONCE):
+    class Needs(PolicyGradient):
         needs = ("logprobs", "old_logprobs", "policy.full_logprobs")
 
         @hookimpl
@@ -166,7 +165,7 @@ def test_mix_fills_log_probs_where_they_are_needed(tmp_path: Path) -> None:
 def test_source_restricts_a_loss_and_its_denominators(tmp_path: Path) -> None:
     seen: list[tuple[str, set[str], int]] = []
 
-    class Look(ONCE):
+    class Look(PolicyGradient):
         @hookimpl
         def loss(self, batch: Batch, now: Outputs) -> Loss:
             seen.append((self.name, set(batch.rollout.columns["source"]), len(batch.step)))
@@ -252,7 +251,7 @@ def test_rows_of_a_mixed_group_keep_their_settings(tmp_path: Path) -> None:
 
 
 class _Sources(ComponentTests):
-    pipeline = {"rewards": ["token-sum"], "algorithm": "reinforce-once"}
+    pipeline = {"rewards": ["token-sum"], "algorithm": "policy-gradient"}
 
 
 class TestSampled(_Sources):
@@ -261,10 +260,10 @@ class TestSampled(_Sources):
 
 class TestLogged(_Sources):
     component = "logged"
-    pipeline = {"responses": "logged", "rewards": ["logged"], "algorithm": "reinforce-once"}
+    pipeline = {"responses": "logged", "rewards": ["logged"], "algorithm": "policy-gradient"}
 
 
 class TestMix(_Sources):
     component = "mix"
     options = {"logged": 1, "sampled": 2}
-    pipeline = {"responses": {"mix": {"logged": 1, "sampled": 2}}, "algorithm": "reinforce-once"}
+    pipeline = {"responses": {"mix": {"logged": 1, "sampled": 2}}, "algorithm": "policy-gradient"}

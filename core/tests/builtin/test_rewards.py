@@ -17,8 +17,7 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-from rlalign.testing import Bench, ComponentTests, Logits, run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, ComponentTests, Logits, PolicyGradient, run
 
 ONE = Example("0", "0", ("1", "2 3", "4"), finished=(True, False, True))
 
@@ -170,7 +169,7 @@ def test_normalise_in_a_run_follows_the_scores_it_saw(tmp_path: Path) -> None:
             return result
 
     rewards = ["token-sum", {"watch": None, "as": "before"}, "normalise", {"watch": None, "as": "after"}]
-    run(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": ONCE, "watch": Watch})
+    run(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": PolicyGradient, "watch": Watch})
     raw, scaled = seen[0::2], seen[1::2]
     assert scaled[0] == raw[0]
     for i in (1, 2):
@@ -181,9 +180,9 @@ def test_normalise_in_a_run_follows_the_scores_it_saw(tmp_path: Path) -> None:
 
 def test_two_normalisers_do_not_mix_their_figures(tmp_path: Path) -> None:
     rewards = ["token-sum", "normalise", {"normalise": {"shift": False}, "as": "again"}]
-    _, session = run(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": ONCE})
+    _, session = run(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": PolicyGradient})
     inner, outer = [c for c in session.builder.built.values() if isinstance(c, Normalise)]
-    _alone, single = run(tmp_path, {**PIPELINE, "rewards": rewards[:2]}, {"once": ONCE})
+    _alone, single = run(tmp_path, {**PIPELINE, "rewards": rewards[:2]}, {"once": PolicyGradient})
     (only,) = [c for c in single.builder.built.values() if isinstance(c, Normalise)]
     first = lines(session.dir.path)[0]
     assert first["reward/token-sum"] == lines(single.dir.path)[0]["reward/token-sum"]
@@ -201,7 +200,7 @@ def test_two_normalisers_do_not_mix_their_figures(tmp_path: Path) -> None:
 def test_parts_are_the_whole(wrapper: Any, tmp_path: Path) -> None:
     """Whatever way a batch is cut into whole groups, a response earns the same."""
     rewards = ["token-sum", "length", wrapper]
-    bench = Bench(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": ONCE})
+    bench = Bench(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": PolicyGradient})
     for _ in range(2):
         rollout, reward = bench.rollout()
         parts = [bench.stages.reward(bench.run, rollout.take(rollout.group_N == g)) for g in range(3)]
@@ -219,7 +218,7 @@ def test_wrappers_name_one_thing_each_and_nest(tmp_path: Path) -> None:
         {"length": None, "weight": -1},
         {"clip": {"high": 2.0}, "as": "clip-all"},
     ]
-    bench = Bench(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": ONCE})
+    bench = Bench(tmp_path, {**PIPELINE, "rewards": rewards}, {"once": PolicyGradient})
     rollout, reward = bench.rollout()
     assert list(reward.parts) == ["token-sum", "length"]
     for i, text in enumerate(rollout.texts):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import yaml
 from click.testing import CliRunner, Result
 
 from rlalign.cli.commands import program
+from rlalign.config import registry
 
 PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
     "policy": {"rlalign.testing:Logits": {}},
     "rewards": [{"rlalign.testing:TokenSum": None, "as": "sum"}],
-    "algorithm": "rlalign.testing.kit:_Once",
+    "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 2, "max_new_tokens": 7},
     "train": {"iterations": 1, "prompts": 2, "lr": 0.01},
 }
@@ -44,15 +45,10 @@ def ran(*arguments: str) -> dict[str, Any]:
     return yaml.safe_load((folder / "pipeline.yaml").read_text())  # type: ignore[no-any-return]
 
 
-def alone(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "rlalign.cli", *arguments],
-        env={**os.environ, **({"PYTHONPATH": str(path)} if path else {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "rlalign.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 # -- asking costs nothing ---------------------------------------------------------------------------
@@ -140,6 +136,22 @@ def test_plugins_lists_names_with_their_packages() -> None:
     assert any(line.split() == ["kl", "rlalign", "0.1.0"] for line in lines)
 
 
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to install into; besides what it holds, only rlalign itself is installed."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def few(group: str) -> list[EntryPoint]:
+        here = {"rlalign", *(one.name for one in distributions(path=[str(folder)]))}
+        return [point for point in entry_points(group=group) if point.dist and point.dist.name in here]
+
+    monkeypatch.setattr(registry, "entry_points", few)
+    return folder
+
+
+@pytest.mark.usefixtures("site")
 def test_plugins_as_json() -> None:
     rows = json.loads(call("plugins", "--json").output)
     assert {"name": "kl", "distribution": "rlalign", "version": "0.1.0"} in rows
@@ -158,31 +170,29 @@ def installed(folder: Path, name: str, entry_points: str, module: str = "") -> P
     return folder
 
 
-def test_plugins_check_tells_what_is_broken_and_lists_the_rest(tmp_path: Path) -> None:
-    site = tmp_path / "site"
+def test_plugins_check_tells_what_is_broken_and_lists_the_rest(site: Path) -> None:
     installed(site, "rlalign-plugin-torn", "torn = rlalign_plugin_torn:Reward", "import no_such_library\n")
     installed(site, "rlalign-plugin-odd", "odd = rlalign_plugin_odd:Reward", "class Reward: pass\n")
-    plain = alone("plugins", path=site)
-    assert plain.returncode == 0 and "torn" in plain.stdout  # installed is not imported
-    result = alone("plugins", "--check", path=site)
-    assert result.returncode == 1
+    plain = call("plugins")
+    assert plain.exit_code == 0 and "torn" in plain.stdout  # installed is not imported
+    result = call("plugins", "--check")
+    assert result.exit_code == 1
     assert "`torn` (rlalign-plugin-torn 1.2) cannot be imported: ModuleNotFoundError" in result.stderr
     assert "`odd`: Reward is no component" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
     states = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()}
     assert (states["torn"], states["odd"], states["kl"]) == ("broken", "broken", "component")
-    as_json = alone("plugins", "--check", "--json", path=site)
-    assert as_json.returncode == 1
+    as_json = call("plugins", "--check", "--json")
+    assert as_json.exit_code == 1
     errors = {row["name"]: row["error"] for row in json.loads(as_json.stdout) if "error" in row}
     assert set(errors) == {"torn", "odd"}
 
 
-def test_plugins_check_tells_of_names_installed_twice(tmp_path: Path) -> None:
-    site = tmp_path / "site"
+def test_plugins_check_tells_of_names_installed_twice(site: Path) -> None:
     for name in ("rlalign-plugin-a", "rlalign-plugin-b"):
         installed(site, name, "twin = rlalign.builtin.kl:KL")
-    result = alone("plugins", "--check", path=site)
-    assert result.returncode == 1
+    result = call("plugins", "--check")
+    assert result.exit_code == 1
     assert "`twin` is in rlalign-plugin-a 1.2 and rlalign-plugin-b 1.2" in result.stderr
 
 
@@ -195,11 +205,11 @@ def test_check_describes_one_phase() -> None:
     assert result.output.splitlines() == [
         "toy: 1 phase; policy rlalign.testing:Logits, seed 0",
         "",
-        "_Once:",
+        "PolicyGradient:",
         "  task     Numbers",
         "  rollout  sampled",
         "  reward   sum",
-        "  loss     _Once",
+        "  loss     PolicyGradient",
         "  models   policy built",
         "  trains   policy",
         "  needs    logprobs",
@@ -262,7 +272,12 @@ def test_runs_are_numbered_and_live_where_asked() -> None:
 
 def test_a_run_says_what_it_does_and_where_it_went() -> None:
     output = call("run", "toy.yaml", "--plain").output
-    for part in ("run toy in runs/toy: _Once", "_Once: 1 iteration", "finished", "model: runs/toy/model"):
+    for part in (
+        "run toy in runs/toy: PolicyGradient",
+        "PolicyGradient: 1 iteration",
+        "finished",
+        "model: runs/toy/model",
+    ):
         assert part in output
 
 

@@ -18,7 +18,7 @@ from rlalign.records import checkpoint, logs
 from rlalign.records.checkpoint import load_tensors
 from rlalign.running import loop
 from rlalign.testing import registry
-from rlalign.testing.bench import Silence
+from rlalign.testing.bench import Silence, stop_early
 
 PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
@@ -27,7 +27,7 @@ PIPELINE: dict[str, Any] = {
         {"rlalign.testing:TokenSum": None, "as": "sum"},
         {"kl": {"coef": 0.5, "target": 0.001}},
     ],
-    "algorithm": "rlalign.testing.kit:_Once",
+    "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 2, "max_new_tokens": 7},
     "train": {"iterations": 3, "prompts": 4, "lr": 0.1},
     "evaluate": {"every": 2, "examples": 4, "generation": {"samples": 2}},
@@ -60,10 +60,8 @@ def ran(pipeline: dict[str, Any] = PIPELINE, name: str = "toy", stop: bool = Fal
     Path(f"{name}.yaml").write_text(yaml.dump(pipeline, sort_keys=False))
     known = registry()
     started = loop.start(load_pipeline(f"{name}.yaml", registry=known), known, display=Silence())
-    started.stopping = stop
     if stop:
-        with pytest.raises(loop.Interrupted):
-            started.run()
+        stop_early(started)
     else:
         started.run()
     return Path("runs") / name
@@ -136,7 +134,7 @@ def test_eval_of_an_unfinished_run_is_of_its_last_commit_point() -> None:
 def test_eval_prints_a_table_and_takes_another_seed_and_decoding(toy: Path) -> None:
     run = toy
     lines = call("eval", "toy").stdout.splitlines()
-    assert lines[0] == "_Once, iteration 3"
+    assert lines[0] == "PolicyGradient, iteration 3"
     shown = dict(line.split() for line in lines[1:])
     logged = last_evaluation(run)
     assert list(shown) == [name for name in logged if name.startswith("eval/")]
@@ -199,7 +197,9 @@ def test_export_of_a_run_finished_or_not(toy: Path) -> None:
     saved = load_tensors("a/b/model.safetensors")
     assert all(torch.equal(saved[name], point[name]) for name in saved)
     card = Path("a/b/README.md").read_text()
-    assert "Exported from the run broken after iteration 1 of _Once." in card and "beside" not in card
+    assert (
+        "Exported from the run broken after iteration 1 of PolicyGradient." in card and "beside" not in card
+    )
 
 
 def test_export_of_a_run_without_evaluation() -> None:
@@ -223,7 +223,7 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
     scores = [score for row in rows for score in row["scores"]]
     assert sum(scores) / 8 == pytest.approx(figures["eval/total"], rel=1e-6)
     about = rows[0]["meta"]["rlalign"]
-    assert (about["run"], about["phase"], about["iteration"]) == ("toy", "_Once", 3)
+    assert (about["run"], about["phase"], about["iteration"]) == ("toy", "PolicyGradient", 3)
     assert about["generation"]["top_k"] == 3 and set(about["rewards"]) == {"sum", "kl"}
     assert all(a > b for a, b in zip(about["logprobs"], about["full_logprobs"], strict=True))  # truncated
     assert len(about["lock"]) == 64 and (run / "lock.json").exists()

@@ -10,8 +10,7 @@ import pytest
 
 from rlalign import ConfigError, Example, Joined, LazyExamples
 from rlalign.data.example import Without
-from rlalign.testing import Logits, run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Logits, PolicyGradient, run
 
 
 class Numbered(LazyExamples):
@@ -90,7 +89,7 @@ def test_what_the_policy_cannot_read_is_named(tmp_path: Path) -> None:
         "generation": {"samples": 2, "max_new_tokens": 3},
         "train": {"passes": 1, "prompts": 3},
     }
-    _, started = run(tmp_path, pipeline, {"once": ONCE, "picky": Picky})
+    _, started = run(tmp_path, pipeline, {"once": PolicyGradient, "picky": Picky})
     assert started.ticks == 1
     assert (
         "policy `picky` leaves out 3 of 6 examples of `train`; the first is `1`: is odd"
@@ -103,4 +102,4 @@ def test_what_the_policy_cannot_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="policy `blind` can read none of 6 examples of `train`; the first is `0`"
     ):
-        run(tmp_path, {**pipeline, "policy": {"blind": {}}}, {"once": ONCE, "blind": Blind})
+        run(tmp_path, {**pipeline, "policy": {"blind": {}}}, {"once": PolicyGradient, "blind": Blind})

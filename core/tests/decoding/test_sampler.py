@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -535,6 +536,49 @@ def test_the_first_ratio_is_one(generation: dict[str, Any], tmp_path: Path) -> N
         metrics = bench.iterate()
         assert metrics["ratio/ratio"] == pytest.approx(1, abs=1e-12)
         assert metrics["ratio/off"] < 1e-11
+
+
+class NeverTwice:
+    """A constraint of one's own: no token may follow itself."""
+
+    def start(self, inputs: Sequence[Tensor], k: int) -> None:
+        self.allowed_nV = torch.ones(len(inputs) * k, 6, dtype=torch.bool)
+
+    def allowed(self) -> Tensor:
+        return self.allowed_nV
+
+    def advance(self, tokens_n: Tensor) -> None:
+        self.allowed_nV = torch.ones_like(self.allowed_nV).scatter(1, tokens_n[:, None], False)
+
+    def select(self, rows: Tensor) -> None:
+        self.allowed_nV = self.allowed_nV[rows]
+
+
+def test_a_constraint_may_be_anybodys(tmp_path: Path) -> None:
+    class Careful(Ratio):
+        models: dict[str, Any] = {}
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.constraint = NeverTwice()  # type: ignore[assignment]
+
+    say = {
+        "task": "numbers",
+        "policy": {"logits": {"vocabulary": 6}},
+        "rewards": ["token-sum"],
+        "algorithm": "careful",
+        "responses": "sampled",
+        "generation": {"samples": 8, "max_new_tokens": 7},
+        "train": {"iterations": 1, "prompts": 6, "dtype": "float64"},
+    }
+    bench = Bench(tmp_path, say, {"careful": Careful})
+    rollout, _ = bench.rollout()
+    assert max(len(text.split()) for text in rollout.texts) > 2
+    assert all(a != b for text in rollout.texts for a, b in pairwise(text.split()))
+    assert rollout.allowed is not None
+    allowed_MV = rollout.allowed.mask(*rollout.chosen)
+    assert torch.equal(allowed_MV.all(1), rollout.chosen[1] == 0)
+    assert bench.iterate()["careful/ratio"] == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("prompts", [(4, 64), (16, 64)])

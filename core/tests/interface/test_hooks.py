@@ -27,7 +27,7 @@ from rlalign.interface.run import Learner, Run
 from rlalign.running.members import HOOKS
 from rlalign.running.updating import Update
 from rlalign.running.view import RunView
-from rlalign.testing import run, session
+from rlalign.testing import PolicyGradient, run, session
 
 TYPES: dict[str, Any] = {
     "learner": Update,
@@ -90,18 +90,6 @@ def having(*hooks: str, takes: Callable[[str], list[str]] = arguments, **extra: 
     return type("Recorder", (Plain,), methods)
 
 
-class Once(Component):
-    """The loss of those pipelines whose recorder has none."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
-
-
 PIPELINE: dict[str, Any] = {
     "task": "numbers",
     "policy": {"logits": {"hidden": 5}},
@@ -141,7 +129,7 @@ def placed(*hooks: str) -> dict[str, Any]:
 
 
 def recorded(folder: Path, cls: type[Component], *hooks: str) -> list[tuple[str, dict[str, Any]]]:
-    _, done = run(folder, placed(*hooks), {"recorder": cls, "once": Once})
+    _, done = run(folder, placed(*hooks), {"recorder": cls, "once": PolicyGradient})
     (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
     return recorder.calls
 
@@ -196,7 +184,7 @@ def test_every_hook_needs_its_mark(hook: str, tmp_path: Path) -> None:
     cls = having(hook)
     unmarked = type("Unmarked", (cls,), {hook: lambda self: None})
     with pytest.raises(ConfigError, match=f"method `{hook}` without `@hookimpl`"):
-        session(tmp_path, placed(hook), {"recorder": unmarked, "once": Once})
+        session(tmp_path, placed(hook), {"recorder": unmarked, "once": PolicyGradient})
     assert not (tmp_path / "runs").exists()
 
 
@@ -206,7 +194,7 @@ def test_every_hook_refuses_arguments_it_does_not_give(hook: str, tmp_path: Path
     with pytest.raises(
         ConfigError, match=f"`{hook}` of `recorder` .* asks for `tokenizer`; the hook gives run"
     ):
-        session(tmp_path, placed(hook), {"recorder": cls, "once": Once})
+        session(tmp_path, placed(hook), {"recorder": cls, "once": PolicyGradient})
 
 
 WRONG: dict[str, Any] = {
@@ -231,7 +219,7 @@ def test_all_hooks_in_order(tmp_path: Path) -> None:
     """One recorder in several places is one object, whose hooks take part once each."""
     cls = having(*HOOKS)
     pipeline = {**placed("rollout", "reward", "evaluate"), "algorithm": ["once"]}
-    _, done = run(tmp_path, pipeline, {"recorder": cls, "once": Once})
+    _, done = run(tmp_path, pipeline, {"recorder": cls, "once": PolicyGradient})
     (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
     order = [hook for hook, given in recorder.calls if not (hook == "reward" and len(given["rollout"]) == 4)]
     iteration = ["rollout", "reward", "advantage", "update", *["loss", "step_ready"] * 4, "iteration_done"]
@@ -285,7 +273,7 @@ def test_reward_is_paid_at_the_last_step_or_at_each(tmp_path: Path) -> None:
 
     rewards = [{"token-sum": None, "weight": 2}, {"per-step": None, "weight": -1}]
     pipeline = {**PIPELINE, "rewards": rewards, "algorithm": ["once", "look"]}
-    run(tmp_path, pipeline, {"once": Once, "look": Look, "per-step": PerStep})
+    run(tmp_path, pipeline, {"once": PolicyGradient, "look": Look, "per-step": PerStep})
     for rollout, reward in seen:
         assert list(reward.parts) == ["token-sum", "per-step"]
         for i, text in enumerate(rollout.texts):
@@ -301,7 +289,7 @@ def test_reward_is_paid_at_the_last_step_or_at_each(tmp_path: Path) -> None:
 def test_advantage_without_an_implementation_is_the_total_reward(tmp_path: Path) -> None:
     batches = []
 
-    class See(Once):
+    class See(PolicyGradient):
         @hookimpl
         def loss(self, batch: Batch, now: Outputs) -> Loss:
             batches.append(batch.step)
@@ -336,7 +324,9 @@ def test_loss_sees_leaves_of_its_needs_and_its_step(tmp_path: Path) -> None:
 
 
 def test_loss_of_several_components_is_weighted_and_added(tmp_path: Path) -> None:
-    one, _ = run(tmp_path, {**PIPELINE, "algorithm": ["once"], "evaluate": None}, {"once": Once}, name="one")
+    one, _ = run(
+        tmp_path, {**PIPELINE, "algorithm": ["once"], "evaluate": None}, {"once": PolicyGradient}, name="one"
+    )
     two, _ = run(
         tmp_path,
         {
@@ -344,7 +334,7 @@ def test_loss_of_several_components_is_weighted_and_added(tmp_path: Path) -> Non
             "evaluate": None,
             "algorithm": [{"once": None, "weight": 0.75}, {"once": None, "weight": 0.25, "as": "again"}],
         },
-        {"once": Once},
+        {"once": PolicyGradient},
         name="two",
     )
     assert two.metrics["loss"] == pytest.approx(one.metrics["loss"], rel=1e-5)
@@ -362,7 +352,7 @@ def test_evaluate_names_its_metrics(tmp_path: Path) -> None:
             return {"distinct": len(set(rollout.texts)), "all": torch.tensor(float(len(rollout)))}  # type: ignore[dict-item]
 
     pipeline = {**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": [{"distinct": None, "as": "d"}]}}
-    finished, _ = run(tmp_path, pipeline, {"once": Once, "distinct": Distinct})
+    finished, _ = run(tmp_path, pipeline, {"once": PolicyGradient, "distinct": Distinct})
     assert finished.metrics["eval/d/all"] == 4.0
     assert 1 <= finished.metrics["eval/d/distinct"] <= 4
 
@@ -370,7 +360,7 @@ def test_evaluate_names_its_metrics(tmp_path: Path) -> None:
 def test_phase_started_comes_once_a_phase_after_setup(tmp_path: Path) -> None:
     events: list[str] = []
 
-    class Notes(Once):
+    class Notes(PolicyGradient):
         def setup(self, run: Run) -> None:
             events.append(f"setup {run.phase}")
 
@@ -389,7 +379,7 @@ def test_update_replaces_the_loops_own(tmp_path: Path) -> None:
     finished, done = run(
         tmp_path,
         {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder"]},
-        {"recorder": cls, "once": Once},
+        {"recorder": cls, "once": PolicyGradient},
     )
     assert finished.metrics["trust"] == 0.5
     assert "loss" not in finished.metrics
@@ -405,7 +395,7 @@ def test_update_may_take_steps_of_its_own(tmp_path: Path) -> None:
     finished, _ = run(
         tmp_path,
         {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder"]},
-        {"recorder": having("update", do_update=descend), "once": Once},
+        {"recorder": having("update", do_update=descend), "once": PolicyGradient},
     )
     assert finished.metrics["after"] < finished.metrics["before"]
 
@@ -421,7 +411,7 @@ def test_update_may_be_wrapped(tmp_path: Path) -> None:
     finished, _ = run(
         tmp_path,
         {**PIPELINE, "evaluate": None, "algorithm": ["once", "recorder", "timed"]},
-        {"recorder": cls, "once": Once, "timed": Timed},
+        {"recorder": cls, "once": PolicyGradient, "timed": Timed},
     )
     assert (finished.metrics["trust"], finished.metrics["wrapped"]) == (0.5, 1.0)
 
@@ -429,7 +419,7 @@ def test_update_may_be_wrapped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("said, steps", [(None, 8), (True, 8), (False, 0)])
 def test_step_ready_false_drops_the_step_and_ends_the_update(said: Any, steps: int, tmp_path: Path) -> None:
     cls = having("step_ready", do_step_ready=lambda self, **_: said)
-    _, done = run(tmp_path, placed("step_ready"), {"recorder": cls, "once": Once})
+    _, done = run(tmp_path, placed("step_ready"), {"recorder": cls, "once": PolicyGradient})
     (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
     assert done.step == steps
     assert len(recorder.calls) == (2 if said is False else 8)
@@ -450,7 +440,7 @@ def test_step_ready_asks_everybody(tmp_path: Path) -> None:
         **PIPELINE,
         "algorithm": ["once", {"stop": None, "as": "first"}, {"stop": None, "as": "second"}],
     }
-    run(tmp_path, pipeline, {"once": Once, "stop": Stop})
+    run(tmp_path, pipeline, {"once": PolicyGradient, "stop": Stop})
     assert asked == ["first", "second"] * 2
 
 
@@ -490,7 +480,9 @@ def test_iteration_done_may_finish_the_phase(tmp_path: Path) -> None:
             assert run.iteration == 1 and run.step == 4
             run.finish_phase("enough")
 
-    _, done = run(tmp_path, {**PIPELINE, "algorithm": ["once", "enough"]}, {"once": Once, "enough": Enough})
+    _, done = run(
+        tmp_path, {**PIPELINE, "algorithm": ["once", "enough"]}, {"once": PolicyGradient, "enough": Enough}
+    )
     assert done.step == 4
     assert "enough" in " ".join(done.display.notes)  # type: ignore[attr-defined]
 
@@ -505,7 +497,9 @@ def test_evaluated_may_end_a_phase_that_no_longer_improves(tmp_path: Path) -> No
             if run.iteration == 1:
                 run.finish_phase("held out no better")
 
-    _, done = run(tmp_path, {**PIPELINE, "algorithm": ["once", "stop"]}, {"once": Once, "stop": Stop})
+    _, done = run(
+        tmp_path, {**PIPELINE, "algorithm": ["once", "stop"]}, {"once": PolicyGradient, "stop": Stop}
+    )
     assert [iteration for iteration, _ in Stop.seen] == [0, 1]
     assert "held out no better" in " ".join(done.display.notes)  # type: ignore[attr-defined]
 
@@ -523,13 +517,15 @@ def test_hooks_cannot_assign_to_the_run(tmp_path: Path) -> None:
             with pytest.raises(TypeError):
                 run.models["policy"] = None  # type: ignore[index]
 
-    run(tmp_path, {**PIPELINE, "algorithm": ["once", "assigns"]}, {"once": Once, "assigns": Assigns})
+    run(
+        tmp_path, {**PIPELINE, "algorithm": ["once", "assigns"]}, {"once": PolicyGradient, "assigns": Assigns}
+    )
 
 
 def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
     seen: list[float] = []
 
-    class Watch(Once):
+    class Watch(PolicyGradient):
         @hookimpl
         def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
             seen.append(run.progress)

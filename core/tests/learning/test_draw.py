@@ -21,8 +21,7 @@ from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
-from rlalign.testing import Bench, run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, PolicyGradient, run
 
 
 def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:
@@ -170,7 +169,7 @@ PIPELINE: dict[str, Any] = {
 
 
 def test_an_example_drawn_twice_is_two_groups(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, PIPELINE, {"once": ONCE})
+    bench = Bench(tmp_path, PIPELINE, {"once": PolicyGradient})
     rollout, _ = bench.rollout()
     assert Counter(e.id for e in rollout.examples) == {"0": 2, "1": 2, "2": 2, "3": 2}
     assert rollout.group_N.tolist() == [g for g in range(8) for _ in range(2)]
@@ -200,7 +199,7 @@ class Survivors(Component):
 def refilled(folder: Path, refill: int, **train: Any) -> tuple[list[dict[str, Any]], Any]:
     steps: list[Batch] = []
 
-    class Look(ONCE):
+    class Look(PolicyGradient):
         @hookimpl
         def loss(self, batch, now):
             steps.append(batch.step)
@@ -233,6 +232,15 @@ def test_refill_counts_its_uniforms_on(tmp_path: Path) -> None:
     assert [t for _, texts in cut.rounds for t in texts] == list(whole.rounds[0][1])
 
 
+def test_what_a_refill_brings_too_much_is_left_out(tmp_path: Path) -> None:
+    """About half the prompts survive, so rounds bring more than was asked for: the first of them are the step."""
+    (row,), (survivors, (step, *_), _) = refilled(tmp_path, 5, iterations=1, prompts=5)
+    drawn = [i for ids, _ in survivors.rounds for i in ids if i in "01"]
+    assert len(drawn) > 5, "nothing is left out"
+    assert row["groups"] == 5.0 and row["responses"] == 5 * 2 * len(survivors.rounds)
+    assert [e.id for e in step.rollout.examples] == drawn[:5]
+
+
 def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
     class Nobody(Component):
         @hookimpl(wrapper=True)
@@ -241,7 +249,7 @@ def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
             return batch.take(batch.rollout.group_N < 0).as_step()
 
     pipeline = {**PIPELINE, "algorithm": ["once", "nobody"], "train": {**PIPELINE["train"], "refill": 2}}
-    _, done = run(tmp_path, pipeline, {"once": ONCE, "nobody": Nobody})
+    _, done = run(tmp_path, pipeline, {"once": PolicyGradient, "nobody": Nobody})
     rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["refills"], row["groups"], row["empty_steps"]) for row in rows] == [(2.0, 0.0, 1.0)] * 2
     assert done.step == 0
@@ -252,7 +260,7 @@ def test_refill_gives_up_and_says_so(tmp_path: Path) -> None:
 def test_a_component_may_weigh_and_scale_before_the_first_draw(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
-    class Weighs(ONCE):
+    class Weighs(PolicyGradient):
         @hookimpl
         def phase_started(self, run: Run) -> None:
             run.draw.weights(torch.tensor([0.0, 1.0, 0.0, 0.0]))

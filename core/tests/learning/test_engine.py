@@ -25,6 +25,7 @@ from rlalign import (
     Nucleus,
     Options,
     Outputs,
+    Reward,
     RLAlignError,
     Rollout,
     Run,
@@ -563,6 +564,35 @@ def test_a_denominator_of_one_source_is_counted_once_a_step(tmp_path: Path) -> N
     batch = bench.batch()
     bench.gradient(batch, budget=1)
     assert counted.count(batch.rollout.columns["source"].count("sampled")) == 1
+
+
+@pytest.mark.parametrize("source", [None, "logged"])
+def test_a_rollout_in_a_column_is_scored_once_a_step(source: str | None, tmp_path: Path) -> None:
+    """Of a whole step and of the step of one source alike, however many pieces there are."""
+
+    class Elsewhere(Plain):
+        @hookimpl
+        def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
+            return Batch.of(rollout, reward, reward.total_N, elsewhere=replace(rollout))
+
+        @hookimpl
+        def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+            other = batch.step.columns["elsewhere"]
+            level = run.score("policy", other, ["full_logprobs"]).full_logprobs_NT[other.mask_NT].mean()
+            return Loss(batch.mean_over_tokens((now.logprobs_NT - level) ** 2))
+
+    say = pipeline(
+        {"algorithm": [{"elsewhere": {}, **({"source": source} if source else {})}]}, DATA["mixed"]
+    )
+    bench = Bench(tmp_path, say, {**COMPONENTS, "elsewhere": Elsewhere})
+    batch, scored = bench.batch(), []
+    score = bench.engine._score
+    bench.engine._score = lambda model, *rest: (scored.append(model), score(model, *rest))[1]  # type: ignore[method-assign]
+    whole, pieces = (bench.gradient(batch, budget=budget) for budget in (10**9, 1))
+    assert pieces[0] == pytest.approx(whole[0], rel=1e-12)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(pieces[1][name], gradient, rtol=0, atol=1e-12)
+    assert scored == ["policy"]
 
 
 def test_rejecting_every_entry_of_a_mean_is_no_division_by_zero(tmp_path: Path) -> None:

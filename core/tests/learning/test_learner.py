@@ -12,20 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, ComponentError, Learner, Loss, Outputs, Run, hookimpl
+from rlalign import Batch, ComponentError, Learner, Loss, Outputs, Run, hookimpl
 from rlalign.data.settings import Schedule
 from rlalign.learning.learner import GradientLearner, mean_of
 from rlalign.learning.optimiser import factor
 from rlalign.running.updating import update
-from rlalign.testing import Bench, run, session
+from rlalign.testing import Bench, PolicyAndValue, PolicyGradient, run, session
 
 
-class Gain(Component):
-    """A plain policy gradient that remembers which rows each step held."""
+class Gain(PolicyGradient):
+    """Remembers which rows each step held."""
 
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
     stop_at: int | None = None
 
     def __init__(self, config: Any) -> None:
@@ -36,7 +33,7 @@ class Gain(Component):
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
         self.steps.append([batch.step.rollout.examples[g].id for g in batch.step.rollout.group_N.tolist()])
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+        return super().loss(batch, now)
 
     @hookimpl
     def step_ready(self, metrics: Mapping[str, float]) -> bool:
@@ -62,24 +59,13 @@ class BadGradient(Gain):
         return Loss(batch.mean_over_tokens((now.logprobs_NT * 0).sqrt()))
 
 
-class ByValue(Component):
-    needs = ("logprobs", "values")
-    trains = ("policy", "value")
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        gain = batch.mean_over_tokens(batch.advantage_NT * now.logprobs_NT)
-        return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2) - gain)
-
-
 UPDATE_ONLY = ["loss", "gradient", "split", "accumulate", "parameters", "assign", "learn", "respond"]
 COMPONENTS: dict[str, type[Any]] = {
     "gain": Gain,
     "stops": StopsAtThird,
     "not-a-number": NotANumber,
     "bad-gradient": BadGradient,
-    "by-value": ByValue,
+    "by-value": PolicyAndValue,
 }
 
 
@@ -212,6 +198,27 @@ def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     assert not torch.equal(b.run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT, before)
 
 
+def test_each_trial_has_uniforms_of_its_own(tmp_path: Path) -> None:
+    b = bench(tmp_path, generation={"samples": 2, "max_new_tokens": 7})
+    examples, _ = b.batch().rollout.examples, learner(b)
+    (one, reward), (two, _) = (b.learner.respond(examples) for _ in range(2))
+    assert one.texts != two.texts
+    assert len(one) == len(two) == len(reward.total_N) == 12
+    assert all(tuple(rollout.examples) == tuple(examples) for rollout in (one, two))
+
+
+def test_an_update_that_does_nothing_leaves_the_weights(tmp_path: Path) -> None:
+    class Idle(Gain):
+        @hookimpl
+        def update(self) -> dict[str, float]:
+            return {}
+
+    started = session(tmp_path, pipeline("idle"), {"idle": Idle})
+    before = {k: v.clone() for k, v in started.models.policy.state_dict().items()}
+    started.run()
+    assert all(torch.equal(v, before[k].double()) for k, v in started.models.policy.state_dict().items())
+
+
 # -- vectors by name, sums over parts ----------------------------------------------------------------------------
 
 
@@ -278,7 +285,7 @@ def test_a_sum_starts_over_where_memory_ran_out(tmp_path: Path) -> None:
 # -- the loop's learning inside an update ----------------------------------------------------------------------
 
 
-class Again(ByValue):
+class Again(PolicyAndValue):
     """The loop's own update, some times over, of all that trains or of some of it."""
 
     times, only = 1, None
@@ -297,7 +304,9 @@ def weights_after(folder: Path, name: str, cls: type[Any], **train: Any) -> dict
 
 
 def test_to_learn_inside_an_update_is_what_the_loop_does(tmp_path: Path) -> None:
-    plain, asked = (weights_after(tmp_path, n, cls) for n, cls in (("plain", ByValue), ("asked", Again)))
+    plain, asked = (
+        weights_after(tmp_path, n, cls) for n, cls in (("plain", PolicyAndValue), ("asked", Again))
+    )
     assert all(torch.equal(asked[key], weight) for key, weight in plain.items())
 
 

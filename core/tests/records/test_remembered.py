@@ -105,6 +105,26 @@ def test_sampled_responses_are_not_kept(scored: Counter[str], tmp_path: Path) ->
     assert not (started.dir.path / "remembered").exists()
 
 
+def test_what_the_sampler_said_of_the_policy_is_not_scored(scored: Counter[str], tmp_path: Path) -> None:
+    class Ratio(Closer):
+        needs = ("logprobs", "old_logprobs", "policy.full_logprobs", "reference.full_logprobs")
+
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            return Loss(-batch.mean_over_tokens((now.logprobs_NT - batch.old_logprobs_NT).exp()))
+
+    pipeline = {
+        **PIPELINE,
+        "algorithm": "ratio",
+        "responses": "sampled",
+        "rewards": ["token-sum", "kl"],
+        "generation": {"max_new_tokens": 7, "temperature": 0.7},
+        "train": {"iterations": 2, "prompts": 3, "epochs": 2},
+    }
+    session(tmp_path, pipeline, {"ratio": Ratio}).run()
+    assert scored == {"reference.full_logprobs": 6}
+
+
 def test_a_mix_keeps_the_logged_ones(scored: Counter[str], tmp_path: Path) -> None:
     pipeline = {
         **PIPELINE,

@@ -20,7 +20,7 @@ from rlalign.errors import ComponentError
 from rlalign.records import logs
 from rlalign.running import loop
 from rlalign.testing import Bench, registry
-from rlalign.testing.bench import Silence
+from rlalign.testing.bench import Silence, stop_early
 from rlalign.testing.logits import Logits
 
 PIPELINE: dict[str, Any] = {
@@ -30,7 +30,7 @@ PIPELINE: dict[str, Any] = {
         {"rlalign.testing:TokenSum": None, "as": "sum", "weight": 0.5},
         {"kl": {"coef": 0.1}},
     ],
-    "algorithm": "rlalign.testing.kit:_Once",
+    "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 3, "max_new_tokens": 5, "temperature": 0.8, "top_k": 4},
     "train": {"iterations": 3, "prompts": 4, "lr": 0.1, "keep_responses": True},
 }
@@ -52,10 +52,8 @@ def ran(
     Path(f"{name}.yaml").write_text(yaml.dump(pipeline, sort_keys=False))
     known = registry(extra)
     started = loop.start(load_pipeline(f"{name}.yaml", registry=known), known, display=Silence())
-    started.stopping = stop
     if stop:
-        with pytest.raises(loop.Interrupted):
-            started.run()
+        stop_early(started)
     else:
         started.run()
     return Path("runs") / name
@@ -88,7 +86,10 @@ def test_every_response_of_every_iteration_with_what_it_earned() -> None:
         about = row["meta"]["rlalign"]
         sums = [sum(map(float, text.split())) / 10 for text in row["responses"]]
         assert about["rewards"]["sum"] == pytest.approx(sums)
-        assert row["id"] == f"_Once-1/{about['example']}#{about['iteration']}.{row['id'].rpartition('.')[2]}"
+        assert (
+            row["id"]
+            == f"PolicyGradient-1/{about['example']}#{about['iteration']}.{row['id'].rpartition('.')[2]}"
+        )
         assert about["generation"]["top_k"] == 4 and about["same_tokens"] == [True] * 3
         assert all(a > b for a, b in zip(about["logprobs"], about["full_logprobs"], strict=True))  # truncated
         assert (about["run"], about["seed"], about["repeat"], about["step"]) == (
@@ -144,7 +145,7 @@ def test_a_run_that_goes_on_is_exported_up_to_its_last_commit_point() -> None:
     run = ran(stop=True)
     rows = exported()
     assert [row["meta"]["rlalign"]["iteration"] for row in rows] == [1] * 4
-    with (run / "rows/_Once-1.jsonl").open("a") as file:
+    with (run / "rows/PolicyGradient-1.jsonl").open("a") as file:
         file.write(json.dumps(rows[0]) + '\n{"id": "torn')  # the next iteration, not committed yet
     assert exported(file="again.jsonl") == rows
     resumed = loop.resume(run, registry(), display=Silence())
@@ -156,7 +157,9 @@ def test_a_run_that_goes_on_is_exported_up_to_its_last_commit_point() -> None:
     for row in [*after, *of_whole]:
         del row["meta"]["rlalign"]["run"]
     assert after == of_whole
-    assert (run / "rows/_Once-1.jsonl").read_bytes() == (whole / "rows/_Once-1.jsonl").read_bytes()
+    assert (run / "rows/PolicyGradient-1.jsonl").read_bytes() == (
+        whole / "rows/PolicyGradient-1.jsonl"
+    ).read_bytes()
 
 
 def test_a_finished_run_without_its_commit_points_still_has_its_responses() -> None:
@@ -171,10 +174,10 @@ def test_a_finished_run_without_its_commit_points_still_has_its_responses() -> N
 
 def test_a_log_that_was_cut_is_no_data() -> None:
     run = ran()
-    file = run / "rows/_Once-1.jsonl"
+    file = run / "rows/PolicyGradient-1.jsonl"
     file.write_bytes(file.read_bytes()[:-10])
     result = call("export", "toy", "--samples", "s.jsonl")
-    assert result.exit_code == 2 and "rows/_Once-1.jsonl: was deleted or cut" in result.stderr
+    assert result.exit_code == 2 and "rows/PolicyGradient-1.jsonl: was deleted or cut" in result.stderr
     assert not Path("s.jsonl").exists()
 
 
@@ -225,7 +228,7 @@ def test_texts_are_those_that_were_sampled() -> None:
             "task": {"from": "grow"},
             "rewards": None,
             "responses": "logged",
-            "algorithm": "rlalign.testing.kit:_Once",
+            "algorithm": "rlalign.testing:PolicyGradient",
         },
     ]
     top = {key: value for key, value in PIPELINE.items() if key not in ("algorithm", "task")}

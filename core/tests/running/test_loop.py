@@ -14,24 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlalign import Batch, Component, Example, Loss, Outputs, Rollout, Run, Score, Task, hookimpl
+from rlalign import Batch, Component, Example, Loss, Rollout, Run, Score, Task, hookimpl
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.running import loop
 from rlalign.running.models import fingerprint
-from rlalign.testing import registry, session
-from rlalign.testing.bench import Silence
-
-
-class Learns(Component):
-    """A policy gradient."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+from rlalign.testing import PolicyGradient, registry, session
+from rlalign.testing.bench import Silence, logged
 
 
 class Stops(Silence):
@@ -53,7 +41,7 @@ def stop_and_go(
     folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]], after: Collection[int]
 ) -> loop.Session:
     """The last session of a run that was stopped after these iterations."""
-    given = {"learns": Learns, **components}
+    given = {"learns": PolicyGradient, **components}
     display = Stops(after)
     current = session(folder, pipeline, given, name="stopped", display=display)
     while True:
@@ -65,17 +53,6 @@ def stop_and_go(
             current = loop.resume(folder / "runs/stopped", registry(given), display=display)
 
 
-def logged(run: Path) -> dict[str, list[dict[str, Any]]]:
-    """All logs of a run but its times."""
-    return {
-        path.relative_to(run).as_posix(): [
-            {key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
-            for line in path.read_text().splitlines()
-        ]
-        for path in sorted(run.rglob("*.jsonl"))
-    }
-
-
 def check(
     folder: Path,
     pipeline: Mapping[str, Any],
@@ -83,7 +60,7 @@ def check(
     after: Collection[int] = range(1, 1000),
 ) -> tuple[loop.Session, loop.Session]:
     """A run that stops as often as it is asked to ends like one that never does."""
-    whole = session(folder, pipeline, {"learns": Learns, **components}, name="whole")
+    whole = session(folder, pipeline, {"learns": PolicyGradient, **components}, name="whole")
     whole.run()
     stopped = stop_and_go(folder, pipeline, components, after)
     assert logged(stopped.dir.path) == logged(whole.dir.path)
@@ -289,7 +266,7 @@ def test_a_column_over_an_earlier_phases_rows_is_of_the_latest_pass(tmp_path: Pa
             "algorithm": ["learns", "column"],
         },
     ]
-    done = session(tmp_path, pipeline(phases=phases, repeat=3), {"learns": Learns, "column": Column})
+    done = session(tmp_path, pipeline(phases=phases, repeat=3), {"learns": PolicyGradient, "column": Column})
     done.run()
     (column,) = (c for c in done.builder.built.values() if isinstance(c, Column))
     for repeat, values in enumerate(column.values):
@@ -299,7 +276,7 @@ def test_a_column_over_an_earlier_phases_rows_is_of_the_latest_pass(tmp_path: Pa
 
 
 def test_fingerprints_belong_to_data_not_to_addresses(tmp_path: Path) -> None:
-    started = session(tmp_path, pipeline(), {"learns": Learns})
+    started = session(tmp_path, pipeline(), {"learns": PolicyGradient})
     wiring, seen = started.plans[0], set()
     for i in range(20):  # each list may take the place in memory of the one before
         seen.add(started.data.fingerprint(wiring, [Example(str(i), "")]))
@@ -322,7 +299,7 @@ class Counted(Task):
 
 
 def test_a_task_may_say_what_its_data_is(tmp_path: Path) -> None:
-    started = session(tmp_path, pipeline(task="counted"), {"learns": Learns, "counted": Counted})
+    started = session(tmp_path, pipeline(task="counted"), {"learns": PolicyGradient, "counted": Counted})
     assert json.loads((started.dir.path / "lock.json").read_text())["data"] == {
         "counted/train": "version 3 of train"
     }
@@ -379,7 +356,7 @@ def test_a_phase_that_a_component_ends_is_over_in_a_resumed_run_too(tmp_path: Pa
 def test_evaluation_touches_nothing_that_is_learned(tmp_path: Path) -> None:
     weights = []
     for i, evaluate in enumerate(({}, {"evaluate": {"every": 1, "examples": 5}})):
-        done = session(tmp_path, pipeline(**evaluate), {"learns": Learns}, name=f"run-{i}")
+        done = session(tmp_path, pipeline(**evaluate), {"learns": PolicyGradient}, name=f"run-{i}")
         done.run()
         weights.append(fingerprint(done.models.policy))
     assert weights[0] == weights[1]
@@ -387,10 +364,10 @@ def test_evaluation_touches_nothing_that_is_learned(tmp_path: Path) -> None:
 
 def test_a_finished_run_says_so_and_gives_its_last_figures(tmp_path: Path) -> None:
     given = pipeline(evaluate={"examples": 3})
-    first = session(tmp_path, given, {"learns": Learns}, name="run")
+    first = session(tmp_path, given, {"learns": PolicyGradient}, name="run")
     finished = first.run()
     display = Silence()
-    again = loop.resume(tmp_path / "runs/run", registry({"learns": Learns}), display=display)
+    again = loop.resume(tmp_path / "runs/run", registry({"learns": PolicyGradient}), display=display)
     assert again.run() == finished
     assert display.notes == [
         f"{tmp_path / 'runs/run'}: this run is finished; its model is in {tmp_path / 'runs/run/model'}"
@@ -403,13 +380,13 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
             return []
 
     with pytest.raises(RLAlignError, match="has no examples in `train`"):
-        session(tmp_path, pipeline(task="broken"), {"learns": Learns, "broken": Broken})
+        session(tmp_path, pipeline(task="broken"), {"learns": PolicyGradient, "broken": Broken})
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     display = Stops([2])
-    current = session(tmp_path, pipeline(), {"learns": Learns}, name="run", display=display)
+    current = session(tmp_path, pipeline(), {"learns": PolicyGradient}, name="run", display=display)
     display.session = current
     with pytest.raises(
         loop.Interrupted, match=r"after iteration 2 of learns, and saved; .*--resume .*runs/run`"

@@ -17,9 +17,7 @@ from rlalign import (
     Batch,
     Component,
     Lagging,
-    Loss,
     Options,
-    Outputs,
     RLAlignError,
     Rollout,
     Run,
@@ -30,32 +28,8 @@ from rlalign.config.pipeline import ModelSpec
 from rlalign.errors import CheckpointError, ConfigError
 from rlalign.running import loop
 from rlalign.running.models import fingerprint, hold
-from rlalign.testing import Logits, registry, run, session
+from rlalign.testing import Logits, PolicyGradient, ValueFit, registry, run, session
 from rlalign.testing.bench import Silence, run_until
-
-
-class Learns(Component):
-    """A policy gradient."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
-
-
-class FitsValue(Component):
-    """A value fitted to rewards, and no policy."""
-
-    needs = ("values",)
-    trains = ("value",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2))
 
 
 class Watches(Component):
@@ -106,6 +80,14 @@ class OnlyWatches(Watches):
     loss = None  # type: ignore[assignment]
 
 
+class ReadsValue(OnlyWatches):
+    """Where the value is not learnt but read."""
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.models = {"value": "value"}
+
+
 class Stored(Logits):
     """Logits that may come from a folder."""
 
@@ -121,10 +103,11 @@ class Stored(Logits):
 
 
 COMPONENTS = {
-    "learns": Learns,
-    "fits-value": FitsValue,
+    "learns": PolicyGradient,
+    "fits-value": ValueFit,
     "watches": Watches,
     "only-watches": OnlyWatches,
+    "reads-value": ReadsValue,
     "stored": Stored,
 }
 ITERATIONS = 3
@@ -194,6 +177,30 @@ def test_a_copy_of_the_start_that_follows_takes_nobody_with_it(tmp_path):
     seen = watched(tmp_path, given)[0].seen
     assert seen[-1]["slow"] != seen[0]["slow"]
     assert {row["reference"] for row in seen} == {seen[0]["policy"]}
+
+
+def test_a_value_lives_on_where_a_later_phase_only_reads_it(tmp_path):
+    """Whether that phase says anything of it or not."""
+    value = {"value": {"linear-value": {}}}
+    for name, said in (("for all", [{}, {}]), ("where it learns", [{"models": value}, {}])):
+        phases = [
+            {"name": "fit", "algorithm": ["fits-value", "only-watches"], **said[0]},
+            {"name": "read", "algorithm": ["learns", "reads-value"], **said[1]},
+        ]
+        given = {**pipeline(), "phases": phases, "models": value if name == "for all" else None}
+        seen = watched(tmp_path / name, given, "reads-value")[0].seen
+        fitted = watched(tmp_path / f"{name} again", given, "only-watches")[0].seen
+        assert fitted[0]["value"] != fitted[-1]["value"]
+        assert {row["value"] for row in seen} == {fitted[-1]["value"]}
+
+
+def test_the_trunk_of_a_value_is_a_model_though_nobody_asks_for_it(tmp_path):
+    given = pipeline() | {"algorithm": "fits-value", "train": {"iterations": 10, "prompts": 6, "lr": 0.05}}
+    given["models"] = {"value": {"linear-value": {"trunk": "reference"}}}
+    _, done = run(tmp_path, given, COMPONENTS)
+    lines = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["fits-value/loss"] < lines[0]["fits-value/loss"]
+    assert "reference" in done.models
 
 
 def test_a_policy_without_a_path_has_no_model_in_a_folder(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.optimiser import factor
-from rlalign.testing import run
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.running.models import fingerprint
+from rlalign.testing import PolicyGradient, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": {"numbers": {"size": 40, "logged": [1]}},
@@ -54,7 +56,7 @@ class Broken(Component):
         return Score(value_NT)
 
 
-EXTRA: dict[str, Any] = {"once": ONCE, "broken": Broken}
+EXTRA: dict[str, Any] = {"once": PolicyGradient, "broken": Broken}
 
 
 def rows(done: Any, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -158,7 +160,7 @@ def test_padding_of_a_score_per_step_is_never_read(tmp_path: Path) -> None:
 def test_drop_leaves_out_whole_groups_and_records_them(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Look(ONCE):
+    class Look(PolicyGradient):
         @hookimpl
         def advantage(self, rollout, reward):
             seen.append((len(rollout.examples), len(rollout)))
@@ -248,33 +250,80 @@ def test_finish_phase_before_the_first_draw(tmp_path: Path) -> None:
 # -- collecting -------------------------------------------------------------------------------------
 
 
-def test_collected_rows_are_read_by_a_later_phase(tmp_path: Path) -> None:
-    met: list[set[tuple[str, str, float]]] = []
+class Look(PolicyGradient):
+    """Remembers (prompt, response, score) of every row it learns from."""
 
-    class Look(ONCE):
-        @hookimpl
-        def advantage(self, rollout, reward):
-            prompts = [rollout.examples[g].prompt for g in rollout.group_N.tolist()]
-            met.append(set(zip(prompts, rollout.texts, reward.parts["logged"].tolist(), strict=True)))
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.met: list[list[tuple[str, str, float]]] = []
 
-    phases = [
-        {"name": "grow", "algorithm": "collect"},
-        {
-            "name": "improve",
-            "task": {"from": "grow"},
-            "algorithm": "look",
-            "responses": "logged",
-            "rewards": None,
-            "train": {"iterations": None, "passes": 1, "prompts": 4},
-        },
-    ]
-    pipeline = {**PIPELINE, "phases": phases}
+    @hookimpl
+    def advantage(self, rollout, reward):
+        prompts = [rollout.examples[g].prompt for g in rollout.group_N.tolist()]
+        self.met.append(list(zip(prompts, rollout.texts, reward.parts["logged"].tolist(), strict=True)))
+
+
+def collecting(*phases: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**PIPELINE, "phases": [{"name": "grow", "algorithm": "collect"}, *phases], **changes}
+
+
+def improving(prompts: int, **task: Any) -> dict[str, Any]:
+    return {
+        "name": "improve",
+        "task": {"from": "grow", **task},
+        "algorithm": "look",
+        "responses": "logged",
+        "rewards": None,
+        "train": {"iterations": None, "passes": 1, "prompts": prompts},
+    }
+
+
+def test_each_pass_reads_what_it_collected_itself_and_the_original_data(tmp_path: Path) -> None:
+    """All of both, once; and a phase that reads rows samples nothing."""
+    task = {"numbers": {"size": 5, "logged": [2]}}
+    pipeline = collecting(improving(13, **{"with": ["original"]}), task=task, repeat=2)
     _, done = run(tmp_path, pipeline, {**EXTRA, "look": Look})
-    written = rows(done, "rows/grow-1.jsonl")
-    assert len(written) == 8 and all(len(r["responses"]) == len(r["scores"]) == 2 for r in written)
-    expected = [
-        (r["prompt"], t, s) for r in written for t, s in zip(r["responses"], r["scores"], strict=True)
+    (look,) = [c for c in done.builder.built.values() if isinstance(c, Look)]
+    original = [
+        (e.prompt, text, float(torch.tensor(score)))
+        for e in done.data.split(done.plans[0], "train")
+        for text, score in zip(e.responses, e.scores, strict=True)
     ]
-    found = {row for batch in met for row in batch}
-    assert found == {(p, t, float(torch.tensor(s))) for p, t, s in expected}
-    assert next(r for r in rows(done) if r["phase"] == "grow").get("loss") is None
+    assert len(look.met) == 2
+    for i, met in enumerate(look.met):
+        written = rows(done, f"rows/grow-{i + 1}.jsonl")
+        assert len(written) == 8 and all(len(r["responses"]) == len(r["scores"]) == 2 for r in written)
+        collected = [
+            (r["prompt"], text, float(torch.tensor(score)))
+            for r in written
+            for text, score in zip(r["responses"], r["scores"], strict=True)
+        ]
+        assert Counter(met) == Counter(collected + original)
+    assert set(look.met[0]) != set(look.met[1])
+
+
+def test_a_phase_that_only_collects_changes_nothing(tmp_path: Path) -> None:
+    started = session(tmp_path, collecting(), EXTRA)
+    before = fingerprint(started.models.policy)
+    started.run()
+    assert started.step == 0 and fingerprint(started.models.policy) == before
+    assert all(row.get("loss") is None for row in rows(started))
+
+
+def test_collected_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    """8 bytes an example stay in memory."""
+    count = 2000
+    pipeline = collecting(improving(4, **{"with": ["original"]}))
+    pipeline["phases"][0]["train"] = {"iterations": 5, "prompts": count // 5}
+    pipeline["phases"][1]["train"] = {"iterations": 1, "prompts": 4}
+    _, done = run(tmp_path, pipeline, {**EXTRA, "look": Look})
+    done.data.training(done.plans[1], 0)  # whatever is imported at first use
+    tracemalloc.start()
+    try:
+        data = done.data.training(done.plans[1], 0)
+        assert len(data) == count + 40
+        assert sum(len(e.responses) for e in data) == 2 * count + 40
+        assert tracemalloc.get_traced_memory()[1] < 60 * count
+    finally:
+        tracemalloc.stop()
+    assert (data[0].prompt, data[-1].id) == (rows(done, "rows/grow-1.jsonl")[0]["prompt"], "39")

@@ -20,8 +20,7 @@ from rlalign.interface.hooks import hookimpl
 from rlalign.running.plan import PhasePlan
 from rlalign.running.planning import Builder, plan_phases
 from rlalign.running.report import describe
-from rlalign.testing import registry
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import PolicyGradient, registry
 
 
 class Reads(Component):
@@ -45,7 +44,7 @@ class Reads(Component):
         return Score(torch.zeros(len(rollout)))
 
 
-class Unit(ONCE):
+class Unit(PolicyGradient):
     class Config(Options):
         unit: str = Field("response", description="its unit")
         min_samples: int = Field(1, description="how many it needs")
@@ -64,7 +63,7 @@ class ValueLoss(Component):
         return Loss(batch.mean_over_tokens(now.values_NT**2))
 
 
-EXTRA: dict[str, Any] = {"once": ONCE, "reads": Reads, "unit": Unit, "value-loss": ValueLoss}
+EXTRA: dict[str, Any] = {"once": PolicyGradient, "reads": Reads, "unit": Unit, "value-loss": ValueLoss}
 BASE: dict[str, Any] = {
     "task": "numbers",
     "policy": {"logits": {}},

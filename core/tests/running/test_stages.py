@@ -15,8 +15,7 @@ from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
-from rlalign.testing import Bench, run, session
-from rlalign.testing.kit import _Once as ONCE
+from rlalign.testing import Bench, PolicyGradient, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",
@@ -55,7 +54,7 @@ class Counts(Component):
         return Score(torch.ones(len(rollout)))
 
 
-EXTRA: dict[str, Any] = {"once": ONCE, "adds": Adds, "counts": Counts}
+EXTRA: dict[str, Any] = {"once": PolicyGradient, "adds": Adds, "counts": Counts}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -117,7 +116,7 @@ def test_weights_are_not_seen_by_wrappers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inner_fails", [True, False])
 @pytest.mark.parametrize("stage", ["reward", "advantage"])
 def test_whoever_raised_is_blamed_however_deep(stage: str, inner_fails: bool, tmp_path: Path) -> None:
-    class Inner(ONCE):
+    class Inner(PolicyGradient):
         pass
 
     class Outer(Component):
@@ -240,7 +239,7 @@ def test_every_evaluation_of_the_same_weights_is_the_same(tmp_path: Path) -> Non
 # -- who may stand where ----------------------------------------------------------------------------
 
 
-class Both(ONCE):
+class Both(PolicyGradient):
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
         return Batch.of(rollout, reward, reward.total_N)

@@ -13,23 +13,11 @@ import torch
 
 from rlalign import Batch, Component, Loss, Outputs, hookimpl
 from rlalign.builtin.kl import estimators
-from rlalign.testing import Bench, session
+from rlalign.testing import Bench, PolicyGradient, session
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
 
 CASES = {c["id"]: c for c in json.loads((Path(__file__).parent / "golden/losses.json").read_text())["cases"]}
 NEAR = {"rel": 0, "abs": 1e-9}
-
-
-class Gradient(Component):
-    """A policy gradient, so that a phase has something to learn."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
 
 
 class Estimated(Component):
@@ -56,7 +44,7 @@ class Third(Estimated):
     which = "k3"
 
 
-COMPONENTS = {**GIVEN, "gradient": Gradient, "k1": Estimated, "k2": Second, "k3": Third}
+COMPONENTS = {**GIVEN, "gradient": PolicyGradient, "k1": Estimated, "k2": Second, "k3": Third}
 
 
 def iterations(folder: Path, say: Mapping[str, Any]) -> list[dict[str, float]]:

@@ -3,6 +3,7 @@
 from rlalign.testing.bench import COMPONENTS, Bench, plain_gradient, registry, run, session
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.logits import FreeValue, LinearValue, Logits
+from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
 from rlalign.testing.tasks import Length, Numbers, TokenSum
 
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "LinearValue",
     "Logits",
     "Numbers",
+    "PolicyAndValue",
+    "PolicyGradient",
     "TokenSum",
+    "ValueFit",
     "plain_gradient",
     "registry",
     "run",

@@ -26,6 +26,7 @@ from rlalign.running.responses import respond
 from rlalign.running.updating import Update
 from rlalign.running.view import open_phase
 from rlalign.testing.logits import LinearValue, Logits
+from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
 from rlalign.testing.tasks import Length, Numbers, TokenSum
 
 COMPONENTS: dict[str, type[Any]] = {
@@ -34,6 +35,9 @@ COMPONENTS: dict[str, type[Any]] = {
     "numbers": Numbers,
     "token-sum": TokenSum,
     "length": Length,
+    "policy-gradient": PolicyGradient,
+    "value-fit": ValueFit,
+    "policy-and-value": PolicyAndValue,
 }
 """Test components by the names pipelines give them."""
 
@@ -81,6 +85,37 @@ def run(
     """Run a whole pipeline; the session tells what became of its models and components."""
     started = session(folder, pipeline, components, name=name)
     return started.run(), started
+
+
+def stop_early(session: loop.Session) -> None:
+    """Run it and stop it after its first iteration, as one Ctrl-C would."""
+    session.stopping = True
+    try:
+        session.run()
+    except loop.Interrupted:
+        return
+    raise AssertionError("the run ended before it could be stopped")
+
+
+def stopped_and_resumed(
+    folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]]
+) -> loop.Session:
+    """The session of a run called `stopped` that was stopped after its first iteration and went on from there."""
+    stop_early(session(folder, pipeline, components, name="stopped"))
+    again = loop.resume(folder / "runs/stopped", registry(components), display=Silence())
+    again.run()
+    return again
+
+
+def logged(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """All logs of a run but its times, by file."""
+    return {
+        path.relative_to(run).as_posix(): [
+            {key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
+            for line in path.read_text().splitlines()
+        ]
+        for path in sorted(run.rglob("*.jsonl"))
+    }
 
 
 def run_until(session: loop.Session, iterations: int) -> None:

@@ -14,15 +14,13 @@ import torch
 
 from rlalign.config.pipeline import Item
 from rlalign.config.registry import Registry
-from rlalign.data.batch import Batch, Loss, Outputs
+from rlalign.data.batch import Batch
 from rlalign.interface.component import Component
-from rlalign.interface.hooks import hookimpl
 from rlalign.learning.engine import Route
 from rlalign.records.tensors import join_state, split_state
-from rlalign.running import loop
 from rlalign.running.checks import hooks_of
 from rlalign.running.members import HOOKS, Member, implements
-from rlalign.testing.bench import Bench, Silence, plain_gradient, registry, session
+from rlalign.testing.bench import Bench, logged, plain_gradient, session, stopped_and_resumed
 
 
 class ComponentTests:
@@ -66,19 +64,19 @@ class ComponentTests:
             "task": "numbers",
             "policy": {"logits": {"hidden": 5}},
             "rewards": ["token-sum"],
-            "algorithm": "reinforce-once",
+            "algorithm": "policy-gradient",
             "generation": {"samples": 4, "max_new_tokens": 7},
             "train": {"iterations": 3, "prompts": 4, "dtype": "float64", "lr": 0.01, "minibatches": 2},
         }
         if "reward" in hooks:
             base["rewards"] = [*base["rewards"], item]
         elif hooks:
-            base["algorithm"] = item if "loss" in hooks or "update" in hooks else ["reinforce-once", item]
+            base["algorithm"] = item if "loss" in hooks or "update" in hooks else ["policy-gradient", item]
         return {**base, **self.pipeline}
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Bench:
-        return Bench(tmp_path, self.whole_pipeline(), {**self.extra, **_EXTRA})
+        return Bench(tmp_path, self.whole_pipeline(), self.extra)
 
     # -- what it must do ----------------------------------------------------------------------------
 
@@ -162,24 +160,13 @@ class ComponentTests:
 
     def test_resume_is_exact(self, tmp_path: Path) -> None:
         """Stopped after one iteration and resumed: the same weights and metrics, to the bit."""
-        pipeline, extra = self.whole_pipeline(), {**self.extra, **_EXTRA}
-        whole = session(tmp_path, pipeline, extra, name="whole")
+        whole = session(tmp_path, self.whole_pipeline(), self.extra, name="whole")
         whole.run()
-        broken = session(tmp_path, pipeline, extra, name="broken")
-        broken.stopping = True
-        with pytest.raises(loop.Interrupted):
-            broken.run()
-        resumed = loop.resume(tmp_path / "runs" / "broken", registry(extra), display=Silence())
-        resumed.run()
+        resumed = stopped_and_resumed(tmp_path, self.whole_pipeline(), self.extra)
         for name, model in whole.models.items():
             for key, tensor in model.state_dict().items():
                 assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
-        assert _logged(tmp_path / "runs/whole") == _logged(tmp_path / "runs/broken")
-
-
-def _logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+        assert logged(whole.dir.path) == logged(resumed.dir.path)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -190,18 +177,3 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == copy.copy(other))
-
-
-class _Once(Component):
-    """A plain policy gradient, for wrappers and rewards to be tested with."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
-
-
-_EXTRA: dict[str, type[Any]] = {"reinforce-once": _Once}

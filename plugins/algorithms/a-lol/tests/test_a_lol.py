@@ -20,7 +20,7 @@ from rlalign.learning.engine import Engine
 from rlalign.records import logs
 from rlalign.running import loop
 from rlalign.running.view import open_phase
-from rlalign.testing import Bench, ComponentTests, registry, session
+from rlalign.testing import Bench, ComponentTests, registry, run, session
 from rlalign.testing.bench import Silence, run_until
 from rlalign.testing.golden import GIVEN, golden
 from rlalign_plugin_a_lol import first_of_each, fit_quality, importance_weight, kl_loss, weighted_logprob
@@ -327,6 +327,29 @@ def test_draws_are_in_proportion_to_the_advantage(tmp_path: Path) -> None:
     assert set(found) == set(gold["kept_indices"])
     assert phase.iterations == round(10 * gold["positive_fraction"])
     assert any("3 of 5 logged responses (60.0%)" in note for note in notes)
+
+
+def test_it_learns_what_earns_more(tmp_path: Path) -> None:
+    """From logged responses alone: what is sampled afterwards earns more than before."""
+    pipeline = {
+        "task": {"numbers": {"size": 80, "prompts": 6, "logged": [2, 4], "longest": 4, "vocabulary": 6}},
+        "policy": {"logits": {"prompts": 6, "responses": 1, "steps": 5, "vocabulary": 7}},
+        "rewards": ["token-sum"],
+        "algorithm": "a-lol",
+        "models": {"value": {"given-value": {"values": [0.6] * 6}}},
+        "train": {"passes": 4, "prompts": 6, "lr": 0.2, "dtype": "float64"},
+        "evaluate": {
+            "examples": 60,
+            "generation": {"temperature": 1.0, "max_new_tokens": 5},
+            "use": ["token-sum"],
+        },
+    }
+    finished, _ = run(tmp_path, pipeline, OWN)
+    found = [
+        row["eval/token-sum"] for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row
+    ]
+    before, after = found[0], found[-1]
+    assert after > before + 0.15
 
 
 def test_what_each_way_of_drawing_expects(tmp_path: Path) -> None:

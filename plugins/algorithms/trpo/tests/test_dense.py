@@ -10,58 +10,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Outputs, hookimpl
-from rlalign.learning.learner import GradientLearner
+from rlalign import Batch
 from rlalign.testing import Bench, Logits
 from rlalign_plugin_trpo import fisher_product, kl_divergence, policy_kl, softmax_fisher
 
-
-class Gain(Component):
-    """A plain policy gradient."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        return Loss(-batch.mean_over_responses(batch.sum_over_chosen(batch.advantage_NT * now.logprobs_NT)))
+SAMPLED = [
+    {"samples": 2},
+    {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
+    {"samples": 2, "temperature": 1.7, "top_p": 0.7},
+]
 
 
-class ByValue(Component):
-    needs = ("logprobs", "values")
-    trains = ("policy", "value")
-    unit = "response"
-
-    @hookimpl
-    def loss(self, batch: Batch, now: Outputs) -> Loss:
-        gain = batch.mean_over_tokens(batch.advantage_NT * now.logprobs_NT)
-        return Loss(batch.mean_over_tokens((now.values_NT - batch.advantage_NT) ** 2) - gain)
-
-
-COMPONENTS: dict[str, type[Any]] = {"gain": Gain, "by-value": ByValue}
-
-
-def pipeline(algorithm: Any = "gain", *, hidden: int | None = 5, **more: Any) -> dict[str, Any]:
-    train = {"iterations": 1, "prompts": 6, "dtype": "float64", "lr": 0.01, **more.pop("train", {})}
-    return {
-        "task": "numbers",
-        "policy": {"logits": {"hidden": hidden}},
+def small(folder: Path, algorithm: str, hidden: int | None, generation: dict[str, Any]) -> Bench:
+    """Three prompts, five tokens, three steps: as many parameters as a dense matrix can have."""
+    logits = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
+    say = {
+        "task": {"numbers": {"size": 3, "prompts": 3}},
+        "policy": {"logits": logits},
         "rewards": ["token-sum"],
-        "responses": "logged",
         "algorithm": algorithm,
-        "train": train,
-        **more,
+        "generation": {**generation, "max_new_tokens": 3},
+        "train": {"iterations": 1, "prompts": 3, "dtype": "float64"},
     }
+    return Bench(folder, say)
 
 
-def bench(folder: Path, *args: Any, **kwargs: Any) -> Bench:
-    return Bench(folder, pipeline(*args, **kwargs), COMPONENTS)
-
-
-def learner(of: Bench) -> GradientLearner:
-    assert of.phase.learner is not None
-    return of.phase.learner
+def trained(b: Bench) -> dict[str, torch.nn.Parameter]:
+    assert b.phase.learner is not None
+    return b.phase.learner.optimiser.parameters
 
 
 # -- the formulas on literal numbers ------------------------------------------------------------------------
@@ -88,7 +64,7 @@ def dense_fisher(b: Bench, batch: Batch) -> Tensor:
     """Σ_t Jᵀ(diag p − ppᵀ)J / τ² / M, J row by row, over all trained parameters."""
     policy, rollout = b.run.models.policy, batch.rollout
     assert isinstance(policy, Logits)
-    parameters = learner(b).optimiser.parameters
+    parameters = trained(b)
     own = [p for name, p in parameters.items() if name.startswith("policy/")]
     size = sum(p.numel() for p in parameters.values())
     logits_MV = policy.head(policy.features(rollout))
@@ -112,24 +88,14 @@ def dense_fisher(b: Bench, batch: Batch) -> Tensor:
     return total / int(rollout.mask_NT.sum())
 
 
-@pytest.mark.parametrize("algorithm", ["gain", "by-value"])
+@pytest.mark.parametrize("algorithm", ["policy-gradient", "policy-and-value"])
 @pytest.mark.parametrize("hidden", [None, 3])
-@pytest.mark.parametrize(
-    "generation",
-    [
-        {"samples": 2},
-        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
-        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
-    ],
-)
+@pytest.mark.parametrize("generation", SAMPLED)
 def test_the_fisher_product_is_that_of_the_dense_matrix(
     generation: dict[str, Any], hidden: int | None, algorithm: str, tmp_path: Path
 ) -> None:
-    say = pipeline(algorithm, responses="sampled", generation={**generation, "max_new_tokens": 3})
-    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
-    say |= {"policy": {"logits": small}, "task": {"numbers": {"size": 3, "prompts": 3}}}
-    b = Bench(tmp_path, say, COMPONENTS)
-    batch, _ = b.batch(3), learner(b)
+    b = small(tmp_path, algorithm, hidden, generation)
+    batch = b.batch()
     fisher = dense_fisher(b, batch)
     start, generator = b.learner.parameters(), torch.Generator().manual_seed(0)
     for budget in (10**9, 9, 1):
@@ -139,13 +105,13 @@ def test_the_fisher_product_is_that_of_the_dense_matrix(
         torch.testing.assert_close(product, fisher @ vector, rtol=0, atol=1e-12)
     assert float(fisher.abs().max()) > 1e-4
     assert torch.equal(b.learner.parameters(), start)
-    assert all(p.grad is None for p in learner(b).optimiser.parameters.values())
+    assert all(p.grad is None for p in trained(b).values())
 
 
 def test_the_fisher_matrix_is_the_curvature_of_the_kl(tmp_path: Path) -> None:
     """KL(π_θ ‖ π_{θ+εv}) ≈ ½ ε² vᵀFv, on distributions nothing was removed from."""
-    b = bench(tmp_path)
-    batch, _ = b.batch(), learner(b)
+    b = small(tmp_path, "policy-gradient", 5, {"samples": 4})
+    batch = b.batch()
     policy, start = b.run.models.policy, b.learner.parameters()
     vector = torch.randn(len(start), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -182,21 +148,12 @@ def log_distribution(b: Bench, batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize("hidden", [None, 3])
-@pytest.mark.parametrize(
-    "generation",
-    [
-        {"samples": 2},
-        {"samples": 2, "temperature": 0.6, "min_new_tokens": 2},
-        {"samples": 2, "temperature": 1.7, "top_p": 0.7},
-    ],
-)
+@pytest.mark.parametrize("generation", SAMPLED)
 def test_the_kl_is_that_of_the_dense_distributions(
     generation: dict[str, Any], hidden: int | None, tmp_path: Path
 ) -> None:
-    say = pipeline("by-value", responses="sampled", generation={**generation, "max_new_tokens": 3})
-    small = {"prompts": 3, "responses": 2, "steps": 3, "vocabulary": 5, "hidden": hidden}
-    b = Bench(tmp_path, say | {"policy": {"logits": small}, "task": {"numbers": {"prompts": 3}}}, COMPONENTS)
-    batch, _ = b.batch(3), learner(b)
+    b = small(tmp_path, "policy-and-value", hidden, generation)
+    batch = b.batch()
     start, then_MV = b.learner.parameters(), log_distribution(b, batch)
     assert policy_kl(b.run, b.learner, batch, start) == 0
     noise = torch.randn(len(start), generator=torch.Generator().manual_seed(0), dtype=torch.float64)

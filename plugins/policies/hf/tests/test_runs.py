@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from rlalign import Batch, Component, Example, Loss, Outputs, Run, hookimpl
 from rlalign.errors import ConfigError
 from rlalign.learning.engine import Engine
-from rlalign.running import loop
-from rlalign.testing import registry, run, session
+from rlalign.testing import run, session
+from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign_plugin_nlpo import NLPO
 from rlalign_plugin_ppo import PPO
 
@@ -176,21 +176,11 @@ def test_resume_is_exact(
     extra = {**components, **EXTRA}
     whole = session(tmp_path, pipeline, extra, name="whole")
     whole.run()
-    broken = session(tmp_path, pipeline, extra, name="broken")
-    broken.stopping = True
-    with pytest.raises(loop.Interrupted):
-        broken.run()
-    resumed = loop.resume(tmp_path / "runs" / "broken", registry(extra))
-    resumed.run()
+    resumed = stopped_and_resumed(tmp_path, pipeline, extra)
     for name, model in whole.models.items():
         for key, tensor in model.state_dict().items():
             assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
-    lines = [
-        [json.loads(line) for line in (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("whole", "broken")
-    ]
-    one, other = ([{k: v for k, v in m.items() if not k.startswith("time/")} for m in run] for run in lines)
-    assert one == other
+    assert logged(whole.dir.path) == logged(resumed.dir.path)
     if lora:
         kept = max((tmp_path / "runs/whole/checkpoints").iterdir()) / "models"
         whole_size = sum(p.numel() * 4 for p in whole.models.policy.parameters())
@@ -218,12 +208,7 @@ def test_copies_in_half_precision(
         assert {p.dtype for p in model.parameters()} == {dtype}, name
     for mine, theirs in zip(mask.parameters(), policy.parameters(), strict=True):
         assert torch.equal(mine, theirs.bfloat16()), "it has followed"
-    broken = session(tmp_path, pipeline, extra, name="broken")
-    broken.stopping = True
-    with pytest.raises(loop.Interrupted):
-        broken.run()
-    resumed = loop.resume(tmp_path / "runs" / "broken", registry(extra))
-    resumed.run()
+    resumed = stopped_and_resumed(tmp_path, pipeline, extra)
     for name, model in whole.models.items():
         for key, tensor in model.state_dict().items():
             found = resumed.models[name].state_dict()[key]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from rlalign import ComponentError, ConfigError, Example, Rollout, Sampling, Score
 from rlalign.running import loop
 from rlalign.testing import ComponentTests, registry, run, session
-from rlalign.testing.bench import Silence
+from rlalign.testing.bench import Silence, stop_early
 from rlalign_plugin_function_reward import Function, numbers
 
 TESTS = Path(__file__).parent
@@ -470,10 +470,7 @@ def test_a_run(tmp_path):
 
 def test_a_changed_function_is_not_resumed(tmp_path):
     (tmp_path / "mine.py").write_text("def score(texts): return [len(t) for t in texts]")
-    started = session(tmp_path, pipeline(), {}, name="broken")
-    started.stopping = True
-    with pytest.raises(loop.Interrupted):
-        started.run()
+    stop_early(session(tmp_path, pipeline(), {}, name="broken"))
     (tmp_path / "mine.py").write_text("def score(texts): return [-len(t) for t in texts]")
     with pytest.raises(ConfigError, match=r"data\.function\.digest: .* then, .* now"):
         loop.resume(tmp_path / "runs/broken", registry(), display=Silence())
