@@ -455,7 +455,7 @@ def test_iteration_done_sees_the_responses_of_all_refills(tmp_path: Path) -> Non
     """Also of those that a wrapper of `advantage` left out."""
     seen: list[tuple[int, int, float, bool]] = []
 
-    class Watch(Once):
+    class Watch(PolicyGradient):
         @hookimpl
         def iteration_done(self, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]) -> None:
             total = float(reward.total_N.double().mean())
