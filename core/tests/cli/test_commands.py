@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_plugins_lists_names_with_their_packages() -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to install into; besides what it holds, only rlalign itself is installed."""
     folder = tmp_path / "site"
     folder.mkdir()
@@ -148,7 +149,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return [point for point in entry_points(group=group) if point.dist and point.dist.name in here]
 
     monkeypatch.setattr(registry, "entry_points", few)
-    return folder
+    yield folder
+    for file in folder.glob("*.py"):  # no other test finds what was imported here
+        sys.modules.pop(file.stem, None)
 
 
 @pytest.mark.usefixtures("site")
