@@ -125,7 +125,7 @@ def drawn(folder: Path, runs: str) -> dict[str, Any]:
     session = loop.resume(folder / runs / "large", display=Silence())
     (column,) = (folder / runs / "large" / "columns").glob("*/values.f64")
     gain = torch.from_file(str(column), size=column.stat().st_size // 8, dtype=torch.float64)
-    draw = Draw(session.split(session.plans[0], "train"), Seeds(0), ("draw", 0, 0))
+    draw = Draw(session.data.split(session.plans[0], "train"), Seeds(0), ("draw", 0, 0))
     draw.weights(gain)
     rows = torch.tensor([example.row for example in draw.next(DRAWS)])
     bins = (
