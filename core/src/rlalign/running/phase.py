@@ -75,11 +75,10 @@ class RunningPhase:
         else:
             self._load(state)
         plan.training.phase_started(self.run)
-        if state is not None:  # only now, since `phase_started` may begin a component's state afresh
-            components.restore()
         if state is None:
             self.iterations = self.draw.planned(train)
         else:
+            components.restore()  # only now, since `phase_started` may begin a component's state afresh
             self.draw.load_state_dict(state["draw"])
 
     def look(self, state: Mapping[str, Any] | None = None, *, scoring: bool = True) -> None:

@@ -32,6 +32,7 @@ class Stages:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
+        self._implementing: dict[str, list[Member]] = {}  # by hook: a loss asks for each piece of each step
         self._call = Calls(self.members)
         self._rewards = WeightedSum([m for m in self.members if m.role in ("rewards", "use")], self._call)
         self._advantage = wrapped("advantage", self._own_advantage, once(self.members))
@@ -39,9 +40,11 @@ class Stages:
 
     def implementing(self, hook: str) -> list[Member]:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
-        roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
-        standing = once(self.members) if roles is None else [m for m in self.members if m.role in roles]
-        return [m for m in standing if implements(m.component, hook)]
+        if hook not in self._implementing:
+            roles = {"reward": ("rewards", "use"), "rollout": ("responses",)}.get(hook)
+            standing = once(self.members) if roles is None else [m for m in self.members if m.role in roles]
+            self._implementing[hook] = [m for m in standing if implements(m.component, hook)]
+        return self._implementing[hook]
 
     def _plain(self, hook: str) -> Member | None:
         """The one component that implements a hook, and does not only wrap it."""
