@@ -381,7 +381,7 @@ class _Coupled(ComponentTests):
 
     @property
     def cls(self) -> type[Component]:
-        return Registry().load("misbehaving:CouplesTheGroup", BAD).cls
+        return Registry(trust=True).load("misbehaving:CouplesTheGroup", BAD).cls
 
     @property
     def extra(self) -> dict[str, type[Any]]:

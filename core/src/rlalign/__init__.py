@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlalign.decoding.logits import log_distribution
     from rlalign.decoding.sampler import Constraint, Decoder, sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
+    from rlalign.interface.code import Code, RunsCode
     from rlalign.interface.component import Component, Lagging, Task
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
@@ -32,6 +33,7 @@ _HOMES = {
     "running.callbacks": ("Callbacks",),
     "running.loop": ("Interrupted",),
     "running.opened": ("Opened",),
+    "interface.code": ("Code", "RunsCode"),
     "interface.component": ("Component", "Lagging", "Task"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "data.example": ("Example", "Joined", "LazyExamples"),
@@ -58,6 +60,7 @@ __all__ = [
     "Batch",
     "Callbacks",
     "CheckpointError",
+    "Code",
     "Component",
     "ComponentError",
     "ConfigError",
@@ -81,6 +84,7 @@ __all__ = [
     "Reward",
     "Rollout",
     "Run",
+    "RunsCode",
     "Sampling",
     "Score",
     "Task",

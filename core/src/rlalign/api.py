@@ -63,7 +63,7 @@ def load(
     if seed is not None:
         changes.append(f"seed={seed}")
     with refusing():
-        registry = _registry(given)
+        registry = _registry(given, trust=True)
         read = load_pipeline(path, changes, registry=registry, text=data, said=_said(overrides))
         return Pipeline(read, registry)
 
@@ -108,7 +108,7 @@ def resume(
 
     path = _path(folder)
     with refusing():
-        registry = _same_classes(path, components)
+        registry = _same_classes(path, components, trust=True)
         watch = _watch(display, callbacks)
         session = loop.resume(path, registry, inexact=inexact, previous=previous, display=watch)
     return _finish(session, watch)
@@ -125,12 +125,14 @@ def open(
     seed: int | None = None,
     policy: Any = None,
     components: Components = _NONE,
+    trust: bool = False,
 ) -> Opened:
     """A run at its last checkpoint, or a model folder: `.evaluate()`, `.sample()`, `.score()`, `.export()`.
 
     A run evaluates as its phase does, unless told: `use` names rewards and metrics, `task`, `split` and `examples`
     what to evaluate on; overrides begin with `evaluate.`. A model needs a task to be evaluated. `policy` loads it,
-    where its config.json does not tell.
+    where its config.json does not tell. Without `trust` nothing is imported but installed components and what is
+    given here, and no variable of the environment is read for it.
     """
     from rlalign.running.opening import open_model, open_run
 
@@ -143,10 +145,10 @@ def open(
         if is_run(path) or not (path.exists() or task is not None or policy is not None):
             if policy is not None:
                 raise ConfigError("a policy goes with a model; a run says itself what its policy is")
-            registry = _same_classes(path, given)
+            registry = _same_classes(path, given, trust=trust)
             opened = open_run(path, asked, changes, registry=registry, said=_said(overrides))
         else:
-            registry = _registry(given)
+            registry = _registry(given, trust=trust)
             opened = open_model(str(path), asked, changes, entry, registry=registry, said=_said(overrides))
     if seed is not None:
         from rlalign.randomness import Seeds
@@ -179,15 +181,15 @@ def _said(overrides: Overrides) -> str:
     return "override" if isinstance(overrides, Mapping) else "command line"
 
 
-def _registry(given: Components) -> Registry:
+def _registry(given: Components, *, trust: bool) -> Registry:
     if not given:
-        return Registry()
+        return Registry(trust=trust)
     from rlalign.builtin.function import as_component
 
-    return Registry({name: as_component(name, one) for name, one in given.items()})
+    return Registry({name: as_component(name, one) for name, one in given.items()}, trust=trust)
 
 
-def _same_classes(run: Path, components: Components) -> Registry:
+def _same_classes(run: Path, components: Components, *, trust: bool) -> Registry:
     """The components of a run, which needs the classes again that it was given."""
     lock = run / "lock.json"
     given = json.loads(lock.read_text()).get("given", {}) if lock.is_file() else {}
@@ -198,4 +200,4 @@ def _same_classes(run: Path, components: Components) -> Registry:
             f"{run}: this run was given components from Python, which its folder does not hold: {shown}. "
             f"Give them again: components={{{again}}}"
         )
-    return _registry(components)
+    return _registry(components, trust=trust)

@@ -1,17 +1,69 @@
-"""What goes wrong, sorted by who can fix it. Every message says where, what was found, and what to do."""
+"""What goes wrong, sorted by who can fix it. Every message says where, what was found, and what to do.
+
+What a message may not hold lies here too: secrets, and characters that would steer a terminal.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from urllib.parse import quote
+
+SHORTEST_SECRET = 8
+"""Characters of the shortest value that is hidden: what is shorter is found in innocent words."""
+_TOLD_BY = 16
+"""A text that was cut short still tells a secret if it holds this many of its first characters."""
+_hidden: dict[str, str] = {}
+"""Secrets, in every form in which messages hold them, and what is shown instead."""
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls but for tab and newline, what turns the direction of writing, halves of characters."""
+
+
+def hide(value: str, shown: str) -> None:
+    """From now on messages hold `shown` in place of a value; of one that is short, or a path that exists, nothing."""
+    if len(value) < SHORTEST_SECRET or os.path.exists(value):
+        return
+    forms = (value, value.strip(), repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""))
+    _hidden.update({form: shown for form in forms if len(form) >= SHORTEST_SECRET})
+    for form in sorted(
+        _hidden, key=len
+    ):  # the longest last, and so first when they are looked for in reverse
+        _hidden[form] = _hidden.pop(form)
+
+
+def concealed(text: str) -> str:
+    """The text without secrets."""
+    for form, instead in reversed(_hidden.items()):
+        text = text.replace(form, instead)
+    return text
+
+
+def shown(text: str) -> str:
+    """The text as a person may see it: without secrets, cut short or whole, and with control characters escaped."""
+    text = concealed(text)
+    for form, instead in reversed(_hidden.items()):
+        start = text.find(form[:_TOLD_BY]) if len(form) > _TOLD_BY else -1
+        while start >= 0:
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(form, text[start:], strict=False))
+            end = start + sum(1 for _ in same)
+            text = text[:start] + instead + text[end:]
+            start = text.find(form[:_TOLD_BY], start + len(instead))
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class RLAlignError(Exception):
     """Something a user can fix; the command line prints it without a traceback."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return concealed(super().__str__())
 
 
 class ConfigError(RLAlignError):

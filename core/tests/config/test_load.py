@@ -156,7 +156,7 @@ def load(tmp_path):
     def load(text, *overrides, **options):
         path = tmp_path / "p.yaml"
         path.write_text(dedent(text))
-        return load_pipeline(path, overrides, registry=Registry(COMPONENTS), **options)
+        return load_pipeline(path, overrides, registry=Registry(COMPONENTS, trust=True), **options)
 
     return load
 
@@ -1143,12 +1143,14 @@ def test_a_resolved_pipeline_reads_back_equal(load, tmp_path, monkeypatch):
     run = tmp_path / "runs" / "p"
     run.mkdir(parents=True)
     (run / "pipeline.yaml").write_text(places.dump(places.escape(pipeline.resolved)))
-    again = load_pipeline(run / "pipeline.yaml", registry=Registry(COMPONENTS))
+    again = load_pipeline(run / "pipeline.yaml", registry=Registry(COMPONENTS, trust=True))
     assert again.seed == 5
     assert again.phases[0].task.options.path == tmp_path / "data.jsonl"
     assert meaning(again) == meaning(pipeline)
 
 
 def test_text_stands_in_for_the_file(tmp_path):
-    pipeline = load_pipeline(tmp_path / "never-written.yaml", text=ONE, registry=Registry(COMPONENTS))
+    pipeline = load_pipeline(
+        tmp_path / "never-written.yaml", text=ONE, registry=Registry(COMPONENTS, trust=True)
+    )
     assert pipeline.stem == "never-written"

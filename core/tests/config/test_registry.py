@@ -147,45 +147,50 @@ def test_missing_attribute_of_an_entry_point(distribution):
 def test_class_from_a_module_in_the_pipelines_folder(distribution, tmp_path):
     (tmp_path / "mine_j.py").write_text(COMPONENT)
     before = list(sys.path)
-    loaded = Registry().load("mine_j:Thing", tmp_path)
+    loaded = Registry(trust=True).load("mine_j:Thing", tmp_path)
     assert loaded.cls.__module__ == "mine_j"
     assert loaded.installed is None
     assert sys.path == before
 
 
 def test_path_is_restored_when_the_import_fails(distribution, tmp_path):
-    (tmp_path / "mine_k.py").write_text("raise KeyError('k')")
+    (tmp_path / "mine_k.py").write_text(COMPONENT + "raise KeyError('k')")
     before = list(sys.path)
-    assert "`mine_k:Thing` cannot be imported: KeyError: 'k'" in refusal(Registry(), "mine_k:Thing", tmp_path)
+    assert "`mine_k:Thing` cannot be imported: KeyError: 'k'" in refusal(
+        Registry(trust=True), "mine_k:Thing", tmp_path
+    )
     assert sys.path == before
 
 
 def test_module_that_misses_something_it_imports(distribution, tmp_path):
-    (tmp_path / "mine_l.py").write_text("import no_such_foo")
-    message = refusal(Registry(), "mine_l:Thing", tmp_path)
+    (tmp_path / "mine_l.py").write_text(COMPONENT + "import no_such_foo")
+    message = refusal(Registry(trust=True), "mine_l:Thing", tmp_path)
     assert "ModuleNotFoundError: No module named 'no_such_foo'" in message
 
 
 def test_no_such_module(tmp_path):
-    message = refusal(Registry(), "nowhere:Thing", tmp_path)
+    message = refusal(Registry(trust=True), "nowhere:Thing", tmp_path)
     assert "`nowhere` is neither an installed distribution with components nor a module" in message
     assert str(tmp_path) in message
-    assert refusal(Registry(), "nowhere.py:Thing").endswith("leave out `.py`")
+    assert refusal(Registry(trust=True), "nowhere.py:Thing").endswith("leave out `.py`")
 
 
 def test_no_such_class(distribution, tmp_path):
     (tmp_path / "mine_m.py").write_text(COMPONENT)
-    message = refusal(Registry(), "mine_m:Thong", tmp_path)
-    assert message == "`mine_m:Thong`: the module `mine_m` has no `Thong`; did you mean `Thing`?"
+    message = refusal(Registry(trust=True), "mine_m:Thong", tmp_path)
+    assert (
+        message
+        == "`mine_m:Thong`: the module `mine_m` has no `Thong`; did you mean `Thing`? (it has Component, Thing)"
+    )
 
 
 def test_two_folders_with_modules_of_one_name(distribution, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine_n.py").write_text(COMPONENT)
-    Registry().load("mine_n:Thing", tmp_path / "one")
-    Registry().load("mine_n:Thing", tmp_path / "one")
-    assert "Python has `mine_n` from" in refusal(Registry(), "mine_n:Thing", tmp_path / "two")
+    Registry(trust=True).load("mine_n:Thing", tmp_path / "one")
+    Registry(trust=True).load("mine_n:Thing", tmp_path / "one")
+    assert "Python has `mine_n` from" in refusal(Registry(trust=True), "mine_n:Thing", tmp_path / "two")
 
 
 def test_what_is_no_component():

@@ -113,7 +113,7 @@ def _known(components: tuple[tuple[str, type[Any]], ...]) -> Any:
     """One registry for a process: to read what is installed takes a tenth of a second."""
     from rlalign.config.registry import Registry
 
-    return Registry(dict(components))
+    return Registry(dict(components), trust=True)
 
 
 def _load(pipeline: Tree, folder: Path, components: Components) -> Any:

@@ -1,3 +1,4 @@
 from rlalign.cli.commands import main
 
-main()
+if __name__ == "__main__":
+    main()

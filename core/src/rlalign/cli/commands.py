@@ -130,6 +130,7 @@ _OF_EVALUATION = (
     click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
     click.option("--split", help="The task's split."),
     click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),
+    click.option("--trust", is_flag=True, help="Let it run Python code of its own, and read your environment."),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 
@@ -202,6 +203,7 @@ def sample(
     prompts: tuple[str, ...],
     count: int,
     as_json: bool,
+    trust: bool,
     debug: bool,
     **options: Any,
 ) -> None:
@@ -212,7 +214,7 @@ def sample(
         from rlalign.cli import inspection
 
         if new:
-            run = inspection.opened(name, overrides, seed=seed, examples=count, **options)
+            run = inspection.opened(name, overrides, seed=seed, examples=count, trust=trust, **options)
             rows = run.sample(prompts or None)
         elif overrides or prompts or seed is not None or any(options.values()):
             raise ConfigError("what was logged stays as it is; add --new to sample now")
@@ -246,6 +248,7 @@ def export(
     folder: Path | None,
     samples: Path | None,
     new: bool,
+    trust: bool,
     debug: bool,
     **options: Any,
 ) -> None:
@@ -264,7 +267,9 @@ def export(
         for target, option in ((model, "--to"), (samples, "--samples")):
             if target is not None:
                 inspection.require_writable(target, run, option)
-        opened = inspection.opened(name, overrides, seed=seed, **options) if new or model else None
+        opened = None
+        if new or model:
+            opened = inspection.opened(name, overrides, seed=seed, trust=trust, **options)
         if opened and model:
             click.echo(f"model: {opened.export(model)}")
         if samples and opened and new:

@@ -167,7 +167,7 @@ class File:
             self.report(keys, f"expected a mapping of options, found {found(options)}")
             return None
         config: type[BaseModel] = cls.Config
-        return check(config, options or {}, self.folder, self.under(keys))
+        return check(config, options or {}, self.folder, self.under(keys), trust=self.registry.trust)
 
     def _accepts(self, keys: Keys, item: Item) -> bool:
         """Whether the component itself accepts its options."""

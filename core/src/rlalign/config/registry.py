@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -17,12 +16,14 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from rlalign.config.words import did_you_mean
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, RLAlignError
+from rlalign.interface.code import ADD_TRUST, find
 from rlalign.interface.component import Component, Task
 
 GROUP = "rlalign"
 Kind = Literal["policy", "value", "task", "component"]
 _NONE: Mapping[str, type[Any]] = MappingProxyType({})
+_log = logging.getLogger("rlalign")
 
 
 @dataclass(frozen=True, order=True)
@@ -58,10 +59,14 @@ def installed() -> list[Installed]:
 
 
 class Registry:
-    """Finds components by name: those handed in (`extra`) first, then the installed ones."""
+    """Finds components by name: those handed in (`extra`) first, then the installed ones.
 
-    def __init__(self, extra: Mapping[str, type[Any]] = _NONE) -> None:
+    Code that is not installed runs only under `trust`: it belongs to whoever wrote the pipeline or the model.
+    """
+
+    def __init__(self, extra: Mapping[str, type[Any]] = _NONE, *, trust: bool = False) -> None:
         self.extra = dict(extra)
+        self.trust = trust
 
     @cached_property
     def installed(self) -> list[Installed]:
@@ -86,7 +91,7 @@ class Registry:
             asked = _canonical(distribution)
             theirs = [one for one in self.installed if _canonical(one.distribution) == asked]
             if not theirs:
-                return Loaded(_import_class(name, folder), None)
+                return Loaded(self._import(name, folder), None)
             found = [one for one in theirs if one.name == short]
             if not found:
                 names = ", ".join(one.name for one in theirs)
@@ -99,6 +104,38 @@ class Registry:
             raise ConfigError(f"`{name}` is in {owners}; say which one: {choices}")
         return Loaded(_load(found[0]), found[0])
 
+    def _import(self, name: str, folder: Path | None) -> type[Any]:
+        """`module:Class`. The core's own modules, and those of installed components, need no trust."""
+        module, _, attribute = name.partition(":")
+        offered = {point.value.partition(":")[0] for point in self.installed}
+        own = module in offered or f"{module}.".startswith("rlalign.")
+        folder = None if own else folder
+        code = find(module, attribute, folder)
+        if code is None:
+            where = f", nor in {folder}" if folder else ""
+            hint = "; leave out `.py`" if module.endswith(".py") else ""
+            raise ConfigError(
+                f"`{name}`: `{module}` is neither an installed distribution with components "
+                f"nor a module that Python finds{where}{hint}"
+            )
+        if not (own or self.trust):
+            raise ConfigError(
+                f"`{name}` would import {code.file or module}, which no installed package offers; {ADD_TRUST}"
+            )
+        try:
+            if module not in sys.modules:
+                if code.is_absent():
+                    raise ConfigError(f"`{name}`: {code.absence()}")
+                if code.is_no_class():
+                    raise ConfigError(f"`{name}`: {NO_COMPONENT.format(attribute)}")
+                if not own:
+                    _log.info("imports %s: the pipeline names its `%s`", code.file or module, attribute)
+            return code.load()  # type: ignore[no-any-return]
+        except RLAlignError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"`{name}` cannot be imported: {_cause(error)}") from error
+
     def _unknown(self, name: str) -> str:
         hint = did_you_mean(name, [*self.extra, *(one.name for one in self.installed)], most=3)
         return f"no component named `{name}` is installed" + (
@@ -106,6 +143,9 @@ class Registry:
             or "; `rlalign plugins` lists those that are. "
             f"Is its package missing (pip install rlalign-plugin-{name})?"
         )
+
+
+NO_COMPONENT = "{} is no component: it must derive from rlalign's Component, Task, Policy or Value"
 
 
 def kind(cls: type[Any]) -> Kind:
@@ -117,8 +157,7 @@ def kind(cls: type[Any]) -> Kind:
         if isinstance(cls, type) and issubclass(cls, base):
             return word
     name = getattr(cls, "__qualname__", repr(cls))
-    message = f"{name} is no component: it must derive from rlalign's Component, Task, Policy or Value"
-    raise ConfigError(message)
+    raise ConfigError(NO_COMPONENT.format(name))
 
 
 def _check(name: str, cls: type[Any]) -> None:
@@ -145,54 +184,6 @@ def _load(one: Installed) -> type[Any]:
             cure = f"`pip install {one.distribution}` adds what it requires"
         message = f"`{one.name}` ({one}) cannot be imported: {_cause(error)}; {cure}"
         raise ConfigError(message) from error
-
-
-def _import_class(name: str, folder: Path | None) -> type[Any]:
-    module_name, _, attribute = name.partition(":")
-    with _on_path(folder):
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if not _concerns(module_name, error.name):
-                raise ConfigError(f"`{name}` cannot be imported: {_cause(error)}") from error
-            where = f", nor in {folder}" if folder else ""
-            hint = "; leave out `.py`" if module_name.endswith(".py") else ""
-            raise ConfigError(
-                f"`{name}`: `{module_name}` is neither an installed distribution with components "
-                f"nor a module that Python finds{where}{hint}"
-            ) from None
-        except Exception as error:
-            raise ConfigError(f"`{name}` cannot be imported: {_cause(error)}") from error
-    if folder:
-        _refuse_stranger(name, module_name.partition(".")[0], folder)
-    if not hasattr(module, attribute):
-        hint = did_you_mean(attribute, [n for n in vars(module) if not n.startswith("_")])
-        raise ConfigError(f"`{name}`: the module `{module_name}` has no `{attribute}`{hint}")
-    return getattr(module, attribute)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _on_path(folder: Path | None) -> Iterator[None]:
-    before = list(sys.path)
-    if folder:
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _refuse_stranger(name: str, top: str, folder: Path) -> None:
-    """Two pipelines' folders may hold modules of one name; Python would go on using the first."""
-    used = getattr(sys.modules[top], "__file__", None)
-    for mine in (folder / f"{top}.py", folder / top / "__init__.py"):
-        if used and mine.is_file() and not mine.samefile(used):
-            raise ConfigError(f"`{name}`: Python has `{top}` from {used} already; rename {mine}")
-
-
-def _concerns(module_name: str, missing: str | None) -> bool:
-    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
 def _cause(error: Exception) -> str:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from rlalign.config.places import Keys
 from rlalign.config.words import found, unknown
+from rlalign.interface.code import find_module
 
 M = TypeVar("M", bound=BaseModel)
 Report = Callable[[Keys, str], None]
@@ -49,10 +49,13 @@ _EXPECTED = {
 }
 
 
-def check(model: type[M], data: Mapping[str, Any], folder: Path, report: Report) -> M | None:
+def check(
+    model: type[M], data: Mapping[str, Any], folder: Path, report: Report, *, trust: bool = True
+) -> M | None:
     """`data` as a `model`; None after reporting what is wrong, with the path within `data`.
 
-    Strict, but as JSON: a YAML list is a tuple where the model wants one, text is a path.
+    Strict, but as JSON: a YAML list is a tuple where the model wants one, text is a path. Without `trust` no
+    option may run code.
     """
     sound = True
 
@@ -63,7 +66,7 @@ def check(model: type[M], data: Mapping[str, Any], folder: Path, report: Report)
 
     located = _with_absolute_paths([model], data, folder, (), wrong)
     try:
-        checked = model.model_validate_json(json.dumps(located), strict=True)
+        checked = model.model_validate_json(json.dumps(located), strict=True, context={"trust": trust})
     except ValidationError as error:
         for keys, text in _problems(model, located, error):
             wrong(keys, text)
@@ -79,12 +82,13 @@ def absolute(path: str, folder: Path) -> Path:
     if not path.startswith("pkg:"):
         return folder / Path(path).expanduser()
     package, _, inside = path.removeprefix("pkg:").partition("/")
-    try:
-        data = files(package).joinpath(inside)
-    except (ImportError, ValueError, TypeError):
-        raise ValueError(f"there is no package `{package}`; is it installed?") from None
-    if not isinstance(data, Path) or not data.exists():
-        raise ValueError(f"the package `{package}` holds no {inside or 'folder of its own'}")
+    spec = find_module(package)  # imports nothing
+    homes = [] if spec is None else [Path(home) for home in spec.submodule_search_locations or ()]
+    if not homes:
+        raise ValueError(f"there is no package `{package}`; is it installed?")
+    data = next((home / inside for home in homes if (home / inside).exists()), None)
+    if data is None:
+        raise ValueError(f"the package `{package}` holds no {inside}")
     return data
 
 

@@ -54,7 +54,7 @@ def start(
     display: Display | None = None,
 ) -> Session:
     """A new run in a folder of its own."""
-    session = Session(pipeline, registry or Registry(), display or make_display())
+    session = Session(pipeline, registry or Registry(trust=True), display or make_display())
     session.create(Path(root), name)
     return session
 
@@ -70,7 +70,7 @@ def resume(
     """A run that goes on from its last checkpoint (`previous`: from the last but one that is whole)."""
     directory = RunDir.open(path)
     try:
-        registry = registry or Registry()
+        registry = registry or Registry(trust=True)
         pipeline = load_pipeline(directory.pipeline, registry=registry)
         session = Session(pipeline, registry, display or make_display())
         session.reopen(directory, inexact=inexact, previous=previous)

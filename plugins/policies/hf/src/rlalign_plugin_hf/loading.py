@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from rlalign import Options, RLAlignError
+from rlalign import Options, RLAlignError, RunsCode
 
 Kind = Literal["causal", "seq2seq"]
 
@@ -61,7 +61,7 @@ class ModelOptions(Options):
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="which end `truncate` cuts; null: left of a causal model's, right of an encoder's"
     )
-    remote_code: bool = Field(
+    remote_code: Annotated[bool, RunsCode] = Field(
         False, description="run Python code that comes with the model; only if you have read it"
     )
 
@@ -140,9 +140,17 @@ def _config(options: ModelOptions, source: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(_local(source), trust_remote_code=options.remote_code)
+        config = AutoConfig.from_pretrained(_local(source), trust_remote_code=options.remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise RLAlignError(_explained(source, error)) from error
+    kernel = options.attention or getattr(config, "_attn_implementation", None)
+    if "/" in str(kernel) and not options.remote_code:
+        # transformers would download and run it.
+        raise RLAlignError(
+            f"{source}: its config.json asks for the attention kernel {kernel} of the hub, which is code; name an "
+            "`attention` of your own"
+        )
+    return config
 
 
 def _local(source: str) -> str:

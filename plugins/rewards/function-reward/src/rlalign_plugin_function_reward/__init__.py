@@ -9,15 +9,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, Field, computed_field, field_validator, model_validator
 
-from rlalign import Component, ComponentError, ConfigError, Example, Options, Rollout, Run, Score, hookimpl
+from rlalign import (
+    Code,
+    Component,
+    ComponentError,
+    ConfigError,
+    Example,
+    Options,
+    Rollout,
+    Run,
+    RunsCode,
+    Score,
+    hookimpl,
+)
 from rlalign_plugin_function_reward.source import (
     Asked,
-    Source,
     asked_by,
     asked_in,
     digest,
@@ -44,7 +55,7 @@ class Function(Component):
     class Config(Options):
         """Options of `function`."""
 
-        path: Path = Field(
+        path: Annotated[Path, RunsCode] = Field(
             strict=False, description="the function: `my_rewards.py:score`, or `package.module:score`"
         )
         style: Literal["rlalign", "trl"] = Field(
@@ -81,7 +92,7 @@ class Function(Component):
             return self
 
         @cached_property
-        def source(self) -> Source:
+        def source(self) -> Code:
             """Where the function is."""
             return locate(self.path)
 

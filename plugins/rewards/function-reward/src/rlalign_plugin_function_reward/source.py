@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from rlalign import ConfigError
-
-
-@dataclass(frozen=True)
-class Source:
-    """`my_rewards.py:score` or `package.module:score`. `file` is None for a module without source."""
-
-    folder: Path
-    module: str
-    function: str
-    file: Path | None
-    by_path: bool
-    """Named as a file rather than as a module."""
-
-    def __str__(self) -> str:
-        return f"{self.file.name if self.by_path and self.file else self.module}:{self.function}"
+from rlalign import Code, ConfigError
+from rlalign.interface.code import find
 
 
 @dataclass(frozen=True)
@@ -48,12 +29,13 @@ class Asked:
         return self.required + self.optional
 
 
-def locate(path: Path) -> Source:
+def locate(path: Path) -> Code:
     """Raises ValueError where there is no such file, module or function. Imports nothing."""
     place, colon, function = str(path).rpartition(":")
     if not colon or "/" in function:
         file = path if path.suffix == ".py" else None
-        listed = f" (it has {', '.join(_names(file))})" if file and file.is_file() else ""
+        names = [name for name, _ in _code(file, "").bound] if file and file.is_file() else []
+        listed = f" (it has {', '.join(dict.fromkeys(names))})" if names else ""
         raise ValueError(
             f"expected `my_rewards.py:score` or `package.module:score`; say which function{listed}"
         )
@@ -61,29 +43,22 @@ def locate(path: Path) -> Source:
     if where.suffix == ".py":
         if not where.is_file():
             raise ValueError(f"{where}: there is no such file{_near_file(where)}")
-        source = Source(where.parent, where.stem, function, where, by_path=True)
-    else:
-        found = _find(where.name, where.parent)
-        if found is None:
-            hint = f"; for a file write `{where.name}.py:{function}`" if "." not in where.name else ""
-            raise ValueError(f"`{where.name}` is no module that Python finds, nor in {where.parent}{hint}")
-        file = Path(found.origin) if found.origin and found.origin.endswith(".py") else None
-        source = Source(where.parent, where.name, function, file, by_path=False)
-    if source.file is not None:
-        names = _names(source.file)
-        if function not in names and "*" not in names and "__getattr__" not in names:
-            raise ValueError(f"{_called(source)} has no function `{function}`{_near(function, names)}")
+        return _there(_code(where, function))
+    found = find(where.name, function, where.parent)
+    if found is None:
+        hint = f"; for a file write `{where.name}.py:{function}`" if "." not in where.name else ""
+        raise ValueError(f"`{where.name}` is no module that Python finds, nor in {where.parent}{hint}")
+    return _there(found)
+
+
+def _code(file: Path, function: str) -> Code:
+    return Code(file.stem, function, file.parent, file, by_path=True)
+
+
+def _there(source: Code) -> Code:
+    if source.is_absent():
+        raise ValueError(source.absence("function "))
     return source
-
-
-def _called(source: Source) -> str:
-    return source.file.name if source.by_path and source.file else f"the module `{source.module}`"
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    close = get_close_matches(name, list(known), 1)
-    shown = f" (it has {', '.join(n for n in known if not n.startswith('_'))})" if known else ""
-    return (f"; did you mean `{close[0]}`?" if close else "") + shown
 
 
 def _near_file(where: Path) -> str:
@@ -94,34 +69,7 @@ def _near_file(where: Path) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def _find(name: str, folder: Path) -> ModuleSpec | None:
-    """A module's place, without importing it or the packages it is in."""
-    place: Sequence[str] | None = None
-    spec = None
-    with _on_path(folder):
-        for depth in range(1, name.count(".") + 2):
-            part = ".".join(name.split(".")[:depth])
-            spec = next((s for f in sys.meta_path if (s := f.find_spec(part, place)) is not None), None)
-            if spec is None:
-                return None
-            place = spec.submodule_search_locations
-            if place is None and part != name:
-                return None
-    return spec
-
-
-@contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def digest(source: Source, further: Sequence[Path]) -> str:
+def digest(source: Code, further: Sequence[Path]) -> str:
     """A hash of the function's file and of further files it depends on."""
     hashed = hashlib.sha256()
     for file in ([source.file] if source.file else []) + list(further):
@@ -129,48 +77,14 @@ def digest(source: Source, further: Sequence[Path]) -> str:
     return hashed.hexdigest()
 
 
-# -- what a file says, unread by Python ---------------------------------------------------------------
-
-
-def _tree(file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_bytes(), filename=file.name)
-    except SyntaxError as error:
-        raise ValueError(f"{file.name}:{error.lineno}: not valid Python: {error.msg}") from None
-    except ValueError as error:  # a NUL byte
-        raise ValueError(f"{file.name}: not valid Python: {error}") from None
-
-
-def _names(file: Path) -> list[str]:
-    """What a module defines; `*` where it takes all that another one has."""
-    return list(dict.fromkeys(_defined(_tree(file).body)))
-
-
-def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.For | ast.With):
-            yield from (
-                n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-            )
-        for field in ("body", "orelse", "finalbody"):
-            if isinstance(node, ast.If | ast.Try | ast.With | ast.For):
-                yield from _defined(getattr(node, field, []))
-        for handler in node.handlers if isinstance(node, ast.Try) else ():
-            yield from _defined(handler.body)
-
-
-def asked_in(source: Source) -> Asked | None:
+def asked_in(source: Code) -> Asked | None:
     """The function's parameters as its file says; None where only running it tells."""
     if source.file is None:
         return None
     named = [
         node
-        for node in _tree(source.file).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == source.function
+        for node in source.tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == source.name
     ]
     if len(named) != 1 or named[0].decorator_list:
         return None
@@ -190,48 +104,19 @@ def asked_in(source: Source) -> Asked | None:
 # -- running it ------------------------------------------------------------------------------------------
 
 
-def load(source: Source, digest: str) -> Callable[..., Any]:
+def load(source: Code, digest: str) -> Callable[..., Any]:
     """Import the function's module; its folder is on `sys.path` during that one import only."""
-    with _on_path(source.folder):
-        try:
-            module = (
-                _import_file(source, digest) if source.by_path else importlib.import_module(source.module)
-            )
-        except Exception as error:
-            raise ConfigError(f"{source}: importing it raised {tail(error, source)}") from error
-    used = getattr(module, "__file__", None)
-    if source.file is not None and used and not source.file.samefile(used):
-        raise ConfigError(f"{source}: Python has `{source.module}` from {used} already; rename {source.file}")
-    if not hasattr(module, source.function):
-        names = [n for n in vars(module) if not n.startswith("_")]
-        raise ConfigError(
-            f"{_called(source)} has no function `{source.function}`{_near(source.function, names)}"
-        )
-    function = getattr(module, source.function)
+    try:
+        function = source.load("function ", digest)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{source}: importing it raised {tail(error, source)}") from error
     if inspect.isclass(function) or not callable(function):
         what = "a class" if inspect.isclass(function) else f"a {type(function).__name__}"
         raise ConfigError(f"{source}: is {what}; name a function, or an object that can be called")
     found: Callable[..., Any] = function
     return found
-
-
-def _import_file(source: Source, digest: str) -> Any:
-    assert source.file is not None
-    # By place and contents: files of one name, or one file changed, are different modules.
-    key = hashlib.sha256(f"{source.file} {digest}".encode()).hexdigest()
-    name = f"rlalign_function_{source.module}_{key[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, source.file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def asked_by(function: Callable[..., Any]) -> Asked:
@@ -250,7 +135,7 @@ def asked_by(function: Callable[..., Any]) -> Asked:
     )
 
 
-def tail(error: BaseException, source: Source) -> str:
+def tail(error: BaseException, source: Code) -> str:
     """`KeyError: 'x' at my_rewards.py:12, in score: weights[word]`: the last line that is the user's own."""
     said = f"{type(error).__name__}: {error}"
     frames = []
