@@ -130,7 +130,9 @@ _OF_EVALUATION = (
     click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
     click.option("--split", help="The task's split."),
     click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),
-    click.option("--trust", is_flag=True, help="Let it run Python code of its own, and read your environment."),
+    click.option(
+        "--trust", is_flag=True, help="Let it run Python code of its own, and read your environment."
+    ),
     click.option("--debug", is_flag=True, help="Show tracebacks."),
 )
 

@@ -41,6 +41,9 @@ class File:
     def report(self, keys: Keys, text: str) -> None:
         if text.endswith("(text)") and "${oc.env:" in self.tree.interpolated.get(keys, ""):
             text += "; `${oc.env:…}` is always text: write `${oc.decode:${oc.env:…}}`"
+        for at in self.tree.private:
+            if at == keys[: len(at)]:  # `found` shows it, however short
+                text = text.replace(found(self.tree.at(keys)), repr(self.tree.interpolated[at]))
         self.tree.report(keys, text)
 
     def under(self, keys: Keys) -> Report:
@@ -139,6 +142,7 @@ class File:
             options=options,
             cls=cls,
             place=self.tree.place(keys),
+            private=self._private((*keys, component)),
         )
         return item if role == "models" or self._accepts(keys, item) else None
 
@@ -168,6 +172,14 @@ class File:
             return None
         config: type[BaseModel] = cls.Config
         return check(config, options or {}, self.folder, self.under(keys), trust=self.registry.trust)
+
+    def _private(self, keys: Keys) -> dict[Keys, str]:
+        """What the environment went into, by its path below `keys`; where all of it did, that once."""
+        said = self.tree.interpolated
+        for depth in range(len(keys) + 1):
+            if keys[:depth] in self.tree.private:
+                return {(): ".".join([said[keys[:depth]], *map(str, keys[depth:])])}
+        return {at[len(keys) :]: said[at] for at in self.tree.private if at[: len(keys)] == keys}
 
     def _accepts(self, keys: Keys, item: Item) -> bool:
         """Whether the component itself accepts its options."""

@@ -49,7 +49,7 @@ def load_pipeline(
             tree.problems.append(str(error))
     if seed is not None:
         tree.put(("seed",), seed, f"command line (--seed {seed})")
-    interpolate(tree)
+    interpolate(tree, trust=file.registry.trust)
     for one, keys in changed:
         if shadowed(tree.data, keys):
             hint = f"say phases.NAME.{one}"
@@ -86,7 +86,7 @@ def _pipeline(file: File, stem: str) -> Pipeline | None:
         if key not in known:
             file.report((key,), unknown("key", key, known))
     said = {key: data[key] for key in PipelineSettings.model_fields if data.get(key) is not None}
-    top = check(PipelineSettings, said, file.folder, file.report)
+    top, beside = check(PipelineSettings, said, file.folder, file.report), file.folder
     if top is not None and top.folder is not None:
         file.folder = top.folder
 
@@ -110,8 +110,21 @@ def _pipeline(file: File, stem: str) -> Pipeline | None:
         stem=stem,
         policy=policy,
         phases=sound,
-        resolved={**data, "seed": top.seed, "folder": str(file.folder)},
+        resolved=_written(file, top.seed, beside),
+        environment=tuple(sorted(file.tree.variables)),
     )
+
+
+def _written(file: File, seed: int, beside: Path) -> dict[str, Any]:
+    """The tree as the run's folder keeps it: seed and folder are said even where the file left them out."""
+    said: dict[str, Any] = file.tree.written()
+    if ("seed",) not in file.tree.private:
+        said["seed"] = seed
+    if ("folder",) not in file.tree.private:
+        said["folder"] = str(file.folder)
+    elif not Path(file.tree.data["folder"]).expanduser().is_absolute():
+        said["folder"] = places.Expression(f"{places.escape(str(beside))}/{said['folder']}")
+    return said
 
 
 def _scopes(file: File) -> list[Keys]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
 from rlalign.config.places import Keys, Tree
 from rlalign.config.words import did_you_mean, found
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, hide
+from rlalign.interface.code import ADD_TRUST
 
 
 def override(tree: Tree, text: str, said: str = "command line") -> Keys:
@@ -142,8 +148,40 @@ def _names(item: Any) -> tuple[str, ...]:
     return (item["as"],) if isinstance(item.get("as"), str) else (component, short(component))
 
 
-def interpolate(tree: Tree) -> None:
-    """Replace every `${…}` by what it stands for; those that stand for nothing are reported."""
+@dataclass
+class _Reader:
+    """Whoever resolves an interpolation, and the variables of the environment that it read."""
+
+    trusted: bool
+    read: set[str]
+
+
+_reader: ContextVar[_Reader | None] = ContextVar("reader", default=None)
+
+
+def _variable(key: str, *default: Any) -> Any:
+    """`${oc.env:KEY}`: it is noted which variables a pipeline reads, and messages hide what they hold."""
+    reader = _reader.get()
+    if reader is not None:
+        if not reader.trusted:
+            raise ValueError(f"it asks for your environment; {ADD_TRUST}")
+        reader.read.add(key)
+        hide(os.environ.get(key, ""), f"${{oc.env:{key}}}")
+    return oc.env(key, *default)
+
+
+# Before 2.4 a function of the same name is another one.
+_register: Any = OmegaConf.register_resolver
+if "replace" not in inspect.signature(_register).parameters:
+    _register = OmegaConf.register_new_resolver
+
+
+def interpolate(tree: Tree, *, trust: bool = True) -> None:
+    """Replace every `${…}` by what it stands for; those that stand for nothing are reported.
+
+    Without `trust` nothing is told of the environment.
+    """
+    _register("oc.env", _variable, replace=True)
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
     for keys in leaves:
         try:
@@ -156,6 +194,8 @@ def interpolate(tree: Tree) -> None:
     for keys in leaves:
         if keys in tree.unreadable:
             continue
+        reader = _Reader(trust, set())
+        before = _reader.set(reader)
         try:
             resolved = _select(config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
@@ -164,6 +204,14 @@ def interpolate(tree: Tree) -> None:
         else:
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved
+            if reader.read:
+                tree.variables |= reader.read
+                tree.private.add(keys)
+                if "oc.decode" in tree.interpolated[keys]:
+                    for _, text in _leaves(resolved):
+                        hide(text, tree.interpolated[keys])
+        finally:
+            _reader.reset(before)
 
 
 def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:

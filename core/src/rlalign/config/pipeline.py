@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
 
+from rlalign.config.places import Keys
 from rlalign.data.settings import Natural, Options, Positive, Sampling, Save, Train
 from rlalign.interface.component import Component
 
@@ -47,7 +50,25 @@ class Item(ItemSettings):
     options: BaseModel
     cls: type[Any]
     place: str = ""
+    private: Mapping[Keys, str] = {}
+    """Options that hold something of the environment, and what the file says there."""
     _next: Component | None = PrivateAttr(None)
+
+    @property
+    def identity(self) -> str:
+        """The options as text that may be written down; what is private in them as the file says it."""
+        said = self.options.model_dump_json()
+        if not self.private:
+            return said
+        data = {"": json.loads(said)}
+        for keys, expression in self.private.items():
+            *above, last = ("", *keys)
+            holder: Any = data
+            with suppress(LookupError, TypeError):
+                for key in above:
+                    holder = holder[key]
+                holder[last] = expression
+        return json.dumps(data[""])
 
     def peek(self) -> Component:
         """The component that the next `build` gives, for what it declares."""
@@ -146,6 +167,8 @@ class Pipeline(PipelineSettings):
     phases: tuple[Phase, ...]
     resolved: Mapping[str, Any]
     """The tree after interpolation and command line, as it is written into the run's folder."""
+    environment: tuple[str, ...] = ()
+    """The variables that interpolations read."""
 
 
 def short(component: str) -> str:

@@ -24,6 +24,10 @@ class Tree:
     places: dict[Keys, str]
     interpolated: dict[Keys, str] = field(default_factory=dict)
     """What stood where `${…}` has been resolved."""
+    private: set[Keys] = field(default_factory=set)
+    """Where a variable of the environment went into it: the value is used, and never written down."""
+    variables: set[str] = field(default_factory=set)
+    """Those variables."""
     problems: list[str] = field(default_factory=list)
     unreadable: set[Keys] = field(default_factory=set)
     """Parts whose value nobody knows: one problem is reported of each, and none that follows from it."""
@@ -40,6 +44,17 @@ class Tree:
         node: Any = self.data
         for key in keys:
             node = node[key]
+        return node
+
+    def written(self, node: Any = None, keys: Keys = ()) -> Any:
+        """The data, or one part of it, as it may be written down."""
+        node = self.data if keys == () else node
+        if keys in self.private:
+            return Expression(self.interpolated[keys])
+        if isinstance(node, dict):
+            return {key: self.written(part, (*keys, key)) for key, part in node.items()}
+        if isinstance(node, list):
+            return [self.written(part, (*keys, index)) for index, part in enumerate(node)]
         return node
 
     def place(self, keys: Keys) -> str:
@@ -60,6 +75,10 @@ class Tree:
         node[keys[-1]] = value
         self.places = {k: p for k, p in self.places.items() if k[: len(keys)] != keys}
         self.places[keys] = place
+
+
+class Expression(str):
+    """Text whose `${…}` is to be resolved again when it is read."""
 
 
 def dotted(keys: Keys) -> str:
@@ -92,11 +111,13 @@ def dump(data: Mapping[str, Any]) -> str:
 
 
 def escape(data: Any) -> Any:
-    """The tree in which text that holds a literal `${` reads back as that text."""
+    """The tree in which text that holds a literal `${`, and is no `Expression`, reads back as that text."""
     if isinstance(data, dict):
         return {key: escape(part) for key, part in data.items()}
     if isinstance(data, list):
         return [escape(part) for part in data]
+    if isinstance(data, Expression):
+        return str(data)
     if isinstance(data, str):
         return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", data)
     return data

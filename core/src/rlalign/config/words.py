@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from rlalign.errors import concealed
+
 
 def found(value: Any) -> str:
     """A value and its type in words, for messages."""
@@ -14,7 +16,8 @@ def found(value: Any) -> str:
         return f"{str(value).lower()} (YAML reads {words} so too; quote the word if it is text)"
     if value is None:
         return "nothing (null)"
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
+    said = concealed(repr(value))
+    shown = said if len(said) <= 60 else said[:59] + "…"
     types = {
         str: "text",
         int: "a whole number",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, concealed
 
 CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
@@ -40,13 +41,15 @@ def make_lock(
     dtype: str,
     threads: int,
     budgets: Mapping[str, Any],
+    environment: Mapping[str, str] = MappingProxyType({}),
     attention: str | None = None,
 ) -> dict[str, Any]:
     """The lock as plain JSON values.
 
     `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
     no distribution offers, `given` the classes that were handed in from Python, `data` and `models` fingerprints
-    by name. `budgets` are found during a run: to compare, give the old lock's own.
+    by name, `environment` the variables that the pipeline reads, sealed. `budgets` are found during a run: to
+    compare, give the old lock's own.
     """
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
@@ -60,7 +63,7 @@ def make_lock(
             name: {"class": f"{cls.__module__}:{cls.__qualname__}", "code": class_hash(cls)}
             for name, cls in sorted(given.items())
         },
-        "data": dict(sorted(data.items())),
+        "data": {name: concealed(found) for name, found in sorted(data.items())},
         "models": dict(sorted(models.items())),
         "seed": seed,
         "deterministic": deterministic,
@@ -69,7 +72,17 @@ def make_lock(
         "threads": threads,
         "attention": attention,
         "budgets": dict(budgets),
+        "environment": dict(environment),
     }
+
+
+def seal(value: str | None, like: str | None = None) -> str:
+    """A variable of the environment as it may be written down: a salted hash, slow to guess. With the salt of `like`."""
+    if value is None:
+        return "unset"
+    salt = like[-16:] if like and like != "unset" else os.urandom(8).hex()
+    digest = hashlib.scrypt(os.fsencode(value), salt=salt.encode(), n=2**14, r=8, p=1, dklen=16)
+    return digest.hex() + salt
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from rlalign.records.environment import make_lock
+from rlalign.records.environment import make_lock, seal
 from rlalign.running.models import fingerprint
 from rlalign.running.workspace import Workspace
 
 
-def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
-    """What `lock.json` says."""
+def lock_of(
+    space: Workspace, budgets: Mapping[str, Any], sealed: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What `lock.json` says; `sealed` is what another one says of the environment, to compare with."""
     items = [space.pipeline.policy]
     for plan in space.plans:
         items += [m.item for m in (*plan.members, *plan.evaluators)]
@@ -42,4 +46,7 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
         dtype=str(space.models.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         budgets=budgets,
+        environment={
+            name: seal(os.environ.get(name), sealed.get(name)) for name in space.pipeline.environment
+        },
     )

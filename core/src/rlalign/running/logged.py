@@ -53,12 +53,10 @@ class LoggedResponses:
             settings = self.plan.settings
             parts = {
                 "data": data_fingerprint(),
-                "task": [settings.task.component, settings.task.options.model_dump_json()],
+                "task": [settings.task.component, settings.task.identity],
                 # All of them: `compute` may score with any model, and a value reads its trunk.
                 "models": {name: fingerprint(model) for name, model in sorted(self.models.items())},
-                "rewards": [
-                    [i.component, i.options.model_dump_json(), i.weight, i.name] for i in settings.rewards
-                ],
+                "rewards": [[i.component, i.identity, i.weight, i.name] for i in settings.rewards],
                 "key": [str(k) for k in key],
             }
             return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -117,7 +117,9 @@ class Session(Workspace):
         self.build_policy()
         old = json.loads(directory.lock.read_text())
         if not inexact:
-            refuse_if_different(old, lock_of(self, old["budgets"]), str(directory.path))
+            refuse_if_different(
+                old, lock_of(self, old["budgets"], old.get("environment", {})), str(directory.path)
+            )
         shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
         self.logs.cut(saved.logs if saved else {})

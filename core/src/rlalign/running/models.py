@@ -90,7 +90,7 @@ class Models(ModelMap):
         for name, role in roles.items():
             spec = specs.get(name, ModelSpec())
             of = spec.of or ("phase" if name == "reference" and spec.item is None else None)
-            made_by = spec.item.options.model_dump_json() if spec.item else None
+            made_by = spec.item.identity if spec.item else None
             recipe = {
                 "role": role,
                 "of": of,

@@ -79,7 +79,7 @@ class Workspace:
     def _item_of(self, recipe: Mapping[str, Any]) -> Item | None:
         specs = [spec.item for phase in self.pipeline.phases for spec in phase.models.values() if spec.item]
         for item in specs:
-            if item.component == recipe["by"] and item.options.model_dump_json() == recipe["with"]:
+            if item.component == recipe["by"] and item.identity == recipe["with"]:
                 return item
         return None
 
