@@ -21,7 +21,7 @@ _TOLD_BY = 16
 """A text that was cut short still tells a secret if it holds this many of its first characters."""
 _hidden: dict[str, str] = {}
 """Secrets, in every form in which messages hold them, and what is shown instead."""
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls but for tab and newline, what turns the direction of writing, halves of characters."""
 
 
@@ -37,10 +37,10 @@ def hide(value: str, shown: str) -> None:
         _hidden[form] = _hidden.pop(form)
 
 
-def concealed(text: str) -> str:
-    """The text without secrets."""
+def concealed(text: str, least: int = SHORTEST_SECRET) -> str:
+    """The text without secrets, of at least so many characters."""
     for form, instead in reversed(_hidden.items()):
-        text = text.replace(form, instead)
+        text = text.replace(form, instead) if len(form) >= least else text
     return text
 
 
@@ -54,7 +54,7 @@ def shown(text: str) -> str:
             end = start + sum(1 for _ in same)
             text = text[:start] + instead + text[end:]
             start = text.find(form[:_TOLD_BY], start + len(instead))
-    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class RLAlignError(Exception):

@@ -485,7 +485,8 @@ def test_interpolation(load, monkeypatch):
         9,
         2,
     )
-    assert pipeline.resolved["train"] == {"iterations": 12, "prompts": 9}
+    assert pipeline.resolved["train"] == {"iterations": "${oc.decode:${oc.env:ITERATIONS}}", "prompts": 9}
+    assert pipeline.environment == ("ITERATIONS",)
 
 
 def test_interpolating_a_whole_section(load):
@@ -497,7 +498,7 @@ def test_environment_variables_are_text(refusal, monkeypatch):
     monkeypatch.setenv("ITERATIONS", "12")
     message = refusal(ONE.replace("5", "'${oc.env:ITERATIONS}'"))
     assert message == (
-        "p.yaml:9: train.iterations: expected a whole number, found '12' (text); "
+        "p.yaml:9: train.iterations: expected a whole number, found '${oc.env:ITERATIONS}' (text); "
         "`${oc.env:…}` is always text: write `${oc.decode:${oc.env:…}}`"
     )
 

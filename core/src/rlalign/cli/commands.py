@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from rlalign.cli.guarded import guarded
+from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
 
@@ -120,9 +121,9 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
     def report() -> None:
         from rlalign import api
 
-        click.echo(api.load(file, overrides).check(), nl=False)
+        say(api.load(file, overrides).check(), nl=False)
 
-    guarded(debug, report)
+    guarded(debug, report, notes=logging.INFO)
 
 
 _OF_EVALUATION = (
@@ -174,7 +175,7 @@ def evaluate(
 
         inspection.require_task(target, options["task"])
         row = inspection.opened(target, overrides, seed=seed, policy=policy, **options).evaluate()
-        click.echo(inspection.as_json(row) if as_json else inspection.table(row))
+        say(inspection.as_json(row) if as_json else inspection.table(row))
 
     guarded(debug, work)
 
@@ -222,7 +223,7 @@ def sample(
             raise ConfigError("what was logged stays as it is; add --new to sample now")
         else:
             rows = inspection.last_samples(Result(inspection.run_folder(name)))[:count]
-        click.echo(inspection.as_json(rows) if as_json else inspection.listed(rows))
+        say(inspection.as_json(rows) if as_json else inspection.listed(rows))
 
     guarded(debug, work)
 
@@ -273,11 +274,11 @@ def export(
         if new or model:
             opened = inspection.opened(name, overrides, seed=seed, trust=trust, **options)
         if opened and model:
-            click.echo(f"model: {opened.export(model)}")
+            say(f"model: {opened.export(model)}")
         if samples and opened and new:
-            click.echo(f"samples: {opened.export_responses(samples)}")
+            say(f"samples: {opened.export_responses(samples)}")
         elif samples:
-            click.echo(f"samples: {Result(run).export_responses(samples)}")
+            say(f"samples: {Result(run).export_responses(samples)}")
 
     guarded(debug, work)
 
@@ -304,9 +305,9 @@ def plugins(load: bool, as_json: bool) -> None:
         wide = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
             kind = f"{row['kind']:10} " if "kind" in row else ("broken     " if "error" in row else "")
-            click.echo(f"{row['name']:{wide}}  {kind}{row['distribution']} {row['version']}")
+            say(f"{row['name']:{wide}}  {kind}{row['distribution']} {row['version']}")
         for row in broken:
-            click.echo(f"error: {row['error']}", err=True)
+            say(f"error: {row['error']}", err=True)
     if broken:
         sys.exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -10,41 +11,56 @@ from pathlib import Path
 
 import click
 
-from rlalign.errors import RLAlignError
+from rlalign.errors import RLAlignError, shown
 
 
-def guarded(debug: bool, work: Callable[[], None]) -> None:
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print what others may have written: no secret, and nothing that steers a terminal."""
+    click.echo(shown(text), err=err, nl=nl)
+
+
+class _Notes(logging.Handler):
+    """Notes of the core, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"note: {record.getMessage()}", err=True)
+
+
+def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNING) -> None:
     """One readable message for whatever goes wrong; a traceback only when it is asked for."""
+    logger = logging.getLogger("rlalign")
+    logger.handlers, logger.propagate = [_Notes(notes)], False
+    logger.setLevel(notes)
     try:
         work()
     except RLAlignError as error:
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc(), err=True, nl=False)
         else:
-            click.echo(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
+            say(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
-        click.echo(str(interrupted) or "stopped before the run began", err=True)
+        say(str(interrupted) or "stopped before the run began", err=True)
         if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
         sys.exit(130)
     except OSError as error:
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc(), err=True, nl=False)
         else:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(
+            say(
                 f"error: {where}{error.strerror or error}; free some space or fix it, then `rlalign run --resume`",
                 err=True,
             )
         sys.exit(1)
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc(), err=True, nl=False)
         else:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            click.echo(
+            say(
                 f"error: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno}); "
                 "--debug shows the traceback",
                 err=True,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlalign.errors import ConfigError
+from rlalign.errors import STEERING, ConfigError
 from rlalign.records import logs
 from rlalign.records.rundir import is_run
 
@@ -63,7 +63,9 @@ def table(row: Mapping[str, Any]) -> str:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(logs.plain(value), ensure_ascii=False, allow_nan=False, default=str)
+    """JSON that a terminal shows as it is."""
+    text = json.dumps(logs.plain(value), ensure_ascii=False, allow_nan=False, default=str)
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def last_samples(run: Result) -> list[dict[str, Any]]:

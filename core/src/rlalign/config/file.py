@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,9 +42,11 @@ class File:
     def report(self, keys: Keys, text: str) -> None:
         if text.endswith("(text)") and "${oc.env:" in self.tree.interpolated.get(keys, ""):
             text += "; `${oc.env:…}` is always text: write `${oc.decode:${oc.env:…}}`"
-        for at in self.tree.private:
-            if at == keys[: len(at)]:  # `found` shows it, however short
-                text = text.replace(found(self.tree.at(keys)), repr(self.tree.interpolated[at]))
+        said = next((self.tree.interpolated[at] for at in self.tree.private if at == keys[: len(at)]), None)
+        if said is not None:  # however short, it is not shown
+            with suppress(LookupError, TypeError):
+                value = self.tree.at(keys)
+                text = text.replace(repr(value) if isinstance(value, str) else found(value), repr(said))
         self.tree.report(keys, text)
 
     def under(self, keys: Keys) -> Report:

@@ -123,6 +123,15 @@ def escape(data: Any) -> Any:
     return data
 
 
+def expressions(data: Any) -> Any:
+    """A model's config.json, in which variables of the environment are read again."""
+    if isinstance(data, dict):
+        return {key: expressions(part) for key, part in data.items()}
+    if isinstance(data, list):
+        return [expressions(part) for part in data]
+    return Expression(data) if isinstance(data, str) and re.search(r"\$\{oc\.env:\w+\}", data) else data
+
+
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _MERGE = "tag:yaml.org,2002:merge"
 _SURPRISES = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}

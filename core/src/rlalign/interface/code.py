@@ -28,7 +28,8 @@ _DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "modules", "
 
 def _trusted(value: Any, info: ValidationInfo) -> Any:
     if value and info.context and not info.context["trust"]:
-        raise ValueError(f"{value} would run code that no installed package offers; {ADD_TRUST}")
+        said = "true" if value is True else value
+        raise ValueError(f"{said} would run code that no installed package offers; {ADD_TRUST}")
     return value
 
 

@@ -77,7 +77,7 @@ def make_lock(
 
 
 def seal(value: str | None, like: str | None = None) -> str:
-    """A variable of the environment as it may be written down: a salted hash, slow to guess. With the salt of `like`."""
+    """A variable of the environment as it may be written down: a hash, slow to guess, with a salt or that of `like`."""
     if value is None:
         return "unset"
     salt = like[-16:] if like and like != "unset" else os.urandom(8).hex()

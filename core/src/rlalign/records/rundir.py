@@ -12,16 +12,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rlalign.errors import ConfigError
 
 StrPath = str | os.PathLike[str]
+
+_log = logging.getLogger("rlalign")
 
 REQUIRED_FILES = ("pipeline.yaml", "lock.json")
 """The files that make a folder a run."""
@@ -75,6 +80,7 @@ class RunDir:
         for name in REQUIRED_FILES:
             if not (path / name).is_file():
                 raise ConfigError(f"{path}: is no run of rlalign: it holds no {name}.{_others(path.parent)}")
+        note_others(path)
         return cls(path, _hold(path) if exclusive else None)
 
     def close(self) -> None:
@@ -141,6 +147,20 @@ def latest(root: StrPath, stem: str) -> Path | None:
 
 def is_run(path: Path) -> bool:
     return all((path / name).is_file() for name in REQUIRED_FILES)
+
+
+@cache
+def note_others(folder: Path) -> None:
+    """Say once where others can change a run or a model: what it says and holds is then theirs."""
+    for path in (folder, *(folder / name for name in (*REQUIRED_FILES, "checkpoints", "config.json"))):
+        if path.exists():
+            about = path.stat()
+            if about.st_uid != os.getuid():
+                _log.warning("%s: belongs to another user (%s), who can change it", path, about.st_uid)
+                return
+            if about.st_mode & stat.S_IWOTH:
+                _log.warning("%s: whoever uses this machine can change it; `chmod -R o-w %s`", path, folder)
+                return
 
 
 def write_atomic(path: StrPath, text: str | Iterable[str]) -> None:

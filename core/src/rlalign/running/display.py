@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from rlalign.errors import shown
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -139,7 +141,7 @@ class PlainDisplay:
     def _print(self, line: str) -> None:
         self._shown = self._clock()
         # Looked up late: whoever redirects standard output gets the lines.
-        print(line, file=self._stream or sys.stdout, flush=True)
+        print(shown(line), file=self._stream or sys.stdout, flush=True)
 
 
 class NoDisplay(PlainDisplay):
@@ -187,12 +189,12 @@ class LiveDisplay:
         self._saved = path
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(shown(text), markup=False, highlight=False)
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         self.close()
         for name, value in summary.items():
-            self._console.print(f"{name}: {_number(value)}", markup=False, highlight=False)
+            self._console.print(shown(f"{name}: {_number(value)}"), markup=False, highlight=False)
 
     def close(self) -> None:
         self._live.stop()
@@ -208,12 +210,12 @@ class LiveDisplay:
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=max(pace.iterations, 1), completed=pace.done, width=30)
         eta = "" if pace.remaining is None else f"{_duration(pace.remaining)} left"
-        head.add_row(Text(self._where()), Text(pace.share), bar, Text(eta))
+        head.add_row(Text(shown(self._where())), Text(pace.share), bar, Text(eta))
         body = Table.grid(padding=(0, 2))
         body.add_column(style="dim")
         for name, value in self._rows(metrics):
-            body.add_row(Text(name), Text(value))
-        return Panel(Group(head, body), title=Text(self._title), title_align="left")
+            body.add_row(Text(name), Text(shown(value)))
+        return Panel(Group(head, body), title=Text(shown(self._title)), title_align="left")
 
     def _where(self) -> str:
         """The phase, and which of how many if there are several."""

@@ -12,7 +12,7 @@ import torch
 
 from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
-from rlalign.errors import CheckpointError, ConfigError, RLAlignError
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError, concealed
 from rlalign.interface.policy import Model, ModelMap, Policy, Value
 from rlalign.records.rundir import sync, write_atomic
 
@@ -274,5 +274,10 @@ def save_folder(model: Model, folder: Path, card: str) -> None:
     temporary.mkdir()
     model.save(temporary)
     write_atomic(temporary / "README.md", card)
+    for file in temporary.rglob("*"):
+        if file.suffix in (".json", ".md"):
+            text = file.read_text("utf-8", errors="surrogateescape")
+            if (hidden := concealed(text, least=16)) != text:  # a short one may well be a word of the format
+                file.write_text(hidden, "utf-8", errors="surrogateescape")
     temporary.rename(folder)
     sync(folder.parent)

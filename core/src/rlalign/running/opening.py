@@ -13,7 +13,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
-from rlalign.records.rundir import RunDir
+from rlalign.records.rundir import RunDir, note_others
 from rlalign.running.opened import NoTask, Opened
 
 
@@ -59,6 +59,7 @@ def open_model(
 ) -> Opened:
     """A model folder, or a model on the hub, with a task and rewards named by `asked`."""
     registry = registry or Registry()
+    note_others(Path(path))
     config = _config_of(Path(path))
     entry = policy if policy is not None else _guess(config)
     if isinstance(entry, str):
@@ -68,10 +69,16 @@ def open_model(
     ((component, options),) = entry.items()
     options = dict(options or {})
     weights = None
-    if "path" in registry.load(component, Path.cwd()).cls.Config.model_fields:
+    try:
+        cls = registry.load(component, Path.cwd()).cls
+    except ConfigError as error:
+        where = "policy" if policy is not None else Path(path) / "config.json"
+        raise ConfigError(f"{where}: {error}") from None
+    if "path" in cls.Config.model_fields:
         options = {"path": str(Path(path).absolute()) if Path(path).exists() else path, **options}
     else:
-        options = {**{key: value for key, value in config.items() if key != "model"}, **options}
+        held = places.expressions({key: value for key, value in config.items() if key != "model"})
+        options = {**held, **options}
         weights = Path(path) / "model.safetensors"
     tree = {
         "policy": {component: options},
