@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from rlalign.errors import ConfigError
 from rlalign.records import logs
-from rlalign.records.rundir import RunDir, StrPath
+from rlalign.records.files import StrPath
+from rlalign.records.rundir import RunDir
 
 Row = dict[str, Any]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from rlalign.config import places
 from rlalign.records.environment import make_lock
+from rlalign.records.logs import plain
 from rlalign.running.models import fingerprint
 from rlalign.running.workspace import Workspace
 
 
-def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
-    """What `lock.json` says."""
+def lock_of(space: Workspace, text: str, budgets: Mapping[str, Any]) -> dict[str, Any]:
+    """What `lock.json` says; `text` is what pipeline.yaml does."""
     items = [space.pipeline.policy]
     for plan in space.plans:
         items += [m.item for m in (*plan.members, *plan.evaluators)]
@@ -31,6 +34,7 @@ def lock_of(space: Workspace, budgets: Mapping[str, Any]) -> dict[str, Any]:
         for name in type(item.options).model_computed_fields:
             data[f"{item.name}.{name}"] = str(getattr(item.options, name))
     return make_lock(
+        pipeline=json.loads(json.dumps(plain(places.read(text, "pipeline.yaml").data))),
         seed=space.pipeline.seed,
         deterministic=space.pipeline.deterministic,
         distributions={installed.distribution for _, installed in found if installed},
