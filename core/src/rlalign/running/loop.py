@@ -151,7 +151,7 @@ class Session(Workspace):
             if not inexact:
                 raise
             return [str(error)]
-        text = self.dir.pipeline.read_text(encoding="utf-8")
+        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
         changed = differences(old, lock_of(self, text, old["budgets"]))
         if saved is not None and fingerprint_of_lock(self.dir) != saved.loop["lock"]:
             changed.append("lock.json: it was edited since the checkpoint was written")
