@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rlalign.records import checkpoint
+from rlalign.records import checkpoint, logs
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
 from runs_for_resume import (
@@ -466,8 +466,12 @@ def test_a_changed_environment_is_refused(shop: Workshop) -> None:
     assert "threads: 2 then, 1 now" in ended.output
     assert f"`rlalign run --resume {runs.path} --inexact`" in ended.output
     assert runs.resume(options=("--inexact",)).code == 0
+    (noted,) = logs.read(runs.path / "inexact.jsonl")
+    assert "threads: 2 then, 1 now" in noted["changed"] and noted["lost"] == []
+    (runs.path / "inexact.jsonl").unlink()
     edit_lock(runs, **whole)
-    shop.same(runs)
+    different = differences(shop.whole("on-policy"), outcome(runs.path))
+    assert {key.partition("/")[2] for key in different} == {"loop/lock"}, different
 
 
 def test_a_changed_seed_in_the_pipeline_is_refused(shop: Workshop) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from rlalign.config.from_python import Given, Overrides, overrides_as_text, plai
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError, refusing
+from rlalign.records.environment import read_lock
+from rlalign.records.files import StrPath
 from rlalign.records.result import Result
-from rlalign.records.rundir import StrPath, is_run
+from rlalign.records.rundir import is_run
 from rlalign.running.callbacks import Callbacks, Watch, stoppable
 from rlalign.running.display import Display, NoDisplay, make_display
 
@@ -192,7 +193,7 @@ def _registry(given: Components, *, trust: bool) -> Registry:
 def _same_classes(run: Path, components: Components, *, trust: bool) -> Registry:
     """The components of a run, which needs the classes again that it was given."""
     lock = run / "lock.json"
-    given = json.loads(lock.read_text()).get("given", {}) if lock.is_file() else {}
+    given = read_lock(lock)["given"] if lock.is_file() else {}
     if missing := [name for name in given if name not in components]:
         shown = ", ".join(f"`{name}` ({given[name]['class']})" for name in missing)
         again = ", ".join(f"{name!r}: …" for name in missing)

@@ -24,6 +24,10 @@ from rlalign.records.tensors import STORABLE, join_state, load_tensors, save_ten
 DTYPES = sorted(STORABLE, key=str)
 
 
+def log(size: int) -> dict[str, Any]:
+    return {"size": size, "sha256": "", "every": 4096, "marks": []}
+
+
 def write(folder: Path, index: int, *, keep: int = 2, previous: int | None = None, **changes: Any) -> Path:
     parts: dict[str, Any] = {
         "models": {
@@ -33,7 +37,7 @@ def write(folder: Path, index: int, *, keep: int = 2, previous: int | None = Non
         "optimiser": {"state": {0: {"step": index, "exp_avg": torch.ones(2) * index}}, "lr": 0.1},
         "components": {"kl": {"coef": 0.1 + index}},
         "loop": {"iteration": index, "phase": "align"},
-        "logs": {"metrics.jsonl": 100 * index},
+        "logs": {"metrics.jsonl": log(100 * index)},
     }
     return checkpoint.write(folder, index, **(parts | changes), keep=keep, previous=previous)
 
@@ -186,7 +190,7 @@ def test_a_commit_point_comes_back(tmp_path):
     assert read.optimiser["state"][0]["step"] == 12
     assert read.components == {"kl": {"coef": 12.1}}
     assert read.loop == {"iteration": 12, "phase": "align"}
-    assert read.logs == {"metrics.jsonl": 1200}
+    assert read.logs == {"metrics.jsonl": log(1200)}
 
 
 def test_the_last_ones_are_kept_and_leftovers_cleared(tmp_path):
@@ -300,12 +304,15 @@ import os, random, signal, sys, time, torch
 from pathlib import Path
 from rlalign.records import checkpoint
 
+def log(size):
+    return {"size": size, "sha256": "", "every": 4096, "marks": []}
+
 def parts(i):
     weights = {f"w{n}": torch.full((20_000,), float(i)) for n in range(5)}
     frozen = {"w": torch.zeros(50_000)}
     models = {"policy": (i, weights), "reference": (0, frozen)}
     optimiser = [torch.full((9,), float(i))]
-    return dict(models=models, optimiser=optimiser, components={}, loop=i, logs={"metrics.jsonl": i}, keep=2)
+    return dict(models=models, optimiser=optimiser, components={}, loop=i, logs={"metrics.jsonl": log(i)}, keep=2)
 
 folder, random_ = Path(sys.argv[1]), random.Random(0)
 report, done = os.pipe()
@@ -337,7 +344,7 @@ for kill in range(12):
     for index in checkpoint.find(folder):
         assert checkpoint.damage(folder / f"{index:08d}") is None
     read = checkpoint.read(folder, newest)
-    assert read.loop == newest == read.logs["metrics.jsonl"] == read.models["policy"][0]
+    assert read.loop == newest == read.logs["metrics.jsonl"]["size"] == read.models["policy"][0]
     assert all((w == newest).all() for w in read.models["policy"][1].values())
     assert (read.models["reference"][1]["w"] == 0).all()
 assert torn > 0, "no writer was killed half-way: this tested nothing"

@@ -177,7 +177,7 @@ def test_a_log_that_was_cut_is_no_data() -> None:
     file = run / "rows/PolicyGradient-1.jsonl"
     file.write_bytes(file.read_bytes()[:-10])
     result = call("export", "toy", "--samples", "s.jsonl")
-    assert result.exit_code == 2 and "rows/PolicyGradient-1.jsonl: was deleted or cut" in result.stderr
+    assert result.exit_code == 2 and "rows/PolicyGradient-1.jsonl: holds" in result.stderr
     assert not Path("s.jsonl").exists()
 
 

@@ -19,21 +19,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.records.rundir import StrPath, sync
+from rlalign.errors import CheckpointError, RLAlignError, describe_error
+from rlalign.records.files import StrPath, inside, read_bytes, read_json
+from rlalign.records.rundir import sync
+from rlalign.records.sums import Saved, SavedShape
 from rlalign.records.tensors import join_state, load_tensors, save_tensors, split_state
 
 FORMAT = 1
 PARTS = ("optimiser", "components", "loop")
+
+_OURS = re.compile(r"(\.tmp-|\.old-)?([0-9]{8,18})")
+
+
+class _File(BaseModel):
+    size: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    format: int
+    index: int
+    models: dict[str, int]
+    files: dict[str, _File]
+    checksum: str
+
+
+class _State(BaseModel):
+    optimiser: Any
+    components: Any
+    loop: Any
+    logs: dict[str, SavedShape]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +74,7 @@ class Checkpoint:
     optimiser: Any
     components: Any
     loop: Any
-    logs: Mapping[str, int]
+    logs: Mapping[str, Saved]
 
 
 def write(
@@ -58,7 +85,7 @@ def write(
     optimiser: Any,
     components: Any,
     loop: Any,
-    logs: Mapping[str, int],
+    logs: Mapping[str, Saved],
     keep: int,
     previous: int | None = None,
 ) -> Path:
@@ -74,11 +101,13 @@ def write(
     parts = {"optimiser": optimiser, "components": components, "loop": loop}
     split = {name: split_state(state, name) for name, state in parts.items()}
     state = {name: tree for name, (_, tree) in split.items()}
-    temporary = folder / f".tmp-{path.name}"
+    temporary, made = folder / f".tmp-{path.name}", False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         settle(folder, index - 1)
-        (temporary / "models").mkdir(parents=True)
+        temporary.mkdir()
+        made = True
+        (temporary / "models").mkdir()
         before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
         files = {}
         for name, (version, weights) in models.items():
@@ -106,7 +135,8 @@ def write(
     except (OSError, SafetensorError) as error:
         raise _unwritten(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if made:
+            shutil.rmtree(temporary, ignore_errors=True)
     for old in find(folder)[:-keep]:
         _discard(_path(folder, old))
     return path
@@ -114,18 +144,25 @@ def write(
 
 def find(folder: StrPath) -> list[int]:
     """The checkpoints in a folder, oldest first."""
-    folder = Path(folder)
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
+    return sorted(index for kind, index, _ in _found(Path(folder)) if kind is None)
 
 
 def settle(folder: StrPath, index: int) -> None:
     """Make `index` the last checkpoint: later ones, and what killed writers left, are deleted."""
     folder = Path(folder)
-    for left in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
-        shutil.rmtree(left)
+    for kind, _, left in list(_found(folder)):
+        if kind is not None:
+            shutil.rmtree(left)
     for later in [i for i in find(folder) if i > index]:
         _discard(_path(folder, later))
+
+
+def _found(folder: Path) -> Iterator[tuple[str | None, int, Path]]:
+    """The real folders in it whose names this module gives: (`.tmp-`, `.old-` or None, checkpoint, path)."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        named = _OURS.fullmatch(entry.name)
+        if named and _path(folder, int(named[2])).name == named[2] and not entry.is_symlink() and entry.is_dir():
+            yield named[1], int(named[2]), entry
 
 
 def read(folder: StrPath, index: int) -> Checkpoint:
@@ -136,38 +173,56 @@ def read(folder: StrPath, index: int) -> Checkpoint:
     if wrong is not None:
         raise CheckpointError(f"{wrong}\n{_remedy(folder, index)}")
     manifest = _manifest(path)
-    state = json.loads((path / "state.json").read_text())
+    state = read_json(path / "state.json", _State)
 
     def load(file: str) -> dict[str, Tensor]:
         return load_tensors(path / file) if file in manifest["files"] else {}
 
-    models = {
-        name: (version, load(f"models/{name}.safetensors")) for name, version in manifest["models"].items()
-    }
-    parts = {name: join_state(load(f"{name}.safetensors"), state[name]) for name in PARTS}
+    with fitting(path):
+        models = {
+            name: (version, load(f"models/{name}.safetensors"))
+            for name, version in manifest["models"].items()
+        }
+        parts = {name: join_state(load(f"{name}.safetensors"), state[name]) for name in PARTS}
     return Checkpoint(index, path, models, **parts, logs=state["logs"])
 
 
-def log_sizes(folder: StrPath, index: int) -> dict[str, int]:
-    """The lengths of the logs at a checkpoint, without reading its models."""
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """What a checkpoint holds is taken up here: whatever goes wrong, it does not fit this run."""
+    try:
+        yield
+    except (RLAlignError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: does not fit this run ({describe_error(error)}): it was edited, or written by other components. "
+            "Put the run back from a copy, or start it again."
+        ) from error
+
+
+def log_sums(folder: StrPath, index: int) -> dict[str, Saved]:
+    """The logs as they were at a checkpoint, without reading its models."""
     path = _path(Path(folder), index)
-    manifest = _manifest(path)
-    if _fingerprint(path / "state.json") != manifest["files"]["state.json"]:
-        raise CheckpointError(f"{path / 'state.json'}: is not what was written: it was edited.")
-    sizes: dict[str, int] = json.loads((path / "state.json").read_text())["logs"]
-    return sizes
+    manifest, file = _manifest(path), path / "state.json"
+    read_bytes(file)
+    if _fingerprint(file) != manifest["files"]["state.json"]:
+        raise CheckpointError(f"{file}: is not what was written: it was edited.")
+    sums: dict[str, Saved] = read_json(file, _State)["logs"]
+    return sums
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words; None if it is whole."""
     try:
-        manifest = _manifest(path)
+        files = {inside(path, name): expected for name, expected in _manifest(path)["files"].items()}
     except CheckpointError as error:
         return str(error)
-    for name, expected in manifest["files"].items():
-        file = path / name
+    for file, expected in files.items():
         try:
             size = file.stat().st_size
+            if not file.is_file():
+                return f"{file}: is no file."
             if size != expected["size"]:
                 return f"{file}: holds {size} bytes instead of {expected['size']}: it is cut short or edited."
             if _fingerprint(file) != expected:
@@ -202,21 +257,18 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
-    try:
-        manifest = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: is missing.") from None
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}.") from None
-    except ValueError:
-        raise CheckpointError(f"{file}: is no JSON: it is cut short or edited.") from None
-    if not isinstance(manifest, dict) or manifest.get("checksum") != _checksum(manifest):
+    manifest: dict[str, Any] = read_json(file, dict)
+    if manifest.get("checksum") != _checksum(manifest):
         raise CheckpointError(f"{file}: is not what was written (its checksum differs): it was edited.")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: has format {manifest['format']}, this version of rlalign reads {FORMAT}. "
+            f"{file}: has format {manifest.get('format')}, this version of rlalign reads {FORMAT}. "
             "Use the version that wrote it: lock.json names it."
         )
+    read_json(file, _Manifest)
+    needed = {"state.json", *(f"models/{name}.safetensors" for name in manifest["models"])}
+    if manifest["index"] != int(path.name) or not needed <= set(manifest["files"]):
+        raise CheckpointError(f"{file}: belongs to another checkpoint, or names not all its files: it was edited.")
     return manifest
 
 

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import numpy
 import torch
+from pydantic import BaseModel, NonNegativeInt
 from torch import Tensor
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import CheckpointError, ComponentError, RLAlignError
+from rlalign.records.files import inside, read_json
 from rlalign.records.rundir import write_atomic
+from rlalign.records.sums import SavedShape, Sum, sum_of
+
+
+class _Progress(BaseModel):
+    examples: NonNegativeInt
+    values: SavedShape
+
 
 Compute = Callable[[Rollout, Reward], Tensor]
 PIECE_TOKENS = 65536
@@ -42,10 +51,18 @@ def data_fingerprint(data: Sequence[Example]) -> str:
 class Columns:
     """The columns of one phase's data. `folders` says which file each one lives in, and is saved."""
 
-    def __init__(self, folder: Path, data: Sequence[Example], starts: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        data: Sequence[Example],
+        starts: Callable[[], Tensor],
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.data = data
         self.starts = starts
+        self.guard = guard
+        """Raises where the run is not this process's any more."""
         self.folders: dict[str, str] = {}
         self._open: dict[str, numpy.ndarray] = {}
 
@@ -63,15 +80,14 @@ class Columns:
         rows = int(self.starts()[-1])
         if rows == 0:
             raise RLAlignError(f"column `{name}`: the data has no logged responses")
-        folder = self.folder / self.folders[name]
+        self.guard()
+        folder = inside(self.folder, self.folders[name])
         folder.mkdir(parents=True, exist_ok=True)
         path, progress = folder / "values.f64", folder / "progress.json"
-        done = json.loads(progress.read_text())["examples"] if progress.exists() else 0
-        if not path.exists() or path.stat().st_size != rows * 8:
-            done = 0
+        done, found = self._done(path, progress, rows)
         if computed and done < len(self.data):
             raise CheckpointError(
-                f"{path}: is missing or cut short, and the models it was computed with have learned since; "
+                f"{path}: is missing, cut short or edited, and the models it was computed with have learned since; "
                 "put it back, or start the run again"
             )
         if done == 0:
@@ -93,10 +109,22 @@ class Columns:
                     compute(rollout, reward), rollout, name
                 )
                 values.flush()
+                found.add(values[int(starts[done]) : int(starts[until])].tobytes())
             done = until
-            write_atomic(progress, json.dumps({"examples": done}))
+            self.guard()
+            write_atomic(progress, json.dumps({"examples": done, "values": found.saved()}))
         self._open[name] = numpy.memmap(path, dtype=numpy.float64, mode="r", shape=(rows,))
         return torch.from_numpy(numpy.array(self._open[name]))
+
+    def _done(self, path: Path, progress: Path, rows: int) -> tuple[int, Sum]:
+        """How many examples have their values, as far as these are what was written; and the values' sum."""
+        try:
+            said = read_json(progress, _Progress)
+            found = sum_of(path, 8 * int(self.starts()[said["examples"]]))
+            whole = path.stat().st_size == rows * 8 and found.saved() == said["values"]
+        except (CheckpointError, OSError, IndexError):
+            whole = False
+        return (said["examples"], found) if whole else (0, Sum())
 
     def _piece(self, start: int) -> int:
         """Whole groups from `start` on, of a bounded size."""

@@ -1,4 +1,4 @@
-"""`lock.json`: everything outside the pipeline that a run's numbers depend on, and what has changed in it."""
+"""`lock.json`: everything that a run's numbers depend on, its pipeline included, and what has changed in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.util
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rlalign.errors import ConfigError, concealed
+from rlalign.records.files import read_json
 
 CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
@@ -28,10 +29,31 @@ _NOT_CONTENTS = {
 }
 
 
+class _Lock(BaseModel):
+    plugins: dict[str, Any]
+    given: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    models: dict[str, str]
+    seed: int
+    budgets: dict[str, Any]
+    environment: dict[str, str]
+
+
+def read_lock(path: Path) -> dict[str, Any]:
+    """What `lock.json` says."""
+    lock: dict[str, Any] = read_json(
+        path,
+        _Lock,
+        f"Put it back, or go on without comparing anything: `rlalign run --resume {path.parent} --inexact`.",
+    )
+    return lock
+
+
 def make_lock(
     *,
     seed: int,
     deterministic: bool,
+    pipeline: Mapping[str, Any] = MappingProxyType({}),
     distributions: Iterable[str],
     modules: Iterable[str] = (),
     given: Mapping[str, type[Any]] = MappingProxyType({}),
@@ -46,6 +68,7 @@ def make_lock(
 ) -> dict[str, Any]:
     """The lock as plain JSON values.
 
+    `pipeline` is what pipeline.yaml says, so that an edit of that file is told value by value.
     `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
     no distribution offers, `given` the classes that were handed in from Python, `data` and `models` fingerprints
     by name, `environment` the variables that the pipeline reads, sealed. `budgets` are found during a run: to
@@ -54,6 +77,7 @@ def make_lock(
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
     return {
+        "pipeline": dict(pipeline),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version for name in packages if (version := _version(name))},
@@ -94,7 +118,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def refuse_if_different(old: Mapping[str, Any], new: Mapping[str, Any], run: str) -> None:
     """Stop before a resumed run would silently become a different one."""
-    changed = differences(old, new)
+    refuse_changed(differences(old, new), run)
+
+
+def refuse_changed(changed: Sequence[str], run: str) -> None:
+    """Stop where something changed: a line for each thing."""
     if changed:
         raise ConfigError(
             f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"
@@ -235,6 +263,9 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{place}[{i}]")
     else:
         yield place, value
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint, logs
+from rlalign.records.environment import read_lock
+from rlalign.records.files import inside
 from rlalign.records.rows import OURS
 from rlalign.records.rundir import RunDir, write_atomic
+from rlalign.records.sums import sum_of, wrong_with
 
 
 def kept(path: Path) -> Iterator[dict[str, Any]]:
@@ -19,33 +23,38 @@ def kept(path: Path) -> Iterator[dict[str, Any]]:
     run = RunDir.open(path, exclusive=False)
     points = checkpoint.find(run.checkpoints)
     if points:
-        sizes = checkpoint.log_sizes(run.checkpoints, points[-1])
+        sums = checkpoint.log_sums(run.checkpoints, points[-1])
     elif run.model.is_dir():  # finished, and its checkpoints deleted
-        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in run.rows.glob("*.jsonl")}
+        sums = {file.relative_to(path).as_posix(): sum_of(file).saved() for file in run.rows.glob("*.jsonl")}
     else:
         raise ConfigError(
             f"{path}: nothing is saved yet: wait for its first iteration, or go on with it: "
             f"`rlalign run --resume {path}`"
         )
-    sizes = {name: size for name, size in sizes.items() if name.startswith("rows/")}
-    if not sizes:
+    sums = {name: saved for name, saved in sums.items() if _of_rows(name)}
+    if not sums:
         raise ConfigError(
             f"{path}: has kept no responses; say `train: {{keep_responses: true}}` in its pipeline and run it again, "
             "or add --new to sample now, from its last checkpoint"
         )
-    for name, size in sizes.items():
-        if not (path / name).is_file() or (path / name).stat().st_size < size:
-            raise ConfigError(f"{path / name}: was deleted or cut; put it back")
-    return _rows(run, sizes)
+    for name, saved in sums.items():
+        file = inside(path, name)
+        told = wrong_with(file, saved, sum_of(file, saved["size"])) if file.is_file() else "was deleted"
+        if told is not None:
+            raise ConfigError(f"{file}: {told}; put it back")
+    return _rows(run, {name: saved["size"] for name, saved in sums.items()})
+
+
+def _of_rows(name: str) -> bool:
+    return re.fullmatch(r"rows/[\w-]+-[0-9]{1,9}\.jsonl", name) is not None
 
 
 def _rows(run: RunDir, sizes: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Those of the first pass first. Rows of different phases and passes get different ids."""
-    lock = run.lock.read_bytes()
-    said = json.loads(lock)
+    said = read_lock(run.lock)
     origin = {
         "run": run.name,
-        "lock": hashlib.sha256(lock).hexdigest(),
+        "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest(),
         "model": said["models"]["policy"],
         "seed": said["seed"],
         "version": said["plugins"]["rlalign"]["version"],
@@ -54,7 +63,7 @@ def _rows(run: RunDir, sizes: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for name in sorted(sizes, key=lambda name: (int(Path(name).stem.rpartition("-")[2]), name)):
         with (run.path / name).open("rb") as file:
             while file.tell() < sizes[name]:
-                row = json.loads(file.readline())
+                row = logs.row(file.readline(), f"{run.path / name}:{file.tell()}")
                 row["meta"][OURS] |= origin
                 yield {**row, "id": f"{Path(name).stem}/{row['id']}"}
 

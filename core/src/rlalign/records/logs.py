@@ -1,4 +1,4 @@
-"""A run's logs: JSON lines, and TensorBoard events. Append-only, so that a byte length is a checkpoint.
+"""A run's logs: JSON lines, and TensorBoard events. Append-only, so that a length and a checksum are a checkpoint.
 
 A line reaches the file in one write, unbuffered. Floats are written as Python's shortest exact form, and
 what JSON has no number for as the strings "nan", "inf" and "-inf": `float()` reads either back to the bit.
@@ -11,23 +11,34 @@ import math
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from rlalign.errors import CheckpointError, RLAlignError
-from rlalign.records.rundir import StrPath, sync, write_atomic
+from rlalign.records.files import StrPath, inside, read_json
+from rlalign.records.rundir import sync, write_atomic
+from rlalign.records.sums import Saved, Sum, sum_of, wrong_with
+
+
+GUARDED_EVERY = 0.1
+"""Seconds after which a write asks again whether the run is still this process's; checkpoints always ask."""
 
 
 class Logs:
     """All logs of a run. `.logs` lists them, so that `cut` deletes logs only, never a user's own file."""
 
-    def __init__(self, run: StrPath) -> None:
+    def __init__(self, run: StrPath, guard: Callable[[], None] = lambda: None) -> None:
         self._run = Path(run)
+        self._guard = guard
+        """Raises where the run is not this process's any more."""
+        self._guarded_at = 0.0
         self._index = self._run / ".logs"
-        self._names: set[str] = set(json.loads(self._index.read_text())) if self._index.exists() else set()
+        names = read_json(self._index, list[str], "Delete it.") if os.path.lexists(self._index) else []
+        self._names: set[str] = {name for name in names if inside(self._run, name)}
         self._open: dict[str, FileIO] = {}
+        self._sums: dict[str, Sum] = {}
         # Each process starts a file of its own: TensorBoard would not notice that an old one was cut.
         self._events = f"events/events.out.tfevents.{time.time_ns()}"
 
@@ -45,33 +56,69 @@ class Logs:
             self.write(self._events, _record(file_version="brain.Event:2"))
         self.write(self._events, _record(scalars, step=step))
 
-    def sizes(self) -> dict[str, int]:
-        """The length of every log in bytes, once all of it is on the disk."""
+    def sums(self) -> dict[str, Saved]:
+        """Size and checksum of every log, once all of it is on the disk."""
+        self._guard()
         for file in self._open.values():
             os.fsync(file.fileno())
-        paths = {name: self._run / name for name in sorted(self._names)}
-        return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
-
-    def cut(self, sizes: Mapping[str, int]) -> None:
-        """Take all logs back to a checkpoint; those begun after it vanish. `{}` takes back everything."""
-        for name, size in sizes.items():
+        found = {}
+        for name in sorted(self._names):
             path = self._run / name
-            found = path.stat().st_size if path.exists() else None
-            if found is None or found < size:
-                state = "is missing" if found is None else f"holds {found} bytes"
-                raise CheckpointError(
-                    f"{path}: the log {state}, but the checkpoint counts on {size}: it was deleted or "
-                    "edited. Put it back, or go on from an earlier checkpoint: "
-                    f"`rlalign run --resume {self._run} --previous`."
-                )
+            if name not in self._sums and path.exists():
+                self._sums[name] = sum_of(path)
+            if name in self._sums:
+                found[name] = self._sums[name].saved()
+                size = path.stat().st_size if path.exists() else 0
+                if size != found[name]["size"]:
+                    raise RLAlignError(
+                        f"{path}: holds {size} bytes, but this run has written {found[name]['size']}: something else "
+                        "writes it. The last checkpoint is intact: see that nothing does, and go on with "
+                        f"`rlalign run --resume {self._run}`."
+                    )
+        return found
+
+    def damage(self, saved: Mapping[str, Saved]) -> dict[str, str]:
+        """What is wrong with each log, as far as a checkpoint counts on it. Those that are whole are known from now."""
+        wrong = {}
+        for name, then in saved.items():
+            path = inside(self._run, name)
+            if not path.is_file():
+                wrong[name] = "is missing"
+                continue
+            found = sum_of(path, then["size"])
+            if told := wrong_with(path, then, found):
+                wrong[name] = told
+            else:
+                self._sums[name] = found
+        return wrong
+
+    def cut(self, saved: Mapping[str, Saved], way_on: str = "") -> None:
+        """Take all logs back to a checkpoint; those begun after it vanish. `{}` takes back everything."""
+        for name, told in self.damage(saved).items():
+            raise CheckpointError(
+                f"{self._run / name}: the log {told}. Put it back, or "
+                f"{way_on or f'go on from an earlier checkpoint: `rlalign run --resume {self._run} --previous`'}."
+            )
         self.close()
-        for name, size in sizes.items():
-            os.truncate(self._run / name, size)
+        for name, then in saved.items():
+            os.truncate(self._run / name, then["size"])
             sync(self._run / name)
-        for name in self._names - set(sizes):
+        for name in self._names - set(saved):
             (self._run / name).unlink(missing_ok=True)
-        self._names = set(sizes)
+        self._names = set(saved)
+        self._sums = {name: self._sums[name] for name in saved}
         self._remember()
+
+    def mend(self, saved: Mapping[str, Saved], wrong: Collection[str]) -> dict[str, Saved]:
+        """What is left of damaged logs, to go on with: the lines that can be read. What models said is asked again."""
+        kept = {name: then for name, then in saved.items() if name not in wrong}
+        for name in wrong:
+            path = inside(self._run, name)
+            self._names.add(name)
+            if path.is_file() and path.suffix == ".jsonl":
+                write_atomic(path, _readable(path, saved[name]["size"]))
+                kept[name] = sum_of(path).saved()
+        return kept
 
     def close(self) -> None:
         for file in self._open.values():
@@ -81,6 +128,10 @@ class Logs:
     def write(self, name: str, data: bytes) -> None:
         """Append bytes to the log of this name."""
         path = self._run / name
+        now = time.monotonic()
+        if now - self._guarded_at > GUARDED_EVERY:
+            self._guard()
+            self._guarded_at = now
         try:
             file = self._open.get(name) or self._start(name)
             written = file.write(data)
@@ -88,13 +139,22 @@ class Logs:
             raise RLAlignError(_unwritable(path, error.strerror)) from error
         if written != len(data):
             raise RLAlignError(_unwritable(path, "the disk is full"))
+        self._sums[name].add(data)
 
     def _start(self, name: str) -> FileIO:
+        self._guard()
+        path = inside(self._run, name)
         if name not in self._names:
+            if path.is_file() and path.stat().st_size:
+                raise RLAlignError(
+                    f"{path}: is there already, and {self._index} does not list it as a log of this run. Move it away, "
+                    f"and go on with `rlalign run --resume {self._run}`."
+                )
             self._names.add(name)
             self._remember()
-        path = self._run / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if name not in self._sums:
+            self._sums[name] = sum_of(path) if path.is_file() else Sum()
         self._open[name] = FileIO(path, "ab")
         sync(path.parent)
         return self._open[name]
@@ -105,10 +165,37 @@ class Logs:
 
 def read(path: StrPath) -> Iterator[dict[str, Any]]:
     """The rows of a log of JSON lines. A last line that is still being written is left out."""
+    path = Path(path)
     with open(path, "rb") as file:  # bytes: text mode would also split lines at U+2028
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                yield row(line, f"{path}:{number}")
+
+
+def row(line: bytes, place: str) -> dict[str, Any]:
+    """One line of a log."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{place}: this line is not what was written: it is damaged or edited. "
+            "Put the file back, or delete the line."
+        )
+    return found
+
+
+def _readable(path: Path, size: int) -> Iterator[str]:
+    with path.open("rb") as file:
+        while file.tell() < size and (line := file.readline()):
+            try:
+                row(line, "")
+                text = line.decode()
+            except (CheckpointError, UnicodeDecodeError):
+                continue
+            if line.endswith(b"\n"):
+                yield text
 
 
 def plain(value: Any) -> Any:

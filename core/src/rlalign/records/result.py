@@ -6,11 +6,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from rlalign.errors import ConfigError
 from rlalign.records import logs
-from rlalign.records.rundir import RunDir, StrPath
+from rlalign.records.files import StrPath, require_shape
+from rlalign.records.rundir import RunDir
 
 Row = dict[str, Any]
+
+
+class _Sample(BaseModel):
+    phase: str
+    repeat: int
+    iteration: int
+    prompt: str | list[dict[str, Any]]
+    response: str
 
 
 class Result:
@@ -46,7 +57,10 @@ class Result:
     @property
     def samples(self) -> list[Row]:
         """The first responses of each evaluation, with prompts and scores."""
-        return self._rows("samples.jsonl")
+        found = self._rows("samples.jsonl")
+        for i, row in enumerate(found, 1):
+            require_shape(row, _Sample, self.folder / f"samples.jsonl:{i}")
+        return found
 
     def frame(self, what: Literal["metrics", "evaluations", "samples"] = "metrics") -> Any:
         """The same rows as a `pandas.DataFrame`."""

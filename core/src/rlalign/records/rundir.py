@@ -15,16 +15,17 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlalign.errors import ConfigError
-
-StrPath = str | os.PathLike[str]
+from rlalign.errors import ConfigError, RLAlignError
+from rlalign.records.files import StrPath, beside, require_plain, sweep
 
 _log = logging.getLogger("rlalign")
 
@@ -35,9 +36,10 @@ REQUIRED_FILES = ("pipeline.yaml", "lock.json")
 class RunDir:
     """An existing run, and, unless opened to look only, the right to be its one writer."""
 
-    def __init__(self, path: StrPath, running: int | None = None) -> None:
+    def __init__(self, path: StrPath, held: tuple[int, bytes] | None = None) -> None:
         self.path = Path(path)
-        self._running = running
+        self._held = held
+        """The open `.running`, and what this process wrote there."""
 
     @classmethod
     def create(
@@ -49,10 +51,9 @@ class RunDir:
             raise ConfigError(f"run name {name!r}: a name cannot be empty, start with a dot or hold a slash")
         if name is not None and (root / name).exists():
             raise ConfigError(_taken(root / name))
-        building = root / f".tmp-{name or stem}-{os.getpid()}"
+        building = beside(root / (name or stem))
         held = None
         try:
-            shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
             write_atomic(building / "pipeline.yaml", pipeline)
             write_atomic(building / "lock.json", json.dumps(lock, indent=1) + "\n")
@@ -62,7 +63,7 @@ class RunDir:
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
             if held is not None:
-                os.close(held)
+                os.close(held[0])
             if isinstance(error, OSError):
                 raise ConfigError(
                     f"{root}: no run can be created here: {error.strerror}. "
@@ -81,13 +82,44 @@ class RunDir:
             if not (path / name).is_file():
                 raise ConfigError(f"{path}: is no run of rlalign: it holds no {name}.{_others(path.parent)}")
         note_others(path)
-        return cls(path, _hold(path) if exclusive else None)
+        require_plain(path, to_write=exclusive)
+        if not exclusive:
+            return cls(path)
+        held = _hold(path)
+        for folder in (path, path / "bad-batch", *(path / "columns").glob("*")):
+            sweep(folder)
+        return cls(path, held)
 
     def close(self) -> None:
         """Let others write the run."""
-        if self._running is not None:
-            os.close(self._running)
-            self._running = None
+        if self._held is not None:
+            os.close(self._held[0])
+            self._held = None
+
+    def require_mine(self) -> None:
+        """Stop unless the folder at this path is still the one that this process writes, and nobody else does.
+
+        It may have been moved, and another run have its name now; and where files cannot be locked, two processes
+        may have begun to write: the one that came last goes on.
+        """
+        if self._held is None:
+            return
+        held, token = self._held
+        try:
+            there = os.open(self.path / ".running", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            raise RLAlignError(_moved(self.path)) from None
+        try:
+            if not os.path.sameopenfile(held, there):
+                raise RLAlignError(_moved(self.path))
+            found = os.pread(there, 1000, 0)
+        finally:
+            os.close(there)
+        if found != token:
+            raise RLAlignError(
+                f"{self.path}: {_process(found)} writes this run now, so this one has stopped and has written nothing "
+                "since. Let the other finish; files cannot be locked here, so see that each run has one process."
+            )
 
     def __enter__(self) -> RunDir:
         return self
@@ -169,16 +201,16 @@ def write_atomic(path: StrPath, text: str | Iterable[str]) -> None:
     Whoever reads it, and whenever the machine stops, finds the old or the new.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
+    temporary = beside(path)
+    with open(temporary, "x", encoding="utf-8") as file:
+        try:
             file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync(path.parent)
 
 
@@ -216,26 +248,43 @@ def _claim(building: Path, root: Path, stem: str, name: str | None) -> Path:
             return path
 
 
-def _hold(run: Path) -> int:
+def _hold(run: Path) -> tuple[int, bytes]:
     """Be the run's one writer until the descriptor is closed or the process ends, however it ends."""
     path = run / ".running"
     try:
-        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise ConfigError(f"{run}: the run cannot be written: {error.strerror}.") from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        found = os.pread(held, 1000, 0)
         os.close(held)
         if not isinstance(error, BlockingIOError):
             raise ConfigError(f"{path}: cannot be locked on this file system: {error.strerror}.") from error
-        holder = path.read_text().strip() or "unknown"
         raise ConfigError(
-            f"{run}: process {holder} is writing this run. Wait for it, stop it, or start a new run."
+            f"{run}: {_process(found)} is writing this run. Wait for it, stop it, or start a new run."
         ) from None
+    token = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}\n".encode()
     os.ftruncate(held, 0)
-    os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
-    return held
+    os.pwrite(held, token, 0)
+    return held, token
+
+
+def _process(token: bytes) -> str:
+    """Whom a `.running` names; its text may be anybody's."""
+    named = re.fullmatch(rb"([1-9]\d{0,9}) ([\w.-]{1,64}) [0-9a-f]{16}\n", token)
+    if named is None:
+        return "another process"
+    host = named[2].decode()
+    return f"process {named[1].decode()}" + ("" if host == socket.gethostname() else f" on {host}")
+
+
+def _moved(path: Path) -> str:
+    return (
+        f"{path}: the run's folder was moved or deleted while it ran, so it stopped and wrote nothing more. Where the "
+        "folder lies now, go on from its last checkpoint with `rlalign run --resume`."
+    )
 
 
 def _taken(path: Path) -> str:

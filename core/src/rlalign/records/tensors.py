@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlalign.errors import RLAlignError
-from rlalign.records.rundir import StrPath
+from rlalign.records.files import StrPath
 
 STORABLE = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),

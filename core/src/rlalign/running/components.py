@@ -39,7 +39,8 @@ class Components:
         """Give the components that are set up by now the state they had at the checkpoint."""
         for key, component in self.keyed:
             if id(component) in self._set_up and key in self.saved:
-                component.load_state_dict(self.saved.pop(key))
+                with attributed_to(f"{self._places[id(component)]}: `load_state_dict` of `{component.name}`"):
+                    component.load_state_dict(self.saved.pop(key))
 
     def states(self) -> Mapping[str, Any]:
         """Of every component that was ever set up; whose phase is yet to come in this process keeps its old one."""

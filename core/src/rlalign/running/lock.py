@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,15 +10,18 @@ from typing import Any
 
 import torch
 
+from rlalign.config import places
 from rlalign.records.environment import make_lock, seal
+from rlalign.records.logs import plain
 from rlalign.running.models import fingerprint
 from rlalign.running.workspace import Workspace
 
 
 def lock_of(
-    space: Workspace, budgets: Mapping[str, Any], sealed: Mapping[str, str] = MappingProxyType({})
+    space: Workspace, text: str, budgets: Mapping[str, Any], sealed: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """What `lock.json` says; `sealed` is what another one says of the environment, to compare with."""
+    """What `lock.json` says; `text` is what pipeline.yaml does, `sealed` what another lock says of the environment,
+    to compare with."""
     items = [space.pipeline.policy]
     for plan in space.plans:
         items += [m.item for m in (*plan.members, *plan.evaluators)]
@@ -35,6 +39,7 @@ def lock_of(
         for name in type(item.options).model_computed_fields:
             data[f"{item.name}.{name}"] = str(getattr(item.options, name))
     return make_lock(
+        pipeline=json.loads(json.dumps(plain(places.read(text, "pipeline.yaml").data))),
         seed=space.pipeline.seed,
         deterministic=space.pipeline.deterministic,
         distributions={installed.distribution for _, installed in found if installed},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import RLAlignError
+from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
-from rlalign.records.environment import refuse_if_different
+from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
+from rlalign.records.sums import Saved
 from rlalign.running.card import card
-from rlalign.running.checkpointing import Saver, last_checkpoint
+from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
 from rlalign.running.display import Display, make_display
 from rlalign.running.evaluation import evaluate
 from rlalign.running.iteration import run_iteration
@@ -103,30 +103,38 @@ class Session(Workspace):
         self.data.check(self.plans)
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
-        self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock_of(self, {}))
-        self.logs = Logs(self.dir.path)
+        lock = lock_of(self, text, {})
+        self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
+        self.logs = Logs(self.dir.path, self.dir.require_mine)
 
     def reopen(self, directory: RunDir, *, inexact: bool, previous: bool) -> None:
         """Take up a run at its last checkpoint; without one it starts again, finished it stays as it is."""
         self.dir = directory
-        self.logs = Logs(directory.path)
-        saved = last_checkpoint(directory, previous)
+        self.logs = Logs(directory.path, directory.require_mine)
+        saved = last_checkpoint(directory, previous, None if inexact else self.logs)
+        if saved is not None:
+            place_of(saved, self.plans, self.pipeline.repeat)
         if saved is not None and not previous and directory.model.exists():
             self._is_over, self.last = True, saved.loop["last"]
             return
         self.build_policy()
-        old = json.loads(directory.lock.read_text())
+        changed = self._changed(saved, inexact=inexact)
         if not inexact:
-            refuse_if_different(
-                old, lock_of(self, old["budgets"], old.get("environment", {})), str(directory.path)
-            )
+            refuse_changed(changed, str(directory.path))
+        logs, lost = self._logs_of(saved, inexact=inexact)
         shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
-        self.logs.cut(saved.logs if saved else {})
+        self.logs.cut(logs)
+        if changed or lost:
+            at = saved.index if saved else None
+            self.logs.append("inexact.jsonl", {"checkpoint": at, "changed": changed, "lost": lost})
+        for line in lost:
+            self.display.note(f"lost: {line}")
         if saved is None:
             self.display.note("no checkpoint yet: the run starts again")
             return
-        self.load(saved)
+        with checkpoint.fitting(saved.path):
+            self.load(saved)
         loop = saved.loop
         self._last_saved = saved.index
         self._at = {"repeat": loop["repeat"], "place": loop["place"]}
@@ -134,6 +142,47 @@ class Session(Workspace):
             self._at["place"] += 1
         else:
             self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+
+    def _changed(self, saved: checkpoint.Checkpoint | None, *, inexact: bool) -> list[str]:
+        """What is not as it was when the run began, a line each."""
+        try:
+            old = read_lock(self.dir.lock)
+        except CheckpointError as error:
+            if not inexact:
+                raise
+            return [str(error)]
+        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
+        changed = differences(old, lock_of(self, text, old["budgets"], old["environment"]))
+        if saved is not None and fingerprint_of_lock(self.dir) != saved.loop["lock"]:
+            changed.append("lock.json: it was edited since the checkpoint was written")
+        return changed
+
+    def _logs_of(
+        self, saved: checkpoint.Checkpoint | None, *, inexact: bool
+    ) -> tuple[Mapping[str, Saved], list[str]]:
+        """The logs to go on with, and what is lost of them, which only an inexact run goes on without."""
+        logs = saved.logs if saved else {}
+        wrong = self.logs.damage(logs)
+        if saved is None or not wrong:
+            return logs, []
+        lost = [f"{self.dir.path / name}: the log {told}" for name, told in wrong.items()]
+        repeat = saved.loop["repeat"]
+        needed = {
+            self.data.rows_file(repeat, plan.settings.origin.phase)
+            for plan in self.plans[saved.loop["place"] + saved.loop["done"] :]
+            if plan.settings.origin is not None
+        }
+        resume = f"`rlalign run --resume {self.dir.path}"
+        ways = ["put it back"]
+        if any(is_whole(self.dir, i, self.logs) for i in checkpoint.find(self.dir.checkpoints) if i < saved.index):
+            ways.append(f"go on from an earlier checkpoint: {resume} --previous`")
+        if needed.isdisjoint(wrong):
+            if inexact:
+                return self.logs.mend(logs, wrong), lost
+            ways.append(f"go on with what can be read of it: {resume} --inexact`")
+        else:
+            ways.append("start the run again, as a later phase learns from it")
+        raise CheckpointError("\n".join(lost) + f".\nTo go on: {', or '.join(ways)}.")
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -149,6 +198,7 @@ class Session(Workspace):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
                 for place in range(first, len(self.plans)):
                     self._run_phase(repeat, place, saver)
+            self.dir.require_mine()
             save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
             self.display.finished(
                 {
@@ -168,7 +218,8 @@ class Session(Workspace):
         state, self._phase_state = self._phase_state, None
         phase.start(state)
         if self._optimiser_state and phase.learner is not None:
-            phase.learner.optimiser.load_state_dict(self._optimiser_state)
+            with checkpoint.fitting(self.dir.checkpoints):
+                phase.learner.optimiser.load_state_dict(self._optimiser_state)
         self._optimiser_state = None
         name = phase.settings.name
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)

@@ -14,6 +14,7 @@ from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError, concealed
 from rlalign.interface.policy import Model, ModelMap, Policy, Value
+from rlalign.records.files import beside
 from rlalign.records.rundir import sync, write_atomic
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
@@ -269,15 +270,18 @@ def fingerprint(model: Model) -> str:
 
 def save_folder(model: Model, folder: Path, card: str) -> None:
     """The exported model and its card, written beside their final name and then moved there."""
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = beside(folder)
     temporary.mkdir()
-    model.save(temporary)
-    write_atomic(temporary / "README.md", card)
-    for file in temporary.rglob("*"):
-        if file.suffix in (".json", ".md"):
-            text = file.read_text("utf-8", errors="surrogateescape")
-            if (hidden := concealed(text, least=16)) != text:  # a short one may well be a word of the format
-                file.write_text(hidden, "utf-8", errors="surrogateescape")
-    temporary.rename(folder)
+    try:
+        model.save(temporary)
+        write_atomic(temporary / "README.md", card)
+        for file in temporary.rglob("*"):
+            if file.suffix in (".json", ".md"):
+                text = file.read_text("utf-8", errors="surrogateescape")
+                if (hidden := concealed(text, least=16)) != text:  # a short one may well be a word of the format
+                    file.write_text(hidden, "utf-8", errors="surrogateescape")
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync(folder.parent)

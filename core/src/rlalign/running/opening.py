@@ -14,6 +14,7 @@ from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
+from rlalign.running.checkpointing import last_checkpoint, place_of
 from rlalign.running.opened import NoTask, Opened
 
 
@@ -27,18 +28,19 @@ def open_run(
 ) -> Opened:
     """A run at its last checkpoint; `asked` and `overrides` change what its last phase evaluates."""
     run, registry = RunDir.open(path, exclusive=False), registry or Registry()
-    found = checkpoint.find(run.checkpoints)
-    if not found:
+    saved = last_checkpoint(run, previous=False)
+    if saved is None:
         raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
-    saved = checkpoint.read(run.checkpoints, found[-1])
     place = saved.loop["place"]
     text = run.pipeline.read_text(encoding="utf-8")
     scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
     changes = [f"{scope}{one}" for one in (*_as_overrides(asked), *_of_evaluation(overrides))]
     whole = load_pipeline(run.pipeline, registry=registry)
+    place_of(saved, whole.phases, whole.repeat)
     pipeline = load_pipeline(run.pipeline, changes, registry=registry, said=said) if changes else whole
     opened = Opened(pipeline, registry, run.name, place)
-    opened.load_run(run, saved, whole)
+    with checkpoint.fitting(saved.path):
+        opened.load_run(run, saved, whole)
     return opened
 
 

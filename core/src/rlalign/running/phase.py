@@ -16,6 +16,7 @@ from rlalign.learning.draw import Draw
 from rlalign.learning.engine import Engine
 from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
+from rlalign.records.checkpoint import fitting
 from rlalign.records.columns import Columns
 from rlalign.running.logged import LoggedResponses
 from rlalign.running.model_outputs import ModelOutputs
@@ -51,7 +52,7 @@ class RunningPhase:
         self.clock = Clock()
         data = workspace.data.training(plan, repeat)
         self.draw = Draw(data, workspace.seeds, ("draw", repeat, place))
-        columns = Columns(workspace.dir.columns, data, self.draw.row_starts)
+        columns = Columns(workspace.dir.columns, data, self.draw.row_starts, workspace.dir.require_mine)
         self.logged = LoggedResponses(plan, self.models, columns)
 
     def start(self, state: Mapping[str, Any] | None = None) -> None:
@@ -79,7 +80,8 @@ class RunningPhase:
             self.iterations = self.draw.planned(train)
         else:
             components.restore()  # only now, since `phase_started` may begin a component's state afresh
-            self.draw.load_state_dict(state["draw"])
+            with fitting(self.workspace.dir.checkpoints):
+                self.draw.load_state_dict(state["draw"])
 
     def look(self, state: Mapping[str, Any] | None = None, *, scoring: bool = True) -> None:
         """Be ready to sample (and to evaluate, if `scoring`) where a saved phase stood, but not to learn."""
