@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs
+from rlalign.errors import BadLogits
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
 from rlalign.learning.engine import Engine
@@ -142,6 +143,14 @@ class RunningPhase:
         tick = self.workspace.ticks + self.iteration
         self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=tick)
         self.workspace.remember(metrics, evaluation=evaluation)
+
+    @contextmanager
+    def telling_where(self) -> Iterator[None]:
+        """Say at which iteration a model's logits went bad."""
+        try:
+            yield
+        except BadLogits as error:
+            raise BadLogits(f"iteration {self.iteration + 1} of `{self.settings.name}`: {error}") from error
 
     # -- what a checkpoint keeps of it, beside weights and components ---------------------------------
 
