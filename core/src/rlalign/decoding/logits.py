@@ -26,8 +26,8 @@ def bad_logits(model: object, where: str) -> BadLogits:
     broken = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
     if broken is not None:
         cause = (
-            f"so are its weights, `{broken}` among them: it has diverged. Begin again, or from an earlier checkpoint "
-            "of another run, with a lower `train.lr` or a smaller `train.clip`"
+            f"so are its weights, `{broken}` among them: it has diverged. Start a new run with a lower `train.lr` or "
+            "a smaller `train.clip`"
         )
     else:
         cause = (
@@ -71,7 +71,7 @@ def steps_outputs(
         logp_MV = scaled_MV.masked_fill(removed_MV, -math.inf).log_softmax(1)
         outputs["logprobs"] = logp_MV.gather(1, action_M1)[:, 0]
         if "entropy" in want:
-            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(removed_MV, 0.0)).sum(1)
+            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
     return {name: outputs[name] for name in LIVE if name in want}
 
 

@@ -59,6 +59,7 @@ class LoggedResponses:
                 "rewards": [
                     [i.component, i.options.model_dump_json(), i.weight, i.name] for i in settings.rewards
                 ],
+                "precision": [self.plan.settings.train.dtype, torch.get_float32_matmul_precision()],
                 "key": [str(k) for k in key],
             }
             return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ from rlalign.learning.engine import Engine
 from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.columns import Columns
+from rlalign.running.metrics import sampler_gap
 from rlalign.running.logged import LoggedResponses
 from rlalign.running.model_outputs import ModelOutputs
 from rlalign.running.models import Models
@@ -44,6 +45,8 @@ class RunningPhase:
         self.iteration = 0
         self.iterations = 0
         self.ending: str | None = None
+        self.sampled_at: int | None = None
+        """The step before which this iteration's responses were sampled; None: they were not."""
         self.position = 0
         """Where the present examples stand in the iteration's draw."""
         self.share = 0.0
@@ -118,7 +121,10 @@ class RunningPhase:
 
     def losses(self, batch: Batch, now: Outputs) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The weighted sum of all losses on a piece of a step, and their metrics."""
-        return self.plan.training.loss(self.run, batch, now)
+        value, metrics = self.plan.training.loss(self.run, batch, now)
+        if self.sampled_at == self.step:
+            metrics = {**metrics, **sampler_gap(batch, now)}
+        return value, metrics
 
     # -- where it stands ------------------------------------------------------------------------------
 
