@@ -92,6 +92,10 @@ class Faults:
             raise ConfigError("\n".join(dict.fromkeys(self.found)))
 
 
+class BadLogits(RLAlignError):
+    """A model's logits are NaN or +∞ somewhere, or −∞ everywhere: no token can be sampled from them, or scored."""
+
+
 class ComponentError(RLAlignError):
     """A component did what its hook does not allow, or raised."""
 

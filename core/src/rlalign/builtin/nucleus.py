@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from rlalign.decoding.logits import full_precision
+from rlalign.decoding.logits import bad_logits, full_precision
 from rlalign.decoding.sampler import Decoder
 from rlalign.decoding.top_k_top_p import best, nucleus
 from rlalign.errors import RLAlignError
@@ -29,6 +31,8 @@ class Nucleus:
         self.always = tuple(always)
         self._policy: Policy | None = None
         self._decoder: Decoder | None = None
+        self._logits_nV = torch.empty(0, 0)
+        self._step = 0
 
     def resolve(self, models: Mapping[str, Model]) -> None:
         model = models[self.model]
@@ -39,10 +43,14 @@ class Nucleus:
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
         assert self._policy is not None, "a constraint is resolved when its phase starts"
         self._decoder = self._policy.decoder(inputs, k)
+        self._step = 0
 
     def allowed(self) -> Tensor:
         assert self._decoder is not None and self._policy is not None
-        logits_nV = full_precision(self._decoder.logits())
+        self._step += 1
+        logits_nV = self._logits_nV = full_precision(self._decoder.logits())
+        if not bool(logits_nV.amax(1).isfinite().all()):
+            raise bad_logits(self._policy, f"step {self._step} of a response")
         kept_nV = nucleus(logits_nV, self.top_p)
         if self.top_k:
             kept_nV &= best(logits_nV, self.top_k)
@@ -52,6 +60,10 @@ class Nucleus:
         always = [*self.always, *self._policy.ends, *self._policy.specials]
         kept_nV[:, always] = True
         return kept_nV
+
+    def instead(self, banned_V: Tensor) -> Tensor:
+        """[n,V] bool: the `min_keep` most probable tokens of those that are not banned."""
+        return best(self._logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
 
     def advance(self, tokens_n: Tensor) -> None:
         assert self._decoder is not None

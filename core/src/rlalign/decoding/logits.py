@@ -6,9 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlalign.data.rollout import Rollout
+from rlalign.errors import BadLogits
 
 LIVE = ("logprobs", "full_logprobs", "entropy")
 
@@ -16,6 +17,31 @@ LIVE = ("logprobs", "full_logprobs", "entropy")
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits in float32; float32 and float64 as they are."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def bad_logits(model: object, where: str) -> BadLogits:
+    """The error for a model's logits at some place, with what may have caused them."""
+    named = f"the model `{getattr(model, 'name', '') or type(model).__name__}`"
+    weights = model.named_parameters() if isinstance(model, nn.Module) else ()
+    broken = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
+    if broken is not None:
+        cause = (
+            f"so are its weights, `{broken}` among them: it has diverged. Start a new run with a lower `train.lr` or "
+            "a smaller `train.clip`"
+        )
+    else:
+        cause = (
+            "its weights are finite, so a number overflows on the way, as under `train.dtype: bfloat16`, or its "
+            "attention returns NaN, as `eager` does in some architectures where prompts are padded on the left: "
+            "try `attention: sdpa`, or `train.dtype: float32`"
+        )
+    return BadLogits(f"{where}: the logits of {named} are NaN or infinite; {cause}")
+
+
+def _log_total(scaled_MV: Tensor) -> Tensor:
+    """[M,1]: the logarithm of the sum of exponentials; NaN where a logit is +∞."""
+    total_M1 = scaled_MV.logsumexp(1, keepdim=True)
+    return total_M1.masked_fill(total_M1 == math.inf, math.nan)
 
 
 def steps_outputs(
@@ -33,7 +59,7 @@ def steps_outputs(
     outputs: dict[str, Tensor] = {}
     full_M1 = scaled_MV.gather(1, action_M1)
     if removed_MV is None:
-        norm_M1 = scaled_MV.logsumexp(1, keepdim=True)
+        norm_M1 = _log_total(scaled_MV)
         outputs["logprobs"] = outputs["full_logprobs"] = (full_M1 - norm_M1)[:, 0]
         if "entropy" in want:
             logp_MV = scaled_MV - norm_M1
@@ -41,11 +67,11 @@ def steps_outputs(
             outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
     else:
         if "full_logprobs" in want:
-            outputs["full_logprobs"] = (full_M1 - scaled_MV.logsumexp(1, keepdim=True))[:, 0]
+            outputs["full_logprobs"] = (full_M1 - _log_total(scaled_MV))[:, 0]
         logp_MV = scaled_MV.masked_fill(removed_MV, -math.inf).log_softmax(1)
         outputs["logprobs"] = logp_MV.gather(1, action_M1)[:, 0]
         if "entropy" in want:
-            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(removed_MV, 0.0)).sum(1)
+            outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
     return {name: outputs[name] for name in LIVE if name in want}
 
 

@@ -17,7 +17,7 @@ from rlalign.data.allowed import Allowed, pack
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
-from rlalign.decoding.logits import full_precision
+from rlalign.decoding.logits import bad_logits, full_precision
 from rlalign.decoding.top_k_top_p import only, truncate
 from rlalign.errors import RLAlignError
 
@@ -45,7 +45,10 @@ class Constraint(Protocol):
         """Begin k responses per prompt."""
 
     def allowed(self) -> Tensor:
-        """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p."""
+        """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p.
+
+        Where `min_new_tokens` bans all of them, a method `instead(banned_V)` says what is allowed in their place.
+        """
 
     def advance(self, tokens_n: Tensor) -> None:
         """Take one token a row."""
@@ -133,10 +136,7 @@ def sample(
         scaled_nV = raw_nV / temperature
         kept_nV = _kept(scaled_nV, how, within, ends, t)
         full_nV = scaled_nV.log_softmax(1)
-        if kept_nV is None:
-            logp_nV = full_nV
-        else:
-            logp_nV = only(scaled_nV, kept_nV).log_softmax(1)
+        logp_nV = full_nV if kept_nV is None else only(scaled_nV, kept_nV).log_softmax(1)
         if how.greedy:
             token_n = logp_nV.argmax(1)
         else:
@@ -167,6 +167,7 @@ def sample(
             rows_n, alive_n = rows_n[keep], alive_n[keep]
     if trace is None:
         raise RLAlignError("nothing to sample: no examples, or no steps")
+    _refuse_nan(policy, examples, how, within, trace)
     return _finish(policy, examples, inputs, how, trace)
 
 
@@ -190,14 +191,31 @@ def _kept(scaled_nV: Tensor, how: Sampling, within: Constraint | None, ends: Ten
     if t < how.min_new_tokens and len(ends):
         kept_nV = torch.ones_like(scaled_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
         kept_nV[:, ends] = False
+        if within is not None and hasattr(within, "instead") and not bool((left_n := kept_nV.any(1)).all()):
+            banned_V = torch.zeros_like(kept_nV[0])
+            banned_V[ends] = True
+            kept_nV = torch.where(left_n[:, None], kept_nV, within.instead(banned_V))
     if how.narrows:
         banned_nV = scaled_nV if kept_nV is None else only(scaled_nV, kept_nV)
         kept_nV = truncate(banned_nV, how)
-    if kept_nV is not None and not bool(kept_nV.sum(1).all()):
-        raise RLAlignError(
-            f"at step {t} the constraint and `min_new_tokens` together leave nothing to choose"
-        )
     return kept_nV
+
+
+def _refuse_nan(
+    policy: Decodable, examples: Sequence[Example], how: Sampling, within: Constraint | None, trace: _Trace
+) -> None:
+    """One look a rollout: log-probs are NaN wherever logits were NaN or +∞, or nothing was left to choose."""
+    bad_NT = trace.logprobs_NT.isnan()
+    if not bool(bad_NT.any()):
+        return
+    row, step = min(bad_NT.nonzero().tolist(), key=lambda place: place[1])
+    where = f"example `{examples[row // how.samples].id}`, response {row % how.samples + 1}, step {step + 1}"
+    if bool(trace.full_logprobs_NT[row, step].isnan()):
+        raise bad_logits(policy, where)
+    raise RLAlignError(
+        f"{where}: nothing is left to choose: what the {'policy' if within is None else type(within).__name__} "
+        "allows there is banned by `generation.min_new_tokens`, or has no probability"
+    )
 
 
 def _stopped(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Outputs, field_of
 from rlalign.data.rollout import Rollout
-from rlalign.decoding.logits import LIVE, full_precision, steps_outputs
+from rlalign.decoding.logits import LIVE, bad_logits, full_precision, steps_outputs
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Model, Policy, Value
 from rlalign.learning import batching
@@ -86,7 +86,19 @@ class Forward:
                 for name, x in (("values", values_NT), ("state_values", values_NT1)):
                     if name in want:
                         found.setdefault(field_of(name), []).append(x)
-        return Outputs(**{name: gathered(pieces, parts) for name, pieces in found.items()})
+        outputs = {name: gathered(pieces, parts) for name, pieces in found.items()}
+        self._refuse_nan(model, rollout, outputs)
+        return Outputs(**outputs)
+
+    def _refuse_nan(self, model: str, rollout: Rollout, outputs: Mapping[str, Tensor]) -> None:
+        """One look for all that was asked for: a NaN ends here, and not in whatever is made of it."""
+        bad_N = torch.stack([x_NT.isnan().any(1) for x_NT in outputs.values()]).any(0)
+        if not bool(bad_N.any()):
+            return
+        row = int(bad_N.nonzero()[0, 0])
+        step = min(int(x[row].isnan().nonzero()[0, 0]) for x in outputs.values() if bool(x[row].isnan().any()))
+        where = f"example `{rollout.examples[int(rollout.group_N[row])].id}`, row {row + 1} of those scored"
+        raise bad_logits(self.models[model], f"{where}, step {step + 1}")
 
     def _state_values(self, model: str, rollout: Rollout) -> Tensor:
         value = self._value(model)

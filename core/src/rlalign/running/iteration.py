@@ -38,6 +38,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     _keep_rows(phase, seen)
     with phase.clock("update"):
         if phase.plan.learns:
+            phase.sampled_at = phase.step if any(_has_sampled(rollout) for rollout, _ in seen) else None
             metrics |= update(phase, with_old_logprobs(phase, batch))
     phase.iteration += 1
     phase.share = 0.0
@@ -88,6 +89,11 @@ def with_old_logprobs(phase: RunningPhase, batch: Batch) -> Batch:
         return batch
     old_NT = phase.outputs.policy_logprobs(batch.rollout)
     return replace(batch, old=torch.where(batch.rollout.mask_NT, old_NT, old_NT.new_zeros(())))
+
+
+def _has_sampled(rollout: Rollout) -> bool:
+    """Whether the sampler left log-probs of some response."""
+    return bool((rollout.mask_NT & ~rollout.full_logprobs_NT.isnan()).any())
 
 
 def _keep_rows(phase: RunningPhase, seen: Sequence[tuple[Rollout, Reward]]) -> None:

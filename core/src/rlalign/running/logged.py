@@ -57,6 +57,7 @@ class LoggedResponses:
                 # All of them: `compute` may score with any model, and a value reads its trunk.
                 "models": {name: fingerprint(model) for name, model in sorted(self.models.items())},
                 "rewards": [[i.component, i.identity, i.weight, i.name] for i in settings.rewards],
+                "precision": [self.plan.settings.train.dtype, torch.get_float32_matmul_precision()],
                 "key": [str(k) for k in key],
             }
             return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

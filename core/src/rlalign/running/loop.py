@@ -244,7 +244,8 @@ def iterate(phase: RunningPhase) -> Iterator[int]:
     if phase.iteration == 0 and asked is not None:
         evaluate(phase)
     while not phase.done:
-        metrics = run_iteration(phase)
+        with phase.telling_where():
+            metrics = run_iteration(phase)
         phase.log(metrics)
         phase.workspace.display.iteration(phase.iteration, metrics)
         if asked is not None and (phase.done or (asked.every and phase.iteration % asked.every == 0)):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Reward
+from rlalign.data.batch import Batch, Outputs, Reward
 from rlalign.data.rollout import Rollout
 
 
@@ -30,6 +30,28 @@ def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
         values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
         found[name] = float(values.double().mean()) if len(values) else 0.0
     return found
+
+
+def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:
+    """How far the policy, as it learns, is from what was sampled: by rounding alone, before the first optimiser step.
+
+    The mean of |log ratio| over sampled tokens, and the KL from sampler to learner (its estimate r − 1 − log r).
+    Both are this piece's shares of the step's.
+    """
+    name = "logprobs_NT" if "logprobs_NT" in now else "full_logprobs_NT"
+    if name not in now:
+        return {}
+    drawn_NT: Tensor = getattr(batch.rollout, name)
+    gap_NT = torch.where(_sampled(batch), getattr(now, name).detach() - drawn_NT, 0.0)
+    return {
+        "sampler/gap": batch.mean_over_tokens(gap_NT.abs(), _sampled),
+        "sampler/kl": batch.mean_over_tokens(gap_NT.exp() - 1 - gap_NT, _sampled),
+    }
+
+
+def _sampled(batch: Batch) -> Tensor:
+    """[N,T]: the tokens whose log-probs the sampler left; logged ones have none."""
+    return batch.rollout.mask_NT & ~batch.rollout.full_logprobs_NT.isnan()
 
 
 def _chosen(rollout: Rollout, x: Tensor) -> Tensor:

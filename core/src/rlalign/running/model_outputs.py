@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from rlalign.data.batch import Outputs, field_of
@@ -73,8 +76,14 @@ class ModelOutputs:
         stores = {output: self._remembered(model, output) for output in outputs}
         return scored_once(rollout, logged_N, stores, lambda part: self.score(model, part, outputs))
 
+    def precision(self, model: str) -> list[str | None]:
+        """What a model's numbers depend on beside its weights: the phase's type, the matrix products, its options."""
+        recipe = self.models.recipes.get(model, {})
+        return [self.engine.dtype, torch.get_float32_matmul_precision(), recipe.get("with")]
+
     def _remembered(self, model: str, output: str) -> Remembered:
-        name = f"{model}.{output}-{self.models.guarded[model][:16]}"
+        known = hashlib.sha256(json.dumps([self.models.guarded[model], *self.precision(model)]).encode())
+        name = f"{model}.{output}-{known.hexdigest()[:16]}"
         if name not in self._stores:
             space = self.workspace
             self._stores[name] = Remembered(space.dir.path, space.logs, name, self.models.dtype)

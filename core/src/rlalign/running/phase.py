@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs
+from rlalign.errors import BadLogits
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
 from rlalign.learning.engine import Engine
@@ -18,6 +19,7 @@ from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.checkpoint import fitting
 from rlalign.records.columns import Columns
+from rlalign.running.metrics import sampler_gap
 from rlalign.running.logged import LoggedResponses
 from rlalign.running.model_outputs import ModelOutputs
 from rlalign.running.models import Models
@@ -44,6 +46,8 @@ class RunningPhase:
         self.iteration = 0
         self.iterations = 0
         self.ending: str | None = None
+        self.sampled_at: int | None = None
+        """The step before which this iteration's responses were sampled; None: they were not."""
         self.position = 0
         """Where the present examples stand in the iteration's draw."""
         self.share = 0.0
@@ -119,7 +123,10 @@ class RunningPhase:
 
     def losses(self, batch: Batch, now: Outputs) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The weighted sum of all losses on a piece of a step, and their metrics."""
-        return self.plan.training.loss(self.run, batch, now)
+        value, metrics = self.plan.training.loss(self.run, batch, now)
+        if self.sampled_at == self.step:
+            metrics = {**metrics, **sampler_gap(batch, now)}
+        return value, metrics
 
     # -- where it stands ------------------------------------------------------------------------------
 
@@ -144,6 +151,14 @@ class RunningPhase:
         tick = self.workspace.ticks + self.iteration
         self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=tick)
         self.workspace.remember(metrics, evaluation=evaluation)
+
+    @contextmanager
+    def telling_where(self) -> Iterator[None]:
+        """Say at which iteration a model's logits went bad."""
+        try:
+            yield
+        except BadLogits as error:
+            raise BadLogits(f"iteration {self.iteration + 1} of `{self.settings.name}`: {error}") from error
 
     # -- what a checkpoint keeps of it, beside weights and components ---------------------------------
 

@@ -23,7 +23,7 @@ from rlalign_plugin_hf.batches import (
     with_actions,
 )
 from rlalign_plugin_hf.decoding import LazyDecoder
-from rlalign_plugin_hf.loading import Kind, ModelOptions
+from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
 
 
@@ -88,6 +88,7 @@ class CausalLM(LanguageModel):
         # A filler that is no padding token: rows carry no mask, and transformers would warn.
         pad = getattr(network.config, "pad_token_id", None)
         self._filler = 1 if pad == 0 else 0
+        why = ""
         probe = torch.full((1, 2), 5, dtype=torch.long, device=self.device)
         for candidate in (network.base_model, network.get_decoder()):
             name = names.get(id(candidate))
@@ -98,33 +99,21 @@ class CausalLM(LanguageModel):
                 hidden = self._hidden(probe)
                 self.width = hidden.shape[-1]
                 self._own_head(hidden[0])
-            except (TypeError, AttributeError, RuntimeError, RLAlignError):
-                continue  # not this one: the head reads another module
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # not this one: the head reads another module
+                why = f" ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+                continue
             return
         raise RLAlignError(
-            f"a {type(network).__name__} has no trunk whose states its head reads; it cannot be trained here"
+            f"{where(self.config)}: a {type(network).__name__} has no trunk whose states its head reads; it cannot be "
+            f"trained here{why}"
         )
 
-    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
-        network = self.network
-        ids = torch.arange(1, 8, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
-        long, short = ids[:5], ids[3:6]
-        own = [network(input_ids=row[None], use_cache=False).logits[0] for row in (long, short)]
-        batch, _ = right_padded([long, short], self._filler)
-        hidden = self._hidden(batch)
-        trained = [self.head(hidden[0]), self.head(hidden[1, :3])]
-        decoder = self.decoder([long[:3], short[:1]], 1)
-        sampled = [decoder.logits()]
-        decoder.advance(torch.stack([long[3], short[1]]))
-        sampled.append(decoder.logits())
-        expected = torch.cat([own[0], own[1]])
-        grown = torch.cat([torch.stack(pair) for pair in zip(*sampled, strict=True)])
-        padded = expected.clone()
-        padded[[2, 3, 5, 6]] = grown
-        return expected, {
-            "trunk and head run apart": torch.cat(trained),
-            "rows are padded on the left": padded,
-        }
+    def own_logits(self, prompt: Tensor, actions_T: Tensor) -> Tensor:
+        row = torch.cat([prompt, actions_T[:-1]])
+        logits: Tensor = self.network(input_ids=row[None], use_cache=False).logits[0, len(prompt) - 1 :]
+        return logits
 
 
 class CausalDecoder(LazyDecoder):

@@ -6,6 +6,7 @@ Legend: N responses, G groups, T steps, M chosen steps, C width of the trunk, V 
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
 from rlalign_plugin_hf.prompts import PromptReader
+from rlalign_plugin_hf.selftest import refuse_if_inexact
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.value import ValueHead
@@ -48,6 +50,8 @@ class LanguageModel(Policy):
         self._slots: list[adapter.Slots] = []
         self._idle: bool | None = None
         self._bare_head = False
+        self.never: int | None = None
+        """A token that is never chosen: padding, where positions are counted by it."""
         self.shares = self.config.lora is not None
 
     # -- making it ------------------------------------------------------------------------------------
@@ -61,11 +65,13 @@ class LanguageModel(Policy):
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind)
+        self.eval()
         self._read_ends()
         self.positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         with torch.no_grad():
             self._find_trunk()
-            self._check_against_own_logits()
+            refuse_if_inexact(self)
+            self._bare_head = self._head_is_bare()
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
             self._slots = [adapter.Slots(self.model)]
@@ -84,7 +90,7 @@ class LanguageModel(Policy):
         own = self.tokenizer.eos_token_id
         if own is not None and own not in ends and (not ends or self.config.tokenizer is not None):
             ends.append(own)
-        vocabulary = self.model.get_input_embeddings().num_embeddings
+        vocabulary = self.vocabulary
         ends = [end for end in ends if end < vocabulary]
         if not ends:
             raise RLAlignError(
@@ -104,11 +110,16 @@ class LanguageModel(Policy):
         found: torch.device = self.network.get_input_embeddings().weight.device
         return found
 
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return int(self.network.get_input_embeddings().num_embeddings)
+
     # -- text and prompts -----------------------------------------------------------------------------
 
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
         found = [self._reader.tokens(example) for example in examples]
-        vocabulary = self.network.get_input_embeddings().num_embeddings
+        vocabulary = self.vocabulary
         for example, tokens in zip(examples, found, strict=True):
             if max(tokens) >= vocabulary:
                 raise RLAlignError(
@@ -235,10 +246,21 @@ class LanguageModel(Policy):
         """[G,C]: the state before the first step of each group's responses; nothing but prompts is read."""
 
     def head(self, features: Tensor) -> Tensor:
-        if self._bare_head:
-            logits: Tensor = self.network.get_output_embeddings()(features)
-            return logits
-        return self._own_head(features)
+        bare = self._bare_head
+        logits: Tensor = self.network.get_output_embeddings()(features) if bare else self._own_head(features)
+        if self.never is not None:
+            logits[:, self.never] = -math.inf
+        return logits
+
+    def _head_is_bare(self) -> bool:
+        """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
+        lm_head = self.network.get_output_embeddings()
+        if lm_head is None:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        far = 50 * torch.randn(4, self.width, generator=generator).to(self._weight)
+        bare = lm_head(far)
+        return torch.allclose(bare, self._own_head(far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
 
     def _own_head(self, features: Tensor) -> Tensor:
         """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
@@ -257,31 +279,12 @@ class LanguageModel(Policy):
         """[1,m,V]: the network's `forward` on the least input there is."""
 
     @abstractmethod
-    def _find_trunk(self) -> None:
-        """Learn how this architecture is built."""
+    def own_logits(self, prompt: Tensor, actions_T: Tensor) -> Tensor:
+        """[T,V] before each action, by the network's own forward of this row alone: nothing padded, nothing cached."""
 
     @abstractmethod
-    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's own logits on a few tokens, and ours by every way they are computed here."""
-
-    def _check_against_own_logits(self) -> None:
-        """Refuse an architecture that is not what this package takes it for."""
-        own, ours = self._own_and_ours()
-        spread = float(own.std().clamp_min(1e-6))
-        for way, logits in ours.items():
-            off = float((logits - own).abs().max())
-            if not off <= 1e-3 * spread:
-                raise RLAlignError(
-                    f"{where(self.config)}: the logits of a {type(self.network).__name__} come out wrong by {off:.2g} "
-                    f"when {way}, so it cannot be trained here. Please report the architecture"
-                )
-        # Far from zero a cap shows, a bias and a scale anywhere; where there is none, the plain head is faster.
-        generator = torch.Generator().manual_seed(0)
-        far = 50 * torch.randn(4, self.width, generator=generator).to(own)
-        lm_head = self.network.get_output_embeddings()
-        self._bare_head = lm_head is not None and torch.allclose(
-            lm_head(far), self._own_head(far), rtol=1e-5, atol=1e-5 * float(lm_head(far).abs().max())
-        )
+    def _find_trunk(self) -> None:
+        """Learn how this architecture is built."""
 
     @contextmanager
     def acting(self, training: bool | None = None) -> Iterator[None]:
@@ -323,7 +326,7 @@ class LanguageModel(Policy):
     def twin(self, *, trainable: bool = False) -> LanguageModel:
         """A model with the present weights. Under LoRA it has adapters of its own and shares the network."""
         made = type(self)(self.config)
-        shared = ("tokenizer", "width", "end", "ends", "positions", "_bare_head", "_reader", *self._anatomy)
+        shared = ("tokenizer", "width", "end", "ends", "positions", "_bare_head", "never", "_reader", *self._anatomy)
         for name in shared:
             setattr(made, name, getattr(self, name))
         if self.config.lora is None:

@@ -123,35 +123,29 @@ class Seq2SeqLM(LanguageModel):
             )
         forced = getattr(generation, "forced_bos_token_id", None)
         self._begin = (start,) if forced is None else (start, int(forced))
-        states, _ = self.encoded([torch.zeros(2, dtype=torch.long, device=self.device)])
-        ids = torch.tensor([self._begin], device=self.device)
-        self.width = self._hidden(ids, states, None).shape[-1]
+        try:
+            states, _ = self.encoded([torch.zeros(2, dtype=torch.long, device=self.device)])
+            ids = torch.tensor([self._begin], device=self.device)
+            self.width = self._hidden(ids, states, None).shape[-1]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            raise RLAlignError(
+                f"{where(self.config)}: a {type(network).__name__} has no encoder and decoder that run apart on text; "
+                f"it cannot be trained here ({why})"
+            ) from error
 
-    def _own_and_ours(self) -> tuple[Tensor, dict[str, Tensor]]:
-        network = self.network
-        ids = torch.arange(1, 8, device=self.device) * 5 % network.get_input_embeddings().num_embeddings
-        long, short = ids[:5], ids[3:6]
-        begin = torch.tensor(self._begin, device=self.device)
-        row = torch.cat([begin, ids[1:2]])
-
-        def alone(prompt: Tensor) -> Tensor:
-            mask = torch.ones_like(prompt[None])
-            found = network(
-                input_ids=prompt[None], attention_mask=mask, decoder_input_ids=row[None], use_cache=False
-            )
-            logits: Tensor = found.logits[0, -2:]
-            return logits
-
-        states, mask = self.encoded([long, short])
-        hidden = self._hidden(row.expand(2, -1), states, mask)[:, -2:]
-        decoder = self.decoder([long, short], 1)
-        sampled = [decoder.logits()]
-        decoder.advance(ids[1].expand(2))
-        sampled.append(decoder.logits())
-        return torch.cat([alone(long), alone(short)]), {
-            "encoder, decoder and head run apart": self.head(hidden.flatten(0, 1)),
-            "it decodes step by step": torch.stack(sampled, 1).flatten(0, 1),
-        }
+    def own_logits(self, prompt: Tensor, actions_T: Tensor) -> Tensor:
+        row = torch.cat([torch.tensor(self._begin, device=prompt.device), actions_T[:-1]])
+        found = self.network(
+            input_ids=prompt[None],
+            attention_mask=torch.ones_like(prompt[None]),
+            decoder_input_ids=row[None],
+            use_cache=False,
+        )
+        logits: Tensor = found.logits[0, len(self._begin) - 1 :]
+        return logits
 
 
 class Seq2SeqDecoder(LazyDecoder):
