@@ -56,6 +56,9 @@ def shown(text: str) -> str:
             start = text.find(form[:_TOLD_BY], start + len(instead))
     return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
+LONGEST = 4000
+"""Characters of somebody else's message that are shown."""
+
 
 class RLAlignError(Exception):
     """Something a user can fix; the command line prints it without a traceback."""
@@ -105,9 +108,9 @@ def attributed_to(what: str) -> Iterator[None]:
     """Say who it was when code that is not ours raises; errors of our own pass as they are."""
     try:
         yield
-    except RLAlignError:
+    except (RLAlignError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: whoever raises it has not finished
         raise ComponentError(f"{what} raised {describe_error(error)}") from error
 
 
@@ -125,11 +128,20 @@ def refusing() -> Iterator[None]:
         raise ConfigError(f"{where}{error.strerror or error}") from error
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{at}"
+    return f"{type(error).__name__}: {said_by(error)}{at}"
+
+
+def said_by(error: BaseException) -> str:
+    """An error's own words, shortened if they fill pages; it may fail even at saying them."""
+    try:
+        said = str(error)
+    except Exception as again:
+        return f"(its message raised {type(again).__name__})"
+    return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}"
 
 
 class CheckpointError(RLAlignError):

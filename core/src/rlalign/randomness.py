@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import struct
 
 import numpy as np
@@ -47,9 +48,19 @@ class Seeds:
 
     def seed_forward(self, *key: str | int) -> None:
         """Seed torch's global generators before what draws from them, for it offers no other way: dropout
-        in a forward pass, a module's first weights. The one place that touches global state.
+        in a forward pass, a module's first weights. This and `seed_all` alone touch global state.
         """
+        self._seed_torch(self._number(key))
+
+    def seed_all(self, *key: str | int) -> None:
+        """Seed all global generators, Python's and NumPy's too, for code of others that draws from them."""
         seed = self._number(key)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        self._seed_torch(seed)
+
+    @staticmethod
+    def _seed_torch(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)

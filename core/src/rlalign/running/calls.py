@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -18,16 +18,24 @@ from rlalign.running.members import HOOKS, Member, culprit, once, who
 class Calls:
     """The components of one phase, each ready to be called."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], stage: str) -> None:
         self.members = tuple(members)
+        self.stage = stage
         self._hooks = {id(m.component): _hooks_of(m) for m in once(self.members)}
 
     def __call__(self, member: Member, hook: str, **arguments: Any) -> Any:
         """What one component's hook answers."""
-        with self.naming(hook, member):
+        with self.watching(hook, member, arguments):
             result = getattr(self._hooks[id(member.component)], hook)(**arguments)
         # A hook that is not `firstresult` answers with a list, here of one component's result.
         return (result[0] if result else None) if isinstance(result, list) else result
+
+    @contextmanager
+    def watching(self, hook: str, member: Member, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """One component's hook is called: it must leave all else as it was, and is named if it does not."""
+        untouched = arguments["run"].untouched
+        with self.naming(hook, member), untouched.hook(hook, member.name, self.stage, arguments):
+            yield
 
     @contextmanager
     def naming(self, hook: str, member: Member | None = None) -> Iterator[None]:
@@ -41,7 +49,9 @@ class Calls:
             if guilty is None or any(f"`{m.name}`" in str(error) for m in self.members):
                 raise
             raise type(error)(f"`{hook}` of {who(guilty)}: {error}") from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: the run is not finished
             guilty = culprit(error, self.members) or member
             whose = who(guilty)
             raise ComponentError(f"`{hook}` of {whose} raised {describe_error(error)}") from error

@@ -10,6 +10,7 @@ import torch
 
 from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
 from rlalign.data.rollout import Rollout, concat
+from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
 from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import of_responses
@@ -24,6 +25,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     started = time.perf_counter()
     train, stages = phase.settings.train, phase.plan.training
     phase.models.iteration_started()
+    phase.untouched.iteration_started()
     seen, batches = _batches(phase)
     batch = _joined(phase, batches)
     metrics = of_responses(seen)
@@ -55,7 +57,8 @@ def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Ba
     seen: list[tuple[Rollout, Reward]] = []
     batches: list[Batch] = []
     for _ in range(train.refill + 1):
-        examples = phase.draw.next(train.prompts)
+        with attributed_to(f"task `{phase.settings.task.name}`, asked for examples,"):
+            examples = phase.draw.next(train.prompts)
         phase.position = phase.draw.position - len(examples) - first
         rollout, reward = without_bad_rewards(phase, *respond(phase, examples))
         seen.append((rollout, reward))

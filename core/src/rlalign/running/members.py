@@ -50,7 +50,7 @@ def once(members: Sequence[Member]) -> list[Member]:
     return list({id(m.component): m for m in reversed(members)}.values())[::-1]
 
 
-def culprit(error: Exception, members: Sequence[Member]) -> Member | None:
+def culprit(error: BaseException, members: Sequence[Member]) -> Member | None:
     """The component deepest in the traceback: an error passes through the wrappers above it."""
     guilty, trace = None, error.__traceback__
     while trace is not None:

@@ -24,6 +24,7 @@ from rlalign.running.logged import LoggedResponses
 from rlalign.running.model_outputs import ModelOutputs
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
+from rlalign.running.untouched import Untouched
 from rlalign.running.workspace import Workspace
 
 
@@ -54,6 +55,7 @@ class RunningPhase:
         """How much of the present iteration's learning is done, in [0, 1]."""
         self.learner: GradientLearner | None = None
         self.clock = Clock()
+        self.untouched = Untouched(self)
         data = workspace.data.training(plan, repeat)
         self.draw = Draw(data, workspace.seeds, ("draw", repeat, place))
         columns = Columns(workspace.dir.columns, data, self.draw.row_starts, workspace.dir.require_mine)

@@ -114,7 +114,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         declared = _declared(everybody, live)
     if len(faults.found) > before:  # components that do not fit make no plan
         return None
-    training, evaluation = Stages(members), Stages(evaluators)
+    training, evaluation = Stages(members, "train"), Stages(evaluators, "evaluate")
     assert isinstance(task.component, Task)
     if len(training.implementing("rollout")) != 1:
         raise ConfigError(f"{source.item.place}: `{source.name}` cannot answer: it has no `rollout` hook")

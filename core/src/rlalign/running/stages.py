@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 class Stages:
     """The components of one phase that act in training, or those that act in evaluation."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], stage: str) -> None:
         self.members = tuple(members)
         self._implementing: dict[str, list[Member]] = {}  # by hook: a loss asks for each piece of each step
-        self._call = Calls(self.members)
+        self._call = Calls(self.members, stage)
         self._rewards = WeightedSum([m for m in self.members if m.role in ("rewards", "use")], self._call)
-        self._advantage = wrapped("advantage", self._own_advantage, once(self.members))
-        self._update = wrapped("update", self._own_update, once(self.members))
+        self._advantage = wrapped("advantage", self._own_advantage, once(self.members), self._call)
+        self._update = wrapped("update", self._own_update, once(self.members), self._call)
 
     def implementing(self, hook: str) -> list[Member]:
         """Who takes part in a stage, in pipeline order; `reward` and `rollout` depend on where one is listed."""
@@ -147,19 +148,21 @@ class Stages:
         return own
 
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
-        ready = True
+        ready, metrics = True, MappingProxyType(dict(metrics))
         for member in self.implementing("step_ready"):
             result = self._call(member, "step_ready", run=run, metrics=metrics)
             ready &= result is None or expect(result, bool, "step_ready", member)
         return ready
 
     def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
+        metrics = MappingProxyType(dict(metrics))
         for member in self.implementing("evaluated"):
             self._call(member, "evaluated", run=run, metrics=metrics)
 
     def iteration_done(
         self, run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]
     ) -> None:
+        metrics = MappingProxyType(dict(metrics))
         for member in self.implementing("iteration_done"):
             self._call(member, "iteration_done", run=run, rollout=rollout, reward=reward, metrics=metrics)
 

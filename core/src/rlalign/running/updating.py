@@ -23,11 +23,12 @@ def update(phase: RunningPhase, batch: Batch) -> Mapping[str, float]:
         return {"empty_steps": 1.0}
     now = Update(phase)
     try:
-        own = phase.plan.training.update(phase.run, batch, now)
-        if own is not None:
-            now.stepped()
-            return own
-        return now.learn(batch)
+        with phase.untouched.learning(batch):
+            own = phase.plan.training.update(phase.run, batch, now)
+            if own is None:
+                return now.learn(batch)
+        now.stepped()
+        return own
     except ComponentError as error:
         folder = phase.workspace.dir.path
         where = save_bad_batch(folder, batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts})
@@ -59,24 +60,30 @@ class Update:
         self._phase.step += 1
 
     def loss(self, batch: Batch) -> float:
-        return self._learner.loss(batch)
+        with self._phase.untouched.core():
+            return self._learner.loss(batch)
 
     def gradient(self, batch: Batch) -> Tensor:
-        return self._learner.gradient(batch)
+        with self._phase.untouched.core():
+            return self._learner.gradient(batch)
 
     def parameters(self) -> Tensor:
-        return self._learner.parameters()
+        with self._phase.untouched.core():
+            return self._learner.parameters()
 
     def assign(self, vector: Tensor) -> None:
-        self._learner.assign(vector)
+        with self._phase.untouched.core():
+            self._learner.assign(vector)
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
-        return self._learner.split(vector)
+        with self._phase.untouched.core():
+            return self._learner.split(vector)
 
     def accumulate(
         self, rollout: Rollout, compute: Callable[[Rollout, Sequence[Tensor]], float]
     ) -> tuple[float, Tensor]:
-        return self._learner.accumulate(rollout, compute)
+        with self._phase.untouched.core():
+            return self._learner.accumulate(rollout, compute)
 
     def learn(self, batch: Batch, only: Collection[str] | None = None) -> dict[str, float]:
         learner, phase = self._learner, self._phase
@@ -88,7 +95,7 @@ class Update:
 
         self._refusal = "by other hooks while it learns"
         try:
-            with learner.training(only):
+            with phase.untouched.core(), learner.training(only):
                 return learner.learn(
                     batch.as_step(),
                     shuffle=lambda epoch: phase.rng("minibatches", phase.iteration, first + epoch),
@@ -103,5 +110,6 @@ class Update:
         phase, _ = self._phase, self._learner
         self._responded += 1
         key = ("respond", phase.repeat, phase.place, phase.iteration, self._responded)
-        rollout = sample(phase, examples, phase.settings.generation, key, 0)
-        return rewarded(phase, phase.plan.training, rollout, phase.plan.columns)
+        with phase.untouched.core():
+            rollout = sample(phase, examples, phase.settings.generation, key, 0)
+            return rewarded(phase, phase.plan.training, rollout, phase.plan.columns)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,13 +12,16 @@ from rlalign.data.batch import Outputs, Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
+from rlalign.errors import RLAlignError
 from rlalign.interface.component import Task
+from rlalign.interface.policy import Model, ModelMap, Policy
 from rlalign.interface.run import Learner
 from rlalign.learning.draw import Draw
 from rlalign.running.models import Models
 from rlalign.running.phase import RunningPhase
 from rlalign.running.plan import PhasePlan
 from rlalign.running.responses import rewarded, sample
+from rlalign.running.untouched import Untouched
 from rlalign.running.workspace import Workspace
 
 
@@ -33,9 +36,13 @@ class RunView:
     """`Run` says what each member is for."""
 
     _phase: RunningPhase
+    _models: ModelsView
+    _draw: DrawView
 
     def __init__(self, phase: RunningPhase) -> None:
-        object.__setattr__(self, "_phase", phase)
+        held = {"_phase": phase, "_models": ModelsView(phase.models), "_draw": DrawView(phase)}
+        for name, value in held.items():
+            object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
@@ -43,6 +50,10 @@ class RunView:
     def __getattr__(self, name: str) -> Any:
         hint = f"; in an `update` hook, `learner.{name}` is there" if hasattr(Learner, name) else ""
         raise AttributeError(f"run.{name}: a run has no such member{hint}")
+
+    @property
+    def untouched(self) -> Untouched:
+        return self._phase.untouched
 
     # -- where the run stands -----------------------------------------------------------------------
 
@@ -69,16 +80,16 @@ class RunView:
     # -- what it is made of -------------------------------------------------------------------------
 
     @property
-    def models(self) -> Models:
-        return self._phase.models
+    def models(self) -> ModelsView:
+        return self._models
 
     @property
     def task(self) -> Task:
         return self._phase.plan.task
 
     @property
-    def draw(self) -> Draw:
-        return self._phase.draw
+    def draw(self) -> DrawView:
+        return self._draw
 
     @property
     def generation(self) -> Sampling:
@@ -94,25 +105,30 @@ class RunView:
         phase, how = self._phase, self.generation
         how = how if count is None else how.model_copy(update={"samples": count})
         key = ("sample", phase.repeat, phase.place, phase.iteration)
-        return sample(phase, examples, how, key, phase.position)
+        with phase.untouched.core():
+            return sample(phase, examples, how, key, phase.position)
 
     def logged(self, examples: Sequence[Example]) -> Rollout:
-        return self._phase.logged.rollout(examples)
+        with self._phase.untouched.core():
+            return self._phase.logged.rollout(examples)
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        return self._phase.outputs.score(model, rollout, want)
+        with self._phase.untouched.core():
+            held = self._phase.outputs.score(model, rollout, want)
+        return Outputs(**{name: x.clone() for name, x in held.items().items()})  # others ask for them too
 
     def column(
         self, name: str, compute: Callable[[Rollout, Reward], Tensor], key: Sequence[str | int | float] = ()
     ) -> Tensor:
         phase, plan, data = self._phase, self._phase.plan, self._phase.workspace.data
-        return phase.logged.column(
-            name,
-            compute,
-            key,
-            lambda: data.fingerprint(plan, phase.draw.data),
-            lambda rollout: rewarded(phase, plan.training, rollout, plan.reward_columns),
-        )
+        with phase.untouched.core():
+            return phase.logged.column(
+                name,
+                compute,
+                key,
+                lambda: data.fingerprint(plan, phase.draw.data),
+                lambda rollout: rewarded(phase, plan.training, rollout, plan.reward_columns),
+            )
 
     def rng(self, *key: str | int) -> torch.Generator:
         return self._phase.rng(*key)
@@ -122,3 +138,44 @@ class RunView:
 
     def finish_phase(self, reason: str) -> None:
         self._phase.ending = reason
+
+
+class ModelsView(ModelMap):
+    """The models by name, and no more of what the core knows of them."""
+
+    def __init__(self, models: Models) -> None:
+        self._held = models
+
+    def __getitem__(self, name: str) -> Model:
+        return self._held[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def policy(self) -> Policy:
+        return self._held.policy
+
+
+class DrawView:
+    """`Draws` says what each member is for."""
+
+    def __init__(self, phase: RunningPhase) -> None:
+        self._phase = phase
+
+    def weights(self, w: Tensor, unit: Literal["response", "example"] = "response") -> None:
+        self._drawing("weights").weights(w, unit)
+
+    def scale(self, share: float) -> None:
+        self._drawing("scale").scale(share)
+
+    def row_starts(self) -> Tensor:
+        return self._phase.draw.row_starts().clone()
+
+    def _drawing(self, name: str) -> Draw:
+        if (hook := self._phase.untouched.hook_now) not in (None, "phase_started"):
+            raise RLAlignError(f"run.draw.{name} belongs into `phase_started`: `{hook}` comes too late")
+        return self._phase.draw

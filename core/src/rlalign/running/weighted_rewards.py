@@ -72,12 +72,10 @@ class WeightedSum:
             names[:] = [score.name for score in scores]
             return scores
 
-        call = around(member, "reward", noted)
+        call = around(member, "reward", noted, self.calls)
 
         def scores(run: Run, rollout: Rollout) -> list[Score]:
-            with self.calls.naming("reward", member):
-                result = call(run=run, rollout=rollout)
-            return checked_scores(result, names, member, rollout)
+            return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
 
         return scores
 

@@ -41,6 +41,7 @@ class Workspace:
         self.budget = 16384 if self.device.type == "cpu" else 65536
         self.head_chunk = 256 if self.device.type == "cpu" else 2048
         self.step = 0
+        self.told: set[tuple[str, str]] = set()
         self.ticks = 0
         """Iterations of the phases that are over."""
         self.last: dict[str, float] = {}
@@ -82,6 +83,12 @@ class Workspace:
             if item.component == recipe["by"] and item.identity == recipe["with"]:
                 return item
         return None
+
+    def note_once(self, whose: str, what: str, said: str) -> None:
+        """A line for whoever watches the run, however often it happens."""
+        if (whose, what) not in self.told:
+            self.told.add((whose, what))
+            self.display.note(f"{whose} {said}")
 
     def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         """Keep what a finished run will report."""

@@ -11,24 +11,32 @@ from rlalign.data.batch import Batch, Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.interface.hooks import hookimpl, hookspec
 from rlalign.interface.run import Learner, Run
+from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements
 
 
-def wrapped(hook: str, inner: Callable[..., Any], members: Sequence[Member]) -> Callable[..., Any]:
+def wrapped(
+    hook: str, inner: Callable[..., Any], members: Sequence[Member], calls: Calls
+) -> Callable[..., Any]:
     """`inner`, wrapped by each wrapper among these members in turn: the first is the innermost."""
     for member in members:
         if implements(member.component, hook) == "wrapper":
-            inner = around(member, hook, inner)
+            inner = around(member, hook, inner, calls)
     return inner
 
 
-def around(member: Member, hook: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+def around(member: Member, hook: str, inner: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
     """A wrapper's hook, closed over what it wraps."""
     manager = pluggy.PluginManager("rlalign")
     manager.add_hookspecs(_Wrapping)
     manager.register(_Inner(inner))
     manager.register(member.component)
-    call: Callable[..., Any] = getattr(manager.hook, hook)
+    wrap: Callable[..., Any] = getattr(manager.hook, hook)
+
+    def call(**arguments: Any) -> Any:
+        with calls.watching(hook, member, arguments):
+            return wrap(**arguments)
+
     return call
 
 
