@@ -13,9 +13,8 @@ import pytest
 import yaml
 
 import rlalign
-from rlalign import ConfigError
+from rlalign import Code, ConfigError
 from rlalign.config.registry import Registry
-from rlalign.interface.code import find
 
 PIPELINE: dict[str, Any] = {
     "task": "rlalign.testing:Numbers",
@@ -118,7 +117,7 @@ def test_what_reading_tells_is_not_run(
 )
 def test_what_only_running_it_tells_is_not_refused_unread(code: str, tmp_path: Path) -> None:
     (tmp_path / "spelt.py").write_text(code)
-    found = find("spelt", "Long", tmp_path)
+    found = Code.find("spelt", "Long", tmp_path)
     assert found is not None and not found.is_absent()
     assert not found.is_no_class() or code == "(Long := 3)"
 
@@ -127,9 +126,9 @@ def test_nothing_on_the_way_to_a_module_is_imported(tmp_path: Path, ran_nothing:
     (tmp_path / "outer" / "space").mkdir(parents=True)
     (tmp_path / "outer" / "__init__.py").write_text(MARK)
     (tmp_path / "outer" / "space" / "inner.py").write_text("class Long: ...")
-    found = find("outer.space.inner", "Long", tmp_path)
+    found = Code.find("outer.space.inner", "Long", tmp_path)
     assert found is not None and found.file == tmp_path / "outer" / "space" / "inner.py"
-    assert found.is_no_class() and find("outer.no.inner", "Long", tmp_path) is None
+    assert found.is_no_class() and Code.find("outer.no.inner", "Long", tmp_path) is None
     assert ran_nothing()
 
 

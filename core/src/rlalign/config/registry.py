@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from rlalign.config.words import did_you_mean
 from rlalign.errors import ConfigError, RLAlignError
-from rlalign.interface.code import ADD_TRUST, find
+from rlalign.interface.code import ADD_TRUST, Code
 from rlalign.interface.component import Component, Task
 
 GROUP = "rlalign"
@@ -109,7 +109,7 @@ class Registry:
         module, _, attribute = name.partition(":")
         own = f"{module}.".startswith("rlalign.")
         folder = None if own else folder
-        code = find(module, attribute, folder)
+        code = Code.find(module, attribute, folder)
         if code is None:
             where = f", nor in {folder}" if folder else ""
             hint = "; leave out `.py`" if module.endswith(".py") else ""

@@ -49,6 +49,15 @@ class Code:
     file: Path | None
     by_path: bool = False
 
+    @classmethod
+    def find(cls, module: str, name: str, folder: Path | None = None) -> Code | None:
+        """The code of this name; None where Python finds no such module. Imports nothing."""
+        spec = find_module(module, folder)
+        if spec is None and module not in sys.modules:
+            return None
+        origin = spec.origin if spec else None
+        return cls(module, name, folder, Path(origin) if origin and origin.endswith(".py") else None)
+
     def __str__(self) -> str:
         return f"{self.file.name if self.by_path and self.file else self.module}:{self.name}"
 
@@ -139,15 +148,6 @@ class Code:
         return module
 
 
-def find(module: str, name: str, folder: Path | None = None) -> Code | None:
-    """The code of this name; None where Python finds no such module. Imports nothing."""
-    spec = find_module(module, folder)
-    if spec is None and module not in sys.modules:
-        return None
-    origin = spec.origin if spec else None
-    return Code(module, name, folder, Path(origin) if origin and origin.endswith(".py") else None)
-
-
 def find_module(name: str, folder: Path | None = None) -> ModuleSpec | None:
     """A module's place, without importing it or the packages it is in."""
     spec, place = None, None
@@ -173,6 +173,8 @@ def _spec(name: str, place: Sequence[str] | None) -> ModuleSpec | None:
         spec = ModuleSpec(name, None, is_package=True)
         spec.submodule_search_locations = [str(folder) for folder in folders if folder.is_dir()]
         return spec
+    except ValueError:  # no name that a file could have
+        return None
 
 
 @contextmanager
