@@ -1,3 +1,3 @@
 """A module that fails to import."""
 
-import no_such_library  # noqa: F401  # type: ignore
+from no_such_library import Reward  # noqa: F401  # type: ignore

@@ -275,6 +275,6 @@ def test_a_reward_that_is_not_finite_is_not_exported() -> None:
         "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.full((len(rollout),), torch.nan))\n"
     )
     ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["mine:Lost"]}})
-    result = call("export", "toy", "--new", "--samples", "s.jsonl")
+    result = call("export", "toy", "--new", "--samples", "s.jsonl", "--trust")
     assert result.exit_code == 1 and "a score is not finite" in result.stderr
     assert not Path("s.jsonl").exists()

@@ -14,7 +14,7 @@ from rlalign.config.places import Keys, Tree
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
 from rlalign.config.words import did_you_mean, found
-from rlalign.errors import ConfigError, RLAlignError, describe_error
+from rlalign.errors import ConfigError, RLAlignError, concealed, describe_error
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,7 +46,10 @@ class File:
         if said is not None:  # however short, it is not shown
             with suppress(LookupError, TypeError):
                 value = self.tree.at(keys)
-                text = text.replace(repr(value) if isinstance(value, str) else found(value), repr(said))
+                for shown in (
+                    (repr(value), concealed(repr(value))) if isinstance(value, str) else (found(value),)
+                ):
+                    text = text.replace(shown, repr(said))
         self.tree.report(keys, text)
 
     def under(self, keys: Keys) -> Report:

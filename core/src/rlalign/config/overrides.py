@@ -199,8 +199,10 @@ def interpolate(tree: Tree, *, trust: bool = True) -> None:
         try:
             resolved = _select(config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
-            text = f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"
-            tree.report(keys, text, unreadable=True)
+            why = _first(error)
+            if reader.read and "not found" not in why:  # it may quote what it could not read
+                why = f"what the environment holds does not read ({', '.join(sorted(reader.read))})"
+            tree.report(keys, f"{tree.at(keys)!r} cannot be resolved: {why}", unreadable=True)
         else:
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved

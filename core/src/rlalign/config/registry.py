@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from rlalign.config.words import did_you_mean
 from rlalign.errors import ConfigError, RLAlignError
-from rlalign.interface.code import ADD_TRUST, find
+from rlalign.interface.code import ADD_TRUST, Code
 from rlalign.interface.component import Component, Task
 
 GROUP = "rlalign"
@@ -105,12 +105,11 @@ class Registry:
         return Loaded(_load(found[0]), found[0])
 
     def _import(self, name: str, folder: Path | None) -> type[Any]:
-        """`module:Class`. The core's own modules, and those of installed components, need no trust."""
+        """`module:Class`. The core's own modules need no trust."""
         module, _, attribute = name.partition(":")
-        offered = {point.value.partition(":")[0] for point in self.installed}
-        own = module in offered or f"{module}.".startswith("rlalign.")
+        own = f"{module}.".startswith("rlalign.")
         folder = None if own else folder
-        code = find(module, attribute, folder)
+        code = Code.find(module, attribute, folder)
         if code is None:
             where = f", nor in {folder}" if folder else ""
             hint = "; leave out `.py`" if module.endswith(".py") else ""

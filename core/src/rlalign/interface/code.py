@@ -49,6 +49,15 @@ class Code:
     file: Path | None
     by_path: bool = False
 
+    @classmethod
+    def find(cls, module: str, name: str, folder: Path | None = None) -> Code | None:
+        """The code of this name; None where Python finds no such module. Imports nothing."""
+        spec = find_module(module, folder)
+        if spec is None and module not in sys.modules:
+            return None
+        origin = spec.origin if spec else None
+        return cls(module, name, folder, Path(origin) if origin and origin.endswith(".py") else None)
+
     def __str__(self) -> str:
         return f"{self.file.name if self.by_path and self.file else self.module}:{self.name}"
 
@@ -139,32 +148,33 @@ class Code:
         return module
 
 
-def find(module: str, name: str, folder: Path | None = None) -> Code | None:
-    """The code of this name; None where Python finds no such module. Imports nothing."""
-    spec = find_module(module, folder)
-    if spec is None and module not in sys.modules:
-        return None
-    origin = spec.origin if spec else None
-    return Code(module, name, folder, Path(origin) if origin and origin.endswith(".py") else None)
-
-
 def find_module(name: str, folder: Path | None = None) -> ModuleSpec | None:
     """A module's place, without importing it or the packages it is in."""
-    place: Sequence[str] | None = None
-    spec = None
+    spec, place = None, None
     parts = name.split(".")
     with _on_path(folder):
         for depth in range(1, len(parts) + 1):
-            part = ".".join(parts[:depth])
-            finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
-            spec = next((s for find in finders if find and (s := find(part, place)) is not None), None)
-            place = spec.submodule_search_locations if spec else None
+            spec = _spec(".".join(parts[:depth]), place)
+            place = None if spec is None else spec.submodule_search_locations
+            if spec is None or (place is None and depth < len(parts)):
+                return None
             place = getattr(
                 place, "_path", place
             )  # of a namespace, which would ask its parent, not imported yet
-            if spec is None or (place is None and depth < len(parts)):
-                return None
     return spec
+
+
+def _spec(name: str, place: Sequence[str] | None) -> ModuleSpec | None:
+    finders = (getattr(finder, "find_spec", None) for finder in sys.meta_path)
+    try:
+        return next((spec for find in finders if find and (spec := find(name, place)) is not None), None)
+    except KeyError:  # a folder without `__init__.py` in a package that is not imported yet
+        folders = (Path(home) / name.rpartition(".")[2] for home in place or ())
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder) for folder in folders if folder.is_dir()]
+        return spec
+    except ValueError:  # no name that a file could have
+        return None
 
 
 @contextmanager

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlalign import Example, RLAlignError, Sampling
+from rlalign.config.validate import check
 from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 
@@ -77,6 +81,63 @@ def test_remote_code_is_refused(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(RLAlignError, match="remote_code: true"):
         made(copied)
     assert not (tmp_path / "ran").exists()
+
+
+def evil(mark: Path) -> bytes:
+    """A pickle that makes a file."""
+
+    class Mark:
+        def __reduce__(self) -> Any:
+            return Path.touch, (mark,)
+
+    return pickle.dumps(Mark())
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("config", "remote_code: true"),
+        ("tokenizer", ""),
+        ("both, of a known family", ""),  # whose own classes will do
+        ("shards", r"its weights are pickled \(evil\.bin\)"),
+        ("kernel", "the attention kernel theirs/kernel of the hub"),
+    ],
+)
+def test_a_model_folder_runs_nothing(named: str, message: str, copied: Path, tmp_path: Path) -> None:
+    """Whatever it names: code of its own, a tokenizer, pickled shards, an attention kernel of the hub."""
+    mark = tmp_path / "ran"
+    (copied / "theirs.py").write_text(f"open({str(mark)!r}, 'w')\nclass Thing: ...\n")
+    (copied / "evil.bin").write_bytes(evil(mark))
+    classes = {f"Auto{name}": "theirs.Thing" for name in ("Config", "ModelForCausalLM", "Model")}
+    if named == "config":
+        edit(copied / "config.json", model_type="theirs", auto_map=classes)
+    if named == "tokenizer":
+        tokenizer = {"AutoTokenizer": ["theirs.Thing", "theirs.Thing"]}
+        edit(copied / "tokenizer_config.json", tokenizer_class="Thing", auto_map=tokenizer)
+    if named.startswith("both"):
+        edit(copied / "config.json", auto_map=classes)
+        edit(copied / "tokenizer_config.json", auto_map={"AutoTokenizer": ["theirs.Thing", "theirs.Thing"]})
+    if named == "shards":
+        keys = load_file(copied / "model.safetensors")
+        (copied / "model.safetensors").rename(copied / "other.safetensors")
+        index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(keys, "evil.bin")}
+        (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    if named == "kernel":
+        edit(copied / "config.json", attn_implementation="theirs/kernel")
+    with pytest.raises(RLAlignError, match=message) if message else nullcontext():
+        made(copied)
+    assert not mark.exists() and "theirs" not in sys.modules
+
+
+def test_code_of_a_model_needs_trust(copied: Path) -> None:
+    """`remote_code: true` in somebody else's pipeline is not the user's word."""
+    options = {"path": str(copied), "remote_code": True}
+    found: list[str] = []
+    for trust in (True, False):
+        check(CausalLM.Config, options, copied, lambda keys, text: found.append(text), trust=trust)
+    assert len(found) == 1 and found[0].startswith(
+        "true would run code that no installed package offers; add --trust"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import rlalign
 from rlalign import ComponentError, ConfigError, Example, Rollout, Sampling, Score
 from rlalign.running import loop
-from rlalign.testing import ComponentTests, registry, run, session
+from rlalign.testing import COMPONENTS, ComponentTests, registry, run, session
 from rlalign.testing.bench import Silence, stop_early
 from rlalign_plugin_function_reward import Function, numbers
 
@@ -466,6 +467,26 @@ def test_a_run(tmp_path):
     assert finished.metrics["eval/function"] == pytest.approx(finished.metrics["eval/length"] - ended)
     lock = json.loads((finished.path / "lock.json").read_text())
     assert len(lock["data"]["function.digest"]) == 64
+
+
+@pytest.mark.parametrize("path", ["mine.py:score", "mine:score"])
+def test_a_function_of_somebody_else_is_not_run(tmp_path, monkeypatch, path):
+    """Neither a run nor a request that names one runs it, unless whoever wrote it is trusted."""
+    mark = tmp_path / "MARK"
+    mine = tmp_path / "mine.py"
+    mine.write_text(f"open({str(mark)!r}, 'w')\ndef score(texts): return [len(t) for t in texts]")
+    described = pipeline()
+    described["rewards"][0]["function"] = {"path": path}
+    run(tmp_path, described, COMPONENTS, name="theirs")
+    mark.unlink()
+    for name in [name for name in sys.modules if name == "mine" or name.startswith("rlalign_file_mine")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.chdir(tmp_path)
+    place = r"rewards\[0\]\.function\.path: .*mine.*:score would run code that no installed package offers; add --trust"
+    with pytest.raises(ConfigError, match=place):
+        rlalign.open("runs/theirs", components=COMPONENTS)
+    assert not mark.exists()
+    assert rlalign.open("runs/theirs", components=COMPONENTS, trust=True).evaluate() and mark.exists()
 
 
 def test_a_changed_function_is_not_resumed(tmp_path):

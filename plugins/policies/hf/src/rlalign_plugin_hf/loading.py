@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -173,9 +174,10 @@ def _check_weights(source: str) -> None:
             f"{source}: holds an adapter (adapter_config.json); merge it into its model and give that folder"
         )
     folder = Path(source)
-    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+    pickled = sorted(_pickled_shards(folder))
+    if not folder.is_dir() or (any(folder.glob("*.safetensors")) and not pickled):
         return
-    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+    pickled += sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
     if pickled:
         raise RLAlignError(
             f"{source}: its weights are pickled ({pickled[0]}), and unpickling runs whatever code a file holds. "
@@ -184,6 +186,16 @@ def _check_weights(source: str) -> None:
     raise RLAlignError(
         f"{source}: holds no weights (no *.safetensors file). `init: random` makes random ones from its config.json"
     )
+
+
+def _pickled_shards(folder: Path) -> Iterator[str]:
+    """Files that a list of safetensors names, and that are none."""
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            named = json.loads(index.read_text("utf-8"))["weight_map"].values()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            raise RLAlignError(f"{index}: cannot be read as a list of weights") from None
+        yield from {str(file) for file in named if not str(file).endswith(".safetensors")}
 
 
 def _explained(source: str, error: Exception) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rlalign import Code, ConfigError
-from rlalign.interface.code import find
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def locate(path: Path) -> Code:
         if not where.is_file():
             raise ValueError(f"{where}: there is no such file{_near_file(where)}")
         return _there(_code(where, function))
-    found = find(where.name, function, where.parent)
+    found = Code.find(where.name, function, where.parent)
     if found is None:
         hint = f"; for a file write `{where.name}.py:{function}`" if "." not in where.name else ""
         raise ValueError(f"`{where.name}` is no module that Python finds, nor in {where.parent}{hint}")
