@@ -88,7 +88,10 @@ def test_a_flipped_bit_in_a_log_is_noticed(runs: Runs, log: str) -> None:
     before = {path: path.read_bytes() for path in runs.path.rglob("*") if path.is_file()}
     ended = runs.resume()
     assert ended.code == 2, ended
-    assert f"{runs.path / name}: the log is not what was written (its SHA-256 differs, first in bytes " in ended.output
+    assert (
+        f"{runs.path / name}: the log is not what was written (its SHA-256 differs, first in bytes "
+        in ended.output
+    )
     assert ("lines" in ended.output) is name.endswith(".jsonl"), ended
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed <= {".running"}
@@ -97,7 +100,9 @@ def test_a_flipped_bit_in_a_log_is_noticed(runs: Runs, log: str) -> None:
     if log == "rows/":
         assert ended.code == 2 and "a later phase learns from it" in ended.output, ended
     else:
-        assert ended.code == 0 and f"lost: {runs.path / name}: the log is not what was written" in ended.output
+        assert (
+            ended.code == 0 and f"lost: {runs.path / name}: the log is not what was written" in ended.output
+        )
         (noted,) = logs.read(runs.path / "inexact.jsonl")
         assert [line.partition(":")[0] for line in noted["lost"]] == [str(runs.path / name)]
         if name.endswith(".jsonl"):
@@ -166,7 +171,9 @@ def test_a_lock_that_was_edited_to_match_is_told(runs: Runs) -> None:
     lock["pipeline"]["phases"][2]["train"]["lr"] = 0.5
     (runs.path / "lock.json").write_text(json.dumps(lock))
     ended = runs.resume()
-    assert ended.code == 2 and "lock.json: it was edited since the checkpoint was written" in ended.output, ended
+    assert ended.code == 2 and "lock.json: it was edited since the checkpoint was written" in ended.output, (
+        ended
+    )
 
 
 def forge(runs: Runs, change: Any) -> None:
@@ -247,7 +254,9 @@ def test_a_run_whose_folder_is_gone_stops(runs: Runs, tmp_path: Path) -> None:
     assert ended.code == 1 and "moved or deleted" in ended.output and not runs.path.exists(), ended
 
 
-def test_two_writers_that_both_have_the_lock_do_not_mix(runs: Runs, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_two_writers_that_both_have_the_lock_do_not_mix(
+    runs: Runs, whole: dict[str, Any], tmp_path: Path
+) -> None:
     first = paused(runs, tmp_path / "one", NO_LOCKS)
     second = paused(runs, tmp_path / "two", NO_LOCKS)
     (tmp_path / "one").touch()

@@ -21,7 +21,6 @@ from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
 from rlalign.records.sums import Saved, Sum, sum_of, wrong_with
 
-
 GUARDED_EVERY = 0.1
 """Seconds after which a write asks again whether the run is still this process's; checkpoints always ask."""
 

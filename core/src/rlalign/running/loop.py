@@ -174,7 +174,9 @@ class Session(Workspace):
         }
         resume = f"`rlalign run --resume {self.dir.path}"
         ways = ["put it back"]
-        if any(is_whole(self.dir, i, self.logs) for i in checkpoint.find(self.dir.checkpoints) if i < saved.index):
+        if any(
+            is_whole(self.dir, i, self.logs) for i in checkpoint.find(self.dir.checkpoints) if i < saved.index
+        ):
             ways.append(f"go on from an earlier checkpoint: {resume} --previous`")
         if needed.isdisjoint(wrong):
             if inexact:
