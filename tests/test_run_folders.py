@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
 import sys
@@ -150,6 +152,11 @@ def test_a_damaged_lock_is_told_and_can_be_passed_over(runs: Runs, content: byte
     ended = runs.resume()
     assert ended.code == 2 and f"error: {runs.path / 'lock.json'}: is no" in ended.output, ended
     assert f"--resume {runs.path} --inexact`" in ended.output
+    if content == b"":
+        assert runs.resume(options=("--inexact",)).code == 0
+        (noted,) = logs.read(runs.path / "inexact.jsonl")
+        assert noted["changed"] == ["lock.json: was damaged, and is made anew: nothing could be compared"]
+        assert inspected(runs, "export", runs.path, "--samples", runs.root / "out.jsonl").code == 0
 
 
 # -- edited ---------------------------------------------------------------------------------------------
@@ -266,3 +273,105 @@ def test_two_writers_that_both_have_the_lock_do_not_mix(
     ended = second.wait()
     assert ended.code == 0, ended
     assert differences(whole, outcome(runs.path)) == []
+
+
+# -- whatever happens to a folder -----------------------------------------------------------------------
+
+COMMANDS: dict[str, list[str]] = {
+    "resume": ["run", "--plain", "--resume", "{run}"],
+    "previous": ["run", "--plain", "--resume", "{run}", "--previous"],
+    "inexact": ["run", "--plain", "--resume", "{run}", "--inexact"],
+    "eval": ["eval", "{run}", "--json"],
+    "sample": ["sample", "{run}", "--json"],
+    "export": ["export", "{run}", "--to", "{root}/out"],
+    "responses": ["export", "{run}", "--samples", "{root}/out.jsonl"],
+}
+CONTENTS = [
+    b"",
+    b"[]",
+    b"{}",
+    b"null",
+    b"1e999",
+    b"[" * 100_000,
+    b"\xff\xfe\0\1",
+    b"9" * 10_000,
+    b"\0" * 64,
+    b"x: y\n",
+]
+VALUES = [None, -1, 10**30, 1e300, "../../outside/file", "/tmp/outside", "", [], {}, [[]], True, "\0"]
+BARE = re.compile(r"error: \w+: .*\(\w+\.py:\d+\); --debug|Traceback")
+
+
+def harm(run: Path, outside: Path, chance: random.Random) -> str:
+    """Do something to one file or folder of a run; says what."""
+    path = chance.choice(sorted(run.rglob("*")))
+    kinds = ["delete", "content", "link", "pipe", "device"]
+    kinds += [] if path.is_dir() else ["flip", "cut", "grow", "folder", "second name", "json"]
+    kind, data = chance.choice(kinds), b"" if path.is_dir() else path.read_bytes()
+    if kind in ("link", "second name"):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, outside / path.name)
+    if kind == "json":
+        tree, places = json.loads(data) if path.suffix == ".json" else {}, []
+
+        def walk(node: Any) -> None:
+            for key in (
+                range(len(node)) if isinstance(node, list) else list(node) if isinstance(node, dict) else ()
+            ):
+                places.append((node, key))
+                walk(node[key])
+
+        walk(tree)
+        if places:
+            node, key = chance.choice(places)
+            node[key] = chance.choice(VALUES)
+            kind += f" {key} {node[key]!r}"
+            if "checksum" in tree:
+                tree["checksum"] = checkpoint._checksum(tree)
+            data = json.dumps(tree).encode()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if kind == "link":
+        path.symlink_to(outside / path.name)
+    elif kind == "second name":
+        os.link(outside / path.name, path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "delete":
+        at = chance.randrange(len(data)) if data else 0
+        changed = {
+            "content": chance.choice(CONTENTS),
+            "flip": data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+            if data
+            else b"x",
+            "cut": data[:at],
+            "grow": data + chance.choice([b"x", b"\n", b"{}\n", b"\xff" * 30]),
+        }
+        path.write_bytes(changed.get(kind, data))
+    return f"{path.relative_to(run)}: {kind}"
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
+def test_whatever_happens_to_a_folder_is_told_or_changes_nothing(
+    broken: Runs, whole: dict[str, Any], tmp_path: Path, count: int
+) -> None:
+    for seed in range(count):
+        chance = random.Random(f"{count} {seed}")
+        runs = Runs(broken.pipeline, tmp_path / str(seed), broken.server)
+        shutil.copytree(broken.path, runs.path)
+        outside = runs.root / "outside"
+        outside.mkdir()
+        (outside / "file").write_text("mine\n" * 99)
+        said = harm(runs.path, outside, chance)
+        name = chance.choice([*["resume"] * 4, *COMMANDS])
+        before = {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")}
+        ended = inspected(runs, *(part.format(run=runs.path, root=runs.root) for part in COMMANDS[name]))
+        told = f"{seed}: {said}; {name}: {ended}"
+        assert ended.code in (0, 1, 2) and not BARE.search(ended.output), told
+        assert ended.code == 0 or "error: " in ended.output, told
+        assert {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")} == before, told
+        if ended.code == 0 and name in ("resume", "previous"):
+            assert differences(whole, outcome(runs.path), common=True) == [], told
+        shutil.rmtree(runs.root)

@@ -113,6 +113,8 @@ class Logs:
         kept = {name: then for name, then in saved.items() if name not in wrong}
         for name in wrong:
             path = inside(self._run, name)
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"{path}: is no file, so no log either; move it away.")
             self._names.add(name)
             if path.is_file() and path.suffix == ".jsonl":
                 write_atomic(path, _readable(path, saved[name]["size"]))

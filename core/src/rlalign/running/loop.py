@@ -16,7 +16,7 @@ from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
 from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
-from rlalign.records.rundir import RunDir
+from rlalign.records.rundir import RunDir, lock_text, write_atomic
 from rlalign.records.sums import Saved
 from rlalign.running.card import card
 from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
@@ -145,13 +145,14 @@ class Session(Workspace):
 
     def _changed(self, saved: checkpoint.Checkpoint | None, *, inexact: bool) -> list[str]:
         """What is not as it was when the run began, a line each."""
+        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
         try:
             old = read_lock(self.dir.lock)
-        except CheckpointError as error:
+        except CheckpointError:
             if not inexact:
                 raise
-            return [str(error)]
-        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
+            write_atomic(self.dir.lock, lock_text(lock_of(self, text, {})))
+            return ["lock.json: was damaged, and is made anew: nothing could be compared"]
         changed = differences(old, lock_of(self, text, old["budgets"]))
         if saved is not None and fingerprint_of_lock(self.dir) != saved.loop["lock"]:
             changed.append("lock.json: it was edited since the checkpoint was written")
