@@ -91,12 +91,13 @@ class Logs:
                 self._sums[name] = found
         return wrong
 
-    def cut(self, saved: Mapping[str, Saved], way_on: str = "") -> None:
+    def cut(self, saved: Mapping[str, Saved]) -> None:
         """Take all logs back to a checkpoint; those begun after it vanish. `{}` takes back everything."""
-        for name, told in self.damage(saved).items():
+        known = {name for name in self._sums if self._sums[name].saved() == saved.get(name)}
+        for name, told in self.damage({n: then for n, then in saved.items() if n not in known}).items():
             raise CheckpointError(
-                f"{self._run / name}: the log {told}. Put it back, or "
-                f"{way_on or f'go on from an earlier checkpoint: `rlalign run --resume {self._run} --previous`'}."
+                f"{self._run / name}: the log {told}. Put it back, or go on from an earlier checkpoint: "
+                f"`rlalign run --resume {self._run} --previous`."
             )
         self.close()
         for name, then in saved.items():

@@ -122,6 +122,7 @@ class Session(Workspace):
         if not inexact:
             refuse_changed(changed, str(directory.path))
         logs, lost = self._logs_of(saved, inexact=inexact)
+        directory.require_mine()
         shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
         self.logs.cut(logs)
@@ -173,15 +174,14 @@ class Session(Workspace):
             for plan in self.plans[saved.loop["place"] + saved.loop["done"] :]
             if plan.settings.origin is not None
         }
+        if inexact and needed.isdisjoint(wrong):
+            return self.logs.mend(logs, wrong), lost
         resume = f"`rlalign run --resume {self.dir.path}"
         ways = ["put it back"]
-        if any(
-            is_whole(self.dir, i, self.logs) for i in checkpoint.find(self.dir.checkpoints) if i < saved.index
-        ):
+        earlier = [i for i in checkpoint.find(self.dir.checkpoints) if i < saved.index]
+        if any(is_whole(self.dir, i, self.logs) for i in earlier):
             ways.append(f"go on from an earlier checkpoint: {resume} --previous`")
         if needed.isdisjoint(wrong):
-            if inexact:
-                return self.logs.mend(logs, wrong), lost
             ways.append(f"go on with what can be read of it: {resume} --inexact`")
         else:
             ways.append("start the run again, as a later phase learns from it")
