@@ -12,7 +12,7 @@ from rlalign.config import pipeline as config
 from rlalign.config.from_python import Given, Overrides, overrides_as_text, plain
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import ConfigError, refusing
+from rlalign.errors import CheckpointError, ConfigError, refusing
 from rlalign.records.environment import read_lock
 from rlalign.records.files import StrPath
 from rlalign.records.result import Result
@@ -109,7 +109,7 @@ def resume(
 
     path = _path(folder)
     with refusing():
-        registry = _same_classes(path, components, trust=True)
+        registry = _same_classes(path, components, trust=True, inexact=inexact)
         watch = _watch(display, callbacks)
         session = loop.resume(path, registry, inexact=inexact, previous=previous, display=watch)
     return _finish(session, watch)
@@ -190,10 +190,15 @@ def _registry(given: Components, *, trust: bool) -> Registry:
     return Registry({name: as_component(name, one) for name, one in given.items()}, trust=trust)
 
 
-def _same_classes(run: Path, components: Components, *, trust: bool) -> Registry:
+def _same_classes(run: Path, components: Components, *, trust: bool, inexact: bool = False) -> Registry:
     """The components of a run, which needs the classes again that it was given."""
     lock = run / "lock.json"
-    given = read_lock(lock)["given"] if lock.is_file() else {}
+    try:
+        given = read_lock(lock)["given"] if lock.is_file() else {}
+    except CheckpointError:
+        if not inexact:
+            raise
+        given = {}
     if missing := [name for name in given if name not in components]:
         shown = ", ".join(f"`{name}` ({given[name]['class']})" for name in missing)
         again = ", ".join(f"{name!r}: …" for name in missing)

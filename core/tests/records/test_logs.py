@@ -136,6 +136,47 @@ def test_a_log_shorter_than_committed_is_refused_and_nothing_cut(tmp_path, harm)
     assert len(list(read(tmp_path / "a.jsonl"))) == 2
 
 
+def test_a_log_that_something_else_writes_is_no_checkpoint(tmp_path):
+    logs = Logs(tmp_path)
+    logs.append("m.jsonl", {"n": 1})
+    with (tmp_path / "m.jsonl").open("a") as other:
+        other.write("{}\n")
+    with pytest.raises(
+        RLAlignError, match=r"m\.jsonl: holds 12 bytes, but this run has written 9: something else"
+    ):
+        logs.sums()
+
+
+def test_a_file_that_is_no_log_is_not_appended_to(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/grow-1.jsonl").write_text("mine\n")
+    with pytest.raises(RLAlignError, match=r"is there already, and .*\.logs does not list it"):
+        Logs(tmp_path).append("rows/grow-1.jsonl", {"n": 1})
+    assert (tmp_path / "rows/grow-1.jsonl").read_text() == "mine\n"
+
+
+def test_what_can_be_read_of_a_damaged_log_is_kept(tmp_path):
+    logs = Logs(tmp_path)
+    for n in range(4):
+        logs.append("m.jsonl", {"n": n})
+    saved = logs.sums()
+    lines = (tmp_path / "m.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "m.jsonl").write_bytes(lines[0] + b'{"n": \xff}\n' + lines[2] + b"[3]     \n" + lines[0])
+    resumed = Logs(tmp_path)
+    wrong = resumed.damage(saved)
+    assert list(wrong) == ["m.jsonl"]
+    kept = resumed.mend(saved, wrong)
+    resumed.cut(kept)
+    assert [row["n"] for row in read(tmp_path / "m.jsonl")] == [0, 2]
+    assert resumed.sums() == kept
+
+
+def test_a_line_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes(b'{"a": 1}\n{"a": \n')
+    with pytest.raises(CheckpointError, match=r"m\.jsonl:2: this line is not what was written"):
+        list(read(tmp_path / "m.jsonl"))
+
+
 def test_what_json_cannot_hold_is_not_written(tmp_path):
     logs = Logs(tmp_path)
     with pytest.raises(TypeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records import environment
 from rlalign.records.rundir import RunDir, latest, write_atomic
 
@@ -102,6 +102,30 @@ def test_a_killed_writer_holds_nothing(tmp_path):
     RunDir.open(tmp_path / "mine").close()
 
 
+def test_a_run_is_ones_own_until_it_is_moved_or_taken(tmp_path):
+    run = create(tmp_path)
+    run.require_mine()
+    moved = run.path.rename(tmp_path / "moved")
+    with pytest.raises(RLAlignError, match=r"ppo: the run's folder was moved or deleted"):
+        run.require_mine()
+    other = create(tmp_path)
+    assert other.path == run.path
+    with pytest.raises(RLAlignError, match="moved or deleted"):
+        run.require_mine()
+    other.require_mine()
+    other.close()
+    other.path.rename(tmp_path / "other")
+    moved.rename(run.path)
+    run.require_mine()
+    (run.path / ".running").write_text("12 elsewhere 0123456789abcdef\n")
+    with pytest.raises(RLAlignError, match=r"process 12 on elsewhere writes this run now"):
+        run.require_mine()
+    (run.path / ".running").write_text("\x1b[2J")
+    with pytest.raises(RLAlignError, match=r"another process writes this run now"):
+        run.require_mine()
+    RunDir.open(tmp_path / "other", exclusive=False).require_mine()
+
+
 def test_write_atomic_replaces(tmp_path):
     for text in ("old", "neu, größer"):
         write_atomic(tmp_path / "x", text)
@@ -127,9 +151,9 @@ def test_differences_are_lines_for_a_person():
 
 
 def test_a_difference_is_refused_with_the_remedy():
-    environment.refuse_if_different({"threads": 1}, {"threads": 1}, "runs/ppo")
+    environment.refuse_changed([], "runs/ppo")
     with pytest.raises(ConfigError, match=r"(?s)threads: 1 then, 2 now.*--resume runs/ppo --inexact"):
-        environment.refuse_if_different({"threads": 1}, {"threads": 2}, "runs/ppo")
+        environment.refuse_changed(["threads: 1 then, 2 now"], "runs/ppo")
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, *, editable: bool) -> Path:

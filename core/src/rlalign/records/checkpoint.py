@@ -161,7 +161,12 @@ def _found(folder: Path) -> Iterator[tuple[str | None, int, Path]]:
     """The real folders in it whose names this module gives: (`.tmp-`, `.old-` or None, checkpoint, path)."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         named = _OURS.fullmatch(entry.name)
-        if named and _path(folder, int(named[2])).name == named[2] and not entry.is_symlink() and entry.is_dir():
+        if (
+            named
+            and _path(folder, int(named[2])).name == named[2]
+            and not entry.is_symlink()
+            and entry.is_dir()
+        ):
             yield named[1], int(named[2]), entry
 
 
@@ -268,7 +273,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     read_json(file, _Manifest)
     needed = {"state.json", *(f"models/{name}.safetensors" for name in manifest["models"])}
     if manifest["index"] != int(path.name) or not needed <= set(manifest["files"]):
-        raise CheckpointError(f"{file}: belongs to another checkpoint, or names not all its files: it was edited.")
+        raise CheckpointError(
+            f"{file}: belongs to another checkpoint, or names not all its files: it was edited."
+        )
     return manifest
 
 

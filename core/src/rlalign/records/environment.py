@@ -116,13 +116,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{place}: {_shown(then.get(place))} then, {_shown(now.get(place))} now" for place in changed]
 
 
-def refuse_if_different(old: Mapping[str, Any], new: Mapping[str, Any], run: str) -> None:
-    """Stop before a resumed run would silently become a different one."""
-    refuse_changed(differences(old, new), run)
-
-
 def refuse_changed(changed: Sequence[str], run: str) -> None:
-    """Stop where something changed: a line for each thing."""
+    """Stop before a resumed run would silently become a different one. `changed`: a line for each thing."""
     if changed:
         raise ConfigError(
             f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"

@@ -76,7 +76,9 @@ def require_plain(run: Path, *, to_write: bool) -> None:
             found = "a link" if stat.S_ISLNK(kind.st_mode) else "a pipe or a device"
             raise CheckpointError(_strange(Path(entry), found))
         if to_write and kind.st_nlink > 1 and Path(entry).relative_to(run).parts[0] not in SHARED:
-            raise CheckpointError(_strange(Path(entry), "a file that has another name elsewhere (a hard link)"))
+            raise CheckpointError(
+                _strange(Path(entry), "a file that has another name elsewhere (a hard link)")
+            )
 
 
 def _all(run: Path) -> Iterator[os.DirEntry[str]]:

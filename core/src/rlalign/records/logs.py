@@ -21,7 +21,6 @@ from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
 from rlalign.records.sums import Saved, Sum, sum_of, wrong_with
 
-
 GUARDED_EVERY = 0.1
 """Seconds after which a write asks again whether the run is still this process's; checkpoints always ask."""
 
@@ -92,12 +91,13 @@ class Logs:
                 self._sums[name] = found
         return wrong
 
-    def cut(self, saved: Mapping[str, Saved], way_on: str = "") -> None:
+    def cut(self, saved: Mapping[str, Saved]) -> None:
         """Take all logs back to a checkpoint; those begun after it vanish. `{}` takes back everything."""
-        for name, told in self.damage(saved).items():
+        known = {name for name in self._sums if self._sums[name].saved() == saved.get(name)}
+        for name, told in self.damage({n: then for n, then in saved.items() if n not in known}).items():
             raise CheckpointError(
-                f"{self._run / name}: the log {told}. Put it back, or "
-                f"{way_on or f'go on from an earlier checkpoint: `rlalign run --resume {self._run} --previous`'}."
+                f"{self._run / name}: the log {told}. Put it back, or go on from an earlier checkpoint: "
+                f"`rlalign run --resume {self._run} --previous`."
             )
         self.close()
         for name, then in saved.items():
@@ -114,6 +114,8 @@ class Logs:
         kept = {name: then for name, then in saved.items() if name not in wrong}
         for name in wrong:
             path = inside(self._run, name)
+            if path.exists() and not path.is_file():
+                raise CheckpointError(f"{path}: is no file, so no log either; move it away.")
             self._names.add(name)
             if path.is_file() and path.suffix == ".jsonl":
                 write_atomic(path, _readable(path, saved[name]["size"]))

@@ -56,7 +56,7 @@ class RunDir:
         try:
             building.mkdir(parents=True)
             write_atomic(building / "pipeline.yaml", pipeline)
-            write_atomic(building / "lock.json", json.dumps(lock, indent=1) + "\n")
+            write_atomic(building / "lock.json", lock_text(lock))
             held = _hold(building)  # it stays with the open file when the folder is renamed
             path = _claim(building, root, stem, name)
             sync(root)
@@ -86,7 +86,7 @@ class RunDir:
         if not exclusive:
             return cls(path)
         held = _hold(path)
-        for folder in (path, path / "bad-batch", *(path / "columns").glob("*")):
+        for folder in (path, path / "rows", path / "bad-batch", *(path / "columns").glob("*")):
             sweep(folder)
         return cls(path, held)
 
@@ -212,6 +212,11 @@ def write_atomic(path: StrPath, text: str | Iterable[str]) -> None:
             temporary.unlink(missing_ok=True)
             raise
     sync(path.parent)
+
+
+def lock_text(lock: Mapping[str, Any]) -> str:
+    """A lock as it is written down."""
+    return json.dumps(lock, indent=1) + "\n"
 
 
 def sync(path: StrPath) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlalign.data.batch import Reward
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
-from rlalign.records.rundir import write_atomic
+from rlalign.records.rundir import RunDir, write_atomic
 from rlalign.records.tensors import save_tensors
 from rlalign.running.phase import RunningPhase
 
@@ -36,7 +36,7 @@ def without_bad_rewards(phase: RunningPhase, rollout: Rollout, reward: Reward) -
     row = int(bad_N.nonzero()[0, 0])
     folder = phase.workspace.dir.path
     if phase.settings.train.on_bad_reward == "stop":
-        kept = save_bad_batch(folder, rollout, reward.parts)
+        kept = save_bad_batch(phase.workspace.dir, rollout, reward.parts)
         raise ComponentError(
             f"the reward `{guilty[0]}` is not finite for {int(bad_N.sum())} of {len(rollout)} responses, the first "
             f"to example `{ids[0]}`: {rollout.texts[row]!r}. The batch is in {kept}; "
@@ -56,9 +56,10 @@ def without_bad_rewards(phase: RunningPhase, rollout: Rollout, reward: Reward) -
     return rollout.take(rows), reward.take(rows)
 
 
-def save_bad_batch(run: Path, rollout: Rollout, tensors: Mapping[str, Tensor]) -> Path:
+def save_bad_batch(run: RunDir, rollout: Rollout, tensors: Mapping[str, Tensor]) -> Path:
     """Write down a batch that cannot be learned from, for whoever looks into it."""
-    folder = run / "bad-batch"
+    run.require_mine()
+    folder = run.path / "bad-batch"
     folder.mkdir(exist_ok=True)
     held = {
         "actions": rollout.actions_NT,

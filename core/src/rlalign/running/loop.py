@@ -16,7 +16,7 @@ from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
 from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
-from rlalign.records.rundir import RunDir
+from rlalign.records.rundir import RunDir, lock_text, write_atomic
 from rlalign.records.sums import Saved
 from rlalign.running.card import card
 from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
@@ -122,6 +122,7 @@ class Session(Workspace):
         if not inexact:
             refuse_changed(changed, str(directory.path))
         logs, lost = self._logs_of(saved, inexact=inexact)
+        directory.require_mine()
         shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
         self.logs.cut(logs)
@@ -145,13 +146,14 @@ class Session(Workspace):
 
     def _changed(self, saved: checkpoint.Checkpoint | None, *, inexact: bool) -> list[str]:
         """What is not as it was when the run began, a line each."""
+        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
         try:
             old = read_lock(self.dir.lock)
-        except CheckpointError as error:
+        except CheckpointError:
             if not inexact:
                 raise
-            return [str(error)]
-        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
+            write_atomic(self.dir.lock, lock_text(lock_of(self, text, {})))
+            return ["lock.json: was damaged, and is made anew: nothing could be compared"]
         changed = differences(old, lock_of(self, text, old["budgets"], old["environment"]))
         if saved is not None and fingerprint_of_lock(self.dir) != saved.loop["lock"]:
             changed.append("lock.json: it was edited since the checkpoint was written")
@@ -172,13 +174,14 @@ class Session(Workspace):
             for plan in self.plans[saved.loop["place"] + saved.loop["done"] :]
             if plan.settings.origin is not None
         }
+        if inexact and needed.isdisjoint(wrong):
+            return self.logs.mend(logs, wrong), lost
         resume = f"`rlalign run --resume {self.dir.path}"
         ways = ["put it back"]
-        if any(is_whole(self.dir, i, self.logs) for i in checkpoint.find(self.dir.checkpoints) if i < saved.index):
+        earlier = [i for i in checkpoint.find(self.dir.checkpoints) if i < saved.index]
+        if any(is_whole(self.dir, i, self.logs) for i in earlier):
             ways.append(f"go on from an earlier checkpoint: {resume} --previous`")
         if needed.isdisjoint(wrong):
-            if inexact:
-                return self.logs.mend(logs, wrong), lost
             ways.append(f"go on with what can be read of it: {resume} --inexact`")
         else:
             ways.append("start the run again, as a later phase learns from it")

@@ -30,7 +30,7 @@ def update(phase: RunningPhase, batch: Batch) -> Mapping[str, float]:
         now.stepped()
         return own
     except ComponentError as error:
-        folder = phase.workspace.dir.path
+        folder = phase.workspace.dir
         where = save_bad_batch(folder, batch.rollout, {"advantage": batch.advantage_NT, **batch.reward.parts})
         raise ComponentError(f"{error} (the batch is in {where})") from error
     finally:
