@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rlalign import Example, RLAlignError, Sampling
+from rlalign import Example, LazyExamples, RLAlignError, Sampling
 from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 
@@ -125,9 +125,32 @@ def test_chat_needs_a_template(copied: Path) -> None:
     assert tokens.tolist() == [1, 5, 6, 13]
 
 
-def test_an_empty_prompt_begins_the_text(policy_of: MakePolicy) -> None:
-    (tokens,) = policy_of("gpt2").prompts([Example("0", "")])
-    assert tokens.tolist() == [1]
+def test_a_prompt_without_a_token_is_refused(policy_of: MakePolicy) -> None:
+    """Where the tokenizer adds none of its own. One that is read only when drawn is refused there."""
+
+    class Later(LazyExamples):
+        def __len__(self) -> int:
+            return 1
+
+        def example(self, index: int) -> Example:
+            return empty
+
+    empty, blank = Example("empty", ""), Example("blank", " \n")
+    policy = policy_of("gpt2")
+    refused = policy.refuse([SHORT, empty, blank])
+    assert list(refused) == [1, 2]
+    assert refused[1] == (
+        "its prompt becomes no tokens at all, and there is nothing to go on from; write the token that begins a text, "
+        "`<s>`, to have a text from its beginning"
+    )
+    assert policy.refuse(Later()) == {}
+    for example in (empty, blank):
+        with pytest.raises(RLAlignError, match=f"example `{example.id}`: its prompt becomes no tokens at all"):
+            policy.prompts([example])
+    assert policy.prompts([Example("0", "<s>")])[0].tolist() == [1]
+    for family, tokens in (("llama", [1]), ("t5", [2]), ("bart", [1, 2])):
+        assert policy_of(family).refuse([empty, blank]) == {}
+        assert policy_of(family).prompts([empty])[0].tolist() == tokens
 
 
 LONG = Example("long", " ".join(f"w{i}" for i in range(9)))

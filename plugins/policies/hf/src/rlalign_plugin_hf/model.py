@@ -67,7 +67,7 @@ class LanguageModel(Policy):
         self.model = load_network(self.config, self.kind)
         self.eval()
         self._read_ends()
-        self.positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.positions = self._longest_row()
         with torch.no_grad():
             self._find_trunk()
             refuse_if_inexact(self)
@@ -99,6 +99,12 @@ class LanguageModel(Policy):
             )
         self.ends = tuple(ends)
         self.end = own if own in ends else ends[0]
+
+    def _longest_row(self) -> int | None:
+        """Sparse attention picks keys by scores that may tie, which rounding decides; up to here it picks them all."""
+        text = self.model.config.get_text_config()
+        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "index_topk"))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def network(self) -> Any:
