@@ -1,8 +1,9 @@
-"""Fills the tables of options in every README and page of the manual: `make docs`.
+"""Fills the tables in every README and page of the manual: `make docs`.
 
 Below a line `<!-- options: kl, clip -->` stands a table of these components' options; below
 `<!-- options: rlalign.data.settings:Train -->` one of this model's fields. Names and descriptions come from the
-code; a test fails when a table is not what the code says.
+code; a test fails when a table is not what the code says. Below `<!-- architectures: causal -->` stands what the
+slow test of the plugin `hf` found of these models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- options: (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+MARKER = re.compile(r"(<!-- (options|architectures): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 
 def packages() -> list[Path]:
@@ -89,13 +91,33 @@ def table(names: str) -> str:
             rows += [(f"`{name}`", *row) for row in own]
         if len(listed) == 1:
             rows = [row[1:] for row in rows]
+    return as_table(rows)
+
+
+def as_table(rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(row).replace("  ", " ") + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 
 
+def architectures(kind: str) -> str:
+    """What came of the architectures of a kind: those with one verdict together."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, (verdict, why) in json.loads(ARCHITECTURES.read_text())[kind].items():
+        groups.setdefault((verdict, why), []).append(f"`{name}`")
+    order = ("exact", "refused", "not built")
+    rows = [
+        (f"{len(names)} {verdict}", why.replace("|", "\\|"), ", ".join(names))
+        for (verdict, why), names in sorted(
+            groups.items(), key=lambda item: (order.index(item[0][0]), -len(item[1]), item[0][1])
+        )
+    ]
+    return as_table([("how many", "why", "which"), *rows])
+
+
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
-    return MARKER.sub(lambda m: f"{m[1]}\n{table(m[2])}\n", text)
+    made = {"options": table, "architectures": architectures}
+    return MARKER.sub(lambda m: f"{m[1]}\n{made[m[2]](m[3])}\n", text)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Outputs, hookimpl
+from rlalign import Batch, Component, Loss, Outputs, Rollout, Run, hookimpl
 from rlalign.learning.engine import Engine
 from rlalign.records.logs import Logs
 from rlalign.records.remembered import Remembered, keys_of
@@ -149,6 +149,37 @@ def test_a_model_that_is_renewed_is_asked_again(scored: Counter[str], tmp_path: 
     scored.clear()
     session(tmp_path, fixed, OWN, name="fixed").run()
     assert scored["reference.full_logprobs"] == len(different)
+
+
+def test_what_was_computed_in_one_precision_is_not_read_in_another(
+    scored: Counter[str], tmp_path: Path
+) -> None:
+    """Three phases over the same responses and one reference: in float32, in bfloat16, in float32 again."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {"float32": [], "bfloat16": []}
+
+    class Watcher(Closer):
+        @hookimpl
+        def iteration_done(self, run: Run, rollout: Rollout) -> None:
+            dtype = "bfloat16" if run.phase == "two" else "float32"
+            fresh = run.score("reference", rollout, ("full_logprobs",)).full_logprobs_NT
+            seen[dtype].append((rollout.columns["reference.full_logprobs"], fresh))
+
+    phases = [
+        {"name": name, "algorithm": "closer", "train": {"passes": 2, "prompts": 3, "dtype": dtype}}
+        for name, dtype in (("one", "float32"), ("two", "bfloat16"), ("three", "float32"))
+    ]
+    pipeline = {
+        **{k: v for k, v in PIPELINE.items() if k not in ("algorithm", "train")},
+        "phases": phases,
+        "models": {"reference": {"of": "start"}},
+    }
+    started = session(tmp_path, pipeline, {"closer": Watcher})
+    started.run()
+    assert len(list((started.dir.path / "remembered").iterdir())) == 4, "two outputs, two precisions"
+    for pairs in seen.values():
+        assert pairs
+        for found, fresh in pairs:
+            torch.testing.assert_close(found, fresh, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])

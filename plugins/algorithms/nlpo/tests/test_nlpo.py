@@ -57,6 +57,36 @@ def _weights(run: Run) -> dict[str, dict[str, Tensor]]:
     }
 
 
+def test_a_mask_of_the_end_alone_keeps_the_next_likely_tokens(tmp_path: Path) -> None:
+    """A copy that finds the end all but certain, and `min_new_tokens` that bans it."""
+
+    class Eager(Watch):
+        def setup(self, run: Run) -> None:
+            super().setup(run)
+            mask: Any = run.models["mask"]
+            with torch.no_grad():
+                mask.output[:, -1] *= 100
+                mask.output[:, -1] += 50 * mask.output.mean(1)
+
+    pipeline = say(
+        {"nlpo": {"top_p": 0.5, "refresh": 3}},
+        generation={"samples": 4, "max_new_tokens": 4, "min_new_tokens": 3},
+        train={"epochs": 1, "minibatches": 1},
+    )
+    started = session(tmp_path, pipeline, {"watch": Eager})
+    started.run()
+    rows = [json.loads(line) for line in (started.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 7
+    assert all(row["length"] >= 3 and row["sampler/gap"] < 1e-12 for row in rows)
+    (watch,) = (c for c in started.phase.plan.components if isinstance(c, Eager))
+    batches = watch.batches
+    allowed = batches[0].rollout.allowed
+    assert allowed is not None
+    row_M, step_M = batches[0].rollout.chosen
+    kept_M = allowed.mask(row_M, step_M)[step_M < 3].sum(1)
+    assert bool((kept_M == 1).any()), "where the nucleus was the end alone, one token was kept in its place"
+
+
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 

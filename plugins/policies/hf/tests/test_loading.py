@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rlalign import Example, RLAlignError, Sampling
+from rlalign import ConfigError, Example, LazyExamples, RLAlignError, Sampling, load
 from rlalign.config.validate import check
+from rlalign.errors import BadLogits
 from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 
@@ -43,9 +44,32 @@ def edit(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(RLAlignError, match="there is no such folder"):
-        made(tmp_path / "nowhere")
+def test_no_such_folder(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded, with its place; and what went away since then."""
+    file, lines = tmp_path / "p.yaml", "algorithm: rloo\npolicy:\n  causal-lm: {path: %s}\n"
+    monkeypatch.chdir(tmp_path)
+    for path in ("./nowhere", "../nowhere", str(tmp_path / "nowhere"), "model/nowhere"):
+        file.write_text(lines % path)
+        with pytest.raises(ConfigError, match=r"p.yaml:3: policy.causal-lm.path: .*there is no such folder"):
+            load(file)
+    for path in ("org/nowhere", "gpt2", "./model", "./model/config.json"):
+        file.write_text(lines % path)
+        with pytest.raises(ConfigError) as error:
+            load(file)
+        assert "no such folder" not in str(error.value)
+    options = CausalLM.Config.model_validate_json(json.dumps({"path": str(copied)}))
+    shutil.rmtree(copied)
+    with pytest.raises(RLAlignError, match="path: .*: there is no such folder"):
+        CausalLM(options).setup()
+
+
+@pytest.mark.parametrize("family", ("gpt2", "t5"))
+def test_a_beam_search_of_nan_is_an_error(policy_of: MakePolicy, family: str) -> None:
+    policy = policy_of(family)
+    with torch.no_grad():
+        policy.network.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(BadLogits, match="beam search .*it has diverged"):
+        policy.sample([SHORT], Sampling(beams=3, max_new_tokens=4), torch.rand(1, 1, 4))
 
 
 def test_no_weights(copied: Path) -> None:
@@ -186,9 +210,32 @@ def test_chat_needs_a_template(copied: Path) -> None:
     assert tokens.tolist() == [1, 5, 6, 13]
 
 
-def test_an_empty_prompt_begins_the_text(policy_of: MakePolicy) -> None:
-    (tokens,) = policy_of("gpt2").prompts([Example("0", "")])
-    assert tokens.tolist() == [1]
+def test_a_prompt_without_a_token_is_refused(policy_of: MakePolicy) -> None:
+    """Where the tokenizer adds none of its own. One that is read only when drawn is refused there."""
+
+    class Later(LazyExamples):
+        def __len__(self) -> int:
+            return 1
+
+        def example(self, index: int) -> Example:
+            return empty
+
+    empty, blank = Example("empty", ""), Example("blank", " \n")
+    policy = policy_of("gpt2")
+    refused = policy.refuse([SHORT, empty, blank])
+    assert list(refused) == [1, 2]
+    assert refused[1] == (
+        "its prompt becomes no tokens at all, and there is nothing to go on from; write the token that begins a text, "
+        "`<s>`, to have a text from its beginning"
+    )
+    assert policy.refuse(Later()) == {}
+    for example in (empty, blank):
+        with pytest.raises(RLAlignError, match=f"example `{example.id}`: its prompt becomes no tokens at all"):
+            policy.prompts([example])
+    assert policy.prompts([Example("0", "<s>")])[0].tolist() == [1]
+    for family, tokens in (("llama", [1]), ("t5", [2]), ("bart", [1, 2])):
+        assert policy_of(family).refuse([empty, blank]) == {}
+        assert policy_of(family).prompts([empty])[0].tolist() == tokens
 
 
 LONG = Example("long", " ".join(f"w{i}" for i in range(9)))
@@ -278,7 +325,7 @@ def test_heads_and_trunks_of_other_families(
 def test_another_architecture_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = CausalLM.head
     monkeypatch.setattr(CausalLM, "head", lambda self, features: own(self, features) * 1.1)
-    with pytest.raises(RLAlignError, match="come out wrong"):
+    with pytest.raises(RLAlignError, match="where trunk and head run apart, its logits differ by"):
         made(copied)
 
 

@@ -90,7 +90,7 @@ class CausalLM(LanguageModel):
         self._filler = 1 if pad == 0 else 0
         why = ""
         probe = torch.full((1, 2), 5, dtype=torch.long, device=self.device)
-        for candidate in (network.base_model, network.get_decoder()):
+        for candidate in (network.base_model, network.get_decoder(), getattr(network, "model", None)):
             name = names.get(id(candidate))
             if not name:
                 continue

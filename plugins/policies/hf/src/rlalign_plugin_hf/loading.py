@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from rlalign import Options, RLAlignError, RunsCode
@@ -65,6 +65,13 @@ class ModelOptions(Options):
     remote_code: Annotated[bool, RunsCode] = Field(
         False, description="run Python code that comes with the model; only if you have read it"
     )
+
+    @field_validator("path", "tokenizer")
+    @classmethod
+    def _is_there(cls, source: str | Path | None) -> str | Path | None:
+        if source is not None and (lacking := _lacking(str(source))):
+            raise ValueError(lacking)
+        return source
 
 
 def where(options: ModelOptions) -> str:
@@ -160,9 +167,23 @@ def _local(source: str) -> str:
 
 
 def _check_folder(source: str, option: str) -> None:
-    looks_local = Path(source).is_absolute() or source.startswith((".", "~"))
-    if looks_local and not Path(_local(source)).is_dir():
-        raise RLAlignError(f"{option}: {source}: there is no such folder")
+    if lacking := _lacking(source):
+        raise RLAlignError(f"{option}: {lacking}")
+
+
+def _lacking(source: str) -> str | None:
+    """What is wrong with a path to no folder; a name on the hub cannot be known here."""
+    folder = Path(_local(source))
+    if folder.is_dir():
+        return None
+    if folder.is_absolute() or source.startswith((".", "~")):
+        return f"{source}: there is no such folder; give a model's folder, or a model's name on the hub"
+    if "/" in source and folder.parent.is_dir():
+        return (
+            f"{source}: there is no such folder in {folder.parent.absolute()}; for a model of that name on the hub, work "
+            f"where no folder is called `{folder.parts[0]}`"
+        )
+    return None
 
 
 def _check_weights(source: str) -> None:

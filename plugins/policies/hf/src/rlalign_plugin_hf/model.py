@@ -10,7 +10,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.interface.policy import Model
 from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
 from rlalign_plugin_hf.prompts import PromptReader
@@ -67,7 +67,7 @@ class LanguageModel(Policy):
         self.model = load_network(self.config, self.kind)
         self.eval()
         self._read_ends()
-        self.positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.positions = self._longest_row()
         with torch.no_grad():
             self._find_trunk()
             refuse_if_inexact(self)
@@ -99,6 +99,12 @@ class LanguageModel(Policy):
             )
         self.ends = tuple(ends)
         self.end = own if own in ends else ends[0]
+
+    def _longest_row(self) -> int | None:
+        """Sparse attention picks keys by scores that may tie, which rounding decides; up to here it picks them all."""
+        text = self.model.config.get_text_config()
+        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "index_topk"))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def network(self) -> Any:
@@ -156,51 +162,8 @@ class LanguageModel(Policy):
         for example, tokens in zip(examples, self.prompts(examples), strict=True):
             self._check_row(example, len(tokens), how.max_new_tokens)
         if how.beams > 1:
-            return self._searched(examples, how)
+            return searched(self, examples, how)
         return super().sample(examples, how, uniforms, within)
-
-    def _searched(self, examples: Sequence[Example], how: Sampling) -> Rollout:
-        """The best responses of transformers' beam search; it draws nothing, and constraints do not reach it."""
-        from transformers import GenerationConfig
-
-        if how.samples > how.beams:
-            raise RLAlignError(
-                f"generation: {how.samples} samples from {how.beams} beams; ask for no more than beams"
-            )
-        inputs = self.prompts(examples)
-        ids_GL, real_GL = self._side_by_side(inputs)
-        own = self.network.generation_config
-        plan = GenerationConfig(  # type: ignore[no-untyped-call]
-            num_beams=how.beams,
-            num_return_sequences=how.samples,
-            do_sample=False,
-            min_new_tokens=how.min_new_tokens,
-            max_new_tokens=how.max_new_tokens,
-            eos_token_id=list(self.ends),
-            pad_token_id=self.end,
-            bos_token_id=own.bos_token_id,
-            decoder_start_token_id=own.decoder_start_token_id,
-            forced_bos_token_id=own.forced_bos_token_id,
-        )
-        with self.acting(training=False):
-            found_NL = self.network.generate(
-                input_ids=ids_GL, attention_mask=real_GL.long(), generation_config=plan
-            )
-        rows = [self._until_end(tokens) for tokens in found_NL[:, self._given(ids_GL.shape[1]) :].tolist()]
-        texts = [self.text(torch.tensor(tokens)) for tokens, _ in rows]
-        k = how.samples
-        answered = [
-            replace(example, responses=tuple(texts[g * k : (g + 1) * k]))
-            for g, example in enumerate(examples)
-        ]
-        return replace(logged_rollout(answered, inputs, rows, like=self._weight), examples=tuple(examples))
-
-    def _until_end(self, tokens: list[int]) -> tuple[list[int], bool]:
-        """What was generated, its end included, and whether it has one."""
-        for t, token in enumerate(tokens):
-            if token in self.ends:
-                return tokens[: t + 1], True
-        return tokens, False
 
     @property
     def _weight(self) -> Tensor:

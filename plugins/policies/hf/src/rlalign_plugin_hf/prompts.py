@@ -1,11 +1,11 @@
-"""Prompts as tokens: a chat's template, an empty prompt, and what becomes of one that is too long."""
+"""Prompts as tokens: a chat's template, and what becomes of one that is empty or too long."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlalign import Example, RLAlignError
+from rlalign import Example, LazyExamples, RLAlignError
 from rlalign_plugin_hf.loading import ModelOptions, where
 
 REMEMBERED = 100_000
@@ -21,26 +21,40 @@ class PromptReader:
         self._tokens: dict[str, list[int]] = {}
 
     def tokens(self, example: Example) -> list[int]:
-        """A prompt's tokens; one that is longer than the limit stops the run."""
+        """A prompt's tokens; one that has none, or more than the limit, stops the run."""
         found = self._truncated_tokens(example)
+        if not found:
+            raise RLAlignError(f"example `{example.id}`: {self._no_tokens()}")
         limit = self.config.max_prompt_tokens
         if limit is not None and len(found) > limit:
             raise RLAlignError(self._too_long(example, len(found)))
         return found
 
     def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        """Those whose prompt is too long; `too_long: error` stops at the first."""
-        limit = self.config.max_prompt_tokens
+        """Those whose prompt has no token or is too long; `too_long: error` stops at the first of these."""
+        limit = None if self.config.too_long == "truncate" else self.config.max_prompt_tokens
+        # The special tokens of most tokenizers fill an empty prompt; and what is read only when it is drawn is
+        # not read just to look for blanks: one stops the run there.
+        blanks = not isinstance(examples, LazyExamples) and not self.tokenizer("")["input_ids"]
         found: dict[int, str] = {}
-        if limit is None or self.config.too_long == "truncate":
+        if limit is None and not blanks:
             return found
         for i, example in enumerate(examples):
+            if limit is None and not (isinstance(example.prompt, str) and not example.prompt.strip()):
+                continue
             length = len(self._truncated_tokens(example))
-            if length > limit and self.config.too_long == "error":
+            if length == 0:
+                found[i] = self._no_tokens()
+            elif limit is not None and length > limit and self.config.too_long == "error":
                 raise RLAlignError(self._too_long(example, length))
-            if length > limit:
+            elif limit is not None and length > limit:
                 found[i] = f"{length} tokens are more than `max_prompt_tokens: {limit}`"
         return found
+
+    def _no_tokens(self) -> str:
+        token = self.tokenizer.bos_token or self.tokenizer.eos_token
+        hint = f"; write the token that begins a text, `{token}`, to have a text from its beginning" if token else ""
+        return f"its prompt becomes no tokens at all, and there is nothing to go on from{hint}"
 
     def _too_long(self, example: Example, length: int) -> str:
         return (
@@ -61,17 +75,8 @@ class PromptReader:
                 cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
             # A chat template writes its special tokens itself.
             tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
-            self._tokens[key] = list(tokens) or [self._first_token(example)]
+            self._tokens[key] = list(tokens)
         return self._tokens[key]
-
-    def _first_token(self, example: Example) -> int:
-        """What an empty prompt becomes."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise RLAlignError(
-            f"example `{example.id}`: an empty prompt, and the tokenizer has no token that begins a text"
-        )
 
     def _as_chat(self, example: Example) -> str:
         if self.tokenizer.chat_template is None:

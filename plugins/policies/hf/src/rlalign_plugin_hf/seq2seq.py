@@ -163,7 +163,7 @@ class Seq2SeqDecoder(LazyDecoder):
         prompts, which_G = distinct(inputs)
         with policy.acting(training=False):
             self._states_nSC, self._mask_nS = policy.encoded(prompts)
-        self._cache: Any = EncoderDecoderCache(growing_cache(config), DynamicCache(config=config))
+        self._cache: Any = EncoderDecoderCache(growing_cache(config), DynamicCache())
         begin = torch.tensor(policy._begin, device=which_G.device)
         self._forward(begin.expand(len(prompts), -1))
         if k > 1 or len(prompts) < len(inputs):

@@ -1,0 +1,77 @@
+"""Transformers' beam search, for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlalign import Example, RLAlignError, Rollout, Sampling, logged_rollout
+from rlalign.decoding.logits import bad_logits
+
+if TYPE_CHECKING:
+    from rlalign_plugin_hf.model import LanguageModel
+
+
+def searched(policy: LanguageModel, examples: Sequence[Example], how: Sampling) -> Rollout:
+    """The best responses of the search; it draws nothing, and constraints do not reach it."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    if how.samples > how.beams:
+        raise RLAlignError(
+            f"generation: {how.samples} samples from {how.beams} beams; ask for no more than beams"
+        )
+    inputs = policy.prompts(examples)
+    ids_GL, real_GL = policy._side_by_side(inputs)
+    own = policy.network.generation_config
+    plan = GenerationConfig(  # type: ignore[no-untyped-call]
+        num_beams=how.beams,
+        num_return_sequences=how.samples,
+        do_sample=False,
+        min_new_tokens=how.min_new_tokens,
+        max_new_tokens=how.max_new_tokens,
+        eos_token_id=list(policy.ends),
+        pad_token_id=policy.end,
+        bos_token_id=own.bos_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+        forced_bos_token_id=own.forced_bos_token_id,
+        suppress_tokens=None if policy.never is None else [policy.never],
+    )
+    watch = _Watch()
+    with policy.acting(training=False):
+        found_NL = policy.network.generate(
+            input_ids=ids_GL,
+            attention_mask=real_GL.long(),
+            generation_config=plan,
+            logits_processor=LogitsProcessorList([watch]),
+        )
+    if bool(torch.as_tensor(watch.bad)):
+        raise bad_logits(policy, f"a beam search from example `{examples[0].id}` on")
+    given = policy._given(ids_GL.shape[1])
+    rows = [_until_end(tokens, policy.ends) for tokens in found_NL[:, given:].tolist()]
+    texts = [policy.text(torch.tensor(tokens)) for tokens, _ in rows]
+    k = how.samples
+    answered = [
+        replace(example, responses=tuple(texts[g * k : (g + 1) * k])) for g, example in enumerate(examples)
+    ]
+    return replace(logged_rollout(answered, inputs, rows, like=policy._weight), examples=tuple(examples))
+
+
+class _Watch:
+    """Sees the scores of each step; on their device it remembers whether one was NaN."""
+
+    bad: Any = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.bad = self.bad | scores.isnan().any()
+        return scores
+
+
+def _until_end(tokens: list[int], ends: Sequence[int]) -> tuple[list[int], bool]:
+    """What was generated, its end included, and whether it has one."""
+    for t, token in enumerate(tokens):
+        if token in ends:
+            return tokens[: t + 1], True
+    return tokens, False
