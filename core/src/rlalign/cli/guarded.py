@@ -6,17 +6,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from rlalign.errors import RLAlignError
+from rlalign.errors import RLAlignError, describe_error
+from rlalign.running.exits import unfinished
 
 
 def guarded(debug: bool, work: Callable[[], None]) -> None:
     """One readable message for whatever goes wrong; a traceback only when it is asked for."""
     try:
-        work()
+        with unfinished():
+            work()
     except RLAlignError as error:
         if debug:
             traceback.print_exc()
@@ -39,14 +40,9 @@ def guarded(debug: bool, work: Callable[[], None]) -> None:
                 err=True,
             )
         sys.exit(1)
-    except Exception as error:
+    except BaseException as error:  # SystemExit(0) too: what was asked for is not done
         if debug:
             traceback.print_exc()
         else:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            click.echo(
-                f"error: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno}); "
-                "--debug shows the traceback",
-                err=True,
-            )
+            click.echo(f"error: {describe_error(error)}; --debug shows the traceback", err=True)
         sys.exit(1)
