@@ -48,6 +48,7 @@ class Finished:
 
 
 @unfinished()
+@global_seeds_kept()
 def start(
     pipeline: Pipeline,
     registry: Registry | None = None,
@@ -63,6 +64,7 @@ def start(
 
 
 @unfinished()
+@global_seeds_kept()
 def resume(
     path: Path | str,
     registry: Registry | None = None,

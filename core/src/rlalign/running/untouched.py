@@ -89,17 +89,10 @@ class Untouched:
             raise ComponentError(f"{' or '.join(acted)} changed `{what}` in place; {CLONE}")
 
     def iteration_started(self) -> None:
-        """A hook that is called again gets the same random numbers as after a resume; nobody put in other weights."""
+        """A hook that is called again gets the same random numbers as after a resume."""
         self._calls.clear()
         self._ledger.forget()
         self._stamp = []
-        before = {(id(w.model), w.key): w.tensor for w in self._weights}
-        self._weights = self._all_weights()
-        for w in self._weights:
-            if before.get((id(w.model), w.key), w.tensor) is not w.tensor:
-                raise ComponentError(
-                    f"a component replaced the weights `{w.key}` of the model `{w.model.name}`"
-                )
 
     @property
     def hook_now(self) -> str | None:
@@ -114,8 +107,8 @@ class Untouched:
         found: dict[int, Weight] = {}
         for name, model in models.items():
             if models.recipes[name]["role"] != "lagging":
-                for key, tensor in model.state_dict(keep_vars=True).items():
-                    found.setdefault(id(tensor), Weight(model, key, tensor))
+                for weight in weights_of(model):
+                    found.setdefault(id(weight.tensor), weight)
         return list(found.values())
 
     def _where(self) -> list[Any]:
@@ -159,18 +152,27 @@ class Untouched:
 
 
 class Weight:
-    """A tensor of a model's state."""
+    """A tensor of a model's state, in its place."""
 
-    def __init__(self, model: Model, key: str, tensor: Tensor) -> None:
+    def __init__(self, model: Model, key: str, holder: Mapping[str, Any], leaf: str) -> None:
         self.model = model
         self.key = key
-        self.tensor = tensor
+        self._holder = holder
+        self._leaf = leaf
         self._at = -1
         self._numbers: numpy.ndarray | None = None
 
-    def stamp(self) -> tuple[int, int, int, bool]:
-        x = self.tensor
-        return self.model.version, x._version, x.data_ptr(), x.requires_grad  # a fused AdamW moves no version
+    @property
+    def tensor(self) -> Tensor:
+        found: Tensor = self._holder[self._leaf]
+        return found
+
+    def stamp(self) -> tuple[Any, ...]:
+        x = self._holder.get(self._leaf)
+        if x is None:
+            return ()
+        # Its model's version too: a fused AdamW moves none of the tensor's.
+        return self.model.version, id(x), x._version, x.data_ptr(), x.requires_grad
 
     def sum(self) -> int:
         """A checksum of some of its numbers."""
@@ -182,6 +184,18 @@ class Weight:
                 return checksum(numbers_of(x.cpu()))
             self._numbers, self._at = numbers_of(x), self.tensor.data_ptr()
         return checksum(self._numbers)
+
+
+def weights_of(model: Model) -> Iterator[Weight]:
+    """Parameters, and what else a model keeps with them."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for leaf, x in module._parameters.items():
+            if x is not None:
+                yield Weight(model, prefix + leaf, module._parameters, leaf)
+        for leaf, x in module._buffers.items():
+            if x is not None and leaf not in module._non_persistent_buffers_set:
+                yield Weight(model, prefix + leaf, module._buffers, leaf)
 
 
 # -- the process's settings -----------------------------------------------------------------------------
