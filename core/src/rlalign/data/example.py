@@ -45,8 +45,8 @@ def _refused(self: Any, *_: Any, **__: Any) -> Any:
 class KeptDict(dict[str, Any]):
     """A dict that stays as it is; a copy of it is an ordinary one."""
 
-    __setitem__ = __delitem__ = __ior__ = _refused  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refused  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refused
+    clear = pop = popitem = setdefault = update = _refused
 
     def __copy__(self) -> dict[str, Any]:
         return dict(self)
@@ -61,8 +61,8 @@ class KeptDict(dict[str, Any]):
 class KeptList(list[Any]):
     """A list that stays as it is; a copy of it is an ordinary one."""
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refused  # type: ignore[assignment]
-    append = clear = extend = insert = pop = remove = reverse = sort = _refused  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refused
+    append = clear = extend = insert = pop = remove = reverse = sort = _refused
 
     def __copy__(self) -> list[Any]:
         return list(self)

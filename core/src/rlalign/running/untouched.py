@@ -48,11 +48,11 @@ class Untouched:
         count = self._calls[hook, name] = self._calls.get((hook, name), -1) + 1
         at = -1 if hook == "phase_started" else phase.iteration
         phase.workspace.seeds.seed_all("hook", stage, hook, name, phase.repeat, phase.place, at, count)
-        # A loss is asked for every piece of every step: its piece is looked at closely when the update is over,
-        # the weights at the first time.
-        deep = hook != "loss"
-        seal = Seal(given, self._ledger if deep else None)
-        self._mark(deep or count == 0)
+        # What is asked for every piece of every step is looked at closely the first time, and when the update is over.
+        often = hook in ("loss", "step_ready")
+        deep = not often or count == 0
+        seal = Seal(given, None if often else self._ledger)
+        self._mark(deep)
         self._inside.append((hook, name, seal))
         try:
             with settings_kept(
@@ -61,7 +61,7 @@ class Untouched:
                 yield
         finally:
             self._inside.pop()
-        self._check(hook, name, seal, deep=deep or count == 0)
+        self._check(hook, name, seal, deep=deep)
         if hook == "phase_started":
             self._calls.clear()
 
@@ -217,41 +217,44 @@ def _set_default_device(device: torch.device) -> None:
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
-_SETTINGS: Sequence[tuple[str, Callable[[], Any], Callable[[Any], object] | None]] = (
-    ("the working directory", _directory, _go_back),
-    ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    ("torch's default device", lambda: torch.empty(0).device, _set_default_device),
-    ("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-    ("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
-    ("torch's inference mode", torch.is_inference_mode_enabled, None),
-    (
-        "torch's autocast",
-        lambda: torch.is_autocast_enabled("cpu"),
-        lambda on: torch.set_autocast_enabled("cpu", on),
-    ),
-    (
-        "torch's deterministic mode",
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    (
-        "torch's precision of matrix products",
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
+_SETTINGS: Sequence[tuple[str, Callable[[Any], object] | None]] = (
+    ("the working directory", _go_back),
+    ("torch's default dtype", torch.set_default_dtype),
+    ("torch's default device", _set_default_device),
+    ("torch's number of threads", torch.set_num_threads),
+    ("torch's grad mode", torch.set_grad_enabled),
+    ("torch's inference mode", None),
+    ("torch's autocast", lambda on: torch.set_autocast_enabled("cpu", on)),
+    ("torch's deterministic mode", torch.use_deterministic_algorithms),
+    ("torch's precision of matrix products", torch.set_float32_matmul_precision),
 )
+
+
+def _settings() -> tuple[Any, ...]:
+    return (
+        _directory(),
+        torch.get_default_dtype(),
+        torch.empty(0).device,
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+    )
 
 
 @contextmanager
 def settings_kept(told: Callable[[str, str], None]) -> Iterator[None]:
     """Set back whatever setting of the process is changed inside, and say so."""
-    before = [get() for _, get, _ in _SETTINGS]
+    before = _settings()
     try:
         yield
     finally:
-        for (what, get, put), was in zip(_SETTINGS, before, strict=True):
-            if (now := get()) != was:
-                if put is None:
-                    raise ComponentError(f"left {what} {'on' if now else 'off'}")
-                put(was)
-                told(what, f"changed {what} from {was} to {now}; it is {was} again")
+        if (now := _settings()) != before:
+            for (what, put), was, got in zip(_SETTINGS, before, now, strict=True):
+                if got != was and put is None:
+                    raise ComponentError(f"left {what} {'on' if got else 'off'}")
+                if got != was and put is not None:
+                    put(was)
+                    told(what, f"changed {what} from {was} to {got}; it is {was} again")
