@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy
 import torch
@@ -14,10 +15,9 @@ from torch import Tensor
 from rlalign.data.batch import Batch
 from rlalign.errors import ComponentError
 from rlalign.interface.policy import Model
+from rlalign.randomness import Seeds
+from rlalign.running.models import Models
 from rlalign.running.seal import Ledger, Seal, checksum, numbers_of
-
-if TYPE_CHECKING:
-    from rlalign.running.phase import RunningPhase
 
 SAMPLED = 1024
 """How many numbers of a weight tensor are summed up, evenly spaced; of a smaller one all."""
@@ -28,12 +28,22 @@ _LEARNING = ("loss", "step_ready", "update", "reward")
 class Untouched:
     """Watches over the hooks of one phase."""
 
-    def __init__(self, phase: RunningPhase) -> None:
-        self._phase = phase
+    def __init__(
+        self,
+        models: Models,
+        seeds: Seeds,
+        note: Callable[[str, str, str], None],
+        where: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._models = models
+        self._seeds = seeds
+        self._note = note
+        self._where = where
+        """Where the run stands, by name."""
         self._weights: list[Weight] = []
         self._stamp: list[Any] = []
         self._sums: list[int] | None = None
-        self._counters: list[Any] = []
+        self._stood: dict[str, Any] = {}
         self._calls: dict[tuple[str, str], int] = {}
         self._ledger = Ledger()
         self._inside: list[tuple[str, str, Seal] | None] = []
@@ -42,12 +52,12 @@ class Untouched:
     @contextmanager
     def hook(self, hook: str, name: str, stage: str, given: Mapping[str, Any]) -> Iterator[None]:
         """One call of a hook."""
-        phase = self._phase
         if self._inside and (wrapper := self._inside[-1]):
             self._check(*wrapper, deep=True)
         count = self._calls[hook, name] = self._calls.get((hook, name), -1) + 1
-        at = -1 if hook == "phase_started" else phase.iteration
-        phase.workspace.seeds.seed_all("hook", stage, hook, name, phase.repeat, phase.place, at, count)
+        stands = self._where()
+        at = -1 if hook == "phase_started" else stands["iteration"]
+        self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
         # What is asked for every piece of every step is looked at closely the first time, and when the update is over.
         often = hook in ("loss", "step_ready")
         deep = not often or count == 0
@@ -55,9 +65,7 @@ class Untouched:
         self._mark(deep)
         self._inside.append((hook, name, seal))
         try:
-            with settings_kept(
-                lambda what, said: phase.workspace.note_once(f"`{hook}` of `{name}`", what, said)
-            ):
+            with settings_kept(partial(self._note, f"`{hook}` of `{name}`")):
                 yield
         finally:
             self._inside.pop()
@@ -103,24 +111,13 @@ class Untouched:
 
     def _all_weights(self) -> list[Weight]:
         """Of every model but the lagging ones, which components may write to."""
-        models = self._phase.models
+        models = self._models
         found: dict[int, Weight] = {}
         for name, model in models.items():
             if models.recipes[name]["role"] != "lagging":
                 for weight in weights_of(model):
                     found.setdefault(id(weight.tensor), weight)
         return list(found.values())
-
-    def _where(self) -> list[Any]:
-        phase = self._phase
-        return [
-            phase.step,
-            phase.iteration,
-            phase.iterations,
-            phase.position,
-            phase.share,
-            phase.draw.position,
-        ]
 
     def _mark(self, deep: bool) -> None:
         """Remember where the run stands, and the weights."""
@@ -131,15 +128,16 @@ class Untouched:
             self._stamp, self._sums = stamp, None
         if deep and self._sums is None:
             self._sums = [w.sum() for w in self._weights]
-        self._counters = self._where()
+        self._stood = self._where()
 
     def _check(self, hook: str, name: str, seal: Seal, *, deep: bool) -> None:
         """Stop where something is not as it was marked."""
         whose = f"`{hook}` of `{name}` "
         if (what := seal.broken()) is not None:
             raise ComponentError(f"{whose}changed `{what}` in place; {CLONE}")
-        if (now := self._where()) != self._counters:
-            raise ComponentError(f"{whose}changed where the run stands, from {self._counters} to {now}")
+        if (now := self._where()) != self._stood:
+            what = next(key for key, value in now.items() if value != self._stood[key])
+            raise ComponentError(f"{whose}changed the run's {what} from {self._stood[what]} to {now[what]}")
         changed = [w for w, was in zip(self._weights, self._stamp, strict=True) if w.stamp() != was]
         if not changed and deep and self._sums is not None:
             pairs = zip(self._weights, self._sums, strict=True)
