@@ -27,17 +27,17 @@ class Ledger:
     """What tensors on the CPU hold, as checksums made once; of a tensor elsewhere only its version tells."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, numpy.ndarray, int]] = {}
+        self._known: dict[int, tuple[Tensor, int, numpy.ndarray, int]] = {}
 
     def look(self, x: Tensor) -> tuple[numpy.ndarray, int]:
         """The numbers of a tensor, not copied, and their checksum."""
-        known = self._known.get(id(x))
-        if known is None:
+        known, version = self._known.get(id(x)), _versions([x])[0]
+        if known is None or known[1] != version:
             numbers = numbers_of(x)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            known = self._known[id(x)] = (x, numbers, checksum(numbers))
-        return known[1:]
+            known = self._known[id(x)] = (x, version, numbers, checksum(numbers))
+        return known[2:]
 
     def forget(self) -> None:
         self._known.clear()
