@@ -104,12 +104,16 @@ class ComponentError(RLAlignError):
 
 
 @contextmanager
-def attributed_to(what: str) -> Iterator[None]:
-    """Say who it was when code that is not ours raises; errors of our own pass as they are."""
+def attributed_to(what: str, name: str | None = None) -> Iterator[None]:
+    """Say who it was when code that is not ours raises; errors of our own pass as they are, if they say this name."""
     try:
         yield
-    except (RLAlignError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
+    except RLAlignError as error:
+        if name is None or f"`{name}`" in str(error):
+            raise
+        raise type(error)(f"{what}: {error}") from error
     except BaseException as error:  # SystemExit too: whoever raises it has not finished
         raise ComponentError(f"{what} raised {describe_error(error)}") from error
 

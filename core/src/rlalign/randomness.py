@@ -10,10 +10,24 @@ import hashlib
 import json
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def global_seeds_kept() -> Iterator[None]:
+    """Python's, NumPy's and torch's global generators go on afterwards as if nothing had been drawn."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 class Seeds:

@@ -10,7 +10,7 @@ import torch
 
 from rlalign.data.batch import Score
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ConfigError
+from rlalign.errors import ComponentError, ConfigError, attributed_to
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 
@@ -28,10 +28,15 @@ class FunctionReward(Component):
         examples = [rollout.examples[g] for g in rollout.group_N.tolist()]
         known = {"prompts": [e.prompt for e in examples], "texts": list(rollout.texts), "examples": examples}
         function = type(self).function
-        values = function(
-            **{name: known[name] for name in inspect.signature(function).parameters if name in known}
-        )
-        return Score(torch.as_tensor(values, dtype=torch.float32, device=rollout.group_N.device))
+        asked = [name for name in inspect.signature(function).parameters if name in known]
+        called, count = f"the function `{type(self).__qualname__}`", len(rollout)
+        with attributed_to(called, type(self).__qualname__):
+            values = function(**{name: known[name] for name in asked})
+        with attributed_to(f"{called} returned a {type(values).__name__}, no list of {count} numbers: torch"):
+            value = torch.as_tensor(values, dtype=torch.float32, device=rollout.group_N.device)
+        if value.shape != (count,):
+            raise ComponentError(f"{called} returned {tuple(value.shape)} numbers for {count} responses")
+        return Score(value)
 
 
 def as_component(name: str, given: Callable[..., Any]) -> type[Any]:

@@ -7,11 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from rlalign.errors import RLAlignError, shown
+from rlalign.errors import RLAlignError, describe_error, shown
+from rlalign.running.exits import unfinished
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -32,7 +32,8 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
     logger.handlers, logger.propagate = [_Notes(notes)], False
     logger.setLevel(notes)
     try:
-        work()
+        with unfinished():
+            work()
     except RLAlignError as error:
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
@@ -55,14 +56,9 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
                 err=True,
             )
         sys.exit(1)
-    except Exception as error:
+    except BaseException as error:  # SystemExit(0) too: what was asked for is not done
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
         else:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            say(
-                f"error: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno}); "
-                "--debug shows the traceback",
-                err=True,
-            )
+            say(f"error: {describe_error(error)}; --debug shows the traceback", err=True)
         sys.exit(1)

@@ -191,7 +191,9 @@ class File:
         """Whether the component itself accepts its options."""
         try:
             item.peek()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too
             said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
             self.report(keys, f"`{item.name}` refuses its options: {said}")
             return False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign.data.rollout import Rollout, _common, _indices, concat, concat_columns, take_column
+from rlalign.data.rollout import Rollout, _common, _indices, concat, concat_columns, fixed, take_column
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,10 @@ class Reward:
     tokens_NT: Tensor
     parts: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", fixed(self.parts))
+        object.__setattr__(self, "metrics", fixed(self.metrics))
 
     @cached_property
     def total_N(self) -> Tensor:
@@ -55,6 +59,9 @@ class Batch:
     """What `advantage` made for the loss, by name (returns, weights, pairs), row-aligned."""
     old: Tensor | None = None
     whole: Batch | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", fixed(self.columns))
 
     @staticmethod
     def of(rollout: Rollout, reward: Reward, advantage: Tensor, **columns: Any) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,62 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
     row: int = -1
     """Set by the draw: where its first logged response stands among all logged responses of the data."""
+
+    def __post_init__(self) -> None:
+        """All components of a run see the same example: what it holds cannot be changed."""
+        for name in ("responses", "scores", "finished"):
+            if type(getattr(self, name)) is not tuple:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if type(self.prompt) is not str:
+            object.__setattr__(self, "prompt", kept(self.prompt))
+        if type(self.meta) is not KeptDict:
+            object.__setattr__(self, "meta", KeptDict((k, kept(v)) for k, v in self.meta.items()))
+
+
+def _refused(self: Any, *_: Any, **__: Any) -> Any:
+    raise TypeError("an example cannot be changed, others read it too: `copy.deepcopy` it first")
+
+
+class KeptDict(dict[str, Any]):
+    """A dict that stays as it is; a copy of it is an ordinary one."""
+
+    __setitem__ = __delitem__ = __ior__ = _refused
+    clear = pop = popitem = setdefault = update = _refused
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class KeptList(list[Any]):
+    """A list that stays as it is; a copy of it is an ordinary one."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refused
+    append = clear = extend = insert = pop = remove = reverse = sort = _refused
+
+    def __copy__(self) -> list[Any]:
+        return list(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+        return [copy.deepcopy(value, memo) for value in self]
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+def kept(value: Any) -> Any:
+    """A value of which no dict and no list can be changed."""
+    kind = type(value)
+    if kind is dict:
+        return KeptDict((key, kept(each)) for key, each in value.items())
+    if kind is list:
+        return KeptList(map(kept, value))
+    return tuple(map(kept, value)) if kind is tuple else value
 
 
 class LazyExamples(Sequence[Example], ABC):

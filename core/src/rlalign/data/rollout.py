@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,13 @@ def take_column(column: Any, rows: Tensor) -> Any:
     if isinstance(column, Rollout):
         return column.take(rows)
     return tuple(column[i] for i in rows.tolist())
+
+
+def fixed(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Columns that nobody can add to or take from, a list among them as a tuple."""
+    if type(columns) is MappingProxyType:
+        return columns
+    return MappingProxyType({k: tuple(v) if type(v) is list else v for k, v in columns.items()})
 
 
 def concat_columns(parts: Sequence[Any]) -> Any:
@@ -77,6 +85,12 @@ class Rollout:
     texts: tuple[str, ...]
     allowed: Allowed | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "inputs", "settings", "texts"):
+            if type(getattr(self, name)) is not tuple:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "columns", fixed(self.columns))
 
     def __len__(self) -> int:
         return len(self.group_N)

@@ -34,6 +34,7 @@ class Data:
             task = plan.settings.task
             with attributed_to(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
                 found = plan.task.examples(split)
+            found = tuple(found) if isinstance(found, list) else found  # the task may go on with its own
             self._splits[key] = self._readable(found, split)
         return self._splits[key]
 

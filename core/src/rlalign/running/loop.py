@@ -13,6 +13,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint
 from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
@@ -22,6 +23,7 @@ from rlalign.running.card import card
 from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
 from rlalign.running.display import Display, make_display
 from rlalign.running.evaluation import evaluate
+from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.models import save_folder
@@ -45,6 +47,8 @@ class Finished:
     """The last evaluation's, or without evaluation the last iteration's."""
 
 
+@unfinished()
+@global_seeds_kept()
 def start(
     pipeline: Pipeline,
     registry: Registry | None = None,
@@ -59,6 +63,8 @@ def start(
     return session
 
 
+@unfinished()
+@global_seeds_kept()
 def resume(
     path: Path | str,
     registry: Registry | None = None,
@@ -189,6 +195,8 @@ class Session(Workspace):
 
     # -- running --------------------------------------------------------------------------------------
 
+    @unfinished()
+    @global_seeds_kept()
     def run(self) -> Finished:
         """All phases that are still to be done."""
         saver = Saver(self, self._last_saved)

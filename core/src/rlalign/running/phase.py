@@ -55,7 +55,7 @@ class RunningPhase:
         """How much of the present iteration's learning is done, in [0, 1]."""
         self.learner: GradientLearner | None = None
         self.clock = Clock()
-        self.untouched = Untouched(self)
+        self.untouched = Untouched(self.models, workspace.seeds, workspace.note_once, self._stands)
         data = workspace.data.training(plan, repeat)
         self.draw = Draw(data, workspace.seeds, ("draw", repeat, place))
         columns = Columns(workspace.dir.columns, data, self.draw.row_starts, workspace.dir.require_mine)
@@ -144,6 +144,19 @@ class RunningPhase:
     def where(self) -> dict[str, Any]:
         """Where the run stands, as every line of its logs says."""
         return {"phase": self.settings.name, "repeat": self.repeat, "iteration": self.iteration}
+
+    def _stands(self) -> dict[str, Any]:
+        """What no hook may move."""
+        return {
+            "repeat": self.repeat,
+            "place": self.place,
+            "iteration": self.iteration,
+            "iterations": self.iterations,
+            "step": self.step,
+            "position": self.position,
+            "share": self.share,
+            "drawn": self.draw.position,
+        }
 
     def rng(self, *key: str | int) -> torch.Generator:
         return self.workspace.seeds.rng(self.repeat, self.place, *key)

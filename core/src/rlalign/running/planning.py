@@ -33,7 +33,9 @@ class Builder:
         if key not in self.built:
             try:
                 self.built[key] = item.build()
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
                 raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
         return self.built[key]

@@ -45,9 +45,19 @@ def checked_score(result: Any, member: Member, rollout: Rollout) -> Score:
                 f"`reward` of {who(member)}: the metric `{name}` must be a tensor of {shapes[0]} or {shapes[1]}, "
                 f"got {found}"
             )
-    value = score.value.detach()
-    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
-    return replace(score, value=value.to(rollout.mask_NT.device), name=score.name)
+    metrics = {name: _own(x, name, member, rollout) for name, x in score.metrics.items()}
+    return replace(score, value=_own(score.value, "value", member, rollout), metrics=metrics)
+
+
+def _own(x: Tensor, name: str, member: Member, rollout: Rollout) -> Tensor:
+    """The core's own copy of numbers that a component may go on with; what lies where nothing was chosen is 0."""
+    if x.is_complex() or x.is_quantized or x.layout != torch.strided or x.device.type == "meta":
+        kind = "quantized" if x.is_quantized else f"{x.dtype}, {x.layout}, on {x.device}"
+        raise ComponentError(f"`reward` of {who(member)}: `{name}` must be a tensor of numbers, got {kind}")
+    mask_NT = rollout.mask_NT
+    x = x.detach().to(mask_NT.device, copy=True)
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return torch.where(mask_NT, x, x.new_zeros(())) if x.ndim == 2 else x
 
 
 def checked_scores(result: Any, names: Sequence[str | None], member: Member, rollout: Rollout) -> list[Score]:

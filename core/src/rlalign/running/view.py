@@ -12,7 +12,7 @@ from rlalign.data.batch import Outputs, Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
-from rlalign.errors import RLAlignError
+from rlalign.errors import ComponentError
 from rlalign.interface.component import Task
 from rlalign.interface.policy import Model, ModelMap, Policy
 from rlalign.interface.run import Learner
@@ -177,5 +177,5 @@ class DrawView:
 
     def _drawing(self, name: str) -> Draw:
         if (hook := self._phase.untouched.hook_now) not in (None, "phase_started"):
-            raise RLAlignError(f"run.draw.{name} belongs into `phase_started`: `{hook}` comes too late")
+            raise ComponentError(f"run.draw.{name} belongs into `phase_started`: `{hook}` comes too late")
         return self._phase.draw

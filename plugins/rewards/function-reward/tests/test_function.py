@@ -512,6 +512,77 @@ def test_errors_name_the_item(tmp_path, code, message):
         run(tmp_path, {**pipeline(), "evaluate": None})
 
 
+STOPS = {
+    "too few": "return [1.0]",
+    "too many": "return [1.0] * 999",
+    "none at all": "return []",
+    "no return": "pass",
+    "a number": "return 1.0",
+    "a text": "return 'x'",
+    "bytes": "return b'x' * len(texts)",
+    "texts": "return texts",
+    "a set": "return {1.0}",
+    "a dict": "return dict.fromkeys(texts, 1.0)",
+    "None among them": "return [None] * len(texts)",
+    "nested lists": "return [[1.0]] * len(texts)",
+    "lists of nothing": "return [[]] * len(texts)",
+    "complex": "return [1j] * len(texts)",
+    "objects": "return [object()] * len(texts)",
+    "huge texts": "return ['x' * 10**7] * len(texts)",
+    "huge integers": "return [10 ** 400] * len(texts)",
+    "an array of another shape": "import numpy; return numpy.zeros((len(texts), 1))",
+    "an array without a shape": "import numpy; return numpy.float64(1)",
+    "an array of texts": "import numpy; return numpy.array(texts)",
+    "an array of objects": "import numpy; return numpy.array([None] * len(texts), dtype=object)",
+    "a tensor of another shape": "import torch; return torch.zeros(len(texts), 2)",
+    "a complex tensor": "import torch; return torch.zeros(len(texts), dtype=torch.complex64)",
+    "a meta tensor": "import torch; return torch.zeros(len(texts), device='meta')",
+    "a generator": "yield from [1.0] * len(texts)",
+    "a generator expression": "return (1.0 for _ in texts)",
+    "a function": "return score",
+    "a class": "return int",
+    "a shape that is none": "return type('Odd', (), {'shape': 3})()",
+    "a list that cannot be read": "return type('Odd', (list,), {'__len__': lambda self: 1 / 0})()",
+    "a list that exits": "return type('Odd', (list,), {'__iter__': lambda self: exit(0)})([1.0] * len(texts))",
+    "numbers that exit": "return [type('Odd', (), {'__float__': lambda self: exit(0)})()] * len(texts)",
+    "numbers that cannot be shown": "return [type('Odd', (), {'__repr__': lambda self: 1 / 0})()] * len(texts)",
+    "an error": "raise ValueError('x')",
+    "an error without words": "raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()",
+    "an error with many words": "raise ValueError('x' * 10**7)",
+    "an error of many lines": "raise ValueError('x\\n' * 10**4)",
+    "SystemExit": "raise SystemExit(0)",
+    "exit": "exit()",
+    "os._exit": "import os; os._exit(0)",
+    "GeneratorExit": "raise GeneratorExit",
+    "BaseException": "raise BaseException('x')",
+    "CancelledError": "import asyncio; raise asyncio.CancelledError",
+    "a BaseException of its own": "raise type('Mine', (BaseException,), {})('x')",
+    "BaseExceptionGroup": "raise BaseExceptionGroup('x', [SystemExit(0)])",
+    "StopIteration": "next(iter(()))",
+    "recursion": "return score(texts)",
+    "MemoryError": "raise MemoryError",
+    "assert": "assert not texts",
+    "an error of ours": "import rlalign; raise rlalign.ConfigError('x')",
+    "division": "return [1 / 0 for _ in texts]",
+    "a key": "return {}[texts[0]]",
+    "unicode": "return [float(t.encode('ascii') + b'\\xff') for t in texts]",
+    "an import": "import no_such_module",
+    "importing SystemExit": "return [1.0] * len(texts)\n\nraise SystemExit(0)",
+    "importing os._exit": "return [1.0] * len(texts)\n\nimport os; os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_every_stop_names_the_reward_and_the_function(tmp_path, name):
+    (tmp_path / "mine.py").write_text(f"def score(texts):\n    {STOPS[name]}\n")
+    said = {"rewards": [{"function": {"path": str(tmp_path / "mine.py:score")}, "as": "taste"}]}
+    with pytest.raises((ComponentError, ConfigError)) as caught:
+        run(tmp_path, {**pipeline(), **said, "evaluate": None})
+    message = str(caught.value)
+    assert "`taste`" in message and "mine.py:score" in message
+    assert len(message) < 6000
+
+
 def test_errors_of_the_pipeline_have_a_place(tmp_path):
     (tmp_path / "mine.py").write_text("def scores(texts): ...")
     with pytest.raises(

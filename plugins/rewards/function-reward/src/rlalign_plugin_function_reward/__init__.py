@@ -27,6 +27,7 @@ from rlalign import (
     Score,
     hookimpl,
 )
+from rlalign.errors import said_by
 from rlalign_plugin_function_reward.source import (
     Asked,
     asked_by,
@@ -112,7 +113,12 @@ class Function(Component):
         c = self.config
         if digest(c.source, c.files) != c.digest:
             raise ConfigError(f"{c.source}: the file has changed since the run was prepared; start again")
-        self._function = load(c.source, c.digest)
+        try:
+            self._function = load(c.source, c.digest)
+        except (ConfigError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # SystemExit too
+            raise ConfigError(f"{c.source}: importing it raised {tail(error, c.source)}") from error
         self._asked = asked_by(self._function)
         if wrong := unfit(self._asked, c.style, c.arguments):
             raise ConfigError(f"{c.source} {wrong}")
@@ -124,13 +130,20 @@ class Function(Component):
         rows = list(range(len(rollout)))
         try:
             result = self._call(given, rows)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too
             said = tail(error, self.config.source)
             raise ComponentError(f"{what} raised {said}{self._guilty(error, given, rollout)}") from error
         try:
             values = numbers(result, len(rollout))
         except ValueError as error:
             raise ComponentError(f"{what} {error}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            said = f"a {type(result).__name__} that cannot be read: {type(error).__name__}: {said_by(error)}"
+            raise ComponentError(f"{what} returned {said}") from error
         silent = [i for i, value in enumerate(values) if value is None]
         if self.config.none is None:
             if silent:
@@ -196,7 +209,7 @@ class Function(Component):
 
     # -- when it goes wrong ---------------------------------------------------------------------------------
 
-    def _guilty(self, error: Exception, given: Mapping[str, Sequence[Any]], rollout: Rollout) -> str:
+    def _guilty(self, error: BaseException, given: Mapping[str, Sequence[Any]], rollout: Rollout) -> str:
         """Which response it is, found by asking for each alone."""
         if len(rollout) == 1:
             return f", at the response {_row(rollout, 0)}"
@@ -206,7 +219,9 @@ class Function(Component):
                 return ""
             try:
                 self._call(given, [row])
-            except Exception as again:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as again:
                 if type(again) is type(error):
                     return f", as it does for the response {_row(rollout, row)} alone"
         return ", though for no response alone"
@@ -254,7 +269,8 @@ def _number(value: Any, place: int) -> float | None:
     if value is None:
         return None
     if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
-        shown = repr(value) if len(repr(value)) < 60 else repr(value)[:59] + "…"
+        said = repr(value)
+        shown = said if len(said) < 60 else said[:59] + "…"
         raise ValueError(f"returned {shown} as number {place + 1}; expected a float")
     try:
         return float(value)

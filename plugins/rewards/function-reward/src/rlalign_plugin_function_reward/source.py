@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign import Code, ConfigError
+from rlalign.errors import said_by
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def asked_by(function: Callable[..., Any]) -> Asked:
 
 def tail(error: BaseException, source: Code) -> str:
     """`KeyError: 'x' at my_rewards.py:12, in score: weights[word]`: the last line that is the user's own."""
-    said = f"{type(error).__name__}: {error}"
+    said = f"{type(error).__name__}: {said_by(error)}"
     frames = []
     trace = error.__traceback__
     while trace is not None:
