@@ -378,6 +378,17 @@ def test_the_loss_is_a_sum_and_a_bonus_is_taken_off(name: str, warmup: int, tmp_
         assert metrics["loss"] == pytest.approx(bonus + 0.7 * part["value"], rel=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"whiten": "minibatch"}], ids=["as-it-is", "whitened"])
+def test_a2c_whitens_advantages_only_if_asked(options: dict[str, Any], tmp_path: Path) -> None:
+    bench = Bench(tmp_path, say({"a2c": options}))
+    batch = bench.batch()
+    advantage_M, logp_M = (x[batch.rollout.mask_NT] for x in (batch.advantage_NT, batch.rollout.logprobs_NT))
+    if options:
+        advantage_M = (advantage_M - advantage_M.mean()) / (advantage_M.var(correction=0) + 1e-8).sqrt()
+    expected = -float((advantage_M * logp_M).mean())
+    assert bench.gradient(batch, budget=1)[0]["a2c/policy"] == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_update_ends_at_too_large_a_step(tmp_path: Path) -> None:
     for row in learn(tmp_path, {"ppo": {"target_kl": 1e-5}}, train={"iterations": 2}):
         assert row["optimiser_steps"] == 1
