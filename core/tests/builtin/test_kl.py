@@ -120,6 +120,23 @@ def test_controllers_move_the_coefficient_once_an_iteration(controller: str, tmp
     assert again.coef == leash.coef
 
 
+@pytest.mark.parametrize("controller", ["rl4lms", "ziegler"])
+def test_a_coefficient_on_target_stands_still(controller: Any, tmp_path: Path) -> None:
+    """`rl4lms` looks at a mean over tokens, `ziegler` at one over responses: at that the other would move."""
+    bench = Bench(tmp_path, PIPELINE, EXTRA)
+    with torch.no_grad():
+        for p in bench.run.models.policy.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(3), dtype=p.dtype))
+    rollout, reward = bench.rollout()
+    kl_NT = torch.where(rollout.mask_NT, reward.metrics["kl/k1"], 0.0)
+    seen = float(kl_NT.sum() / (rollout.mask_NT.sum() if controller == "rl4lms" else len(rollout)))
+    for target, direction in ((seen, 0), (seen / 1.1, 1), (seen / 0.9, -1)):
+        leash = KL(KL.Config(coef=0.3, target=target, controller=controller))
+        leash.name = "kl"
+        leash.iteration_done(rollout, reward)
+        assert (leash.coef > 0.3 * (1 + 1e-9)) - (leash.coef < 0.3 * (1 - 1e-9)) == direction
+
+
 # -- beside other penalties -------------------------------------------------------------------------
 
 

@@ -287,9 +287,9 @@ def test_as_released_a_hundred_tokens_are_kept_and_top_k_comes_after(tmp_path: P
     how = {"samples": 4, "max_new_tokens": 4}
     models = None
 
-    def sizes(**more: Any) -> Tensor:
+    def sizes(options: Mapping[str, Any] = {}, **more: Any) -> Tensor:
         asked = say(
-            {"nlpo": {"mode": "rl4lms", "top_p": 0.01}},
+            {"nlpo": {"mode": "rl4lms", "top_p": 0.01, **options}},
             policy=policy,
             models=models,
             generation={**how, **more},
@@ -299,6 +299,7 @@ def test_as_released_a_hundred_tokens_are_kept_and_top_k_comes_after(tmp_path: P
 
     assert set(sizes().tolist()) <= {100, 101}  # the end is always allowed
     assert set(sizes(top_k=50).tolist()) == {50}
+    assert set(sizes({"min_keep": 7}).tolist()) <= {7, 8}, "what is said counts"
 
 
 class TestNLPO(ComponentTests):

@@ -138,6 +138,14 @@ def test_the_explained_variance_by_hand() -> None:
     assert float(explained_variance(returns, 0 * returns, mask)) == 0
 
 
+def test_the_update_goes_on_until_one_and_a_half_times_the_target() -> None:
+    """The factor of `target_kl` in OpenAI's released PPO; at the border it goes on, and nothing else ends it."""
+    ppo, never = PPO(PPO.Config(target_kl=0.5)), PPO(PPO.Config())
+    for kl, on in ((0.75, True), (0.7501, False)):
+        metrics = {f"{ppo.name}/kl": kl, f"{ppo.name}/clip_fraction": 1.0 - kl}
+        assert (ppo.step_ready(metrics), never.step_ready(metrics)) == (on, True)
+
+
 # -- golden numbers ---------------------------------------------------------------------------------------
 
 
@@ -345,6 +353,42 @@ def test_a_cut_response_is_worth_what_would_have_come(tmp_path: Path) -> None:
     assert torch.equal(difference_N, torch.where(rollout.finished_N, 0.0, 3.0).double())
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_the_loss_is_a_sum_and_a_bonus_is_taken_off(name: str, warmup: int, tmp_path: Path) -> None:
+    """policy + value·L_V − entropy·H, means over the step's tokens; while the value warms up, its part alone."""
+    options = {"value": 0.7, "entropy": 0.3, "warmup": warmup}
+    bench = Bench(tmp_path, say({name: options}, models=None))
+    with torch.no_grad():
+        bench.run.models["value"].free.normal_(generator=torch.Generator().manual_seed(0))
+    batch = bench.batch()
+    mask_NT, old_NT, returns_NT = batch.rollout.mask_NT, batch.columns["values"], batch.columns["returns"]
+    assert len(set(batch.rollout.length_N.tolist())) > 1, "responses of one length hide what is counted"
+    found = bench.run.score("policy", batch.rollout, ["entropy"])
+    expected = {
+        "value": ((old_NT - returns_NT) ** 2)[mask_NT].mean() / 2,
+        "entropy": found.entropy_NT[mask_NT].mean(),
+        "explained_variance": 1 - (returns_NT - old_NT)[mask_NT].var() / returns_NT[mask_NT].var(),
+    }
+    for budget in (10**9, 1):  # in one piece, response by response
+        metrics, _ = bench.gradient(batch, budget=budget)
+        part = {key: metrics[f"{name}/{key}"] for key in ("policy", *expected)}
+        assert part == pytest.approx({**part, **{k: float(x) for k, x in expected.items()}}, rel=1e-12)
+        bonus = 0 if warmup else part["policy"] - 0.3 * part["entropy"]
+        assert metrics["loss"] == pytest.approx(bonus + 0.7 * part["value"], rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"whiten": "minibatch"}], ids=["as-it-is", "whitened"])
+def test_a2c_whitens_advantages_only_if_asked(options: dict[str, Any], tmp_path: Path) -> None:
+    bench = Bench(tmp_path, say({"a2c": options}))
+    batch = bench.batch()
+    advantage_M, logp_M = (x[batch.rollout.mask_NT] for x in (batch.advantage_NT, batch.rollout.logprobs_NT))
+    if options:
+        advantage_M = (advantage_M - advantage_M.mean()) / (advantage_M.var(correction=0) + 1e-8).sqrt()
+    expected = -float((advantage_M * logp_M).mean())
+    assert bench.gradient(batch, budget=1)[0]["a2c/policy"] == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_update_ends_at_too_large_a_step(tmp_path: Path) -> None:
     for row in learn(tmp_path, {"ppo": {"target_kl": 1e-5}}, train={"iterations": 2}):
         assert row["optimiser_steps"] == 1
@@ -364,6 +408,9 @@ def test_a_preset_is_one_word_and_each_value_may_be_said(tmp_path: Path) -> None
     options = phase.algorithm[0].options
     assert (options.gamma, options.lam, options.value, options.value_clip) == (1.0, 0.9, 0.1, 0.2)
     assert (options.whiten, options.truncated, options.clip) == ("batch", "terminal", 0.2)
+    options = load(tmp_path, {"ppo": {"preset": "rl4lms"}}).algorithm[0].options
+    assert (options.gamma, options.lam, options.value, options.value_clip) == (0.99, 0.95, 1.0, None)
+    assert (options.whiten, options.truncated, options.clip) == ("minibatch", "terminal", 0.2)
 
 
 def test_a_preset_sets_what_stands_around_it(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def test_what_the_losses_are_made_of() -> None:
     assert mean_logprob(log_ratio_NT, mask_NT).tolist() == [1.5, -3.0]
     assert float(reference_point(log_ratio_NT, mask_NT)) == 0
     assert float(reference_point(log_ratio_NT[:1], mask_NT[:1])) == 3
+    assert float(reference_point(log_ratio_NT[1:], mask_NT[1:])) == 0, (
+        "a KL is not negative, nor is its estimate"
+    )
     assert ranking_loss(f64([1.0, 2.0]), f64([3.0, 1.0])).tolist() == [2.0, 0.0]
     assert sft_weight(f64([1, 2, 4]), 0.5).tolist() == [0.0, 0.5, 4.5]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.overrides import TorchFunctionMode
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -160,6 +161,31 @@ def policy_of(folders: Mapping[str, Path]) -> Callable[..., Any]:
         return policy.eval()
 
     return make
+
+
+class _Exactly(TorchFunctionMode):
+    """What a network in float64 rounds to float32 inside (norms, softmaxes, rotations) stays in float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if args and getattr(args[0], "dtype", None) is torch.float64:
+            args = [torch.float64 if x is torch.float32 else x for x in args]
+            kwargs = {k: torch.float64 if x is torch.float32 else x for k, x in kwargs.items()}
+            func = torch.Tensor.double if func is torch.Tensor.float else func
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def exactly() -> Iterator[None]:
+    """What is exact by construction is so to 1e-10: float64 leaves room for any machine and number of threads."""
+    with _Exactly():
+        yield
+
+
+@pytest.fixture
+def exact_policy_of(exactly: None, policy_of: Callable[..., Any]) -> Callable[..., Any]:
+    """As `policy_of`, all in float64."""
+    return lambda family, **options: policy_of(family, **options).double()
 
 
 @pytest.fixture

@@ -83,10 +83,10 @@ def scored(policy: Any, rollout: Rollout, **engine: Any) -> Any:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_are_those_of_the_unpadded_row(
-    policy_of: MakePolicy, examples: Sequence[Example], family: str, setting: str
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str, setting: str
 ) -> None:
     """Prompts of 1, 4, 8 and 9 words in one batch: 8, 5, 1 and 0 pads; sampled, and scored again in pieces."""
-    policy, how = policy_of(family), SETTINGS[setting]
+    policy, how = exact_policy_of(family), SETTINGS[setting]
     rollout = sampled(policy, examples, how)
     again = scored(policy, rollout)
     pieces = scored(policy, rollout, budget=40, head_chunk=5)
@@ -95,38 +95,38 @@ def test_logprobs_are_those_of_the_unpadded_row(
         length = int(rollout.length_N[row])
         narrowed, full = own_logprobs(policy, rollout, row, how)
         for found in (rollout, again, pieces):
-            torch.testing.assert_close(found.logprobs_NT[row, :length], narrowed, atol=1e-5, rtol=0)
-            torch.testing.assert_close(found.full_logprobs_NT[row, :length], full, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found.logprobs_NT[row, :length], narrowed, atol=1e-10, rtol=0)
+            torch.testing.assert_close(found.full_logprobs_NT[row, :length], full, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("pads", (0, 1, 4, 8))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pads_move_nothing(policy_of: MakePolicy, family: str, pads: int) -> None:
+def test_pads_move_nothing(exact_policy_of: MakePolicy, family: str, pads: int) -> None:
     """One prompt beside another that is longer by so many tokens."""
-    policy, how = policy_of(family), SETTINGS["plain"]
+    policy, how = exact_policy_of(family), SETTINGS["plain"]
     short = Example("short", "w5 w6")
     long = Example("long", " ".join(f"w{i}" for i in range(2 + pads)))
     both = sampled(policy, [short, long], how)
     assert len(both.inputs[1]) - len(both.inputs[0]) == pads
     for row in range(len(both)):
         expected, _ = own_logprobs(policy, both, row, how)
-        torch.testing.assert_close(both.logprobs_NT[row, : len(expected)], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(both.logprobs_NT[row, : len(expected)], expected, atol=1e-10, rtol=0)
     alone = sampled(policy, [short], how)
     assert alone.texts == both.texts[: how.samples]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logged_responses_are_scored_as_they_stand(
-    policy_of: MakePolicy, examples: Sequence[Example], family: str
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str
 ) -> None:
-    policy = policy_of(family)
+    policy = exact_policy_of(family)
     rollout = policy.encode(examples)
     assert rollout.flaw() is None
     assert rollout.logprobs_NT[rollout.mask_NT].isnan().all()
     outputs = scored(policy, rollout)
     for row in range(len(rollout)):
         expected, _ = own_logprobs(policy, rollout, row, Sampling())
-        torch.testing.assert_close(outputs.logprobs_NT[row, : len(expected)], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(outputs.logprobs_NT[row, : len(expected)], expected, atol=1e-10, rtol=0)
         ended = int(rollout.actions_NT[row, int(rollout.length_N[row]) - 1]) in policy.ends
         assert ended == bool(rollout.finished_N[row])
         text = policy.text(rollout.actions_NT[row, : int(rollout.length_N[row])])
@@ -136,9 +136,9 @@ def test_logged_responses_are_scored_as_they_stand(
 @pytest.mark.parametrize("least", (0, 5))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_generate(
-    policy_of: MakePolicy, examples: Sequence[Example], family: str, least: int
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str, least: int
 ) -> None:
-    policy = policy_of(family)
+    policy = exact_policy_of(family)
     how = Sampling(greedy=True, max_new_tokens=16, min_new_tokens=least)
     rollout = sampled(policy, examples, how)
     for row, prompt in enumerate(rollout.inputs):
@@ -158,9 +158,9 @@ def test_greedy_is_generate(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_beams_are_generate(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+def test_beams_are_generate(exact_policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
     """The search over all prompts at once finds what it finds for each alone."""
-    policy = policy_of(family)
+    policy = exact_policy_of(family)
     how = Sampling(samples=2, beams=4, max_new_tokens=10)
     rollout = sampled(policy, examples, how)
     assert rollout.flaw() is None
@@ -187,10 +187,10 @@ def test_beams_are_generate(policy_of: MakePolicy, examples: Sequence[Example], 
 @pytest.mark.parametrize("constrained", (False, True), ids=("free", "constrained"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batch_and_compaction_change_no_token(
-    policy_of: MakePolicy, family: str, constrained: bool, k: int
+    exact_policy_of: MakePolicy, family: str, constrained: bool, k: int
 ) -> None:
     """Nor any mask, where a lagging copy that differs from the policy constrains it."""
-    policy, mask = policy_of(family), policy_of(family)
+    policy, mask = exact_policy_of(family), exact_policy_of(family)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in mask.parameters():
@@ -215,7 +215,7 @@ def test_batch_and_compaction_change_no_token(
     assert 0 < int(whole.finished_N.sum()) < len(whole)
     mask_NT = whole.mask_NT
     torch.testing.assert_close(
-        whole.logprobs_NT[mask_NT], kept.logprobs_NT[:, : whole.steps][mask_NT], atol=1e-5, rtol=0
+        whole.logprobs_NT[mask_NT], kept.logprobs_NT[:, : whole.steps][mask_NT], atol=1e-10, rtol=0
     )
     if constrained:
         assert whole.allowed is not None
@@ -267,22 +267,24 @@ def test_each_prompt_is_read_once(policy_of: MakePolicy, examples: Sequence[Exam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_states_after_the_responses(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+def test_states_after_the_responses(
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str
+) -> None:
     """`last` gives N rows more: what the next step would read."""
-    policy = policy_of(family)
+    policy = exact_policy_of(family)
     rollout = policy.encode(examples)
     with torch.no_grad():
         steps, more = policy.features(rollout), policy.features(rollout, last=True)
-        torch.testing.assert_close(more[: len(steps)], steps, atol=1e-5, rtol=0)
+        torch.testing.assert_close(more[: len(steps)], steps, atol=1e-10, rtol=0)
         for row in range(len(rollout)):
             prompt = rollout.inputs[int(rollout.group_N[row])]
             actions = rollout.actions_NT[row, : int(rollout.length_N[row])]
             after = own_logits(policy, prompt, torch.cat([actions, actions[:1]]))[-1]
             found = policy.head(more[len(steps) + row][None])[0]
-            torch.testing.assert_close(found, after, atol=2e-5, rtol=0)
+            torch.testing.assert_close(found, after, atol=1e-10, rtol=0)
         first = rollout.chosen[1] == 0
         torch.testing.assert_close(
-            policy.prompt_features(rollout)[rollout.group_N], steps[first], atol=1e-5, rtol=0
+            policy.prompt_features(rollout)[rollout.group_N], steps[first], atol=1e-10, rtol=0
         )
 
 
@@ -316,21 +318,41 @@ def test_nobody_holds_all_logits(policy_of: MakePolicy, examples: Sequence[Examp
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_and_float64(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+def test_bfloat16(policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
     policy, how = policy_of(family), SETTINGS["truncated"]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         half = sampled(policy, examples, how)
     assert half.logprobs_NT.dtype == torch.float32
     again = scored(policy, half, dtype="bfloat16")
     assert float((half.logprobs_NT - again.logprobs_NT)[half.mask_NT].abs().max()) < 0.2
-    policy.double()
-    double = sampled(policy, examples, how)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float64(exact_policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+    policy = exact_policy_of(family)
+    double = sampled(policy, examples, SETTINGS["truncated"])
     assert double.logprobs_NT.dtype == torch.float64
-    exact = scored(policy, double)
-    # Llama's and T5's norms compute in float32 whatever the weights are.
-    torch.testing.assert_close(
-        double.logprobs_NT, exact.logprobs_NT, atol=1e-10 if family in ("gpt2", "bart") else 1e-5, rtol=0
-    )
+    torch.testing.assert_close(double.logprobs_NT, scored(policy, double).logprobs_NT, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_is_as_near_as_transformers_own(
+    policy_of: MakePolicy, examples: Sequence[Example], family: str
+) -> None:
+    """How far float32 rounds is a matter of the machine: what transformers computes of a row alone is off as much."""
+    policy, how = policy_of(family), SETTINGS["plain"]
+    rollout = sampled(policy, examples, how)
+    again = scored(policy, rollout)
+
+    def own() -> Tensor:
+        return torch.cat([own_logprobs(policy, rollout, row, how)[1] for row in range(len(rollout))]).double()
+
+    theirs = own()
+    policy.double()
+    exact = own()
+    most = 4 * float((theirs - exact).abs().max())
+    for ours in (rollout, again):
+        assert float((ours.full_logprobs_NT[rollout.mask_NT] - exact).abs().max()) <= most
 
 
 @pytest.mark.gpu
@@ -363,7 +385,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("model", OTHERS)
-def test_other_families(tmp_path: Any, folders: Any, examples: Sequence[Example], model: str) -> None:
+def test_other_families(
+    tmp_path: Any, folders: Any, examples: Sequence[Example], exactly: None, model: str
+) -> None:
     """Sliding windows, caps, ALiBi, projections, states instead of attention."""
     import json
 
@@ -383,6 +407,7 @@ def test_other_families(tmp_path: Any, folders: Any, examples: Sequence[Example]
     options = {"path": str(tmp_path), "init": "random", "tokenizer": str(folders[tokenizer])}
     policy = cls(cls.Config.model_validate_json(json.dumps(options)))
     policy.setup()
+    policy.double()
     how = SETTINGS["plain"]
     rollout = sampled(policy, examples, how)
     again = scored(policy, rollout)
@@ -390,4 +415,4 @@ def test_other_families(tmp_path: Any, folders: Any, examples: Sequence[Example]
         length = int(rollout.length_N[row])
         narrowed, _ = own_logprobs(policy, rollout, row, how)
         for found in (rollout, again):
-            torch.testing.assert_close(found.logprobs_NT[row, :length], narrowed, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found.logprobs_NT[row, :length], narrowed, atol=1e-10, rtol=0)
