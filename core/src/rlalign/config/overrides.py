@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,14 +15,20 @@ from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
 from rlalign.config.places import Keys, Tree
 from rlalign.config.words import did_you_mean, found
+from rlalign.data import limits
 from rlalign.errors import ConfigError
+
+SHOWN = 200
+"""Characters of an override that messages show."""
 
 
 def override(tree: Tree, text: str, said: str = "command line") -> Keys:
     """Set what `key=value` names and give its path; ConfigError when the key leads nowhere."""
-    place = f"{said} ({text})"
+    place = f"{said} ({text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'})"
     key, equals, value = text.partition("=")
     segments = re.findall(r"[^.\[\]\s]+", key)
+    if len(segments) > limits.PIPELINE_DEPTH or len(key) > limits.KEY_CHARACTERS:
+        raise ConfigError(f"{place}: a key that long leads nowhere; check it")
     if not equals or not segments:
         raise ConfigError(f"{place}: expected key=value, for instance train.lr=1e-5")
     parsed = places.value(value, place)
@@ -145,10 +153,53 @@ def _names(item: Any) -> tuple[str, ...]:
 def interpolate(tree: Tree) -> None:
     """Replace every `${…}` by what it stands for; those that stand for nothing are reported."""
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
+    if leaves:
+        with _bounded(tree.places[()].rpartition(":")[0]):
+            _interpolate(tree, leaves)
+
+
+@contextmanager
+def _bounded(name: str) -> Iterator[None]:
+    """Stop when the interpolations of a file make too much text or take too long.
+
+    Whatever OmegaConf's grammar allows, text grows by functions that return it; so these are watched.
+    """
+    steps = text = 0
+
+    def spent() -> bool:
+        return steps > limits.INTERPOLATION_STEPS or text > limits.INTERPOLATION_TEXT
+
+    def watch(frame: Any, event: str, returned: Any) -> None:
+        nonlocal steps, text
+        steps += event == "call"
+        text += len(returned) if event == "return" and isinstance(returned, str) else 0
+        if spent():
+            raise _TooMuch
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    except BaseException:
+        if not spent():
+            raise
+        raise ConfigError(  # whatever OmegaConf, interrupted, says of it
+            f"{name}: its `${{…}}` stand for more than {limits.INTERPOLATION_TEXT:,} characters or "
+            f"{limits.INTERPOLATION_STEPS:,} steps; let them refer to less, or to each other less often"
+        ) from None
+    finally:
+        sys.setprofile(before)
+
+
+class _TooMuch(BaseException):
+    """No `Exception`: OmegaConf would say something else of it."""
+
+
+def _interpolate(tree: Tree, leaves: list[Keys]) -> None:
     for keys in leaves:
         try:
             OmegaConf.create([tree.at(keys)])
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, RecursionError) as error:
             text = f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"
             tree.report(keys, text, unreadable=True)
             tree.at(keys[:-1])[keys[-1]] = "???"  # a value that is missing, says OmegaConf
