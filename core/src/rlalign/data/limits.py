@@ -43,6 +43,11 @@ NEW_TOKENS = 10**7
 RESPONSES = 10**7
 """Responses per iteration: prompts × samples."""
 
+# -- data ------------------------------------------------------------------------------------------------------
+
+TEXT_CHARACTERS = 2**22
+"""Of a prompt or a logged response that a tokenizer reads."""
+
 
 def machine_memory() -> int:
     """Bytes of memory that this process may use at most."""
