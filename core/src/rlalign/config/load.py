@@ -67,7 +67,9 @@ def pipeline_text(path: Path) -> str:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name the pipeline file")
     if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: is no regular file but a pipe or a device; write the pipeline to a file first")
+        raise ConfigError(
+            f"{path}: is no regular file but a pipe or a device; write the pipeline to a file first"
+        )
     try:
         with path.open("rb") as file:
             read = file.read(limits.PIPELINE_BYTES + 1)

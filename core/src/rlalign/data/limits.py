@@ -61,7 +61,9 @@ def require_memory(what: str, *sizes: int, remedy: str) -> None:
     """Refuse what needs more memory than the machine has, before any is taken; `sizes` are factors, in bytes."""
     needed, there = math.prod(sizes), machine_memory()
     if needed > there:
-        raise ConfigError(f"{what} needs {in_words(needed)} of memory, this machine has {in_words(there)}; {remedy}")
+        raise ConfigError(
+            f"{what} needs {in_words(needed)} of memory, this machine has {in_words(there)}; {remedy}"
+        )
 
 
 def in_words(size: int) -> str:

@@ -43,7 +43,10 @@ class Sampling(Options):
     stop: tuple[str, ...] = Field((), description="a response ends when its text holds one of these")
     greedy: bool = Field(False, description="take the most probable token (for evaluation only)")
     beams: int = Field(
-        1, gt=0, le=limits.SAMPLES, description="width of a beam search, where the policy has one (for evaluation only)"
+        1,
+        gt=0,
+        le=limits.SAMPLES,
+        description="width of a beam search, where the policy has one (for evaluation only)",
     )
 
     @property
@@ -68,7 +71,9 @@ class Train(Options):
     iterations: Positive | None = Field(
         None, description="draws of `prompts` prompts, each followed by an update"
     )
-    passes: float | None = Field(None, gt=0, le=limits.COUNT, description="passes over the data; `iterations` follows from it")
+    passes: float | None = Field(
+        None, gt=0, le=limits.COUNT, description="passes over the data; `iterations` follows from it"
+    )
     prompts: int = Field(64, gt=0, le=limits.PROMPTS, description="prompts per iteration")
     epochs: Positive = Field(1, description="passes over one iteration's batch")
     minibatches: int = Field(1, gt=0, le=limits.PROMPTS, description="optimiser steps per epoch")

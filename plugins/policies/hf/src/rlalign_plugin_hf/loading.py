@@ -163,7 +163,9 @@ def _require_plausible(raw: dict[str, Any], source: str) -> None:
             _require_plausible(value, source)
         most = next((most for words, most in MOST.items() if re.search(words, name)), None)
         if most is not None and isinstance(value, int | float) and value > most:
-            raise ConfigError(f"{source}: config.json says `{name}: {value:.6g}`, and no model has more than {most:,}")
+            raise ConfigError(
+                f"{source}: config.json says `{name}: {value:.6g}`, and no model has more than {most:,}"
+            )
 
 
 def _require_memory(auto: Any, config: Any, how: dict[str, Any], options: ModelOptions) -> None:
@@ -177,7 +179,10 @@ def _require_memory(auto: Any, config: Any, how: dict[str, Any], options: ModelO
         raise RLAlignError(_explained(str(options.path), error)) from error
     count = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     require_memory(
-        f"{options.path}: a model of {count:,} weights", count, 4, remedy="use a smaller model, or another machine"
+        f"{options.path}: a model of {count:,} weights",
+        count,
+        4,
+        remedy="use a smaller model, or another machine",
     )
 
 
