@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -154,51 +153,13 @@ def interpolate(tree: Tree) -> None:
     """Replace every `${…}` by what it stands for; those that stand for nothing are reported."""
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
     if leaves:
-        with _bounded(tree.places[()].rpartition(":")[0]):
-            _interpolate(tree, leaves)
+        _interpolate(tree, leaves, _Budget())
 
 
-@contextmanager
-def _bounded(name: str) -> Iterator[None]:
-    """Stop when the interpolations of a file make too much text or take too long.
-
-    Whatever OmegaConf's grammar allows, text grows by functions that return it; so these are watched.
-    """
-    steps = text = 0
-
-    def spent() -> bool:
-        return steps > limits.INTERPOLATION_STEPS or text > limits.INTERPOLATION_TEXT
-
-    def watch(frame: Any, event: str, returned: Any) -> None:
-        nonlocal steps, text
-        steps += event == "call"
-        text += len(returned) if event == "return" and isinstance(returned, str) else 0
-        if spent():
-            raise _TooMuch
-
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
-        yield
-    except BaseException:
-        if not spent():
-            raise
-        raise ConfigError(  # whatever OmegaConf, interrupted, says of it
-            f"{name}: its `${{…}}` stand for more than {limits.INTERPOLATION_TEXT:,} characters or "
-            f"{limits.INTERPOLATION_STEPS:,} steps; let them refer to less, or to each other less often"
-        ) from None
-    finally:
-        sys.setprofile(before)
-
-
-class _TooMuch(BaseException):
-    """No `Exception`: OmegaConf would say something else of it."""
-
-
-def _interpolate(tree: Tree, leaves: list[Keys]) -> None:
+def _interpolate(tree: Tree, leaves: list[Keys], budget: _Budget) -> None:
     for keys in leaves:
         try:
-            OmegaConf.create([tree.at(keys)])
+            budget.spend(tree, keys, OmegaConf.create, [tree.at(keys)])
         except (OmegaConfBaseException, RecursionError) as error:
             text = f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"
             tree.report(keys, text, unreadable=True)
@@ -208,13 +169,55 @@ def _interpolate(tree: Tree, leaves: list[Keys]) -> None:
         if keys in tree.unreadable:
             continue
         try:
-            resolved = _select(config, keys)
+            resolved = budget.spend(tree, keys, _select, config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
             text = f"{tree.at(keys)!r} cannot be resolved: {_first(error)}"
             tree.report(keys, text, unreadable=True)
         else:
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved
+
+
+class _TooMuch(BaseException):
+    """No `Exception`: OmegaConf would say something else of it."""
+
+
+class _Budget:
+    """What the interpolations of a file may take: each can double what another stands for.
+
+    Whatever OmegaConf's grammar allows, it takes function calls, and text grows by functions that return it.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.text = self.most = 0
+
+    def spend(self, tree: Tree, keys: Keys, work: Callable[..., Any], *given: Any) -> Any:
+        """What `work` returns, or a ConfigError that names the interpolation at `keys`."""
+        self.most = min(self.steps + limits.INTERPOLATION_STEPS, limits.INTERPOLATIONS_STEPS)
+        before = sys.getprofile()
+        sys.setprofile(self._watch)
+        try:
+            return work(*given)
+        except BaseException:
+            if not self._spent():
+                raise
+            raise ConfigError(  # whatever OmegaConf, interrupted, says of it
+                f"{tree.place(keys)}: {places.dotted(keys)}: its `${{…}}` stand for too much: what they refer to is "
+                "too long, or refers to others too often; write it out, or put it into a data file"
+            ) from None
+        finally:
+            sys.setprofile(before)
+
+    def _spent(self) -> bool:
+        return self.steps > self.most or self.text > limits.INTERPOLATION_TEXT
+
+    def _watch(self, frame: Any, event: str, returned: Any) -> None:
+        if event == "call":
+            self.steps += 1
+        elif event == "return" and isinstance(returned, str):
+            self.text += len(returned)
+        if self._spent():
+            raise _TooMuch
 
 
 def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:

@@ -141,6 +141,7 @@ def escape(data: Any) -> Any:
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_STR = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 _SURPRISES = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
@@ -214,7 +215,8 @@ class _Walk:
         self.size = Size()
 
     def plain(self, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
-        self.size.add(self.where(node), len(above), node.value)
+        text = node.value if node.tag == _STR else None
+        self.size.add(self.where(node), len(above), text)
         if any(node is outer for outer in above):
             return self.refuse(node, keys, "this part of the file contains itself")
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":

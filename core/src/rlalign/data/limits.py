@@ -27,8 +27,10 @@ PROBLEMS = 1_000
 """Faults that are looked for at once."""
 INTERPOLATION_TEXT = 2**28
 """Characters of all text on the way to what every `${…}` of a file stands for."""
-INTERPOLATION_STEPS = 1_000_000
-"""Function calls that all `${…}` of a file may take."""
+INTERPOLATION_STEPS = 300_000
+"""Function calls that one text with `${…}` may take."""
+INTERPOLATIONS_STEPS = 5_000_000
+"""Function calls that all of a file may take."""
 
 # -- numbers in a pipeline -------------------------------------------------------------------------------------
 
@@ -66,10 +68,10 @@ def require_memory(what: str, *sizes: int, remedy: str) -> None:
         )
 
 
-def in_words(size: int) -> str:
+def in_words(size: float) -> str:
     """`3.2 GiB`"""
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:,.3g} {unit}" if size < 1e6 else f"{size:.1e} {unit}"
-        size = size / 1024  # type: ignore[assignment]
-    raise AssertionError
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.3g} EiB"

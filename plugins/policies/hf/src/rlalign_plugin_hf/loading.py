@@ -94,7 +94,7 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             _local(str(source)), trust_remote_code=options.remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RecursionError) as error:
         raise RLAlignError(f"{source}: no tokenizer could be loaded{hint}. {_first_line(error)}") from error
     tokenizer.truncation_side = options.truncation_side or ("left" if kind == "causal" else "right")
     return tokenizer

@@ -5,13 +5,14 @@ Run as a script, this module is that process. It imports neither torch nor this 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 TEMPLATE_SECONDS = 2
@@ -29,52 +30,62 @@ class ChatTemplate:
         if len(template) > TEMPLATE_CHARACTERS:
             raise ValueError(f"it has {len(template):,} characters, more than {TEMPLATE_CHARACTERS:,}")
         self._said = {"chat_template": template, **names}
-        self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The text of a chat, up to where the assistant's answer begins."""
         given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        if self._process is None or self._process.poll() is not None:
-            self._process = _start()
-            weakref.finalize(self, _end, self._process)
-        try:
-            answer = _ask(self._process, json.dumps({**self._said, "conversations": [given]}, default=_named))
-        except (OSError, ValueError):  # it has ended, whatever of
-            _end(self._process)
-            bounds = f"{TEMPLATE_SECONDS} seconds or {TEMPLATE_MEMORY // 2**20} MiB"
-            raise ValueError(f"it takes more than {bounds} for one prompt, or breaks down") from None
+        answer = _renderer.ask(json.dumps({**self._said, "conversations": [given]}, default=_named))
         if "error" in answer:
             raise ValueError(answer["error"])
         return str(answer["text"])
 
 
-def _start() -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join(path for path in sys.path if path)
-    few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "critical"}
-    return subprocess.Popen(
-        [sys.executable, "-P", __file__],  # -P: the modules beside this one hide no others
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **few, "PYTHONPATH": paths},
-        start_new_session=True,  # Ctrl-C is the run's own to answer
-    )
+class _Renderer:
+    """The other process. It is started when it is first asked, and again when a template has ended it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._one_at_a_time = Lock()
+
+    def ask(self, question: str) -> dict[str, Any]:
+        with self._one_at_a_time:
+            process = self._process = self._process or self._start()
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.write(question.encode() + b"\n")
+                process.stdin.flush()
+                answer: dict[str, Any] = json.loads(process.stdout.readline())
+            except (OSError, ValueError):  # it has ended, whatever of
+                self.end()
+                bounds = f"{TEMPLATE_SECONDS} seconds or {TEMPLATE_MEMORY // 2**20} MiB"
+                return {"error": f"it takes more than {bounds} for one prompt, or breaks down"}
+            except BaseException:  # Ctrl-C: an answer may be on its way
+                self.end()
+                raise
+            return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        atexit.register(self.end)
+        paths = os.pathsep.join(path for path in sys.path if path)
+        few = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "critical"}
+        return subprocess.Popen(
+            [sys.executable, "-P", __file__],  # -P: the modules beside this one hide no others
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **few, "PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C is the run's own to answer
+        )
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with suppress(OSError):
+                self._process.communicate()
+            self._process = None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]
-
-
-def _ask(process: subprocess.Popen[bytes], question: str) -> dict[str, Any]:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(question.encode() + b"\n")
-    process.stdin.flush()
-    answer: dict[str, Any] = json.loads(process.stdout.readline())
-    return answer
+_renderer = _Renderer()
 
 
 def _named(value: Any) -> str:
