@@ -14,6 +14,7 @@ from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
 from rlalign.config.words import did_you_mean, found, unknown
+from rlalign.data import limits
 from rlalign.errors import ConfigError
 
 MOST_SHOWN = 20
@@ -39,7 +40,7 @@ def load_pipeline(
     if isinstance(text, Mapping):
         tree = places.Tree(dict(text), {(): str(path)})
     else:
-        tree = places.read(_text(path) if text is None else text, str(path))
+        tree = places.read(pipeline_text(path) if text is None else text, str(path))
     file = File(tree, path.absolute().parent, registry or Registry(trust=True))
     changed: list[tuple[str, Keys]] = []
     for one in overrides:
@@ -50,6 +51,7 @@ def load_pipeline(
     if seed is not None:
         tree.put(("seed",), seed, f"command line (--seed {seed})")
     interpolate(tree, trust=file.registry.trust)
+    places.Size().add_all(str(path), tree.data)
     for one, keys in changed:
         if shadowed(tree.data, keys):
             hint = f"say phases.NAME.{one}"
@@ -60,11 +62,23 @@ def load_pipeline(
     return pipeline
 
 
-def _text(path: Path) -> str:
+def pipeline_text(path: Path) -> str:
+    """What a pipeline file holds; ConfigError where that is no text, or too much."""
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name the pipeline file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"{path}: is no regular file but a pipe or a device; write the pipeline to a file first"
+        )
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            read = file.read(limits.PIPELINE_BYTES + 1)
+        if len(read) > limits.PIPELINE_BYTES:
+            raise ConfigError(
+                f"{path}: is longer than {limits.in_words(limits.PIPELINE_BYTES)}, which no pipeline is; "
+                "what is large belongs in a data file"
+            )
+        return read.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         hint = did_you_mean(str(path), map(str, path.parent.glob("*.y*ml")))
         raise ConfigError(f"{path}: no such file{hint}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,15 +19,21 @@ from rlalign.config import places
 from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, MERGED_SECTIONS, REPLACED_SECTIONS, short
 from rlalign.config.places import Keys, Tree
 from rlalign.config.words import did_you_mean, found
+from rlalign.data import limits
 from rlalign.errors import ConfigError, hide
 from rlalign.interface.code import ADD_TRUST
+
+SHOWN = 200
+"""Characters of an override that messages show."""
 
 
 def override(tree: Tree, text: str, said: str = "command line") -> Keys:
     """Set what `key=value` names and give its path; ConfigError when the key leads nowhere."""
-    place = f"{said} ({text})"
+    place = f"{said} ({text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'})"
     key, equals, value = text.partition("=")
     segments = re.findall(r"[^.\[\]\s]+", key)
+    if len(segments) > limits.PIPELINE_DEPTH or len(key) > limits.KEY_CHARACTERS:
+        raise ConfigError(f"{place}: a key that long leads nowhere; check it")
     if not equals or not segments:
         raise ConfigError(f"{place}: expected key=value, for instance train.lr=1e-5")
     parsed = places.value(value, place)
@@ -183,10 +190,15 @@ def interpolate(tree: Tree, *, trust: bool = True) -> None:
     """
     _register("oc.env", _variable, replace=True)
     leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
+    if leaves:
+        _interpolate(tree, leaves, _Budget(), trust)
+
+
+def _interpolate(tree: Tree, leaves: list[Keys], budget: _Budget, trust: bool) -> None:
     for keys in leaves:
         try:
-            OmegaConf.create([tree.at(keys)])
-        except OmegaConfBaseException as error:
+            budget.spend(tree, keys, OmegaConf.create, [tree.at(keys)])
+        except (OmegaConfBaseException, RecursionError) as error:
             text = f"{tree.at(keys)!r} is no valid interpolation: {_first(error)}"
             tree.report(keys, text, unreadable=True)
             tree.at(keys[:-1])[keys[-1]] = "???"  # a value that is missing, says OmegaConf
@@ -197,7 +209,7 @@ def interpolate(tree: Tree, *, trust: bool = True) -> None:
         reader = _Reader(trust, set())
         before = _reader.set(reader)
         try:
-            resolved = _select(config, keys)
+            resolved = budget.spend(tree, keys, _select, config, keys)
         except (OmegaConfBaseException, RecursionError) as error:
             why = _first(error)
             if reader.read and "not found" not in why:  # it may quote what it could not read
@@ -214,6 +226,48 @@ def interpolate(tree: Tree, *, trust: bool = True) -> None:
                         hide(text, tree.interpolated[keys])
         finally:
             _reader.reset(before)
+
+
+class _TooMuch(BaseException):
+    """No `Exception`: OmegaConf would say something else of it."""
+
+
+class _Budget:
+    """What the interpolations of a file may take: each can double what another stands for.
+
+    Whatever OmegaConf's grammar allows, it takes function calls, and text grows by functions that return it.
+    """
+
+    def __init__(self) -> None:
+        self.steps = self.text = self.most = 0
+
+    def spend(self, tree: Tree, keys: Keys, work: Callable[..., Any], *given: Any) -> Any:
+        """What `work` returns, or a ConfigError that names the interpolation at `keys`."""
+        self.most = min(self.steps + limits.INTERPOLATION_STEPS, limits.INTERPOLATIONS_STEPS)
+        before = sys.getprofile()
+        sys.setprofile(self._watch)
+        try:
+            return work(*given)
+        except BaseException:
+            if not self._spent():
+                raise
+            raise ConfigError(  # whatever OmegaConf, interrupted, says of it
+                f"{tree.place(keys)}: {places.dotted(keys)}: its `${{…}}` stand for too much: what they refer to is "
+                "too long, or refers to others too often; write it out, or put it into a data file"
+            ) from None
+        finally:
+            sys.setprofile(before)
+
+    def _spent(self) -> bool:
+        return self.steps > self.most or self.text > limits.INTERPOLATION_TEXT
+
+    def _watch(self, frame: Any, event: str, returned: Any) -> None:
+        if event == "call":
+            self.steps += 1
+        elif event == "return" and isinstance(returned, str):
+            self.text += len(returned)
+        if self._spent():
+            raise _TooMuch
 
 
 def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:

@@ -149,7 +149,7 @@ class PipelineSettings(Options):
     """What is said once for the whole pipeline, beside `policy` and `phases`."""
 
     repeat: Positive = Field(1, description="passes over the list of phases")
-    seed: Natural = Field(0, description="what every random number follows from")
+    seed: int = Field(0, ge=0, description="what every random number follows from")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     deterministic: bool = Field(False, description="only operations that give the same bits each time")
     checkpoints: Save = Field(Save(), description="how often a checkpoint is written")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rlalign.config.words import found
+from rlalign.data import limits
 from rlalign.errors import ConfigError
 
 Keys = tuple[str | int, ...]
@@ -37,6 +38,8 @@ class Tree:
         if not any(keys[:depth] in self.unreadable for depth in range(len(keys) + 1)):
             parts = (place or self.place(keys), dotted(keys), text)
             self.problems.append(": ".join(part for part in parts if part))
+            if len(self.problems) >= limits.PROBLEMS:
+                raise ConfigError("\n".join([*self.problems[:20], "… and many more"]))
         if unreadable:
             self.unreadable.add(keys)
 
@@ -79,6 +82,41 @@ class Tree:
 
 class Expression(str):
     """Text whose `${…}` is to be resolved again when it is read."""
+
+
+class Size:
+    """How much a file holds, counted while it is read: what is too large is refused before it grows."""
+
+    def __init__(self) -> None:
+        self.nodes = 0
+        self.text = 0
+
+    def add(self, place: str, depth: int, value: Any = None) -> None:
+        """Count one more key, value, list or mapping."""
+        self.nodes += 1
+        self.text += len(value) if isinstance(value, str) else 0
+        for what, size, most in (
+            ("lists and mappings within each other", depth, limits.PIPELINE_DEPTH),
+            ("keys and values", self.nodes, limits.PIPELINE_NODES),
+            ("characters", self.text, limits.PIPELINE_TEXT),
+        ):
+            if size > most:
+                raise ConfigError(
+                    f"{place}: holds more than {most:,} {what}, all that stands for others (`*alias`, `<<`, `${{…}}`) "
+                    "written out; a pipeline is small, and what is large belongs in a data file or in Python"
+                )
+
+    def add_all(self, place: str, data: Any) -> None:
+        """Count all of a tree."""
+        level, depth = [data], 0
+        while level:
+            for node in level:
+                for key in node if isinstance(node, dict) else ():
+                    self.add(place, depth, key)
+                self.add(place, depth, node)
+            holders = [node for node in level if isinstance(node, dict | list)]
+            level = [part for node in holders for part in (node.values() if isinstance(node, dict) else node)]
+            depth += 1
 
 
 def dotted(keys: Keys) -> str:
@@ -133,6 +171,7 @@ def expressions(data: Any) -> Any:
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_STR = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 _SURPRISES = {_INT, _FLOAT, "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"}
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
@@ -140,6 +179,19 @@ _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "flo
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 where `1e-5` is a number, and `2026-11-20`, `12:30` and `010` are text."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+        self.size = Size()
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.size.add(f"{self.name}:{self.peek_event().start_mark.line + 1}", self.depth)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -166,7 +218,7 @@ for _cls in (_Loader, _Dumper):
 
 def _parse(text: str, name: str) -> Tree:
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, name)
         node = loader.get_single_node()
         walk = _Walk(loader, name)
         if node is not None:
@@ -177,7 +229,7 @@ def _parse(text: str, name: str) -> Tree:
         place = f"{name}:{mark.line + 1}" if mark else name
         message = "; ".join(part for part in (error.problem, error.context) if part)
         raise ConfigError(f"{place}: not valid YAML: {message}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         message = str(error).partition("\n")[0]
         raise ConfigError(f"{name}: not valid YAML: {message}") from None
 
@@ -190,8 +242,11 @@ class _Walk:
         self.name = name
         data: Any = None
         self.tree = Tree(data, {(): f"{name}:1"})
+        self.size = Size()
 
     def plain(self, node: yaml.Node, keys: Keys, above: tuple[yaml.Node, ...]) -> Any:
+        text = node.value if node.tag == _STR else None
+        self.size.add(self.where(node), len(above), text)
         if any(node is outer for outer in above):
             return self.refuse(node, keys, "this part of the file contains itself")
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
@@ -200,6 +255,10 @@ class _Walk:
             for index, part in enumerate(node.value):
                 self.tree.places[(*keys, index)] = self.where(part)
             return [self.plain(n, (*keys, i), (*above, node)) for i, n in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and node.tag in (_INT, _FLOAT):
+            if len(node.value) > limits.NUMBER_DIGITS:
+                most = f"the longest that is read has {limits.NUMBER_DIGITS}; quote it if it is text"
+                return self.refuse(node, keys, f"a number of {len(node.value):,} digits; {most}")
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self.loader.construct_object(node)
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
@@ -233,7 +292,11 @@ class _Walk:
         elif node.tag in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"):
             text = f"YAML reads the key `{node.value}` as a {node.tag[18:]}; quote it"
             self.tree.report(keys, text, place=self.where(node))
+        elif len(node.value) > limits.KEY_CHARACTERS:
+            text = f"a key of {len(node.value):,} characters; the longest that is read has {limits.KEY_CHARACTERS:,}"
+            self.tree.report(keys, text, place=self.where(node))
         else:
+            self.size.add(self.where(node), 0, node.value)
             return str(node.value)
         return None
 

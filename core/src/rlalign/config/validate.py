@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from rlalign.config.places import Keys
 from rlalign.config.words import found, unknown
+from rlalign.data import limits
 from rlalign.interface.code import find_module
 
 M = TypeVar("M", bound=BaseModel)
@@ -145,7 +146,7 @@ def _problems(model: type[BaseModel], data: Any, error: ValidationError) -> list
     """One message a place. The members of a union complain one by one: their wishes are joined."""
     problems: list[tuple[Keys, str]] = []
     expected: dict[Keys, list[str]] = {}
-    for one in error.errors(include_url=False):
+    for one in error.errors(include_url=False)[: limits.PROBLEMS]:
         loc, kind = one["loc"], one["type"]
         if kind == "extra_forbidden":
             problems.append((loc, unknown("option", str(loc[-1]), _fields(model, loc[:-1]))))

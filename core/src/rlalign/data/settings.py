@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rlalign.data import limits
+
 Role = Literal["frozen", "lagging", "value"]
 
 Unit = Literal["response", "group", "step"]
@@ -17,27 +19,34 @@ class Options(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=limits.COUNT)]
 
-Natural = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0, le=limits.COUNT)]
 
 
 class Sampling(Options):
     """`generation`: how responses are sampled."""
 
-    samples: Positive = Field(1, description="responses per prompt")
+    samples: int = Field(1, gt=0, le=limits.SAMPLES, description="responses per prompt")
     temperature: float = Field(1.0, ge=1e-8, description="divides the logits, in sampling and in every log-prob")
     top_k: Natural = Field(0, description="keep the k most probable tokens; 0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="keep the smallest set of this probability")
     min_p: float = Field(
         0.0, ge=0, le=1, description="keep tokens of at least this share of the largest probability"
     )
-    min_new_tokens: Natural = Field(0, description="the response may not end before this many tokens")
-    max_new_tokens: Positive = Field(64, description="the response is cut after this many tokens")
+    min_new_tokens: int = Field(
+        0, ge=0, le=limits.NEW_TOKENS, description="the response may not end before this many tokens"
+    )
+    max_new_tokens: int = Field(
+        64, gt=0, le=limits.NEW_TOKENS, description="the response is cut after this many tokens"
+    )
     stop: tuple[str, ...] = Field((), description="a response ends when its text holds one of these")
     greedy: bool = Field(False, description="take the most probable token (for evaluation only)")
-    beams: Positive = Field(
-        1, description="width of a beam search, where the policy has one (for evaluation only)"
+    beams: int = Field(
+        1,
+        gt=0,
+        le=limits.SAMPLES,
+        description="width of a beam search, where the policy has one (for evaluation only)",
     )
 
     @property
@@ -62,10 +71,12 @@ class Train(Options):
     iterations: Positive | None = Field(
         None, description="draws of `prompts` prompts, each followed by an update"
     )
-    passes: float | None = Field(None, gt=0, description="passes over the data; `iterations` follows from it")
-    prompts: Positive = Field(64, description="prompts per iteration")
+    passes: float | None = Field(
+        None, gt=0, le=limits.COUNT, description="passes over the data; `iterations` follows from it"
+    )
+    prompts: int = Field(64, gt=0, le=limits.PROMPTS, description="prompts per iteration")
     epochs: Positive = Field(1, description="passes over one iteration's batch")
-    minibatches: Positive = Field(1, description="optimiser steps per epoch")
+    minibatches: int = Field(1, gt=0, le=limits.PROMPTS, description="optimiser steps per epoch")
     minibatch: Positive | None = Field(
         None, description="groups per optimiser step, instead of `minibatches`"
     )

@@ -49,6 +49,10 @@ class RunDir:
         root = Path(root)
         if name is not None and (not name or name != Path(name).name or name.startswith(".")):
             raise ConfigError(f"run name {name!r}: a name cannot be empty, start with a dot or hold a slash")
+        if name is None and (not stem or stem.startswith(".")):
+            raise ConfigError(
+                f"a run is called after its file, and {stem!r} is no name; rename the file, or say --name"
+            )
         if name is not None and (root / name).exists():
             raise ConfigError(_taken(root / name))
         building = beside(root / (name or stem))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 
+from rlalign.data import limits
 from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
 from rlalign.running.members import HOOKS, Member, implements, once, who
@@ -138,6 +139,12 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
         place = settings.place_of("generation.greedy")
         yield f"{place}: generation.greedy: learning needs responses that differ; leave it out"
     samples = sum(sources.values()) if sources else settings.generation.samples
+    prompts = settings.train.prompts
+    if prompts * samples > limits.RESPONSES:
+        yield (
+            f"{settings.place}: {prompts:,} prompts × {samples:,} responses are more than {limits.RESPONSES:,} an "
+            "iteration; lower train.prompts or generation.samples"
+        )
     for member in plan.members:
         if samples < member.component.min_samples:
             yield (

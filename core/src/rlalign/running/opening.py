@@ -9,7 +9,7 @@ from typing import Any
 
 from rlalign.config import places, words
 from rlalign.config.from_python import as_overrides
-from rlalign.config.load import load_pipeline
+from rlalign.config.load import load_pipeline, pipeline_text
 from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
@@ -32,7 +32,7 @@ def open_run(
     if saved is None:
         raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
     place = saved.loop["place"]
-    text = run.pipeline.read_text(encoding="utf-8")
+    text = pipeline_text(run.pipeline)
     scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
     changes = [f"{scope}{one}" for one in (*_as_overrides(asked), *_of_evaluation(overrides))]
     whole = load_pipeline(run.pipeline, registry=registry)
@@ -105,7 +105,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
         said = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder}: is neither a run (pipeline.yaml) nor a model (config.json)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
     if not isinstance(said, dict):
         raise ConfigError(f"{file}: expected a JSON object")

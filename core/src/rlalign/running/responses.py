@@ -9,12 +9,16 @@ import torch
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
+from rlalign.data.limits import require_memory
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
 from rlalign.records.rows import SAMPLED
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
+
+BYTES = 16
+"""That one step of one response takes at least: its uniform while it is made, then its token and log-prob."""
 
 
 def respond(phase: RunningPhase, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
@@ -51,6 +55,11 @@ def sample(
     """The policy's responses; position p of the draw always meets the same uniforms."""
     policy = phase.models.policy
     steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    require_memory(
+        f"sampling {len(examples):,} × {how.samples:,} responses of up to {steps:,} tokens",
+        *(len(examples), how.samples, steps, BYTES),
+        remedy="lower the number of prompts, samples or max_new_tokens",
+    )
     uniforms = phase.workspace.seeds.uniforms(
         *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
     ).to(phase.models.device)

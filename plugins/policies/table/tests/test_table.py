@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from rlalign import Example, RLAlignError, Rollout, Sampling
+from rlalign import ConfigError, Example, RLAlignError, Rollout, Sampling
 from rlalign.testing import Bench
 from rlalign_plugin_table import Table, TableValue
 
@@ -224,3 +224,16 @@ def test_numbered_actions() -> None:
     rollout = sampled(policy, ("anything",), k=300)
     assert set(rollout.texts) == {"0", "1", "2"}
     torch.testing.assert_close(rollout.logprobs_NT.exp(), torch.full((300, 1), 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"actions": 10**9}, "less than or equal to 1000000"),
+        ({"actions": 10**6, "steps": 10**7, "state": "step"}, "a table of 10,000,001 states × 1,000,000 actions"),
+        ({"actions": 10**6, "state": "previous"}, r"needs 14.6 TiB of memory, this machine has .*; lower `actions`"),
+    ],
+)
+def test_a_table_larger_than_the_memory_is_refused(options, why):
+    with pytest.raises((ValueError, ConfigError), match=why):
+        Table(Table.Config(**options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,11 +14,18 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from rlalign import Options, RLAlignError, RunsCode
+from rlalign import ConfigError, Options, RLAlignError, RunsCode
+from rlalign.data.limits import require_memory
 
 Kind = Literal["causal", "seq2seq"]
 
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+MOST = {
+    "layers?$|experts$": 2_000,
+    "size|dim|width|vocab|position|embd|model|ctx|ff|head|kv|rank|state|groups": 10**8,
+}
+"""The largest whole numbers in a config.json, by what their names hold."""
+
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -94,7 +102,7 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             _local(str(source)), trust_remote_code=options.remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RecursionError) as error:
         raise RLAlignError(f"{source}: no tokenizer could be loaded{hint}. {_first_line(error)}") from error
     tokenizer.truncation_side = options.truncation_side or ("left" if kind == "causal" else "right")
     return tokenizer
@@ -119,6 +127,7 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
     if options.attention is not None:
         how["attn_implementation"] = options.attention
     try:
+        _require_memory(auto, config, how, options)
         if options.init == "random":
             with seeded(options.seed):
                 network = auto.from_config(config, **how)
@@ -145,11 +154,13 @@ def _silent(*args: Any) -> None:
 
 
 def _config(options: ModelOptions, source: str) -> Any:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     try:
+        raw, _ = PreTrainedConfig.get_config_dict(_local(source))
+        _require_plausible(raw, source)
         config = AutoConfig.from_pretrained(_local(source), trust_remote_code=options.remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise RLAlignError(_explained(source, error)) from error
     kernel = options.attention or getattr(config, "_attn_implementation", None)
     if "/" in str(kernel) and not options.remote_code:
@@ -159,6 +170,36 @@ def _config(options: ModelOptions, source: str) -> Any:
             "`attention` of your own"
         )
     return config
+
+
+def _require_plausible(raw: dict[str, Any], source: str) -> None:
+    """Refuse sizes that no model has, with which even its configuration would fill the memory."""
+    for name, value in raw.items():
+        if isinstance(value, dict):
+            _require_plausible(value, source)
+        most = next((most for words, most in MOST.items() if re.search(words, name)), None)
+        if most is not None and isinstance(value, int | float) and value > most:
+            raise ConfigError(
+                f"{source}: config.json says `{name}: {value:.6g}`, and no model has more than {most:,}"
+            )
+
+
+def _require_memory(auto: Any, config: Any, how: dict[str, Any], options: ModelOptions) -> None:
+    """Refuse a network that is larger than the memory, by building it without its weights."""
+    try:
+        with torch.device("meta"), seeded(options.seed):
+            network = auto.from_config(config, **how)
+    except (RuntimeError, MemoryError) as error:
+        if "meta" in str(error):  # its class computes with weights while it is built
+            return
+        raise RLAlignError(_explained(str(options.path), error)) from error
+    count = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
+    require_memory(
+        f"{options.path}: a model of {count:,} weights",
+        count,
+        4,
+        remedy="use a smaller model, or another machine",
+    )
 
 
 def _local(source: str) -> str:

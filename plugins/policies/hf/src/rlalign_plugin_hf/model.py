@@ -23,7 +23,7 @@ from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
-from rlalign_plugin_hf.prompts import PromptReader
+from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class LanguageModel(Policy):
         for prompt, example in zip(inputs, examples, strict=True):
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
+                require_short(example, text)
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
                 rows.append((tokens + [self.end] * finished, finished))
                 self._check_row(example, len(prompt), len(rows[-1][0]))

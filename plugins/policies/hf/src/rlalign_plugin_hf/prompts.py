@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlalign import Example, LazyExamples, RLAlignError
+from rlalign import ConfigError, Example, LazyExamples, RLAlignError
+from rlalign.data.limits import TEXT_CHARACTERS
 from rlalign_plugin_hf.loading import ModelOptions, where
+from rlalign_plugin_hf.rendering import ChatTemplate
 
 REMEMBERED = 100_000
 """Prompts whose tokens are kept."""
+
+
+def require_short(example: Example, text: str) -> None:
+    """Refuse text that is too long for a tokenizer, which would fill the memory."""
+    if len(text) > TEXT_CHARACTERS:
+        raise ConfigError(
+            f"example `{example.id}`: a text of {len(text):,} characters; the longest that becomes tokens has "
+            f"{TEXT_CHARACTERS:,}: cut it, or leave the row out"
+        )
 
 
 class PromptReader:
@@ -19,6 +30,7 @@ class PromptReader:
         self.tokenizer = tokenizer
         self.config = config
         self._tokens: dict[str, list[int]] = {}
+        self._template: ChatTemplate | None = None
 
     def tokens(self, example: Example) -> list[int]:
         """A prompt's tokens; one that has none, or more than the limit, stops the run."""
@@ -74,6 +86,7 @@ class PromptReader:
             if self.config.too_long == "truncate" and self.config.max_prompt_tokens is not None:
                 cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
             # A chat template writes its special tokens itself.
+            require_short(example, text)
             tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
             self._tokens[key] = list(tokens)
         return self._tokens[key]
@@ -84,5 +97,13 @@ class PromptReader:
                 f"example `{example.id}`: its prompt is chat messages, and the tokenizer of {where(self.config)} has "
                 "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
             )
-        messages = [dict(message) for message in example.prompt]  # type: ignore[arg-type]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        try:
+            if self._template is None:
+                template = self.tokenizer.get_chat_template()
+                self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
+            return self._template.render(example.prompt)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(
+                f"example `{example.id}`: the chat template of {where(self.config)} cannot be used: {error}; mend it, "
+                "or name a tokenizer that has another one (`tokenizer:`)"
+            ) from None

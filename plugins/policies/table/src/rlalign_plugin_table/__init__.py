@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,12 @@ from rlalign import (
     Value,
     logged_rollout,
 )
+from rlalign.data.limits import NEW_TOKENS, require_memory
 
 __all__ = ["Table", "TableValue"]
+
+MOST_ACTIONS = 10**6
+"""Actions of a table."""
 
 
 class Table(Policy):
@@ -34,10 +39,10 @@ class Table(Policy):
     class Config(Options):
         """Options of `table`."""
 
-        actions: Annotated[int, Field(gt=0)] | tuple[str, ...] = Field(
+        actions: Annotated[int, Field(gt=0, le=MOST_ACTIONS)] | tuple[str, ...] = Field(
             description="how many actions, or their names"
         )
-        steps: int = Field(1, gt=0, description="the longest response")
+        steps: int = Field(1, gt=0, le=NEW_TOKENS, description="the longest response")
         end: str | None = Field(
             None, description="the action that ends a response; null: all have `steps` steps"
         )
@@ -57,7 +62,7 @@ class Table(Policy):
                         f"`{name}` is not one word; a response is its actions' names with spaces between"
                     )
             for names in (self.names, self.prompts):
-                if twice := next((name for name in names if names.count(name) > 1), None):
+                if twice := next((name for name, times in Counter(names).items() if times > 1), None):
                     raise ValueError(f"`{twice}` is named twice")
             if self.end is not None and self.end not in self.names:
                 raise ValueError(f"end: `{self.end}` is not among the actions {', '.join(self.names)}")
@@ -74,6 +79,11 @@ class Table(Policy):
         super().__init__(config)
         self.names = self.config.names
         self.horizon = self.config.steps
+        require_memory(
+            f"a table of {self.states:,} states × {len(self.names):,} actions, with its gradient and AdamW's moments,",
+            *(self.states, len(self.names), 4, 4),
+            remedy="lower `actions`, `steps` or the number of `prompts`",
+        )
 
     def setup(self) -> None:
         self.ends = () if self.config.end is None else (self.names.index(self.config.end),)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset.index import BadRow, Reader
+from rlalign_plugin_dataset.limits import too_deep
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 Names = tuple[str, ...]
 _MISSING = object()
+
+LARGEST_SCORE = 10**300
+SHOWN = 50
+"""Columns that messages name."""
 
 
 class Template:
@@ -75,7 +80,7 @@ class Columns(Reader):
                 chat = "messages"
         if prompt is None and chat is None and self.chosen is None:
             raise ConfigError(
-                f"{self.name}: which column is the prompt? Say `prompt: …` (columns: {', '.join(self.there)})"
+                f"{self.name}: which column is the prompt? Say `prompt: …` (columns: {_some(self.there)})"
             )
         self.prompt = None if prompt is None else Template(prompt)
         self.chat = chat
@@ -114,7 +119,7 @@ class Columns(Reader):
                     hint = "; is the separator a semicolon? Say `delimiter: ;`"
                 raise ConfigError(
                     f"{self.name}: `{option}` names a column `{name}`, and there is none{hint} "
-                    f"(columns: {', '.join(self.there)})"
+                    f"(columns: {_some(self.there)})"
                 )
 
     def needed(self) -> list[str] | None:
@@ -235,6 +240,8 @@ class Columns(Reader):
                 raise BadRow(f"{name}: expected a number, found {value!r}") from None
         if not isinstance(value, int | float):
             raise BadRow(f"{name}: a score is {kind_of(value)}, expected a number")
+        if isinstance(value, int) and abs(value) >= LARGEST_SCORE:
+            raise BadRow(f"{name}: a score is a whole number of hundreds of digits")
         if not math.isfinite(value):
             raise BadRow(f"{name}: a score is {value}")
         least, most = self.config.score_range or (-math.inf, math.inf)
@@ -385,9 +392,10 @@ def _content(message: Mapping[str, Any], name: str) -> str:
 
 def _parsed(cell: str) -> Any:
     try:
-        return json.loads(cell)
-    except ValueError:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
         return cell
+    return cell if too_deep(value, cell.count("[") + cell.count("{")) else value
 
 
 def _plain(value: Any) -> Any:
@@ -407,3 +415,8 @@ def _names(value: str | Names | None) -> Names:
 
 def _quoted(names: Sequence[str]) -> str:
     return " and ".join(f"`{name}`" for name in names)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

@@ -42,6 +42,10 @@ def local(
     if not path.exists():
         close = _near(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ConfigError(f"{path}: there is no such file or folder{close}")
+    if not path.is_file() and not path.is_dir():
+        raise ConfigError(
+            f"{path}: is a pipe or a device, neither a file nor a folder; write the data to a file first"
+        )
     if path.is_file():
         if named:
             raise ConfigError(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from io import BufferedReader
@@ -19,17 +19,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset.limits import (
+    LARGE,
+    LARGEST_GROUP,
+    LONGEST_ROW,
+    MOST_PACKED,
+    TOO_DEEP,
+    lines_of,
+    require_few,
+    too_deep,
+)
 
 Row = dict[str, Any]
 
-LONGEST_FIELD = 2**24
-"""Characters of a CSV field: beyond it a quote was left open."""
 LOOKED_AT = 100
 """Rows whose keys are a JSON file's columns: a key may be missing in some."""
 WINDOW_BYTES = 2**22
 """Of a JSON list, read at once."""
-LONGEST_VALUE = 2**26
-"""Bytes of one value in a JSON list: beyond it a bracket or quote was left open."""
 HELD_BYTES = 2**28
 """Uncompressed Parquet row groups held at once; one is always held."""
 BOM = b"\xef\xbb\xbf"
@@ -123,12 +129,14 @@ class JsonLines(File):
 
     def columns(self) -> list[str]:
         rows = (found.row for found in self.scan() if isinstance(found.row, dict))
-        return list(dict.fromkeys(key for row in islice(rows, LOOKED_AT) for key in row))
+        return require_few(
+            list(dict.fromkeys(key for row in islice(rows, LOOKED_AT) for key in row)), self.name
+        )
 
     def scan(self) -> Iterator[Scanned]:
         with self.open() as file:
             start = 0
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(lines_of(file, self.name), 1):
                 skip = len(BOM) if number == 1 and line.startswith(BOM) else 0
                 if line[skip:].strip():
                     yield Scanned(number, start + skip, len(line) - skip, _json_row(line[skip:]))
@@ -159,11 +167,19 @@ class JsonList(JsonLines):
                     found, length = window.value()
                 except json.JSONDecodeError as error:
                     raise self._broken(window, error.msg, error.pos) from None
+                except (ValueError, RecursionError) as error:
+                    raise self._broken(
+                        window, "nested too deep, or a number of thousands of digits"
+                    ) from error
                 number, start = window.line(), window.base + window.at
                 line, nth = number, nth + 1 if number == line else 1
                 text = window.text[window.at : window.at + length]
                 window.at += length
-                if text.isascii() and isinstance(found, dict):
+                if (
+                    text.isascii()
+                    and isinstance(found, dict)
+                    and not too_deep(found, text.count("{") + text.count("["))
+                ):
                     yield Scanned(number, start, length, found, nth)
                 else:
                     yield Scanned(number, start, length, _json_row(text.encode("latin-1")), nth)
@@ -216,7 +232,7 @@ class _Window:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError:
-                if len(self.text) - self.at > LONGEST_VALUE or not self._more():
+                if len(self.text) - self.at > LONGEST_ROW or not self._more():
                     raise
                 continue
             if end < len(self.text) or not self._more():
@@ -233,8 +249,12 @@ def _json_row(line: bytes) -> Row | str:
         return f"not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}"
     except json.JSONDecodeError as error:
         return f"not valid JSON: {error.msg} at place {error.pos + 1}"
+    except ValueError:
+        return "a number of thousands of digits"
     except RecursionError:
-        return "JSON nested too deep"
+        return TOO_DEEP
+    if too_deep(row, line.count(b"{") + line.count(b"[")):
+        return TOO_DEEP
     return row if isinstance(row, dict) else f"expected an object {{…}}, found {kind_of(row)}"
 
 
@@ -247,8 +267,8 @@ class Csv(File):
     def __init__(self, path: Path, name: str, delimiter: str, names: Sequence[str] | None = None) -> None:
         super().__init__(path, name)
         self.delimiter = delimiter
-        if csv.field_size_limit() < LONGEST_FIELD:
-            csv.field_size_limit(LONGEST_FIELD)
+        if csv.field_size_limit() < LONGEST_ROW:
+            csv.field_size_limit(LONGEST_ROW)
         self._header = names is None
         self._columns = None if names is None else list(names)
 
@@ -258,7 +278,8 @@ class Csv(File):
             if header is None or isinstance(header.row, str):
                 raise ConfigError(f"{self.name}: no header: {header.row if header else 'the file is blank'}")
             names = [name.strip() for name in header.row["cells"]]
-            twice = next((name for name in names if names.count(name) > 1), None)
+            require_few(names, self.name)
+            twice = next((name for name, times in Counter(names).items() if times > 1), None)
             if twice is not None:
                 raise ConfigError(f"{self.name}:{header.number}: the header names `{twice}` twice")
             self._columns = names
@@ -285,7 +306,7 @@ class Csv(File):
 
     def _records(self) -> Iterator[Scanned]:
         with self.open() as file:
-            lines = _Lines(file)
+            lines = _Lines(file, self.name)
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             while True:
                 number, start = lines.number + 1, lines.position
@@ -311,8 +332,8 @@ class Csv(File):
 class _Lines:
     """The lines of a file as text, and how far they have been read."""
 
-    def __init__(self, file: BufferedReader) -> None:
-        self._file = file
+    def __init__(self, file: BufferedReader, name: str) -> None:
+        self._lines = lines_of(file, name)
         self.number = 0
         self.position = 0
         self.undecodable: str | None = None
@@ -325,7 +346,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._file)
+        line = next(self._lines)
         self.number += 1
         self.position += len(line)
         try:
@@ -341,12 +362,17 @@ class Parquet(File):
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(path, name)
         parquet = extra("pyarrow.parquet", "parquet", f"{name} is Parquet")
+        self._arrow = import_module("pyarrow")
         try:
             self._file = parquet.ParquetFile(path, memory_map=True)
         except Exception as error:
             raise ConfigError(f"{name}: not a Parquet file: {error}") from error
-        if self._file.metadata.num_rows == 0:
+        about = self._file.metadata
+        if about.num_rows == 0:
             raise ConfigError(f"{name}: the file has no rows")
+        require_few(self._file.schema_arrow.names, name)
+        self._groups = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+        self._require_small(max(self._groups), sum(self._groups))
         self._only: list[str] | None = None
         self._held: OrderedDict[int, Any] = OrderedDict()
 
@@ -358,10 +384,12 @@ class Parquet(File):
         self._only = None if columns is None else list(columns)
 
     def scan(self) -> Iterator[Scanned]:
-        number = 0
+        number = whole = 0
         for group in range(self._file.num_row_groups):
             place = 0
-            for batch in self._file.iter_batches(256, row_groups=[group], columns=self._only):
+            for batch in self._batches(group):
+                whole += batch.nbytes
+                self._require_small(0, whole)
                 for row in batch.to_pylist():
                     number += 1
                     yield Scanned(number, group, place, row)
@@ -371,10 +399,27 @@ class Parquet(File):
         row: Row = self._group(start).slice(length, 1).to_pylist()[0]
         return row
 
+    def _batches(self, group: int) -> Iterator[Any]:
+        """A row group piece by piece. What the file says of its size is not relied on."""
+        # Where values repeat, each of a piece may be as long as all of them are in the file.
+        rows = min(256, max(1, LARGEST_GROUP // max(1, self._groups[group])))
+        held = 0
+        for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._only):
+            held += batch.nbytes
+            self._require_small(held, 0)
+            yield batch
+
+    def _require_small(self, group: int, whole: int) -> None:
+        if group > LARGEST_GROUP or whole > max(LARGE, MOST_PACKED * self._stamp[0]):
+            raise ConfigError(
+                f"{self.name}: {self._stamp[0]:,} bytes that unpack to {max(group, whole):,} or more; write it again "
+                f"with row groups of at most {LARGEST_GROUP:,} bytes, and not packed more than {MOST_PACKED:,} times"
+            )
+
     def _group(self, group: int) -> Any:
         if group not in self._held:
             with self.open():  # only to see that it is the same file
-                self._held[group] = self._file.read_row_group(group, columns=self._only)
+                self._held[group] = self._arrow.Table.from_batches(list(self._batches(group)))
             while len(self._held) > 1 and sum(t.nbytes for t in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
         self._held.move_to_end(group)

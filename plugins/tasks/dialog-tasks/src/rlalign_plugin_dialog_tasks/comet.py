@@ -14,6 +14,7 @@ from pydantic import Field
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.limits import LONGEST_ROW
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Csv, File, Row, Table, open_file
 from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
@@ -102,7 +103,7 @@ def _thrice(path: Path) -> Sources:
 def _headless(path: Path) -> File:
     """ATOMIC-2020's files have no header; a fourth column would be a critic's score."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline().rstrip("\r\n").split("\t")
+        first = file.readline(LONGEST_ROW).rstrip("\r\n").split("\t")
     if first[:3] == ["head", "relation", "tail"]:
         return open_file(path, path.name, "\t")
     return Csv(path, path.name, "\t", names=("head", "relation", "tail", CRITIC)[: max(3, len(first))])

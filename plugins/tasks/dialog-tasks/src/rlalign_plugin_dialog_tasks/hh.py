@@ -204,7 +204,7 @@ def _listed(table: Table) -> Collection[int]:
     try:
         listed = json.loads(beside.read_text(encoding="utf-8"))
         return {int(i) for i in listed.get(table.path.name, ())}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{beside}: expected an object of lists of row numbers, by file name ({error})"
         ) from None

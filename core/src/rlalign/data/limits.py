@@ -1,0 +1,77 @@
+"""How much is too much: limits that no real use meets, so that no file hangs a run or fills the memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from rlalign.errors import ConfigError
+
+# -- a pipeline file, an override, or a value on the command line ----------------------------------------------
+
+PIPELINE_BYTES = 2**21
+"""The longest pipeline file."""
+PIPELINE_TEXT = 2**20
+"""Characters of all keys and values, aliases, merges and interpolations written out."""
+PIPELINE_NODES = 50_000
+"""Keys, values, lists and mappings, aliases, merges and interpolations written out."""
+PIPELINE_DEPTH = 50
+"""Lists and mappings within each other."""
+KEY_CHARACTERS = 1_000
+"""The longest key."""
+NUMBER_DIGITS = 100
+"""Characters of the longest number."""
+PROBLEMS = 1_000
+"""Faults that are looked for at once."""
+INTERPOLATION_TEXT = 2**28
+"""Characters of all text on the way to what every `${…}` of a file stands for."""
+INTERPOLATION_STEPS = 300_000
+"""Function calls that one text with `${…}` may take."""
+INTERPOLATIONS_STEPS = 5_000_000
+"""Function calls that all of a file may take."""
+
+# -- numbers in a pipeline -------------------------------------------------------------------------------------
+
+COUNT = 10**12
+"""The largest of all numbers that count something."""
+PROMPTS = 10**6
+"""Prompts per iteration."""
+SAMPLES = 10**5
+"""Responses per prompt."""
+NEW_TOKENS = 10**7
+"""Tokens of a response."""
+RESPONSES = 10**7
+"""Responses per iteration: prompts × samples."""
+
+# -- data ------------------------------------------------------------------------------------------------------
+
+TEXT_CHARACTERS = 2**22
+"""Of a prompt or a logged response that a tokenizer reads."""
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use at most."""
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with suppress(OSError, ValueError):  # no such group, or `max`
+        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(bounds)
+
+
+def require_memory(what: str, *sizes: int, remedy: str) -> None:
+    """Refuse what needs more memory than the machine has, before any is taken; `sizes` are factors, in bytes."""
+    needed, there = math.prod(sizes), machine_memory()
+    if needed > there:
+        raise ConfigError(
+            f"{what} needs {in_words(needed)} of memory, this machine has {in_words(there)}; {remedy}"
+        )
+
+
+def in_words(size: float) -> str:
+    """`3.2 GiB`"""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.3g} EiB"
