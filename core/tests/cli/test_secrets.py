@@ -19,7 +19,9 @@ from rich.console import Console
 
 from rlalign import errors
 from rlalign.cli.commands import program
+from rlalign.config import places
 from rlalign.config.load import load_pipeline
+from rlalign.config.overrides import interpolate
 from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError, concealed, hide, shown
 from rlalign.records.environment import seal
@@ -283,3 +285,13 @@ def test_a_folder_that_others_can_change_gets_a_word(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "getuid", lambda: os.stat("runs").st_uid + 1)
     result = CliRunner().invoke(program, ["run", "--resume", "runs/theirs"])
     assert "note: runs/theirs: belongs to another user (" in result.stderr and result.exit_code != 0
+
+
+def test_a_model_reads_the_environment_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config.json holds what a pipeline said of a variable; all other text is text."""
+    monkeypatch.setenv("KEY", KEY)
+    held = {"a": "${oc.env:KEY}", "b": ["${b}", r"\${c}", 1]}
+    tree = places.read(places.dump(places.escape(places.expressions(held))), "config.json")
+    interpolate(tree)
+    assert tree.data == {"a": KEY, "b": ["${b}", r"\${c}", 1]}
+    assert places.escape(tree.written()) == places.escape(places.expressions(held))
