@@ -32,8 +32,14 @@ LARGE = {
     "depth by aliases": (laugh("&a0 [1]", "a{i}: &a{i} [*a{j}]"), "within each other"),
     "text that doubles": (laugh("xx", "a{i}: ${{a{j}}}${{a{j}}}"), "stand for too much"),
     "lists that double": (laugh("[1]", "a{i}: ['${{a{j}}}', '${{a{j}}}']"), "stand for too much"),
-    "decoded text that doubles": (laugh("xx", "a{i}: ${{oc.decode:${{a{j}}}${{a{j}}}}}"), "stand for too much"),
-    "made lists that double": (laugh("xx", "a{i}: '${{oc.create:[${{a{j}}},${{a{j}}}]}}'"), "stand for too much"),
+    "decoded text that doubles": (
+        laugh("xx", "a{i}: ${{oc.decode:${{a{j}}}${{a{j}}}}}"),
+        "stand for too much",
+    ),
+    "made lists that double": (
+        laugh("xx", "a{i}: '${{oc.create:[${{a{j}}},${{a{j}}}]}}'"),
+        "stand for too much",
+    ),
     "much of a long text": (f"a: {'x' * 100_000}\nb: {'${a}' * 10_000}\n", "stand for too much"),
     "long text many times": ("a: " + "x" * 100_000 + "\nb: [" + "'${a}', " * 50 + "]\n", "characters"),
     "interpolations in each other": (f"a: {'${' * 20_000}b{'}' * 20_000}\n", "stand for too much"),
@@ -65,7 +71,9 @@ ODD = {
 def test_a_number_of_very_many_digits(tmp_path, case):
     path = tmp_path / "p.yaml"
     path.write_text(f"seed: 1\n{ODD[case]}\n")
-    with pytest.raises(ConfigError, match=r"p.yaml:2: train.\w+: a number of 100,00\d digits; the longest") as error:
+    with pytest.raises(
+        ConfigError, match=r"p.yaml:2: train.\w+: a number of 100,00\d digits; the longest"
+    ) as error:
         load_pipeline(path)
     assert len(str(error.value)) < 1_000
 
@@ -122,7 +130,9 @@ def test_500_phases_are_read_with_their_aliases_and_interpolations(tmp_path):
         f"  - name: p{i}\n    <<: *same\n    train: {{lr: '${{rate}}', iterations: {i + 1}, prompts: 64}}\n"
         for i in range(500)
     )
-    same = "{task: t, algorithm: [a, {b: {x: 1, y: [1, 2, 3]}}], generation: {samples: 4, max_new_tokens: 32}}"
+    same = (
+        "{task: t, algorithm: [a, {b: {x: 1, y: [1, 2, 3]}}], generation: {samples: 4, max_new_tokens: 32}}"
+    )
     tree = places.read(f"rate: 1e-5\nsame: &same {same}\nphases:\n{phases}", "p.yaml")
     interpolate(tree)
     assert [phase["train"]["lr"] for phase in tree.data["phases"]] == [1e-5] * 500
