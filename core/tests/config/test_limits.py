@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_a_number_of_very_many_digits(tmp_path, case):
 
 def test_a_key_of_a_million_characters(tmp_path):
     (tmp_path / "p.yaml").write_text("? " + "x" * 1_000_000 + "\n: 1\n")
-    with pytest.raises(ConfigError, match="p.yaml:1: a key of 1,000,000 characters"):
+    with pytest.raises(ConfigError, match=r"p.yaml:1: a key of 1,000,000 characters"):
         load_pipeline(tmp_path / "p.yaml")
 
 
@@ -94,7 +93,7 @@ def test_no_more_faults_are_looked_for_than_anybody_reads(tmp_path):
 
 def test_a_character_that_does_not_exist(tmp_path):
     (tmp_path / "p.yaml").write_text('a: "\\UFFFFFFFF"\n')
-    with pytest.raises(ConfigError, match="p.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match=r"p.yaml: not valid YAML"):
         load_pipeline(tmp_path / "p.yaml")
 
 

@@ -113,8 +113,8 @@ def _serve() -> None:
         # When this much of the processor is used up, the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, TEMPLATE_SECONDS)
         try:
-            (text,), _ = render_jinja_template(**json.loads(question), add_generation_prompt=True)
-            answer = json.dumps({"text": text})
+            rendered, _ = render_jinja_template(**json.loads(question), add_generation_prompt=True)
+            answer = json.dumps({"text": rendered[0]})
         except MemoryError:
             return
         except Exception as error:
