@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self.size.add(f"{self.name}:{event.start_mark.line + 1}", self.depth)
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
