@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -32,8 +31,14 @@ LARGE = {
     "depth by aliases": (laugh("&a0 [1]", "a{i}: &a{i} [*a{j}]"), "within each other"),
     "text that doubles": (laugh("xx", "a{i}: ${{a{j}}}${{a{j}}}"), "stand for too much"),
     "lists that double": (laugh("[1]", "a{i}: ['${{a{j}}}', '${{a{j}}}']"), "stand for too much"),
-    "decoded text that doubles": (laugh("xx", "a{i}: ${{oc.decode:${{a{j}}}${{a{j}}}}}"), "stand for too much"),
-    "made lists that double": (laugh("xx", "a{i}: '${{oc.create:[${{a{j}}},${{a{j}}}]}}'"), "stand for too much"),
+    "decoded text that doubles": (
+        laugh("xx", "a{i}: ${{oc.decode:${{a{j}}}${{a{j}}}}}"),
+        "stand for too much",
+    ),
+    "made lists that double": (
+        laugh("xx", "a{i}: '${{oc.create:[${{a{j}}},${{a{j}}}]}}'"),
+        "stand for too much",
+    ),
     "much of a long text": (f"a: {'x' * 100_000}\nb: {'${a}' * 10_000}\n", "stand for too much"),
     "long text many times": ("a: " + "x" * 100_000 + "\nb: [" + "'${a}', " * 50 + "]\n", "characters"),
     "interpolations in each other": (f"a: {'${' * 20_000}b{'}' * 20_000}\n", "stand for too much"),
@@ -65,14 +70,16 @@ ODD = {
 def test_a_number_of_very_many_digits(tmp_path, case):
     path = tmp_path / "p.yaml"
     path.write_text(f"seed: 1\n{ODD[case]}\n")
-    with pytest.raises(ConfigError, match=r"p.yaml:2: train.\w+: a number of 100,00\d digits; the longest") as error:
+    with pytest.raises(
+        ConfigError, match=r"p.yaml:2: train.\w+: a number of 100,00\d digits; the longest"
+    ) as error:
         load_pipeline(path)
     assert len(str(error.value)) < 1_000
 
 
 def test_a_key_of_a_million_characters(tmp_path):
     (tmp_path / "p.yaml").write_text("? " + "x" * 1_000_000 + "\n: 1\n")
-    with pytest.raises(ConfigError, match="p.yaml:1: a key of 1,000,000 characters"):
+    with pytest.raises(ConfigError, match=r"p.yaml:1: a key of 1,000,000 characters"):
         load_pipeline(tmp_path / "p.yaml")
 
 
@@ -86,7 +93,7 @@ def test_no_more_faults_are_looked_for_than_anybody_reads(tmp_path):
 
 def test_a_character_that_does_not_exist(tmp_path):
     (tmp_path / "p.yaml").write_text('a: "\\UFFFFFFFF"\n')
-    with pytest.raises(ConfigError, match="p.yaml: not valid YAML"):
+    with pytest.raises(ConfigError, match=r"p.yaml: not valid YAML"):
         load_pipeline(tmp_path / "p.yaml")
 
 
@@ -122,7 +129,9 @@ def test_500_phases_are_read_with_their_aliases_and_interpolations(tmp_path):
         f"  - name: p{i}\n    <<: *same\n    train: {{lr: '${{rate}}', iterations: {i + 1}, prompts: 64}}\n"
         for i in range(500)
     )
-    same = "{task: t, algorithm: [a, {b: {x: 1, y: [1, 2, 3]}}], generation: {samples: 4, max_new_tokens: 32}}"
+    same = (
+        "{task: t, algorithm: [a, {b: {x: 1, y: [1, 2, 3]}}], generation: {samples: 4, max_new_tokens: 32}}"
+    )
     tree = places.read(f"rate: 1e-5\nsame: &same {same}\nphases:\n{phases}", "p.yaml")
     interpolate(tree)
     assert [phase["train"]["lr"] for phase in tree.data["phases"]] == [1e-5] * 500

@@ -31,7 +31,7 @@ def test_every_count_has_an_upper_bound(model, option):
 def test_what_needs_more_memory_than_there_is():
     limits.require_memory("a table", 10, 10, 4, remedy="make it smaller")
     there = limits.in_words(limits.machine_memory())
-    with pytest.raises(ConfigError, match="^a table needs ") as error:
+    with pytest.raises(ConfigError, match=r"^a table needs ") as error:
         limits.require_memory("a table", 10**12, 10**6, 4, remedy="make it smaller")
     assert str(error.value) == f"a table needs 3.47 EiB of memory, this machine has {there}; make it smaller"
 

@@ -187,7 +187,8 @@ class _Loader(yaml.SafeLoader):
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.size.add(f"{self.name}:{self.peek_event().start_mark.line + 1}", self.depth)
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        self.size.add(f"{self.name}:{event.start_mark.line + 1}", self.depth)
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1

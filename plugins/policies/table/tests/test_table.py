@@ -230,8 +230,14 @@ def test_numbered_actions() -> None:
     ("options", "why"),
     [
         ({"actions": 10**9}, "less than or equal to 1000000"),
-        ({"actions": 10**6, "steps": 10**7, "state": "step"}, "a table of 10,000,001 states × 1,000,000 actions"),
-        ({"actions": 10**6, "state": "previous"}, r"needs 14.6 TiB of memory, this machine has .*; lower `actions`"),
+        (
+            {"actions": 10**6, "steps": 10**7, "state": "step"},
+            "a table of 10,000,001 states × 1,000,000 actions",
+        ),
+        (
+            {"actions": 10**6, "state": "previous"},
+            r"needs 14.6 TiB of memory, this machine has .*; lower `actions`",
+        ),
     ],
 )
 def test_a_table_larger_than_the_memory_is_refused(options, why):

@@ -102,8 +102,9 @@ def _serve() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else is heard as an answer
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    render: Any = chat_template_utils.render_jinja_template
     taken = 0
     with suppress(OSError), open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
@@ -113,7 +114,7 @@ def _serve() -> None:
         # When this much of the processor is used up, the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, TEMPLATE_SECONDS)
         try:
-            (text,), _ = render_jinja_template(**json.loads(question), add_generation_prompt=True)
+            (text,), _ = render(**json.loads(question), add_generation_prompt=True)
             answer = json.dumps({"text": text})
         except MemoryError:
             return

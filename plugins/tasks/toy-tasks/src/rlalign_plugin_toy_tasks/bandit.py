@@ -17,7 +17,7 @@ class Bandit(Task):
         """Options of `bandit`."""
 
         payouts: tuple[float, ...] = Field((2.5, 2.0, 1.0), description="what each arm pays")
-        pulls: int = Field(64, gt=0, description="examples in a pass over the task")
+        pulls: int = Field(64, gt=0, le=1_000_000, description="examples in a pass over the task")
 
     config: Config
 

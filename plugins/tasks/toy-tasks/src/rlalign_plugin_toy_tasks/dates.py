@@ -32,7 +32,7 @@ class ToyDates(Task):
         """Options of `toy-dates`."""
 
         prompt: str = Field("", description="the prompt of every example")
-        size: int = Field(50, gt=0, description="examples in each split")
+        size: int = Field(50, gt=0, le=1_000_000, description="examples in each split")
         responses: int = Field(4, ge=0, description="logged responses an example: dates written in some way")
         spaced: bool = Field(False, description="a space between all characters of the logged responses")
         seed: int = Field(0, ge=0, description="another number: other dates")

@@ -74,8 +74,8 @@ class ToyKeywords(Task):
     class Config(Options):
         """Options of `toy-keywords`."""
 
-        size: int = Field(512, gt=0, description="examples in the split `train`")
-        held_out: int = Field(256, gt=0, description="examples in every other split")
+        size: int = Field(512, gt=0, le=1_000_000, description="examples in the split `train`")
+        held_out: int = Field(256, gt=0, le=1_000_000, description="examples in every other split")
         keywords: tuple[int, int] = Field((2, 4), description="the fewest and the most keywords of a prompt")
         responses: int = Field(2, gt=0, description="logged responses an example, scored by their coverage")
         references: int = Field(

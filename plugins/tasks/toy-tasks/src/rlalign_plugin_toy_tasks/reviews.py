@@ -87,8 +87,8 @@ class ToyReviews(Task):
     class Config(Options):
         """Options of `toy-reviews`."""
 
-        size: int = Field(512, gt=0, description="examples in the split `train`")
-        held_out: int = Field(256, gt=0, description="examples in every other split")
+        size: int = Field(512, gt=0, le=1_000_000, description="examples in the split `train`")
+        held_out: int = Field(256, gt=0, le=1_000_000, description="examples in every other split")
         responses: int = Field(4, gt=0, description="logged responses an example, scored by their sentiment")
         references: int = Field(2, ge=0, description="further responses an example, in `meta`")
         seed: int = Field(0, ge=0, description="another number: other texts, of the same language")

@@ -18,7 +18,7 @@ class ToyNumbers(Task):
         """Options of `toy-numbers`."""
 
         prompt: str = Field("", description="the prompt of every example")
-        size: int = Field(50, gt=0, description="examples in each split")
+        size: int = Field(50, gt=0, le=1_000_000, description="examples in each split")
 
     config: Config
 
