@@ -3,24 +3,27 @@
 Below a line `<!-- options: kl, clip -->` stands a table of these components' options; below
 `<!-- options: rlalign.data.settings:Train -->` one of this model's fields. Names and descriptions come from the
 code; a test fails when a table is not what the code says. Below `<!-- architectures: causal -->` stands what the
-slow test of the plugin `hf` found of these models.
+slow test of the plugin `hf` found of these models, and below `<!-- limits: rlalign.data.limits -->` the limits
+that a module says.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- (options|architectures): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+MARKER = re.compile(r"(<!-- (options|architectures|limits): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 
@@ -53,11 +56,12 @@ def pages() -> list[Path]:
 
 
 def load(path: str) -> Any:
+    """`module:Class`, or a module."""
     for package in packages():
         if (source := str(package / "src")) not in sys.path:
             sys.path.append(source)
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name) if name else import_module(module)
 
 
 def default(field: Any) -> str:
@@ -114,9 +118,24 @@ def architectures(kind: str) -> str:
     return as_table([("how many", "why", "which"), *rows])
 
 
+def limits(modules: str) -> str:
+    """The numbers that modules set, with what each says of itself."""
+    rows = [("limit", "number", "of what")]
+    for name in modules.split(", "):
+        module = load(name)
+        body = ast.parse(Path(str(module.__file__)).read_text()).body
+        for one, words in pairwise(body):
+            match one, words:
+                case ast.Assign(targets=[ast.Name(id=limit)]), ast.Expr(ast.Constant(str(said))):
+                    number = getattr(module, limit)
+                    if isinstance(number, int) and not limit.startswith("_"):
+                        rows.append((f"`{limit}`", f"{number:,}", said.splitlines()[0]))
+    return as_table(rows)
+
+
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
-    made = {"options": table, "architectures": architectures}
+    made = {"options": table, "architectures": architectures, "limits": limits}
     return MARKER.sub(lambda m: f"{m[1]}\n{made[m[2]](m[3])}\n", text)
 
 
