@@ -307,7 +307,7 @@ def test_a_copy_in_half_precision_is_guarded_too(tmp_path):
     given = pipeline(frozen=["reference"], spoils="reference") | {
         "models": {"reference": {"dtype": "bfloat16"}}
     }
-    with pytest.raises(RLAlignError, match="the model `reference` changed"):
+    with pytest.raises(RLAlignError, match="changed the weights `free` of the model `reference`"):
         run(tmp_path, given, COMPONENTS)
 
 
@@ -402,13 +402,13 @@ def test_what_a_policy_froze_itself_stays_frozen(tmp_path):
 @pytest.mark.parametrize("name", ["reference", "anchor"])
 def test_writing_to_a_frozen_model_is_caught_and_the_model_named(tmp_path, name):
     given = pipeline(frozen=[name], spoils=name)
-    with pytest.raises(RLAlignError, match=f"the model `{name}` changed in a phase that does not train it"):
+    with pytest.raises(RLAlignError, match=f"of `watches` changed the weights `free` of the model `{name}`"):
         run(tmp_path, given, COMPONENTS)
 
 
 def test_writing_to_the_policy_where_it_does_not_train_is_caught(tmp_path):
     given = pipeline() | {"algorithm": ["collect", {"only-watches": {"spoils": "policy"}}]}
-    with pytest.raises(RLAlignError, match="the model `policy` changed"):
+    with pytest.raises(RLAlignError, match="changed the weights `free` of the model `policy`"):
         run(tmp_path, given, COMPONENTS)
 
 
