@@ -111,7 +111,7 @@ def _sized(cls: Any, own: Mapping[str, Any]) -> Any:
     said = {name: size for name, size in said.items() if plain.attribute_map.get(name, "") not in said}
     if "kv_lora_rank" in has:  # latent attention: as many keys as queries
         said["num_key_value_heads"] = 4
-    for name in getattr(cls, "sub_configs", {}).items():
+    for name in getattr(cls, "sub_configs", {}):
         inner = getattr(plain, name, None)
         if inner is not None and type(inner).__name__ != "AutoConfig":
             said[name] = _sized(type(inner), own.get(name, {}))
