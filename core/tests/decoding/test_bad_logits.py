@@ -19,8 +19,7 @@ from rlalign.decoding.top_k_top_p import nucleus
 from rlalign.errors import BadLogits, RLAlignError
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
-from rlalign.running.loop import iterate
-from rlalign.testing import Bench, Logits, session
+from rlalign.testing import Logits, session
 
 V = 7
 INF, NAN = math.inf, math.nan
@@ -54,7 +53,9 @@ def test_no_token_comes_of_bad_logits(how: str, bad: list[float]) -> None:
     model = policy(ending=False)
     with torch.no_grad():
         model.free[2, 2] = torch.tensor(bad)
-    with pytest.raises(BadLogits, match=r"example `e1`, response 1, step 3: the logits of the model `Logits`"):
+    with pytest.raises(
+        BadLogits, match=r"example `e1`, response 1, step 3: the logits of the model `Logits`"
+    ):
         drawn(model, HOW[how])
 
 
@@ -78,7 +79,9 @@ def test_bad_logits_are_not_scored(how: str, output: str, bad: list[float]) -> N
     with torch.no_grad():
         other.free[2, 2] = torch.tensor(bad)
     other.name = "reference"
-    with pytest.raises(BadLogits, match="example `e1`, row 3 of those scored, step 3: .* `reference` are NaN"):
+    with pytest.raises(
+        BadLogits, match=r"example `e1`, row 3 of those scored, step 3: .* `reference` are NaN"
+    ):
         Engine({"reference": other}).score("reference", rollout, [output])
 
 
@@ -89,7 +92,9 @@ def test_a_nucleus_of_bad_logits_says_whose() -> None:
         mask.free[2, 2] = NAN
     within = Nucleus("mask", top_p=0.5)
     within.resolve({"mask": mask})
-    with pytest.raises(BadLogits, match="step 3 of a response: the logits of the model `mask`.*it has diverged"):
+    with pytest.raises(
+        BadLogits, match=r"step 3 of a response: the logits of the model `mask`.*it has diverged"
+    ):
         drawn(model, HOW["plain"], within)
 
 
@@ -132,7 +137,9 @@ def test_a_run_says_at_which_iteration(tmp_path: Path) -> None:
         "train": {"iterations": 3, "prompts": 2},
     }
     started = session(tmp_path, say, {"diverges": Diverges})
-    with pytest.raises(BadLogits, match=r"iteration 2 of `policy-gradient`: .*example `.*step 1: .*`policy`.*diverged"):
+    with pytest.raises(
+        BadLogits, match=r"iteration 2 of `policy-gradient`: .*example `.*step 1: .*`policy`.*diverged"
+    ):
         started.run()
 
 
@@ -186,5 +193,7 @@ def test_a_policy_that_can_only_end_where_it_may_not_is_an_error() -> None:
     model = policy()
     with torch.no_grad():
         model.free[:, :, : V - 1] = -INF
-    with pytest.raises(RLAlignError, match="example `e0`, response 1, step 1: nothing is left to choose.*policy"):
+    with pytest.raises(
+        RLAlignError, match=r"example `e0`, response 1, step 1: nothing is left to choose.*policy"
+    ):
         drawn(model, HOW["banned"])

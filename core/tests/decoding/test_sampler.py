@@ -477,7 +477,8 @@ def test_a_constraint_and_a_ban_that_leave_nothing_are_an_error() -> None:
 
     how = Sampling(max_new_tokens=3, min_new_tokens=1)
     with pytest.raises(
-        RLAlignError, match="example `0`, response 1, step 1: nothing is left to choose: what the OnlyTheEnd allows"
+        RLAlignError,
+        match="example `0`, response 1, step 1: nothing is left to choose: what the OnlyTheEnd allows",
     ):
         sample(policy, examples(2), how, torch.full((2, 1, 3), 0.5), OnlyTheEnd())
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from rlalign import Batch, Component, Loss, Outputs, hookimpl
 from rlalign.testing import Bench

@@ -28,7 +28,9 @@ class Sampling(Options):
     """`generation`: how responses are sampled."""
 
     samples: int = Field(1, gt=0, le=limits.SAMPLES, description="responses per prompt")
-    temperature: float = Field(1.0, ge=1e-8, description="divides the logits, in sampling and in every log-prob")
+    temperature: float = Field(
+        1.0, ge=1e-8, description="divides the logits, in sampling and in every log-prob"
+    )
     top_k: Natural = Field(0, description="keep the k most probable tokens; 0 keeps all")
     top_p: float = Field(1.0, gt=0, le=1, description="keep the smallest set of this probability")
     min_p: float = Field(

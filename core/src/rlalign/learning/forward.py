@@ -96,7 +96,9 @@ class Forward:
         if not bool(bad_N.any()):
             return
         row = int(bad_N.nonzero()[0, 0])
-        step = min(int(x[row].isnan().nonzero()[0, 0]) for x in outputs.values() if bool(x[row].isnan().any()))
+        step = min(
+            int(x[row].isnan().nonzero()[0, 0]) for x in outputs.values() if bool(x[row].isnan().any())
+        )
         where = f"example `{rollout.examples[int(rollout.group_N[row])].id}`, row {row + 1} of those scored"
         raise bad_logits(self.models[model], f"{where}, step {step + 1}")
 

@@ -19,8 +19,8 @@ from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.checkpoint import fitting
 from rlalign.records.columns import Columns
-from rlalign.running.metrics import sampler_gap
 from rlalign.running.logged import LoggedResponses
+from rlalign.running.metrics import sampler_gap
 from rlalign.running.model_outputs import ModelOutputs
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan

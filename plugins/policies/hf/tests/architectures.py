@@ -58,7 +58,8 @@ SIZES: Mapping[str, Any] = {
     "chunk_size": 4, "lru_width": 32, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "time_step_rank": 4, "mamba_dt_rank": 4,
     "is_decoder": True, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY,
-    "embedding_size": 32, "input_embedding_size": 32, "output_embedding_size": 32, "altup_num_inputs": 2, "laurel_rank": 4, "type_vocab_size": 2, "entity_vocab_size": 8,
+    "embedding_size": 32, "input_embedding_size": 32, "output_embedding_size": 32,
+    "altup_num_inputs": 2, "laurel_rank": 4, "type_vocab_size": 2, "entity_vocab_size": 8,
 }  # fmt: skip
 """Whatever a config has of these."""
 OWN: Mapping[str, Mapping[str, Any]] = {
@@ -71,8 +72,15 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "gemma3n_text": {"num_kv_shared_layers": 1},
     "led": {"attention_window": [4, 4]},
-    "kimi_linear": {"linear_attn_config": {"full_attn_layers": [2, 4], "kda_layers": [1, 3], "num_heads": 4,
-                                           "head_dim": 8, "short_conv_kernel_size": 4}},
+    "kimi_linear": {
+        "linear_attn_config": {
+            "full_attn_layers": [2, 4],
+            "kda_layers": [1, 3],
+            "num_heads": 4,
+            "head_dim": 8,
+            "short_conv_kernel_size": 4,
+        }
+    },
     "zaya": {"num_experts_per_tok": 1},
     "gemma4_assistant": {"hidden_size_per_layer_input": 0},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -103,7 +111,7 @@ def _sized(cls: Any, own: Mapping[str, Any]) -> Any:
     said = {name: size for name, size in said.items() if plain.attribute_map.get(name, "") not in said}
     if "kv_lora_rank" in has:  # latent attention: as many keys as queries
         said["num_key_value_heads"] = 4
-    for name, sub in getattr(cls, "sub_configs", {}).items():
+    for name in getattr(cls, "sub_configs", {}):
         inner = getattr(plain, name, None)
         if inner is not None and type(inner).__name__ != "AutoConfig":
             said[name] = _sized(type(inner), own.get(name, {}))
@@ -116,7 +124,9 @@ def tokenizer() -> Any:
     names = ["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(VOCABULARY - 3))]
     made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
 
 
 def build(kind: str, model_type: str, folder: Path) -> Any:
@@ -129,9 +139,13 @@ def build(kind: str, model_type: str, folder: Path) -> Any:
     if size > LARGEST:
         raise ValueError(f"{size:,} parameters")
     config.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    words = (
+        folder / "words"
+    )  # apart from the config, which may name a tokenizer that these words mean nothing to
+    tokenizer().save_pretrained(words)
     cls = CausalLM if kind == "causal" else Seq2SeqLM
-    return cls(cls.Config.model_validate_json(json.dumps({"path": str(folder), "init": "random"})))
+    options = {"path": str(folder), "tokenizer": str(words), "init": "random"}
+    return cls(cls.Config.model_validate_json(json.dumps(options)))
 
 
 PROMPTS = ("w3", "w5 w6 w7 w8", "w3 w20 w21 w22 w23 w24 w25", "w9 w10 w11 w12 w13 w14 w15 w16 w17")
@@ -168,8 +182,14 @@ def examine(policy: Any) -> dict[str, float]:
     found = {"scored": 0.0, "in pieces": 0.0, "sampled": 0.0}
     for row in range(len(rollout)):
         length = int(rollout.length_N[row])
-        own = own_logprobs(policy, rollout.inputs[int(rollout.group_N[row])], rollout.actions_NT[row, :length])
-        ways = (("scored", again), ("in pieces", pieces.full_logprobs_NT), ("sampled", rollout.full_logprobs_NT))
+        own = own_logprobs(
+            policy, rollout.inputs[int(rollout.group_N[row])], rollout.actions_NT[row, :length]
+        )
+        ways = (
+            ("scored", again),
+            ("in pieces", pieces.full_logprobs_NT),
+            ("sampled", rollout.full_logprobs_NT),
+        )
         for name, x_NT in ways:
             off = float((x_NT[row, :length] - own).abs().max())
             found[name] = max(found[name], off if off == off else float("inf"))
@@ -193,7 +213,9 @@ def examine(policy: Any) -> dict[str, float]:
     h = policy.features(rollout)
     logp = policy.head(h).log_softmax(-1).gather(1, rollout.actions_NT[batch_NT][:, None]).sum()
     logp.backward()
-    bad = [n for n, p in policy.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    bad = [
+        n for n, p in policy.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
+    ]
     moved = [n for n, p in policy.named_parameters() if p.grad is not None and bool(p.grad.any())]
     found["gradients"] = float(len(bad)) if moved else float("inf")
     return found

@@ -34,7 +34,9 @@ def test_many_architectures_are_exact_and_nothing_is_wrong() -> None:
     outcomes = [outcome for kind in ("causal", "seq2seq") for outcome, _ in KNOWN[kind].values()]
     assert set(outcomes) == {"exact", "refused", "not built"}
     assert outcomes.count("exact") >= 140
-    assert all(why for kind in ("causal", "seq2seq") for what, why in KNOWN[kind].values() if what == "refused")
+    assert all(
+        why for kind in ("causal", "seq2seq") for what, why in KNOWN[kind].values() if what == "refused"
+    )
 
 
 def test_padding_that_moves_positions_is_never_chosen(tmp_path: Path) -> None:

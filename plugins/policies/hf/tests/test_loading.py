@@ -59,7 +59,7 @@ def test_no_such_folder(copied: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         assert "no such folder" not in str(error.value)
     options = CausalLM.Config.model_validate_json(json.dumps({"path": str(copied)}))
     shutil.rmtree(copied)
-    with pytest.raises(RLAlignError, match="path: .*: there is no such folder"):
+    with pytest.raises(RLAlignError, match=r"path: .*: there is no such folder"):
         CausalLM(options).setup()
 
 
@@ -68,7 +68,7 @@ def test_a_beam_search_of_nan_is_an_error(policy_of: MakePolicy, family: str) ->
     policy = policy_of(family)
     with torch.no_grad():
         policy.network.get_output_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(BadLogits, match="beam search .*it has diverged"):
+    with pytest.raises(BadLogits, match=r"beam search .*it has diverged"):
         policy.sample([SHORT], Sampling(beams=3, max_new_tokens=4), torch.rand(1, 1, 4))
 
 
@@ -230,7 +230,9 @@ def test_a_prompt_without_a_token_is_refused(policy_of: MakePolicy) -> None:
     )
     assert policy.refuse(Later()) == {}
     for example in (empty, blank):
-        with pytest.raises(RLAlignError, match=f"example `{example.id}`: its prompt becomes no tokens at all"):
+        with pytest.raises(
+            RLAlignError, match=f"example `{example.id}`: its prompt becomes no tokens at all"
+        ):
             policy.prompts([example])
     assert policy.prompts([Example("0", "<s>")])[0].tolist() == [1]
     for family, tokens in (("llama", [1]), ("t5", [2]), ("bart", [1, 2])):

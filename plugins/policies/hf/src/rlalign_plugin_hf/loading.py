@@ -221,8 +221,8 @@ def _lacking(source: str) -> str | None:
         return f"{source}: there is no such folder; give a model's folder, or a model's name on the hub"
     if "/" in source and folder.parent.is_dir():
         return (
-            f"{source}: there is no such folder in {folder.parent.absolute()}; for a model of that name on the hub, work "
-            f"where no folder is called `{folder.parts[0]}`"
+            f"{source}: there is no such folder in {folder.parent.absolute()}; for a model of that name on the hub, "
+            f"work where no folder is called `{folder.parts[0]}`"
         )
     return None
 

@@ -290,7 +290,17 @@ class LanguageModel(Policy):
     def twin(self, *, trainable: bool = False) -> LanguageModel:
         """A model with the present weights. Under LoRA it has adapters of its own and shares the network."""
         made = type(self)(self.config)
-        shared = ("tokenizer", "width", "end", "ends", "positions", "_bare_head", "never", "_reader", *self._anatomy)
+        shared = (
+            "tokenizer",
+            "width",
+            "end",
+            "ends",
+            "positions",
+            "_bare_head",
+            "never",
+            "_reader",
+            *self._anatomy,
+        )
         for name in shared:
             setattr(made, name, getattr(self, name))
         if self.config.lora is None:

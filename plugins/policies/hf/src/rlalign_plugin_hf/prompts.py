@@ -65,7 +65,11 @@ class PromptReader:
 
     def _no_tokens(self) -> str:
         token = self.tokenizer.bos_token or self.tokenizer.eos_token
-        hint = f"; write the token that begins a text, `{token}`, to have a text from its beginning" if token else ""
+        hint = (
+            f"; write the token that begins a text, `{token}`, to have a text from its beginning"
+            if token
+            else ""
+        )
         return f"its prompt becomes no tokens at all, and there is nothing to go on from{hint}"
 
     def _too_long(self, example: Example, length: int) -> str:

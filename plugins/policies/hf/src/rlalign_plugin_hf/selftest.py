@@ -23,8 +23,9 @@ CLOSE = 1e-3
 def padding_token(policy: LanguageModel) -> int | None:
     """The network's padding token, where it could stand within a response."""
     pad = getattr(policy.network.config, "pad_token_id", None)
-    known = pad is not None and pad not in policy.ends and 0 <= pad < policy.vocabulary
-    return int(pad) if known else None
+    if pad is None or pad in policy.ends or not 0 <= pad < policy.vocabulary:
+        return None
+    return int(pad)
 
 
 @torch.no_grad()
@@ -71,7 +72,10 @@ def _wrong(policy: LanguageModel, pad: int | None) -> str | None:
     if not bool(own_NTV.isfinite().any()):
         return "its own logits are NaN or infinite"
     spread = float(own_NTV[own_NTV.isfinite()].std().clamp_min(1e-6))
-    ways = {"where trunk and head run apart": apart_NTV, "token by token, beside a longer prompt": sampled_NTV}
+    ways = {
+        "where trunk and head run apart": apart_NTV,
+        "token by token, beside a longer prompt": sampled_NTV,
+    }
     for way, ours_NTV in ways.items():
         off = float((ours_NTV - own_NTV).masked_fill(ours_NTV == own_NTV, 0.0).abs().max())  # −∞ may be both
         if not off <= CLOSE * spread:
