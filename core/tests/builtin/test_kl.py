@@ -129,6 +129,9 @@ def test_a_coefficient_on_target_stands_still(controller: Any, tmp_path: Path) -
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(3), dtype=p.dtype))
     rollout, reward = bench.rollout()
     kl_NT = torch.where(rollout.mask_NT, reward.metrics["kl/k1"], 0.0)
+    spoiled_NT = rollout.columns["policy.full_logprobs"] + torch.where(rollout.mask_NT, 0.0, 7.0)
+    score = KL(KL.Config()).reward(rollout.with_columns(**{"policy.full_logprobs": spoiled_NT}))
+    torch.testing.assert_close(score.metrics["per_response"], kl_NT.sum(1), rtol=1e-12, atol=0)
     seen = float(kl_NT.sum() / (rollout.mask_NT.sum() if controller == "rl4lms" else len(rollout)))
     for target, direction in ((seen, 0), (seen / 1.1, 1), (seen / 0.9, -1)):
         leash = KL(KL.Config(coef=0.3, target=target, controller=controller))

@@ -31,6 +31,7 @@ def draw(count: int = 7, responses: int = 0, seed: int = 0) -> Draw:
             str(i),
             tuple(f"{i} {j}" for j in range(responses)),
             tuple(float(j) for j in range(responses)),
+            finished=tuple(j % 2 == 0 for j in range(responses)),
         )
         for i in range(count)
     ]
@@ -82,11 +83,21 @@ def test_weights_over_responses_make_groups_of_one() -> None:
     one.weights(w)
     drawn = one.next(4000)
     assert all(len(e.responses) == len(e.scores) == 1 for e in drawn)
+    assert all(e.finished == (e.scores[0] % 2 == 0,) for e in drawn)
     found = Counter((e.id, e.responses[0], e.scores[0], e.row) for e in drawn)
     assert set(found) == {("0", "0 1", 1.0, 1), ("1", "1 2", 2.0, 6), ("2", "2 3", 3.0, 11)}
     for (_, _, _, row), count in found.items():
         share = float(w[row] / w.sum())
         assert count / 4000 == pytest.approx(share, abs=4 * (share * (1 - share) / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("u, row", [(0.0, 1), (0.25, 3), (1 - 2.0**-53, 3)])
+def test_what_weighs_nothing_is_never_drawn(u: float, row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the uniform falls on a border, too: a share begins where it stands and ends before the next."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, generator: torch.tensor(u, dtype=dtype))
+    one = draw(3, responses=2)
+    one.weights(torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0, 0.0]))
+    assert [e.row for e in one.next(1)] == [row]
 
 
 def test_weights_over_examples_draw_whole_groups() -> None:
@@ -152,6 +163,8 @@ def test_passes_over_weighted_responses_count_responses() -> None:
     one = draw(4, responses=3)
     one.weights(torch.ones(12))
     assert one.planned(Train(passes=1.0, prompts=4)) == 3
+    one.weights(torch.tensor([0.0, 1.0, 2.0] * 4))
+    assert one.planned(Train(passes=1.0, prompts=4)) == 2, "what weighs nothing is no part of a pass"
     one.weights(torch.ones(4), unit="example")
     assert one.planned(Train(passes=1.0, prompts=4)) == 1
 

@@ -119,21 +119,32 @@ class ComponentTests:
                 )
 
     def test_padding_is_never_read(self, bench: Bench) -> None:
-        """Neither values nor log-probs beyond a response's end may move anything."""
+        """Neither log-probs nor what a column or an advantage holds beyond a response's end may move anything."""
         if "loss" not in self.hooks():
             pytest.skip("no loss")
         batch = bench.batch()
         rollout = batch.rollout
         noise = torch.where(rollout.mask_NT, 0.0, 7.0)
+
+        def spoil(columns: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name: x + noise if isinstance(x, torch.Tensor) and x.shape == noise.shape else x
+                for name, x in columns.items()
+            }
+
         spoiled = replace(
-            rollout,
-            actions_NT=torch.where(rollout.mask_NT, rollout.actions_NT, 1),
-            logprobs_NT=rollout.logprobs_NT + noise,
-            full_logprobs_NT=rollout.full_logprobs_NT + noise,
+            batch,
+            rollout=replace(
+                rollout,
+                actions_NT=torch.where(rollout.mask_NT, rollout.actions_NT, 1),
+                logprobs_NT=rollout.logprobs_NT + noise,
+                full_logprobs_NT=rollout.full_logprobs_NT + noise,
+                columns=spoil(rollout.columns),
+            ),
+            advantage_NT=batch.advantage_NT + noise,
+            columns=spoil(batch.columns),
         )
-        torch.testing.assert_close(
-            *[bench.gradient(replace(batch, rollout=r))[1] for r in (rollout, spoiled)]
-        )
+        torch.testing.assert_close(*[bench.gradient(b)[1] for b in (batch, spoiled)])
 
     def test_loss_is_a_sum_over_units(self, bench: Bench) -> None:
         """loss(step) = Σ loss(units), in every route and however the step is cut."""

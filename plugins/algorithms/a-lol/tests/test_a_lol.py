@@ -217,6 +217,19 @@ def test_the_kl_form_falls_without_bound(folder: Path) -> None:
     assert rising[1] > rising[0]
 
 
+@pytest.mark.parametrize("form", ["full", "seq", "kl", "ref-free"])
+def test_what_is_worth_watching(form: str, folder: Path) -> None:
+    """Two responses, of two tokens and of one; by token π is e, 1/e and e^½ times the reference."""
+    rows: list[Row] = [([-1.0, -3.0], [-2.0, -2.0], 0.9, 0.5), ([-0.5], [-1.0], 0.5, 0.9)]
+    bench = on_rows(rows, "a-lol", folder, form=form, clip=0.2)
+    metrics, _ = bench.gradient(bench.batch(), budget=1)
+    expected = {"nll": 4.5 / 3, "gain": 0.4 / 2, "kept": 1 / 2, "log_ratio": 0.5 / 2}
+    expected |= {"clipped": 1 / 2 if form == "full" else 1.0}  # of responses; of tokens
+    missing = {"ref-free": {"log_ratio", "clipped"}, "kl": {"clipped"}}.get(form, set())
+    found = {key.removeprefix("a-lol/"): x for key, x in metrics.items() if not key.endswith("loss")}
+    assert found == pytest.approx({k: x for k, x in expected.items() if k not in missing}, rel=1e-9)
+
+
 def test_huge_ratios_do_not_overflow(folder: Path) -> None:
     row = ([-0.01] * 60, [-30.0] * 60, 1.0, 0.0)
     loss, gradient = computed([row], "a-lol", folder)

@@ -204,6 +204,21 @@ def test_free_numbers_say_nothing_of_other_prompts(tmp_path: Path) -> None:
     assert line["fit-value/epochs"] == 2
 
 
+def test_each_iteration_sets_other_prompts_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlalign_plugin_a_lol import FitValue
+
+    aside: list[set[str]] = []
+    monkeypatch.setattr(
+        FitValue, "_mse", lambda self, run, batch: aside.append({e.id for e in batch.rollout.examples}) or 1.0
+    )
+    bench = Bench(tmp_path, {**FREE, "algorithm": {"fit-value": {"patience": 1}}}, {"free-value": FreeValue})
+    for _ in range(2):
+        bench.iterate()
+    first, again, second, _ = aside
+    assert first == again != second
+    assert len(first) == len(second) == 8
+
+
 def test_r2_by_hand(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {**FREE, "algorithm": "fit-value"}, {"free-value": FreeValue})
     batch = bench.batch()

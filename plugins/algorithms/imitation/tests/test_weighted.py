@@ -24,6 +24,7 @@ from rlalign.testing.logits import Logits
 from rlalign_plugin_imitation import (
     GOLD,
     gold_loss,
+    gold_return,
     look_ahead,
     negative_log_likelihood,
     nll_and_perplexity,
@@ -154,7 +155,10 @@ def test_gold(name: str, past_end: bool, route: Any, budget: int, chunk: int, tm
         assert loss == pytest.approx(expected["loss"], **NEAR)
     metrics, gradients = bench.gradient(batch, route=route, budget=budget, head_chunk=chunk)
     assert metrics["loss"] == pytest.approx(loss, **NEAR)
-    assert metrics["gold/weight"] == pytest.approx(sum(weights) / len(weights), **NEAR)
+    tilde, logp = inputs["pi_tilde_prob"], inputs["token_logp"]
+    watched = {"weight": weights, "return": returns, "floored": [p < how["u"] for p in tilde]}
+    for metric, values in {**watched, "nll": [-x for x in logp]}.items():
+        assert metrics[f"gold/{metric}"] == pytest.approx(sum(values) / len(values), **NEAR), metric
     by_logit = golden_gradient(bench.run.models.policy, [[gradient]])  # type: ignore[arg-type]
     torch.testing.assert_close(gradients["policy/free"], by_logit, rtol=0, atol=1e-9)
 
@@ -458,6 +462,16 @@ def test_negative_rewards_cannot_be_drawn_by(tmp_path: Path) -> None:
         Bench(tmp_path, say, COMPONENTS)
     bench = Bench(tmp_path / "bounded", {**say, "rewards": ["logged", {"clip": {"low": 0.0}}]}, COMPONENTS)
     assert {e.row for e in bench.phase.draw.next(200)} == {0, 2}
+
+
+@pytest.mark.parametrize("baseline", [None, -10.0, 0.5])
+@pytest.mark.parametrize("least", [0.0, 1.0, 2.0])
+def test_past_the_end_stand_certain_tokens(least: float, baseline: float | None) -> None:
+    """What the released code's padding is worth: as much as tokens of probability 1 that do stand there."""
+    mle = torch.tensor([[-0.5, -3.0, 0.0, 0.0]])
+    ended, longer = torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool)
+    found, expected = (gold_return(mle, mask, 2, least, baseline, True)[:, :2] for mask in (ended, longer))
+    torch.testing.assert_close(found, expected)
 
 
 # -- the formulas on literal numbers ------------------------------------------------------------------------

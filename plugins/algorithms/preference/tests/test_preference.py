@@ -356,6 +356,8 @@ def test_kto_golden(tmp_path: Path) -> None:
         torch.testing.assert_close(gradients["policy/free"][:, 0], by_logit, rtol=0, atol=1e-9)
     good = [0.1 * (a - b) for a, b in zip(inputs["logp"][::2], inputs["ref_logp"][::2], strict=True)]
     assert metrics["kto/desirable_reward"] == pytest.approx(sum(good) / 2, **NEAR)
+    bad = [0.1 * (a - b) for a, b in zip(inputs["logp"][1::2], inputs["ref_logp"][1::2], strict=True)]
+    assert metrics["kto/undesirable_reward"] == pytest.approx(sum(bad) / 2, **NEAR)
 
 
 class Two(Task):

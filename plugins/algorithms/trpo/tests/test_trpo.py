@@ -240,6 +240,12 @@ def test_the_natural_step_moves_the_policy_and_the_critic_the_value(
     ]
 
 
+def test_the_value_goes_through_the_batch_so_many_times(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, say({"passes": 3}, train={"epochs": 2, "minibatches": 2}))
+    update(bench.phase, bench.batch())
+    assert bench.phase.step == 1 + 3 * 2 * 2, "the natural step is one"
+
+
 def test_a_value_on_the_policys_trunk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=r"models: \{value: \{value-head: \{trunk: own\}\}\}"):
         Bench(tmp_path, say(models={"value": "linear-value"}))
