@@ -56,6 +56,7 @@ def shown(text: str) -> str:
             start = text.find(form[:_TOLD_BY], start + len(instead))
     return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
+
 LONGEST = 4000
 """Characters of somebody else's message that are shown."""
 

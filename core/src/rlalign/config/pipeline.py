@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr
 
 from rlalign.config.places import Keys
-from rlalign.data.settings import Natural, Options, Positive, Sampling, Save, Train
+from rlalign.data.settings import Options, Positive, Sampling, Save, Train
 from rlalign.interface.component import Component
 
 MERGED_SECTIONS = ("train", "generation", "evaluate", "models")

@@ -278,7 +278,9 @@ def save_folder(model: Model, folder: Path, card: str) -> None:
         for file in temporary.rglob("*"):
             if file.suffix in (".json", ".md"):
                 text = file.read_text("utf-8", errors="surrogateescape")
-                if (hidden := concealed(text, least=16)) != text:  # a short one may well be a word of the format
+                if (
+                    hidden := concealed(text, least=16)
+                ) != text:  # a short one may well be a word of the format
                     file.write_text(hidden, "utf-8", errors="surrogateescape")
         temporary.rename(folder)
     except BaseException:
