@@ -35,6 +35,7 @@ def test_every_recorded_row_is_there() -> None:
 @pytest.mark.parametrize("method", rows.METHODS)
 def test_the_pipelines_are_valid(tmp_path: Path, work: str, method: str) -> None:
     said = rows.pipeline(rows.WORKS[work], method, tmp_path, iterations=3, seed=1)
+    (tmp_path / rows.WORKS[work].model).mkdir()
     registry = Registry(trust=True)
     loaded = load_pipeline(tmp_path / "row.yaml", registry=registry, text=json.dumps(said))
     (plan,), _ = plan_phases(loaded, registry)

@@ -222,7 +222,7 @@ def test_an_export_leaves_its_neighbours_alone(runs: Runs) -> None:
     for name in (".tmp-out", ".tmp-out.jsonl"):
         (runs.root / name).mkdir()
         (runs.root / name / "mine").write_text("mine")
-    assert inspected(runs, "export", runs.path, "--to", runs.root / "out").code == 0
+    assert inspected(runs, "export", runs.path, "--trust", "--to", runs.root / "out").code == 0
     assert inspected(runs, "export", runs.path, "--samples", runs.root / "out.jsonl").code == 0
     assert all((runs.root / name / "mine").exists() for name in (".tmp-out", ".tmp-out.jsonl"))
     assert (runs.root / "out/config.json").exists() and (runs.root / "out.jsonl").exists()
@@ -281,9 +281,9 @@ COMMANDS: dict[str, list[str]] = {
     "resume": ["run", "--plain", "--resume", "{run}"],
     "previous": ["run", "--plain", "--resume", "{run}", "--previous"],
     "inexact": ["run", "--plain", "--resume", "{run}", "--inexact"],
-    "eval": ["eval", "{run}", "--json"],
+    "eval": ["eval", "{run}", "--trust", "--json"],
     "sample": ["sample", "{run}", "--json"],
-    "export": ["export", "{run}", "--to", "{root}/out"],
+    "export": ["export", "{run}", "--trust", "--to", "{root}/out"],
     "responses": ["export", "{run}", "--samples", "{root}/out.jsonl"],
 }
 CONTENTS = [

@@ -250,7 +250,7 @@ class Models(Target):
             else:
                 change = change_json if file.suffix == ".json" and rng.random() < 0.7 else change_bytes
                 file.write_bytes(change(file.read_bytes(), rng))
-        return lambda: rlalign.open(model, task="bandit").sample(["go"])
+        return lambda: rlalign.open(model, task="bandit").sample(["one"], max_new_tokens=4)
 
 
 TARGETS: Mapping[str, type[Target]] = {

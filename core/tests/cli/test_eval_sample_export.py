@@ -270,11 +270,11 @@ def test_nothing_is_saved_yet(toy: Path) -> None:
 
 
 def test_a_reward_that_is_not_finite_is_not_exported() -> None:
-    Path("mine.py").write_text(
+    Path("lost.py").write_text(
         "import torch\nfrom rlalign import Component, Score, hookimpl\n\n\nclass Lost(Component):\n"
         "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.full((len(rollout),), torch.nan))\n"
     )
-    ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["mine:Lost"]}})
+    ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["lost:Lost"]}})
     result = call("export", "toy", "--new", "--samples", "s.jsonl", "--trust")
     assert result.exit_code == 1 and "a score is not finite" in result.stderr
     assert not Path("s.jsonl").exists()

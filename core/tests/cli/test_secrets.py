@@ -265,13 +265,16 @@ def test_a_real_terminal_gets_no_controls() -> None:
 # -- folders that others can change ----------------------------------------------------------------
 
 
+LOCK = {"plugins": {}, "given": {}, "data": {}, "models": {}, "seed": 0, "budgets": {}, "environment": {}}
+
+
 def test_a_folder_that_others_can_change_gets_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine", "open", "theirs"):
         run = Path("runs") / name
         run.mkdir(parents=True)
         run.chmod(0o755)
-        for file in ("pipeline.yaml", "lock.json"):
-            (run / file).write_text("{}")
+        for file, said in (("pipeline.yaml", {}), ("lock.json", LOCK)):
+            (run / file).write_text(json.dumps(said))
             (run / file).chmod(0o644)
         (run / "samples.jsonl").write_text(
             json.dumps({"phase": "p", "repeat": 0, "iteration": 1, "prompt": "", "response": ""}) + "\n"

@@ -37,7 +37,7 @@ TYPES: dict[str, Any] = {
     "reward": Reward,
     "batch": Batch,
     "now": Outputs,
-    "metrics": dict,
+    "metrics": Mapping,
 }
 
 

@@ -251,8 +251,11 @@ def _kept(model: Model) -> dict[str, torch.Tensor]:
 
 def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
     """Give a model back what `_kept` kept of it."""
-    found = model.load_state_dict(dict(state), strict=False)
-    wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    wrong = [key for key, value in state.items() if key in own and value.shape != own[key]]
+    if not wrong:
+        found = model.load_state_dict(dict(state), strict=False)
+        wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
     if wrong:
         raise CheckpointError(
             f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"

@@ -1,17 +1,17 @@
 """Whether tensors and the records that hold them are as they were.
 
-A tensor's version tells of every change in place; a checksum of what versions do not see, `.data` and `.numpy()`.
+A tensor's version tells of every change in place; its bytes of what versions do not see, `.data` and `.numpy()`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import string_at
 from operator import is_
 from types import MappingProxyType
 from typing import Any
-from zlib import crc32
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -19,47 +19,45 @@ from rlalign.data.allowed import Allowed
 from rlalign.data.batch import Batch, Outputs, Reward
 from rlalign.data.rollout import Rollout
 
-REMEMBERED = 1024
-"""Checksums that are kept at a time."""
-
 
 class Ledger:
-    """What tensors on the CPU hold, as checksums made once; of a tensor elsewhere only its version tells."""
+    """What tensors on the CPU hold, copied once while a tensor lives; of one elsewhere only its version tells."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, int, numpy.ndarray, int]] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], int, bytes]] = {}
 
-    def look(self, x: Tensor) -> tuple[numpy.ndarray, int]:
-        """The numbers of a tensor, not copied, and their checksum."""
-        known, version = self._known.get(id(x)), _versions([x])[0]
-        if known is None or known[1] != version:
-            numbers = numbers_of(x)
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            known = self._known[id(x)] = (x, version, numbers, checksum(numbers))
-        return known[2:]
+    def look(self, x: Tensor, version: int) -> bytes:
+        """The bytes of a tensor of this version."""
+        known = self._known.get(id(x))
+        if known is None or known[1] != version or known[0]() is not x:
+            known = self._known[id(x)] = (weakref.ref(x, self._gone(id(x))), version, held_by(x))
+        return known[2]
+
+    def _gone(self, which: int) -> Callable[[weakref.ref[Tensor]], None]:
+        known = self._known
+
+        def forget(of: weakref.ref[Tensor]) -> None:
+            if which in known and known[which][0] is of:
+                del known[which]
+
+        return forget
 
     def forget(self) -> None:
         self._known.clear()
 
 
 class Seal:
-    """Tensors and records as they are now; with a ledger, their numbers too."""
+    """Tensors and records as they are now, and their numbers."""
 
-    def __init__(self, given: Mapping[str, Any], ledger: Ledger | None) -> None:
+    def __init__(self, given: Mapping[str, Any], ledger: Ledger) -> None:
         self._given = given
         self._records: list[tuple[Any, dict[str, Any]]] = []
         self._tensors: list[Tensor] = []
         for value in given.values():
             self._reach(value)
         self._versions = _versions(self._tensors)
-        self._numbers: list[numpy.ndarray] = []
-        self._sums: list[int] = []
-        self._places: list[int] = []
-        if ledger is not None:
-            looked = [ledger.look(x) for x in self._tensors]
-            self._numbers, self._sums = [n for n, _ in looked], [s for _, s in looked]
-            self._places = [x.data_ptr() for x in self._tensors]
+        self._bytes = list(map(ledger.look, self._tensors, self._versions))
+        self._places = [x.data_ptr() for x in self._tensors]
 
     def _reach(self, value: Any) -> None:
         kind = type(value)
@@ -95,9 +93,9 @@ class Seal:
                     if any(_versions([x for x in made if isinstance(x, Tensor)])):
                         return f"{type(record).__name__.lower()}.{name}"
         wrong = _first_difference(self._versions, _versions(self._tensors))
-        if wrong is None and self._numbers:
-            wrong = _first_difference(self._sums, [checksum(n) for n in self._numbers])
-        if wrong is None and self._places:
+        if wrong is None:
+            wrong = _first_difference(self._bytes, list(map(held_by, self._tensors)))
+        if wrong is None:
             wrong = _first_difference(self._places, [x.data_ptr() for x in self._tensors])
         if wrong is None:
             return None
@@ -115,26 +113,18 @@ def _versions(tensors: Sequence[Tensor]) -> list[int]:
         return [0 if x.is_inference() else x._version for x in tensors]
 
 
-def numbers_of(x: Tensor) -> numpy.ndarray:
-    """What a tensor holds, where looking at it is cheap."""
-    if x.device.type != "cpu" or x.layout != torch.strided or x.is_conj() or x.is_neg():
-        return _NOTHING
-    plain = x.detach()
-    found: numpy.ndarray = (plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain).numpy()
-    return found
+def held_by(x: Tensor) -> bytes:
+    """A copy of what a tensor holds, where looking at it is cheap: read from memory, as numpy takes twice the time."""
+    if not x.is_cpu or x.layout is not torch.strided:
+        return b""
+    dense = x if x.is_contiguous() else x.detach().contiguous()
+    return string_at(dense.data_ptr(), dense.nbytes)
 
 
-def checksum(numbers: numpy.ndarray) -> int:
-    return crc32(numbers if numbers.flags.c_contiguous else numpy.ascontiguousarray(numbers))  # type: ignore[arg-type]
-
-
-def _first_difference(before: Sequence[int], now: Sequence[int]) -> int | None:
+def _first_difference(before: Sequence[object], now: Sequence[object]) -> int | None:
     if before == now:
         return None
     return next(i for i, (was, is_now) in enumerate(zip(before, now, strict=True)) if was != is_now)
-
-
-_NOTHING = numpy.empty(0)
 
 
 def _path(given: Mapping[str, Any], x: Tensor) -> str | None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -17,12 +16,14 @@ from rlalign.errors import ComponentError
 from rlalign.interface.policy import Model
 from rlalign.randomness import Seeds
 from rlalign.running.models import Models
-from rlalign.running.seal import Ledger, Seal, checksum, numbers_of
+from rlalign.running.seal import Ledger, Seal, held_by
 
 SAMPLED = 1024
-"""How many numbers of a weight tensor are summed up, evenly spaced; of a smaller one all."""
+"""How many numbers of a weight tensor are looked at, evenly spaced; of a smaller one all."""
 CLONE = "what a hook is given is not its own: `.clone()` it first"
 _LEARNING = ("loss", "step_ready", "update", "reward")
+_OFTEN = ("loss", "step_ready")
+"""Asked for every piece of every step: looked at once an iteration, and together at the end of its update."""
 
 
 class Untouched:
@@ -42,34 +43,42 @@ class Untouched:
         """Where the run stands, by name."""
         self._weights: list[Weight] = []
         self._stamp: list[Any] = []
-        self._sums: list[int] | None = None
+        self._some: list[bytes] | None = None
         self._stood: dict[str, Any] = {}
         self._calls: dict[tuple[str, str], int] = {}
         self._ledger = Ledger()
         self._inside: list[tuple[str, str, Seal] | None] = []
         """The hooks that have not returned yet; None: what one of them asked of the core."""
+        self._often: str | None = None
+        """The hook that is called once more, and not looked at."""
 
     @contextmanager
     def hook(self, hook: str, name: str, stage: str, given: Mapping[str, Any]) -> Iterator[None]:
         """One call of a hook."""
         if self._inside and (wrapper := self._inside[-1]):
-            self._check(*wrapper, deep=True)
+            self._check(*wrapper)
         count = self._calls[hook, name] = self._calls.get((hook, name), -1) + 1
+        kept = settings_kept(partial(self._note, f"`{hook}` of `{name}`"))
+        if hook in _OFTEN and count:
+            self._often = hook
+            try:
+                with kept:
+                    yield
+            finally:
+                self._often = None
+            return
         stands = self._where()
         at = -1 if hook == "phase_started" else stands["iteration"]
         self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
-        # What is asked for every piece of every step is looked at closely the first time, and when the update is over.
-        often = hook in ("loss", "step_ready")
-        deep = not often or count == 0
-        seal = Seal(given, None if often else self._ledger)
-        self._mark(deep)
+        seal = Seal(given, self._ledger)
+        self._mark()
         self._inside.append((hook, name, seal))
         try:
-            with settings_kept(partial(self._note, f"`{hook}` of `{name}`")):
+            with kept:
                 yield
         finally:
             self._inside.pop()
-        self._check(hook, name, seal, deep=deep)
+        self._check(hook, name, seal)
         if hook == "phase_started":
             self._calls.clear()
 
@@ -79,13 +88,13 @@ class Untouched:
         if not self._inside or (asking := self._inside[-1]) is None:
             yield
             return
-        self._check(*asking, deep=True)
+        self._check(*asking)
         self._inside.append(None)
         try:
             yield
         finally:
             self._inside.pop()
-        self._mark(deep=True)
+        self._mark()
 
     @contextmanager
     def learning(self, batch: Batch) -> Iterator[None]:
@@ -105,7 +114,7 @@ class Untouched:
     @property
     def hook_now(self) -> str | None:
         """The hook that is called at present."""
-        return self._inside[-1][0] if self._inside and self._inside[-1] else None
+        return self._often or (self._inside[-1][0] if self._inside and self._inside[-1] else None)
 
     # -- weights and counters --------------------------------------------------------------------------------
 
@@ -119,18 +128,18 @@ class Untouched:
                     found.setdefault(id(weight.tensor), weight)
         return list(found.values())
 
-    def _mark(self, deep: bool) -> None:
+    def _mark(self) -> None:
         """Remember where the run stands, and the weights."""
         if not self._weights:
             self._weights = self._all_weights()
         stamp = [w.stamp() for w in self._weights]
         if stamp != self._stamp:
-            self._stamp, self._sums = stamp, None
-        if deep and self._sums is None:
-            self._sums = [w.sum() for w in self._weights]
+            self._stamp, self._some = stamp, None
+        if self._some is None:
+            self._some = [w.some() for w in self._weights]
         self._stood = self._where()
 
-    def _check(self, hook: str, name: str, seal: Seal, *, deep: bool) -> None:
+    def _check(self, hook: str, name: str, seal: Seal) -> None:
         """Stop where something is not as it was marked."""
         whose = f"`{hook}` of `{name}` "
         if (what := seal.broken()) is not None:
@@ -139,9 +148,9 @@ class Untouched:
             what = next(key for key, value in now.items() if value != self._stood[key])
             raise ComponentError(f"{whose}changed the run's {what} from {self._stood[what]} to {now[what]}")
         changed = [w for w, was in zip(self._weights, self._stamp, strict=True) if w.stamp() != was]
-        if not changed and deep and self._sums is not None:
-            pairs = zip(self._weights, self._sums, strict=True)
-            changed = [w for w, was in pairs if w.sum() != was]
+        if not changed and self._some is not None:
+            pairs = zip(self._weights, self._some, strict=True)
+            changed = [w for w, was in pairs if w.some() != was]
         if changed:
             raise ComponentError(
                 f"{whose}changed the weights `{changed[0].key}` of the model `{changed[0].model.name}`; weights are "
@@ -157,8 +166,6 @@ class Weight:
         self.key = key
         self._holder = holder
         self._leaf = leaf
-        self._at = -1
-        self._numbers: numpy.ndarray | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -172,16 +179,12 @@ class Weight:
         # Its model's version too: a fused AdamW moves none of the tensor's.
         return self.model.version, id(x), x._version, x.data_ptr(), x.requires_grad
 
-    def sum(self) -> int:
-        """A checksum of some of its numbers."""
-        if self._numbers is None or self.tensor.data_ptr() != self._at:
-            x = self.tensor.detach()
-            if x.numel() > SAMPLED:
-                x = x.view(-1)[:: x.numel() // SAMPLED] if x.is_contiguous() else x.flatten()[:SAMPLED]
-            if x.device.type != "cpu":
-                return checksum(numbers_of(x.cpu()))
-            self._numbers, self._at = numbers_of(x), self.tensor.data_ptr()
-        return checksum(self._numbers)
+    def some(self) -> bytes:
+        """Some of its numbers."""
+        x = self.tensor.detach()
+        if x.numel() > SAMPLED:
+            x = x.view(-1)[:: x.numel() // SAMPLED] if x.is_contiguous() else x.flatten()[:SAMPLED]
+        return held_by(x.cpu())
 
 
 def weights_of(model: Model) -> Iterator[Weight]:

@@ -102,7 +102,8 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             _local(str(source)), trust_remote_code=options.remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError, RecursionError) as error:
+        tokenizer("one")  # what its files say may be of the wrong type
+    except Exception as error:
         raise RLAlignError(f"{source}: no tokenizer could be loaded{hint}. {_first_line(error)}") from error
     tokenizer.truncation_side = options.truncation_side or ("left" if kind == "causal" else "right")
     return tokenizer
@@ -134,8 +135,11 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
         else:
             _check_weights(source)
             with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
-                network = auto.from_pretrained(_local(source), config=config, use_safetensors=True, **how)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+                network, found = auto.from_pretrained(
+                    _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
+                )
+            _require_whole(source, found)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise RLAlignError(_explained(source, error)) from error
     for module in network.modules():
         # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
@@ -147,6 +151,17 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
     return network.eval()
+
+
+def _require_whole(source: str, found: dict[str, Any]) -> None:
+    """Refuse a model of which transformers made a part at random."""
+    lacking = sorted(map(str, found["missing_keys"]))
+    if lacking:
+        also = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise RLAlignError(
+            f"{source}: its files hold no weights for `{lacking[0]}`{also}, and what is not there would be made at "
+            "random; take a folder that holds the whole model, or `init: random` for none of it"
+        )
 
 
 def _silent(*args: Any) -> None:

@@ -404,7 +404,17 @@ class Parquet(File):
         # Where values repeat, each of a piece may be as long as all of them are in the file.
         rows = min(256, max(1, LARGEST_GROUP // max(1, self._groups[group])))
         held = 0
-        for batch in self._file.iter_batches(rows, row_groups=[group], columns=self._only):
+        batches = self._file.iter_batches(rows, row_groups=[group], columns=self._only)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                said = str(error).partition("\n")[0]
+                raise ConfigError(
+                    f"{self.name}: its row group {group} is damaged: {said}; write it again"
+                ) from error
             held += batch.nbytes
             self._require_small(held, 0)
             yield batch
