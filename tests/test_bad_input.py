@@ -295,7 +295,7 @@ DURING = {
     "step_ready gives a number": (algorithm("StepReadyNumber"), "p.yaml:7", "must return a bool, got a float"),
     "update gives a number": (algorithm("UpdateANumber"), "p.yaml:7", "must return a Mapping, got a float"),
     "update gives text": (algorithm("UpdateText"), "p.yaml:7", "numbers by name, got {'state': 'fine'}"),
-    "frozen model written": (algorithm("WritesToTheReference"), "`WritesToTheReference` changed", "of the model `reference`"),
+    "frozen model written": (algorithm("WritesToTheReference"), "`iteration_done` of", "of the model `reference`"),
     "metric that is text": ({"evaluate": {"use": ["misbehaving:MeasuresText"]}}, "p.yaml:17", "{'verdict': 'good'}"),
     "metric without name": ({"evaluate": {"use": ["misbehaving:MeasuresANumber"]}}, "p.yaml:17", "got a float"),
     "postprocess raises": (
