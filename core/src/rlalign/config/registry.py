@@ -51,10 +51,13 @@ def installed() -> list[Installed]:
     """Every component that is installed, by name."""
     # `entry_points` reads one metadata folder a distribution, the first on sys.path: an editable
     # install beside a wheel of the same package lists nothing twice.
+    points = entry_points(group=GROUP)
+    dists = {point.dist for point in points if point.dist is not None}
+    about = {dist: dist.metadata for dist in dists}  # which is parsed anew each time it is asked for
     return sorted(
-        Installed(point.name, point.dist.name, point.dist.version, point.value)
-        for point in entry_points(group=GROUP)
-        if point.dist is not None
+        Installed(point.name, about[point.dist]["Name"], about[point.dist]["Version"], point.value)
+        for point in points
+        if point.dist in about
     )
 
 
