@@ -298,3 +298,12 @@ def test_a_model_reads_the_environment_again(monkeypatch: pytest.MonkeyPatch) ->
     interpolate(tree)
     assert tree.data == {"a": KEY, "b": ["${b}", r"\${c}", 1]}
     assert places.escape(tree.written()) == places.escape(places.expressions(held))
+
+
+def test_the_environment_gives_no_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOKEN", TOKEN)
+    said = {"task": "bandit", "policy": {"table": {"actions": 3}}, "algorithm": "rloo"}
+    said["rewards"] = [{"bandit-payout": {}, "as": "${oc.env:TOKEN}"}]
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(ConfigError, match=r"rewards\[0\]\.as: a name is written into every log"):
+        load_pipeline(tmp_path / "p.yaml")

@@ -140,3 +140,17 @@ def test_500_phases_are_read_with_their_aliases_and_interpolations(tmp_path):
 def test_what_a_run_writes_of_a_large_pipeline_is_read_again():
     data = {"a": "x" * (limits.PIPELINE_TEXT - 100), "b": list(range(1_000))}
     assert places.read(places.dump(data), "p.yaml").data == data
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (f"phases: [{', '.join(f'{{name: a{i}}}' for i in range(2_000))}]", "2,000 phases, more than 1,000"),
+        (f"rewards: [{', '.join(['kl'] * 2_000)}]", "2,000 components, more than 1,000"),
+    ],
+)
+def test_a_list_without_end(tmp_path, said, message):
+    file = tmp_path / "p.yaml"
+    file.write_text(f"task: bandit\npolicy: {{table: {{actions: 3}}}}\nalgorithm: rloo\n{said}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_pipeline(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from pydantic import ValidationError
 
@@ -41,3 +43,14 @@ def test_what_needs_more_memory_than_there_is():
 )
 def test_a_size_in_words(size, words):
     assert limits.in_words(size) == words
+
+
+def test_a_file_is_a_file_of_a_size(tmp_path):
+    limits.require_file(tmp_path / "not there")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no file but a folder, a pipe or a device"):
+        limits.require_file(tmp_path / "pipe")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**40)
+    with pytest.raises(ConfigError, match="holds 1 TiB, more than 16 MiB"):
+        limits.require_file(tmp_path / "large", limits.CONFIG_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -41,7 +42,7 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
             say(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
-        say(str(interrupted) or "stopped before the run began", err=True)
+        say(str(interrupted) or "stopped", err=True)
         if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
@@ -51,10 +52,9 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
             say(traceback.format_exc(), err=True, nl=False)
         else:
             where = f"{error.filename}: " if error.filename else ""
-            say(
-                f"error: {where}{error.strerror or error}; free some space or fix it, then `rlalign run --resume`",
-                err=True,
-            )
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+            remedy = "; free some space or fix it, then `rlalign run --resume`" if full else ""
+            say(f"error: {where}{error.strerror or error}{remedy}", err=True)
         sys.exit(1)
     except BaseException as error:  # SystemExit(0) too: what was asked for is not done
         if debug:

@@ -14,6 +14,7 @@ from rlalign.config.places import Keys, Tree
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
 from rlalign.config.words import did_you_mean, found
+from rlalign.data import limits
 from rlalign.errors import ConfigError, RLAlignError, concealed, describe_error
 
 M = TypeVar("M", bound=BaseModel)
@@ -113,6 +114,9 @@ class File:
         listed = None if keys is None else self.tree.at(keys)
         if keys is None or not isinstance(listed, list):
             return [] if keys is None else [keys]
+        if len(listed) > limits.ITEMS:
+            self.report(keys, f"holds {len(listed):,} components, more than {limits.ITEMS:,}")
+            return []
         return [(*keys, index) for index in range(len(listed))]
 
     def item(self, keys: Keys, role: str) -> Item | None:

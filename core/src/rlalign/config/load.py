@@ -149,6 +149,9 @@ def _scopes(file: File) -> list[Keys]:
     if not isinstance(listed, list) or not listed:
         file.report(("phases",), f"expected a list of phases, found {found(listed)}")
         return []
+    if len(listed) > limits.PHASES:
+        file.report(("phases",), f"holds {len(listed):,} phases, more than {limits.PHASES:,}")
+        return []
     scopes: list[Keys] = []
     for index, phase in enumerate(listed):
         if isinstance(phase, dict):

@@ -221,6 +221,8 @@ def _interpolate(tree: Tree, leaves: list[Keys], budget: _Budget, trust: bool) -
             if reader.read:
                 tree.variables |= reader.read
                 tree.private.add(keys)
+                if keys[-1] == "as" or keys[2:] == ("name",) or keys == ("name",):
+                    tree.report(keys, "a name is written into every log, so the environment cannot give it")
                 if "oc.decode" in tree.interpolated[keys]:
                     for _, text in _leaves(resolved):
                         hide(text, tree.interpolated[keys])

@@ -23,6 +23,10 @@ KEY_CHARACTERS = 1_000
 """The longest key."""
 NUMBER_DIGITS = 100
 """Characters of the longest number."""
+PHASES = 1_000
+"""Phases of a pipeline."""
+ITEMS = 1_000
+"""Components in one list of a pipeline."""
 PROBLEMS = 1_000
 """Faults that are looked for at once."""
 INTERPOLATION_TEXT = 2**28
@@ -49,6 +53,21 @@ RESPONSES = 10**7
 
 TEXT_CHARACTERS = 2**22
 """Of a prompt or a logged response that a tokenizer reads."""
+CONFIG_BYTES = 2**24
+"""Of a model's config.json."""
+LINE_BYTES = 2**28
+"""Of a line in a run's logs."""
+
+
+def require_file(path: Path, most: float = math.inf) -> None:
+    """Refuse what is no file, or a larger one, before it is read. One that is not there passes."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no file but a folder, a pipe or a device; put the file there")
+    if path.exists() and path.stat().st_size > most:
+        size, allowed = in_words(path.stat().st_size), in_words(most)
+        raise ConfigError(
+            f"{path}: holds {size}, more than {allowed}: it is damaged, or not what its name says"
+        )
 
 
 def machine_memory() -> int:

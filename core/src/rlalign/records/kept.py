@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint, logs
 from rlalign.records.environment import read_lock
-from rlalign.records.files import inside
+from rlalign.records.files import inside, require_shape
 from rlalign.records.rows import OURS
 from rlalign.records.rundir import RunDir, write_atomic
 from rlalign.records.sums import sum_of, wrong_with
@@ -45,6 +47,15 @@ def kept(path: Path) -> Iterator[dict[str, Any]]:
     return _rows(run, {name: saved["size"] for name, saved in sums.items()})
 
 
+class _Meta(BaseModel):
+    rlalign: dict[str, Any]
+
+
+class _Row(BaseModel):
+    id: str
+    meta: _Meta
+
+
 def _of_rows(name: str) -> bool:
     return re.fullmatch(r"rows/[\w-]+-[0-9]{1,9}\.jsonl", name) is not None
 
@@ -64,6 +75,7 @@ def _rows(run: RunDir, sizes: Mapping[str, int]) -> Iterator[dict[str, Any]]:
         with (run.path / name).open("rb") as file:
             while file.tell() < sizes[name]:
                 row = logs.row(file.readline(), f"{run.path / name}:{file.tell()}")
+                require_shape(row, _Row, run.path / name)
                 row["meta"][OURS] |= origin
                 yield {**row, "id": f"{Path(name).stem}/{row['id']}"}
 

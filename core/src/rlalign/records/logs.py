@@ -12,10 +12,12 @@ import os
 import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from rlalign.data.limits import LINE_BYTES
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
@@ -169,7 +171,11 @@ def read(path: StrPath) -> Iterator[dict[str, Any]]:
     """The rows of a log of JSON lines. A last line that is still being written is left out."""
     path = Path(path)
     with open(path, "rb") as file:  # bytes: text mode would also split lines at U+2028
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(partial(file.readline, LINE_BYTES + 1), b""), 1):
+            if len(line) > LINE_BYTES:
+                raise CheckpointError(
+                    f"{path}:{number}: a line of more than {LINE_BYTES:,} bytes: it is damaged."
+                )
             if line.endswith(b"\n"):
                 yield row(line, f"{path}:{number}")
 

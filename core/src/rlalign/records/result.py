@@ -16,12 +16,18 @@ from rlalign.records.rundir import RunDir
 Row = dict[str, Any]
 
 
+class _Message(BaseModel):
+    role: str
+    content: str
+
+
 class _Sample(BaseModel):
     phase: str
     repeat: int
     iteration: int
-    prompt: str | list[dict[str, Any]]
+    prompt: str | list[_Message]
     response: str
+    scores: dict[str, float | str] | None = None
 
 
 class Result:

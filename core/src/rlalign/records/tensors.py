@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlalign.data.limits import machine_memory, require_file
 from rlalign.errors import RLAlignError
 from rlalign.records.files import StrPath
 
@@ -47,6 +49,7 @@ def save_tensors(path: StrPath, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: StrPath) -> dict[str, Tensor]:
     """What `save_tensors` wrote. Names of one tensor are names of one tensor again."""
+    require_file(Path(path), machine_memory())
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))

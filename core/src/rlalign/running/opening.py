@@ -11,6 +11,7 @@ from rlalign.config import places, words
 from rlalign.config.from_python import as_overrides
 from rlalign.config.load import load_pipeline, pipeline_text
 from rlalign.config.registry import Registry
+from rlalign.data.limits import CONFIG_BYTES, require_file
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
@@ -101,6 +102,7 @@ def _config_of(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not folder.exists():
         return {}  # on the hub
+    require_file(file, CONFIG_BYTES)
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -183,7 +183,7 @@ class Weight:
         """Some of its numbers."""
         x = self.tensor.detach()
         if x.numel() > SAMPLED:
-            x = x.view(-1)[:: x.numel() // SAMPLED] if x.is_contiguous() else x.flatten()[:SAMPLED]
+            x = x.flatten()[:: x.numel() // SAMPLED]
         return held_by(x.cpu())
 
 

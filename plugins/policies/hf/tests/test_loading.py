@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rlalign import ConfigError, Example, LazyExamples, RLAlignError, Sampling, load
@@ -124,7 +125,9 @@ def evil(mark: Path) -> bytes:
         ("tokenizer", ""),
         ("both, of a known family", ""),  # whose own classes will do
         ("shards", r"its weights are pickled \(evil\.bin\)"),
-        ("kernel", "the attention kernel theirs/kernel of the hub"),
+        ("kernel", "the attention kernel theirs/kernel, which may be code"),
+        ("kernel of a part", "the attention kernel theirs/kernel, which may be code"),
+        ("fast kernel", "the attention kernel flash_attention_2, which may be code"),
     ],
 )
 def test_a_model_folder_runs_nothing(named: str, message: str, copied: Path, tmp_path: Path) -> None:
@@ -148,6 +151,10 @@ def test_a_model_folder_runs_nothing(named: str, message: str, copied: Path, tmp
         (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     if named == "kernel":
         edit(copied / "config.json", attn_implementation="theirs/kernel")
+    if named == "kernel of a part":
+        edit(copied / "config.json", _attn_implementation={"text_config": "theirs/kernel", "": "eager"})
+    if named == "fast kernel":
+        edit(copied / "config.json", _attn_implementation="flash_attention_2")
     with pytest.raises(RLAlignError, match=message) if message else nullcontext():
         made(copied)
     assert not mark.exists() and "theirs" not in sys.modules
@@ -409,3 +416,26 @@ def test_a_chosen_padding_token_is_no_reason_for_a_warning(
     with torch.no_grad():
         assert policy.features(padded, last=True).isfinite().all()
         assert policy.twin().features(padded).isfinite().all()
+
+
+@pytest.mark.parametrize("harm", ["missing", "renamed", "of another shape"])
+def test_no_part_of_a_model_is_made_at_random(harm: str, copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    name = sorted(name for name, x in weights.items() if x.ndim == 2)[0]
+    taken = weights.pop(name)
+    if harm == "renamed":
+        weights[f"{name}x"] = taken
+    elif harm == "of another shape":
+        weights[name] = taken[:, :-1].contiguous()
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        RLAlignError, match="cannot be loaded" if "shape" in harm else f"no weights for `{name}`"
+    ):
+        made(copied)
+
+
+def test_a_pipe_in_a_model_folder_is_refused(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    os.mkfifo(copied / "config.json")
+    with pytest.raises(RLAlignError, match="is no file but a folder, a pipe or a device"):
+        made(copied)

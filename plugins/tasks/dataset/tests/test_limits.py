@@ -142,3 +142,20 @@ def test_a_million_rows(tmp_path):
     (tmp_path / "d.jsonl").write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(1_000_000)))
     found = train(tmp_path / "d.jsonl")
     assert len(found) == 1_000_000 and found[999_999].prompt == "999999"
+
+
+@pytest.mark.parametrize("name", ["pandas", "json"])
+def test_what_is_no_dataset_on_the_hub_is_not_read(tmp_path, monkeypatch, name):
+    """The library would take these for readers of local files, of pickled ones too."""
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"hub: {name}: is no dataset on the hub"):
+        Dataset(Dataset.Config(hub=name)).examples("train")
+
+
+def test_a_folder_of_everything(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlalign_plugin_dataset.sources.MOST_FILES", 10)
+    for i in range(11):
+        (tmp_path / f"{i}.txt").touch()
+    with pytest.raises(ConfigError, match="holds more than 10 files"):
+        train(tmp_path)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from rlalign import ConfigError, Options, RLAlignError, RunsCode
-from rlalign.data.limits import require_memory
+from rlalign.data.limits import require_file, require_memory
 
 Kind = Literal["causal", "seq2seq"]
 
@@ -26,6 +26,8 @@ MOST = {
 }
 """The largest whole numbers in a config.json, by what their names hold."""
 
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file in a model's folder."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -139,7 +141,11 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
                     _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
                 )
             _require_whole(source, found)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except RLAlignError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
         raise RLAlignError(_explained(source, error)) from error
     for module in network.modules():
         # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
@@ -174,17 +180,28 @@ def _config(options: ModelOptions, source: str) -> Any:
     try:
         raw, _ = PreTrainedConfig.get_config_dict(_local(source))
         _require_plausible(raw, source)
+        if options.attention is None and not options.remote_code:
+            _require_no_kernel(raw, source)
         config = AutoConfig.from_pretrained(_local(source), trust_remote_code=options.remote_code)
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+    except RLAlignError:
+        raise
+    except Exception as error:
         raise RLAlignError(_explained(source, error)) from error
-    kernel = options.attention or getattr(config, "_attn_implementation", None)
-    if "/" in str(kernel) and not options.remote_code:
-        # transformers would download and run it.
-        raise RLAlignError(
-            f"{source}: its config.json asks for the attention kernel {kernel} of the hub, which is code; name an "
-            "`attention` of your own"
-        )
     return config
+
+
+def _require_no_kernel(raw: Any, source: str) -> None:
+    """Refuse attention that is no part of torch: transformers would fetch its code from the hub and run it."""
+    for name, value in raw.items() if isinstance(raw, dict) else ():
+        asked = value.values() if isinstance(value, dict) else [value]
+        if name.endswith("attn_implementation") and (
+            strange := set(map(str, asked)) - {"None", "eager", "sdpa"}
+        ):
+            raise RLAlignError(
+                f"{source}: its config.json asks for the attention kernel {min(strange)}, which may be code from the "
+                "hub; name an `attention` of your own"
+            )
+        _require_no_kernel(value, source)
 
 
 def _require_plausible(raw: dict[str, Any], source: str) -> None:
@@ -225,6 +242,8 @@ def _local(source: str) -> str:
 def _check_folder(source: str, option: str) -> None:
     if lacking := _lacking(source):
         raise RLAlignError(f"{option}: {lacking}")
+    for file in Path(_local(source)).glob("*.json"):
+        require_file(file, LARGEST_JSON)
 
 
 def _lacking(source: str) -> str | None:
@@ -288,8 +307,9 @@ def _explained(source: str, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"({type(error).__name__}: {lines[0] if lines else 'no message'})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"({type(error).__name__}: {first})"
 
 
 @contextmanager

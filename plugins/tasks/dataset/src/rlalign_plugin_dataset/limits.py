@@ -11,6 +11,8 @@ from rlalign import ConfigError
 
 LONGEST_ROW = 2**24
 """Bytes of a line, of an object in a JSON list, and of a CSV field: beyond it a bracket or quote was left open."""
+MOST_FILES = 100_000
+"""Files and folders in a folder of data."""
 MOST_COLUMNS = 10_000
 """Columns of a table."""
 DEEPEST = 100

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset.limits import MOST_FILES
 from rlalign_plugin_dataset.tables import ENDINGS, Hub, Table, extra, open_file
 
 Sources = dict[str, list[Table]]
@@ -81,6 +83,9 @@ def hub(
     is described by a script, which `datasets` no longer runs.
     """
     library = extra("datasets", "hub", f"`hub: {name}` is a dataset on the hub")
+    readers = getattr(getattr(library, "packaged_modules", None), "_PACKAGED_DATASETS_MODULES", ())
+    if name in readers:  # one of the library's own, which would read the files of this machine
+        raise ConfigError(f"hub: {name}: is no dataset on the hub but a reader of local files; give `path`")
     try:
         if files is None:
             how = {} if folder is None else {"data_dir": folder}
@@ -113,9 +118,14 @@ def _of_library(found: Any, name: str) -> Sources:
 
 def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
+    there = list(islice(folder.rglob("*"), MOST_FILES + 1))
+    if len(there) > MOST_FILES:
+        raise ConfigError(
+            f"{folder}: holds more than {MOST_FILES:,} files; name the folder of the data alone"
+        )
     files = sorted(
         p
-        for p in folder.rglob("*")
+        for p in there
         if p.suffix.lower() in ENDINGS
         and p.is_file()
         and not _NO_DATA.fullmatch(p.name)
