@@ -38,11 +38,11 @@ class RunView:
     _phase: RunningPhase
     _models: ModelsView
     _draw: DrawView
+    untouched: Untouched
 
     def __init__(self, phase: RunningPhase) -> None:
         held = {"_phase": phase, "_models": ModelsView(phase.models), "_draw": DrawView(phase)}
-        for name, value in held.items():
-            object.__setattr__(self, name, value)
+        self.__dict__.update(held, untouched=phase.untouched)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
@@ -50,10 +50,6 @@ class RunView:
     def __getattr__(self, name: str) -> Any:
         hint = f"; in an `update` hook, `learner.{name}` is there" if hasattr(Learner, name) else ""
         raise AttributeError(f"run.{name}: a run has no such member{hint}")
-
-    @property
-    def untouched(self) -> Untouched:
-        return self._phase.untouched
 
     # -- where the run stands -----------------------------------------------------------------------
 
