@@ -59,6 +59,8 @@ def shown(text: str) -> str:
 
 LONGEST = 4000
 """Characters of somebody else's message that are shown."""
+LONGEST_MESSAGE = 16_000
+"""Characters of a message of ours, which may quote what a file says."""
 
 
 class RLAlignError(Exception):
@@ -67,7 +69,7 @@ class RLAlignError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return concealed(super().__str__())
+        return shortened(concealed(super().__str__()), LONGEST_MESSAGE)
 
 
 class ConfigError(RLAlignError):
@@ -146,7 +148,12 @@ def said_by(error: BaseException) -> str:
         said = str(error)
     except Exception as again:
         return f"(its message raised {type(again).__name__})"
-    return said if len(said) <= LONGEST else f"{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}"
+    return shortened(said, LONGEST)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text without its middle, where it is longer than this."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 class CheckpointError(RLAlignError):

@@ -11,8 +11,10 @@ import yaml
 
 from rlalign.config.words import found
 from rlalign.data import limits
-from rlalign.errors import ConfigError
+from rlalign.errors import ConfigError, shortened
 
+LONGEST_PROBLEM = 900
+"""Characters in which what is wrong with one value is told; it may quote the value."""
 Keys = tuple[str | int, ...]
 """A path in the tree: ("phases", 1, "train", "lr")."""
 
@@ -37,7 +39,7 @@ class Tree:
         """Note what is wrong at `keys`."""
         if not any(keys[:depth] in self.unreadable for depth in range(len(keys) + 1)):
             parts = (place or self.place(keys), dotted(keys), text)
-            self.problems.append(": ".join(part for part in parts if part))
+            self.problems.append(shortened(": ".join(part for part in parts if part), LONGEST_PROBLEM))
             if len(self.problems) >= limits.PROBLEMS:
                 raise ConfigError("\n".join([*self.problems[:20], "… and many more"]))
         if unreadable:

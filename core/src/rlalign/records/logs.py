@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from rlalign.data.limits import LINE_BYTES
+from rlalign.data.limits import LINE_BYTES, require_file
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
@@ -170,6 +170,7 @@ class Logs:
 def read(path: StrPath) -> Iterator[dict[str, Any]]:
     """The rows of a log of JSON lines. A last line that is still being written is left out."""
     path = Path(path)
+    require_file(path)
     with open(path, "rb") as file:  # bytes: text mode would also split lines at U+2028
         for number, line in enumerate(iter(partial(file.readline, LINE_BYTES + 1), b""), 1):
             if len(line) > LINE_BYTES:

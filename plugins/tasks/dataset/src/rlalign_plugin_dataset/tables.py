@@ -12,6 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import BufferedReader
 from itertools import islice
@@ -390,7 +391,9 @@ class Parquet(File):
             for batch in self._batches(group):
                 whole += batch.nbytes
                 self._require_small(0, whole)
-                for row in batch.to_pylist():
+                with self._naming(group):
+                    rows = batch.to_pylist()
+                for row in rows:
                     number += 1
                     yield Scanned(number, group, place, row)
                     place += 1
@@ -406,18 +409,24 @@ class Parquet(File):
         held = 0
         batches = self._file.iter_batches(rows, row_groups=[group], columns=self._only)
         while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
+            with self._naming(group):
+                batch = next(batches, None)
+            if batch is None:
                 return
-            except Exception as error:
-                said = str(error).partition("\n")[0]
-                raise ConfigError(
-                    f"{self.name}: its row group {group} is damaged: {said}; write it again"
-                ) from error
             held += batch.nbytes
             self._require_small(held, 0)
             yield batch
+
+    @contextmanager
+    def _naming(self, group: int) -> Iterator[None]:
+        """Say which row group it is that cannot be read."""
+        try:
+            yield
+        except Exception as error:
+            said = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"{self.name}: its row group {group} is damaged: {said}; write it again"
+            ) from error
 
     def _require_small(self, group: int, whole: int) -> None:
         if group > LARGEST_GROUP or whole > max(LARGE, MOST_PACKED * self._stamp[0]):
