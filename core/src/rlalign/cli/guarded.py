@@ -42,7 +42,7 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
             say(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
-        say(str(interrupted) or "stopped", err=True)
+        say(str(interrupted) or "stopped before the run began", err=True)
         if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)

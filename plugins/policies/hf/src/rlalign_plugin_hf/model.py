@@ -91,7 +91,7 @@ class LanguageModel(Policy):
         if own is not None and own not in ends and (not ends or self.config.tokenizer is not None):
             ends.append(own)
         vocabulary = self.vocabulary
-        ends = [end for end in ends if end < vocabulary]
+        ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocabulary]
         if not ends:
             raise RLAlignError(
                 f"{where(self.config)}: no token ends a response: neither the model's generation config nor the "
