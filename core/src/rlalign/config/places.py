@@ -77,7 +77,7 @@ class Tree:
                 inner = node[key] = {}
                 self.places[keys[:depth]] = place
             node = inner
-        if not isinstance(node, dict | list):
+        if type(node) not in (dict, list):
             raise ConfigError(f"{place}: `{dotted(keys[:-1])}` is {found(node)}, in which nothing can be set")
         node[keys[-1]] = value
         self.places = {k: p for k, p in self.places.items() if k[: len(keys)] != keys}
