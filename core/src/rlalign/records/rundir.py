@@ -20,7 +20,6 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +184,14 @@ def is_run(path: Path) -> bool:
     return all((path / name).is_file() for name in REQUIRED_FILES)
 
 
-@cache
+_noted: set[Path] = set()
+
+
 def note_others(folder: Path) -> None:
     """Say once where others can change a run or a model: what it says and holds is then theirs."""
+    if (real := folder.resolve()) in _noted:
+        return
+    _noted.add(real)
     for path in (folder, *(folder / name for name in (*REQUIRED_FILES, "checkpoints", "config.json"))):
         if path.exists():
             about = path.stat()
