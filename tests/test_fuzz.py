@@ -28,7 +28,9 @@ def fuzz(target: str, first: int, count: int, seconds: float) -> None:
         timeout=seconds,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]  # libraries print too
+    said = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+    ]  # libraries print too
     wrong = [f"{one['case']}: {one['wrong']}" for one in said if "wrong" in one]
     assert not wrong, f"{len(wrong)} of {count} {target}:\n" + "\n".join(wrong[:30])
     assert said and said[-1] == {"done": count}, f"died in {said[-1:]}: {done.stderr[-2000:]}"
