@@ -110,7 +110,7 @@ def _registry(components: Components) -> Any:
 
 @cache
 def _known(components: tuple[tuple[str, type[Any]], ...]) -> Any:
-    """One registry for a process: to read what is installed takes a tenth of a second."""
+    """One registry for a process: what is installed is read once."""
     from rlalign.config.registry import Registry
 
     return Registry(dict(components), trust=True)

@@ -134,12 +134,12 @@ def _path(given: Mapping[str, Any], x: Tensor) -> str | None:
         path, value = todo.pop(0)
         if value is x:
             return path
-        if isinstance(value, Rollout | Reward | Batch | Outputs | Allowed):
+        if isinstance(value, Allowed):
+            todo += [(f"{path}.rows", each) for row in value.rows if row for each in vars(row).values()]
+        elif isinstance(value, _RECORDS):
             todo += [(f"{path}.{name}", each) for name, each in vars(value).items() if name != "examples"]
         elif isinstance(value, Mapping):
             todo += [(f"{path}[{name!r}]", each) for name, each in value.items()]
         elif isinstance(value, tuple) and value and not isinstance(value[0], str):
             todo += [(f"{path}[{i}]", each) for i, each in enumerate(value)]
-        elif type(value).__name__ == "_Row":
-            todo += [(path, each) for each in vars(value).values()]
     return None
