@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import tracemalloc
@@ -323,7 +324,8 @@ def test_collected_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
         data = done.data.training(done.plans[1], 0)
         assert len(data) == count + 40
         assert sum(len(e.responses) for e in data) == 2 * count + 40
-        assert tracemalloc.get_traced_memory()[1] < 60 * count
+        gc.collect()  # Python keeps thousands of freed tuples until then
+        assert tracemalloc.get_traced_memory()[0] < 20 * count
     finally:
         tracemalloc.stop()
     assert (data[0].prompt, data[-1].id) == (rows(done, "rows/grow-1.jsonl")[0]["prompt"], "39")
