@@ -56,6 +56,7 @@ class KL(Component):
     config: Config
     models: Mapping[str, Role] = {"reference": "frozen"}
     needs = ("policy.full_logprobs", "reference.full_logprobs")
+    estimates = True
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)

@@ -56,6 +56,12 @@ class Sampling(Options):
         """Whether a truncation may leave fewer tokens than the vocabulary holds."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
+    def draws_as(self, other: Sampling) -> bool:
+        """Whether responses are drawn at random: from all tokens, or from as few of them as `other` leaves."""
+        kept = (self.top_k, self.top_p, self.min_p, self.temperature)
+        same = kept == (other.top_k, other.top_p, other.min_p, other.temperature)
+        return not self.greedy and self.beams == 1 and (same or not self.narrows)
+
 
 class Schedule(Options):
     """How a learning rate moves with the phase's progress."""

@@ -57,7 +57,8 @@ def _wrappers(listed: Sequence[Member], role: str) -> Iterator[str]:
         if bad := [hook for hook in wraps if hook not in WRAPPABLE]:
             yield f"{who(member)} wraps `{bad[0]}`; only {', '.join(WRAPPABLE)} can be wrapped"
         elif wraps and i == 0 and (role != "use" or "reward" in wraps):
-            yield f"{who(member)} wraps the items above it in `{role}`, and there are none; move it down"
+            remedy = "move it down" if role != "use" else "the phase's rewards are wrapped as in training"
+            yield f"{who(member)} wraps the items above it in `{role}`, and there are none; {remedy}"
         else:
             for below in listed[i + 1 :]:
                 for hook in wraps:
@@ -87,9 +88,16 @@ def needs_of(members: Sequence[Member]) -> Iterator[str]:
 
 def phase_of(plan: PhasePlan) -> Iterator[str]:
     """Whatever keeps a planned phase from being run."""
+    yield from _names(plan)
     yield from _learning(plan)
     yield from _sources(plan)
     yield from _models(plan)
+
+
+def _names(plan: PhasePlan) -> Iterator[str]:
+    for member in once([*plan.members, *plan.evaluators]):
+        if member.name == "total" and implements(member.component, "reward"):
+            yield f"{member.item.place}: `total` is what the weighted sum is called; give this one another name, `as: …`"
 
 
 def _learning(plan: PhasePlan) -> Iterator[str]:

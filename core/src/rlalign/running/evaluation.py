@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
-from rlalign.data.settings import Sampling
 from rlalign.errors import RLAlignError
 from rlalign.running.metrics import of_responses
 from rlalign.running.phase import RunningPhase
+from rlalign.running.plan import decoding
 from rlalign.running.responses import rewarded, sample
 
 SHOWN = 8
@@ -23,6 +22,8 @@ SHOWN = 8
 def evaluate(phase: RunningPhase) -> None:
     """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
+    if told := phase.plan.told_of_evaluation:
+        phase.workspace.note_once(f"{phase.settings.name}: evaluation:", "left out", told)
     rollout, reward = scored(phase, responses(phase, examples(phase)))
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
@@ -48,10 +49,7 @@ def responses(
     phase: RunningPhase, examples: Sequence[Example], generation: Mapping[str, Any] = {}
 ) -> Rollout:
     """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
-    asked = phase.settings.evaluate
-    own = asked.generation.model_dump(exclude_unset=True) if asked else {}
-    said = {**own, **generation}
-    how = decoding(said, phase.plan.task.generation, phase.settings.generation)
+    how = decoding(phase.settings, phase.plan.task, generation)
     return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
 
 
@@ -61,11 +59,20 @@ def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:
 
 
 def metrics_of(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[str, float]:
-    """Counts, mean rewards, and whatever the `evaluate` hooks measure, under `eval/`."""
+    """Counts, mean rewards, and whatever the `evaluate` hooks measure, under `eval/`.
+
+    The total is the phase's own reward, or it is not there.
+    """
     found = of_responses([(rollout, reward)])
+    if not phase.plan.evaluates_reward:
+        found.pop("reward/total", None)
     measured = phase.plan.evaluation.evaluate(phase.run, rollout)
+    names = {name: name.removeprefix("reward/") for name in found}  # a reward may be called `length` too
     return {
-        **{f"eval/{name.removeprefix('reward/')}": value for name, value in found.items()},
+        **{
+            f"eval/{name if short != name and short in found else short}": found[name]
+            for name, short in names.items()
+        },
         **{f"eval/{name}": value for name, value in measured.items()},
     }
 
@@ -80,10 +87,3 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
-
-
-def decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:
-    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
-    chosen = {**task, **asked} or {"greedy": True}
-    base = {"max_new_tokens": training.max_new_tokens, "stop": training.stop}
-    return Sampling.model_validate_json(json.dumps({**base, **chosen}))

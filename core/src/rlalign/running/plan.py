@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rlalign.config.pipeline import Phase
-from rlalign.data.settings import Role, Unit
+from rlalign.data.settings import Role, Sampling, Unit
 from rlalign.interface.component import Component, Task
 from rlalign.running.members import HOOKS, Member, once
 from rlalign.running.stages import Stages
@@ -31,8 +33,21 @@ class PhasePlan:
     reward_columns: tuple[tuple[str, str], ...]
     """Those that rewards read."""
     evaluation_columns: tuple[tuple[str, str], ...]
+    evaluates_reward: bool
+    """Whether evaluation scores by all that training does, so that the weighted sum is the phase's reward."""
+    not_evaluated: tuple[str, ...]
+    """What evaluation leaves out, as it would estimate something from responses that are no samples."""
     unit: Unit
     learns: bool
+
+    @property
+    def told_of_evaluation(self) -> str:
+        """What evaluation leaves out and why, if it does."""
+        names = " and ".join(f"`{name}`" for name in self.not_evaluated)
+        return names and (
+            f"{names} left out: an estimate that holds for samples, and these responses are none; "
+            "with `evaluate.generation` as `generation` they are"
+        )
 
     @property
     def source(self) -> Member:
@@ -56,3 +71,11 @@ class PhasePlan:
                 m.name for hook in ("reward", "evaluate") for m in self.evaluation.implementing(hook)
             ]
         return found
+
+
+def decoding(phase: Phase, task: Task, changes: Mapping[str, Any] = {}) -> Sampling:
+    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
+    asked = phase.evaluate.generation.model_dump(exclude_unset=True) if phase.evaluate else {}
+    chosen = {**task.generation, **asked, **changes} or {"greedy": True}
+    base = {"max_new_tokens": phase.generation.max_new_tokens, "stop": phase.generation.stop}
+    return Sampling.model_validate_json(json.dumps({**base, **chosen}))

@@ -12,8 +12,8 @@ from rlalign.errors import ConfigError, Faults, RLAlignError, describe_error
 from rlalign.interface.component import Component, Lagging, Task
 from rlalign.interface.policy import Policy
 from rlalign.running import checks
-from rlalign.running.members import Member, once
-from rlalign.running.plan import PhasePlan
+from rlalign.running.members import Member, implements, once
+from rlalign.running.plan import PhasePlan, decoding
 from rlalign.running.stages import Stages
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
@@ -102,14 +102,22 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     if not built["task"] or not built["responses"]:
         return None
     (task,), (source,) = built["task"], built["responses"]
+    assert isinstance(task.component, Task)
     sources: list[Member] = []
     with faults.collecting():
         sources = builder.sources(source.component, source.item)
     source.component.source_components = {member.name: member.component for member in sources}
     members = (task, source, *sources, *built["rewards"], *built["algorithm"])
-    evaluators = (task, *built["use"])
-    everybody = once((*members, *evaluators))
-    faults.found += [*checks.hooks_of(members), *checks.hooks_of(evaluators), *checks.needs_of(everybody)]
+    sampled = decoding(phase, task.component).draws_as(phase.generation) if phase.evaluate else True
+    scoring, left_out = _evaluators(built["rewards"], built["use"], source, sampled)
+    evaluators = (task, *scoring)
+    everybody = once((*members, *evaluators, *left_out))
+    measures = [m for m in scoring if m.role == "use"]
+    faults.found += [
+        *checks.hooks_of(members),
+        *checks.hooks_of((task, *measures)),
+        *checks.needs_of(everybody),
+    ]
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
     declared: dict[str, Role | Lagging] = {}
     with faults.collecting():
@@ -117,7 +125,6 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     if len(faults.found) > before:  # components that do not fit make no plan
         return None
     training, evaluation = Stages(members, "train"), Stages(evaluators, "evaluate")
-    assert isinstance(task.component, Task)
     if len(training.implementing("rollout")) != 1:
         raise ConfigError(f"{source.item.place}: `{source.name}` cannot answer: it has no `rollout` hook")
     plan = PhasePlan(
@@ -134,11 +141,42 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         columns=_columns(members),
         reward_columns=_columns(built["rewards"]),
         evaluation_columns=_columns(evaluators),
+        evaluates_reward=_scores_of(scoring) == _scores_of(built["rewards"]) != set(),
+        not_evaluated=tuple(m.name for m in left_out),
         unit=_UNITS[max((_UNITS.index(m.component.unit) for m in training.implementing("loss")), default=0)],
         learns=bool(training.implementing("loss") or training.implementing("update")),
     )
     faults.found += checks.phase_of(plan)
     return plan
+
+
+def _evaluators(
+    rewards: Sequence[Member], used: Sequence[Member], source: Member, sampled: bool
+) -> tuple[list[Member], list[Member]]:
+    """Who scores in an evaluation, and whose estimates are left out where its responses are no samples.
+
+    A reward of the phase scores as in training, so all that stands above its last wrapper goes together.
+    """
+    named = {id(m.component) for m in used}
+    last = max(
+        (i for i, m in enumerate(rewards) if implements(m.component, "reward") == "wrapper"), default=-1
+    )
+    together = any(id(m.component) in named for m in rewards[: last + 1])
+    own = [m for i, m in enumerate(rewards) if (together if i <= last else id(m.component) in named)]
+    own = [m for m in own if m.component is not source.component]  # stored scores are of stored responses
+    ours = {id(m.component) for m in rewards}
+    asked = [*own, *(m for m in used if id(m.component) not in ours)]
+    left_out = [] if sampled else [m for m in asked if m.component.estimates]
+    return [m for m in asked if m not in left_out], left_out
+
+
+def _scores_of(members: Sequence[Member]) -> set[int]:
+    """The phase's rewards among these, wrappers apart."""
+    return {
+        id(m.component)
+        for m in members
+        if m.role == "rewards" and implements(m.component, "reward") == "plain"
+    }
 
 
 def _declared(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role | Lagging]:

@@ -29,6 +29,8 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool) -> list[str]:
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
     for hook, names in plan.acting().items():
         rows[hook] = ", ".join(names)
+    if plan.not_evaluated:
+        rows["not evaluated"] = plan.told_of_evaluation
     rows.setdefault("reward", "nothing")
     models = {"policy": "built" if first else "kept"}
     for name in plan.models:

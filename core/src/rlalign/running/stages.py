@@ -35,7 +35,8 @@ class Stages:
         self.members = tuple(members)
         self._implementing: dict[str, list[Member]] = {}  # by hook: a loss asks for each piece of each step
         self._call = Calls(self.members, stage)
-        self._rewards = WeightedSum([m for m in self.members if m.role in ("rewards", "use")], self._call)
+        self._rewards = WeightedSum([m for m in self.members if m.role == "rewards"], self._call)
+        self._measures = WeightedSum([m for m in self.members if m.role == "use"], self._call)
         self._advantage = wrapped("advantage", self._own_advantage, once(self.members), self._call)
         self._update = wrapped("update", self._own_update, once(self.members), self._call)
 
@@ -64,8 +65,16 @@ class Stages:
         return rollout
 
     def reward(self, run: Run, rollout: Rollout) -> Reward:
-        """The weighted sum of all scores."""
-        return self._rewards(run, rollout)
+        """The weighted sum of all scores.
+
+        What only an evaluation scores by is among the parts, and in the sum where no reward of the phase is.
+        """
+        found = self._rewards(run, rollout)
+        if not self._measures.weights:
+            return found
+        also = self._measures(run, rollout)
+        tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
+        return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
 
     def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
         """The training batch; by default a response's total reward at every chosen step."""

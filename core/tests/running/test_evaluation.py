@@ -1,0 +1,160 @@
+"""What an evaluation's figures mean: a key says the same of evaluated responses as of those learned from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlalign.builtin.kl import KL
+from rlalign.data.batch import Score
+from rlalign.data.rollout import Rollout
+from rlalign.errors import ConfigError
+from rlalign.interface.component import Component
+from rlalign.interface.hooks import hookimpl
+from rlalign.running import evaluation
+from rlalign.running.report import describe
+from rlalign.testing import PolicyGradient, run, session
+
+PIPELINE: dict[str, Any] = {
+    "task": "numbers",
+    "policy": {"logits": {"hidden": 5}},
+    "algorithm": "once",
+    "generation": {"samples": 4, "max_new_tokens": 7},
+    "train": {"iterations": 3, "prompts": 3, "lr": 0.05, "epochs": 2},
+}
+SAMPLED = {"greedy": False}
+
+
+class Words(Component):
+    """How many words a response has."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.tensor([float(len(text.split())) for text in rollout.texts]))
+
+
+EXTRA: dict[str, Any] = {"once": PolicyGradient, "words": Words}
+
+
+def evaluated(tmp_path: Path, rewards: list[Any], use: list[Any] | None, **settings: Any) -> dict[str, float]:
+    """The figures of a run's last evaluation, under `eval/`."""
+    evaluate = {"examples": 4, "generation": settings.pop("decoding", SAMPLED), **settings}
+    if use is not None:
+        evaluate["use"] = use
+    finished, _ = run(tmp_path, {**PIPELINE, "rewards": rewards, "evaluate": evaluate}, EXTRA)
+    return {name.removeprefix("eval/"): x for name, x in finished.metrics.items()}
+
+
+SUM = {"token-sum": None, "weight": 3}
+PENALTY = {"kl": {"coef": 0.7}}
+
+
+@pytest.mark.parametrize("use", [None, ["token-sum", "kl"], ["words", "kl", "token-sum"]])
+def test_the_total_is_the_phases_own_reward(use: list[Any] | None, tmp_path: Path) -> None:
+    found = evaluated(tmp_path, [SUM, PENALTY], use)
+    assert found["total"] == pytest.approx(3 * found["token-sum"] + found["kl"], rel=1e-5)
+    assert found["kl"] == pytest.approx(-0.7 * found["kl/per_response"], rel=1e-5)
+    assert found["kl/coef"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("use", [["token-sum"], ["words"], [{"kl": {"coef": 0.1}, "as": "apart"}], []])
+def test_without_all_of_the_reward_there_is_no_total(use: list[Any], tmp_path: Path) -> None:
+    assert "total" not in evaluated(tmp_path, [SUM, PENALTY], use)
+
+
+def test_training_and_evaluation_say_the_same_of_the_same_responses(tmp_path: Path) -> None:
+    """Weights, wrappers and the coefficient that a controller has moved: one reward, whoever asks."""
+    rewards = [
+        SUM,
+        "normalise",
+        {"words": None, "weight": -0.5},
+        {"kl": {"coef": 0.3, "target": 0.001}},
+        {"gate": {"by": "words", "at_least": 3}},
+        {"clip": {"low": -1, "high": 2}},
+        "missing-eos",
+    ]
+    evaluate = {"examples": 4, "use": ["token-sum"], "generation": SAMPLED}
+    _, done = run(tmp_path, {**PIPELINE, "rewards": rewards, "evaluate": evaluate}, EXTRA)
+    (kl,) = (c for c in done.builder.built.values() if isinstance(c, KL))
+    assert kl.coef != 0.3
+    phase = done.phase
+    sampled = evaluation.responses(phase, evaluation.examples(phase))
+    rollout, reward = evaluation.scored(phase, sampled)
+    training = phase.plan.training.reward(phase.run, rollout)
+    assert list(training.parts) == list(reward.parts) == ["token-sum", "words", "kl"]
+    assert all(torch.equal(reward.parts[name], part) for name, part in training.parts.items())
+    assert torch.equal(reward.tokens_NT, training.tokens_NT)
+    figures = evaluation.metrics_of(phase, rollout, reward)
+    assert figures["eval/total"] == pytest.approx(float(training.total_N.mean()))
+    assert figures["eval/kl/coef"] == pytest.approx(kl.coef)
+
+
+def test_what_no_wrapper_joins_is_asked_alone(tmp_path: Path) -> None:
+    rewards = ["token-sum", {"clip": {"high": 0.0}}, "words"]
+    found = evaluated(tmp_path / "above", rewards, ["token-sum"])
+    assert found["token-sum"] == 0.0 and "words" not in found  # clipped, as `reward/token-sum` is
+    found = evaluated(tmp_path / "below", rewards, ["words"])
+    assert found["words"] >= 1.0 and "token-sum" not in found
+    raw = {"token-sum": None, "as": "raw"}
+    found = evaluated(tmp_path / "both", rewards, ["token-sum", raw, "words"])
+    assert found["raw"] > 0.0 == found["token-sum"]
+    assert found["total"] == pytest.approx(found["words"])
+
+
+def test_a_wrapper_of_measures_leaves_the_rewards_alone(tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "a", ["token-sum"], ["token-sum", "words", {"clip": {"high": 0.0}}])
+    assert found["words"] == 0.0 < found["token-sum"] == found["total"]
+    with pytest.raises(ConfigError, match="the phase's rewards are wrapped as in training"):
+        evaluated(tmp_path / "b", ["token-sum"], ["token-sum", {"clip": {"high": 0.0}}])
+
+
+def test_no_score_hides_another_figure(tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "a", [{"token-sum": None, "as": "length"}], None)
+    assert found["reward/length"] == found["total"] != found["length"] >= 1
+    with pytest.raises(ConfigError, match="`total` is what the weighted sum is called"):
+        evaluated(tmp_path / "b", [{"token-sum": None, "as": "total"}], None)
+
+
+@pytest.mark.parametrize(
+    "training, decoding, shown",
+    [
+        ({}, {"temperature": 0.7}, True),
+        ({}, {}, False),  # greedy, where nobody says otherwise
+        ({}, {"greedy": True, "samples": 1}, False),
+        ({}, {"top_k": 2}, False),
+        ({"top_k": 2}, {"top_k": 2}, True),
+        ({"top_k": 2}, {"top_k": 2, "temperature": 0.5}, False),
+        ({"top_k": 2}, {"greedy": False}, True),
+    ],
+)
+def test_a_kl_is_estimated_from_samples_or_not_shown(
+    training: dict[str, Any], decoding: dict[str, Any], shown: bool, tmp_path: Path
+) -> None:
+    pipeline = {
+        **PIPELINE,
+        "rewards": [SUM, PENALTY],
+        "generation": {**PIPELINE["generation"], **training},
+        "evaluate": {"examples": 4, "generation": decoding},
+    }
+    started = session(tmp_path, pipeline, EXTRA)
+    told = "`kl` left out: an estimate that holds for samples"
+    assert (told in describe(started.pipeline, started.plans)) != shown
+    found = started.run().metrics
+    assert {name for name in found if name.startswith("eval/kl")} == (
+        {f"eval/kl{key}" for key in ("", "/k1", "/k2", "/k3", "/per_response", "/coef")} if shown else set()
+    )
+    assert ("eval/total" in found) == shown and "eval/token-sum" in found
+    notes = [note for note in started.display.notes if told in note]  # type: ignore[attr-defined]
+    assert len(notes) == (0 if shown else 1)
+    rows = [json.loads(line) for line in (started.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert all("kl/k1" in row and "reward/kl" in row for row in rows if "loss" in row)
+
+
+def test_a_reference_is_asked_for_nothing_that_is_left_out(tmp_path: Path) -> None:
+    pipeline = {**PIPELINE, "rewards": [SUM, PENALTY], "evaluate": {"examples": 4}}
+    (plan,) = session(tmp_path, pipeline, EXTRA).plans
+    assert plan.columns and not plan.evaluation_columns
