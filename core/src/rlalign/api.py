@@ -18,7 +18,7 @@ from rlalign.records.files import StrPath
 from rlalign.records.result import Result
 from rlalign.records.rundir import is_run
 from rlalign.running.callbacks import Callbacks, Watch, stoppable
-from rlalign.running.display import Display, NoDisplay, make_display
+from rlalign.running.display import Display, NoDisplay, closed_on_failure, make_display
 
 if TYPE_CHECKING:
     from rlalign.running.loop import Session
@@ -87,7 +87,8 @@ def run(
     with refusing():
         ready = pipeline if isinstance(pipeline, Pipeline) else load(pipeline)
         watch = _watch(display, callbacks)
-        session = loop.start(ready.settings, ready.registry, root=Path(root), name=name, display=watch)
+        with closed_on_failure(watch):
+            session = loop.start(ready.settings, ready.registry, root=Path(root), name=name, display=watch)
     return _finish(session, watch)
 
 
@@ -111,7 +112,8 @@ def resume(
     with refusing():
         registry = _same_classes(path, components, trust=True, inexact=inexact)
         watch = _watch(display, callbacks)
-        session = loop.resume(path, registry, inexact=inexact, previous=previous, display=watch)
+        with closed_on_failure(watch):
+            session = loop.resume(path, registry, inexact=inexact, previous=previous, display=watch)
     return _finish(session, watch)
 
 

@@ -64,23 +64,26 @@ def run(
     file, overrides = _split(arguments)
 
     def work() -> None:
-        from rlalign import api
-        from rlalign.running.display import PlainDisplay
+        from rlalign.running.display import closed_on_failure, make_display
 
-        display = PlainDisplay() if plain else True
-        if resume is None:
-            if previous or inexact:
-                raise ConfigError("--previous and --inexact go with --resume")
-            if file is None:
-                raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
-            api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
-        elif overrides or seed is not None or name is not None:
+        if resume is None and (previous or inexact):
+            raise ConfigError("--previous and --inexact go with --resume")
+        if resume is None and file is None:
+            raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
+        if resume is not None and (overrides or seed is not None or name is not None):
             raise ConfigError(
                 "a resumed run goes on as it began: leave out key=value, --seed and --name, or start a new run"
             )
-        else:
-            folder = _run_folder(resume, file, runs)
-            api.resume(folder, inexact=inexact, previous=previous, display=display)
+        folder = None if resume is None else _run_folder(resume, file, runs)
+        display = make_display(plain or None)
+        with closed_on_failure(display):
+            display.stage(f"importing what {(folder or file or Path()).name} names")
+            from rlalign import api
+
+            if folder is not None:
+                api.resume(folder, inexact=inexact, previous=previous, display=display)
+            elif file is not None:
+                api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
 
     guarded(debug, work)
 

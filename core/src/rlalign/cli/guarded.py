@@ -39,7 +39,7 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
         else:
-            say(f"{'stopped' if error.exit_code == 130 else 'error'}: {error}", err=True)
+            say(str(error) if error.exit_code == 130 else f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
         say(str(interrupted) or "stopped before the run began", err=True)

@@ -26,8 +26,8 @@ def bad_logits(model: object, where: str) -> BadLogits:
     broken = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
     if broken is not None:
         cause = (
-            f"so are its weights, `{broken}` among them: it has diverged. Start a new run with a lower `train.lr` or "
-            "a smaller `train.clip`"
+            f"so are its weights, `{broken}` among them: it has diverged. Start a new run with a lower `train.lr`, a "
+            "smaller `train.clip`, or a `kl` reward with a larger `coef`"
         )
     else:
         cause = (

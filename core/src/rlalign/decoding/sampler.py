@@ -20,6 +20,7 @@ from rlalign.data.settings import Sampling
 from rlalign.decoding.logits import bad_logits, full_precision
 from rlalign.decoding.top_k_top_p import only, truncate
 from rlalign.errors import RLAlignError
+from rlalign.progress import report
 
 
 class Decoder(Protocol):
@@ -128,6 +129,7 @@ def sample(
     rows_n = torch.arange(count, device=uniforms.device)
     alive_n = torch.ones(count, dtype=torch.bool, device=uniforms.device)
     for t in range(steps):
+        report("token", t + 1, steps)
         raw_nV = full_precision(decoder.logits())
         if trace is None or ends is None:
             trace = _begin(count, steps, raw_nV, packed=how.narrows or within is not None)

@@ -18,6 +18,7 @@ from rlalign.decoding.logits import LIVE, bad_logits, full_precision, steps_outp
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Model, Policy, Value
 from rlalign.learning import batching
+from rlalign.progress import report
 
 Metrics = dict[str, Tensor]
 
@@ -74,7 +75,8 @@ class Forward:
         parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
         rollouts = [rollout.take(rows) for rows in parts]
         found: dict[str, list[Tensor]] = {}
-        for part in rollouts:
+        for i, part in enumerate(rollouts, 1):
+            report("part", i, len(rollouts))
             if live:
                 with self.autocast():
                     h = self._features(model, part)

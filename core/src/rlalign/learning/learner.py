@@ -17,6 +17,7 @@ from rlalign.interface.policy import Model
 from rlalign.learning import batching
 from rlalign.learning.engine import Engine, Losses
 from rlalign.learning.optimiser import Optimiser
+from rlalign.progress import report
 
 
 class GradientLearner:
@@ -49,6 +50,7 @@ class GradientLearner:
             if len(rows) == 0:
                 empty += 1
                 continue
+            report("step", i + 1, len(planned))
             step = batch if len(rows) == len(batch) else batch.take(rows).as_step()
             metrics, norm = self.gradient_step(step)
             if not ready(metrics):
@@ -87,13 +89,25 @@ class GradientLearner:
         for name, value in found.items():
             if not math.isfinite(value) and (name == "loss" or name.endswith("/loss")):
                 guilty = next((n for n in names if n.endswith("/loss") and not math.isfinite(found[n])), name)
-                raise ComponentError(f"the loss of `{guilty.removesuffix('/loss')}` is {found[guilty]}")
+                raise ComponentError(
+                    f"the loss of `{guilty.removesuffix('/loss')}` is {found[guilty]}; {self._remedy}"
+                )
         norm = self.optimiser.gradient_norm()
         if not math.isfinite(float(norm)):
             raise ComponentError(
-                f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite"
+                f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite; {self._remedy}"
             )
         return found, norm
+
+    @property
+    def _remedy(self) -> str:
+        """What may help where a number is none."""
+        clip = "none" if self.train.clip is None else f"{self.train.clip:g}"
+        return (
+            f"if training has diverged, start a new run with a lower `train.lr` (it is {self.train.lr:g}), a smaller "
+            f"`train.clip` ({clip}), or a `kl` reward with a larger `coef`; if not, look at the rewards and advantages "
+            "of the batch"
+        )
 
     @contextmanager
     def training(self, only: Collection[str] | None) -> Iterator[None]:

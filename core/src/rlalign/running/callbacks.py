@@ -12,7 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from rlalign.errors import ComponentError, describe_error
 from rlalign.running.display import Display
+from rlalign.running.members import culprit, who
 
 if TYPE_CHECKING:
     from rlalign.running.loop import Session
@@ -51,6 +53,12 @@ class Watch:
         self._callbacks = callbacks
         self.session: Session | None = None
 
+    def stage(self, name: str) -> None:
+        self._shown.stage(name)
+
+    def piece(self, what: str, done: int, of: int) -> None:
+        self._shown.piece(what, done, of)
+
     def started(self, run_name: str, folder: Path, phases: Sequence[str]) -> None:
         self._shown.started(run_name, folder, phases)
         self._call("on_start", folder)
@@ -66,6 +74,9 @@ class Watch:
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         self._shown.evaluated(metrics)
         self._call("on_evaluation", self._row(metrics))
+
+    def sample(self, row: Mapping[str, Any]) -> None:
+        self._shown.sample(row)
 
     def saved(self, path: Path) -> None:
         self._shown.saved(path)
@@ -94,6 +105,16 @@ class Watch:
         return {**phase.where, "step": phase.step, **metrics}
 
 
+def _raised_by(session: Session, error: KeyboardInterrupt) -> ComponentError:
+    """The error for code of the run that raises what Ctrl-C raises."""
+    guilty = culprit(error, session.phase.plan.members) if hasattr(session, "phase") else None
+    what = who(guilty) if guilty else "code that the run called"
+    return ComponentError(
+        f"{what} raised {describe_error(error)}, and nobody pressed Ctrl-C; to end a phase, call "
+        "`run.finish_phase`. The last checkpoint stands"
+    )
+
+
 @contextmanager
 def stoppable(session: Session) -> Iterator[None]:
     """Ctrl-C or SIGTERM ends the run after its iteration, with a checkpoint; a second one at once.
@@ -119,6 +140,10 @@ def stoppable(session: Session) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except KeyboardInterrupt as error:
+        if AT_ONCE not in error.args:  # nobody's Ctrl-C: that one sets `stopping`
+            raise _raised_by(session, error) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

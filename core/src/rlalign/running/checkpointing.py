@@ -80,6 +80,7 @@ class Saver:
             "lock": self._lock,
         }
         space.dir.require_mine()
+        space.display.stage("checkpoint")
         path = checkpoint.write(
             space.dir.checkpoints,
             index,

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rlalign.errors import shown
+from rlalign.running import figures
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-STAGES = ("rollout", "reward", "advantage", "update", "evaluate", "save")
+QUIET = 30.0
+"""Seconds without a line after which plain lines say what goes on."""
+TREND = 10
+"""Iterations whose mean reward is compared."""
+SAMPLE = 160
+"""Characters of a sample in a plain line."""
+ECHO = 6
+"""Columns left free beside the panel: what a terminal echoes there, `^C`, moves no line of it."""
 
 
 class Display(Protocol):
     """What the loop tells; `iteration` counts from 1, and comes when the iteration is done."""
 
+    def stage(self, name: str) -> None: ...
+    def piece(self, what: str, done: int, of: int) -> None: ...
     def started(self, run_name: str, folder: Path, phases: Sequence[str]) -> None: ...
     def phase(self, name: str, iterations: int) -> None: ...
     def iteration(self, i: int, metrics: Mapping[str, float]) -> None: ...
     def evaluated(self, metrics: Mapping[str, float]) -> None: ...
+    def sample(self, row: Mapping[str, Any]) -> None: ...
     def saved(self, path: Path) -> None: ...
     def note(self, text: str) -> None: ...
     def finished(self, summary: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
+
+
+@contextmanager
+def closed_on_failure(display: Display) -> Iterator[None]:
+    """Leave a clean screen to the message of whatever goes wrong."""
+    try:
+        yield
+    except BaseException:
+        display.close()
+        raise
 
 
 def make_display(plain: bool | None = None) -> Display:
@@ -52,7 +75,7 @@ def _redraws() -> bool:
 
 
 class Pace:
-    """How far a phase is, and how long the rest takes at the pace of its last iterations."""
+    """How far a phase is, what it is doing, and how long the rest takes at the pace of its last iterations."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -60,18 +83,59 @@ class Pace:
 
     def start(self, name: str, iterations: int) -> None:
         self.name, self.iterations, self.done = name, iterations, 0
+        self.first: Mapping[str, float] = {}
+        """The first evaluation seen of the phase, and when it was."""
+        self.first_at = ""
+        self._rewards: list[float] = []
         self._last = self._clock()
         self._mean: float | None = None
+        self.stage("")
 
-    def step(self, i: int) -> None:
+    def stage(self, name: str) -> None:
+        self.doing, self._of = name, ""
+        self._since = self._clock()
+
+    def piece(self, what: str, done: int, of: int) -> None:
+        self._of = f", {what} {done:,} of {of:,}" if of > 1 else ""
+
+    @property
+    def now(self) -> str:
+        """What goes on: `rollout, token 12 of 64`."""
+        return f"{self.doing}{self._of}" if self.doing else ""
+
+    @property
+    def staying(self) -> float:
+        """Seconds since the present stage began."""
+        return self._clock() - self._since
+
+    def step(self, i: int, metrics: Mapping[str, float]) -> None:
+        if "reward/total" in metrics:
+            self._rewards.append(metrics["reward/total"])
         now = self._clock()
         took, self._last, self.done = now - self._last, now, i
         self._mean = took if self._mean is None else 0.8 * self._mean + 0.2 * took
 
+    def evaluated(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """An evaluation in words, beside the first one."""
+        said = figures.of_evaluation(metrics, self.first, self.first_at)
+        if not self.first_at:
+            self.first, self.first_at = dict(metrics), self.share
+        return said
+
     @property
-    def remaining(self) -> float | None:
-        """Seconds to the end of the phase, evaluations and checkpoints included."""
-        return None if self._mean is None else self._mean * max(self.iterations - self.done, 0)
+    def trend(self) -> dict[str, str]:
+        """The mean reward of the first iterations seen of the phase, and of the last, once they are others."""
+        seen = self._rewards
+        if len(seen) < 2 * TREND:
+            return {}
+        first, last = (sum(part) / TREND for part in (seen[:TREND], seen[-TREND:]))
+        return {"trend": f"{figures.number(first)} → {figures.number(last)}"}
+
+    @property
+    def left(self) -> str:
+        """How long it takes to the end of the phase, evaluations and checkpoints included."""
+        rest = 0.0 if self._mean is None else self._mean * max(self.iterations - self.done, 0)
+        return f"{figures.duration(rest)} left" if rest > 0 else ""
 
     @property
     def share(self) -> str:
@@ -79,7 +143,7 @@ class Pace:
 
 
 class PlainDisplay:
-    """One line an iteration, at most one a second. Checkpoints are not worth one."""
+    """One line an iteration, at most one a second, and one now and then where an iteration takes long."""
 
     def __init__(
         self,
@@ -94,6 +158,28 @@ class PlainDisplay:
         self._pace = Pace(clock)
         self._shown = float("-inf")
         self._held_back: str | None = None
+        self._closed: threading.Event | None = None
+
+    def stage(self, name: str) -> None:
+        self._pace.stage(name)
+        if self._closed is None:
+            self._closed = threading.Event()
+            self._say(f"{name} …")
+            threading.Thread(target=self._watch, args=(self._closed,), daemon=True).start()
+
+    def piece(self, what: str, done: int, of: int) -> None:
+        self._pace.piece(what, done, of)
+
+    def _watch(self, closed: threading.Event) -> None:
+        while not closed.wait(1.0):
+            self.break_silence()
+
+    def break_silence(self) -> None:
+        """Say what goes on, where nothing was said for long."""
+        pace = self._pace
+        if pace.now and self._clock() - self._shown >= QUIET:
+            where = [pace.name, pace.share] if pace.name else []
+            self._print("  ".join([*where, pace.now, f"for {figures.duration(pace.staying)}"]))
 
     def started(self, run_name: str, folder: Path, phases: Sequence[str]) -> None:
         self._say(f"run {run_name} in {folder}: {', '.join(phases)}")
@@ -103,8 +189,12 @@ class PlainDisplay:
         self._say(f"{name}: {iterations} iterations")
 
     def iteration(self, i: int, metrics: Mapping[str, float]) -> None:
-        self._pace.step(i)
-        line = "  ".join([self._pace.name, self._pace.share, *_facts(metrics, self._pace.remaining)])
+        self._pace.step(i, metrics)
+        said = [f"{name} {x}" for name, x in {**figures.of_iteration(metrics), **self._pace.trend}.items()]
+        took = f"{figures.duration(metrics['time/iteration'])} each" if "time/iteration" in metrics else ""
+        slow = figures.slow_reward(metrics)
+        ends = [f"{took} ({slow})" if took and slow else took, self._pace.left]
+        line = "  ".join([self._pace.name, self._pace.share, *said, *filter(None, ends)])
         if i >= self._pace.iterations or self._clock() - self._shown >= self._interval:
             self._held_back = None
             self._say(line)
@@ -112,7 +202,11 @@ class PlainDisplay:
             self._held_back = line
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        self._say(f"{self._pace.name}  {self._pace.share}  evaluation: {_evaluation(metrics)}")
+        said = " · ".join(f"{name} {x}" for name, x in self._pace.evaluated(metrics).items())
+        self._say(f"{self._pace.name}  {self._pace.share}  evaluation: {said}")
+
+    def sample(self, row: Mapping[str, Any]) -> None:
+        self._say(f"{self._pace.name}  {self._pace.share}  sample: {figures.sample(row, SAMPLE)}")
 
     def saved(self, path: Path) -> None:
         pass
@@ -123,9 +217,11 @@ class PlainDisplay:
     def finished(self, summary: Mapping[str, Any]) -> None:
         self._say("finished")
         for name, value in summary.items():
-            self._say(f"  {name}: {_number(value)}")
+            self._say(f"  {name}: {figures.number(value)}")
 
     def close(self) -> None:
+        if self._closed is not None:
+            self._closed.set()
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -141,11 +237,14 @@ class PlainDisplay:
     def _print(self, line: str) -> None:
         self._shown = self._clock()
         # Looked up late: whoever redirects standard output gets the lines.
-        print(shown(line), file=self._stream or sys.stdout, flush=True)
+        print(f"{shown(line)}\n", end="", file=self._stream or sys.stdout, flush=True)
 
 
 class NoDisplay(PlainDisplay):
     """Shows nothing."""
+
+    def stage(self, name: str) -> None:
+        pass
 
     def _print(self, line: str) -> None:
         pass
@@ -166,24 +265,40 @@ class LiveDisplay:
         self._phases: Sequence[str] = ()
         self._metrics: Mapping[str, float] = {}
         self._evaluation = ""
+        self._sample: Mapping[str, Any] | None = None
         self._saved: Path | None = None
-        self._live = Live(console=self._console, get_renderable=self._panel, refresh_per_second=4)
+        # Transient until there is a run: what is refused before leaves its message and nothing else.
+        self._live = Live(
+            console=self._console, get_renderable=self._seen, refresh_per_second=4, transient=True
+        )
+
+    def stage(self, name: str) -> None:
+        self._pace.stage(name)
+        self._live.start()
+
+    def piece(self, what: str, done: int, of: int) -> None:
+        self._pace.piece(what, done, of)
 
     def started(self, run_name: str, folder: Path, phases: Sequence[str]) -> None:
         self._title = f"{run_name} · {folder}"
         self._phases = phases
+        self._live.transient = False
         self._live.start()
 
     def phase(self, name: str, iterations: int) -> None:
         self._pace.start(name, iterations)
-        self._metrics = {}
+        self._metrics, self._evaluation, self._sample = {}, "", None
 
     def iteration(self, i: int, metrics: Mapping[str, float]) -> None:
-        self._pace.step(i)
+        self._pace.step(i, metrics)
         self._metrics = dict(metrics)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        self._evaluation = f"{self._pace.share}: {_evaluation(metrics)}"
+        said = " · ".join(f"{name} {x}" for name, x in self._pace.evaluated(metrics).items())
+        self._evaluation = f"{self._pace.share}: {said}"
+
+    def sample(self, row: Mapping[str, Any]) -> None:
+        self._sample = row
 
     def saved(self, path: Path) -> None:
         self._saved = path
@@ -194,28 +309,36 @@ class LiveDisplay:
     def finished(self, summary: Mapping[str, Any]) -> None:
         self.close()
         for name, value in summary.items():
-            self._console.print(shown(f"{name}: {_number(value)}"), markup=False, highlight=False)
+            self._console.print(shown(f"{name}: {figures.number(value)}"), markup=False, highlight=False)
 
     def close(self) -> None:
+        self._pace.stage("")
         self._live.stop()
 
-    def _panel(self) -> RenderableType:
+    def _seen(self) -> RenderableType:
+        """The panel; before there is a run, a line that moves."""
         from rich.console import Group
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        pace, metrics = self._pace, self._metrics
+        pace = self._pace
+        going = f"{pace.now}  {figures.duration(pace.staying)}" if pace.now else ""
+        doing = Text(shown(f"{'◐◓◑◒'[int(4 * pace.staying) % 4]} {going}" if going else ""), style="dim")
+        if not self._title:
+            return doing
         head = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=max(pace.iterations, 1), completed=pace.done, width=30)
-        eta = "" if pace.remaining is None else f"{_duration(pace.remaining)} left"
-        head.add_row(Text(shown(self._where())), Text(pace.share), bar, Text(eta))
+        if pace.iterations:
+            bar = ProgressBar(total=pace.iterations, completed=pace.done, width=30)
+            head.add_row(Text(shown(self._where())), Text(pace.share), bar, Text(pace.left))
         body = Table.grid(padding=(0, 2))
         body.add_column(style="dim")
-        for name, value in self._rows(metrics):
+        for name, value in self._rows():
             body.add_row(Text(name), Text(shown(value)))
-        return Panel(Group(head, body), title=Text(shown(self._title)), title_align="left")
+        parts = [*([head] if pace.iterations else []), *([doing] if going else []), body]
+        width = max(40, min(self._console.width - ECHO, 140))
+        return Panel(Group(*parts), title=Text(shown(self._title)), title_align="left", width=width)
 
     def _where(self) -> str:
         """The phase, and which of how many if there are several."""
@@ -224,79 +347,15 @@ class LiveDisplay:
             return name
         return f"{name} ({self._phases.index(name) + 1} of {len(self._phases)})"
 
-    def _rows(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-        names = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate"}
-        responses = [f"{name} {_number(metrics[name])}" for name in ("length", "finished") if name in metrics]
-        stages = [(stage, metrics[f"time/{stage}"]) for stage in STAGES if f"time/{stage}" in metrics]
-        rows = [
-            ("reward", _reward(metrics)),
-            ("KL", _kl(metrics)),
-            *((shown, _number(metrics[name])) for name, shown in names.items() if name in metrics),
-            ("responses", " · ".join(responses)),
-            ("speed", _speed(metrics)),
-            ("time", " · ".join(f"{stage} {_duration(took)}" for stage, took in stages)),
-            ("evaluation", self._evaluation),
-            ("checkpoint", self._saved.name if self._saved else ""),
-        ]
-        return [(name, value) for name, value in rows if value]
-
-
-def _facts(metrics: Mapping[str, float], remaining: float | None) -> list[str]:
-    """An iteration in a line: what is missing from the metrics is left out."""
-    facts = [
-        ("reward", _reward(metrics)),
-        ("kl", _kl(metrics)),
-        ("loss", _number(metrics["loss"]) if "loss" in metrics else ""),
-        ("", _speed(metrics)),
-        ("", f"{_duration(metrics['time/iteration'])} each" if "time/iteration" in metrics else ""),
-        ("", "" if remaining is None else f"{_duration(remaining)} left"),
-    ]
-    return [f"{name} {value}".strip() for name, value in facts if value]
-
-
-def _reward(metrics: Mapping[str, float]) -> str:
-    """The total, and the parts where there is more than one: `0.71 (classifier 0.8, kl -0.09)`."""
-    if "reward/total" not in metrics:
-        return ""
-    total = _number(metrics["reward/total"])
-    parts = {name.removeprefix("reward/"): x for name, x in metrics.items() if name.startswith("reward/")}
-    del parts["total"]
-    if len(parts) < 2:
-        return total
-    return f"{total} ({', '.join(f'{name} {_number(x)}' for name, x in parts.items())})"
-
-
-def _kl(metrics: Mapping[str, float]) -> str:
-    """The first metric of a component named kl, or of any component that calls one so."""
-    named = [name for name in metrics if name.startswith("kl/")]
-    called = [name for name in metrics if name.endswith("/kl") and not name.startswith("reward/")]
-    return next((_number(metrics[name]) for name in named + called), "")
-
-
-def _speed(metrics: Mapping[str, float]) -> str:
-    took = metrics.get("time/iteration", 0.0)
-    return f"{metrics['tokens'] / took:,.0f} tokens/s" if "tokens" in metrics and took > 0 else ""
-
-
-def _evaluation(metrics: Mapping[str, float]) -> str:
-    """What was scored and measured, then what the texts are like; the counts are in the log."""
-    named = {name.removeprefix("eval/"): x for name, x in metrics.items() if not name.startswith("time/")}
-    general = ("responses", "tokens", "length", "finished")
-    shown = {name: x for name, x in named.items() if name not in general}
-    shown |= {name: named[name] for name in general[2:] if name in named}
-    return " · ".join(f"{name} {_number(x)}" for name, x in shown.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours < 1:
-        return f"{minutes:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} d"
+    def _rows(self) -> list[tuple[str, str]]:
+        metrics = self._metrics
+        times = [figures.speed(metrics), figures.times(metrics), figures.slow_reward(metrics)]
+        rows = {
+            **figures.of_iteration(metrics),
+            **self._pace.trend,
+            "time": " · ".join(filter(None, times)),
+            "evaluation": self._evaluation,
+            "sample": figures.sample(self._sample, 2 * SAMPLE) if self._sample else "",
+            "checkpoint": self._saved.name if self._saved else "",
+        }
+        return [(name, value) for name, value in rows.items() if value]

@@ -11,7 +11,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import RLAlignError
 from rlalign.running.metrics import of_responses
-from rlalign.running.phase import RunningPhase
+from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
 from rlalign.running.responses import rewarded, sample
 
@@ -22,15 +22,18 @@ SHOWN = 8
 def evaluate(phase: RunningPhase) -> None:
     """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
+    phase.clock = Clock(lambda part: phase.workspace.display.stage(f"evaluation: {part}"))
     if told := phase.plan.told_of_evaluation:
         phase.workspace.note_once(f"{phase.settings.name}: evaluation:", "left out", told)
     rollout, reward = scored(phase, responses(phase, examples(phase)))
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
-    for row in shown(rollout, reward, SHOWN):
+    rows = shown(rollout, reward, SHOWN)
+    for row in rows:
         phase.workspace.logs.append("samples.jsonl", {**phase.where, **row})
     phase.log(metrics, evaluation=True)
     phase.workspace.display.evaluated(metrics)
+    phase.workspace.display.sample(rows[0])
     phase.plan.training.evaluated(phase.run, metrics)
 
 
@@ -50,7 +53,8 @@ def responses(
 ) -> Rollout:
     """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
     how = decoding(phase.settings, phase.plan.task, generation)
-    return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
+    with phase.clock("rollout"):
+        return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:

@@ -13,15 +13,18 @@ from rlalign.data.rollout import Rollout, concat
 from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
 from rlalign.running.bad_rewards import without_bad_rewards
-from rlalign.running.metrics import of_responses
+from rlalign.running.metrics import of_responses, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
 from rlalign.running.updating import update
 
+TIED = 3
+"""Iterations without a difference after which it is told."""
+
 
 def run_iteration(phase: RunningPhase) -> dict[str, float]:
     """Run one iteration; return its metrics."""
-    phase.clock = Clock()
+    phase.clock = Clock(phase.workspace.display.stage)
     started = time.perf_counter()
     train, stages = phase.settings.train, phase.plan.training
     phase.models.iteration_started()
@@ -29,6 +32,9 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     seen, batches = _batches(phase)
     batch = _joined(phase, batches)
     metrics = of_responses(seen)
+    if (share := tied(seen)) is not None:
+        metrics["groups/tied"] = share
+        _note_ties(phase, share)
     metrics["groups"] = float(len(batch.rollout.examples))
     if train.refill:
         metrics["refills"] = len(batches) - 1.0
@@ -48,7 +54,20 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     stages.iteration_done(phase.run, *_all_of(seen), metrics)
     phase.models.iteration_done()
     metrics["time/iteration"] = time.perf_counter() - started
-    return metrics | {f"time/{part}": seconds for part, seconds in phase.clock.seconds.items()}
+    took = {**phase.clock.seconds, **{f"reward/{n}": s for n, s in stages.reward_seconds().items()}}
+    return metrics | {f"time/{part}": seconds for part, seconds in took.items()}
+
+
+def _note_ties(phase: RunningPhase, share: float) -> None:
+    """Say once that there is nothing to compare, where the algorithm compares the responses of a group."""
+    phase.tied = phase.tied + 1 if share == 1 else 0
+    if phase.tied == TIED and any(m.component.min_samples > 1 for m in phase.plan.members):
+        phase.workspace.note_once(
+            f"{phase.settings.name}:",
+            "tied",
+            f"in {TIED} iterations running all responses of each group earned the same reward, so there is nothing to "
+            "compare and to learn from; look at the responses (`rlalign sample`) and at what the reward says of them",
+        )
 
 
 def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Batch]]:

@@ -13,6 +13,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint
 from rlalign.records.environment import differences, read_lock, refuse_changed
@@ -106,7 +107,9 @@ class Session(Workspace):
 
     def create(self, root: Path, name: str | None) -> None:
         """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
+        self.display.stage("reading the data")
         self.data.check(self.plans)
+        self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
         lock = lock_of(self, text, {})
@@ -123,6 +126,7 @@ class Session(Workspace):
         if saved is not None and not previous and directory.model.exists():
             self._is_over, self.last = True, saved.loop["last"]
             return
+        self.display.stage("loading the model")
         self.build_policy()
         changed = self._changed(saved, inexact=inexact)
         if not inexact:
@@ -140,6 +144,7 @@ class Session(Workspace):
         if saved is None:
             self.display.note("no checkpoint yet: the run starts again")
             return
+        self.display.stage("loading the checkpoint")
         with checkpoint.fitting(saved.path):
             self.load(saved)
         loop = saved.loop
@@ -208,8 +213,10 @@ class Session(Workspace):
             for repeat in range(self._at["repeat"], self.pipeline.repeat):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
                 for place in range(first, len(self.plans)):
-                    self._run_phase(repeat, place, saver)
+                    with told_to(self.display.piece):
+                        self._run_phase(repeat, place, saver)
             self.dir.require_mine()
+            self.display.stage("writing the model")
             save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
             self.display.finished(
                 {

@@ -11,6 +11,9 @@ from torch import Tensor
 from rlalign.data.batch import Batch, Outputs, Reward
 from rlalign.data.rollout import Rollout
 
+ROUNDING = 1e-6
+"""Rewards that differ by no more than this share of themselves are equal."""
+
 
 def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
     """Counts, lengths, and the mean of every reward and of every metric a reward gave."""
@@ -30,6 +33,21 @@ def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
         values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
         found[name] = float(values.double().mean()) if len(values) else 0.0
     return found
+
+
+def tied(seen: Sequence[tuple[Rollout, Reward]]) -> float | None:
+    """The share of groups whose responses all earn the same; None where no group has two to compare."""
+    found: list[bool] = []
+    for rollout, reward in seen:
+        total_N, count = reward.total_N.double(), len(rollout.examples)
+        sizes_G = rollout.group_N.bincount(minlength=count)
+        low_G, high_G = (
+            total_N.new_zeros(count).scatter_reduce(0, rollout.group_N, total_N, way, include_self=False)
+            for way in ("amin", "amax")
+        )
+        near_G = high_G - low_G <= ROUNDING * torch.maximum(high_G.abs(), low_G.abs())
+        found += near_G[sizes_G > 1].tolist()
+    return sum(found) / len(found) if found else None
 
 
 def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,8 @@ class RunningPhase:
         """Where the present examples stand in the iteration's draw."""
         self.share = 0.0
         """How much of the present iteration's learning is done, in [0, 1]."""
+        self.tied = 0
+        """Iterations up to now in which all responses of each group earned the same."""
         self.learner: GradientLearner | None = None
         self.clock = Clock()
         self.untouched = Untouched(self.models, workspace.seeds, workspace.note_once, self._stands)
@@ -74,6 +76,7 @@ class RunningPhase:
             optimiser = Optimiser(trained, train)
             self.learner = GradientLearner(self.engine, optimiser, self.models, train, self.losses)
         for component in plan.components:
+            self.workspace.display.stage(f"setting up {component.name}")
             if hasattr(component.constraint, "resolve"):
                 component.constraint.resolve(self.models)
             components.set_up(component, self.run)
@@ -199,13 +202,15 @@ class RunningPhase:
 
 
 class Clock:
-    """Seconds spent in each part of an iteration."""
+    """Seconds spent in each part of an iteration; tells when one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins: Callable[[str], None] = lambda part: None) -> None:
         self.seconds: dict[str, float] = {}
+        self._begins = begins
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
+        self._begins(part)
         started = time.perf_counter()
         try:
             yield

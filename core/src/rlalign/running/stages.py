@@ -76,6 +76,11 @@ class Stages:
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
         return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
 
+    def reward_seconds(self) -> dict[str, float]:
+        """What each reward took since this was last asked."""
+        seconds, self._rewards.seconds = self._rewards.seconds, {}
+        return seconds
+
     def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
         """The training batch; by default a response's total reward at every chosen step."""
         with self._call.naming("advantage"):

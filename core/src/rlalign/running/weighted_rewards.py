@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from rlalign.data.batch import Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.interface.run import Run
+from rlalign.progress import report
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements
 from rlalign.running.returned import checked_score, checked_scores
@@ -23,6 +25,8 @@ class WeightedSum:
     def __init__(self, listed: Sequence[Member], calls: Calls) -> None:
         self.calls = calls
         self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
+        self.seconds: dict[str, float] = {}
+        """What each took since somebody looked."""
         self._scores = self._nested(listed)
 
     def __call__(self, run: Run, rollout: Rollout) -> Reward:
@@ -55,8 +59,12 @@ class WeightedSum:
     ) -> Callable[..., list[Score]]:
         def scores(run: Run, rollout: Rollout) -> list[Score]:
             found = inner(run=run, rollout=rollout) if inner else []
-            for member in items:
+            for i, member in enumerate(items, 1):
+                report(member.name, i, len(items))
+                started = time.perf_counter()
                 score = self.calls(member, "reward", run=run, rollout=rollout)
+                took = time.perf_counter() - started
+                self.seconds[member.name] = self.seconds.get(member.name, 0.0) + took
                 found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
             return found
 

@@ -49,6 +49,9 @@ class Silence(PlainDisplay):
         super().__init__()
         self.notes: list[str] = []
 
+    def stage(self, name: str) -> None:
+        pass
+
     def _print(self, line: str) -> None:
         pass
 
