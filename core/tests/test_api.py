@@ -293,6 +293,19 @@ def test_a_second_ctrl_c_ends_it_at_once() -> None:
     assert rlalign.resume("runs/stopped", display=False).finished
 
 
+@pytest.mark.parametrize("where", ["reward", "callback"])
+def test_code_that_raises_what_ctrl_c_raises_is_named(where: str) -> None:
+    def press(*given: Any) -> list[float]:
+        raise KeyboardInterrupt
+
+    watch = Callbacks(on_iteration=press if where == "callback" else None)
+    rewards = [press] if where == "reward" else PIPELINE["rewards"]
+    with pytest.raises(rlalign.ComponentError, match=r"raised KeyboardInterrupt \(test_api.py:\d+\)") as caught:
+        quiet({**PIPELINE, "rewards": rewards}, name="stopped", callbacks=watch)
+    assert "nobody pressed Ctrl-C" in str(caught.value)
+    assert ("`press`" in str(caught.value)) == (where == "reward")
+
+
 def test_a_run_in_another_thread() -> None:
     done: list[rlalign.Result] = []
     thread = threading.Thread(target=lambda: done.append(quiet(PIPELINE)))

@@ -139,7 +139,8 @@ def describe_error(error: BaseException) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {said_by(error)}{at}"
+    said = said_by(error)
+    return f"{type(error).__name__}{f': {said}' if said else ''}{at}"
 
 
 def said_by(error: BaseException) -> str:

@@ -443,6 +443,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(
     with pytest.raises(ComponentError, match=said) as caught:
         started.run()
     assert algorithm in str(caught.value)
+    assert "a lower `train.lr` (it is " in str(caught.value) and "`kl` reward" in str(caught.value)
     assert "the batch is in" in str(caught.value)
     assert (started.dir.path / "bad-batch" / "batch.safetensors").exists()
 

@@ -84,13 +84,60 @@ def test_every_iteration_is_a_line_of_metrics(tmp_path: Path) -> None:
         "responses", "tokens", "length", "finished", "groups", "reward/total", "reward/token-sum", "reward/kl",
         "kl/k1", "kl/k2", "kl/k3", "kl/per_response", "kl/coef", "loss", "once/loss", "lr", "grad_norm",
         "optimiser_steps", "empty_steps", "time/iteration", "time/rollout", "time/score", "time/reward",
-        "time/advantage", "time/update",
+        "time/advantage", "time/update", "time/reward/token-sum", "time/reward/kl", "groups/tied",
     }  # fmt: skip
     for row in found:
         assert expected <= set(row)
         assert row["responses"] == 8.0 and row["groups"] == 4.0 and row["optimiser_steps"] == 4.0
         assert row["length"] == pytest.approx(row["tokens"] / 8)
         assert row["reward/total"] == pytest.approx(2 * row["reward/token-sum"] + row["reward/kl"], rel=1e-5)
+
+
+class Gives(Component):
+    """Rewards of two responses each to four prompts, by iteration."""
+
+    class Config(Options):
+        """Options of `gives`."""
+
+        rows: list[list[float]] = Field([], description="of each iteration, what the eight responses get")
+
+    config: Config
+
+    @hookimpl
+    def reward(self, run: Run, rollout: Rollout) -> Score:
+        return Score(torch.tensor(self.config.rows[run.iteration]))
+
+
+SAME = [1.0, 1.0, 2.0, 2.0, 0.1, 0.1, -3.0, -3.0]
+
+
+@pytest.mark.parametrize(
+    "given, shares, notes",
+    [
+        ([SAME] * 5, [1.0] * 5, 1),
+        ([SAME, SAME, [*SAME[:7], -3.1], SAME, SAME], [1.0, 1.0, 0.75, 1.0, 1.0], 0),
+        ([[0.0, 1.0] * 4] * 5, [0.0] * 5, 0),
+        ([[1.0, 1.00001] * 4, [1.0, 1.00000006] * 4, *[SAME] * 3], [0.0, 1.0, 1.0, 1.0, 1.0], 1),
+    ],
+)
+@pytest.mark.parametrize("compares", [True, False])
+def test_groups_without_a_difference_are_counted_and_told_once(
+    given: list[list[float]], shares: list[float], notes: int, compares: bool, tmp_path: Path
+) -> None:
+    class Compares(PolicyGradient):
+        min_samples = 2 if compares else 1
+
+    pipeline = {**with_train(iterations=5), "rewards": [{"gives": {"rows": given}}]}
+    _, done = run(tmp_path, pipeline, {"once": Compares, "gives": Gives})
+    assert [row["groups/tied"] for row in rows(done)] == shares
+    told = [note for note in done.display.notes if "earned the same reward" in note]  # type: ignore[attr-defined]
+    assert len(told) == (notes if compares else 0)
+
+
+def test_groups_of_one_have_nothing_to_tie(tmp_path: Path) -> None:
+    pipeline = {**PIPELINE, "generation": {**PIPELINE["generation"], "samples": 1}}
+    _, done = run(tmp_path, pipeline, EXTRA)
+    assert not any("groups/tied" in row for row in rows(done))
 
 
 def test_evaluations_are_lines_of_their_own_with_samples(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def run(
             elif file is not None:
                 api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
 
-    guarded(debug, work)
+    guarded(debug, work, stopped="stopped before the run began")
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:

@@ -27,7 +27,9 @@ class _Notes(logging.Handler):
         say(f"note: {record.getMessage()}", err=True)
 
 
-def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNING) -> None:
+def guarded(
+    debug: bool, work: Callable[[], None], *, notes: int = logging.WARNING, stopped: str = "stopped"
+) -> None:
     """One readable message for whatever goes wrong; a traceback only when it is asked for."""
     logger = logging.getLogger("rlalign")
     logger.handlers, logger.propagate = [_Notes(notes)], False
@@ -42,7 +44,7 @@ def guarded(debug: bool, work: Callable[[], None], *, notes: int = logging.WARNI
             say(str(error) if error.exit_code == 130 else f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
-        say(str(interrupted) or "stopped before the run began", err=True)
+        say(str(interrupted) or stopped, err=True)
         if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)

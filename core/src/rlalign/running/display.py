@@ -274,7 +274,7 @@ class LiveDisplay:
 
     def stage(self, name: str) -> None:
         self._pace.stage(name)
-        self._live.start()
+        self._live.start(refresh=True)
 
     def piece(self, what: str, done: int, of: int) -> None:
         self._pace.piece(what, done, of)
@@ -283,7 +283,7 @@ class LiveDisplay:
         self._title = f"{run_name} · {folder}"
         self._phases = phases
         self._live.transient = False
-        self._live.start()
+        self._live.start(refresh=True)
 
     def phase(self, name: str, iterations: int) -> None:
         self._pace.start(name, iterations)

@@ -32,8 +32,12 @@ def of_evaluation(metrics: Mapping[str, float], first: Mapping[str, float], at: 
     """
     now, then = _evaluated(metrics), _evaluated(first)
     scores = {name: x for name, x in now.items() if "/" not in name or name.startswith("reward/")}
-    scores = {name: x for name, x in scores.items() if name not in _COUNTS and f"{name}/per_response" not in now}
-    rows = {("reward" if name == "total" else name): name for name in sorted(scores, key=lambda n: n != "total")}
+    scores = {
+        name: x for name, x in scores.items() if name not in _COUNTS and f"{name}/per_response" not in now
+    }
+    rows = {
+        ("reward" if name == "total" else name): name for name in sorted(scores, key=lambda n: n != "total")
+    }
     if not rows:
         rows = {name: name for name in now if "/" in name and not _is_kl(name)}
     found = {said: number(now[name]) + _was(name, then, at) for said, name in rows.items()}
@@ -72,7 +76,7 @@ def _is_kl(name: str) -> bool:
 def kl(metrics: Mapping[str, float]) -> str:
     """The KL of a response, or what a component calls its KL."""
     whole = [name for name in metrics if name.endswith("/per_response")]
-    called = [name for name in metrics if name.endswith("/kl") and not name.startswith("reward/")]
+    called = [name for name in metrics if name.endswith("/kl") and not name.startswith(("reward/", "sampler/"))]
     return next((number(metrics[name]) for name in whole + called), "")
 
 
@@ -106,7 +110,8 @@ def sample(row: Mapping[str, Any], most: int) -> str:
     if len(prompt) > most // 3:
         prompt = "…" + prompt[-most // 3 :]
     left = most - len(prompt)
-    return f"{prompt} | {response if len(response) <= left else response[:left] + '…'}"
+    response = response if len(response) <= left else response[:left] + "…"
+    return f"{prompt} | {response}" if prompt else response
 
 
 def number(value: Any) -> str:
