@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -300,42 +299,17 @@ def export(
 
 
 @program.command()
+@click.argument("name", required=False)
 @click.option("--check", "load", is_flag=True, help="Import every component and say what is broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(load: bool, as_json: bool) -> None:
-    """List the installed components, by name, with the package each comes from."""
-    from rlalign.config.registry import installed
+def plugins(name: str | None, load: bool, as_json: bool) -> None:
+    """List the installed components by kind; or tell all of one: its options, hooks, models and place."""
+    from rlalign.cli import catalogue
 
-    rows = []
-    for one in installed():
-        row: dict[str, Any] = {
-            "name": one.name,
-            "distribution": one.distribution,
-            "version": one.version,
-        }
-        rows.append(row | (_loaded(one.distribution, one.name) if load else {}))
-    broken = [row for row in rows if "error" in row]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-    else:
-        wide = max((len(row["name"]) for row in rows), default=0)
-        for row in rows:
-            kind = f"{row['kind']:10} " if "kind" in row else ("broken     " if "error" in row else "")
-            say(f"{row['name']:{wide}}  {kind}{row['distribution']} {row['version']}")
-        for row in broken:
-            say(f"error: {row['error']}", err=True)
-    if broken:
+    if name is not None:
+        guarded(False, lambda: catalogue.one(name, as_json))
+    elif not catalogue.everything(load, as_json):
         sys.exit(1)
-
-
-def _loaded(distribution: str, name: str) -> dict[str, str]:
-    from rlalign.config.registry import Registry, kind
-
-    try:
-        Registry().load(name)
-        return {"kind": kind(Registry().load(f"{distribution}:{name}").cls)}
-    except ConfigError as error:
-        return {"error": str(error)}
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ class Model(nn.Module):
 
     name: str = ""
     """Its name among the run's models; set by the core."""
+    paper: str = ""
+    """Where its method was published, for `rlalign plugins NAME`."""
     version: int = 0
     """Raised whenever the weights change; set by the core."""
     ephemeral: tuple[str, ...] = ()

@@ -22,12 +22,8 @@ NAME = "default"
 
 def inject(network: Any, options: LoRA, seed: int) -> None:
     """Give the network adapters; everything else is frozen. The second factor starts at zero."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise RLAlignError(
-            "`lora` needs peft: pip install -c constraints.txt 'rlalign-plugin-hf[lora]'"
-        ) from error
+    from peft import LoraConfig, inject_adapter_in_model
+
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
     config = LoraConfig(
         r=options.r,

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,6 +83,15 @@ class ModelOptions(Options):
         if source is not None and (lacking := _lacking(str(source))):
             raise ValueError(lacking)
         return source
+
+    @field_validator("lora")
+    @classmethod
+    def _has_peft(cls, lora: LoRA | None) -> LoRA | None:
+        if lora is not None and find_spec("peft") is None:
+            raise ValueError(
+                "needs peft, which is not installed: `pip install peft` (the extra `lora` of rlalign-plugin-hf)"
+            )
+        return lora
 
 
 def where(options: ModelOptions) -> str:
