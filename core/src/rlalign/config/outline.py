@@ -147,8 +147,8 @@ def _base(module: str, base: ast.expr) -> tuple[str, str]:
 
 
 def _hooks(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for part in node.body:
-        for mark in part.decorator_list if isinstance(part, ast.FunctionDef) else ():
+    for part in (part for part in node.body if isinstance(part, ast.FunctionDef)):
+        for mark in part.decorator_list:
             call = mark.func if isinstance(mark, ast.Call) else mark
             if "hookimpl" not in (getattr(call, "id", ""), getattr(call, "attr", "")):
                 continue

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rlalign.config.pipeline import Phase
+from rlalign.config.pipeline import Item, Phase
+from rlalign.config.words import found
 from rlalign.data.example import Example, Prompt
-from rlalign.errors import ConfigError, RLAlignError
+from rlalign.errors import ConfigError, attributed_to
 from rlalign.interface.component import Task
 from rlalign.interface.policy import Policy
+from rlalign.running.plan import PhasePlan
 
 SYSTEM = ("system", "developer")
 """Roles of messages that say how to answer."""
@@ -48,13 +51,9 @@ def before(policy: Policy, task: Task, phase: Phase, system: str | None = None) 
 def first_prompt(task: Task, phase: Phase) -> Prompt:
     """How a task asks, by its first example."""
     split = phase.evaluate.split if phase.evaluate else "train"
-    try:
+    name = phase.task.name
+    with attributed_to(f"{phase.task.place}: task `{name}`, which tells by its data how it asks", name):
         examples = task.examples(split)
-    except RLAlignError as error:
-        raise ConfigError(
-            f"{phase.task.place}: the task `{phase.task.name}` tells by its data whether it asks in messages, and that "
-            f"cannot be read: {error}. The run's model folder answers without the task"
-        ) from error
     if not examples:
         raise ConfigError(f"{phase.task.place}: task `{phase.task.name}` has no examples in `{split}`")
     return examples[0].prompt
@@ -66,3 +65,39 @@ def system_of(prompt: Prompt) -> list[Any] | None:
         return None
     turns = [i for i, message in enumerate(prompt) if message.get("role") not in SYSTEM]
     return list(prompt[: turns[0] if turns else len(prompt)])
+
+
+def told(item: Item, plans: Sequence[PhasePlan]) -> str:
+    """How each phase asks a model that reads chats, and whose system message comes first, for `rlalign check`.
+
+    Nothing of a model on the hub, which would have to be fetched.
+    """
+    policy, path = item.peek(), getattr(item.options, "path", None)
+    if not isinstance(policy, Policy) or (path is not None and not Path(path).is_dir()):
+        return ""
+    policy.open()
+    if not policy.chats:
+        return ""
+    wide = max(len(plan.settings.name) for plan in plans)
+    lines = [f"  {plan.settings.name:{wide}}  {_manner(policy, plan)}" for plan in plans]
+    return "\n".join(["", "prompts:", *lines, ""])
+
+
+def _manner(policy: Policy, plan: PhasePlan) -> str:
+    prompt = first_prompt(plan.task, plan.settings)
+    said = system_of(prompt)
+    if said is None:
+        return "plain text, though the model has a chat template: no role, no system message"
+    task = plan.settings.task
+    if said:
+        content = said[0].get("content")
+        option = next((k for k, v in task.options.model_dump().items() if v == content and v), None)
+        whose = f"the pipeline ({task.place}: {task.name}.{option})" if option else f"the task `{task.name}`"
+        return f"chats; the system message is of {whose}: {_shown(content)}"
+    if own := policy.own_system():
+        return f"chats; the system message is of the tokenizer's chat template: {_shown(own)}"
+    return "chats without a system message"
+
+
+def _shown(text: Any) -> str:
+    return found(text).rpartition(" (")[0]

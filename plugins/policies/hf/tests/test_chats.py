@@ -42,6 +42,22 @@ class Chats(Task):
         return [Example(str(i), [BRIEF, *turns]) for i in range(4)]
 
 
+class Bare(Chats):
+    """Chats without a system message."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return [Example("0", [user("w3")])]
+
+
+class Option(Chats):
+    """Whose system message is an option."""
+
+    class Config(Options):
+        """Options of `Option`."""
+
+        brief: str = "w9 w9"
+
+
 class Gone(Task):
     """Whose data is not there."""
 
@@ -112,7 +128,7 @@ def test_the_task_says_how_a_run_is_asked(
     with pytest.raises(ConfigError, match="the task `sentences` asks in plain text"):
         opened("sentences").sample(["w1"], system="w6")
     with pytest.raises(
-        ConfigError, match=r"task `gone`.*data.jsonl: no such file.*model folder answers without"
+        ConfigError, match=r"task `gone`, which tells by its data how it asks: data.jsonl: no such"
     ):
         opened("gone").sample(["w1"])
 
@@ -122,6 +138,30 @@ def test_the_task_says_how_a_run_is_asked(
     again = rlalign.open(run, SHORT, split="train", components=known)
     assert prompts(again.sample(["w1"])) == [[BRIEF, user("w1")]]
     assert prompts(rlalign.open(run.model, SHORT).sample(["w1"])) == [[user("w1")]]
+
+
+@pytest.mark.parametrize(
+    "task, template, said",
+    [
+        ("chats", OWN, "chats; the system message is of the task `chats`: 'w9 w9'"),
+        ("bare", OWN, "chats; the system message is of the tokenizer's chat template: 'w7 w8'"),
+        ("bare", PLAIN, "chats without a system message"),
+        ("option", PLAIN, "chats; the system message is of the pipeline (pipeline: option.brief): 'w9 w9'"),
+        ("sentences", PLAIN, "plain text, though the model has a chat template: no role, no system message"),
+    ],
+)
+def test_check_says_whose_the_system_message_is(
+    task: str,
+    template: str,
+    said: str,
+    chat: Callable[[str], Path],
+    pipeline_of: Callable[..., Any],
+    components: dict[str, type[Any]],
+) -> None:
+    known = {**components, "chats": Chats, "bare": Bare, "option": Option}
+    pipeline = pipeline_of("llama", task=task, policy={"path": str(chat(template))})
+    text = rlalign.load(pipeline, components=known).check()
+    assert text.endswith(f"\n\nprompts:\n  rloo  {said}\n")
 
 
 @pytest.mark.parametrize("template, own", [(PLAIN, None), (OWN, "w7 w8"), (STRICT, None)])

@@ -22,8 +22,12 @@ NAME = "default"
 
 def inject(network: Any, options: LoRA, seed: int) -> None:
     """Give the network adapters; everything else is frozen. The second factor starts at zero."""
-    from peft import LoraConfig, inject_adapter_in_model
-
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise RLAlignError(
+            "`lora` needs peft, which is not installed: `pip install peft` (the extra `lora` of rlalign-plugin-hf)"
+        ) from error
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
     config = LoraConfig(
         r=options.r,
