@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import click
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from pydantic import Field
 
 import rlalign
@@ -313,6 +315,14 @@ def test_the_tutorial_s_code_is_the_example_s():
     assert unmarked == 0, "every block of the tutorial names the file it comes from"
     used = {path for path, _ in marked}
     assert {path.rpartition(".")[2] for path in used} == {"toml", "py", "yaml"}
+
+
+def test_the_output_shown_is_the_output_given():
+    shown = re.findall(r"<!-- output: rlalign (.+?) -->\n\n((?:(?:    .*)?\n)+)", says("docs/plugins.md"))
+    assert shown
+    for command, text in shown:
+        printed = CliRunner().invoke(program, command.split(), prog_name="rlalign").output
+        assert textwrap.dedent(text).strip() == printed.strip()
 
 
 # -- pipeline.md ------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from rlalign.config.outline import outline, sentence
 from rlalign.config.registry import Registry, kind
+from rlalign.running.members import HOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
@@ -282,6 +284,25 @@ def test_no_source_of_a_package_is_ignored():
         ["git", "check-ignore", "--no-index", *files], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ignored.stdout == ""
+
+
+@pytest.mark.parametrize("package", [ROOT / "core", *PLUGINS], ids=named)
+def test_files_say_of_components_what_their_classes_say(package):
+    for name, value in offers(package).items():
+        found, cls = outline(value), Registry().load(name).cls
+        assert found.base == kind(cls), name
+        marks = {hook: getattr(getattr(cls, hook, None), "rlalign_impl", None) for hook in HOOKS}
+        assert dict(found.hooks) == {
+            hook: "wrapper" if mark["wrapper"] else "plain" for hook, mark in marks.items() if mark
+        }, name
+        assert found.sentence and found.sentence == sentence(cls.__doc__), name
+
+
+def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
+    """None of our own packages is published: whoever takes the name would be installed."""
+    texts = [file.read_text() for package in PACKAGES for file in sorted((package / "src").rglob("*.py"))]
+    told = {name for text in texts for name in re.findall(r"pip install[ '\"]+([^\s`'\"]+)", text)}
+    assert told == {"matplotlib", "pandas", "peft", "transformers", "{library}"}
 
 
 @pytest.mark.slow

@@ -40,11 +40,13 @@ class Pipeline:
 
     def check(self) -> str:
         """What the pipeline means, as `rlalign check` prints it; a ConfigError if its parts do not fit together."""
+        from rlalign.running.asking import told
         from rlalign.running.planning import plan_phases
         from rlalign.running.report import describe
 
         with refusing():
-            return describe(self.settings, plan_phases(self.settings, self.registry)[0])
+            plans = plan_phases(self.settings, self.registry)[0]
+            return describe(self.settings, plans) + told(self.settings.policy, plans)
 
 
 def load(

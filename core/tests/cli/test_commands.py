@@ -131,10 +131,47 @@ def test_version() -> None:
 # -- plugins ----------------------------------------------------------------------------------------
 
 
-def test_plugins_lists_names_with_their_packages() -> None:
-    lines = call("plugins").output.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
-    assert any(line.split() == ["kl", "rlalign", "0.1.0"] for line in lines)
+def test_plugins_lists_names_by_kind_with_a_sentence() -> None:
+    blocks: dict[str, dict[str, str]] = {}
+    kind = ""
+    for line in call("plugins").output.splitlines():
+        if line.startswith("  "):
+            name, _, sentence = line.strip().partition(" ")
+            blocks[kind][name] = sentence.strip()
+        elif line.endswith(":"):
+            kind = line[:-1]
+            blocks[kind] = {}
+    assert blocks["wrappers of rewards"]["clip"] == "Scores held between two bounds."
+    assert (
+        "kl" in blocks["rewards"]
+        and "collect" in blocks["algorithms"]
+        and "mix" in blocks["sources of responses"]
+    )
+    assert "best-of" in blocks["wrappers of advantages"]
+    assert all(list(rows) == sorted(rows) and all(rows.values()) for rows in blocks.values())
+
+
+def test_plugins_tells_all_of_one() -> None:
+    text = call("plugins", "gate").output
+    assert text.startswith("gate: Other scores count only where one of them reaches a threshold.\n\n")
+    assert "kind       reward wrapper\nplace      rewards or evaluate.use, below what it wraps\n" in text
+    assert "hooks      reward (wrapper)\n" in text and "package    rlalign 0.1.0\n" in text
+    assert "  at_least: required\n      where the gate opens\n" in text
+    about = json.loads(call("plugins", "kl", "--json").output)
+    assert about["models"] == {"reference": "frozen"} and about["places"] == ["rewards", "evaluate.use"]
+    assert {key: value for key, value in about["options"][0].items() if key != "meaning"} == {
+        "name": "coef",
+        "required": False,
+        "default": 0.1,
+    }
+    assert json.loads(call("plugins", "collect", "--json").output)["responses"] == "sampled"
+    assert "RAFT" in json.loads(call("plugins", "best-of", "--json").output)["paper"]
+
+
+def test_plugins_of_a_misspelt_name() -> None:
+    result = call("plugins", "best-off")
+    assert result.exit_code == 2
+    assert result.stderr == "error: no component named `best-off` is installed; did you mean `best-of`?\n"
 
 
 @pytest.fixture
@@ -157,10 +194,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.usefixtures("site")
 def test_plugins_as_json() -> None:
     rows = json.loads(call("plugins", "--json").output)
-    assert {"name": "kl", "distribution": "rlalign", "version": "0.1.0"} in rows
-    checked = json.loads(call("plugins", "--json", "--check").output)
-    kinds = {row["name"]: row.get("kind") for row in checked if row["distribution"] == "rlalign"}
-    assert set(kinds.values()) == {"component"} and "best-of" in kinds
+    kl = next(row for row in rows if row["name"] == "kl")
+    assert (kl["kind"], kl["distribution"], kl["version"]) == ("reward", "rlalign", "0.1.0")
+    assert json.loads(call("plugins", "--json", "--check").output) == rows
 
 
 def installed(folder: Path, name: str, entry_points: str, module: str = "") -> Path:
@@ -183,8 +219,10 @@ def test_plugins_check_tells_what_is_broken_and_lists_the_rest(site: Path) -> No
     assert "`torn` (rlalign-plugin-torn 1.2) cannot be imported: ModuleNotFoundError" in result.stderr
     assert "`odd`: Reward is no component" in result.stderr
     assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
-    states = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()}
-    assert (states["torn"], states["odd"], states["kl"]) == ("broken", "broken", "component")
+    sound, _, broken = result.stdout.partition("broken:\n")
+    assert [line.split()[0] for line in broken.splitlines()] == ["odd", "torn"] and "  kl " in sound
+    alone = call("plugins", "torn")
+    assert alone.exit_code == 2 and "ModuleNotFoundError" in alone.stderr
     as_json = call("plugins", "--check", "--json")
     assert as_json.exit_code == 1
     errors = {row["name"]: row["error"] for row in json.loads(as_json.stdout) if "error" in row}

@@ -95,7 +95,7 @@ def test_unknown_name_gives_the_closest(distribution):
 def test_unknown_name_like_nothing_else_says_what_to_do():
     message = refusal(Registry(), "zzqqxx")
     assert "`rlalign plugins` lists those that are" in message
-    assert "pip install rlalign-plugin-zzqqxx" in message
+    assert "pip install" not in message  # whoever owns that name
 
 
 def test_two_distributions_with_one_name(distribution):
@@ -129,7 +129,7 @@ def test_import_error_names_component_distribution_version_and_cause(distributio
     message = refusal(Registry(), "thing-g")
     assert message == (
         "`thing-g` (dist-g 0.3) cannot be imported: ModuleNotFoundError: No module named 'no_such_foo'; "
-        "`pip install dist-g` adds what it requires"
+        "`pip check` tells which packages it requires and are not installed"
     )
 
 

@@ -38,7 +38,7 @@ def write(study: Study, results: Results, folder: Path) -> Lines:
         try:
             from rlalign_study import figures
         except ImportError:
-            said.append("no figures, as matplotlib is not there: pip install rlalign-study[plots]")
+            said.append("no figures, as matplotlib is not there: `pip install matplotlib`")
         else:
             said += [str(path) for path in figures.draw(study, worlds, folder)]
     return said

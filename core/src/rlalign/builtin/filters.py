@@ -17,6 +17,10 @@ from rlalign.interface.hooks import hookimpl
 class BestOf(Component):
     """Keep the `n` responses of each group that earned most (RAFT, Dong et al. 2023)."""
 
+    paper = (
+        "Hanze Dong et al., RAFT: reward ranked finetuning for generative foundation model alignment, 2023"
+    )
+
     class Config(Options):
         """Options of `best-of`."""
 
@@ -34,6 +38,8 @@ class BestOf(Component):
 
 class AtLeast(Component):
     """Keep the responses whose reward reaches a threshold (ReST's Improve step, Gulcehre et al. 2023)."""
+
+    paper = "Caglar Gulcehre et al., Reinforced self-training (ReST) for language modeling, 2023"
 
     class Config(Options):
         """Options of `at-least`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -154,13 +153,17 @@ _examples = click.option(
     "--examples", type=click.IntRange(min=1), help="Examples, from the start of the split."
 )
 
+_policy = click.option(
+    "--policy", help="Of a model: the policy that loads it, where its config.json does not tell."
+)
+
 
 @program.command("eval")
 @click.argument("target", metavar="RUN|MODEL")
 @_of_evaluation
 @_reward
 @_examples
-@click.option("--policy", help="Of a model: the policy that loads it, where its config.json does not tell.")
+@_policy
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
 def evaluate(
     target: str,
@@ -184,14 +187,19 @@ def evaluate(
 
 
 @program.command()
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN|MODEL")
 @_of_evaluation
 @click.option(
     "--new", is_flag=True, help="Sample now, from the last checkpoint, to the split's first prompts."
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, help="With --new: answer this instead; as often as needed."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Answer this now, put to the model as the task puts its own prompts; as often as needed.",
 )
+@click.option("--system", help="With --prompt: the system message of the chat, in place of the task's.")
+@_policy
 @click.option(
     "--n",
     "count",
@@ -207,22 +215,29 @@ def sample(
     seed: int | None,
     new: bool,
     prompts: tuple[str, ...],
+    system: str | None,
     count: int,
     as_json: bool,
     trust: bool,
     debug: bool,
     **options: Any,
 ) -> None:
-    """Show responses that a run logged at its last evaluation, or `--new` ones."""
+    """Show responses that a run logged at its last evaluation, or `--new` ones; or a model's answers to prompts."""
 
     def work() -> None:
         from rlalign.api import Result
         from rlalign.cli import inspection
 
-        if new:
+        if system is not None and not prompts:
+            raise ConfigError("--system goes with --prompt")
+        if not prompts and options["task"] is None and (options["policy"] or inspection.is_model(name)):
+            raise ConfigError(
+                f"{name}: a model has logged nothing: give it a --prompt, or a --task to answer"
+            )
+        if new or prompts or options["policy"] or inspection.is_model(name):
             run = inspection.opened(name, overrides, seed=seed, examples=count, trust=trust, **options)
-            rows = run.sample(prompts or None)
-        elif overrides or prompts or seed is not None or any(options.values()):
+            rows = run.sample(prompts or None, system=system)
+        elif overrides or seed is not None or any(options.values()):
             raise ConfigError("what was logged stays as it is; add --new to sample now")
         else:
             rows = inspection.last_samples(Result(inspection.run_folder(name)))[:count]
@@ -287,42 +302,17 @@ def export(
 
 
 @program.command()
+@click.argument("name", required=False)
 @click.option("--check", "load", is_flag=True, help="Import every component and say what is broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(load: bool, as_json: bool) -> None:
-    """List the installed components, by name, with the package each comes from."""
-    from rlalign.config.registry import installed
+def plugins(name: str | None, load: bool, as_json: bool) -> None:
+    """List the installed components by kind; or tell all of one: its options, hooks, models and place."""
+    from rlalign.cli import catalogue
 
-    rows = []
-    for one in installed():
-        row: dict[str, Any] = {
-            "name": one.name,
-            "distribution": one.distribution,
-            "version": one.version,
-        }
-        rows.append(row | (_loaded(one.distribution, one.name) if load else {}))
-    broken = [row for row in rows if "error" in row]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-    else:
-        wide = max((len(row["name"]) for row in rows), default=0)
-        for row in rows:
-            kind = f"{row['kind']:10} " if "kind" in row else ("broken     " if "error" in row else "")
-            say(f"{row['name']:{wide}}  {kind}{row['distribution']} {row['version']}")
-        for row in broken:
-            say(f"error: {row['error']}", err=True)
-    if broken:
+    if name is not None:
+        guarded(False, lambda: catalogue.one(name, as_json))
+    elif not catalogue.everything(load, as_json):
         sys.exit(1)
-
-
-def _loaded(distribution: str, name: str) -> dict[str, str]:
-    from rlalign.config.registry import Registry, kind
-
-    try:
-        Registry().load(name)
-        return {"kind": kind(Registry().load(f"{distribution}:{name}").cls)}
-    except ConfigError as error:
-        return {"error": str(error)}
 
 
 def main() -> None:

@@ -43,8 +43,14 @@ def opened(
 
 def require_task(target: str, task: str | None) -> None:
     """Refuse a model that no task is named for, before it is loaded."""
-    if task is None and (Path(target) / "config.json").is_file():
+    if task is None and is_model(target):
         raise ConfigError(f"{target}: a model says nothing of what to measure it on: name a --task")
+
+
+def is_model(target: str) -> bool:
+    """Whether this is a model's folder."""
+    folder = run_folder(target)
+    return (folder / "config.json").is_file() and not is_run(folder)
 
 
 def run_folder(name: str) -> Path:
@@ -82,7 +88,7 @@ def last_samples(run: Result) -> list[dict[str, Any]]:
 
 def listed(rows: Sequence[Mapping[str, Any]]) -> str:
     """Prompts, responses and scores to be read."""
-    head = f"{rows[0]['phase']}, iteration {rows[0]['iteration']}"
+    head = rows[0].get("model") or f"{rows[0]['phase']}, iteration {rows[0]['iteration']}"
     return "\n".join([head, *(_sample(row) for row in rows)])
 
 
@@ -90,7 +96,7 @@ def _sample(row: Mapping[str, Any]) -> str:
     prompt = row["prompt"]
     if not isinstance(prompt, str):
         prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    parts = {"prompt": prompt, "response": row["response"]}
+    parts = {"prompt": prompt, "response": row["response"] or "(empty)"}
     if row.get("scores"):
         parts["scores"] = "  ".join(f"{name} {float(value):.4g}" for name, value in row["scores"].items())
     indent = "\n" + " " * 10

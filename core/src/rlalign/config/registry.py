@@ -141,9 +141,7 @@ class Registry:
     def _unknown(self, name: str) -> str:
         hint = did_you_mean(name, [*self.extra, *(one.name for one in self.installed)], most=3)
         return f"no component named `{name}` is installed" + (
-            hint
-            or "; `rlalign plugins` lists those that are. "
-            f"Is its package missing (pip install rlalign-plugin-{name})?"
+            hint or "; `rlalign plugins` lists those that are. Is the package that has it missing?"
         )
 
 
@@ -183,7 +181,7 @@ def _load(one: Installed) -> type[Any]:
     except Exception as error:
         cure = f"the fault lies in {one.distribution}"
         if isinstance(error, ImportError):
-            cure = f"`pip install {one.distribution}` adds what it requires"
+            cure = "`pip check` tells which packages it requires and are not installed"
         message = f"`{one.name}` ({one}) cannot be imported: {_cause(error)}; {cure}"
         raise ConfigError(message) from error
 

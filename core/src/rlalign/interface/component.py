@@ -71,6 +71,8 @@ class Component:
     """Components that it asks for responses, with the number of responses it wants of each (`mix`)."""
     source_components: Mapping[str, Component] = {}
     """Those components, built; set by the core."""
+    paper: str = ""
+    """Where its method was published, for `rlalign plugins NAME`."""
 
     config: BaseModel
 

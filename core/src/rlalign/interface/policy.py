@@ -27,6 +27,8 @@ class Model(nn.Module):
 
     name: str = ""
     """Its name among the run's models; set by the core."""
+    paper: str = ""
+    """Where its method was published, for `rlalign plugins NAME`."""
     version: int = 0
     """Raised whenever the weights change; set by the core."""
     ephemeral: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class Policy(Model):
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
+    chats: bool = False
+    """Whether it reads lists of messages; known once it is open."""
 
     def open(self) -> None:
         """Get ready to read prompts, without weights. The run's policy is opened before its data is looked at."""
@@ -66,6 +70,10 @@ class Policy(Model):
     def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
         """Places of the examples it cannot read, and why; asked once a split, after `open`. They are left out."""
         return {}
+
+    def own_system(self) -> str | None:
+        """The system message that it puts before a chat without one; asked after `open`."""
+        return None
 
     def setup(self) -> None:
         """Make or load the weights; what `open` does, if that has not been called."""

@@ -27,7 +27,6 @@ from rlalign.config.validate import check
 from rlalign.data.example import Example, Prompt
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, ConfigError, refusing
-from rlalign.interface.component import Task
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.kept import write_rows
@@ -36,6 +35,7 @@ from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation
+from rlalign.running.asking import NoTask, before
 from rlalign.running.card import card
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
@@ -46,13 +46,6 @@ from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
-
-
-class NoTask(Task):
-    """Stands in where a model is opened without a task: prompts can be answered, nothing can be evaluated."""
-
-    def examples(self, split: str) -> Sequence[Example]:
-        return []
 
 
 class AskedData(Data):
@@ -154,10 +147,19 @@ class Opened(Workspace):
             self.phase.look(self._phase_state, scoring=scoring)
             self._open_to = asked
 
-    def _read(self, prompts: Sequence[Prompt | Example]) -> list[Example]:
-        """Prompts as examples, once the policy can read them."""
-        read = [p if isinstance(p, Example) else Example(f"prompt-{i}", p) for i, p in enumerate(prompts, 1)]
-        if refused := self.models.opened().refuse(read):
+    def _read(self, prompts: Sequence[Prompt | Example], system: str | None = None) -> list[Example]:
+        """Prompts as examples, once the policy can read them; a text is put as the task puts its own."""
+        policy, plan = self.models.opened(), self.plans[self.place]
+        texts = [p for p in prompts if isinstance(p, str)]
+        if system is not None and len(texts) < len(prompts):
+            raise ConfigError("a system message goes with prompts of plain text; write it into the messages")
+        said = before(policy, plan.task, plan.settings, system) if texts else None
+        read = []
+        for i, prompt in enumerate(prompts, 1):
+            if isinstance(prompt, str) and said is not None:
+                prompt = [*said, {"role": "user", "content": prompt}]
+            read.append(prompt if isinstance(prompt, Example) else Example(f"prompt-{i}", prompt))
+        if refused := policy.refuse(read):
             first = min(refused)
             raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
         return read
@@ -177,14 +179,21 @@ class Opened(Workspace):
         return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
 
     def sample(
-        self, prompts: Sequence[Prompt | Example] | None = None, *, seed: int | None = None, **generation: Any
+        self,
+        prompts: Sequence[Prompt | Example] | None = None,
+        *,
+        system: str | None = None,
+        seed: int | None = None,
+        **generation: Any,
     ) -> list[dict[str, Any]]:
         """Fresh responses as samples.jsonl shows them: to the split's first prompts, scored, or to these, unscored.
 
-        `generation` stands above what the pipeline says: `samples=4, temperature=0.7`.
+        A text is put as the task puts its own: in a chat behind its system message, or behind `system`. Messages, and
+        what an `Example` holds, stay as they are. `generation` stands above what the pipeline says:
+        `samples=4, temperature=0.7`.
         """
         _check_generation(generation)
-        given = None if prompts is None else self._read(prompts)
+        given = None if prompts is None else self._read(prompts, system)
         if given == []:
             return []
         self._look(given or (), scoring=given is None)
@@ -199,8 +208,9 @@ class Opened(Workspace):
             rollout, reward = evaluation.scored(phase, rollout)
             return [{**phase.where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
         task = phase.plan.task
+        where = phase.where if self._phase_state else self.origin
         return [
-            {**phase.where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
+            {**where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
             for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)
         ]
 

@@ -15,8 +15,9 @@ from rlalign.data.limits import CONFIG_BYTES, require_file
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
+from rlalign.running.asking import NoTask
 from rlalign.running.checkpointing import last_checkpoint, place_of
-from rlalign.running.opened import NoTask, Opened
+from rlalign.running.opened import Opened
 
 
 def open_run(

@@ -349,7 +349,7 @@ def test_plain_transformers_agrees(folders: Mapping[str, Path], examples: Sequen
 def test_lora_without_peft(folders: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     made(folders["gpt2"])
-    with pytest.raises(RLAlignError, match=r"rlalign-plugin-hf\[lora\]"):
+    with pytest.raises(RLAlignError, match=r"needs peft, which is not installed: `pip install peft`"):
         made(folders["gpt2"], lora={"r": 2})
 
 
@@ -439,3 +439,17 @@ def test_a_pipe_in_a_model_folder_is_refused(copied: Path) -> None:
     os.mkfifo(copied / "config.json")
     with pytest.raises(RLAlignError, match="is no file but a folder, a pipe or a device"):
         made(copied)
+
+
+def test_a_folder_without_a_model_says_what_is_missing(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RLAlignError) as caught:
+        made(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: is no model's folder: it is empty, and lacks config.json, weights (*.safetensors) and a "
+        "tokenizer (tokenizer.json); give the folder that `save_pretrained` wrote, or the `model` folder of a run"
+    )
+    folder = tmp_path / "part"
+    shutil.copytree(folders["gpt2"], folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(RLAlignError, match=r"it holds .*model.safetensors.*, and lacks config.json; give"):
+        made(folder)

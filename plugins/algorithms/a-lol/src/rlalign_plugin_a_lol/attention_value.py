@@ -24,6 +24,11 @@ class AttentionValue(Value):
     masked, so that V is the same whatever else stands in a batch.
     """
 
+    paper = (
+        "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
+        "2024"
+    )
+
     class Config(Options):
         """Options of `attention-value`."""
 

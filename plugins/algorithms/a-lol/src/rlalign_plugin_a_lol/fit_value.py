@@ -48,6 +48,11 @@ class FitValue(Component):
     function of the prompt could have (it needs two samples per prompt).
     """
 
+    paper = (
+        "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
+        "2024"
+    )
+
     class Config(Options):
         """Options of `fit-value`."""
 

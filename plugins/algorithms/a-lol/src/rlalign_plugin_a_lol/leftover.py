@@ -27,6 +27,11 @@ def first_of_each(starts: Tensor) -> Tensor:
 class LeftoverLunch(Component):
     """What both share: the forms of the loss, and what is drawn. A subclass says what a response gains."""
 
+    paper = (
+        "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
+        "2024"
+    )
+
     class Config(Options):
         """Options of both."""
 

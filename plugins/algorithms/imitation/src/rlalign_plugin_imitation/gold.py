@@ -47,6 +47,8 @@ class GOLD(Component):
     the R-GOLD of Baheti et al. (2024): Q is the response's reward, π̃ the policy itself.
     """
 
+    paper = "Richard Yuanzhe Pang and He He, Text generation by learning from demonstrations, 2021"
+
     class Config(Options):
         """Options of `gold`."""
 

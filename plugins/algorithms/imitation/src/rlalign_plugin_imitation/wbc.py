@@ -33,6 +33,11 @@ class WBC(Component):
     of each token, which is the response's reward unless another component says otherwise.
     """
 
+    paper = (
+        "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
+        "2024"
+    )
+
     class Config(Options):
         """Options of `wbc`."""
 

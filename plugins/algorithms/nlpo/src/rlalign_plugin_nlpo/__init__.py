@@ -17,11 +17,16 @@ __all__ = ["NLPO"]
 
 
 class NLPO(PPO):
-    """At every step the policy chooses among the tokens that its lagging copy finds likely.
+    """Natural language policy optimisation: PPO that chooses among the tokens its lagging copy finds likely.
 
     It samples from its own distribution renormalised on that set; ratio and entropy are those of that
     distribution, so that the ratio is exact; the KL to the reference (`kl` under `rewards`) is of the full one.
     """
+
+    paper = (
+        "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
+        "baselines, and building blocks for natural language policy optimization, 2023"
+    )
 
     class Config(PPO.Config):
         """Options of `nlpo`; those of `ppo` beside them."""

@@ -17,7 +17,9 @@ def policy_gradient_objective(logprobs_NT: Tensor, advantage_NT: Tensor) -> Tens
 
 
 class A2C(ActorCritic):
-    """Mnih et al. (2016), synchronous: −A·log π, a mean over tokens; one optimiser step per iteration."""
+    """Advantage actor–critic, synchronous: −A·log π, a mean over tokens; one optimiser step per iteration."""
+
+    paper = "Volodymyr Mnih et al., Asynchronous methods for deep reinforcement learning, 2016"
 
     class Config(ActorCritic.Config):
         """Options of `a2c`."""

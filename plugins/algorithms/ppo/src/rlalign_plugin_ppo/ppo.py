@@ -46,7 +46,9 @@ SURROUNDINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 class PPO(ActorCritic):
-    """Schulman et al. (2017), eq. 7: −min(ρA, clip(ρ, 1−ε, 1+ε)A), a mean over tokens."""
+    """Proximal policy optimisation: −min(ρA, clip(ρ, 1−ε, 1+ε)A), a mean over tokens (Schulman et al. 2017, eq. 7)."""
+
+    paper = "John Schulman et al., Proximal policy optimization algorithms, 2017"
 
     class Config(ActorCritic.Config):
         """Options of `ppo`."""

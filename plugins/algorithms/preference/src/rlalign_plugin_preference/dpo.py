@@ -34,6 +34,11 @@ def dpo_loss(margin_P: Tensor, smoothing: float = 0.0, robust: bool = False) -> 
 class DPO(Pairwise):
     """Direct preference optimisation (Rafailov et al. 2023), with label smoothing cDPO or robust DPO."""
 
+    paper = (
+        "Rafael Rafailov et al., Direct preference optimization: your language model is secretly a reward model, "
+        "2023"
+    )
+
     class Config(Pairwise.Config):
         """Options of `dpo`."""
 

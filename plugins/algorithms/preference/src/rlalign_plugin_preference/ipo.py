@@ -18,6 +18,11 @@ def ipo_loss(difference_P: Tensor, tau: float) -> Tensor:
 class IPO(Pairwise):
     """Identity preference optimisation (Azar et al. 2023): the margin is drawn to a finite value."""
 
+    paper = (
+        "Mohammad Gheshlaghi Azar et al., A general theoretical paradigm to understand learning from human "
+        "preferences, 2023"
+    )
+
     class Config(Pairwise.Config):
         """Options of `ipo`."""
 

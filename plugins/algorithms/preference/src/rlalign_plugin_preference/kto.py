@@ -54,6 +54,8 @@ class KTO(Component):
     without gradient, scored once per step.
     """
 
+    paper = "Kawin Ethayarajh et al., KTO: model alignment as prospect theoretic optimization, 2024"
+
     class Config(Options):
         """Options of `kto`."""
 

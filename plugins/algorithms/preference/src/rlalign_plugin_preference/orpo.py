@@ -24,6 +24,8 @@ def log_odds(mean_N: Tensor) -> Tensor:
 class ORPO(Pairwise):
     """Odds ratio preference optimisation (Hong et al. 2024): imitate the best, and raise its odds over the worse."""
 
+    paper = "Jiwoo Hong et al., ORPO: monolithic preference optimization without reference model, 2024"
+
     class Config(Pairwise.Config):
         """Options of `orpo`."""
 

@@ -41,6 +41,8 @@ class PRO(Comparing):
     A mean over prompts. Imitation is weighted by `sft`·(K−1)² for K responses, as in the released code.
     """
 
+    paper = "Feifan Song et al., Preference ranking optimization for human alignment, 2023"
+
     class Config(Options):
         """Options of `pro`."""
 

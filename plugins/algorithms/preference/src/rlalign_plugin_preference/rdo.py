@@ -44,6 +44,8 @@ class RDO(Component):
     `kto` that of each response by its mean absolute difference to its siblings.
     """
 
+    paper = "Shiqi Wang et al., Reward difference optimization for sample reweighting in offline RLHF, 2024"
+
     class Config(Options):
         """Options of `rdo`."""
 

@@ -17,10 +17,12 @@ def ranking_loss(better_P: Tensor, worse_P: Tensor) -> Tensor:
 
 
 class RRHF(Comparing):
-    """Yuan et al. (2023): Σ max(0, p_worse − p_better) over all pairs, p a mean token log-prob, − log π(best).
+    """Rank responses by likelihood: Σ max(0, p_worse − p_better) over pairs, p a mean token log-prob, − log π(best).
 
     A mean over prompts; one with a single response is imitated.
     """
+
+    paper = "Zheng Yuan et al., RRHF: rank responses to align language models with human feedback without tears, 2023"
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:

@@ -19,6 +19,11 @@ def mean_baseline(total: float, count: int) -> float:
 class Reinforce(PolicyGradient):
     """REINFORCE with a moving-average baseline: the mean reward of all responses of earlier iterations."""
 
+    paper = (
+        "Ronald J. Williams, Simple statistical gradient-following algorithms for connectionist reinforcement "
+        "learning, 1992"
+    )
+
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
         self.count, self.total = 0, 0.0

@@ -29,6 +29,11 @@ def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
 class RLOO(PolicyGradient):
     """REINFORCE leave-one-out: the baseline of a response is the mean reward of its siblings."""
 
+    paper = (
+        "Arash Ahmadian et al., Back to basics: revisiting REINFORCE style optimization for learning from human "
+        "feedback in LLMs, 2024"
+    )
+
     min_samples = 2
 
     @hookimpl

@@ -21,7 +21,11 @@ def slope_along(noise: Tensor, plus: float, minus: float, sigma: float, pairs: i
 
 
 class EvolutionStrategy(Component):
-    """Salimans et al. (2017): a step along Σ (R₊ − R₋) ε, R± the mean reward of the weights θ ± σε."""
+    """An evolution strategy: a step along Σ (R₊ − R₋) ε, R± the mean reward of the weights θ ± σε."""
+
+    paper = (
+        "Tim Salimans et al., Evolution strategies as a scalable alternative to reinforcement learning, 2017"
+    )
 
     class Config(Options):
         """Options of `es`."""

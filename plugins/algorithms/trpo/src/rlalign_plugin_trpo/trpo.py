@@ -40,7 +40,9 @@ def step_length(delta: float, curvature: float) -> float:
 
 
 class TRPO(Component):
-    """Schulman et al. (2015): the natural step of KL δ, shortened until it improves the surrogate within δ."""
+    """Trust region policy optimisation: the natural step of KL δ, shortened until the surrogate improves within δ."""
+
+    paper = "John Schulman et al., Trust region policy optimization, 2015"
 
     class Config(Options):
         """Options of `trpo`."""

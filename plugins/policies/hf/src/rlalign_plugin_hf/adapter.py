@@ -26,7 +26,7 @@ def inject(network: Any, options: LoRA, seed: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise RLAlignError(
-            "`lora` needs peft: pip install -c constraints.txt 'rlalign-plugin-hf[lora]'"
+            "`lora` needs peft, which is not installed: `pip install peft` (the extra `lora` of rlalign-plugin-hf)"
         ) from error
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
     config = LoraConfig(

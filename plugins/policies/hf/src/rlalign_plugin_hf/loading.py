@@ -16,6 +16,7 @@ from torch import nn
 
 from rlalign import ConfigError, Options, RLAlignError, RunsCode
 from rlalign.data.limits import require_file, require_memory
+from rlalign_plugin_hf import hub
 
 Kind = Literal["causal", "seq2seq"]
 
@@ -242,8 +243,33 @@ def _local(source: str) -> str:
 def _check_folder(source: str, option: str) -> None:
     if lacking := _lacking(source):
         raise RLAlignError(f"{option}: {lacking}")
+    if not Path(_local(source)).is_dir():
+        hub.require(source)
+    elif option == "path":
+        _require_model(Path(_local(source)))
     for file in Path(_local(source)).glob("*.json"):
         require_file(file, LARGEST_JSON)
+
+
+def _require_model(folder: Path) -> None:
+    """Refuse a folder without a model's configuration, saying all that is missing."""
+    if (folder / "config.json").exists():
+        return
+    missing = ["config.json"]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("weights (*.safetensors)")
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        missing.append("a tokenizer (tokenizer.json)")
+    files = sorted(file.name for file in folder.iterdir())
+    holds = f"it holds {', '.join(files[:5])}{' …' if len(files) > 5 else ''}" if files else "it is empty"
+    raise RLAlignError(
+        f"{folder}: is no model's folder: {holds}, and lacks {_listed(missing)}; give the folder that "
+        "`save_pretrained` wrote, or the `model` folder of a run"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _lacking(source: str) -> str | None:

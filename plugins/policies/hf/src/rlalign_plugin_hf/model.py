@@ -61,6 +61,10 @@ class LanguageModel(Policy):
         if self.tokenizer is None:
             self.tokenizer = open_tokenizer(self.config, self.kind)
             self._reader = PromptReader(self.tokenizer, self.config)
+            self.chats = self.tokenizer.chat_template is not None
+
+    def own_system(self) -> str | None:
+        return self._reader.own_system() if self.chats else None
 
     def setup(self) -> None:
         self.open()

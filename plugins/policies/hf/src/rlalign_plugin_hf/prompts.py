@@ -95,6 +95,25 @@ class PromptReader:
             self._tokens[key] = list(tokens)
         return self._tokens[key]
 
+    def own_system(self) -> str | None:
+        """The system message that the chat template puts where a chat has none."""
+        mark = "…system…"
+        asked = {"role": "user", "content": "…user…"}
+        try:
+            before, found, after = self._render([{"role": "system", "content": mark}, asked]).partition(mark)
+            text = self._render([asked])
+        except ValueError:  # it takes no system message
+            return None
+        if not (found and text.startswith(before) and text.endswith(after)):
+            return None
+        return text[len(before) : len(text) - len(after)].strip() or None
+
+    def _render(self, messages: Any) -> str:
+        if self._template is None:
+            template = self.tokenizer.get_chat_template()
+            self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
+        return self._template.render(messages)
+
     def _as_chat(self, example: Example) -> str:
         if self.tokenizer.chat_template is None:
             raise RLAlignError(
@@ -102,10 +121,7 @@ class PromptReader:
                 "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
             )
         try:
-            if self._template is None:
-                template = self.tokenizer.get_chat_template()
-                self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
-            return self._template.render(example.prompt)  # type: ignore[arg-type]
+            return self._render(example.prompt)
         except ValueError as error:
             raise ConfigError(
                 f"example `{example.id}`: the chat template of {where(self.config)} cannot be used: {error}; mend it, "

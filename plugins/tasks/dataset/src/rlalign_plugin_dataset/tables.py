@@ -482,7 +482,8 @@ def extra(module: str, name: str, why: str) -> Any:
     except ImportError as error:
         library = module.partition(".")[0]
         raise ConfigError(
-            f"{why}, and `{library}` is not installed ({error}): pip install 'rlalign-plugin-dataset[{name}]'"
+            f"{why}, and `{library}` is not installed ({error}): `pip install {library}` (the extra `{name}` of "
+            "rlalign-plugin-dataset)"
         ) from error
 
 

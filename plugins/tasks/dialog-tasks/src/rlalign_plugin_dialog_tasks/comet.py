@@ -36,6 +36,8 @@ def prompt_of(head: str, relation: str) -> str:
 class Comet(Corpus):
     """Commonsense: a head, a relation, and the tail to be found."""
 
+    paper = "Jena D. Hwang et al., COMET-ATOMIC 2020, 2021; Peter West et al., Symbolic knowledge distillation, 2022"
+
     class Config(LocalOptions):
         """Options of `comet`."""
 

@@ -97,6 +97,8 @@ class Grounded(Measuring):
 class FaithDial(Corpus):
     """FaithDial: answers that say nothing beyond the knowledge they are given."""
 
+    paper = "Nouha Dziri et al., FaithDial, 2022"
+
     class Config(GroundedOptions):
         """Options of `faithdial`."""
 
@@ -158,6 +160,8 @@ class FaithDialRows(Grounded):
 
 class WizardOfWikipedia(Corpus):
     """Wizard of Wikipedia: the wizard's answers with the sentence each is based on."""
+
+    paper = "Emily Dinan et al., Wizard of Wikipedia, 2019"
 
     class Config(GroundedOptions):
         """Options of `wizard-of-wikipedia`."""

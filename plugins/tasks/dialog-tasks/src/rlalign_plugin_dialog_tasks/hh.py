@@ -79,6 +79,11 @@ def turns_of(transcript: str, name: str) -> tuple[list[str], str]:
 class HH(Corpus):
     """Anthropic's pairs of a better and a worse answer, prompted as A-LoL does."""
 
+    paper = (
+        "Yuntao Bai et al., Training a helpful and harmless assistant with reinforcement learning from human "
+        "feedback, 2022"
+    )
+
     class Config(CorpusOptions):
         """Options of `hh`."""
 

@@ -48,6 +48,11 @@ def cleaned(text: str) -> str:
 class RedditComments(Corpus):
     """Reddit comments that were voted up or down, as answers to their parents."""
 
+    paper = (
+        "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
+        "2024"
+    )
+
     class Config(LocalOptions):
         """Options of `reddit-comments`."""
 

@@ -60,7 +60,7 @@ class Tokens:
         except ImportError as error:
             raise ConfigError(
                 f"`tokenizer` needs `transformers`, and it is not installed ({error}): "
-                "pip install 'rlalign-plugin-dialog-tasks[tokenizer]'"
+                "`pip install transformers` (the extra `tokenizer` of rlalign-plugin-dialog-tasks)"
             ) from error
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source))

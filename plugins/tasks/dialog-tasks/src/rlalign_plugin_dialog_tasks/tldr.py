@@ -34,6 +34,8 @@ def prompt_of(subreddit: str, title: str, post: str) -> str:
 class TLDR(Corpus):
     """Posts on Reddit with their summaries, or with a better and a worse one."""
 
+    paper = "Nisan Stiennon et al., Learning to summarize from human feedback, 2020"
+
     class Config(CorpusOptions):
         """Options of `tldr`."""
 

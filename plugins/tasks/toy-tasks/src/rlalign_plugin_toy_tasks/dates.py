@@ -28,6 +28,11 @@ def has_date(text: str) -> bool:
 class ToyDates(Task):
     """Write a date. Every prompt is the same."""
 
+    paper = (
+        "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
+        "baselines, and building blocks for natural language policy optimization, 2023"
+    )
+
     class Config(Options):
         """Options of `toy-dates`."""
 
@@ -64,6 +69,11 @@ class ToyDates(Task):
 
 class Dates(Component):
     """1 if the text holds a date dddd-dd-dd, else 0."""
+
+    paper = (
+        "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
+        "baselines, and building blocks for natural language policy optimization, 2023"
+    )
 
     class Config(Options):
         """Options of `dates`."""

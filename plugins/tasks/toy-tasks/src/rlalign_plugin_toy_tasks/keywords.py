@@ -71,6 +71,11 @@ def write(keywords: Sequence[str], rng: random.Random) -> str:
 class ToyKeywords(Task):
     """Write a sentence with all the keywords of the prompt."""
 
+    paper = (
+        "after Bill Yuchen Lin et al., CommonGen: a constrained text generation challenge for generative commonsense "
+        "reasoning, 2020"
+    )
+
     class Config(Options):
         """Options of `toy-keywords`."""
 

@@ -14,6 +14,11 @@ from rlalign import Component, Example, Options, Rollout, Score, Task, hookimpl
 class ToyNumbers(Task):
     """Write increasing numbers. RL4LMs' synthetic task: every prompt is the same, and there are no references."""
 
+    paper = (
+        "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
+        "baselines, and building blocks for natural language policy optimization, 2023"
+    )
+
     class Config(Options):
         """Options of `toy-numbers`."""
 
@@ -28,6 +33,11 @@ class ToyNumbers(Task):
 
 class IncreasingNumbers(Component):
     """The share of a text that is a strictly increasing run of numbers from its first number on."""
+
+    paper = (
+        "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
+        "baselines, and building blocks for natural language policy optimization, 2023"
+    )
 
     class Config(Options):
         """Options of `increasing-numbers`."""

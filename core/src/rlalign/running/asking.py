@@ -1,0 +1,103 @@
+"""What somebody asks of a model, put to it as the task puts its own prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlalign.config.pipeline import Item, Phase
+from rlalign.config.words import found
+from rlalign.data.example import Example, Prompt
+from rlalign.errors import ConfigError, attributed_to
+from rlalign.interface.component import Task
+from rlalign.interface.policy import Policy
+from rlalign.running.plan import PhasePlan
+
+SYSTEM = ("system", "developer")
+"""Roles of messages that say how to answer."""
+
+
+class NoTask(Task):
+    """Stands in where a model is opened without a task: prompts can be answered, nothing can be evaluated."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return []
+
+
+def before(policy: Policy, task: Task, phase: Phase, system: str | None = None) -> list[Any] | None:
+    """The messages that come before what somebody asks; None where it is put as plain text.
+
+    A model that reads messages is asked as the task asks, by its first example, and in messages where there is no
+    task. `system` stands in place of the task's system message.
+    """
+    own: list[Any] | None = None
+    if policy.chats:
+        own = [] if isinstance(task, NoTask) else system_of(first_prompt(task, phase))
+    if system is None:
+        return own
+    if own is None:
+        who = (
+            f"the task `{phase.task.name}` asks in plain text"
+            if policy.chats
+            else "the model has no chat template"
+        )
+        raise ConfigError(
+            f"{who}, so that there is no system message; leave it out, or write it into the prompt"
+        )
+    return [{"role": "system", "content": system}]
+
+
+def first_prompt(task: Task, phase: Phase) -> Prompt:
+    """How a task asks, by its first example."""
+    split = phase.evaluate.split if phase.evaluate else "train"
+    name = phase.task.name
+    with attributed_to(f"{phase.task.place}: task `{name}`, which tells by its data how it asks", name):
+        examples = task.examples(split)
+    if not examples:
+        raise ConfigError(f"{phase.task.place}: task `{phase.task.name}` has no examples in `{split}`")
+    return examples[0].prompt
+
+
+def system_of(prompt: Prompt) -> list[Any] | None:
+    """The messages before the first turn of a chat; None of plain text."""
+    if isinstance(prompt, str):
+        return None
+    turns = [i for i, message in enumerate(prompt) if message.get("role") not in SYSTEM]
+    return list(prompt[: turns[0] if turns else len(prompt)])
+
+
+def told(item: Item, plans: Sequence[PhasePlan]) -> str:
+    """How each phase asks a model that reads chats, and whose system message comes first, for `rlalign check`.
+
+    Nothing of a model on the hub, which would have to be fetched.
+    """
+    policy, path = item.peek(), getattr(item.options, "path", None)
+    if not isinstance(policy, Policy) or (path is not None and not Path(path).is_dir()):
+        return ""
+    policy.open()
+    if not policy.chats:
+        return ""
+    wide = max(len(plan.settings.name) for plan in plans)
+    lines = [f"  {plan.settings.name:{wide}}  {_manner(policy, plan)}" for plan in plans]
+    return "\n".join(["", "prompts:", *lines, ""])
+
+
+def _manner(policy: Policy, plan: PhasePlan) -> str:
+    prompt = first_prompt(plan.task, plan.settings)
+    said = system_of(prompt)
+    if said is None:
+        return "plain text, though the model has a chat template: no role, no system message"
+    task = plan.settings.task
+    if said:
+        content = said[0].get("content")
+        option = next((k for k, v in task.options.model_dump().items() if v == content and v), None)
+        whose = f"the pipeline ({task.place}: {task.name}.{option})" if option else f"the task `{task.name}`"
+        return f"chats; the system message is of {whose}: {_shown(content)}"
+    if own := policy.own_system():
+        return f"chats; the system message is of the tokenizer's chat template: {_shown(own)}"
+    return "chats without a system message"
+
+
+def _shown(text: Any) -> str:
+    return found(text).rpartition(" (")[0]
