@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
@@ -23,6 +24,7 @@ CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
 
 
+_EDITED = re.compile(r"^pipeline\.(.+?): .* then, (.*) now$", re.DOTALL)
 _NOT_CONTENTS = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__"),
@@ -144,11 +146,12 @@ def refuse_changed(changed: Sequence[str], run: str) -> None:
     """Stop before a resumed run would silently become a different one. `changed`: a line for each thing."""
     if not changed:
         return
-    ways = "Put it back"
-    if any(line.startswith("pipeline.") for line in changed):
+    ways, edits = "Put it back", [pair for line in changed for pair in _EDITED.findall(line)]
+    if edits:
+        said = " ".join(shlex.quote(f"{key}={'null' if now == 'nothing' else now}") for key, now in edits)
         ways = (
-            "Put it back; what shall change in pipeline.yaml is said on the command line instead: "
-            f"`rlalign run --resume {run} KEY=VALUE`"
+            "Put it back; a change of pipeline.yaml is said on the command line instead: "
+            f"`rlalign run --resume {run} {said}`"
         )
     raise ConfigError(
         f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"

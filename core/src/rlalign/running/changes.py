@@ -97,8 +97,15 @@ def _fixed(was: Workspace, now: Workspace, saved: Checkpoint | None) -> Iterator
         yield f"phases: their names and their order are what its checkpoints count by; {NEW_RUN}"
     if was.models.dtype != now.models.dtype:
         yield "train.dtype: float64 holds the weights in another precision; start a new run"
-    if saved is not None and after.repeat <= saved.loop["repeat"]:
-        yield f"repeat: pass {saved.loop['repeat'] + 1} over the phases has begun; say at least as many"
+    if saved is None:
+        return
+    place, repeat = saved.loop["place"], saved.loop["repeat"]
+    if after.repeat <= repeat:
+        yield f"repeat: pass {repeat + 1} over the phases has begun; say at least as many"
+    for phase in before.phases[: None if repeat else place + 1]:
+        read_now, read_then = (space.data.is_read_later(phase.name) for space in (now, was))
+        if read_now and not (read_then or phase.train.keep_responses):
+            yield f"task: {{from: {phase.name}}}: the responses of `{phase.name}` were not kept; {NEW_RUN}"
 
 
 class _Phase:
@@ -124,11 +131,9 @@ class _Phase:
 
     def refused(self) -> Iterator[str]:
         """What does not fit the checkpoint."""
-        name, kept = self.settings.name, self.was.data.is_read_later
+        name = self.settings.name
         if not self.begun:
             return
-        if self.now.data.is_read_later(name) and not (self.old.train.keep_responses or kept(name)):
-            yield f"task: {{from: {name}}}: the responses of `{name}` were not kept; {NEW_RUN}"
         if _models(self.old) != _models(self.settings) or (
             self.goes_on
             and any(getattr(self.old_plan, each) != getattr(self.plan, each) for each in ("models", "trains"))

@@ -161,7 +161,7 @@ class Session(Workspace):
         logs, lost = logs_of(self, saved, inexact=inexact)
         directory.require_mine()
         if previous:
-            shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
+            self._drop_model()  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
         self.logs.cut(logs)
         if was is not None:
@@ -217,7 +217,7 @@ class Session(Workspace):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
                 for place in range(first, len(self.plans)):
                     self._run_phase(repeat, place, saver)
-            self.dir.require_mine()
+            self._drop_model()
             save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
             self.display.finished(
                 {
@@ -244,10 +244,8 @@ class Session(Workspace):
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)
         ends = is_last(self, repeat, place)
         for _ in iterate(phase):
-            if (
-                phase.done and ends
-            ):  # a longer run's old model: what lies there is never older than the last checkpoint
-                shutil.rmtree(self.dir.model, ignore_errors=True)
+            if phase.done and ends:
+                self._drop_model()  # of a run that was shorter: beside a finished run's last checkpoint lies its own
             if phase.done or self.stopping or saver.due(phase):
                 saver.save(phase)
             if self.stopping and not (phase.done and ends):
@@ -259,6 +257,10 @@ class Session(Workspace):
             self.display.note(f"{name} ended: {phase.ending}")
         self.step, self.budget, self.head_chunk = phase.step, phase.engine.budget, phase.engine.head_chunk
         self.ticks += phase.iteration
+
+    def _drop_model(self) -> None:
+        self.dir.require_mine()
+        shutil.rmtree(self.dir.model, ignore_errors=True)
 
     def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         super().remember(metrics, evaluation=evaluation)
