@@ -191,7 +191,7 @@ LONGER = {
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_command_killed_ten_times(shop: Workshop, name: str) -> None:
     """No fork server: the installed command, killed by the clock, the checkpoints as they come."""
-    overrides = [*LONGER[name], "checkpoints.keep=2", "checkpoints.every=null"]
+    overrides = [*LONGER[name], "checkpoints.last=2", "checkpoints.every=null"]
     runs, instants = shop.runs(name, *overrides), random.Random(name)
     command, killed = [Path(sys.executable).with_name("rlalign"), "run", "--plain"], 0
     for _ in range(10):
@@ -317,7 +317,7 @@ def test_killed_again_while_it_resumes(shop: Workshop) -> None:
 
 
 def test_an_old_commit_point_that_was_half_deleted_is_no_commit_point(shop: Workshop) -> None:
-    runs = shop.runs("on-policy", "checkpoints.keep=2")
+    runs = shop.runs("on-policy", "checkpoints.last=2")
     assert runs.start(calls("os:rmdir", 3)).code == KILLED
     left = [path.name for path in (runs.path / "checkpoints").iterdir()]
     assert any(name.startswith(".old-") for name in left), left
@@ -336,7 +336,7 @@ def test_without_a_commit_point_a_run_starts_again(shop: Workshop) -> None:
 
 
 def test_commit_points_as_often_and_as_many_as_asked(shop: Workshop) -> None:
-    runs = shop.runs("on-policy", "checkpoints.every=3", "checkpoints.keep=2")
+    runs = shop.runs("on-policy", "checkpoints.every=3", "checkpoints.last=2")
     assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 7 * 4 + 1)).code == KILLED
     assert checkpoint.find(runs.path / "checkpoints") == [3, 6]
     finish(runs)

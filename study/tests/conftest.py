@@ -21,7 +21,7 @@ pipeline:
   generation: {samples: 2}
   train: {iterations: 2, prompts: 4}
   evaluate: {every: 1, examples: 8, use: [bandit-payout, kl]}
-  checkpoints: {every: 1, keep: 10}
+  checkpoints: {every: 1, last: 10}
 metrics: {reward: bandit-payout, kl: kl/per_response}
 worlds: {three: {}}
 arms: {rloo: {set: {algorithm: rloo}}, reinforce: {set: {algorithm: reinforce}}}

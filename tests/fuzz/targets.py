@@ -29,7 +29,7 @@ TOY: dict[str, Any] = {
     "generation": {"samples": 4, "max_new_tokens": 1},
     "train": {"iterations": 4, "prompts": 4, "keep_responses": True},
     "evaluate": {"every": 2, "examples": 4},
-    "checkpoints": {"every": 1, "keep": 2},
+    "checkpoints": {"every": 1, "last": 2},
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlalign.config import pipeline as config
 from rlalign.config.from_python import Given, Overrides, overrides_as_text, plain
@@ -16,7 +16,7 @@ from rlalign.errors import CheckpointError, ConfigError, refusing
 from rlalign.records.environment import read_lock
 from rlalign.records.files import StrPath
 from rlalign.records.result import Result
-from rlalign.records.rundir import is_run
+from rlalign.records.rundir import checkpoint_of, is_run
 from rlalign.running.callbacks import Callbacks, Watch, stoppable
 from rlalign.running.display import Display, NoDisplay, closed_on_failure, make_display
 
@@ -96,7 +96,9 @@ def run(
 
 def resume(
     folder: StrPath | Result,
+    overrides: Overrides = (),
     *,
+    extend: int | None = None,
     components: Components = _NONE,
     inexact: bool = False,
     previous: bool = False,
@@ -105,17 +107,29 @@ def resume(
 ) -> Result:
     """Go on with a run as if it had never stopped; one that is finished stays as it is.
 
+    With overrides its pipeline is another one from its last checkpoint on; `extend` adds iterations to its last phase,
+    also where it is finished. Where the run is then not what one begun so would be, a note says why.
     A run that was given classes needs them again, by the same names. `inexact` goes on although packages, data,
     classes or machine changed; `previous` from the checkpoint before the last.
     """
     from rlalign.running import loop
 
-    path = _path(folder)
+    given, path = dict(components), _path(folder)
+    changes = overrides_as_text(overrides, given)
     with refusing():
-        registry = _same_classes(path, components, trust=True, inexact=inexact)
+        registry = _same_classes(path, given, trust=True, inexact=inexact)
         watch = _watch(display, callbacks)
         with closed_on_failure(watch):
-            session = loop.resume(path, registry, inexact=inexact, previous=previous, display=watch)
+            session = loop.resume(
+                path,
+                registry,
+                overrides=changes,
+                extend=extend,
+                inexact=inexact,
+                previous=previous,
+                display=watch,
+                said=_said(overrides),
+            )
     return _finish(session, watch)
 
 
@@ -123,6 +137,7 @@ def open(
     target: StrPath | Result,
     overrides: Overrides = (),
     *,
+    at: int | Literal["best"] | None = None,
     use: Sequence[Any] | None = None,
     task: Any = None,
     split: str | None = None,
@@ -132,8 +147,9 @@ def open(
     components: Components = _NONE,
     trust: bool = False,
 ) -> Opened:
-    """A run at its last checkpoint, or a model folder: `.evaluate()`, `.sample()`, `.score()`, `.export()`.
+    """A run at a checkpoint, or a model folder: `.evaluate()`, `.sample()`, `.score()`, `.export()`.
 
+    A run is opened at its last checkpoint, or `at` an iteration or the "best"; a checkpoint's own folder will do too.
     A run evaluates as its phase does, unless told: `use` names rewards and metrics, `task`, `split` and `examples`
     what to evaluate on; overrides begin with `evaluate.`. A model needs a task to be evaluated. `policy` loads it,
     where its config.json does not tell. Without `trust` nothing is imported but installed components and what is
@@ -141,7 +157,7 @@ def open(
     """
     from rlalign.running.opening import open_model, open_run
 
-    given, path = dict(components), _path(target)
+    given, (path, at) = dict(components), checkpoint_of(_path(target), at)
     evaluate = {"use": use, "split": split, "examples": examples}
     evaluate = {key: value for key, value in evaluate.items() if value is not None}
     asked = plain({"evaluate": evaluate, **({} if task is None else {"task": task})}, given)
@@ -151,8 +167,10 @@ def open(
             if policy is not None:
                 raise ConfigError("a policy goes with a model; a run says itself what its policy is")
             registry = _same_classes(path, given, trust=trust)
-            opened = open_run(path, asked, changes, registry=registry, said=_said(overrides))
+            opened = open_run(path, asked, changes, at=at, registry=registry, said=_said(overrides))
         else:
+            if at is not None:
+                raise ConfigError("a model has no iterations: only a run is opened `at` one")
             registry = _registry(given, trust=trust)
             opened = open_model(str(path), asked, changes, entry, registry=registry, said=_said(overrides))
     if seed is not None:

@@ -181,7 +181,7 @@ def test_one_phase(load, tmp_path):
     (phase,) = pipeline.phases
     assert (pipeline.stem, pipeline.repeat, pipeline.seed, pipeline.device) == ("p", 1, 0, "auto")
     assert pipeline.deterministic is False
-    assert pipeline.checkpoints.keep == 2
+    assert pipeline.checkpoints.last == 2
     assert pipeline.policy.cls is Table
     assert pipeline.policy.options.size == 4
     assert phase.name == "ppo"
@@ -201,10 +201,10 @@ def test_one_phase(load, tmp_path):
 
 
 def test_top_level_keys(load):
-    text = ONE + "repeat: 3\nseed: 7\ndevice: cpu\ndeterministic: true\ncheckpoints: {every: 2, keep: 5}\n"
+    text = ONE + "repeat: 3\nseed: 7\ndevice: cpu\ndeterministic: true\ncheckpoints: {every: 2, last: 5}\n"
     pipeline = load(text)
     assert (pipeline.repeat, pipeline.seed, pipeline.device, pipeline.deterministic) == (3, 7, "cpu", True)
-    assert (pipeline.checkpoints.every, pipeline.checkpoints.keep) == (2, 5)
+    assert (pipeline.checkpoints.every, pipeline.checkpoints.last) == (2, 5)
 
 
 def test_a_list_of_algorithms_and_one_reward(load):

@@ -28,7 +28,7 @@ def log(size: int) -> dict[str, Any]:
     return {"size": size, "sha256": "", "every": 4096, "marks": []}
 
 
-def write(folder: Path, index: int, *, keep: int = 2, previous: int | None = None, **changes: Any) -> Path:
+def write(folder: Path, index: int, *, last: int = 2, previous: int | None = None, **changes: Any) -> Path:
     parts: dict[str, Any] = {
         "models": {
             "policy": (index, {"w": torch.full((3, 4), float(index))}),
@@ -39,7 +39,7 @@ def write(folder: Path, index: int, *, keep: int = 2, previous: int | None = Non
         "loop": {"iteration": index, "phase": "align"},
         "logs": {"metrics.jsonl": log(100 * index)},
     }
-    return checkpoint.write(folder, index, **(parts | changes), keep=keep, previous=previous)
+    return checkpoint.write(folder, index, **(parts | changes), last=last, previous=previous)
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -222,8 +222,8 @@ def test_a_model_is_written_again_where_the_earlier_file_is_gone(tmp_path):
 
 def test_commit_points_of_a_course_that_was_left_are_deleted(tmp_path):
     for index in (1, 2, 3):
-        write(tmp_path, index, keep=3)
-    write(tmp_path, 2, previous=1, keep=3, loop="again")
+        write(tmp_path, index, last=3)
+    write(tmp_path, 2, previous=1, last=3, loop="again")
     assert checkpoint.find(tmp_path) == [1, 2]
     assert checkpoint.read(tmp_path, 2).loop == "again"
 
@@ -312,7 +312,7 @@ def parts(i):
     frozen = {"w": torch.zeros(50_000)}
     models = {"policy": (i, weights), "reference": (0, frozen)}
     optimiser = [torch.full((9,), float(i))]
-    return dict(models=models, optimiser=optimiser, components={}, loop=i, logs={"metrics.jsonl": log(i)}, keep=2)
+    return dict(models=models, optimiser=optimiser, components={}, loop=i, logs={"metrics.jsonl": log(i)}, last=2)
 
 folder, random_ = Path(sys.argv[1]), random.Random(0)
 report, done = os.pipe()

@@ -219,7 +219,7 @@ TWO: dict[str, Any] = {
         {"name": "align", "algorithm": "better", "train": {"iterations": 2, "lr": 0.05}},
     ],
     "train": {"prompts": 4, "dtype": "float64"},
-    "checkpoints": {"every": 1000, "keep": 10},  # phases end with one
+    "checkpoints": {"every": 1000, "last": 10},  # phases end with one
 }
 GIVEN: dict[str, Any] = {"fits-value": ValueFit, "better": Better, "better-again": BetterAgain}
 

@@ -42,7 +42,7 @@ PIPELINE: dict[str, Any] = {
     "algorithm": "closer",
     "generation": {"max_new_tokens": 7},
     "train": {"passes": 3, "prompts": 3, "lr": 0.05},
-    "checkpoints": {"every": 1, "keep": 20},
+    "checkpoints": {"every": 1, "last": 20},
 }
 
 

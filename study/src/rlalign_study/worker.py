@@ -221,7 +221,7 @@ def _best(planned: Planned, run: Path, curve: Curve, by: str, offset: int) -> fl
     if not able:
         raise core.ConfigError(
             f"{planned.key}: no checkpoint stands where `{by}` was measured; say "
-            "`checkpoints: {every: …, keep: …}` in the pipeline so that one stands at each evaluation, and all are kept"
+            "`checkpoints: {every: …, last: …}` in the pipeline so that one stands at each evaluation, and all are kept"
         )
     step = curve["step"][max(able, key=lambda i: curve[by][i])]
     if step != curve["step"][-1]:

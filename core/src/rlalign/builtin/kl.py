@@ -83,7 +83,7 @@ class KL(Component):
             self.coef = ziegler_coefficient(self.coef, kl, target, len(rollout), self.config.horizon)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"coef": self.coef}
+        return {} if self.config.target is None else {"coef": self.coef}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.coef = float(state["coef"])
+        self.coef = float(state.get("coef", self.coef))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from rlalign.cli import options
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
@@ -42,6 +42,12 @@ def program() -> None:
     metavar="[RUN]",
     help="Go on with a run: this one, or FILE's latest.",
 )
+@click.option(
+    "--extend",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --resume: N iterations more, finished or not.",
+)
 @click.option("--previous", is_flag=True, help="With --resume: from the last checkpoint but one.")
 @click.option("--inexact", is_flag=True, help="With --resume: although packages, data or machine changed.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live display.")
@@ -52,12 +58,13 @@ def run(
     name: str | None,
     runs: Path,
     resume: str | None,
+    extend: int | None,
     previous: bool,
     inexact: bool,
     plain: bool,
     debug: bool,
 ) -> None:
-    """Run a pipeline, or go on with one that was interrupted."""
+    """Run a pipeline, or go on with a run: as it began, longer (--extend), or otherwise (KEY=VALUE)."""
     if resume is not None and resume != LATEST and not Path(resume).is_dir() and _is_file_or_override(resume):
         arguments, resume = (resume, *arguments), LATEST  # `--resume pipeline.yaml`
     file, overrides = _split(arguments)
@@ -65,14 +72,12 @@ def run(
     def work() -> None:
         from rlalign.running.display import closed_on_failure, make_display
 
-        if resume is None and (previous or inexact):
-            raise ConfigError("--previous and --inexact go with --resume")
+        if resume is None and (previous or inexact or extend is not None):
+            raise ConfigError("--extend, --previous and --inexact go with --resume")
         if resume is None and file is None:
             raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
-        if resume is not None and (overrides or seed is not None or name is not None):
-            raise ConfigError(
-                "a resumed run goes on as it began: leave out key=value, --seed and --name, or start a new run"
-            )
+        if resume is not None and (seed is not None or name is not None):
+            raise ConfigError("a resumed run keeps its seed and its name: leave out --seed and --name")
         folder = None if resume is None else _run_folder(resume, file, runs)
         display = make_display(plain or None)
         with closed_on_failure(display):
@@ -80,7 +85,9 @@ def run(
             from rlalign import api
 
             if folder is not None:
-                api.resume(folder, inexact=inexact, previous=previous, display=display)
+                api.resume(
+                    folder, overrides, extend=extend, inexact=inexact, previous=previous, display=display
+                )
             elif file is not None:
                 api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
 
@@ -128,42 +135,13 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
     guarded(debug, report, notes=logging.INFO)
 
 
-_OF_EVALUATION = (
-    click.argument("overrides", nargs=-1, metavar="[evaluate.KEY=VALUE]..."),
-    click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
-    click.option("--split", help="The task's split."),
-    click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),
-    click.option(
-        "--trust", is_flag=True, help="Let it run Python code of its own, and read your environment."
-    ),
-    click.option("--debug", is_flag=True, help="Show tracebacks."),
-)
-
-
-def _of_evaluation(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_OF_EVALUATION):
-        command = option(command)
-    return command
-
-
-_reward = click.option(
-    "--reward", "rewards", multiple=True, help="Measure by this instead; as often as needed."
-)
-_examples = click.option(
-    "--examples", type=click.IntRange(min=1), help="Examples, from the start of the split."
-)
-
-_policy = click.option(
-    "--policy", help="Of a model: the policy that loads it, where its config.json does not tell."
-)
-
-
 @program.command("eval")
 @click.argument("target", metavar="RUN|MODEL")
-@_of_evaluation
-@_reward
-@_examples
-@_policy
+@options.of_evaluation
+@options.at
+@options.reward
+@options.examples
+@options.policy
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
 def evaluate(
     target: str,
@@ -172,15 +150,15 @@ def evaluate(
     policy: str | None,
     as_json: bool,
     debug: bool,
-    **options: Any,
+    **more: Any,
 ) -> None:
-    """Measure a run's last checkpoint, or a model, without changing it."""
+    """Measure a run's checkpoint, or a model, without changing it."""
 
     def work() -> None:
         from rlalign.cli import inspection
 
-        inspection.require_task(target, options["task"])
-        row = inspection.opened(target, overrides, seed=seed, policy=policy, **options).evaluate()
+        inspection.require_task(target, more["task"])
+        row = inspection.opened(target, overrides, seed=seed, policy=policy, **more).evaluate()
         say(inspection.as_json(row) if as_json else inspection.table(row))
 
     guarded(debug, work)
@@ -188,7 +166,8 @@ def evaluate(
 
 @program.command()
 @click.argument("name", metavar="RUN|MODEL")
-@_of_evaluation
+@options.of_evaluation
+@options.at
 @click.option(
     "--new", is_flag=True, help="Sample now, from the last checkpoint, to the split's first prompts."
 )
@@ -199,7 +178,7 @@ def evaluate(
     help="Answer this now, put to the model as the task puts its own prompts; as often as needed.",
 )
 @click.option("--system", help="With --prompt: the system message of the chat, in place of the task's.")
-@_policy
+@options.policy
 @click.option(
     "--n",
     "count",
@@ -218,9 +197,10 @@ def sample(
     system: str | None,
     count: int,
     as_json: bool,
+    at: Any,
     trust: bool,
     debug: bool,
-    **options: Any,
+    **more: Any,
 ) -> None:
     """Show responses that a run logged at its last evaluation, or `--new` ones; or a model's answers to prompts."""
 
@@ -230,17 +210,18 @@ def sample(
 
         if system is not None and not prompts:
             raise ConfigError("--system goes with --prompt")
-        if not prompts and options["task"] is None and (options["policy"] or inspection.is_model(name)):
+        if not prompts and more["task"] is None and (more["policy"] or inspection.is_model(name)):
             raise ConfigError(
                 f"{name}: a model has logged nothing: give it a --prompt, or a --task to answer"
             )
-        if new or prompts or options["policy"] or inspection.is_model(name):
-            run = inspection.opened(name, overrides, seed=seed, examples=count, trust=trust, **options)
+        if new or prompts or more["policy"] or inspection.is_model(name):
+            run = inspection.opened(name, overrides, seed=seed, examples=count, at=at, trust=trust, **more)
             rows = run.sample(prompts or None, system=system)
-        elif overrides or seed is not None or any(options.values()):
+        elif overrides or seed is not None or any(more.values()):
             raise ConfigError("what was logged stays as it is; add --new to sample now")
         else:
-            rows = inspection.last_samples(Result(inspection.run_folder(name)))[:count]
+            folder, there = inspection.located(name, at)
+            rows = inspection.logged_samples(Result(folder), there)[:count]
         say(inspection.as_json(rows) if as_json else inspection.listed(rows))
 
     guarded(debug, work)
@@ -248,9 +229,10 @@ def sample(
 
 @program.command()
 @click.argument("name", metavar="RUN")
-@_of_evaluation
-@_reward
-@_examples
+@options.of_evaluation
+@options.at
+@options.reward
+@options.examples
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path), help="The model folder.  [default: NAME-model]"
 )
@@ -269,9 +251,10 @@ def export(
     folder: Path | None,
     samples: Path | None,
     new: bool,
+    at: Any,
     trust: bool,
     debug: bool,
-    **options: Any,
+    **more: Any,
 ) -> None:
     """Write a run's model, as of its last checkpoint, or its scored responses as logged data."""
 
@@ -279,10 +262,12 @@ def export(
         from rlalign.api import Result
         from rlalign.cli import inspection
 
-        run = inspection.run_folder(name)
+        run, there = inspection.located(name, at)
         if new and samples is None:
             raise ConfigError("--new goes with --samples FILE")
-        if not new and (overrides or seed is not None or any(options.values())):
+        if there is not None and samples and not new and folder is None:
+            raise ConfigError("kept responses are of the whole run; --at goes with a model, or with --new")
+        if not new and (overrides or seed is not None or any(more.values())):
             raise ConfigError("what was kept stays as it is; add --new and --samples FILE to sample now")
         model = folder or (None if samples else Path(f"{run.name}-model"))
         for target, option in ((model, "--to"), (samples, "--samples")):
@@ -290,7 +275,7 @@ def export(
                 inspection.require_writable(target, run, option)
         opened = None
         if new or model:
-            opened = inspection.opened(name, overrides, seed=seed, trust=trust, **options)
+            opened = inspection.opened(str(run), overrides, seed=seed, at=there, trust=trust, **more)
         if opened and model:
             say(f"model: {opened.export(model)}")
         if samples and opened and new:

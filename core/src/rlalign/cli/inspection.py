@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign.errors import STEERING, ConfigError
 from rlalign.records import logs
-from rlalign.records.rundir import is_run
+from rlalign.records.rundir import RunDir, checkpoint_of, is_run
 
 if TYPE_CHECKING:
     from rlalign.api import Result
@@ -74,16 +74,40 @@ def as_json(value: Any) -> str:
     return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def last_samples(run: Result) -> list[dict[str, Any]]:
-    """The samples that a run wrote down at its last evaluation."""
+def located(name: str, at: Any) -> tuple[Path, Any]:
+    """The run, and the checkpoint in it, that a name or a path means."""
+    return checkpoint_of(run_folder(name), at)
+
+
+def logged_samples(run: Result, at: Any = None) -> list[dict[str, Any]]:
+    """The samples that a run wrote down at its last evaluation, or `at` that of an iteration or of the best one."""
     rows = run.samples
     if not rows:
         raise ConfigError(
             f"{run.folder}: has logged no samples, as it was never evaluated; "
             f"`rlalign sample {run.folder} --new` takes some now"
         )
-    where = [(row["phase"], row["repeat"], row["iteration"]) for row in rows]
-    return [row for row, at in zip(rows, where, strict=True) if at == where[-1]]
+    where = [_place(row) for row in rows]
+    asked = where[-1]
+    if at is not None:
+        if at == "best":
+            from rlalign.running.checkpointing import index_at
+
+            at = index_at(RunDir(run.folder), at)
+        numbers = {where[0]: 0, **{_place(row): i for i, row in enumerate(run.metrics, 1)}}
+        evaluated = {numbers[place]: place for place in where if place in numbers}
+        if at not in evaluated:
+            raise ConfigError(
+                f"{run.folder}: was not evaluated at iteration {at}, but at {', '.join(map(str, sorted(evaluated)))}; "
+                f"`rlalign sample {run.folder} --at {at} --new` takes samples of a checkpoint"
+            )
+        asked = evaluated[at]
+    return [row for row, place in zip(rows, where, strict=True) if place == asked]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int, int]:
+    """Where a run stood, as every line of its logs says."""
+    return row["phase"], row["repeat"], row["iteration"]
 
 
 def listed(rows: Sequence[Mapping[str, Any]]) -> str:

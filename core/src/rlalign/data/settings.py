@@ -126,10 +126,32 @@ class Train(Options):
 
 
 class Save(Options):
-    """`checkpoints`: how often a checkpoint is written, and how many are kept."""
+    """`checkpoints`: how often a checkpoint is written, and which are kept."""
 
     every: Positive | None = Field(
         None,
         description="iterations between checkpoints; null: each, less often once they cost 5 % of the time",
     )
-    keep: Positive = Field(2, description="checkpoints kept")
+    last: Positive = Field(2, description="how many of the last ones are kept")
+    best: str | dict[str, Literal["high", "low"]] | None = Field(
+        None,
+        description="a metric of evaluations, `eval/NAME`: the checkpoint where it was highest is kept too; "
+        "`{eval/NAME: low}`: where it was lowest",
+    )
+
+    @model_validator(mode="after")
+    def _one_best(self) -> Save:
+        if isinstance(self.best, dict) and len(self.best) != 1:
+            raise ValueError("`best` goes by one metric: `eval/NAME`, or `{eval/NAME: low}`")
+        if self.best_by is not None and not self.best_by[0].startswith("eval/"):
+            raise ValueError(
+                f"`best` goes by a metric of evaluations, `eval/NAME` as in metrics.jsonl; `{self.best_by[0]}` is none"
+            )
+        return self
+
+    @property
+    def best_by(self) -> tuple[str, Literal["high", "low"]] | None:
+        """The metric by which the best checkpoint is told, and which end of it is good."""
+        if self.best is None:
+            return None
+        return (self.best, "high") if isinstance(self.best, str) else next(iter(self.best.items()))

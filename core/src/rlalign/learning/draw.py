@@ -135,8 +135,9 @@ class Draw:
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "weights": self._weights}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["weights"] != self._weights:
+    def load_state_dict(self, state: dict[str, Any], *, changed: bool = False) -> None:
+        """Take back what `state_dict` gave; `changed`: the pipeline has, and perhaps the weights with it."""
+        if state["weights"] != self._weights and not changed:
             raise CheckpointError(
                 "the draw's weights are not what they were before the run was interrupted: what a component "
                 "sets in `phase_started` may depend on the data and on `run.column`, not on what it learned since"

@@ -37,7 +37,7 @@ from rlalign.records.rundir import sync
 from rlalign.records.sums import Saved, SavedShape
 from rlalign.records.tensors import join_state, load_tensors, save_tensors, split_state
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("optimiser", "components", "loop")
 
 _OURS = re.compile(r"(\.tmp-|\.old-)?([0-9]{8,18})")
@@ -51,6 +51,7 @@ class _File(BaseModel):
 class _Manifest(BaseModel):
     format: int
     index: int
+    best: int | None
     models: dict[str, int]
     files: dict[str, _File]
     checksum: str
@@ -86,10 +87,13 @@ def write(
     components: Any,
     loop: Any,
     logs: Mapping[str, Saved],
-    keep: int,
+    last: int,
+    best: int | None = None,
     previous: int | None = None,
 ) -> Path:
-    """Write checkpoint `index` into the folder `checkpoints`, and keep the last `keep`.
+    """Write checkpoint `index` into the folder `checkpoints`, and keep the `last` ones and the best of each of them.
+
+    `best` is the checkpoint of the best evaluation so far, if there is one; it may be this one.
 
     `previous` is the checkpoint this run wrote, or was resumed from, last. A model of the same name and
     version there is linked instead of written again, so frozen models cost nothing. Checkpoints from
@@ -125,7 +129,13 @@ def write(
         (temporary / "state.json").write_text(json.dumps({**state, "logs": dict(logs)}))
         files["state.json"] = _fingerprint(temporary / "state.json")
         versions = {name: version for name, (version, _) in models.items()}
-        manifest = {"format": FORMAT, "index": index, "models": versions, "files": files}
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "index": index,
+            "best": best,
+            "models": versions,
+            "files": files,
+        }
         manifest["checksum"] = _checksum(manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         for written in (*files, "manifest.json", "models", "."):
@@ -137,14 +147,23 @@ def write(
     finally:
         if made:
             shutil.rmtree(temporary, ignore_errors=True)
-    for old in find(folder)[:-keep]:
-        _discard(_path(folder, old))
+    kept = find(folder)[-last:]
+    bests = {best_of(folder, i) for i in kept}
+    for old in find(folder):
+        if old not in kept and old not in bests:
+            _discard(_path(folder, old))
     return path
 
 
 def find(folder: StrPath) -> list[int]:
     """The checkpoints in a folder, oldest first."""
     return sorted(index for kind, index, _ in _found(Path(folder)) if kind is None)
+
+
+def best_of(folder: StrPath, index: int) -> int | None:
+    """The checkpoint of the best evaluation so far, as it was at `index`."""
+    best: int | None = _manifest_or_empty(_path(Path(folder), index)).get("best")
+    return best
 
 
 def settle(folder: StrPath, index: int) -> None:

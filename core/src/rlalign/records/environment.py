@@ -8,12 +8,13 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from rlalign.errors import ConfigError, concealed
@@ -23,10 +24,28 @@ CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
 
 
+_EDITED = re.compile(r"^pipeline\.(.+?): .* then, (.*) now$", re.DOTALL)
 _NOT_CONTENTS = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__"),
 }
+
+
+APART = ("changes", "checksum")
+"""What a lock says of the changes of a run: nothing that a number depends on."""
+
+
+class _Value(BaseModel):
+    key: str
+    was: Any = Field(alias="from")
+    now: Any = Field(alias="to")
+
+
+class _Change(BaseModel):
+    checkpoint: int | None
+    lock: str
+    values: list[_Value]
+    inexact: list[str]
 
 
 class _Lock(BaseModel):
@@ -37,6 +56,7 @@ class _Lock(BaseModel):
     seed: int
     budgets: dict[str, Any]
     environment: dict[str, str]
+    changes: list[_Change] = []
 
 
 def read_lock(path: Path) -> dict[str, Any]:
@@ -111,19 +131,41 @@ def seal(value: str | None, like: str | None = None) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for each value that changed, appeared or went."""
+    old, new = ({key: value for key, value in lock.items() if key not in APART} for lock in (old, new))
+    return [f"{key}: {_shown(was)} then, {_shown(now)} now" for key, was, now in changed_values(old, new)]
+
+
+def changed_values(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Each value that changed, appeared or went: its key, what it was, and what it is; None where it is not."""
     then, now = dict(_leaves(old)), dict(_leaves(new))
     changed = [place for place in {**then, **now} if then.get(place) != now.get(place)]
-    return [f"{place}: {_shown(then.get(place))} then, {_shown(now.get(place))} now" for place in changed]
+    return [(place, then.get(place), now.get(place)) for place in changed]
 
 
 def refuse_changed(changed: Sequence[str], run: str) -> None:
     """Stop before a resumed run would silently become a different one. `changed`: a line for each thing."""
-    if changed:
-        raise ConfigError(
-            f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"
-            + "".join(f"  {line}\n" for line in changed)
-            + f"Put it back, or accept the difference: `rlalign run --resume {run} --inexact`."
+    if not changed:
+        return
+    ways, edits = "Put it back", [pair for line in changed for pair in _EDITED.findall(line)]
+    if edits:
+        said = " ".join(shlex.quote(f"{key}={'null' if now == 'nothing' else now}") for key, now in edits)
+        ways = (
+            "Put it back; a change of pipeline.yaml is said on the command line instead: "
+            f"`rlalign run --resume {run} {said}`"
         )
+    raise ConfigError(
+        f"{run}: not everything is as it was when the run began, so it would not go on exactly:\n"
+        + "".join(f"  {line}\n" for line in changed)
+        + f"{ways}, or accept the difference: `rlalign run --resume {run} --inexact`."
+    )
+
+
+def merged(old: Any, was: Any, now: Any) -> Any:
+    """`old` with every value that differs between `was` and `now` as it is in `now`; None where it is not."""
+    if not all(isinstance(part, Mapping) for part in (old, was, now)):
+        return old if was == now else now
+    parts = {key: merged(old.get(key), was.get(key), now.get(key)) for key in {**old, **now}}
+    return {key: part for key, part in parts.items() if part is not None or key in now}
 
 
 def code_hash(distribution: str) -> str | None:

@@ -20,7 +20,16 @@ from rlalign.errors import CheckpointError
 StrPath = str | os.PathLike[str]
 
 WRITTEN = (
-    *("pipeline.yaml", "lock.json", ".running", ".logs", "metrics.jsonl", "samples.jsonl", "dropped.jsonl"),
+    *(
+        "pipeline.yaml",
+        "lock.json",
+        ".change",
+        ".running",
+        ".logs",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "dropped.jsonl",
+    ),
     *("inexact.jsonl", "events", "rows", "remembered", "columns", "checkpoints", "model", "bad-batch"),
 )
 """All that a run writes in its folder. Whatever else lies there is the user's, and is left alone."""

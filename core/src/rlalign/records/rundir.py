@@ -2,6 +2,7 @@
 
 runs/<name>/
     pipeline.yaml  lock.json                what runs, and with what
+    .change                                 both anew, while they are rewritten (`rewriting.py`)
     .running                                the process that writes the run, while it does
     metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
     checkpoints/   columns/       rows/     checkpoints (`checkpoint.py`) and what belongs to them
@@ -21,7 +22,7 @@ import socket
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records.files import StrPath, beside, require_plain, sweep
@@ -79,6 +80,12 @@ class RunDir:
     def open(cls, path: StrPath, *, exclusive: bool = True) -> RunDir:
         """A run that exists: to go on with it, or (`exclusive=False`) to look at it."""
         path = Path(path)
+        run, at = checkpoint_of(path)
+        if at is not None:
+            raise ConfigError(
+                f"{path}: is a checkpoint. A run goes on from its last one, `rlalign run --resume {run}`, or with "
+                "`--previous` from the one before; `eval`, `sample` and `export` take any"
+            )
         if not path.is_dir():
             raise ConfigError(f"{path}: there is no such run.{_others(path.parent)}")
         for name in REQUIRED_FILES:
@@ -146,6 +153,10 @@ class RunDir:
         return self.path / "lock.json"
 
     @property
+    def change(self) -> Path:
+        return self.path / ".change"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -182,6 +193,18 @@ def latest(root: StrPath, stem: str) -> Path | None:
 
 def is_run(path: Path) -> bool:
     return all((path / name).is_file() for name in REQUIRED_FILES)
+
+
+def checkpoint_of(
+    path: Path, at: int | Literal["best"] | None = None
+) -> tuple[Path, int | Literal["best"] | None]:
+    """The run, and the checkpoint in it, that a path means: a run's own, or that of a checkpoint's folder."""
+    run, named = path.absolute().parent.parent, re.fullmatch(r"[0-9]{8,18}", path.name)
+    if not named or path.absolute().parent.name != "checkpoints" or not is_run(run):
+        return path, at
+    if at is not None:
+        raise ConfigError(f"{path}: is a checkpoint already; leave out --at, or name the run")
+    return path.parent.parent, int(named[0])
 
 
 _noted: set[Path] = set()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from rlalign.errors import CheckpointError
+from rlalign.errors import CheckpointError, ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.files import inside, read_bytes, require_shape
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
+from rlalign.running.best import Best
 from rlalign.running.phase import RunningPhase
 from rlalign.running.workspace import Workspace
 
@@ -26,11 +27,18 @@ class _Phase(BaseModel):
     iterations: NonNegativeInt
     step: NonNegativeInt
     ending: str | None
+    progress_matters: bool
     draw: dict[str, Any]
     columns: dict[str, str]
     guarded: dict[str, str]
     budget: PositiveInt
     head_chunk: PositiveInt
+
+
+class _Best(BaseModel):
+    by: list[str]
+    value: float | None
+    index: NonNegativeInt | None
 
 
 class _Loop(BaseModel):
@@ -44,30 +52,35 @@ class _Loop(BaseModel):
     phase: _Phase
     recipes: dict[str, dict[str, str | None]]
     last: dict[str, float]
+    best: _Best | None
     lock: str
 
 
 class Saver:
     """Writes the checkpoints of a run."""
 
-    def __init__(self, workspace: Workspace, previous: int | None = None) -> None:
+    def __init__(self, workspace: Workspace, best: Best, previous: int | None = None) -> None:
         self._workspace = workspace
+        self._best = best
         self._previous = previous
         """The checkpoint before, whose unchanged files the next one shares."""
         self._lock = fingerprint_of_lock(workspace.dir)
         self._saved_at = time.perf_counter()
         self._cost = 0.0
 
-    def due(self, iteration: int) -> bool:
+    def due(self, phase: RunningPhase) -> bool:
+        if self._best.index == self._workspace.ticks + phase.iteration:
+            return True
         every = self._workspace.pipeline.checkpoints.every
         if every is not None:
-            return iteration % every == 0
+            return phase.iteration % every == 0
         return self._cost <= SAVING_COST * (time.perf_counter() - self._saved_at)
 
     def save(self, phase: RunningPhase) -> None:
         space, started = self._workspace, time.perf_counter()
         index = space.ticks + phase.iteration
-        optimiser = phase.learner.optimiser.state_dict() if phase.learner and not phase.done else {}
+        goes_on = not phase.done or is_last(space, phase.repeat, phase.place)  # the last may be extended
+        optimiser = phase.learner.optimiser.state_dict() if phase.learner and goes_on else {}
         loop = {
             "repeat": phase.repeat,
             "place": phase.place,
@@ -77,6 +90,7 @@ class Saver:
             "phase": phase.state(),
             "recipes": space.models.recipes,
             "last": space.last,
+            "best": self._best.state(),
             "lock": self._lock,
         }
         space.dir.require_mine()
@@ -89,13 +103,24 @@ class Saver:
             components=space.components.states(),
             loop=loop,
             logs=space.logs.sums(),
-            keep=space.pipeline.checkpoints.keep,
+            last=space.pipeline.checkpoints.last,
+            best=self._best.index,
             previous=self._previous,
         )
         self._previous = index
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started
         space.display.saved(path)
+
+
+def is_last(space: Workspace, repeat: int, place: int) -> bool:
+    """Whether the run ends with this phase of this pass."""
+    return repeat == space.pipeline.repeat - 1 and place == len(space.plans) - 1
+
+
+def is_over(space: Workspace, saved: checkpoint.Checkpoint) -> bool:
+    """Whether nothing is left to be trained after a checkpoint."""
+    return saved.loop["done"] and is_last(space, saved.loop["repeat"], saved.loop["place"])
 
 
 def fingerprint_of_lock(run: RunDir) -> str:
@@ -115,6 +140,33 @@ def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> ch
         f"{run.path}: there is no whole checkpoint before the last{' with whole logs' if logs else ''}; "
         "leave out --previous"
     )
+
+
+def index_at(run: RunDir, at: int | Literal["best"]) -> int:
+    """The checkpoint of this iteration of the whole run, or of its best evaluation so far."""
+    found = checkpoint.find(run.checkpoints)
+    best = checkpoint.best_of(run.checkpoints, found[-1]) if found else None
+    if at in found:
+        return int(at)
+    if at == "best" and best is not None:
+        return best
+    if not found:
+        raise ConfigError(f"{run.path}: nothing is saved yet")
+    there = ", ".join(f"{i} (best)" if i == best else str(i) for i in found)
+    if at == "best":
+        raise ConfigError(
+            f"{run.path}: no checkpoint is its best: one is once an evaluation was made, where the pipeline says "
+            f"`checkpoints: {{best: eval/NAME}}`; there are those of the iterations {there}"
+        )
+    raise ConfigError(
+        f"{run.path}: there is no checkpoint of iteration {at}; there are those of the iterations {there}. "
+        "More are kept by `checkpoints.every` and `checkpoints.last`"
+    )
+
+
+def checkpoint_at(run: RunDir, at: int | Literal["best"]) -> checkpoint.Checkpoint:
+    """The checkpoint of this iteration of the run, or of its best evaluation."""
+    return _read(run, index_at(run, at))
 
 
 def is_whole(run: RunDir, index: int, logs: Logs | None) -> bool:

@@ -15,12 +15,11 @@ from rlalign.running.untouched import settings_kept
 
 
 class Components:
-    """Every component of a pipeline, once. States go by their number and name."""
+    """Every component of a pipeline, once. States go by where a component stands first: `PHASE/ROLE/NAME`."""
 
     def __init__(
         self,
         plans: Sequence[PhasePlan],
-        built: Sequence[Component],
         seeds: Seeds,
         note: Callable[[str, str, str], None],
     ) -> None:
@@ -29,7 +28,7 @@ class Components:
             for p in reversed(plans)
             for m in reversed((*p.members, *p.evaluators))
         }
-        self.keyed = [(f"{i}:{component.name}", component) for i, component in enumerate(built)]
+        self.keyed = keyed(plans)
         self._seeds = seeds
         self._note = note
         self._set_up: set[int] = set()
@@ -47,7 +46,7 @@ class Components:
 
     def restore(self) -> None:
         """Give the components that are set up by now the state they had at the checkpoint."""
-        for key, component in self.keyed:
+        for key, component in self.keyed.items():
             if id(component) in self._set_up and key in self.saved:
                 what = f"{self._places[id(component)]}: `load_state_dict` of `{component.name}`"
                 with attributed_to(what, component.name):
@@ -56,8 +55,18 @@ class Components:
     def states(self) -> Mapping[str, Any]:
         """Of every component that was ever set up; whose phase is yet to come in this process keeps its old one."""
         found = dict(self.saved)
-        for key, component in self.keyed:
+        for key, component in self.keyed.items():
             if id(component) in self._set_up:
                 with attributed_to(f"`state_dict` of `{component.name}`", component.name):
                     found[key] = component.state_dict()
         return found
+
+
+def keyed(plans: Sequence[PhasePlan]) -> dict[str, Component]:
+    """The components by their first place, which does not move when the options of another one change."""
+    found: dict[str, Component] = {}
+    for plan in plans:
+        for member in (*plan.members, *plan.evaluators):
+            if all(member.component is not known for known in found.values()):
+                found[f"{plan.settings.name}/{member.role}/{member.name}"] = member.component
+    return found

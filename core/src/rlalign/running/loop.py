@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,32 @@ from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.errors import RLAlignError
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint
-from rlalign.records.environment import differences, read_lock, refuse_changed
+from rlalign.records.environment import refuse_changed
 from rlalign.records.logs import Logs
-from rlalign.records.rundir import RunDir, lock_text, write_atomic
-from rlalign.records.sums import Saved
+from rlalign.records.rewriting import complete
+from rlalign.records.rundir import RunDir
+from rlalign.running.best import Best
 from rlalign.running.card import card
-from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
-from rlalign.running.display import Display, make_display
+from rlalign.running.changes import extension, judge
+from rlalign.running.checkpointing import (
+    Saver,
+    is_last,
+    is_over,
+    last_checkpoint,
+    place_of,
+)
+from rlalign.running.display import Display, NoDisplay, make_display
 from rlalign.running.evaluation import evaluate
 from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.models import save_folder
 from rlalign.running.phase import RunningPhase
+from rlalign.running.reopening import change, changes_since, differing, logs_of
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
@@ -70,17 +79,29 @@ def resume(
     path: Path | str,
     registry: Registry | None = None,
     *,
+    overrides: Sequence[str] = (),
+    extend: int | None = None,
     inexact: bool = False,
     previous: bool = False,
     display: Display | None = None,
+    said: str = "command line",
 ) -> Session:
-    """A run that goes on from its last checkpoint (`previous`: from the last but one that is whole)."""
+    """A run that goes on from its last checkpoint (`previous`: from the last but one that is whole).
+
+    From there on its pipeline has these overrides, and its last phase `extend` more iterations.
+    """
     directory = RunDir.open(path)
     try:
-        registry = registry or Registry(trust=True)
-        pipeline = load_pipeline(directory.pipeline, registry=registry)
+        complete(directory)
+        registry, was = registry or Registry(trust=True), None
+        pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
+        if extend is not None:
+            overrides = [*overrides, extension(pipeline, extend)]
+            pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
+        if overrides:
+            was = Workspace(load_pipeline(directory.pipeline, registry=registry), registry, NoDisplay())
         session = Session(pipeline, registry, display or make_display())
-        session.reopen(directory, inexact=inexact, previous=previous)
+        session.reopen(directory, was, inexact=inexact, previous=previous)
     except BaseException:
         directory.close()
         raise
@@ -97,10 +118,13 @@ class Session(Workspace):
         super().__init__(pipeline, registry, display)
         self.stopping = False
         """Set by whoever wants the run to stop at its next checkpoint."""
+        self.best = Best(pipeline.checkpoints)
         self._is_over = False
         self._at = {"repeat": 0, "place": 0}
         self._phase_state: Mapping[str, Any] | None = None
         self._optimiser_state: Mapping[str, Any] | None = None
+        self._changed_since = False
+        """Whether the pipeline said something else when the checkpoint was written."""
         self._last_saved: int | None = None
 
     # -- the run's folder -----------------------------------------------------------------------------
@@ -116,87 +140,71 @@ class Session(Workspace):
         self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
         self.logs = Logs(self.dir.path, self.dir.require_mine)
 
-    def reopen(self, directory: RunDir, *, inexact: bool, previous: bool) -> None:
-        """Take up a run at its last checkpoint; without one it starts again, finished it stays as it is."""
+    def reopen(
+        self, directory: RunDir, was: Workspace | None = None, *, inexact: bool, previous: bool
+    ) -> None:
+        """Take up a run at its last checkpoint; without one it starts again, finished it stays as it is.
+
+        `was` is the run as its pipeline.yaml has it, where that is about to change.
+        """
         self.dir = directory
         self.logs = Logs(directory.path, directory.require_mine)
         saved = last_checkpoint(directory, previous, None if inexact else self.logs)
+        reasons = [] if was is None else judge(was, self, saved)
         if saved is not None:
             place_of(saved, self.plans, self.pipeline.repeat)
-        if saved is not None and not previous and directory.model.exists():
-            self._is_over, self.last = True, saved.loop["last"]
-            return
+            fresh = was or changes_since(directory, saved)
+            if is_over(self, saved) and directory.model.exists() and not fresh:
+                self._is_over, self.last = True, saved.loop["last"]
+                return
         self.display.stage("loading the model")
         self.build_policy()
-        changed = self._changed(saved, inexact=inexact)
+        changed = differing(self, was or self, saved, inexact=inexact)
         if not inexact:
             refuse_changed(changed, str(directory.path))
-        logs, lost = self._logs_of(saved, inexact=inexact)
+        logs, lost = logs_of(self, saved, inexact=inexact)
         directory.require_mine()
-        shutil.rmtree(directory.model, ignore_errors=True)  # of a course that is left
+        if previous:
+            self._drop_model()  # of a course that is left
         checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
         self.logs.cut(logs)
-        if changed or lost:
-            at = saved.index if saved else None
-            self.logs.append("inexact.jsonl", {"checkpoint": at, "changed": changed, "lost": lost})
-        for line in lost:
-            self.display.note(f"lost: {line}")
+        if was is not None:
+            change(self, was, saved, reasons)
+        said = changes_since(directory, saved)
+        self._note(saved, changed, lost, [line for one in said for line in one["inexact"]])
         if saved is None:
             self.display.note("no checkpoint yet: the run starts again")
             return
         self.display.stage("loading the checkpoint")
         with checkpoint.fitting(saved.path):
             self.load(saved)
+        self._take_up(saved, changed=bool(said))
+
+    def _take_up(self, saved: checkpoint.Checkpoint, *, changed: bool) -> None:
+        """Stand where a checkpoint does."""
         loop = saved.loop
-        self._last_saved = saved.index
+        self._last_saved, self._changed_since = saved.index, changed
         self._at = {"repeat": loop["repeat"], "place": loop["place"]}
-        if loop["done"]:
+        self.best.load(loop["best"])
+        if loop["done"] and not (changed and is_over(self, saved)):
             self._at["place"] += 1
-        else:
-            self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+            return
+        self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+        if loop["done"]:  # it has become longer
+            self.ticks -= loop["phase"]["iteration"]
 
-    def _changed(self, saved: checkpoint.Checkpoint | None, *, inexact: bool) -> list[str]:
-        """What is not as it was when the run began, a line each."""
-        text = self.dir.pipeline.read_text(encoding="utf-8-sig")
-        try:
-            old = read_lock(self.dir.lock)
-        except CheckpointError:
-            if not inexact:
-                raise
-            write_atomic(self.dir.lock, lock_text(lock_of(self, text, {})))
-            return ["lock.json: was damaged, and is made anew: nothing could be compared"]
-        changed = differences(old, lock_of(self, text, old["budgets"], old["environment"]))
-        if saved is not None and fingerprint_of_lock(self.dir) != saved.loop["lock"]:
-            changed.append("lock.json: it was edited since the checkpoint was written")
-        return changed
-
-    def _logs_of(
-        self, saved: checkpoint.Checkpoint | None, *, inexact: bool
-    ) -> tuple[Mapping[str, Saved], list[str]]:
-        """The logs to go on with, and what is lost of them, which only an inexact run goes on without."""
-        logs = saved.logs if saved else {}
-        wrong = self.logs.damage(logs)
-        if saved is None or not wrong:
-            return logs, []
-        lost = [f"{self.dir.path / name}: the log {told}" for name, told in wrong.items()]
-        repeat = saved.loop["repeat"]
-        needed = {
-            self.data.rows_file(repeat, plan.settings.origin.phase)
-            for plan in self.plans[saved.loop["place"] + saved.loop["done"] :]
-            if plan.settings.origin is not None
-        }
-        if inexact and needed.isdisjoint(wrong):
-            return self.logs.mend(logs, wrong), lost
-        resume = f"`rlalign run --resume {self.dir.path}"
-        ways = ["put it back"]
-        earlier = [i for i in checkpoint.find(self.dir.checkpoints) if i < saved.index]
-        if any(is_whole(self.dir, i, self.logs) for i in earlier):
-            ways.append(f"go on from an earlier checkpoint: {resume} --previous`")
-        if needed.isdisjoint(wrong):
-            ways.append(f"go on with what can be read of it: {resume} --inexact`")
-        else:
-            ways.append("start the run again, as a later phase learns from it")
-        raise CheckpointError("\n".join(lost) + f".\nTo go on: {', or '.join(ways)}.")
+    def _note(
+        self, saved: checkpoint.Checkpoint | None, changed: list[str], lost: list[str], said: list[str]
+    ) -> None:
+        """Write down, and say, why the run is not what it would have been."""
+        if changed or lost or said:
+            at = saved.index if saved else None
+            row = {"checkpoint": at, "changed": changed, "lost": lost, "said": said}
+            self.logs.append("inexact.jsonl", row)
+        for line in lost:
+            self.display.note(f"lost: {line}")
+        if said:
+            self.display.note(f"inexact from here on, and noted so in inexact.jsonl: {'; '.join(said)}")
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -204,7 +212,7 @@ class Session(Workspace):
     @global_seeds_kept()
     def run(self) -> Finished:
         """All phases that are still to be done."""
-        saver = Saver(self, self._last_saved)
+        saver = Saver(self, self.best, self._last_saved)
         try:
             self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
             if self._is_over:
@@ -215,7 +223,7 @@ class Session(Workspace):
                 for place in range(first, len(self.plans)):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
-            self.dir.require_mine()
+            self._drop_model()
             self.display.stage("writing the model")
             save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
             self.display.finished(
@@ -234,18 +242,20 @@ class Session(Workspace):
     def _run_phase(self, repeat: int, place: int, saver: Saver) -> None:
         phase = self.phase = open_phase(self, self.plans[place], repeat, place)
         state, self._phase_state = self._phase_state, None
-        phase.start(state)
+        phase.start(state, changed=self._changed_since and state is not None)
         if self._optimiser_state and phase.learner is not None:
             with checkpoint.fitting(self.dir.checkpoints):
                 phase.learner.optimiser.load_state_dict(self._optimiser_state)
         self._optimiser_state = None
         name = phase.settings.name
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)
-        is_last = place == len(self.plans) - 1 and repeat == self.pipeline.repeat - 1
-        for iteration in iterate(phase):
-            if phase.done or self.stopping or saver.due(iteration):
+        ends = is_last(self, repeat, place)
+        for _ in iterate(phase):
+            if phase.done and ends:
+                self._drop_model()  # of a run that was shorter: beside a finished run's last checkpoint lies its own
+            if phase.done or self.stopping or saver.due(phase):
                 saver.save(phase)
-            if self.stopping and not (phase.done and is_last):
+            if self.stopping and not (phase.done and ends):
                 raise Interrupted(
                     f"stopped after iteration {phase.iteration} of {name}, and saved; "
                     f"go on with `rlalign run --resume {self.dir.path}`"
@@ -254,6 +264,16 @@ class Session(Workspace):
             self.display.note(f"{name} ended: {phase.ending}")
         self.step, self.budget, self.head_chunk = phase.step, phase.engine.budget, phase.engine.head_chunk
         self.ticks += phase.iteration
+
+    def _drop_model(self) -> None:
+        self.dir.require_mine()
+        shutil.rmtree(self.dir.model, ignore_errors=True)
+
+    def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
+        super().remember(metrics, evaluation=evaluation)
+        if evaluation:
+            iteration = self.phase.iteration
+            self.best.seen(metrics, self.ticks + iteration, counts=iteration > 0)
 
 
 def iterate(phase: RunningPhase) -> Iterator[int]:

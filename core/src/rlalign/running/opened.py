@@ -37,6 +37,7 @@ from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation
 from rlalign.running.asking import NoTask, before
 from rlalign.running.card import card
+from rlalign.running.components import keyed
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights, save_folder
@@ -92,20 +93,18 @@ class Opened(Workspace):
         """Models and component states of a checkpoint. `whole` is the pipeline without overrides."""
         self.build_policy()
         self.load(saved)
-        # States are numbered as components are built; an override may have moved the numbers.
-        before = (
-            plan_phases(whole, self.registry)[1].built if whole is not self.pipeline else self.builder.built
-        )
+        # An override may have parted or joined components, or changed one: a state is of what it was then.
+        before = keyed(plan_phases(whole, self.registry)[0] if whole is not self.pipeline else self.plans)
         states = {
-            key: saved.components[f"{i}:{component.name}"]
-            for i, (key, component) in enumerate(before.items())
-            if f"{i}:{component.name}" in saved.components
+            (type(component), component.config.model_dump_json(), component.name): saved.components[key]
+            for key, component in before.items()
+            if key in saved.components
         }
-        self._states = {
-            f"{i}:{component.name}": states[key]
-            for i, (key, component) in enumerate(self.builder.built.items())
-            if key in states
+        now = {
+            key: (type(component), component.config.model_dump_json(), component.name)
+            for key, component in self.components.keyed.items()
         }
+        self._states = {key: states[what] for key, what in now.items() if what in states}
         self._phase_state, self.repeat = saved.loop["phase"], saved.loop["repeat"]
         self.origin = {"run": self.name, "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest()}
 

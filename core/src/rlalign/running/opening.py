@@ -1,11 +1,11 @@
-"""Opens a run at its last checkpoint, or a model."""
+"""Opens a run at a checkpoint, or a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlalign.config import places, words
 from rlalign.config.from_python import as_overrides
@@ -16,7 +16,7 @@ from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
 from rlalign.running.asking import NoTask
-from rlalign.running.checkpointing import last_checkpoint, place_of
+from rlalign.running.checkpointing import checkpoint_at, last_checkpoint, place_of
 from rlalign.running.opened import Opened
 
 
@@ -25,12 +25,13 @@ def open_run(
     asked: Mapping[str, Any],
     overrides: Sequence[str] = (),
     *,
+    at: int | Literal["best"] | None = None,
     registry: Registry | None = None,
     said: str = "command line",
 ) -> Opened:
-    """A run at its last checkpoint; `asked` and `overrides` change what its last phase evaluates."""
+    """A run at its last checkpoint or `at` another; `asked` and `overrides` change what the phase there evaluates."""
     run, registry = RunDir.open(path, exclusive=False), registry or Registry()
-    saved = last_checkpoint(run, previous=False)
+    saved = last_checkpoint(run, previous=False) if at is None else checkpoint_at(run, at)
     if saved is None:
         raise ConfigError(f"{path}: nothing is saved yet: {_without_checkpoint(run)}")
     place = saved.loop["place"]

@@ -47,6 +47,8 @@ class RunningPhase:
         self.iteration = 0
         self.iterations = 0
         self.ending: str | None = None
+        self.progress_matters = False
+        """Whether a component has asked how far the phase is: then its length has had a say already."""
         self.sampled_at: int | None = None
         """The step before which this iteration's responses were sampled; None: they were not."""
         self.position = 0
@@ -63,8 +65,11 @@ class RunningPhase:
         columns = Columns(workspace.dir.columns, data, self.draw.row_starts, workspace.dir.require_mine)
         self.logged = LoggedResponses(plan, self.models, columns)
 
-    def start(self, state: Mapping[str, Any] | None = None) -> None:
-        """Make models ready, meet the components, and take up a saved state if there is one."""
+    def start(self, state: Mapping[str, Any] | None = None, *, changed: bool = False) -> None:
+        """Make models ready, meet the components, and take up a saved state if there is one.
+
+        `changed`: the pipeline said something else when that was saved.
+        """
         plan, train, components = self.plan, self.settings.train, self.workspace.components
         if state is None:
             self.models.prepare(plan.models, self.settings.models)
@@ -85,12 +90,12 @@ class RunningPhase:
         else:
             self._load(state)
         plan.training.phase_started(self.run)
-        if state is None:
+        if state is None or changed:
             self.iterations = self.draw.planned(train)
-        else:
+        if state is not None:
             components.restore()  # only now, since `phase_started` may begin a component's state afresh
             with fitting(self.workspace.dir.checkpoints):
-                self.draw.load_state_dict(state["draw"])
+                self.draw.load_state_dict(state["draw"], changed=changed)
 
     def look(self, state: Mapping[str, Any] | None = None, *, scoring: bool = True) -> None:
         """Be ready to sample (and to evaluate, if `scoring`) where a saved phase stood, but not to learn."""
@@ -186,6 +191,7 @@ class RunningPhase:
             "iterations": self.iterations,
             "step": self.step,
             "ending": self.ending,
+            "progress_matters": self.progress_matters,
             "draw": self.draw.state_dict(),
             "columns": dict(self.logged.columns.folders),
             "guarded": self.models.guarded,
@@ -196,6 +202,7 @@ class RunningPhase:
     def _load(self, state: Mapping[str, Any]) -> None:
         self.iteration, self.iterations = state["iteration"], state["iterations"]
         self.step, self.ending = state["step"], state["ending"]
+        self.progress_matters = state["progress_matters"]
         self.logged.columns.folders = dict(state["columns"])
         self.models.guarded = dict(state["guarded"])
         self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]

@@ -77,6 +77,10 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
         with faults.collecting():
             if (plan := plan_phase(phase, builder)) is not None:
                 plans.append(plan)
+    if pipeline.checkpoints.best is not None and all(phase.evaluate is None for phase in pipeline.phases):
+        faults.found.append(
+            "checkpoints.best: nothing is evaluated; add an `evaluate` section, or leave it out"
+        )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
     faults.stop()
     return plans, builder

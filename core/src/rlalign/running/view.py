@@ -71,6 +71,7 @@ class RunView:
 
     @property
     def progress(self) -> float:
+        self._phase.progress_matters = True
         return self._phase.progress
 
     # -- what it is made of -------------------------------------------------------------------------

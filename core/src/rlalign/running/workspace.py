@@ -55,9 +55,7 @@ class Workspace:
             "float64" if "float64" in dtypes else "float32",
             lambda name: self.seeds.seed_forward("model", name),
         )
-        self.components = Components(
-            self.plans, list(self.builder.built.values()), self.seeds, self.note_once
-        )
+        self.components = Components(self.plans, self.seeds, self.note_once)
         self.data = Data(pipeline, self.models, lambda: self.dir, display.note)
 
     def build_policy(self) -> None:

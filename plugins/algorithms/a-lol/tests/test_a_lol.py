@@ -499,7 +499,7 @@ def test_a_changed_ingredient_makes_new_advantages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [1, 2, 4])
 def test_resume_is_exact(after: int, tmp_path: Path) -> None:
-    pipeline = {**CAUSAL, "checkpoints": {"every": 1, "keep": 20}}
+    pipeline = {**CAUSAL, "checkpoints": {"every": 1, "last": 20}}
     whole = session(tmp_path, pipeline, {}, name="whole")
     whole.run()
     cut = session(tmp_path, pipeline, {}, name="cut")
