@@ -310,7 +310,9 @@ def _store_once(file: Path, found: Mapping[str, Any], stored: dict[str, Path]) -
     same = stored.setdefault(found["sha256"], file)
     if same == file or not same.is_file() or same.stat().st_size != found["size"]:
         return
-    with suppress(OSError):  # no hard links on this file system, or no more of them: it stays a file of its own
+    with suppress(
+        OSError
+    ):  # no hard links on this file system, or no more of them: it stays a file of its own
         os.link(same, file.with_suffix(".same"))
         os.replace(file.with_suffix(".same"), file)
 

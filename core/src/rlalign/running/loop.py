@@ -19,14 +19,13 @@ from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir, lock_text, write_atomic
 from rlalign.records.sums import Saved
-from rlalign.running.card import card
+from rlalign.running.card import Card, save_folder
 from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
 from rlalign.running.display import Display, make_display
 from rlalign.running.evaluation import evaluate
 from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
-from rlalign.running.models import save_folder
 from rlalign.running.phase import RunningPhase
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
@@ -210,7 +209,7 @@ class Session(Workspace):
                 for place in range(first, len(self.plans)):
                     self._run_phase(repeat, place, saver)
             self.dir.require_mine()
-            save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
+            save_folder(self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last))
             self.display.finished(
                 {
                     "folder": str(self.dir.path),
