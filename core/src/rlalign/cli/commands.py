@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from rlalign.cli import disk
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
@@ -320,6 +321,10 @@ def _loaded(distribution: str, name: str) -> dict[str, str]:
         return {"kind": kind(Registry().load(f"{distribution}:{name}").cls)}
     except ConfigError as error:
         return {"error": str(error)}
+
+
+program.add_command(disk.runs)
+program.add_command(disk.clean)
 
 
 def main() -> None:

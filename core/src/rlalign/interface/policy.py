@@ -44,7 +44,7 @@ class Model(nn.Module):
         self.version += 1
 
     def save(self, folder: Path) -> str | None:
-        """Write an ordinary model folder that the field's tools load; returns what its card should say of it, if any."""
+        """Write an ordinary model folder that the field's tools load; returns what its card should add, if anything."""
         raise NotImplementedError(f"{type(self).__name__} cannot be saved as a model folder")
 
 
@@ -58,7 +58,7 @@ class Policy(Model):
     shares: bool = False
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
     base: str | None = None
-    """The model folder, or the name on the hub, that its first weights come from; the card of what is saved names it."""
+    """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
     library: str | None = None
     """The library that loads what it saves, as model cards name it."""
     horizon: int | None = None

@@ -17,10 +17,18 @@ from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint
 from rlalign.records.environment import differences, read_lock, refuse_changed
 from rlalign.records.logs import Logs
+from rlalign.records.result import Result
 from rlalign.records.rundir import RunDir, lock_text, write_atomic
 from rlalign.records.sums import Saved
 from rlalign.running.card import Card, save_folder
-from rlalign.running.checkpointing import Saver, fingerprint_of_lock, is_whole, last_checkpoint, place_of
+from rlalign.running.checkpointing import (
+    Saver,
+    fingerprint_of_lock,
+    is_cleaned,
+    is_whole,
+    last_checkpoint,
+    place_of,
+)
 from rlalign.running.display import Display, make_display
 from rlalign.running.evaluation import evaluate
 from rlalign.running.exits import unfinished
@@ -116,6 +124,16 @@ class Session(Workspace):
         """Take up a run at its last checkpoint; without one it starts again, finished it stays as it is."""
         self.dir = directory
         self.logs = Logs(directory.path, directory.require_mine)
+        if is_cleaned(directory):
+            if previous:
+                raise CheckpointError(
+                    f"{directory.path}: this run is finished and its checkpoints are deleted, so there is no earlier "
+                    f"one to go on from; its model is in {directory.model}"
+                )
+            last = Result(directory.path).last
+            self.last = {name: x for name, x in last.items() if type(x) is float and name[:5] != "time/"}
+            self._is_over = True
+            return
         saved = last_checkpoint(directory, previous, None if inexact else self.logs)
         if saved is not None:
             place_of(saved, self.plans, self.pipeline.repeat)

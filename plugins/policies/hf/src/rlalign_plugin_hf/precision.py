@@ -66,7 +66,8 @@ def half_of(source: str) -> Half | None:
 
 def _files(source: str) -> Iterator[Path]:
     """The weights that transformers has just loaded."""
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+    from transformers.utils.hub import cached_file
 
     def there(name: str) -> Path | None:
         found = cached_file(source, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
