@@ -112,9 +112,9 @@ def write(
         before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
         files: dict[str, dict[str, Any]] = {}
         stored = {
-            before["files"][file]["sha256"]: _path(folder, before["index"]) / file
-            for file in (f"models/{name}.safetensors" for name in models)
-            if before and file in before["files"]
+            about["sha256"]: _path(folder, before["index"]) / file
+            for file, about in before.get("files", {}).items()
+            if file.startswith("models/") and file.count("/") == 1
         }
         for name, (version, weights) in models.items():
             file = f"models/{name}.safetensors"

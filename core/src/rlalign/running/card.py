@@ -68,8 +68,11 @@ def _of_base(base: Base) -> str:
     return f"{said}."
 
 
-def save_folder(policy: Policy, folder: Path, card: Card) -> None:
-    """The exported model, its card and its base's licence, written beside their final name and then moved there."""
+def save_folder(policy: Policy, folder: Path, card: Card) -> str | None:
+    """The exported model, its card and its base's licence, written beside their final name and then moved there.
+
+    Says what the policy noted on the card.
+    """
     temporary = beside(folder)
     temporary.mkdir()
     try:
@@ -92,3 +95,4 @@ def save_folder(policy: Policy, folder: Path, card: Card) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(folder.parent)
+    return note
