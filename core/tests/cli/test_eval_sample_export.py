@@ -264,7 +264,7 @@ def test_requests_that_make_no_sense(arguments: list[str], said: str, toy: Path)
 def test_nothing_is_saved_yet(toy: Path) -> None:
     run = toy
     (run / "checkpoints").rename("aside")
-    assert f"use {run}/model" in call("eval", "toy").stderr
+    assert f"its model is in {run}/model" in call("eval", "toy").stderr
     (run / "model").rename("aside-model")
     result = call("export", "toy")
     assert result.exit_code == 2 and "nothing is saved yet: wait" in result.stderr

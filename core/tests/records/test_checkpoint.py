@@ -213,6 +213,53 @@ def test_an_unchanged_model_is_linked(tmp_path):
     assert torch.equal(checkpoint.read(tmp_path, 2).models["reference"][1]["w"], torch.arange(6.0))
 
 
+def inodes(path: Path) -> dict[str, int]:
+    return {file.stem: file.stat().st_ino for file in path.glob("models/*.safetensors")}
+
+
+def same_weights(value: float) -> dict[str, Tensor]:
+    """Equal in bytes, and nothing in common in memory."""
+    return {"a.w": torch.full((3, 4), value), "b": torch.arange(5.0)}
+
+
+def test_equal_models_are_stored_once(tmp_path):
+    """Within a checkpoint, and where the version rises but the bytes are those of any model before."""
+    models = {name: (0, same_weights(1.0)) for name in ("policy", "reference", "start.policy")}
+    one = inodes(write(tmp_path, 1, models=models))
+    assert one.keys() == models.keys() and len(set(one.values())) == 1
+    models["policy"] = (1, same_weights(2.0))
+    two = inodes(write(tmp_path, 2, models=models, previous=1))
+    assert two["reference"] == two["start.policy"] == one["policy"] != two["policy"]
+    models |= {"reference": (1, same_weights(2.0)), "policy": (2, same_weights(3.0))}
+    three = inodes(write(tmp_path, 3, models=models, previous=2))
+    assert three["reference"] == two["policy"] and three["start.policy"] == one["policy"]
+    models |= {"reference": (2, same_weights(2.0))}
+    four = inodes(write(tmp_path, 4, models=models, previous=3))
+    assert four["reference"] == three["reference"]
+    read = checkpoint.read(tmp_path, 4)
+    assert {name: weights["a.w"][0, 0].item() for name, (_, weights) in read.models.items()} == {
+        "policy": 3.0,
+        "reference": 2.0,
+        "start.policy": 1.0,
+    }
+    assert checkpoint.find(tmp_path) == [3, 4] and checkpoint.damage(tmp_path / "00000003") is None
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "no links"])
+def test_an_equal_model_is_a_file_of_its_own_where_it_cannot_be_linked(tmp_path, monkeypatch, harm):
+    write(tmp_path, 1, models={"policy": (0, same_weights(1.0))})
+    file = tmp_path / "00000001/models/policy.safetensors"
+    if harm == "gone":
+        file.unlink()
+    elif harm == "cut":
+        os.truncate(file, 10)
+    else:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links here")))
+    write(tmp_path, 2, models={"policy": (1, same_weights(1.0))}, previous=1)
+    assert checkpoint.damage(tmp_path / "00000002") is None
+    assert not (file.exists() and file.samefile(tmp_path / "00000002/models/policy.safetensors"))
+
+
 def test_a_model_is_written_again_where_the_earlier_file_is_gone(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "00000001/models/reference.safetensors").unlink()

@@ -125,6 +125,21 @@ def test_stopped_after_every_iteration(tmp_path: Path, given: dict[str, Any]) ->
     check(tmp_path, given)
 
 
+def test_models_that_are_equal_are_on_the_disk_once(tmp_path: Path) -> None:
+    """The first phase's reference is the first policy, the second's what the first phase has learned; also after a stop."""
+    phases = [{"name": "one", "models": {"reference": {"of": "phase"}}}, {"name": "two"}, {"name": "three"}]
+    phases[2]["models"] = {"reference": {"of": "start"}}
+    given = pipeline(rewards=["token-sum", "kl"], phases=phases, checkpoints={"every": 1, "keep": 99})
+    stopped = stop_and_go(tmp_path, given, {"learns": PolicyGradient}, [1, 5, 9])
+    files = sorted(stopped.dir.checkpoints.glob("*/models/*.safetensors"))
+    by_content: dict[bytes, set[int]] = {}
+    for file in files:
+        by_content.setdefault(file.read_bytes(), set()).add(file.stat().st_ino)
+    assert len(files) == 12 * 2 + 8, "policy and reference each time, and the first policy while it is not that"
+    assert all(len(inodes) == 1 for inodes in by_content.values())
+    assert len(by_content) == 13, "the first policy, and one after each iteration"
+
+
 # -- components ----------------------------------------------------------------------------------------
 
 

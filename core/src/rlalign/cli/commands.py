@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rlalign.cli import options
+from rlalign.cli import disk, options
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
@@ -298,6 +298,10 @@ def plugins(name: str | None, load: bool, as_json: bool) -> None:
         guarded(False, lambda: catalogue.one(name, as_json))
     elif not catalogue.everything(load, as_json):
         sys.exit(1)
+
+
+program.add_command(disk.runs)
+program.add_command(disk.clean)
 
 
 def main() -> None:

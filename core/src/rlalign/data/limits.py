@@ -55,6 +55,12 @@ TEXT_CHARACTERS = 2**22
 """Of a prompt or a logged response that a tokenizer reads."""
 CONFIG_BYTES = 2**24
 """Of a model's config.json."""
+FRONT_MATTER_BYTES = 2**16
+"""Of a base model's README.md, from its start, that its name and licence are looked for in."""
+LICENCE_BYTES = 2**20
+"""The longest licence of a base model that goes with what is made of it."""
+LICENCE_FILES = 10
+"""Files of a licence that go with it."""
 LINE_BYTES = 2**28
 """Of a line in a run's logs."""
 

@@ -45,8 +45,8 @@ class Model(nn.Module):
                 mine.copy_(theirs)
         self.version += 1
 
-    def save(self, folder: Path) -> None:
-        """Write an ordinary model folder that the field's tools load."""
+    def save(self, folder: Path) -> str | None:
+        """Write an ordinary model folder that the field's tools load; returns what its card should add, if anything."""
         raise NotImplementedError(f"{type(self).__name__} cannot be saved as a model folder")
 
 
@@ -59,6 +59,10 @@ class Policy(Model):
     """Tokens a constraint always allows, `ends` apart."""
     shares: bool = False
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
+    base: str | None = None
+    """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
+    library: str | None = None
+    """The library that loads what it saves, as model cards name it."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
     chats: bool = False

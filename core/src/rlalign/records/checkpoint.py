@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,9 @@ def write(
     `best` is the checkpoint of the best evaluation so far, if there is one; it may be this one.
 
     `previous` is the checkpoint this run wrote, or was resumed from, last. A model of the same name and
-    version there is linked instead of written again, so frozen models cost nothing. Checkpoints from
-    `index` on belong to a course the run has left (it was resumed from an earlier one), and are deleted.
+    version there is linked instead of written again, so frozen models cost nothing; a file that turns out to hold
+    what another of this checkpoint or of that one holds becomes a link to it. Checkpoints from `index` on belong to
+    a course the run has left (it was resumed from an earlier one), and are deleted.
     """
     assert previous is None or previous < index, f"checkpoint {index} after {previous}"
     folder = Path(folder)
@@ -113,7 +114,12 @@ def write(
         made = True
         (temporary / "models").mkdir()
         before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
-        files = {}
+        files: dict[str, dict[str, Any]] = {}
+        stored = {
+            about["sha256"]: _path(folder, before["index"]) / file
+            for file, about in before.get("files", {}).items()
+            if file.startswith("models/") and file.count("/") == 1
+        }
         for name, (version, weights) in models.items():
             file = f"models/{name}.safetensors"
             if before and before["models"].get(name) == version and _link(before, file, temporary):
@@ -121,6 +127,7 @@ def write(
             else:
                 save_tensors(temporary / file, weights)
                 files[file] = _fingerprint(temporary / file)
+                _store_once(temporary / file, files[file], stored)
         for name, (tensors, _) in split.items():
             if tensors:
                 file = f"{name}.safetensors"
@@ -315,6 +322,18 @@ def _link(manifest: Mapping[str, Any], file: str, temporary: Path) -> bool:
     except OSError:  # no hard links on this file system
         shutil.copyfile(source, temporary / file)
     return True
+
+
+def _store_once(file: Path, found: Mapping[str, Any], stored: dict[str, Path]) -> None:
+    """Let a file that holds what another does be a link to that one; `stored` are files by their SHA-256."""
+    same = stored.setdefault(found["sha256"], file)
+    if same == file or not same.is_file() or same.stat().st_size != found["size"]:
+        return
+    with suppress(
+        OSError
+    ):  # no hard links on this file system, or no more of them: it stays a file of its own
+        os.link(same, file.with_suffix(".same"))
+        os.replace(file.with_suffix(".same"), file)
 
 
 def _discard(path: Path) -> None:

@@ -84,6 +84,12 @@ class Result:
 
         return write_rows(Path(file), kept(self.folder))
 
+    def clean(self, *, rows: bool = False, dry_run: bool = False) -> dict[str, int]:
+        """Delete what only going on with the run needs, as `rlalign clean` does; says the bytes freed, by folder."""
+        from rlalign.records.cleaning import clean
+
+        return clean(self.folder, rows=rows, dry_run=dry_run)
+
     def _rows(self, name: str) -> list[Row]:
         path = self.folder / name
         return [_numbers(row) for row in logs.read(path)] if path.exists() else []

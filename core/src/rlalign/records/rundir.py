@@ -20,6 +20,7 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -292,7 +293,7 @@ def _hold(run: Path) -> tuple[int, bytes]:
     except OSError as error:
         raise ConfigError(f"{run}: the run cannot be written: {error.strerror}.") from error
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(held)
     except OSError as error:
         found = os.pread(held, 1000, 0)
         os.close(held)
@@ -305,6 +306,33 @@ def _hold(run: Path) -> tuple[int, bytes]:
     os.ftruncate(held, 0)
     os.pwrite(held, token, 0)
     return held, token
+
+
+def _lock(held: int) -> None:
+    for wait in (0.02, 0.2, None):  # whoever only asks whether a run is written holds it for a moment
+        try:
+            return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+def is_written(run: Path) -> bool:
+    """Whether a process writes this run now."""
+    try:
+        asked = os.open(run / ".running", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(asked, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # files cannot be locked here
+        return False
+    finally:
+        os.close(asked)
+    return False
 
 
 def _process(token: bytes) -> str:

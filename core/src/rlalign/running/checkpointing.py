@@ -128,6 +128,11 @@ def fingerprint_of_lock(run: RunDir) -> str:
     return hashlib.sha256(read_bytes(run.lock)).hexdigest()
 
 
+def is_cleaned(run: RunDir) -> bool:
+    """Whether a run is finished and its checkpoints are deleted: its model is all that is left of it."""
+    return run.model.is_dir() and not checkpoint.find(run.checkpoints)
+
+
 def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> checkpoint.Checkpoint | None:
     """The last one, or the last whole one before it (`logs`: whose logs are whole too)."""
     found = checkpoint.find(run.checkpoints)

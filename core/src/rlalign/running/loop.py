@@ -12,19 +12,21 @@ from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import RLAlignError
+from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint
 from rlalign.records.environment import refuse_changed
 from rlalign.records.logs import Logs
+from rlalign.records.result import Result
 from rlalign.records.rewriting import complete
 from rlalign.records.rundir import RunDir
 from rlalign.running.best import Best
-from rlalign.running.card import card
+from rlalign.running.card import Card, save_folder
 from rlalign.running.changes import extension, judge
 from rlalign.running.checkpointing import (
     Saver,
+    is_cleaned,
     is_last,
     is_over,
     last_checkpoint,
@@ -35,7 +37,6 @@ from rlalign.running.evaluation import evaluate
 from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
-from rlalign.running.models import save_folder
 from rlalign.running.phase import RunningPhase
 from rlalign.running.reopening import change, changes_since, differing, logs_of
 from rlalign.running.view import open_phase
@@ -149,6 +150,16 @@ class Session(Workspace):
         """
         self.dir = directory
         self.logs = Logs(directory.path, directory.require_mine)
+        if is_cleaned(directory):
+            if previous or was is not None:
+                raise CheckpointError(
+                    f"{directory.path}: this run is finished and its checkpoints are deleted, so there is none to go on "
+                    f"from; its model is in {directory.model}"
+                )
+            last = Result(directory.path).last
+            self.last = {name: x for name, x in last.items() if type(x) is float and name[:5] != "time/"}
+            self._is_over = True
+            return
         saved = last_checkpoint(directory, previous, None if inexact else self.logs)
         reasons = [] if was is None else judge(was, self, saved)
         if saved is not None:
@@ -225,7 +236,9 @@ class Session(Workspace):
                         self._run_phase(repeat, place, saver)
             self._drop_model()
             self.display.stage("writing the model")
-            save_folder(self.models.policy, self.dir.model, card(self.dir.name, self.pipeline, self.last))
+            note = save_folder(self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last))
+            if note is not None:
+                self.display.note(f"{self.dir.model}: {note}")
             self.display.finished(
                 {
                     "folder": str(self.dir.path),

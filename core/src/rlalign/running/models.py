@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
-from rlalign.errors import CheckpointError, ConfigError, RLAlignError, concealed
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.interface.policy import Model, ModelMap, Policy, Value
-from rlalign.records.files import beside
-from rlalign.records.rundir import sync, write_atomic
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 _HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -269,24 +265,3 @@ def fingerprint(model: Model) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_folder(model: Model, folder: Path, card: str) -> None:
-    """The exported model and its card, written beside their final name and then moved there."""
-    temporary = beside(folder)
-    temporary.mkdir()
-    try:
-        model.save(temporary)
-        write_atomic(temporary / "README.md", card)
-        for file in temporary.rglob("*"):
-            if file.suffix in (".json", ".md"):
-                text = file.read_text("utf-8", errors="surrogateescape")
-                if (
-                    hidden := concealed(text, least=16)
-                ) != text:  # a short one may well be a word of the format
-                    file.write_text(hidden, "utf-8", errors="surrogateescape")
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync(folder.parent)

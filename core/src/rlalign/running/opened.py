@@ -36,11 +36,11 @@ from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation
 from rlalign.running.asking import NoTask, before
-from rlalign.running.card import card
+from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
-from rlalign.running.models import load_weights, save_folder
+from rlalign.running.models import load_weights
 from rlalign.running.plan import PhasePlan
 from rlalign.running.planning import plan_phases
 from rlalign.running.view import open_phase
@@ -297,7 +297,7 @@ class Opened(Workspace):
             f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        save_folder(self.models.policy, folder, card(self.name, self.pipeline, self.last, origin))
+        save_folder(self.models.policy, folder, Card(self.name, self.pipeline, self.last, origin))
         return folder
 
 

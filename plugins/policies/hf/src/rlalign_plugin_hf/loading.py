@@ -90,6 +90,11 @@ def where(options: ModelOptions) -> str:
     return str(options.path)
 
 
+def source_of_weights(options: ModelOptions) -> str | None:
+    """The folder or name that the first weights come from; None where they are random."""
+    return None if options.init == "random" else _local(str(options.path))
+
+
 def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
     """The tokenizer, cutting at the right end."""
     from transformers import AutoTokenizer

@@ -9,7 +9,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,7 +22,17 @@ from rlalign.interface.policy import Model
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
-from rlalign_plugin_hf.loading import Kind, ModelOptions, digest, load_network, open_tokenizer, quiet, where
+from rlalign_plugin_hf.loading import (
+    Kind,
+    ModelOptions,
+    digest,
+    load_network,
+    open_tokenizer,
+    quiet,
+    source_of_weights,
+    where,
+)
+from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
@@ -34,6 +44,7 @@ class LanguageModel(Policy):
     """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
 
     kind: ClassVar[Kind]
+    library = "transformers"
     config: ModelOptions
 
     def __init__(self, config: BaseModel) -> None:
@@ -53,6 +64,9 @@ class LanguageModel(Policy):
         self.never: int | None = None
         """A token that is never chosen: padding, where positions are counted by it."""
         self.shares = self.config.lora is not None
+        self.base = source_of_weights(self.config)
+        self._half: Half | None = None
+        """The precision it is written in, where that is not its own."""
 
     # -- making it ------------------------------------------------------------------------------------
 
@@ -69,6 +83,7 @@ class LanguageModel(Policy):
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind)
+        self._half = half_of(self.base) if self.base is not None else None
         self.eval()
         self._read_ends()
         self.positions = self._longest_row()
@@ -302,6 +317,7 @@ class LanguageModel(Policy):
             "positions",
             "_bare_head",
             "never",
+            "_half",
             "_reader",
             *self._anatomy,
         )
@@ -353,8 +369,8 @@ class LanguageModel(Policy):
         self._idle = None
         return super().load_state_dict(*args, **kwargs)
 
-    def save(self, folder: Path) -> None:
-        """A folder that transformers loads; adapters are merged into the weights."""
+    def save(self, folder: Path) -> str | None:
+        """A folder that transformers loads, in the precision of the model's own files; adapters are merged."""
         network = self.network
         if self._lender:
             with self._lender[0]._slots[0].filled(self._adapter_weights()):
@@ -368,9 +384,21 @@ class LanguageModel(Policy):
             except ValueError:
                 # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
                 generation.do_sample = True
-        with quiet():
+        half = self._half if self._half is not None and self._half.holds(network) else None
+        with quiet(), half.put_on(network) if half else nullcontext():
             network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self._half is None:
+            return None
+        name = str(self._half.dtype).removeprefix("torch.")
+        if half is None:
+            return f"The weights are float32: some are too large for {name}, which the base model's files are in."
+        held = "They are" if self.config.lora is None else "The adapters are"
+        return (
+            f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
+            "nearest when they were written, so what is measured of this folder may differ a little from what the run "
+            f"measured, and the smallest changes of weights are lost. {held} in float32 in the run's checkpoints."
+        )
 
 
 def _key(name: str) -> str:

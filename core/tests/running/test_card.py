@@ -1,0 +1,193 @@
+"""The card of an exported model: what it knows of the base model, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlalign.data.limits import FRONT_MATTER_BYTES, LICENCE_BYTES
+from rlalign.interface.policy import Policy
+from rlalign.running.base import Base, base_of
+from rlalign.running.card import Card, save_folder
+from rlalign.testing import session
+from rlalign.testing.logits import Logits
+
+FRONT = "---\nlicense: apache-2.0\nbase_model: org/parent\ntags: [a, b]\n---\n# Its card\nlicense: none\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    return tmp_path / "models/tiny"
+
+
+def test_a_name_on_the_hub() -> None:
+    assert base_of("openai-community/gpt2") == Base("openai-community/gpt2", "openai-community/gpt2")
+    assert base_of("gpt2").on_the_hub == "gpt2"
+    assert base_of("/gone/models/my`model").on_the_hub is None
+    assert base_of("/gone/models/my`model").name == "my_model"
+
+
+def test_what_a_folder_says_of_itself(folder: Path) -> None:
+    assert base_of(str(folder)) == Base("tiny")
+    (folder / "README.md").write_text("\ufeff" + FRONT.replace("\n", "\r\n"), "utf-8", newline="")
+    (folder / "LICENSE").write_text("Terms.")
+    (folder / "notice.txt").write_text("Thanks.")
+    (folder / "licensed_to_kill.py").write_text("no licence")
+    found = base_of(str(folder))
+    assert found == Base(
+        "tiny", "org/parent", {"license": "apache-2.0"}, (folder / "LICENSE", folder / "notice.txt")
+    )
+    other = "---\nlicense: other\nlicense_name: my-terms\nlicense_link: LICENSE\n---\n"
+    (folder / "README.md").write_text(other)
+    said = {"license": "other", "license_name": "my-terms", "license_link": "LICENSE"}
+    assert base_of(str(folder)).licence == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# no front matter\nlicense: mit\n",
+        "---\nlicense: mit\n",
+        "---\n- license: mit\n---\n",
+        "---\n---\n",
+        "---\nlicense: [mit]\nbase_model: [a/b, c/d]\n---\n",
+        "---\nlicense: 7\nbase_model: {a: b}\n---\n",
+        "---\nlicense: 'mit\\n# a line'\nbase_model: ../../etc/passwd\n---\n",
+        '---\nlicense: "mit\\nevil: true"\nbase_model: "a/b\\nc"\n---\n',
+        "---\nlicense: !!python/object:os.system mit\n---\n",
+        "---\na: &a [x, x]\nb: &b [*a, *a]\n" + "c: [*b, *b]\n" * 3 + "license: {<<: *a}\n---\n",
+        "---\n" + "[" * 2000 + "\n---\n",
+        "---\nx: " + "y" * FRONT_MATTER_BYTES + "\nlicense: mit\n---\n",
+    ],
+)
+def test_what_makes_no_sense_is_not_known(folder: Path, text: str) -> None:
+    (folder / "README.md").write_text(text)
+    assert base_of(str(folder)) == Base("tiny")
+
+
+def test_no_file_but_the_models_own_is_read(folder: Path, tmp_path: Path) -> None:
+    """No link out of the folder, no pipe, nothing large."""
+    (tmp_path / "secret").write_text(FRONT)
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    (folder / "LICENSE").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "NOTICE")
+    (folder / "LICENSE-2").mkdir()
+    (folder / "COPYING").write_bytes(b"x" * (LICENCE_BYTES + 1))
+    assert base_of(str(folder)) == Base("tiny")
+    (folder / "README.md").unlink()
+    os.mkfifo(folder / "README.md")
+    assert base_of(str(folder)) == Base("tiny")
+
+
+def test_the_hubs_cache_says_the_name(tmp_path: Path) -> None:
+    """There all files are links, to the model's own."""
+    model = tmp_path / "models--org--tiny"
+    snapshot = model / "snapshots/0a1b"
+    snapshot.mkdir(parents=True)
+    (model / "blobs").mkdir()
+    for name, text in (("README.md", FRONT), ("LICENSE", "Terms.")):
+        (model / "blobs" / name[:3]).write_text(text)
+        (snapshot / name).symlink_to(Path("../../blobs") / name[:3])
+    found = base_of(str(snapshot))
+    assert (found.name, found.on_the_hub, dict(found.licence)) == (
+        "org/tiny",
+        "org/tiny",
+        {"license": "apache-2.0"},
+    )
+    assert [file.read_text() for file in found.files] == ["Terms."]
+
+
+PIPELINE: dict[str, Any] = {
+    "task": "rlalign.testing:Numbers",
+    "policy": {"rlalign.testing:Logits": {}},
+    "rewards": [{"rlalign.testing:TokenSum": None, "as": "sum"}],
+    "algorithm": "rlalign.testing:PolicyGradient",
+    "train": {"iterations": 1, "prompts": 2},
+}
+
+
+class Derived(Logits):
+    """A policy that began as a model of somebody's."""
+
+    library = "letters"
+
+    def save(self, folder: Path) -> str | None:
+        super().save(folder)
+        return "Its weights are what they are."
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Policy:
+    made = Derived(Derived.Config())
+    made.setup()
+    return made
+
+
+def saved(policy: Policy, tmp_path: Path) -> tuple[Path, dict[str, Any], str]:
+    """The saved folder, its card's metadata and its card's text."""
+    opened = session(tmp_path, PIPELINE, {}, name="mine")
+    save_folder(policy, tmp_path / "out", Card("mine", opened.pipeline, {"eval/total": 0.25}, "From a test."))
+    opened.dir.close()
+    text = (tmp_path / "out/README.md").read_text()
+    _, front, rest = text.split("---\n", 2)
+    return tmp_path / "out", yaml.safe_load(front), rest
+
+
+def test_a_card_names_base_licence_and_library(policy: Policy, folder: Path, tmp_path: Path) -> None:
+    (folder / "README.md").write_text(FRONT)
+    (folder / "LICENSE").write_text("Terms.")
+    (folder / "config.json").write_text("{}")
+    policy.base = str(folder)
+    out, front, text = saved(policy, tmp_path)
+    assert front == {
+        "base_model": "org/parent",
+        "license": "apache-2.0",
+        "library_name": "letters",
+        "tags": ["rlalign"],
+    }
+    for part in (
+        "# mine\n",
+        "It began as `tiny`, whose card names `org/parent` as its base model.",
+        "`apache-2.0`",
+        "Copied from there: `LICENSE`.",
+        "Its weights are what they are.",
+        "From a test.",
+        "| eval/total | 0.25 |",
+    ):
+        assert part in text
+    assert (out / "LICENSE").read_text() == "Terms."
+    assert str(folder) not in text, "no path of the machine"
+
+
+def test_a_card_invents_nothing(policy: Policy, folder: Path, tmp_path: Path) -> None:
+    policy.base = str(folder)
+    _, front, text = saved(policy, tmp_path)
+    assert front == {"library_name": "letters", "tags": ["rlalign"]}
+    assert "Its licence is not known here" in text
+
+
+def test_a_policy_without_a_base(tmp_path: Path) -> None:
+    made = Logits(Logits.Config())
+    made.setup()
+    _, front, text = saved(made, tmp_path)
+    assert front == {"tags": ["rlalign"]} and "began" not in text
+
+
+def test_a_licence_takes_no_files_place(policy: Policy, folder: Path, tmp_path: Path) -> None:
+    class WithLicence(Derived):
+        def save(self, folder: Path) -> str | None:
+            (folder / "LICENSE").write_text("The policy's own.")
+            return super().save(folder)
+
+    made = WithLicence(WithLicence.Config())
+    made.setup()
+    (folder / "LICENSE").write_text("Terms.")
+    made.base = str(folder)
+    out, _, _ = saved(made, tmp_path)
+    assert (out / "LICENSE").read_text() == "The policy's own."
