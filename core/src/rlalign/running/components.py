@@ -15,12 +15,13 @@ from rlalign.running.untouched import settings_kept
 
 
 class Components:
-    """Every component of a pipeline, once. States go by their number and name."""
+    """Every component of a pipeline, once. States go by their number and name, those of observers by name."""
 
     def __init__(
         self,
         plans: Sequence[PhasePlan],
         built: Sequence[Component],
+        watching: Sequence[Component],
         seeds: Seeds,
         note: Callable[[str, str, str], None],
     ) -> None:
@@ -30,9 +31,13 @@ class Components:
             for m in reversed((*p.members, *p.evaluators))
         }
         self.keyed = [(f"{i}:{component.name}", component) for i, component in enumerate(built)]
+        for component in watching:  # of the same name, with other options: the next
+            i = sum(key.endswith(f":observers.{component.name}") for key, _ in self.keyed)
+            self.keyed.append((f"{i}:observers.{component.name}", component))
         self._seeds = seeds
         self._note = note
         self._set_up: set[int] = set()
+        self._dismissed: set[int] = set()
         self.saved: dict[str, Any] = {}
         """States from the checkpoint, of components that were not set up yet."""
 
@@ -44,6 +49,13 @@ class Components:
             what, place = f"`setup` of `{component.name}`", self._places[id(component)]
             with attributed_to(f"{place}: {what}", component.name), settings_kept(partial(self._note, what)):
                 component.setup(run)
+
+    def dismiss(self, component: Component) -> bool:
+        """Whether it was set up, and is yet to be told that the run is over."""
+        if id(component) not in self._set_up or id(component) in self._dismissed:
+            return False
+        self._dismissed.add(id(component))
+        return True
 
     def restore(self) -> None:
         """Give the components that are set up by now the state they had at the checkpoint."""

@@ -27,25 +27,28 @@ class Builder:
     registry: Registry
     faults: Faults
     built: dict[tuple[str, str, str], Component] = field(default_factory=dict)
+    watching: dict[tuple[str, str, str], Component] = field(default_factory=dict)
+    """Observers: apart, so that adding one moves no other's number."""
 
-    def build(self, item: Item) -> Component:
+    def build(self, item: Item, *, watching: bool = False) -> Component:
         key = (f"{item.cls.__module__}:{item.cls.__qualname__}", item.options.model_dump_json(), item.name)
-        if key not in self.built:
+        built = self.watching if watching else self.built
+        if key not in built:
             try:
-                self.built[key] = item.build()
+                built[key] = item.build()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
                 raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
-        return self.built[key]
+        return built[key]
 
     def members(self, items: Sequence[Item], role: str) -> list[Member]:
         """The components of these items; one that refuses its options is a fault, and left out."""
         found = []
         for item in items:
             with self.faults.collecting():
-                found.append(Member(item, self.build(item), role))
+                found.append(Member(item, self.build(item, watching=role == "observers"), role))
         return found
 
     def sources(self, whole: Component, item: Item) -> list[Member]:
@@ -91,6 +94,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         "rewards": phase.rewards,
         "algorithm": phase.algorithm,
         "use": phase.evaluate.use if phase.evaluate else (),
+        "observers": phase.observers,
     }
     built = {role: builder.members(items, role) for role, items in listed.items()}
     for member in built["algorithm"]:
@@ -106,10 +110,11 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     with faults.collecting():
         sources = builder.sources(source.component, source.item)
     source.component.source_components = {member.name: member.component for member in sources}
-    members = (task, source, *sources, *built["rewards"], *built["algorithm"])
+    members = (task, source, *sources, *built["rewards"], *built["algorithm"], *built["observers"])
     evaluators = (task, *built["use"])
     everybody = once((*members, *evaluators))
     faults.found += [*checks.hooks_of(members), *checks.hooks_of(evaluators), *checks.needs_of(everybody)]
+    faults.found += checks.watching(built["observers"])
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
     declared: dict[str, Role | Lagging] = {}
     with faults.collecting():

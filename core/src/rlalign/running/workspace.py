@@ -56,7 +56,11 @@ class Workspace:
             lambda name: self.seeds.seed_forward("model", name),
         )
         self.components = Components(
-            self.plans, list(self.builder.built.values()), self.seeds, self.note_once
+            self.plans,
+            list(self.builder.built.values()),
+            list(self.builder.watching.values()),
+            self.seeds,
+            self.note_once,
         )
         self.data = Data(pipeline, self.models, lambda: self.dir, display.note)
 
