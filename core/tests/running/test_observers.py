@@ -19,8 +19,9 @@ from rlalign.interface.hooks import WATCHING, hookimpl
 from rlalign.interface.run import Run
 from rlalign.running import loop
 from rlalign.running.members import HOOKS
+from rlalign.running.opening import open_run
 from rlalign.running.report import describe
-from rlalign.testing import registry, run, session
+from rlalign.testing import ComponentTests, registry, run, session
 from rlalign.testing.bench import Silence, logged, stop_early, stopped_and_resumed
 
 PIPELINE: dict[str, Any] = {
@@ -271,6 +272,17 @@ def test_the_pipeline_is_told_without_secrets(tmp_path: Path, monkeypatch: pytes
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), os.fspath(path)
 
 
+def test_a_run_is_opened_without_them(tmp_path: Path, told: list[Any]) -> None:
+    """Nobody watches who measures a finished run, and an observer that is not there is not missed."""
+    base = {k: v for k, v in PIPELINE.items() if k != "algorithm"}
+    phases = [{"algorithm": "policy-gradient", "observers": ["watcher"]}]
+    finished, _ = run(tmp_path, {**base, "phases": phases, "observers": "watcher"}, EXTRA)
+    told.clear()
+    opened = open_run(finished.path, {"evaluate": {"examples": 1}}, registry=registry()).ready()
+    assert opened.evaluate()["eval/responses"] == 1.0
+    assert told == []
+
+
 def test_check_lists_them(tmp_path: Path) -> None:
     known = registry(EXTRA)
     text = json.dumps({**PIPELINE, "observers": "watcher"})
@@ -278,3 +290,8 @@ def test_check_lists_them(tmp_path: Path) -> None:
     shown = describe(pipeline, session(tmp_path, json.loads(text), EXTRA).plans)
     assert "  observers       watcher\n" in shown
     assert "iteration_done  kl\n" in shown
+
+
+class TestWatcher(ComponentTests):
+    component = Watcher
+    pipeline = {"algorithm": "policy-gradient", "observers": "under-test"}

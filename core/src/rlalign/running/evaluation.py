@@ -19,7 +19,7 @@ from rlalign.running.responses import rewarded, sample
 
 SHOWN = 8
 """Responses written to samples.jsonl each time."""
-CHARACTERS = 2000
+CHARACTERS = 1000
 """Of a prompt or a response that TensorBoard gets."""
 
 
