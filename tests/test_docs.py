@@ -40,11 +40,13 @@ from rlalign.config.registry import Registry
 from rlalign.data.settings import Sampling, Save, Train
 from rlalign.interface import hooks
 from rlalign.records import checkpoint, logs
-from rlalign.running import workspace
+from rlalign.running import loop, workspace
 from rlalign.running.checks import WRAPPABLE
 from rlalign.running.members import HOOKS, implements
 from rlalign.running.report import describe
+from rlalign.testing import ComponentTests, TaskTests
 from rlalign.testing import run as run_pipeline
+from rlalign.testing.bench import Silence, stop_early
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -306,15 +308,74 @@ INSIDE = ("data", "load_run", "load_model", "ready", "where", "rows")
 # -- plugins.md -----------------------------------------------------------------------------------------
 
 
-def test_the_tutorial_s_code_is_the_example_s():
-    text = says("docs/plugins.md")
+@pytest.mark.parametrize("page, kinds", [("plugins", {"toml", "py", "yaml"}), ("tasks", {"toml", "py"})])
+def test_the_tutorial_s_code_is_the_example_s(page, kinds):
+    text = says(f"docs/{page}.md")
     marked = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL)
     for path, block in marked:
         assert block in says(path), f"{path} does not hold this:\n{block}"
     unmarked = len(re.findall(r"^```\w+$", text, re.MULTILINE)) - len(marked)
     assert unmarked == 0, "every block of the tutorial names the file it comes from"
     used = {path for path, _ in marked}
-    assert {path.rpartition(".")[2] for path in used} == {"toml", "py", "yaml"}
+    assert {path.rpartition(".")[2] for path in used} == kinds
+
+
+def test_all_that_a_task_s_tests_can_be_told_is_documented():
+    text = says("docs/tasks.md")
+    told = {name for cls in (TaskTests, ComponentTests) for name in cls.__annotations__} - {"deterministic"}
+    assert set(re.findall(r"^\| `(\w+)` \| .* \|$", text, re.MULTILINE)) >= told
+
+
+# -- observers.md -----------------------------------------------------------------------------------------
+
+
+STAND_IN = """
+told = []
+
+class Run:
+    def log(self, data, step=None):
+        told.append((step, data))
+
+    def finish(self, exit_code=None):
+        told.append(("finish", exit_code))
+
+def init(*, project, name, id, resume, config, dir):
+    told.append(("init", project, name, id, resume, config, dir))
+    return Run()
+"""
+
+
+def test_the_recipe_for_wandb_runs_as_written(tmp_path, monkeypatch):
+    """Stopped and resumed: every figure once, under the run's own id."""
+    for info, block, _ in fences(ROOT / "docs/observers.md"):
+        if info == "yaml":
+            (tmp_path / "pipeline.yaml").write_text(block)
+        elif info == "python":
+            (tmp_path / "watch_wandb.py").write_text(block)
+    (tmp_path / "wandb.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("wandb", "watch_wandb"):  # from here, and gone afterwards
+        monkeypatch.setitem(sys.modules, module, None)
+        del sys.modules[module]
+    pipeline = load_pipeline(tmp_path / "pipeline.yaml")
+    stop_early(loop.start(pipeline, root=tmp_path / "runs", name="one", display=Silence()))
+    loop.resume(tmp_path / "runs/one", display=Silence()).run()
+    told = sys.modules["wandb"].told
+    starts = [said for said in told if said[0] == "init"]
+    ((_, project, name, id, resume, config, folder), again) = starts
+    assert (project, name, resume, folder) == ("tries", "one", "allow", tmp_path / "runs/one")
+    assert again[3] == id and config["train"]["iterations"] == 20
+    assert [said[1] for said in told if said[0] == "finish"] == [1, 0]
+    figures = [said for said in told if isinstance(said[0], int)]
+    rows = list(logs.read(tmp_path / "runs/one/metrics.jsonl"))
+    assert (
+        [step for step, _ in figures]
+        == [row["iteration"] for row in rows]
+        == [0, *range(1, 11), *range(10, 21), 20]
+    )
+    for (_, data), row in zip(figures, rows, strict=True):
+        known = {key: value for key, value in data.items() if not key.startswith("time/")}
+        assert known and known.items() <= row.items()
 
 
 def test_the_output_shown_is_the_output_given():

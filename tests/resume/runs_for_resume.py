@@ -164,8 +164,8 @@ def without_time(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not key.startswith("time/")}
 
 
-def scalars(folder: Path) -> list[tuple[int, str, float]]:
-    """(step, tag, value) of all event files in the order they were written."""
+def scalars(folder: Path) -> list[tuple[int, str, Any]]:
+    """(step, tag, value) of all event files in the order they were written, texts too."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -174,7 +174,10 @@ def scalars(folder: Path) -> list[tuple[int, str, float]]:
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
             event = Event.FromString(data[at + 12 : at + 12 + length])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            found += [
+                (event.step, value.tag, *(value.tensor.string_val or [value.simple_value]))
+                for value in event.summary.value
+            ]
             at += 16 + length
     return found
 

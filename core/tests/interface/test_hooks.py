@@ -38,6 +38,7 @@ TYPES: dict[str, Any] = {
     "batch": Batch,
     "now": Outputs,
     "metrics": Mapping,
+    "error": type(None),
 }
 
 
@@ -110,6 +111,7 @@ CALLS = {
     "step_ready": 8,
     "iteration_done": 2,
     "evaluated": 3,
+    "run_ended": 1,
 }
 """In PIPELINE: two iterations of two epochs of two minibatches; evaluation before, between and after."""
 
@@ -224,7 +226,7 @@ def test_all_hooks_in_order(tmp_path: Path) -> None:
     order = [hook for hook, given in recorder.calls if not (hook == "reward" and len(given["rollout"]) == 4)]
     iteration = ["rollout", "reward", "advantage", "update", *["loss", "step_ready"] * 4, "iteration_done"]
     measured = ["evaluate", "evaluated"]
-    assert order == ["phase_started", *measured, *iteration, *measured, *iteration, *measured]
+    assert order == ["phase_started", *measured, *iteration, *measured, *iteration, *measured, "run_ended"]
 
 
 # -- one by one -------------------------------------------------------------------------------------
@@ -538,3 +540,47 @@ def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
     run(tmp_path, {**PIPELINE, "algorithm": "watch", "evaluate": None}, {"watch": Watch})
     assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == 1.0
     assert seen[4] == 0.5  # after the first of two iterations
+
+
+def test_run_ended_comes_once_to_a_component_of_two_phases(tmp_path: Path) -> None:
+    pipeline = {k: v for k, v in placed("run_ended").items() if k != "algorithm"}
+    algorithm = PIPELINE["algorithm"]
+    pipeline["phases"] = [
+        {"name": name, "algorithm": [*algorithm, "recorder"] if name != "c" else algorithm} for name in "abc"
+    ]
+    _, done = run(tmp_path, pipeline, {"recorder": having("run_ended"), "once": PolicyGradient})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    assert [(hook, given["error"]) for hook, given in recorder.calls] == [("run_ended", None)]
+
+
+def test_run_ended_is_told_what_stopped_the_run(tmp_path: Path) -> None:
+    class Fails(Component):
+        @hookimpl
+        def iteration_done(self) -> None:
+            raise ValueError("enough")
+
+    pipeline = {**PIPELINE, "algorithm": ["once", "recorder", "fails"]}
+    extra = {"recorder": having("run_ended"), "once": PolicyGradient, "fails": Fails}
+    started = session(tmp_path, pipeline, extra)
+    with pytest.raises(ComponentError, match="enough") as stopped:
+        started.run()
+    (recorder,) = [c for c in started.builder.built.values() if isinstance(c, Plain)]
+    assert [given["error"] for _, given in recorder.calls] == [stopped.value]
+
+
+def test_run_ended_that_fails_too_hides_nothing(tmp_path: Path) -> None:
+    class Fails(Component):
+        @hookimpl
+        def iteration_done(self) -> None:
+            raise ValueError("the first")
+
+        @hookimpl
+        def run_ended(self) -> None:
+            raise ValueError("the second")
+
+    started = session(
+        tmp_path, {**PIPELINE, "algorithm": ["once", "fails"]}, {"once": PolicyGradient, "fails": Fails}
+    )
+    with pytest.raises(ComponentError, match="the first"):
+        started.run()
+    assert any("the second" in note for note in started.display.notes)  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from rlalign.interface.run import Run
 from rlalign.learning.optimiser import factor
 from rlalign.running.models import fingerprint
 from rlalign.testing import PolicyGradient, run, session
+from rlalign.testing.bench import stopped_and_resumed
 
 PIPELINE: dict[str, Any] = {
     "task": {"numbers": {"size": 40, "logged": [1]}},
@@ -172,11 +173,58 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
         events.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
         at += 12 + size + 4
     assert events[0].file_version == "brain.Event:2"
-    for event, row in zip(events[1:], rows(done), strict=True):
+    curves = [e for e in events[1:] if all(v.HasField("simple_value") for v in e.summary.value)]
+    for event, row in zip(curves, rows(done), strict=True):
         scalars = {v.tag: v.simple_value for v in event.summary.value}
         assert event.step == row["iteration"]
         assert scalars["reward/total"] == pytest.approx(row["reward/total"], rel=1e-6)
         assert set(scalars) == {k for k, v in row.items() if isinstance(v, float)}
+
+
+def test_tensorboard_gets_the_pipeline_and_samples(tmp_path: Path) -> None:
+    """Once, however often the run goes on, and the same as of a run that never stopped."""
+
+    def told(run: Path) -> list[tuple[int, str, str]]:
+        found = []
+        for path in sorted((run / "events").iterdir()):
+            data, at = path.read_bytes(), 0
+            while at < len(data):
+                size = int.from_bytes(data[at : at + 8], "little")
+                event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+                at += 12 + size + 4
+                for value in event.summary.value:
+                    if not value.HasField("simple_value"):
+                        text = b"".join(value.tensor.string_val).decode()
+                        found.append((event.step, value.tag, text))
+                    plugin = value.metadata.plugin_data
+                    if value.tag.endswith("start_info"):
+                        info = HParamsPluginData.FromString(plugin.content).session_start_info
+                        said = {name: v.number_value or v.string_value for name, v in info.hparams.items()}
+                        assert said["train.iterations"] == 2 and said["rewards"] == '["token-sum", "length"]'
+                        assert "folder" not in said and not any("observers" in name for name in said)
+                    if value.tag.endswith("end_info"):
+                        ended = HParamsPluginData.FromString(plugin.content).session_end_info
+                        assert ended.status == STATUS_SUCCESS
+        return found
+
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.proto.api_pb2 import STATUS_SUCCESS
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    evaluate = {"every": 1, "split": "val", "examples": 3}
+    pipeline = {**PIPELINE, "rewards": ["token-sum", "length"], "evaluate": evaluate}
+    _, done = run(tmp_path, pipeline, EXTRA, name="whole")
+    again = stopped_and_resumed(tmp_path, pipeline, EXTRA)
+    found = told(done.dir.path)
+    assert [(step, tag) for step, tag, _ in found] == [
+        *((0, "pipeline"), (0, "_hparams_/session_start_info")),
+        *((step, "samples") for step in (0, 1, 2)),
+        (0, "_hparams_/session_end_info"),
+    ]
+    assert "    rewards:\n    - token-sum" in found[0][2]
+    (first, *_) = rows(done, "samples.jsonl")
+    assert f"    {first['prompt']}\n    → {first['response']}\n" in found[2][2]
+    assert len(list((again.dir.path / "events").iterdir())) == 2 and told(again.dir.path) == found
 
 
 def test_a_run_leaves_its_model_and_nothing_half_written(tmp_path: Path) -> None:

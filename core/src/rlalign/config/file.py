@@ -16,6 +16,7 @@ from rlalign.config.validate import Report, check
 from rlalign.config.words import did_you_mean, found
 from rlalign.data import limits
 from rlalign.errors import ConfigError, RLAlignError, concealed, describe_error
+from rlalign.interface.hooks import WATCHING
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,6 +26,7 @@ _ACCEPTED: Mapping[str, tuple[tuple[Kind, ...], tuple[str, ...], str]] = {
     "responses": (("component",), ("rollout",), "a component with a `rollout` hook"),
     "rewards": (("component",), ("reward",), "components with a `reward` hook"),
     "algorithm": (("component",), (), "components with hooks"),
+    "observers": (("component",), WATCHING, f"components with one of the hooks {', '.join(WATCHING)}"),
     "evaluate.use": (("component",), ("reward", "evaluate"), "components that score or measure responses"),
     "models": (("value", "policy"), (), "a value or a policy"),
 }

@@ -46,7 +46,8 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         file.report((*scope, "train"), "say how long: `iterations` or `passes`")
     evaluate = _evaluate(file, scope, rewards)
     models = _models(file, scope)
-    used = [*rewards, *algorithm, *(evaluate.use if evaluate else ())]
+    observers = file.items(file.find(scope, "observers"), "observers")
+    used = [*rewards, *algorithm, *(evaluate.use if evaluate else ()), *observers]
     _refuse_same_names(file, scope, [*used, responses] if responses else used)
     if task is None or responses is None or generation is None or train is None:
         return None
@@ -61,6 +62,7 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         train=train,
         evaluate=evaluate,
         models=models,
+        observers=tuple(observers),
         place=file.tree.place(scope),
         places={
             f"{section}.{key}": file.tree.place(keys)

@@ -9,7 +9,14 @@ from typing import Any
 from rlalign.config import inherit, places
 from rlalign.config.file import File
 from rlalign.config.overrides import interpolate, override, shadowed
-from rlalign.config.pipeline import MERGED_SECTIONS, REPLACED_SECTIONS, Phase, Pipeline, PipelineSettings
+from rlalign.config.pipeline import (
+    MERGED_SECTIONS,
+    REPLACED_SECTIONS,
+    Phase,
+    Pipeline,
+    PipelineSettings,
+    without_observers,
+)
 from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
@@ -29,10 +36,12 @@ def load_pipeline(
     registry: Registry | None = None,
     text: str | Mapping[str, Any] | None = None,
     said: str = "command line",
+    observers: bool = True,
 ) -> Pipeline:
     """The pipeline in a file, or in `text` as if the file held it, after `key=value` overrides.
 
-    `text` may be the data itself, which has no lines; `said` is where overrides come from, for messages.
+    `text` may be the data itself, which has no lines; `said` is where overrides come from, for messages. Without
+    `observers` what the file says of them is left unread.
 
     Everything is checked; one ConfigError lists all that is wrong.
     """
@@ -41,6 +50,8 @@ def load_pipeline(
         tree = places.Tree(dict(text), {(): str(path)})
     else:
         tree = places.read(pipeline_text(path) if text is None else text, str(path))
+    if not observers:
+        tree.data = without_observers(tree.data)
     file = File(tree, path.absolute().parent, registry or Registry(trust=True))
     changed: list[tuple[str, Keys]] = []
     for one in overrides:

@@ -111,6 +111,11 @@ def _step(holder: Any, node: Any, keys: Keys, segment: str) -> Keys:
     return (component,) if segment in (component, *_names(node)) else (component, segment)
 
 
+def _watches(keys: Keys) -> bool:
+    """Whether a path leads into `observers`, on which no number depends."""
+    return keys[0] == "observers" or (keys[0] == "phases" and keys[2:3] == ("observers",))
+
+
 def _names_components(keys: Keys) -> bool:
     """Whether an item, or a list of items, stands at this path."""
     within = keys[2:] if keys[:1] == ("phases",) else keys
@@ -219,7 +224,8 @@ def _interpolate(tree: Tree, leaves: list[Keys], budget: _Budget, trust: bool) -
             tree.interpolated[keys] = tree.at(keys)
             tree.at(keys[:-1])[keys[-1]] = resolved
             if reader.read:
-                tree.variables |= reader.read
+                if not _watches(keys):
+                    tree.variables |= reader.read
                 tree.private.add(keys)
                 if keys[-1] == "as" or keys[2:] == ("name",) or keys == ("name",):
                     tree.report(keys, "a name is written into every log, so the environment cannot give it")

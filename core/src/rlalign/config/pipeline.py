@@ -16,7 +16,7 @@ from rlalign.interface.component import Component
 
 MERGED_SECTIONS = ("train", "generation", "evaluate", "models")
 """Sections that a phase inherits key by key."""
-REPLACED_SECTIONS = ("task", "rewards", "responses", "algorithm")
+REPLACED_SECTIONS = ("task", "rewards", "responses", "algorithm", "observers")
 """Sections that a phase inherits whole or not at all."""
 ALTERNATIVES = {
     "iterations": "passes",
@@ -136,6 +136,7 @@ class Phase(Options):
     train: Train
     evaluate: Evaluate | None
     models: Mapping[str, ModelSpec]
+    observers: tuple[Item, ...] = ()
     place: str = ""
     places: Mapping[str, str] = {}
     """Where options are written, such as `generation.greedy` and `models.mask`."""
@@ -168,7 +169,15 @@ class Pipeline(PipelineSettings):
     resolved: Mapping[str, Any]
     """The tree after interpolation and command line, as it is written into the run's folder."""
     environment: tuple[str, ...] = ()
-    """The variables that interpolations read."""
+    """The variables that interpolations read, without those of observers."""
+
+
+def without_observers(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a pipeline without what only watches it: all that numbers can depend on."""
+    kept = {key: part for key, part in said.items() if key != "observers"}
+    if isinstance(phases := kept.get("phases"), list):
+        kept["phases"] = [without_observers(p) if isinstance(p, Mapping) else p for p in phases]
+    return kept
 
 
 def short(component: str) -> str:

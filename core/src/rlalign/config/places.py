@@ -30,7 +30,7 @@ class Tree:
     private: set[Keys] = field(default_factory=set)
     """Where a variable of the environment went into it: the value is used, and never written down."""
     variables: set[str] = field(default_factory=set)
-    """Those variables."""
+    """Those variables, without the observers'."""
     problems: list[str] = field(default_factory=list)
     unreadable: set[Keys] = field(default_factory=set)
     """Parts whose value nobody knows: one problem is reported of each, and none that follows from it."""

@@ -1,4 +1,4 @@
-"""Everything a component can take part in: five stages of an iteration and five events of a phase.
+"""Everything a component can take part in: five stages of an iteration and six events of a run.
 
 Implement any subset as methods marked `@rlalign.hookimpl`, with the arguments named as here
 (a hook may leave out arguments it does not read). `docs/hooks.md` is the manual.
@@ -96,3 +96,15 @@ def iteration_done(run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[
 @hookspec
 def evaluated(run: Run, metrics: Mapping[str, float]) -> None:
     """An evaluation is over: stop a phase that no longer improves (`run.finish_phase`)."""
+
+
+@hookspec
+def run_ended(run: Run, error: Exception | None) -> None:
+    """The run is over: `error` is None where it is finished and its model written, else what stopped it.
+
+    Called on every component that was set up in this process; not after a second Ctrl-C.
+    """
+
+
+WATCHING = ("phase_started", "iteration_done", "evaluated", "run_ended")
+"""The hooks of components under `observers`."""

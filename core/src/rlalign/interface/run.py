@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +44,15 @@ class Examples(Protocol):
 class Run(Protocol):
     """Read-only. Each method says when it may be called."""
 
-    # -- where the run stands -----------------------------------------------------------------------
+    # -- which run, and where it stands -------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, of the run's name; in `rlalign eval` and `sample` a temporary one."""
+
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        """What `pipeline.yaml` says, a copy: what came from the environment as `${oc.env:…}`."""
 
     @property
     def phase(self) -> str:
@@ -60,6 +69,10 @@ class Run(Protocol):
     @property
     def step(self) -> int:
         """Optimiser steps of the whole run that are done."""
+
+    @property
+    def tick(self) -> int:
+        """Iterations of the whole run that are done, all phases together: the axis of its curves."""
 
     @property
     def progress(self) -> float:

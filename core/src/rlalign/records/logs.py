@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 
 from rlalign.data.limits import LINE_BYTES, require_file
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.records import events
 from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
 from rlalign.records.sums import Saved, Sum, sum_of, wrong_with
@@ -30,10 +30,17 @@ GUARDED_EVERY = 0.1
 class Logs:
     """All logs of a run. `.logs` lists them, so that `cut` deletes logs only, never a user's own file."""
 
-    def __init__(self, run: StrPath, guard: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        run: StrPath,
+        guard: Callable[[], None] = lambda: None,
+        header: Callable[[], bytes] = lambda: b"",
+    ) -> None:
         self._run = Path(run)
         self._guard = guard
         """Raises where the run is not this process's any more."""
+        self._header = header
+        """What the run's first events file says before all else."""
         self._guarded_at = 0.0
         self._index = self._run / ".logs"
         names = read_json(self._index, list[str], "Delete it.") if os.path.lexists(self._index) else []
@@ -53,9 +60,14 @@ class Logs:
         """Write a line to metrics.jsonl, and its floats as TensorBoard scalars at `step`."""
         self.append("metrics.jsonl", row)
         scalars = {tag: value for tag, value in row.items() if isinstance(value, float)}
+        self.event(events.scalars(scalars, step))
+
+    def event(self, record: bytes) -> None:
+        """Write a record for TensorBoard."""
         if self._events not in self._open:
-            self.write(self._events, _record(file_version="brain.Event:2"))
-        self.write(self._events, _record(scalars, step=step))
+            first = not any(name.startswith("events/") for name in self._names)
+            self.write(self._events, events.version() + (self._header() if first else b""))
+        self.write(self._events, record)
 
     def sums(self) -> dict[str, Saved]:
         """Size and checksum of every log, once all of it is on the disk."""
@@ -216,21 +228,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-def _record(scalars: Mapping[str, float] | None = None, **event: Any) -> bytes:
-    """A TensorBoard event in TFRecord framing: length, its checksum, data, its checksum."""
-    # tensorboardX's messages and checksum, not its writer: that one writes from a thread, so a file's
-    # length would say nothing. Imported here because it takes a second.
-    from tensorboardX.proto import event_pb2, summary_pb2
-    from tensorboardX.record_writer import masked_crc32c
-
-    if scalars:
-        values = [summary_pb2.Summary.Value(tag=tag, simple_value=x) for tag, x in scalars.items()]
-        event["summary"] = summary_pb2.Summary(value=values)
-    data: bytes = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
-    length = struct.pack("<Q", len(data))
-    return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data))
 
 
 def _unwritable(path: Path, cause: str | None) -> str:

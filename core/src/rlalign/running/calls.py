@@ -25,6 +25,7 @@ class Calls:
 
     def __call__(self, member: Member, hook: str, **arguments: Any) -> Any:
         """What one component's hook answers."""
+        arguments["run"] = member.sees(arguments["run"])
         with self.watching(hook, member, arguments):
             result = getattr(self._hooks[id(member.component)], hook)(**arguments)
         # A hook that is not `firstresult` answers with a list, here of one component's result.

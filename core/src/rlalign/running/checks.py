@@ -15,6 +15,15 @@ WRAPPABLE = ("reward", "advantage", "update")
 NEEDS = (*LIVE, "values", "old_logprobs")
 COLUMNS = (*LIVE, "values", "state_values")
 OF_VALUES = ("values", "state_values")
+BELONGS = {
+    "rollout": "responses",
+    "reward": "rewards",
+    "evaluate": "evaluate.use",
+    **dict.fromkeys(("advantage", "loss", "update", "step_ready"), "algorithm"),
+}
+"""Hooks that change a run or measure it, and where their components stand."""
+DECLARED = ("models", "trains", "needs", "responses", "regularises", "constraint", "defaults", "sources")
+"""What a component may say that has the run do something for it."""
 
 
 # -- the hooks of components, each alone and side by side --------------------------------------------------
@@ -29,7 +38,7 @@ def hooks_of(members: Sequence[Member]) -> Iterator[str]:
         if len(found) > 1:
             names = " and ".join(who(m) for m in found)
             yield f"only one component may implement `{hook}`, but {names} both do; remove one"
-    for role in ("rewards", "use", "algorithm"):
+    for role in ("rewards", "use", "algorithm", "observers"):
         yield from _wrappers([m for m in members if m.role == role], role)
 
 
@@ -69,6 +78,18 @@ def _wrappers(listed: Sequence[Member], role: str) -> Iterator[str]:
                         )
         if wraps and member.item.weight != 1:
             yield f"{who(member)} is a wrapper and takes no weight; put it on what it wraps"
+
+
+def watching(observers: Sequence[Member]) -> Iterator[str]:
+    """What an observer would change of the run."""
+    for member in observers:
+        only = f"{member.item.place}: `{member.name}`: what stands under `observers` only watches a run, and this"
+        for hook, place in BELONGS.items():
+            if implements(member.component, hook):
+                yield f"{only} has a `{hook}` hook; list it under `{place}`"
+        for name in DECLARED:
+            if getattr(member.component, name) not in (None, False, (), [], {}):
+                yield f"{only} declares `{name}`; list it under `algorithm`"
 
 
 # -- a phase -----------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Components:
         self._seeds = seeds
         self._note = note
         self._set_up: set[int] = set()
+        self._dismissed: set[int] = set()
         self.saved: dict[str, Any] = {}
         """States from the checkpoint, of components that were not set up yet."""
 
@@ -43,6 +44,13 @@ class Components:
             what, place = f"`setup` of `{component.name}`", self._places[id(component)]
             with attributed_to(f"{place}: {what}", component.name), settings_kept(partial(self._note, what)):
                 component.setup(run)
+
+    def dismiss(self, component: Component) -> bool:
+        """Whether it was set up, and is yet to be told that the run is over."""
+        if id(component) not in self._set_up or id(component) in self._dismissed:
+            return False
+        self._dismissed.add(id(component))
+        return True
 
     def restore(self) -> None:
         """Give the components that are set up by now the state they had at the checkpoint."""

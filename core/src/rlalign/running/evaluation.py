@@ -10,6 +10,7 @@ from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import RLAlignError
+from rlalign.records import events
 from rlalign.running.metrics import of_responses
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
@@ -17,6 +18,8 @@ from rlalign.running.responses import rewarded, sample
 
 SHOWN = 8
 """Responses written to samples.jsonl each time."""
+CHARACTERS = 1000
+"""Of a prompt or a response that TensorBoard gets."""
 
 
 def evaluate(phase: RunningPhase) -> None:
@@ -28,9 +31,10 @@ def evaluate(phase: RunningPhase) -> None:
     rollout, reward = scored(phase, responses(phase, examples(phase)))
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
-    rows = shown(rollout, reward, SHOWN)
+    logs, rows = phase.workspace.logs, shown(rollout, reward, SHOWN)
     for row in rows:
-        phase.workspace.logs.append("samples.jsonl", {**phase.where, **row})
+        logs.append("samples.jsonl", {**phase.where, **row})
+    logs.event(events.texts("samples", [in_words(row) for row in rows], phase.tick))
     phase.log(metrics, evaluation=True)
     phase.workspace.display.evaluated(metrics)
     phase.workspace.display.sample(rows[0])
@@ -91,3 +95,16 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """Such a response as text to look at."""
+    prompt = row["prompt"]
+    if not isinstance(prompt, str):
+        prompt = "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items())
+    return f"{_cut(prompt)}\n→ {_cut(row['response'])}\n({scores})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[: CHARACTERS - 1]}…"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rlalign.config import places
+from rlalign.config.pipeline import without_observers
 from rlalign.records.environment import make_lock, seal
 from rlalign.records.logs import plain
 from rlalign.running.models import fingerprint
@@ -24,8 +25,9 @@ def lock_of(
     to compare with."""
     items = [space.pipeline.policy]
     for plan in space.plans:
-        items += [m.item for m in (*plan.members, *plan.evaluators)]
+        items += [m.item for m in (*plan.members, *plan.evaluators) if m.role != "observers"]
         items += [spec.item for spec in plan.settings.models.values() if spec.item]
+    pipeline = without_observers(places.read(text, "pipeline.yaml").data)
     found = [
         (item.cls.__module__, space.registry.load(item.component, space.pipeline.folder).installed)
         for item in items
@@ -39,7 +41,7 @@ def lock_of(
         for name in type(item.options).model_computed_fields:
             data[f"{item.name}.{name}"] = str(getattr(item.options, name))
     return make_lock(
-        pipeline=json.loads(json.dumps(plain(places.read(text, "pipeline.yaml").data))),
+        pipeline=json.loads(json.dumps(plain(pipeline))),
         seed=space.pipeline.seed,
         deterministic=space.pipeline.deterministic,
         distributions={installed.distribution for _, installed in found if installed},

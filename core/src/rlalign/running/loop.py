@@ -10,12 +10,12 @@ from typing import Any
 
 from rlalign.config import places
 from rlalign.config.load import load_pipeline
-from rlalign.config.pipeline import Pipeline
+from rlalign.config.pipeline import Pipeline, without_observers
 from rlalign.config.registry import Registry
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
-from rlalign.records import checkpoint
+from rlalign.records import checkpoint, events
 from rlalign.records.environment import refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.result import Result
@@ -139,7 +139,16 @@ class Session(Workspace):
         text = places.dump(places.escape(self.pipeline.resolved))
         lock = lock_of(self, text, {})
         self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
-        self.logs = Logs(self.dir.path, self.dir.require_mine)
+        self.logs = self._logs()
+
+    def _logs(self) -> Logs:
+        """The run's logs; TensorBoard is told the pipeline first."""
+        said = without_observers(self.pipeline.resolved)
+        return Logs(
+            self.dir.path,
+            self.dir.require_mine,
+            lambda: events.started(said, places.dump(places.escape(said))),
+        )
 
     def reopen(
         self, directory: RunDir, was: Workspace | None = None, *, inexact: bool, previous: bool
@@ -149,7 +158,7 @@ class Session(Workspace):
         `was` is the run as its pipeline.yaml has it, where that is about to change.
         """
         self.dir = directory
-        self.logs = Logs(directory.path, directory.require_mine)
+        self.logs = self._logs()
         if is_cleaned(directory):
             if previous or was is not None:
                 raise CheckpointError(
@@ -239,6 +248,8 @@ class Session(Workspace):
             note = save_folder(self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last))
             if note is not None:
                 self.display.note(f"{self.dir.model}: {note}")
+            self._tell_ended(None)
+            self.logs.event(events.ended())
             self.display.finished(
                 {
                     "folder": str(self.dir.path),
@@ -247,10 +258,22 @@ class Session(Workspace):
                 }
             )
             return Finished(self.dir.path, self.last)
+        except Exception as error:
+            try:
+                self._tell_ended(error)
+            except RLAlignError as another:  # what went wrong first is what is told
+                self.display.note(str(another))
+            raise
         finally:
             self.display.close()
             self.logs.close()
             self.dir.close()
+
+    def _tell_ended(self, error: Exception | None) -> None:
+        """Tell the components that this process worked with, each once."""
+        if hasattr(self, "phase"):
+            for plan in self.plans:
+                plan.training.run_ended(self.phase.run, error, self.components.dismiss)
 
     def _run_phase(self, repeat: int, place: int, saver: Saver) -> None:
         phase = self.phase = open_phase(self, self.plans[place], repeat, place)

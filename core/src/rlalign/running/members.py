@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rlalign.config.pipeline import Item
 from rlalign.interface import hooks
@@ -20,11 +21,15 @@ class Member:
     item: Item
     component: Component
     role: str
-    """`rewards`, `algorithm`, `responses`, `source`, `task` or `use`."""
+    """`rewards`, `algorithm`, `responses`, `source`, `task`, `use` or `observers`."""
 
     @property
     def name(self) -> str:
         return self.item.name
+
+    def sees(self, run: Any) -> Any:
+        """The run as it is given to this component: an observer may look, and ask for nothing."""
+        return run.watched if self.role == "observers" else run
 
 
 def who(member: Member | None) -> str:

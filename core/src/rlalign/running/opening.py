@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +39,10 @@ def open_run(
     text = pipeline_text(run.pipeline)
     scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
     changes = [f"{scope}{one}" for one in (*_as_overrides(asked), *_of_evaluation(overrides))]
-    whole = load_pipeline(run.pipeline, registry=registry)
+    load = partial(load_pipeline, run.pipeline, registry=registry, observers=False)
+    whole = load()
     place_of(saved, whole.phases, whole.repeat)
-    pipeline = load_pipeline(run.pipeline, changes, registry=registry, said=said) if changes else whole
+    pipeline = load(changes, said=said) if changes else whole
     opened = Opened(pipeline, registry, run.name, place)
     with checkpoint.fitting(saved.path):
         opened.load_run(run, saved, whole)

@@ -80,11 +80,11 @@ class RunningPhase:
             trained = {name: self.models[name] for name in plan.trains}
             optimiser = Optimiser(trained, train)
             self.learner = GradientLearner(self.engine, optimiser, self.models, train, self.losses)
-        for component in plan.components:
-            self.workspace.display.stage(f"setting up {component.name}")
-            if hasattr(component.constraint, "resolve"):
-                component.constraint.resolve(self.models)
-            components.set_up(component, self.run)
+        for member in plan.everybody:
+            self.workspace.display.stage(f"setting up {member.name}")
+            if hasattr(member.component.constraint, "resolve"):
+                member.component.constraint.resolve(self.models)
+            components.set_up(member.component, member.sees(self.run))
         if state is None:
             components.restore()
         else:
@@ -145,6 +145,11 @@ class RunningPhase:
         return self.iteration >= self.iterations or self.ending is not None
 
     @property
+    def tick(self) -> int:
+        """Iterations of the whole run that are done."""
+        return self.workspace.ticks + self.iteration
+
+    @property
     def progress(self) -> float:
         return min(1.0, (self.iteration + self.share) / max(1, self.iterations))
 
@@ -171,8 +176,7 @@ class RunningPhase:
 
     def log(self, metrics: Mapping[str, float], *, evaluation: bool = False) -> None:
         """A line of metrics.jsonl."""
-        tick = self.workspace.ticks + self.iteration
-        self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=tick)
+        self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=self.tick)
         self.workspace.remember(metrics, evaluation=evaluation)
 
     @contextmanager

@@ -55,16 +55,27 @@ class PhasePlan:
         return next(m for m in self.members if m.role == "responses")
 
     @property
+    def everybody(self) -> list[Member]:
+        """Every component of the phase in its place, once, in pipeline order."""
+        return once((*self.members, *self.evaluators))
+
+    @property
     def components(self) -> list[Component]:
-        """Every component of the phase, once, in pipeline order."""
-        return [m.component for m in once((*self.members, *self.evaluators))]
+        """Those components."""
+        return [m.component for m in self.everybody]
+
+    @property
+    def observers(self) -> list[Member]:
+        """Those that only watch."""
+        return [m for m in self.members if m.role == "observers"]
 
     def acting(self) -> dict[str, list[str]]:
         """Who acts in each stage, for `rlalign check`."""
         found = {
-            hook: [m.name for m in self.training.implementing(hook)]
+            hook: names
             for hook in HOOKS
-            if hook != "evaluate" and self.training.implementing(hook)
+            if hook != "evaluate"
+            and (names := [m.name for m in self.training.implementing(hook) if m.role != "observers"])
         }
         if self.settings.evaluate:
             found["evaluate"] = [

@@ -95,6 +95,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         "rewards": phase.rewards,
         "algorithm": phase.algorithm,
         "use": phase.evaluate.use if phase.evaluate else (),
+        "observers": phase.observers,
     }
     built = {role: builder.members(items, role) for role, items in listed.items()}
     for member in built["algorithm"]:
@@ -111,7 +112,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     with faults.collecting():
         sources = builder.sources(source.component, source.item)
     source.component.source_components = {member.name: member.component for member in sources}
-    members = (task, source, *sources, *built["rewards"], *built["algorithm"])
+    members = (task, source, *sources, *built["rewards"], *built["algorithm"], *built["observers"])
     sampled = decoding(phase, task.component).draws_as(phase.generation) if phase.evaluate else True
     scoring, left_out = _evaluators(built["rewards"], built["use"], source, sampled)
     evaluators = (task, *scoring)
@@ -121,6 +122,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         *checks.hooks_of(members),
         *checks.hooks_of((task, *measures)),
         *checks.needs_of(everybody),
+        *checks.watching(built["observers"]),
     ]
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)
     declared: dict[str, Role | Lagging] = {}

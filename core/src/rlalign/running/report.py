@@ -44,6 +44,8 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool) -> list[str]:
             models[name] = "renewed" if renewed and not (spec and spec.item) else "kept"
         if spec and spec.dtype:
             models[name] += f" in {spec.dtype}"
+    if plan.observers:
+        rows["observers"] = ", ".join(member.name for member in plan.observers)
     rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())
     rows["trains"] = ", ".join(plan.trains) if plan.learns else "nothing"
     if plan.live or plan.columns:

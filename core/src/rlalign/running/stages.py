@@ -6,7 +6,7 @@ reaches the training reward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from rlalign.running.weighted_rewards import WeightedSum
 from rlalign.running.wrapping import wrapped
 
 if TYPE_CHECKING:
+    from rlalign.interface.component import Component
     from rlalign.interface.run import Learner, Run
 
 
@@ -172,6 +173,12 @@ class Stages:
         metrics = MappingProxyType(dict(metrics))
         for member in self.implementing("evaluated"):
             self._call(member, "evaluated", run=run, metrics=metrics)
+
+    def run_ended(self, run: Run, error: Exception | None, dismiss: Callable[[Component], bool]) -> None:
+        """Tell those components that `dismiss` says are still there."""
+        for member in self.implementing("run_ended"):
+            if dismiss(member.component):
+                self._call(member, "run_ended", run=run, error=error)
 
     def iteration_done(
         self, run: Run, rollout: Rollout, reward: Reward, metrics: Mapping[str, float]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +26,9 @@ from rlalign.running.responses import rewarded, sample
 from rlalign.running.untouched import Untouched
 from rlalign.running.workspace import Workspace
 
+ASKED = ("draw", "sample", "logged", "score", "column", "finish_phase")
+"""Members of a run that have it do something, or decide what it does."""
+
 
 def open_phase(workspace: Workspace, plan: PhasePlan, repeat: int, place: int) -> RunningPhase:
     """A phase, and what its hooks see of it."""
@@ -32,26 +37,19 @@ def open_phase(workspace: Workspace, plan: PhasePlan, repeat: int, place: int) -
     return phase
 
 
-class RunView:
-    """`Run` says what each member is for."""
+class Standing:
+    """Which run it is, and where it stands."""
 
     _phase: RunningPhase
-    _models: ModelsView
-    _draw: DrawView
-    untouched: Untouched
 
-    def __init__(self, phase: RunningPhase) -> None:
-        held = {"_phase": phase, "_models": ModelsView(phase.models), "_draw": DrawView(phase)}
-        self.__dict__.update(held, untouched=phase.untouched)
+    @property
+    def folder(self) -> Path:
+        return self._phase.workspace.dir.path.absolute()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
-
-    def __getattr__(self, name: str) -> Any:
-        hint = f"; in an `update` hook, `learner.{name}` is there" if hasattr(Learner, name) else ""
-        raise AttributeError(f"run.{name}: a run has no such member{hint}")
-
-    # -- where the run stands -----------------------------------------------------------------------
+    @property
+    def pipeline(self) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(json.dumps(self._phase.workspace.pipeline.resolved))
+        return said
 
     @property
     def phase(self) -> str:
@@ -70,9 +68,41 @@ class RunView:
         return self._phase.step
 
     @property
+    def tick(self) -> int:
+        return self._phase.tick
+
+    @property
     def progress(self) -> float:
         self._phase.progress_matters = True
         return self._phase.progress
+
+    @property
+    def position(self) -> int:
+        return self._phase.position
+
+
+class RunView(Standing):
+    """`Run` says what each member is for."""
+
+    _models: ModelsView
+    _draw: DrawView
+    untouched: Untouched
+
+    def __init__(self, phase: RunningPhase) -> None:
+        held = {"_phase": phase, "_models": ModelsView(phase.models), "_draw": DrawView(phase)}
+        self.__dict__.update(held, untouched=phase.untouched)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
+
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; in an `update` hook, `learner.{name}` is there" if hasattr(Learner, name) else ""
+        raise AttributeError(f"run.{name}: a run has no such member{hint}")
+
+    @property
+    def watched(self) -> WatchedRun:
+        """The same for what only watches."""
+        return WatchedRun(self._phase)
 
     # -- what it is made of -------------------------------------------------------------------------
 
@@ -91,10 +121,6 @@ class RunView:
     @property
     def generation(self) -> Sampling:
         return self._phase.settings.generation
-
-    @property
-    def position(self) -> int:
-        return self._phase.position
 
     # -- what it can do -----------------------------------------------------------------------------
 
@@ -135,6 +161,18 @@ class RunView:
 
     def finish_phase(self, reason: str) -> None:
         self._phase.ending = reason
+
+
+class WatchedRun(RunView):
+    """A phase as observers see it: they may look, and ask the run for nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ASKED:
+            raise ComponentError(
+                f"run.{name} is not for what stands under `observers`, which only watches; "
+                "a component that has the run do something belongs under `algorithm`"
+            )
+        return super().__getattribute__(name)
 
 
 class ModelsView(ModelMap):

@@ -4,11 +4,14 @@ from rlalign.testing.bench import COMPONENTS, Bench, plain_gradient, registry, r
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.logits import FreeValue, LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
+from rlalign.testing.task_kit import TaskTests
 from rlalign.testing.tasks import Length, Numbers, TokenSum
+from rlalign.testing.text import Bytes
 
 __all__ = [
     "COMPONENTS",
     "Bench",
+    "Bytes",
     "ComponentTests",
     "FreeValue",
     "Length",
@@ -17,6 +20,7 @@ __all__ = [
     "Numbers",
     "PolicyAndValue",
     "PolicyGradient",
+    "TaskTests",
     "TokenSum",
     "ValueFit",
     "plain_gradient",

@@ -28,9 +28,11 @@ from rlalign.running.view import open_phase
 from rlalign.testing.logits import LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
 from rlalign.testing.tasks import Length, Numbers, TokenSum
+from rlalign.testing.text import Bytes
 
 COMPONENTS: dict[str, type[Any]] = {
     "logits": Logits,
+    "bytes": Bytes,
     "linear-value": LinearValue,
     "numbers": Numbers,
     "token-sum": TokenSum,

@@ -51,9 +51,14 @@ class ComponentTests:
     def extra(self) -> dict[str, type[Any]]:
         return {} if isinstance(self.component, str) else {"under-test": self.component}
 
+    @property
+    def config(self) -> Any:
+        """The options, read as those of a pipeline are."""
+        return self.cls.Config.model_validate_json(json.dumps(dict(self.options), default=str))
+
     def hooks(self) -> dict[str, str]:
         """The hooks it implements, each `plain` or `wrapper`."""
-        component = self.cls(self.cls.Config(**self.options))
+        component = self.cls(self.config)
         return {hook: kind for hook in HOOKS if (kind := implements(component, hook))}
 
     def whole_pipeline(self) -> dict[str, Any]:
@@ -85,9 +90,8 @@ class ComponentTests:
             assert field.description, f"option `{name}` has no description"
 
     def test_hooks_are_marked(self) -> None:
-        config = self.cls.Config(**self.options)
-        item = Item(name=self.named, component=self.named, options=config, cls=self.cls)
-        member = Member(item, self.cls(config), "alone")
+        item = Item(name=self.named, component=self.named, options=self.config, cls=self.cls)
+        member = Member(item, self.cls(self.config), "alone")
         assert not list(hooks_of([member]))
 
     def test_state_survives_a_round_trip(self, bench: Bench, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlalign.testing import ComponentTests, run
+from rlalign.testing import ComponentTests, TaskTests, run
 from rlalign_plugin_vowels import share_of, surrogate
+from rlalign_plugin_vowels.missing_vowels import MissingVowels
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,16 @@ def test_it_learns(tmp_path):
         },
     )
     assert finished.metrics["eval/token-sum"] > 2.0  # three nines earn 2.7
+
+
+class TestMissingVowels(TaskTests):
+    component = "missing-vowels"
+    other_options = {"held_out": 0.5}
+
+
+def test_a_word_loses_its_vowels_and_stays_with_those_it_is_like(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("banana\nbenene\nbanana\n")
+    task = MissingVowels(MissingVowels.Config(words=words, held_out=0.999))
+    assert [(e.id, e.prompt) for e in task.examples("val")] == [("banana", "bnn -> "), ("benene", "bnn -> ")]
+    assert task.postprocess(" banana\nand more") == "banana"

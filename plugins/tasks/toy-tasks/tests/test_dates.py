@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlalign.testing import ComponentTests, run
+from rlalign.testing import ComponentTests, TaskTests, run
 from rlalign_plugin_toy_tasks import ToyDates, has_date
 
 DIGITS = [*"0123456789", "-", "end"]
@@ -68,3 +68,9 @@ def test_logged_dates_can_be_read_by_a_table(tmp_path):
     pipeline = {**WORLD, "algorithm": "reinforce", "responses": "logged", "train": {"iterations": 1}}
     finished, _ = run(tmp_path, pipeline)
     assert 0.1 < finished.metrics["reward/logged"] < 0.3
+
+
+class TestToyDates(TaskTests):
+    component = "toy-dates"
+    shared = ("prompts",)  # all of them the same
+    any_split = True

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rlalign import ComponentError
-from rlalign.testing import ComponentTests, run
+from rlalign.testing import ComponentTests, TaskTests, run
 from rlalign_plugin_toy_tasks import ToyKeywords, coverage
 from rlalign_plugin_toy_tasks.keywords import CONTENT, KEYWORDS, write
 
@@ -101,3 +101,11 @@ def test_coverage_says_which_task_it_goes_with(tmp_path):
     other = {"task": "toy-numbers", "policy": {"table": {"actions": 3}}, "responses": "sampled"}
     with pytest.raises(ComponentError, match="goes with `task: toy-keywords`"):
         run(tmp_path, {**LOGGED, **other, "rewards": ["toy-coverage"]})
+
+
+class TestToyKeywords(TaskTests):
+    component = "toy-keywords"
+    options = {"size": 40, "held_out": 20}
+    shared = ("prompts",)  # of two keywords there are not many
+    any_split = True
+    other_options = {"seed": 1}

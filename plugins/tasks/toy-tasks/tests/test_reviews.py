@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlalign import ComponentError
-from rlalign.testing import Bench, ComponentTests, run
+from rlalign.testing import Bench, ComponentTests, TaskTests, run
 from rlalign_plugin_toy_tasks import ToyReviews, sentiment
 from rlalign_plugin_toy_tasks.reviews import NEGATIVE, POSITIVE, REVIEWS
 from rlalign_plugin_toy_tasks.texts import distinct
@@ -137,3 +137,11 @@ def test_grammar_says_which_tasks_it_goes_with(tmp_path):
                 "train": {"iterations": 1},
             },
         )
+
+
+class TestToyReviews(TaskTests):
+    component = "toy-reviews"
+    options = {"size": 40, "held_out": 20}
+    shared = ("prompts",)  # beginnings of four words are few
+    any_split = True
+    other_options = {"seed": 1}

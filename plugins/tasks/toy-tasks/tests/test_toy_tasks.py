@@ -9,8 +9,7 @@ import pytest
 
 from rlalign import ComponentError
 from rlalign.config.registry import Registry
-from rlalign.testing import Bench, run
-from rlalign.testing.kit import ComponentTests
+from rlalign.testing import Bench, ComponentTests, TaskTests, run
 from rlalign_plugin_toy_tasks import Bandit, BanditPayout, IncreasingNumbers, ToyNumbers, increasing_run
 
 
@@ -125,3 +124,16 @@ def test_it_is_offered_by_name(name: str) -> None:
     loaded = Registry().load(name)
     assert loaded.installed.distribution == "rlalign-plugin-toy-tasks"
     assert loaded.cls in (Bandit, BanditPayout, ToyNumbers, IncreasingNumbers)
+
+
+class TestBanditTask(TaskTests):
+    component = "bandit"
+    options = {"payouts": [1.0, 0.0], "pulls": 8}
+    shared = ("prompts",)  # all of them the same
+    any_split = True
+
+
+class TestToyNumbers(TaskTests):
+    component = "toy-numbers"
+    shared = ("prompts",)
+    any_split = True
