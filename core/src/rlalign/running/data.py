@@ -91,7 +91,11 @@ class Data:
             source = plan.source
             logged = "logged" in (source.item.component, *source.component.sources)
             if logged and settings.origin is None and not self.split(plan, "train")[0].responses:
+                meta = ", ".join(map(repr, self.split(plan, "train")[0].meta))
                 raise ConfigError(
                     f"{source.item.place}: responses come from the log here, and the first example of task "
-                    f"`{settings.task.name}` has none; say `responses: sampled`, or take a task with logged responses"
+                    f"`{settings.task.name}` has none"
+                    + (f" (only, in its meta, {meta})" if meta else "")
+                    + "; say "
+                    "`responses: sampled`, or let the task give logged responses"
                 )
