@@ -42,12 +42,13 @@ def sheet(by: str = ";", more: str = "") -> str:
     )
 
 
+INDEXED = enumerate(sheet().splitlines())
 QUESTIONS: dict[str, tuple[str, bytes]] = {
     "Excel's CSV UTF-8 of a German": ("d.csv", ("\ufeff" + sheet()).encode()),
     "with empty rows at its end": ("d.csv", sheet(";", ";\r\n;\r\n").encode()),
     "with empty columns": ("d.csv", sheet().replace("\r\n", ";;\r\n").encode()),
     "tabs under the name of CSV": ("d.csv", sheet("\t").encode()),
-    "pandas' index": ("d.csv", "".join(f"{i};{row}\n" for i, row in enumerate(sheet().split("\r\n")) if row).replace("0;", ";", 1).encode()),
+    "pandas' index": ("d.csv", "".join(f"{i};{row}\n" for i, row in INDEXED).replace("0;", ";", 1).encode()),
     "a JSON list": ("d.json", json.dumps(QA, indent=1).encode()),
     "a JSON list under the name of JSON lines": ("d.jsonl", json.dumps(QA, indent=1).encode()),
     "a JSON list on one line": ("d.jsonl", json.dumps(QA).encode()),
