@@ -1,7 +1,10 @@
 """For all tests of the repository."""
 
 import os
+import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # Before torch is there: idle threads sleep. Those that spin crawl where tests, or other work, share the machine.
@@ -10,3 +13,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # How long an example takes says how busy the machine is.
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGPROF)
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_PROF)
+
+
+@pytest.fixture(autouse=True)
+def no_test_interrupts_another() -> Iterator[None]:
+    """Handlers are given back and no timer is left: what it sends would break a later test off, or end all of them."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    running = [timer for timer in TIMERS if signal.setitimer(timer, 0) != (0.0, 0.0)]
+    changed = [
+        number for number, handler in zip(SIGNALS, before, strict=True) if signal.getsignal(number) != handler
+    ]
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    assert not running and not changed, "the test leaves a timer running, or a signal's handler changed"

@@ -34,4 +34,5 @@ def example_plugins(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def with_example_plugins(example_plugins: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The example plugins importable in this process; gives the environment for a new one."""
     monkeypatch.setattr(sys, "path", [*sys.path, *example_plugins])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(example_plugins)}
+    there = filter(None, [os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*example_plugins, *there])}

@@ -354,7 +354,7 @@ def harm(run: Path, outside: Path, chance: random.Random) -> str:
     return f"{path.relative_to(run)}: {kind}"
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(300, marks=pytest.mark.slow)])
 def test_whatever_happens_to_a_folder_is_told_or_changes_nothing(
     broken: Runs, whole: dict[str, Any], tmp_path: Path, count: int
 ) -> None:

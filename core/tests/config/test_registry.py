@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -24,17 +25,38 @@ class OwnTask(Task):
     pass
 
 
+@pytest.fixture(autouse=True)
+def closed(tmp_path_factory, tmp_path, monkeypatch):
+    """The registry under test sees what a test installs. A stranger that is installed too is there to be unseen."""
+    stranger = tmp_path_factory.mktemp("stranger")
+    names = ["quux-ones", "zzqqx", "corg", "thing-d", "thing-f"]
+    metadata(stranger, "rlalign-plugin-stranger", "1.0", dict.fromkeys(names, "no_such_module:Thing"))
+    monkeypatch.syspath_prepend(stranger)
+    assert {one.name for one in installed()} >= set(names)
+
+    def seen(group: str) -> list[EntryPoint]:
+        points = entry_points(group=group)
+        return [point for point in points if Path(str(point.dist.locate_file(""))).is_relative_to(tmp_path)]
+
+    monkeypatch.setattr("rlalign.config.registry.entry_points", seen)
+
+
+def metadata(folder: Path, name: str, version: str, points: dict[str, str]) -> None:
+    """What an install writes of a distribution's entry points."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    lines = "".join(f"{point} = {value}\n" for point, value in points.items())
+    (info / "entry_points.txt").write_text(f"[rlalign]\n{lines}")
+
+
 @pytest.fixture
 def distribution(tmp_path, monkeypatch):
     """Makes an installed distribution out of metadata and one module."""
 
     def make(name: str, points: dict[str, str], version="1.0", site="site", **modules: str) -> Path:
         folder = tmp_path / site
-        info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        lines = "".join(f"{point} = {value}\n" for point, value in points.items())
-        (info / "entry_points.txt").write_text(f"[rlalign]\n{lines}")
+        metadata(folder, name, version, points)
         for module, text in modules.items():
             (folder / f"{module}.py").write_text(text)
             monkeypatch.delitem(sys.modules, module, raising=False)

@@ -30,9 +30,17 @@ class Example:
     def __post_init__(self) -> None:
         """All components of a run see the same example: what it holds cannot be changed."""
         for name in ("responses", "scores", "finished"):
-            if type(getattr(self, name)) is not tuple:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise TypeError(f"`{name}` of an Example is a list, and got one text: `{name}=[…]`")
+            if type(value) is not tuple:
+                object.__setattr__(self, name, tuple(value))
         if type(self.prompt) is not str:
+            if not isinstance(self.prompt, str | Sequence):
+                kind = type(self.prompt).__name__
+                raise TypeError(
+                    f"`prompt` of an Example is text or a list of messages, and got a value of type {kind}"
+                )
             object.__setattr__(self, "prompt", kept(self.prompt))
         if type(self.meta) is not KeptDict:
             object.__setattr__(self, "meta", KeptDict((k, kept(v)) for k, v in self.meta.items()))

@@ -10,6 +10,7 @@ from rlalign.errors import ConfigError, attributed_to
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
 from rlalign.records.rundir import RunDir
+from rlalign.running.examples import examples_of
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
 
@@ -32,9 +33,7 @@ class Data:
         key = (id(plan.task), split)
         if key not in self._splits:
             task = plan.settings.task
-            with attributed_to(f"{task.place}: task `{task.name}`, asked for its examples of `{split}`,"):
-                found = plan.task.examples(split)
-            found = tuple(found) if isinstance(found, list) else found  # the task may go on with its own
+            found = examples_of(plan.task, f"{task.place}: task `{task.name}`", split)
             self._splits[key] = self._readable(found, split)
         return self._splits[key]
 
@@ -89,12 +88,14 @@ class Data:
                 data, who = self.split(plan, split), f"{settings.task.place}: task `{settings.task.name}`"
                 if len(data) == 0:
                     raise ConfigError(f"{who} has no examples in `{split}`")
-                if not isinstance(data[0], Example):
-                    raise ConfigError(f"{who} must give Examples, got a {type(data[0]).__name__}")
             source = plan.source
             logged = "logged" in (source.item.component, *source.component.sources)
             if logged and settings.origin is None and not self.split(plan, "train")[0].responses:
+                meta = ", ".join(map(repr, self.split(plan, "train")[0].meta))
                 raise ConfigError(
                     f"{source.item.place}: responses come from the log here, and the first example of task "
-                    f"`{settings.task.name}` has none; say `responses: sampled`, or take a task with logged responses"
+                    f"`{settings.task.name}` has none"
+                    + (f" (only, in its meta, {meta})" if meta else "")
+                    + "; say "
+                    "`responses: sampled`, or let the task give logged responses"
                 )

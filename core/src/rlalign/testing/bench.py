@@ -19,6 +19,7 @@ from rlalign.decoding.logits import full_precision, steps_outputs
 from rlalign.interface.policy import Value
 from rlalign.learning.engine import Engine
 from rlalign.learning.forward import lay_out
+from rlalign.records.files import StrPath
 from rlalign.running import loop
 from rlalign.running.display import Display, PlainDisplay
 from rlalign.running.iteration import run_iteration, with_old_logprobs
@@ -67,7 +68,7 @@ def registry(components: Mapping[str, type[Any]] = {}) -> Registry:
 
 
 def session(
-    folder: Path,
+    folder: StrPath,
     pipeline: Mapping[str, Any],
     components: Mapping[str, type[Any]],
     *,
@@ -75,13 +76,13 @@ def session(
     display: Display | None = None,
 ) -> loop.Session:
     """A new run of a pipeline given as a dict, with further components by name."""
-    known = registry(components)
+    known, folder = registry(components), Path(folder)
     loaded = load_pipeline(folder / "pipeline.yaml", registry=known, text=json.dumps(dict(pipeline)))
     return loop.start(loaded, known, root=folder / "runs", name=name, display=display or Silence())
 
 
 def run(
-    folder: Path,
+    folder: StrPath,
     pipeline: Mapping[str, Any],
     components: Mapping[str, type[Any]] = {},
     *,
@@ -103,11 +104,11 @@ def stop_early(session: loop.Session) -> None:
 
 
 def stopped_and_resumed(
-    folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]]
+    folder: StrPath, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]]
 ) -> loop.Session:
     """The session of a run called `stopped` that was stopped after its first iteration and went on from there."""
     stop_early(session(folder, pipeline, components, name="stopped"))
-    again = loop.resume(folder / "runs/stopped", registry(components), display=Silence())
+    again = loop.resume(Path(folder) / "runs/stopped", registry(components), display=Silence())
     again.run()
     return again
 
@@ -150,7 +151,7 @@ class Bench:
     """The first phase of a pipeline, started."""
 
     def __init__(
-        self, folder: Path, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]] = {}
+        self, folder: StrPath, pipeline: Mapping[str, Any], components: Mapping[str, type[Any]] = {}
     ) -> None:
         self.session = session(folder, pipeline, components)
         self.phase = open_phase(self.session, self.session.plans[0], 0, 0)

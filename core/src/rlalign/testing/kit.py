@@ -104,7 +104,7 @@ class ComponentTests:
 
     def test_reward_depends_on_its_group_only(self, bench: Bench) -> None:
         if "reward" not in self.hooks() or not self.deterministic:
-            pytest.skip("no deterministic reward")
+            pytest.skip(f"`{self.named}` has no reward that answers the same each time")
         rollout, reward = bench.rollout()
         rows = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
         shuffled = bench.stages.reward(bench.run, rollout.take(rows))
@@ -125,7 +125,7 @@ class ComponentTests:
     def test_padding_is_never_read(self, bench: Bench) -> None:
         """Neither log-probs nor what a column or an advantage holds beyond a response's end may move anything."""
         if "loss" not in self.hooks():
-            pytest.skip("no loss")
+            pytest.skip(f"`{self.named}` has no loss")
         batch = bench.batch()
         rollout = batch.rollout
         noise = torch.where(rollout.mask_NT, 0.0, 7.0)
@@ -153,7 +153,7 @@ class ComponentTests:
     def test_loss_is_a_sum_over_units(self, bench: Bench) -> None:
         """loss(step) = Σ loss(units), in every route and however the step is cut."""
         if "loss" not in self.hooks():
-            pytest.skip("no loss")
+            pytest.skip(f"`{self.named}` has no loss")
         self.move(bench, 0)  # a value that starts at zero and a policy that is its own reference hide faults
         batch = bench.batch()
         self.move(bench, 1)  # and so does a ratio of one

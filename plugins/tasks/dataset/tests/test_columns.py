@@ -77,8 +77,9 @@ def test_chats(tmp_path):
     for wrong, why in (
         ([], "an empty list"),
         ("u", "is text, expected a list of messages"),
-        ([{"from": "human", "value": "x"}], "message 1 is no object with `role` and `content`"),
+        ([{"by": "human", "text": "x"}], "message 1 has `by`, `text`, expected `role` and `content`"),
         ([USER, {"role": 1, "content": "x"}], "message 2"),
+        ([USER, "x"], "message 2 is text, expected an object with `role` and `content`"),
         ([ASSISTANT], "an answer and no prompt"),
         ([USER, {"role": "assistant", "content": [1]}], "the content of a message is a list"),
     ):
@@ -120,10 +121,13 @@ def test_responses_and_scores(tmp_path):
         ({"r": ["x", "y"], "s": [1]}, "2 responses and 1 scores"),
         ({"r": ["x"], "s": [1, 2]}, "1 responses and 2 scores"),
         ({"r": ["x"], "s": [None]}, "`s`: a score is nothing"),
-        ({"r": ["x"], "s": ["0.5"]}, "`s`: a score is text, expected a number"),
+        ({"r": ["x"], "s": ["good"]}, "`s`: expected a number, found 'good'"),
+        ({"r": ["x"], "s": ["nan"]}, "`s`: a score is nan"),
+        ({"r": ["x"], "s": ["true"]}, "`s`: expected a number, found 'true'"),
         ({"r": ["x"], "s": [float("nan")]}, "`s`: a score is nan"),
         ({"r": ["x"], "s": float("inf")}, "`s`: a score is inf"),
-        ({"r": ["x", 3], "s": [1, 2]}, "`r` holds a number, expected text"),
+        ({"r": ["x", 3.5], "s": [1, 2]}, "`r` holds a number, expected text"),
+        ({"r": ["x", True], "s": [1, 2]}, "`r` holds true or false, expected text"),
         ({"r": ["x", None], "s": [1, 2]}, "`r` holds a response that is nothing"),
         ({"r": None, "s": 1}, "no response in `r`"),
         ({"r": [], "s": []}, "`r` is an empty list"),
@@ -182,8 +186,8 @@ def test_pairs(tmp_path):
             {"prompt": "p", "chosen": "x", "rejected": rejected},
             "`rejected` is empty: a pair needs two",
         )
-    bad(tmp_path, {"prompt": "p", "chosen": 3, "rejected": "x"}, "`chosen` is a number")
-    bad(tmp_path, {"chosen": "x", "rejected": "y"}, "so a `prompt` is needed")
+    bad(tmp_path, {"prompt": "p", "chosen": 3.5, "rejected": "x"}, "`chosen` is a number")
+    bad(tmp_path, {"chosen": "x", "rejected": "y"}, r"which column is the prompt\? .* the task `hh`")
     bad(
         tmp_path,
         {"chosen": [USER, ASSISTANT], "rejected": [SYSTEM, ASSISTANT]},
@@ -200,7 +204,7 @@ def test_references_and_meta(tmp_path):
     assert one(tmp_path, row, meta=("k", "answers.text")).meta == {"k": 1, "answers.text": ["q"]}
     assert one(tmp_path, row, meta=()).meta == {}
     assert one(tmp_path, {**row, "r": None}, references="r").meta["references"] == []
-    bad(tmp_path, {**row, "r": [1]}, "`r` holds a number", references="r")
+    bad(tmp_path, {**row, "r": [1.5]}, "`r` holds a number", references="r")
     # One column can be both: references for metrics, responses to learn from.
     example = one(tmp_path, {"q": "p", "a": ["x", "y"]}, prompt="q", references="a", responses="a")
     assert example.responses == ("x", "y") and example.meta == {"references": ["x", "y"]}

@@ -102,10 +102,16 @@ def test_csv(tmp_path):
 def test_tsv_and_other_delimiters(tmp_path):
     (tmp_path / "d.tsv").write_text("prompt\tb\na,b\tc\n")
     assert prompts(train(tmp_path / "d.tsv")) == ["a,b"]
-    (tmp_path / "e.csv").write_text("prompt;b\na,b;c\n")
-    assert prompts(train(tmp_path / "e.csv", delimiter=";")) == ["a,b"]
-    with pytest.raises(ConfigError, match=r"is the separator a semicolon.*delimiter"):
+    for by in (";", "\t"):
+        (tmp_path / "e.csv").write_text(f"prompt{by}b\na,b{by}c\n")
+        assert prompts(train(tmp_path / "e.csv")) == ["a,b"]
+    (tmp_path / "e.csv").write_text("prompt|b\na,b|c\n")
+    assert prompts(train(tmp_path / "e.csv", delimiter="|")) == ["a,b"]
+    with pytest.raises(ConfigError, match=r"one column alone: say `delimiter: …`.*columns: prompt\|b"):
         train(tmp_path / "e.csv", prompt="prompt")
+    # As many commas as semicolons: a comma.
+    (tmp_path / "e.csv").write_text('prompt,"a;b"\nc,d\n')
+    assert train(tmp_path / "e.csv")[0].meta == {"a;b": "d"}
 
 
 def test_parquet(tmp_path):
@@ -241,10 +247,26 @@ def test_named_files(tmp_path):
         ConfigError, match=r"no file `c\.jsonl`; did you mean `[ab].*\.jsonl`\? \(there are: a-1"
     ):
         dataset(tmp_path, splits={"train": "c.jsonl"}).examples("train")
-    with pytest.raises(ConfigError, match="takes shares"):
-        dataset(tmp_path / "b.jsonl", splits={"train": "b.jsonl"}).examples("train")
     with pytest.raises(ConfigError, match="within"):
         dataset(tmp_path, splits={"train": str(tmp_path / "b.jsonl")}).examples("train")
+
+
+def test_named_files_beside_a_file(tmp_path):
+    """As most people write it: `path` is what is learned from, and `splits` names the rest."""
+    for name in ("a.jsonl", "b.jsonl", "more/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        jsonl(tmp_path / name, [{"prompt": name}])
+    task = dataset(tmp_path / "a.jsonl", splits={"val": "b.jsonl", "test": "more/*.jsonl"})
+    found = {split: prompts(task.examples(split)) for split in ("train", "val", "test")}
+    assert found == {"train": ["a.jsonl"], "val": ["b.jsonl"], "test": ["more/c.jsonl"]}
+    task = dataset(tmp_path / "a.jsonl", splits={"train": ("a.jsonl", "b.jsonl"), "val": "more/c.jsonl"})
+    assert prompts(task.examples("train")) == ["a.jsonl", "b.jsonl"]
+    with pytest.raises(
+        ConfigError, match=r"a\.jsonl: `path` is a file and `splits` says that `train` is another"
+    ):
+        dataset(tmp_path / "a.jsonl", splits={"train": "b.jsonl"}).examples("train")
+    with pytest.raises(ConfigError, match=r"no file `d\.jsonl`.*there are: a\.jsonl, b\.jsonl"):
+        dataset(tmp_path / "a.jsonl", splits={"val": "d.jsonl"}).examples("train")
 
 
 def test_one_split_in_two_formats(tmp_path):
@@ -285,8 +307,10 @@ def test_shares_are_of_the_training_data(tmp_path):
 
 def test_a_share_that_gets_nothing(tmp_path):
     path = jsonl(tmp_path / "d.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
-    with pytest.raises(ConfigError, match=r"`val` is a share of 0\.0001 of few rows and got none"):
+    with pytest.raises(ConfigError, match=r"`splits: \{val: 0\.0001\}` got none of 2 rows; ") as caught:
         dataset(path, splits={"train": 0.9, "val": 0.0001}).examples("val")
+    for way in ("more rows", "a larger share", "`splits: {val: FILE}`", "`evaluate: {split: train}`"):
+        assert way in str(caught.value)
 
 
 @ONCE
@@ -434,8 +458,8 @@ def test_no_such_file(tmp_path):
     jsonl(tmp_path / "data.jsonl", [{"prompt": "a"}])
     refused(tmp_path / "dta.jsonl", r"no such file or folder; did you mean `data\.jsonl`")
     refused(tmp_path / "no/d.jsonl", "no such file")
-    (tmp_path / "d.xlsx").write_text("x")
-    refused(tmp_path / "d.xlsx", r"cannot tell what `\.xlsx` files hold; there are \.jsonl")
+    (tmp_path / "d.data").write_text("x")
+    refused(tmp_path / "d.data", r"cannot tell what `\.data` files hold; there are \.jsonl")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no data files")
 
@@ -530,7 +554,10 @@ def test_duplicate_ids(tmp_path):
 
 def test_missing_columns(tmp_path):
     path = jsonl(tmp_path / "d.jsonl", [{"question": "a", "answer": "b"}])
-    refused(path, r"which column is the prompt\? Say `prompt: …` \(columns: question, answer\)")
+    refused(
+        path,
+        r"which column is the prompt\? Say `prompt: question`, and `responses: answer` to .*question, answer\)",
+    )
     said = r"`prompt` names a column `questoin`, and there is none; did you mean `question`\?"
     refused(path, said + r" \(columns: question, answer\)", prompt="questoin")
     refused(path, "`prompt` names a column `q`", prompt="Q: {q}")

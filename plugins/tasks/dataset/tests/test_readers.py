@@ -21,7 +21,8 @@ from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
 from rlalign_plugin_dataset import Dataset, sources
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
-from rlalign_plugin_dataset.tables import Csv, Row, open_file
+from rlalign_plugin_dataset.opening import open_file
+from rlalign_plugin_dataset.tables import Csv, Row
 
 
 class Words(Reader):
@@ -101,7 +102,9 @@ def test_files_that_are_no_data(tmp_path):
 
 def test_packed_files_are_named(tmp_path):
     (tmp_path / "train.jsonl.gz").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"holds no data files .*; `gunzip` them first: train\.jsonl\.gz"):
+    with pytest.raises(
+        ConfigError, match=r"no data files .*; train\.jsonl\.gz: packed files are not read; `gunzip -k"
+    ):
         sources.local(tmp_path, {})
 
 

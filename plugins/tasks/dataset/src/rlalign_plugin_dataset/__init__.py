@@ -40,8 +40,8 @@ class Dataset(Task):
         revision: str | None = Field(None, description="hub: a commit, tag or branch")
         splits: dict[str, Share | str | Names] = Field(
             {},
-            description="split → a share of the data (`0.9`), or the files in the folder (`a-*.jsonl`) or splits "
-            "of the hub that make it up; none: as file names say",
+            description="split → a share of the data (`0.9`), or the files in the folder, or beside the file "
+            "(`a-*.jsonl`), or splits of the hub that make it up; none: as file names say",
         )
         prompt: str | None = Field(
             None,
@@ -97,7 +97,10 @@ class Dataset(Task):
             description="what a row that cannot be used does: refuse the data, or be left out, counted and named",
         )
         delimiter: str | None = Field(
-            None, min_length=1, max_length=1, description="between CSV fields; null: a comma, in .tsv a tab"
+            None,
+            min_length=1,
+            max_length=1,
+            description="between CSV fields; null: comma, semicolon or tab, as the header shows",
         )
 
         @field_validator("prompt", "id")
@@ -157,7 +160,9 @@ class Dataset(Task):
         if len(found) == 0:
             share = self.config.shares[name]
             raise ConfigError(
-                f"{self._where}: `{name}` is a share of {share:g} of few rows and got none of them"
+                f"{self._where}: `splits: {{{name}: {share:g}}}` got none of {found.found:,} rows; take more rows or a "
+                f"larger share, a file of its own (`splits: {{{name}: FILE}}`), or, to evaluate on what is learned "
+                "from, `evaluate: {split: train}`"
             )
         return found
 

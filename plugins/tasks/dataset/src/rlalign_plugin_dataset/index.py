@@ -17,12 +17,30 @@ from rlalign_plugin_dataset.tables import Row, Scanned, Table
 
 NAMED = 5
 """Bad rows that a message names."""
+_BY_COLUMNS = (
+    "one column after the other? pandas writes rows by `df.to_json(FILE, orient='records', lines=True)`"
+)
+CURES = {
+    "not UTF-8": "files are read as UTF-8; `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW` does it, or Excel's `CSV UTF-8`",
+    "` is that of ": 'an id names one example: take another column, or join two, `id: "{id}-{question}"`',
+    "a decimal comma": "numbers are written with a point: 0.5",
+    "is a number, expected text or": 'a template writes a number out: `prompt: "{number}"`',
+    "is an object, expected text or": _BY_COLUMNS,
+    "is a list, expected text or": _BY_COLUMNS,
+}
+"""What to do, by what is said of a row."""
 GLUED = 0.1
 """The share of rows without a space between prompt and response from which on it is said."""
 
 
 class BadRow(Exception):
     """What is wrong with a row, in words."""
+
+
+def cures(*said: str) -> str:
+    """What to do with rows of which this is said, a line each."""
+    found = {cure: None for fault, cure in CURES.items() if any(fault in line for line in said)}
+    return "".join(f"\n  {cure}" for cure in found)
 
 
 class Reader(ABC):
@@ -241,7 +259,7 @@ def _speak(
     if bad:
         shown = [line for line in bad if line]
         more = f"\n  and {len(bad) - len(shown):,} more" if len(bad) > len(shown) else ""
-        listed = "\n  ".join(shown) + more
+        listed = "\n  ".join(shown) + more + cures(*shown)
         if good == 0:
             raise ConfigError(f"{what}: none of {rows:,} rows can be used:\n  {listed}")
         if not skip:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rlalign import ConfigError, Example
-from rlalign_plugin_dataset.index import BadRow, Reader
+from rlalign_plugin_dataset.chats import answer_of, content_of, is_chat, messages_of
+from rlalign_plugin_dataset.index import BadRow, Reader, cures
 from rlalign_plugin_dataset.limits import too_deep
-from rlalign_plugin_dataset.tables import Row, Table, kind_of
+from rlalign_plugin_dataset.tables import LOOKED_AT, Row, Table, kind_of
 
 if TYPE_CHECKING:
     from rlalign_plugin_dataset import Dataset
@@ -21,6 +24,20 @@ Names = tuple[str, ...]
 _MISSING = object()
 
 LARGEST_SCORE = 10**300
+PROMPTS = (
+    "instruction",
+    "question",
+    "query",
+    "problem",
+    "input",
+    "context",
+    "document",
+    "article",
+    "text",
+    "source",
+)
+ANSWERS = ("answer", "response", "completion", "output", "target", "solution", "summary", "reply")
+CHATS = ("conversation", "dialog", "dialogue", "chat", "turns")
 SHOWN = 50
 """Columns that messages name."""
 
@@ -65,7 +82,11 @@ class Columns(Reader):
         self.there = table.columns()
         if not self.there:
             first = next(table.scan(), None)
-            why = f":{first.number}: {first.row}; no row is sound" if first else ": no rows"
+            why = (
+                f":{first.number}: {first.row}; no row is sound{cures(str(first.row))}"
+                if first
+                else ": no rows"
+            )
             raise ConfigError(f"{self.name}{why}")
         prompt, chat = config.prompt, config.chat
         self.responses, self.chosen = _names(config.responses), config.chosen
@@ -76,11 +97,11 @@ class Columns(Reader):
                 self.chosen, self.rejected = "chosen", "rejected"
         if prompt is None and chat is None:
             prompt = next(iter(self._own("prompt")), None)
-            if prompt is None and self.chosen is None and self._own("messages"):
-                chat = "messages"
-        if prompt is None and chat is None and self.chosen is None:
+            if prompt is None and self.chosen is None:
+                chat = next(iter(self._own("messages") or self._own("conversations")), None)
+        if prompt is None and chat is None and not self._pairs_are_chats(table):
             raise ConfigError(
-                f"{self.name}: which column is the prompt? Say `prompt: …` (columns: {_some(self.there)})"
+                f"{self.name}: which column is the prompt? Say {self._likely()} (columns: {_some(self.there)})"
             )
         self.prompt = None if prompt is None else Template(prompt)
         self.chat = chat
@@ -101,6 +122,40 @@ class Columns(Reader):
     def _own(self, name: str) -> Names:
         return (name,) if name in self.there else ()
 
+    def _pairs_are_chats(self, table: Table) -> bool:
+        """Whether `chosen` and `rejected` hold the prompt too, going by the first row that has one."""
+        if self.chosen is None:
+            return False
+        rows = (found.row for found in table.scan() if isinstance(found.row, dict))
+        found = (_find(row, self.chosen) for row in islice(rows, LOOKED_AT))
+        return not isinstance(next((value for value in found if value), None), str)
+
+    def _likely(self) -> str:
+        """What to say, by the names that such columns often have."""
+        likely = {
+            option: [name for known in names for name in self.there if name.lower() == known]
+            for option, names in (
+                ("prompt", ("prompt", *PROMPTS)),
+                ("chat", ("messages", "conversations", *CHATS)),
+                ("responses", ("responses", *ANSWERS)),
+            )
+        }
+        prompts, chats, answers = likely.values()
+        if chats and not prompts:
+            return f"`chat: {chats[0]}`"
+        if not prompts and self.chosen is not None:
+            return "`prompt: …`, or, for pairs of texts that begin with their dialogue, the task `hh`"
+        if not prompts:
+            alone = (
+                ""
+                if self.cells or len(self.there) > 1
+                else f"; if `{self.there[0]}` holds the rows, keep them alone"
+            )
+            return f"`prompt: …`{alone}"
+        more = f', or `prompt: "{{{prompts[0]}}} {{{prompts[1]}}}"`' if prompts[1:] else ""
+        learn = f", and `responses: {answers[0]}` to learn from it" if answers and self.chosen is None else ""
+        return f"`prompt: {prompts[0]}`{more}{learn}"
+
     def _check(self) -> None:
         said: list[tuple[str, str]] = []
         for option in ("chat", "chosen", "rejected", "finished"):
@@ -115,8 +170,8 @@ class Columns(Reader):
             if name not in self.there and name.partition(".")[0] not in self.there:
                 close = get_close_matches(name, self.there, 1)
                 hint = f"; did you mean `{close[0]}`?" if close else ""
-                if self.cells and len(self.there) == 1 and ";" in self.there[0]:
-                    hint = "; is the separator a semicolon? Say `delimiter: ;`"
+                if self.cells and len(self.there) == 1:
+                    hint = "; it has one column alone: say `delimiter: …` if something else parts them"
                 raise ConfigError(
                     f"{self.name}: `{option}` names a column `{name}`, and there is none{hint} "
                     f"(columns: {_some(self.there)})"
@@ -175,6 +230,9 @@ class Columns(Reader):
         pair: list[Any] = [self._value(row, name) for name in (self.chosen, self.rejected) if name]
         if self.prompt is None and self.chat is None:
             return self._shared_prompt(pair)
+        if len(pair) == 2 and all(isinstance(value, list) and len(value) > 1 for value in pair):
+            messages, answers = self._shared_prompt(pair)
+            return self._same_prompt(row, messages), answers
         if pair:
             answers = [
                 self._of_pair(value, name)
@@ -182,9 +240,9 @@ class Columns(Reader):
             ]
         if self.prompt is not None:
             return self._prompt(row, self.prompt), answers
-        messages = _messages(self._value(row, str(self.chat)), str(self.chat))
+        messages = messages_of(self._value(row, str(self.chat)), str(self.chat))
         if not answers and messages[-1]["role"] == "assistant":
-            answers, messages = [_content(messages[-1], str(self.chat))], messages[:-1]
+            answers, messages = [content_of(messages[-1], str(self.chat))], messages[:-1]
         if not messages:
             raise BadRow(f"`{self.chat}` holds an answer and no prompt")
         return messages, answers
@@ -197,27 +255,41 @@ class Columns(Reader):
             value = _parsed(value)
         if isinstance(value, str):
             return value
-        if isinstance(value, list):
-            return _messages(value, prompt.text)
+        if is_chat(value) or value == []:
+            return messages_of(value, prompt.text)
         raise BadRow(f"`{prompt.text}` is {kind_of(value)}, expected text or a list of messages")
 
-    def _of_pair(self, value: Any, name: str | None) -> str:
-        text = _answer(value, str(name)) if isinstance(value, list) else value
-        if text is None or text == "":
-            raise BadRow(f"`{name}` is empty: a pair needs two responses")
-        if not isinstance(text, str):
-            raise BadRow(f"`{name}` is {kind_of(text)}, expected text")
-        return text
+    def _same_prompt(self, row: Row, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The beginning of the pair's conversation, if the prompt that stands beside it is in it."""
+        if self.prompt is None:
+            beside = messages_of(self._value(row, str(self.chat)), str(self.chat))
+            there = beside == messages
+        else:
+            beside = self._prompt(row, self.prompt)
+            said = [m["content"].strip() for m in messages if isinstance(m["content"], str)]
+            there = beside.strip() in said if isinstance(beside, str) else beside == messages
+        if not there:
+            name = self.prompt.text if self.prompt else str(self.chat)
+            names = _quoted((str(self.chosen), str(self.rejected)))
+            raise BadRow(f"{names} are whole conversations, which do not hold the prompt in `{name}`")
+        return messages
 
-    def _shared_prompt(self, pair: list[Any]) -> tuple[Any, list[str | None]]:
+    def _of_pair(self, value: Any, name: str | None) -> str:
+        text = answer_of(value, str(name)) if isinstance(value, list) else value
+        found = _as_text(text, str(name), "is")
+        if not found:
+            raise BadRow(f"`{name}` is empty: a pair needs two responses")
+        return found
+
+    def _shared_prompt(self, pair: list[Any]) -> tuple[list[dict[str, Any]], list[str | None]]:
         """Two conversations that differ in the last message only."""
         names = (str(self.chosen), str(self.rejected))
         if not all(isinstance(value, list) for value in pair):
             raise BadRow(f"{_quoted(names)} are no lists of messages, so a `prompt` is needed")
-        first, second = (_messages(value, name) for value, name in zip(pair, names, strict=True))
+        first, second = (messages_of(value, name) for value, name in zip(pair, names, strict=True))
         if len(first) < 2 or first[:-1] != second[:-1]:
             raise BadRow(f"{_quoted(names)} must be one conversation but for the last message")
-        return first[:-1], [_content(m[-1], n) for m, n in zip((first, second), names, strict=True)]
+        return first[:-1], [content_of(m[-1], n) for m, n in zip((first, second), names, strict=True)]
 
     def _scores(self, row: Row, responses: list[str | None]) -> list[Any]:
         if self.chosen is not None and not self.scores:
@@ -233,11 +305,13 @@ class Columns(Reader):
 
     def _score(self, value: Any) -> float:
         name = _quoted(self.scores)
-        if self.cells and isinstance(value, str):
+        if isinstance(value, str):
+            words = {"true": "1", "false": "0"} if self.cells else {}
             try:
-                value = float({"true": "1", "false": "0"}.get(value.strip().lower(), value))
+                value = float(words.get(value.strip().lower(), value))
             except ValueError:
-                raise BadRow(f"{name}: expected a number, found {value!r}") from None
+                why = " with a decimal comma" if re.fullmatch(r"\s*-?\d+,\d+\s*", value) else ""
+                raise BadRow(f"{name}: expected a number, found {value!r}{why}") from None
         if not isinstance(value, int | float):
             raise BadRow(f"{name}: a score is {kind_of(value)}, expected a number")
         if isinstance(value, int) and abs(value) >= LARGEST_SCORE:
@@ -288,24 +362,19 @@ class Columns(Reader):
     def _text(self, row: Row, name: str) -> str | None:
         value = self._value(row, name)
         if isinstance(value, list):
-            return _answer(value, name)
-        if value is None or isinstance(value, str):
-            return value
-        raise BadRow(f"`{name}` is {kind_of(value)}, expected text")
+            return answer_of(value, name)
+        return _as_text(value, name, "is")
 
     def _list(self, row: Row, name: str, empty: bool = False) -> list[str | None]:
         """Text, or a list of texts."""
         value = self._value(row, name)
         if value is None and empty:
             return []
-        if not isinstance(value, list) or _is_chat(value):
+        if not isinstance(value, list) or is_chat(value):
             return [self._text(row, name)]
         texts: list[str | None] = []
         for part in value:
-            part = _answer(part, name) if isinstance(part, list) else part
-            if part is not None and not isinstance(part, str):
-                raise BadRow(f"`{name}` holds {kind_of(part)}, expected text")
-            texts.append(part)
+            texts.append(answer_of(part, name) if isinstance(part, list) else _as_text(part, name, "holds"))
         if not texts and not empty:
             raise BadRow(f"`{name}` is an empty list")
         return texts
@@ -315,7 +384,7 @@ def get(row: Row, name: str) -> Any:
     """A column's value; `answers.text` goes into objects."""
     value = _find(row, name)
     if value is _MISSING:
-        raise BadRow(f"no column `{name}`")
+        raise BadRow(f"no column `{name}` (it has: {_some(list(row)) or 'none'})")
     return value
 
 
@@ -338,9 +407,12 @@ def joined(prompt: str, response: str, join: str) -> str:
 
 
 def glued(example: Example) -> bool:
-    """Whether a response would run on from the prompt's last word, as RL4LMs' training data did."""
+    """Whether a response would run on from the prompt's last word, as RL4LMs' training data did.
+
+    What a run wrote is as its policy sampled it, whether there is a space or not.
+    """
     prompt = example.prompt
-    if not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
+    if "rlalign" in example.meta or not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
         return False
     starts = [text[0] for text in example.responses if text]
     # Scripts that put no spaces between words begin further up.
@@ -355,39 +427,13 @@ def _shown(value: Any, name: str) -> str:
     raise BadRow(f"`{name}` is {kind_of(value)}, expected text")
 
 
-def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _messages(value: Any, name: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise BadRow(
-            f"`{name}` is {'an empty list' if value == [] else kind_of(value)}, expected a list of messages"
-        )
-    for number, message in enumerate(value, 1):
-        if (
-            not isinstance(message, dict)
-            or not isinstance(message.get("role"), str)
-            or "content" not in message
-        ):
-            raise BadRow(f"`{name}`: message {number} is no object with `role` and `content`")
-    return value
-
-
-def _answer(value: list[Any], name: str) -> str:
-    """The one message of an answer in chat form."""
-    messages = _messages(value, name)
-    if len(messages) != 1:
-        raise BadRow(f"`{name}` holds {len(messages)} messages, expected one answer")
-    return _content(messages[0], name)
-
-
-def _content(message: Mapping[str, Any], name: str) -> str:
-    if message["role"] != "assistant":
-        raise BadRow(f"`{name}`: the answer is by `{message['role']}`, expected `assistant`")
-    if not isinstance(message["content"], str):
-        raise BadRow(f"`{name}`: the content of a message is {kind_of(message['content'])}, expected text")
-    return message["content"]
+def _as_text(value: Any, name: str, verb: str) -> str | None:
+    """A text, or nothing; a whole number, such as the answer to a sum, has one spelling."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise BadRow(f"`{name}` {verb} {kind_of(value)}, expected text")
 
 
 def _parsed(cell: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import MOST_FILES
-from rlalign_plugin_dataset.tables import ENDINGS, Hub, Table, extra, open_file
+from rlalign_plugin_dataset.opening import ENDINGS, PACKED, SHEETS, no_table, open_file
+from rlalign_plugin_dataset.tables import Hub, Table, extra
 
 Sources = dict[str, list[Table]]
 
@@ -49,11 +50,10 @@ def local(
             f"{path}: is a pipe or a device, neither a file nor a folder; write the data to a file first"
         )
     if path.is_file():
-        if named:
-            raise ConfigError(
-                f"{path} is a file: `splits` takes shares of it (`train: 0.9`), or give `path` the folder"
-            )
-        return {"train": [open_file(path, path.name, delimiter)]}
+        return {
+            split: [open_file(file, _relative(file, path.parent), delimiter) for file in files]
+            for split, files in _beside(path, named).items()
+        }
     if any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
         if named:
             raise ConfigError(
@@ -116,6 +116,19 @@ def _of_library(found: Any, name: str) -> Sources:
     return {split: [Hub(found[split], f"{name}/{split}")] for split in found}
 
 
+def _beside(path: Path, named: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
+    """The file is `train`, and other splits are files beside it; or it is a split that `named` says it is."""
+    found = {split: _matching(path.parent, patterns) for split, patterns in named.items()}
+    if any(path in files for files in found.values()):
+        return found
+    if "train" in found:
+        raise ConfigError(
+            f"{path}: `path` is a file and `splits` says that `train` is another; leave `train` out of `splits`, "
+            f"or say `path: {path.parent}`"
+        )
+    return {"train": [path], **found}
+
+
 def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
     there = list(islice(folder.rglob("*"), MOST_FILES + 1))
@@ -133,8 +146,8 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
     if not files:
-        packed = next((p for p in sorted(folder.rglob("*.gz")) if Path(p.stem).suffix in ENDINGS), None)
-        hint = f"; `gunzip` them first: {_relative(packed, folder)}" if packed else ""
+        other = next((p for p in sorted(there) if p.suffix.lower() in (*PACKED, *SHEETS, ".txt")), None)
+        hint = f"; {_relative(other, folder)}: {no_table(_relative(other, folder))}" if other else ""
         raise ConfigError(f"{folder}: holds no data files ({', '.join(ENDINGS)}){hint}")
     splits: dict[str, list[Path]] = {}
     for file in files:

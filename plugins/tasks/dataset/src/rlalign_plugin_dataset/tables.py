@@ -184,6 +184,13 @@ class JsonList(JsonLines):
                     yield Scanned(number, start, length, found, nth)
                 else:
                     yield Scanned(number, start, length, _json_row(text.encode("latin-1")), nth)
+            window.at += 1
+            window.next_is("")
+            if window.at < len(window.text):
+                raise self._broken(
+                    window,
+                    'more after the end of the list; a list a line? Make each an object: {"messages": […]}',
+                )
 
     def _broken(self, window: _Window, why: str, at: int | None = None) -> ConfigError:
         window.at = window.at if at is None else at
@@ -249,7 +256,7 @@ def _json_row(line: bytes) -> Row | str:
     except UnicodeDecodeError as error:
         return f"not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}"
     except json.JSONDecodeError as error:
-        return f"not valid JSON: {error.msg} at place {error.pos + 1}"
+        return f"not valid JSON: {error.msg} at place {error.pos + 1}{_why(line.strip(), error)}"
     except ValueError:
         return "a number of thousands of digits"
     except RecursionError:
@@ -259,8 +266,23 @@ def _json_row(line: bytes) -> Row | str:
     return row if isinstance(row, dict) else f"expected an object {{…}}, found {kind_of(row)}"
 
 
+def _why(line: bytes, error: json.JSONDecodeError) -> str:
+    """What people write instead of JSON lines, if it is one of these."""
+    rest = error.doc[error.pos :].strip()
+    if line == b"{" or (error.pos >= len(error.doc.rstrip()) and line.startswith(b"{")):
+        return "; an object has one line to itself, or objects of many lines stand in a list: [{…}, {…}]"
+    if line.startswith(b"{'"):
+        return "; JSON has double quotes: write rows by `json.dumps(row)`"
+    if error.msg == "Extra data" and rest[:1] in (",", "{"):
+        return "; each object has a line to itself, without a comma between them"
+    return ""
+
+
 class Csv(File):
-    """A header, and one record per row; a quoted field may hold line breaks. With `names` there is no header."""
+    """A header, and one record per row; a quoted field may hold line breaks. With `names` there is no header.
+
+    Columns without a name, such as pandas' index, are not read.
+    """
 
     cells = True
     unit = "line"
@@ -280,11 +302,13 @@ class Csv(File):
                 raise ConfigError(f"{self.name}: no header: {header.row if header else 'the file is blank'}")
             names = [name.strip() for name in header.row["cells"]]
             require_few(names, self.name)
-            twice = next((name for name, times in Counter(names).items() if times > 1), None)
+            if len(names) <= 2 and names[0].startswith("sep="):
+                raise ConfigError(f"{self.name}:1: `sep=` is a note to Excel and no header; delete this line")
+            twice = next((name for name, times in Counter(names).items() if name and times > 1), None)
             if twice is not None:
                 raise ConfigError(f"{self.name}:{header.number}: the header names `{twice}` twice")
             self._columns = names
-        return self._columns
+        return [name for name in self._columns if name]
 
     def scan(self) -> Iterator[Scanned]:
         self.columns()
@@ -300,10 +324,11 @@ class Csv(File):
     def _named(self, row: Row | str) -> Row | str:
         if isinstance(row, str):
             return row
-        cells, names = row["cells"], self.columns()
+        self.columns()
+        cells, names = row["cells"], self._columns or []
         if len(cells) != len(names):
             return f"{len(cells)} fields where {'the header has' if self._header else 'there should be'} {len(names)}"
-        return dict(zip(names, cells, strict=True))
+        return {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
     def _records(self) -> Iterator[Scanned]:
         with self.open() as file:
@@ -326,7 +351,9 @@ class Csv(File):
                     reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
                 if lines.undecodable is not None:
                     wrong, lines.undecodable = lines.undecodable, None
-                if wrong is not None or cells:
+                if (
+                    wrong is not None or any(cells) or len(cells) == 1
+                ):  # spreadsheets write `;;;` for an empty row
                     yield Scanned(number, start, lines.position - start, wrong or {"cells": cells})
 
 
@@ -485,28 +512,6 @@ def extra(module: str, name: str, why: str) -> Any:
             f"{why}, and `{library}` is not installed ({error}): `pip install {library}` (the extra `{name}` of "
             "rlalign-plugin-dataset)"
         ) from error
-
-
-def open_file(path: Path, name: str, delimiter: str | None) -> File:
-    """The table in a file; its ending says what it is."""
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return Csv(path, name, delimiter or ("\t" if suffix == ".tsv" else ","))
-    if suffix == ".parquet":
-        return Parquet(path, name)
-    if suffix == ".json" and _first_byte(path) == b"[":
-        return JsonList(path, name)
-    if suffix in (".jsonl", ".ndjson", ".json"):
-        return JsonLines(path, name)
-    raise ConfigError(f"{name}: cannot tell what `{suffix}` files hold; there are {', '.join(ENDINGS)}")
-
-
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-
-
-def _first_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4096).removeprefix(BOM).lstrip()[:1]
 
 
 def kind_of(value: Any) -> str:
