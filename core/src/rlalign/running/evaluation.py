@@ -26,8 +26,6 @@ def evaluate(phase: RunningPhase) -> None:
     """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
     phase.clock = Clock(lambda part: phase.workspace.display.stage(f"evaluation: {part}"))
-    if told := phase.plan.told_of_evaluation:
-        phase.workspace.note_once(f"{phase.settings.name}: evaluation:", "left out", told)
     rollout, reward = scored(phase, responses(phase, examples(phase)))
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started

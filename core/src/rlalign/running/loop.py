@@ -162,8 +162,8 @@ class Session(Workspace):
         if is_cleaned(directory):
             if previous or was is not None:
                 raise CheckpointError(
-                    f"{directory.path}: this run is finished and its checkpoints are deleted, so there is none to go on "
-                    f"from; its model is in {directory.model}"
+                    f"{directory.path}: this run is finished and its checkpoints are deleted, so there is none to "
+                    f"go on from; its model is in {directory.model}"
                 )
             last = Result(directory.path).last
             self.last = {name: x for name, x in last.items() if type(x) is float and name[:5] != "time/"}

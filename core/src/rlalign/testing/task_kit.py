@@ -20,7 +20,6 @@ from rlalign.data.settings import Sampling
 from rlalign.errors import RLAlignError
 from rlalign.interface.component import Task
 from rlalign.records.columns import data_fingerprint
-from rlalign.running.evaluation import decoding
 from rlalign.testing.bench import run
 from rlalign.testing.kit import ComponentTests
 
@@ -193,7 +192,7 @@ class TaskTests(ComponentTests):
     # -- in a run -----------------------------------------------------------------------------------
 
     def test_its_decoding_is_valid(self) -> None:
-        assert isinstance(decoding({}, self.task().generation, Sampling()), Sampling)
+        Sampling(**self.task().generation)
 
     def test_postprocess_gives_text(self) -> None:
         task = self.task()
