@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import rlalign
-from rlalign.running.display import PlainDisplay, make_display
+from rlalign.running.display import LiveDisplay, PlainDisplay, closed_on_failure, make_display
 
 HERE = Path(__file__).resolve().parent
 SHOWN = {
@@ -35,8 +35,18 @@ class Brief(PlainDisplay):
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         pass
 
+    def sample(self, row: Mapping[str, Any]) -> None:
+        pass
+
     def finished(self, summary: Mapping[str, Any]) -> None:
         pass
+
+
+class Panel(LiveDisplay):
+    """The panel; what came of the run stands below the table at the end."""
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        self.close()
 
 
 def main() -> None:
@@ -49,14 +59,16 @@ def main() -> None:
     asked = parser.parse_args()
     started = time.monotonic()
     print("$ rlalign run examples/quickstart.yaml", *asked.overrides, flush=True)
-    display = make_display()
-    result = rlalign.run(
-        rlalign.load(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
-        root=os.path.relpath(asked.runs),
-        display=Brief() if isinstance(display, PlainDisplay) else display,
-    )
+    display = Brief() if isinstance(make_display(), PlainDisplay) else Panel()
+    with closed_on_failure(display):
+        display.stage("importing what quickstart.yaml names")
+        result = rlalign.run(
+            rlalign.load(HERE / "quickstart.yaml", asked.overrides, seed=asked.seed),
+            root=os.path.relpath(asked.runs),
+            display=display,
+        )
     show(result)
-    print(f"\nTook {time.monotonic() - started:.0f} s.")
+    print(f"\n  Took {time.monotonic() - started:.0f} s.")
 
 
 def show(result: rlalign.Result) -> None:
@@ -71,8 +83,12 @@ def show(result: rlalign.Result) -> None:
         for sample in [s for s in samples if s["iteration"] == iteration][:SAMPLES]:
             print(f"    {sample['scores']['toy-sentiment']:+.2f}  {sample['prompt']} | {sample['response']}")
     print(f"\n  the model     {result.model}, an ordinary transformers folder")
-    print(f"  its curves    pip install tensorboard; tensorboard --logdir {result.folder / 'events'}")
+    print(f"  its curves    pip install tensorboard; tensorboard --logdir {result.folder}")
     print(f"  all figures   {result.folder / 'metrics.jsonl'}")
+    print(
+        "  to go on      .venv/bin/rlalign run examples/quickstart.yaml rewards.kl.coef=0.3 (it stays nearer)"
+    )
+    print("                your own data, reward and model: docs/pipeline.md")
 
 
 if __name__ == "__main__":

@@ -300,7 +300,9 @@ def test_code_that_raises_what_ctrl_c_raises_is_named(where: str) -> None:
 
     watch = Callbacks(on_iteration=press if where == "callback" else None)
     rewards = [press] if where == "reward" else PIPELINE["rewards"]
-    with pytest.raises(rlalign.ComponentError, match=r"raised KeyboardInterrupt \(test_api.py:\d+\)") as caught:
+    with pytest.raises(
+        rlalign.ComponentError, match=r"raised KeyboardInterrupt \(test_api.py:\d+\)"
+    ) as caught:
         quiet({**PIPELINE, "rewards": rewards}, name="stopped", callbacks=watch)
     assert "nobody pressed Ctrl-C" in str(caught.value)
     assert ("`press`" in str(caught.value)) == (where == "reward")

@@ -108,6 +108,12 @@ def test_what_no_wrapper_joins_is_asked_alone(tmp_path: Path) -> None:
 def test_a_wrapper_of_measures_leaves_the_rewards_alone(tmp_path: Path) -> None:
     found = evaluated(tmp_path / "a", ["token-sum"], ["token-sum", "words", {"clip": {"high": 0.0}}])
     assert found["words"] == 0.0 < found["token-sum"] == found["total"]
+    gated = [
+        {"token-sum": None, "as": "apart"},
+        {"gate": {"by": "token-sum", "at_least": 99, "otherwise": -7}},
+    ]
+    found = evaluated(tmp_path / "gate", ["token-sum"], ["token-sum", *gated])
+    assert found["apart"] == -7 and -7 < found["token-sum"] == found["total"] < 99
     with pytest.raises(ConfigError, match="the phase's rewards are wrapped as in training"):
         evaluated(tmp_path / "b", ["token-sum"], ["token-sum", {"clip": {"high": 0.0}}])
 

@@ -118,7 +118,7 @@ def phase_of(plan: PhasePlan) -> Iterator[str]:
 def _names(plan: PhasePlan) -> Iterator[str]:
     for member in once([*plan.members, *plan.evaluators]):
         if member.name == "total" and implements(member.component, "reward"):
-            yield f"{member.item.place}: `total` is what the weighted sum is called; give this one another name, `as: …`"
+            yield f"{member.item.place}: `total` is what the weighted sum is called; name this otherwise, `as: …`"
 
 
 def _learning(plan: PhasePlan) -> Iterator[str]:

@@ -76,7 +76,9 @@ def _is_kl(name: str) -> bool:
 def kl(metrics: Mapping[str, float]) -> str:
     """The KL of a response, or what a component calls its KL."""
     whole = [name for name in metrics if name.endswith("/per_response")]
-    called = [name for name in metrics if name.endswith("/kl") and not name.startswith(("reward/", "sampler/"))]
+    called = [
+        name for name in metrics if name.endswith("/kl") and not name.startswith(("reward/", "sampler/"))
+    ]
     return next((number(metrics[name]) for name in whole + called), "")
 
 

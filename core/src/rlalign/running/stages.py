@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Batch, Loss, Outputs, Reward
+from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
@@ -73,7 +73,7 @@ class Stages:
         found = self._rewards(run, rollout)
         if not self._measures.weights:
             return found
-        also = self._measures(run, rollout)
+        also = self._measures(run, rollout, [Score(x, name) for name, x in found.parts.items()])
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
         return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
 

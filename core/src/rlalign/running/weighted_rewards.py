@@ -27,14 +27,20 @@ class WeightedSum:
         self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
         self.seconds: dict[str, float] = {}
         """What each took since somebody looked."""
+        self._known: list[Score] = []
         self._scores = self._nested(listed)
 
-    def __call__(self, run: Run, rollout: Rollout) -> Reward:
+    def __call__(self, run: Run, rollout: Rollout, known: Sequence[Score] = ()) -> Reward:
+        """The reward. `known` scores stand above all items, for wrappers to read; they are no part of it."""
+        self._known = list(known)
+        others = {score.name for score in known}
         dtype = rollout.logprobs_NT.dtype
         tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for score in self._scores(run=run, rollout=rollout):
+            if score.name in others:
+                continue
             name = str(score.name)
             value = score.value.to(tokens_NT)
             tokens_NT = tokens_NT + self.weights[name] * pay(value, rollout)
@@ -58,7 +64,7 @@ class WeightedSum:
         self, inner: Callable[..., list[Score]] | None, items: Sequence[Member]
     ) -> Callable[..., list[Score]]:
         def scores(run: Run, rollout: Rollout) -> list[Score]:
-            found = inner(run=run, rollout=rollout) if inner else []
+            found = inner(run=run, rollout=rollout) if inner else [*self._known]
             for i, member in enumerate(items, 1):
                 report(member.name, i, len(items))
                 started = time.perf_counter()
