@@ -316,6 +316,33 @@ def test_killed_again_while_it_resumes(shop: Workshop) -> None:
     shop.same(runs)
 
 
+CHANGING: dict[str, Interference] = {
+    "before the change is written": calls("rlalign.records.rewriting:write_atomic", 1),
+    "when it stands": calls("rlalign.records.rewriting:write_atomic", 1, "after"),
+    "when the pipeline is rewritten": calls("rlalign.records.rewriting:write_atomic", 2, "after"),
+    "when the lock is rewritten": calls("rlalign.records.rewriting:write_atomic", 3, "after"),
+    "before the next checkpoint": calls("rlalign.records.checkpoint:write"),
+    "after the next checkpoint": calls("rlalign.records.checkpoint:write", 1, "after"),
+}
+
+
+@pytest.mark.parametrize("instant", fast(CHANGING, "when it stands", "when the pipeline is rewritten"))
+def test_killed_while_it_is_changed(shop: Workshop, instant: str) -> None:
+    """The change is made or not; once it is, the run ends as one whose change nobody interrupted."""
+    quiet, runs = shop.runs("on-policy"), shop.runs("on-policy")
+    for each in (quiet, runs):
+        assert each.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    change = ("train.lr=0.3", "--extend", "2")
+    assert runs.resume(CHANGING[instant], options=change).code == KILLED
+    finish(runs)
+    if instant == "before the change is written":
+        shop.same(runs)
+        return
+    ended = quiet.resume(options=change)
+    assert ended.code == 0 and "inexact from here on" in ended.output, ended
+    assert differences(outcome(quiet.path), outcome(runs.path)) == []
+
+
 def test_an_old_commit_point_that_was_half_deleted_is_no_commit_point(shop: Workshop) -> None:
     runs = shop.runs("on-policy", "checkpoints.last=2")
     assert runs.start(calls("os:rmdir", 3)).code == KILLED

@@ -329,7 +329,8 @@ def test_a_run_says_what_it_does_and_where_it_went() -> None:
         (["run", "train.lr=1"], "name a pipeline file"),
         (["run", "toy.yaml", "other.yaml"], "one pipeline file at a time; got toy.yaml, other.yaml"),
         (["run", "toy.yaml", "--seed", "-1"], "--seed"),
-        (["run", "toy.yaml", "--inexact"], "--previous and --inexact go with --resume"),
+        (["run", "toy.yaml", "--inexact"], "--extend, --previous and --inexact go with --resume"),
+        (["run", "toy.yaml", "--extend", "3"], "--extend, --previous and --inexact go with --resume"),
         (["run", "toy.yaml", "--sed", "1"], "--seed"),
         (["run", "toy.yaml", "trian.lr=1"], "trian"),
         (["run", "toy.yaml", "train.lr"], "one pipeline file at a time"),
@@ -383,9 +384,12 @@ def test_resume_takes_the_latest_run_of_a_file(finished: bytes) -> None:
         (["--resume"], "name the run, `--resume runs/NAME`, or the pipeline file"),
         (["--resume", "nothing"], "runs/nothing: there is no such run. Runs in runs: toy."),
         (["other.yaml", "--resume"], "holds no run of other.yaml to resume"),
-        (["--resume", "toy", "--seed", "1"], "a resumed run goes on as it began"),
-        (["--resume", "toy", "train.lr=1"], "a resumed run goes on as it began"),
-        (["--resume", "toy", "--name", "x"], "a resumed run goes on as it began"),
+        (["--resume", "toy", "--seed", "1"], "a resumed run keeps its seed and its name"),
+        (["--resume", "toy", "--name", "x"], "a resumed run keeps its seed and its name"),
+        (["--resume", "toy", "train.lr=1"], "the run is finished, so nothing would change"),
+        (["--resume", "toy", "seed=1"], "seed: every number so far follows from it"),
+        (["--resume", "toy", "--extend", "0"], "--extend"),
+        (["--resume", "runs/toy/checkpoints/00000001"], "`rlalign run --resume runs/toy`"),
     ],
 )
 def test_resumes_that_make_no_sense(arguments: list[str], said: str, finished: bytes) -> None:
@@ -393,3 +397,14 @@ def test_resumes_that_make_no_sense(arguments: list[str], said: str, finished: b
     assert result.exit_code == 2
     assert said in result.stderr
     assert Path("runs/toy/metrics.jsonl").read_bytes() == finished
+
+
+@pytest.mark.parametrize("target", [["--resume", "toy"], ["toy.yaml", "--resume"]])
+def test_a_finished_run_is_made_longer_and_changed(target: list[str], finished: bytes) -> None:
+    result = call("run", *target, "--extend", "2", "train.lr=0.5", "--plain")
+    assert result.exit_code == 0, result.output
+    assert "inexact from here on" in result.output and "train.lr changes after 1 iteration" in result.output
+    assert Path("runs/toy/metrics.jsonl").read_bytes().startswith(finished)
+    assert yaml.safe_load(Path("runs/toy/pipeline.yaml").read_text())["train"]["iterations"] == 3
+    again = call("run", *target, "--plain")
+    assert "this run is finished" in again.output and "inexact" not in again.output

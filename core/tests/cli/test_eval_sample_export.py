@@ -230,6 +230,31 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
     assert len(about["lock"]) == 64 and (run / "lock.json").exists()
 
 
+# -- another checkpoint than the last -------------------------------------------------------------------
+
+
+def test_an_older_checkpoint_and_the_best(tmp_path: Path) -> None:
+    run = ran({**PIPELINE, "checkpoints": {"last": 1, "best": "eval/total"}})
+    rows = [row for row in logs.read(run / "metrics.jsonl") if "eval/total" in row]
+    best = max((row for row in rows if row["iteration"]), key=lambda row: row["eval/total"])
+    at = str(best["iteration"])
+    assert at == "2" and rows[-1]["iteration"] == 3
+    logged = {name: value for name, value in best.items() if name != "time/evaluate"}
+    for target in (["toy", "--at", "best"], ["toy", "--at", at], [f"runs/toy/checkpoints/{int(at):08d}"]):
+        assert describe_error("eval", *target) == logged
+        shown = describe_error("sample", *target)
+        assert {row["iteration"] for row in shown} == {2}
+        assert describe_error("sample", *target, "--new")[0]["iteration"] == 2
+    (first,) = describe_error("sample", "toy", "--at", "0", "--n", "1")
+    assert first["iteration"] == 0
+    result = call("export", "toy", "--at", "best", "--to", "older")
+    assert result.exit_code == 0 and "after iteration 2" in Path("older/README.md").read_text()
+    result = call("export", "runs/toy/checkpoints/00000002")
+    assert result.exit_code == 0 and Path("toy-model/README.md").is_file(), result.output
+    assert call("export", "toy", "--at", "2", "--new", "--samples", "s.jsonl").exit_code == 0
+    assert json.loads(Path("s.jsonl").read_text().splitlines()[0])["meta"]["rlalign"]["iteration"] == 2
+
+
 # -- what makes no sense ------------------------------------------------------------------------------
 
 
@@ -248,6 +273,16 @@ def test_exported_samples_carry_scores_log_probs_and_where_they_come_from(toy: P
         (["eval", "toy", "evaluate.generation.temprature=1"], "temperature"),
         (["sample", "toy", "--seed", "1"], "add --new"),
         (["sample", "toy", "--n", "0"], "--n"),
+        (
+            ["eval", "toy", "--at", "7"],
+            "no checkpoint of iteration 7; there are those of the iterations",
+        ),
+        (["eval", "toy", "--at", "best"], "`checkpoints: {best: eval/NAME}`"),
+        (["eval", "toy", "--at", "last"], "'last' is no iteration: expected a number, or best"),
+        (["eval", "runs/toy/checkpoints/00000003", "--at", "2"], "is a checkpoint already"),
+        (["eval", "runs/toy/model", "--task", "nosuch", "--at", "2"], "a model has no iterations"),
+        (["sample", "toy", "--at", "1"], "was not evaluated at iteration 1, but at 0, 2, 3"),
+        (["export", "toy", "--at", "2", "--samples", "x.jsonl"], "--at goes with a model, or with --new"),
         (["export", "toy", "--to", "toy.yaml"], "toy.yaml: exists; move it away, or choose another place"),
         (["export", "toy", "--to", "runs/toy/model2"], "lies in the run's own folder"),
         (["export", "toy", "--new", "--samples", "toy.yaml/x"], "cannot be written: "),

@@ -264,6 +264,27 @@ def test_saved_folder_is_an_ordinary_model(
         assert new.tolist() == rollout.actions_NT[row, :length].tolist()
 
 
+def test_a_run_begins_with_another_one_s_model(
+    tmp_path: Path, pipeline_of: Pipeline, components: Any
+) -> None:
+    """It measures what the other one measured last, and its reference is that model."""
+    parts = {
+        "rewards": ["evens", {"kl": {"coef": 0.1}}],
+        "train": {"iterations": 3, "prompts": 4, "lr": 1e-2},
+        "evaluate": {"examples": 3, "split": "train", "use": ["evens"]},
+    }
+    first, _ = run(tmp_path, pipeline_of("gpt2", **parts), components, name="first")
+    model = {"path": str(first.path / "model")}
+    run(tmp_path, pipeline_of("gpt2", model, **parts), components, name="second")
+    rows = {name: logged(tmp_path / "runs" / name)["metrics.jsonl"] for name in ("first", "second")}
+    before, after = rows["first"][-1], rows["second"][0]
+    assert {n: x for n, x in before.items() if n.startswith("eval/")} == {
+        n: x for n, x in after.items() if n.startswith("eval/")
+    }
+    assert rows["first"][0] != after
+    assert rows["second"][1]["kl/k1"] == 0 and rows["first"][-2]["kl/k1"] != 0
+
+
 @pytest.mark.parametrize("trunk", ("policy", "reference", "own"))
 @pytest.mark.parametrize("family", ("gpt2", "t5"))
 def test_values_learn(
