@@ -227,7 +227,9 @@ class Session(Workspace):
                 for place in range(first, len(self.plans)):
                     self._run_phase(repeat, place, saver)
             self.dir.require_mine()
-            note = save_folder(self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last))
+            note = save_folder(
+                self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last)
+            )
             if note is not None:
                 self.display.note(f"{self.dir.model}: {note}")
             self.display.finished(
