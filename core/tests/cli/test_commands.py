@@ -102,13 +102,15 @@ def test_help_and_plugins_answer_at_once(command: str) -> None:
         ["eval", "-h"],
         ["sample", "-h"],
         ["export", "-h"],
+        ["runs", "-h"],
+        ["clean", "-h"],
     ],
 )
 def test_help(command: list[str]) -> None:
     result = call(*command)
     assert result.exit_code == 0
     if command == ["--help"]:
-        for name in ("run", "check", "plugins", "eval", "sample", "export"):
+        for name in ("run", "check", "plugins", "eval", "sample", "export", "runs", "clean"):
             assert name in result.output
     if command == ["run", "--help"]:
         for option in (

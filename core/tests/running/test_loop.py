@@ -135,7 +135,9 @@ def test_models_that_are_equal_are_on_the_disk_once(tmp_path: Path) -> None:
     by_content: dict[bytes, set[int]] = {}
     for file in files:
         by_content.setdefault(file.read_bytes(), set()).add(file.stat().st_ino)
-    assert len(files) == 12 * 2 + 8, "policy and reference each time, and the first policy while it is not that"
+    assert len(files) == 12 * 2 + 8, (
+        "policy and reference each time, and the first policy while it is not that"
+    )
     assert all(len(inodes) == 1 for inodes in by_content.values())
     assert len(by_content) == 13, "the first policy, and one after each iteration"
 
