@@ -272,6 +272,12 @@ def test_an_older_checkpoint_and_the_best(tmp_path: Path) -> None:
         (["eval", "toy", "train.lr=1"], "train.lr=1: only `evaluate.…=…` can be said here"),
         (["eval", "toy", "evaluate.generation.temprature=1"], "temperature"),
         (["sample", "toy", "--seed", "1"], "add --new"),
+        (["eval", "toy", "runs/toy/model"], "one run or model at a time; got toy, runs/toy/model"),
+        (["sample", "toy", "other"], "one run or model at a time; got toy, other"),
+        (["export", "toy", "other", "a=1"], "one run or model at a time; got toy, other"),
+        (["sample", "toy", "--system", "x"], "--system goes with --prompt"),
+        (["sample", "toy", "--prompt", "1", "--system", "x"], "the model has no chat template"),
+        (["sample", "runs/toy/model"], "has logged nothing: give it a --prompt, or a --task"),
         (["sample", "toy", "--n", "0"], "--n"),
         (
             ["eval", "toy", "--at", "7"],

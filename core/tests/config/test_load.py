@@ -322,6 +322,18 @@ def test_passes_in_a_phase_displace_inherited_iterations(load):
     assert (align.train.iterations, align.train.passes, align.train.minibatches) == (2, None, 4)
 
 
+def test_two_overrides_do_not_displace_each_other(load):
+    with pytest.raises(ConfigError) as caught:
+        load(ONE, "train.minibatch=1", "train.minibatches=2")
+    assert str(caught.value) == (
+        "command line (train.minibatches=2): `train.minibatch=1` says the same in another way; leave one of them out"
+    )
+    with pytest.raises(ConfigError, match=r"`phases.0.train.passes=1` says the same in another way"):
+        load(TWO, "phases.0.train.passes=1", "phases.warm.train.iterations=2")
+    (phase,) = load(ONE, "train.passes=null", "train.iterations=7", "train.iterations=8").phases
+    assert (phase.train.iterations, phase.train.passes) == (8, None)
+
+
 def test_models(load, tmp_path):
     (tmp_path / "old").mkdir()
     models = "models: {reference: {of: start}, value: {value-head: {trunk: own}}, mask: {of: ./old}}\n"
@@ -721,7 +733,7 @@ def test_no_such_file(tmp_path):
         ("task: toy\ntrain: {lr: 1\npolicy: x\n", "p.yaml:3: not valid YAML: "),
         (
             "task: toy\n\ttrain: 1\n",
-            "p.yaml:2: not valid YAML: found character '\\t' that cannot start any token",
+            "p.yaml:2: not valid YAML: a tab stands where YAML takes spaces only; indent with spaces",
         ),
         ("a: 1\n---\nb: 2\n", "p.yaml:2: not valid YAML: but found another document"),
         ("task: \x07\n", "p.yaml: not valid YAML: "),
@@ -1017,6 +1029,8 @@ def test_entries_that_cannot_be(refusal, entry, message):
         ("form: sq", "algorithm.ppo.form: expected 'seq' or 'token', found 'sq' (text); did you mean 'seq'?"),
         ("clip: 0", "algorithm.ppo.clip: expected more than 0, found 0 (a whole number)"),
         ("clip: .inf", "algorithm.ppo.clip: expected a finite number, found inf (a number)"),
+        ("clip: nan", "algorithm.ppo.clip: expected a finite number, found nan"),
+        ("clip: -Inf", "algorithm.ppo.clip: expected a finite number, found -Inf"),
         ("clip: 101", "algorithm.ppo: clip makes no sense beyond 100"),
         ("betas: [1]", "algorithm.ppo.betas: too few entries: number 2 is missing"),
         ("betas: [1, 2, 3]", "algorithm.ppo.betas: expected at most 2 entries, found [1, 2, 3] (a list)"),

@@ -72,11 +72,11 @@ def one(name: str, as_json: bool) -> None:
     known = [
         found for found in registry.installed if name in (found.name, f"{found.distribution}:{found.name}")
     ]
-    told = outline(known[0].value) if len(known) == 1 else Outline()
+    told = outline(known[0].value if len(known) == 1 else name)
     try:
         cls = registry.load(name).cls
     except ConfigError:
-        if told.base and not as_json:
+        if known and told.base and not as_json:
             say(f"{name}: {told.sentence}\n\nkind     {told.kind}\npackage  {known[0]}\n")
         raise
     about = _about(name, cls, told, known[0] if known else None)

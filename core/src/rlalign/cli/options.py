@@ -6,8 +6,18 @@ from collections.abc import Callable
 
 import click
 
+
+def _overrides(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no override."""
+    if others := [one for one in given if "=" not in one]:
+        raise click.UsageError(
+            f"one run or model at a time; got {', '.join([ctx.params.get('target') or ctx.params['name'], *others])}"
+        )
+    return given
+
+
 _OF_EVALUATION = (
-    click.argument("overrides", nargs=-1, metavar="[evaluate.KEY=VALUE]..."),
+    click.argument("overrides", nargs=-1, metavar="[evaluate.KEY=VALUE]...", callback=_overrides),
     click.option("--task", help="Another task: a name, or `name: {…}` as in a pipeline."),
     click.option("--split", help="The task's split."),
     click.option("--seed", type=click.IntRange(min=0), help="Sample from another seed than the run's."),

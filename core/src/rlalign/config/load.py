@@ -8,7 +8,7 @@ from typing import Any
 
 from rlalign.config import inherit, places
 from rlalign.config.file import File
-from rlalign.config.overrides import interpolate, override, shadowed
+from rlalign.config.overrides import alternative, interpolate, override, shadowed
 from rlalign.config.pipeline import (
     MERGED_SECTIONS,
     REPLACED_SECTIONS,
@@ -54,9 +54,17 @@ def load_pipeline(
         tree.data = without_observers(tree.data)
     file = File(tree, path.absolute().parent, registry or Registry(trust=True))
     changed: list[tuple[str, Keys]] = []
+    values: dict[Keys, str] = {}
     for one in overrides:
         try:
-            changed.append((one, override(tree, one, said)))
+            keys = override(tree, one, said)
+            changed.append((one, keys))
+            if tree.at(keys) is not None:
+                values[keys] = one
+                if (other := values.get(alternative(keys) or ())) is not None:
+                    raise ConfigError(
+                        f"{said} ({one}): `{other}` says the same in another way; leave one of them out"
+                    )
         except ConfigError as error:
             tree.problems.append(str(error))
     if seed is not None:

@@ -21,7 +21,7 @@ KINDS = {
     "algorithm": "algorithms",
     "advantage wrapper": "wrappers of advantages",
     "metric": "metrics",
-    "": "unknown",
+    "": "not told by their files (`rlalign plugins --check` imports them)",
 }
 """Kinds of components, and what several are called."""
 

@@ -42,11 +42,17 @@ def override(tree: Tree, text: str, said: str = "command line") -> Keys:
     except _Nowhere as error:
         raise ConfigError(f"{place}: {error}") from None
     tree.put(keys, parsed, place)
-    in_train = keys[:-1] == ("train",) or (keys[0] == "phases" and keys[2:-1] == ("train",))
-    other = ALTERNATIVES.get(str(keys[-1])) if in_train and parsed is not None else None
-    if other is not None:
-        tree.at(keys[:-1]).pop(other, None)
+    other = alternative(keys)
+    if other is not None and parsed is not None:
+        tree.at(other[:-1]).pop(other[-1], None)
     return keys
+
+
+def alternative(keys: Keys) -> Keys | None:
+    """The key that one in `train` displaces."""
+    in_train = keys[:-1] == ("train",) or (keys[0] == "phases" and keys[2:-1] == ("train",))
+    other = ALTERNATIVES.get(str(keys[-1])) if in_train else None
+    return None if other is None else (*keys[:-1], other)
 
 
 def shadowed(data: dict[str, Any], keys: Keys) -> bool:

@@ -233,6 +233,8 @@ def _parse(text: str, name: str) -> Tree:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         message = "; ".join(part for part in (error.problem, error.context) if part)
+        if "\\t" in message or " tab " in message:
+            message = "a tab stands where YAML takes spaces only; indent with spaces"
         raise ConfigError(f"{place}: not valid YAML: {message}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         message = str(error).partition("\n")[0]

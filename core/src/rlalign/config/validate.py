@@ -163,12 +163,17 @@ def _problems(model: type[BaseModel], data: Any, error: ValidationError) -> list
         for key in keys:
             value = value[key]
         text = f"expected {' or '.join(dict.fromkeys(wishes))}, found {found(value)}"
+        if isinstance(value, str) and "a number" in wishes and _NO_NUMBER.fullmatch(value):
+            text = f"expected a finite number, found {value}"
         if isinstance(value, float) and value.is_integer() and "a whole number" in wishes:
             text += f"; write {int(value)}"
         if isinstance(value, str) and (close := get_close_matches(repr(value), _quoted(wishes), 1)):
             text += f"; did you mean {close[0]}?"
         problems.append((keys, text))
     return problems
+
+
+_NO_NUMBER = re.compile(r"[-+]?(nan|inf(inity)?)", re.IGNORECASE)
 
 
 def _plain(bound: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from rlalign.config.pipeline import Item, Phase
 from rlalign.config.words import found
 from rlalign.data.example import Example, Prompt
-from rlalign.errors import ConfigError, attributed_to
+from rlalign.errors import ConfigError, RLAlignError, attributed_to
 from rlalign.interface.component import Task
 from rlalign.interface.policy import Policy
 from rlalign.running.plan import PhasePlan
@@ -49,14 +49,17 @@ def before(policy: Policy, task: Task, phase: Phase, system: str | None = None) 
 
 
 def first_prompt(task: Task, phase: Phase) -> Prompt:
-    """How a task asks, by its first example."""
-    split = phase.evaluate.split if phase.evaluate else "train"
-    name = phase.task.name
-    with attributed_to(f"{phase.task.place}: task `{name}`, which tells by its data how it asks", name):
-        examples = task.examples(split)
-    if not examples:
-        raise ConfigError(f"{phase.task.place}: task `{phase.task.name}` has no examples in `{split}`")
-    return examples[0].prompt
+    """How a task asks, by the first example that it is evaluated on, or else trained on."""
+    name, place, faults = phase.task.name, phase.task.place, []
+    for split in dict.fromkeys([phase.evaluate.split if phase.evaluate else "train", "train"]):
+        try:
+            with attributed_to(f"{place}: task `{name}`, which tells by its data how it asks", name):
+                if examples := task.examples(split):
+                    return examples[0].prompt
+            faults.append(f"{place}: task `{name}` has no examples in `{split}`")
+        except RLAlignError as error:
+            faults.append(str(error))
+    raise ConfigError(faults[0])
 
 
 def system_of(prompt: Prompt) -> list[Any] | None:

@@ -245,7 +245,9 @@ class Session(Workspace):
                         self._run_phase(repeat, place, saver)
             self._drop_model()
             self.display.stage("writing the model")
-            note = save_folder(self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last))
+            note = save_folder(
+                self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last)
+            )
             if note is not None:
                 self.display.note(f"{self.dir.model}: {note}")
             self._tell_ended(None)

@@ -192,6 +192,8 @@ class Opened(Workspace):
         `samples=4, temperature=0.7`.
         """
         _check_generation(generation)
+        if prompts is None and system is not None:
+            raise ConfigError("a system message goes with prompts")
         given = None if prompts is None else self._read(prompts, system)
         if given == []:
             return []
@@ -203,11 +205,11 @@ class Opened(Workspace):
             rollout = evaluation.responses(phase, examples, generation)
         finally:
             self.seeds = before
+        where = phase.where if self._phase_state else self.origin
         if given is None:
             rollout, reward = evaluation.scored(phase, rollout)
-            return [{**phase.where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
+            return [{**where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
         task = phase.plan.task
-        where = phase.where if self._phase_state else self.origin
         return [
             {**where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
             for g, text in zip(rollout.group_N.tolist(), rollout.texts, strict=True)

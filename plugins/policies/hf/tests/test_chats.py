@@ -38,6 +38,8 @@ class Chats(Task):
         """No options."""
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split != "train":
+            raise ConfigError(f"has no split `{split}`")
         turns = [user("w3"), {"role": "assistant", "content": "w4"}, user("w5")]
         return [Example(str(i), [BRIEF, *turns]) for i in range(4)]
 
@@ -99,6 +101,8 @@ def test_a_chat_model_gets_a_text_as_a_user_s_message(chat: Callable[[str], Path
     assert prompts(scored) == [[user("w1 w2")]]
     with pytest.raises(ConfigError, match="goes with prompts of plain text"):
         opened.sample([[user("w1")]], system="w6")
+    with pytest.raises(ConfigError, match="a system message goes with prompts"):
+        opened.sample(system="w6")
 
 
 def test_a_model_without_a_template_gets_it_as_it_is(folders: Mapping[str, Path]) -> None:
@@ -135,7 +139,7 @@ def test_the_task_says_how_a_run_is_asked(
     said = pipeline_of("llama", task="chats", policy={"path": str(folder)})
     said["train"]["iterations"] = 1
     run = rlalign.run(rlalign.load(said, components=known), root=tmp_path, name="run", display=False)
-    again = rlalign.open(run, SHORT, split="train", components=known)
+    again = rlalign.open(run, SHORT, examples=2, components=known)
     assert prompts(again.sample(["w1"])) == [[BRIEF, user("w1")]]
     assert prompts(rlalign.open(run.model, SHORT).sample(["w1"])) == [[user("w1")]]
 
