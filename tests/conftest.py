@@ -33,6 +33,6 @@ def example_plugins(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture
 def with_example_plugins(example_plugins: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The example plugins importable in this process; gives the environment for a new one."""
-    monkeypatch.setattr(sys, "path", [*sys.path, *example_plugins])
+    monkeypatch.setattr(sys, "path", [*example_plugins, *sys.path])  # before an older one that is installed
     there = filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*example_plugins, *there])}

@@ -178,6 +178,7 @@ def use(folder: Path, environment: dict[str, str]) -> None:
     assert lock["plugins"]["rlalign-plugin-vowels"]["code"]
 
 
+@pytest.mark.slow
 def test_plugin_is_found_and_learns(vowels, with_example_plugins):
     use(vowels, with_example_plugins)
 

@@ -11,6 +11,7 @@ import pytest
 from rlalign import Example, LazyExamples, Options, Task
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.running.examples import examples_of
+from rlalign.testing import run
 
 ROWS: list[dict[str, Any]] = [{"question": "a", "answer": "b"}, {"question": "c", "answer": None}, {"q": "x"}]
 
@@ -163,6 +164,24 @@ def test_what_is_no_list_of_examples(kind: type[Base], said: str) -> None:
 
 def test_an_error_of_what_the_task_calls_names_the_task_s_own_line() -> None:
     assert "(example.py:" in said_of(OneText) and ", called in test_examples.py:" in said_of(OneText)
+
+
+class Unlogged(Base):
+    def examples(self, split: str) -> Any:
+        return [Example(id="1", prompt="a", meta={"completion": "b"})]
+
+
+def test_a_first_example_without_a_response_says_what_it_has(tmp_path: Path) -> None:
+    asks = {
+        "task": "mine",
+        "policy": {"logits": {"hidden": 3}},
+        "rewards": ["token-sum"],
+        "responses": "logged",
+        "algorithm": "policy-gradient",
+        "train": {"iterations": 1, "prompts": 1},
+    }
+    with pytest.raises(ConfigError, match=r"`mine` has none \(only, in its meta, 'completion'\); say"):
+        run(tmp_path, asks, {"mine": Unlogged})
 
 
 def test_sound_examples_are_as_the_task_gave_them() -> None:

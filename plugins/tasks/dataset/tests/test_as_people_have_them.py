@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import warnings
@@ -109,6 +110,15 @@ def test_who_speaks_in_sharegpt(tmp_path: Path) -> None:
     (example,) = train(tmp_path / "d.json")
     assert [m["role"] for m in example.prompt] == ["system", "user", "assistant", "user", "tool"]
     assert example.responses == ("good",)
+
+
+def test_pairs_of_whole_chats_in_csv(tmp_path: Path) -> None:
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["chosen", "rejected"], [json.dumps([USER, GOOD]), json.dumps([USER, BAD])]]
+        )
+    (example,) = train(tmp_path / "d.csv")
+    assert (example.prompt, example.responses, example.scores) == PAIR
 
 
 def test_a_pair_of_chats_beside_another_prompt(tmp_path: Path) -> None:

@@ -128,7 +128,8 @@ class Columns(Reader):
             return False
         rows = (found.row for found in table.scan() if isinstance(found.row, dict))
         found = (_find(row, self.chosen) for row in islice(rows, LOOKED_AT))
-        return not isinstance(next((value for value in found if value), None), str)
+        first = next((value for value in found if value), None)
+        return not isinstance(first, str) or (self.cells and first.lstrip().startswith("[{"))
 
     def _likely(self) -> str:
         """What to say, by the names that such columns often have."""
