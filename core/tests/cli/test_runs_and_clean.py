@@ -31,7 +31,7 @@ PIPELINE: dict[str, Any] = {
     "algorithm": "rlalign.testing:PolicyGradient",
     "generation": {"samples": 2, "max_new_tokens": 7},
     "train": {"iterations": 3, "prompts": 4, "lr": 0.1, "keep_responses": True},
-    "evaluate": {"every": 2, "examples": 4},
+    "evaluate": {"every": 2, "examples": 4, "generation": {"temperature": 1.0}},
 }
 
 

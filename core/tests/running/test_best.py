@@ -186,7 +186,7 @@ def test_an_unknown_metric_is_told_before_anything_is_learned(tmp_path: Path, be
     begun, given = going(tmp_path, UP, best)
     with pytest.raises(ConfigError, match=r"checkpoints\.best: this evaluation measures no `eval/") as error:
         begun.run()
-    assert "eval/scripted/value" in str(error.value) and "eval/total" in str(error.value)
+    assert "eval/scripted/value" in str(error.value) and "eval/length" in str(error.value)
     assert [row["iteration"] for row in logs.read(begun.dir.metrics)] == [0]
     right = ["checkpoints.best=eval/scripted/value"]
     loop.resume(begun.dir.path, registry(given), overrides=right, display=Silence()).run()

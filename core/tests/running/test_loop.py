@@ -129,7 +129,7 @@ def test_models_that_are_equal_are_on_the_disk_once(tmp_path: Path) -> None:
     """The first phase's reference is the first policy, the second's what the first has learned; also after a stop."""
     phases = [{"name": "one", "models": {"reference": {"of": "phase"}}}, {"name": "two"}, {"name": "three"}]
     phases[2]["models"] = {"reference": {"of": "start"}}
-    given = pipeline(rewards=["token-sum", "kl"], phases=phases, checkpoints={"every": 1, "keep": 99})
+    given = pipeline(rewards=["token-sum", "kl"], phases=phases, checkpoints={"every": 1, "last": 99})
     stopped = stop_and_go(tmp_path, given, {"learns": PolicyGradient}, [1, 5, 9])
     files = sorted(stopped.dir.checkpoints.glob("*/models/*.safetensors"))
     by_content: dict[bytes, set[int]] = {}

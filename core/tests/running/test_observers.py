@@ -60,7 +60,7 @@ class Watcher(Component):
 
     @hookimpl
     def evaluated(self, run: Run, metrics: Mapping[str, float]) -> None:
-        self.told.append(("evaluated", run.phase, run.iteration, run.tick, "eval/total" in metrics))
+        self.told.append(("evaluated", run.phase, run.iteration, run.tick, "eval/length" in metrics))
 
     @hookimpl
     def run_ended(self, run: Run, error: Exception | None) -> None:
@@ -243,8 +243,7 @@ def test_the_same_component_may_also_act(tmp_path: Path) -> None:
         session(tmp_path, pipeline, EXTRA)
     pipeline["observers"] = [{"watcher": None, "as": "other"}]
     _, done = run(tmp_path, pipeline, EXTRA)
-    assert len(done.builder.watching) == 1
-    assert [key for key, _ in done.components.keyed][-1] == "0:observers.other"
+    assert list(done.components.keyed)[-1] == "policy-gradient/observers/other"
 
 
 def test_the_pipeline_is_told_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

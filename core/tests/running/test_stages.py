@@ -217,7 +217,7 @@ def test_evaluation_touches_no_training_state(dropout: bool, tmp_path: Path) -> 
             assert torch.equal(tensor, with_it.models[name].state_dict()[key]), f"{name}/{key}"
     trained = [row for row in lines(with_it.dir.path) if not any(k.startswith("eval/") for k in row)]
     assert trained == lines(without.dir.path)
-    states = [{k: c.state_dict() for k, c in s.components.keyed} for s in (without, with_it)]
+    states = [{k: c.state_dict() for k, c in s.components.keyed.items()} for s in (without, with_it)]
     assert states[0] == {k: v for k, v in states[1].items() if k in states[0]}
 
     def saved(done: Any) -> dict[str, bytes]:
