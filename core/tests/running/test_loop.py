@@ -126,7 +126,7 @@ def test_stopped_after_every_iteration(tmp_path: Path, given: dict[str, Any]) ->
 
 
 def test_models_that_are_equal_are_on_the_disk_once(tmp_path: Path) -> None:
-    """The first phase's reference is the first policy, the second's what the first phase has learned; also after a stop."""
+    """The first phase's reference is the first policy, the second's what the first has learned; also after a stop."""
     phases = [{"name": "one", "models": {"reference": {"of": "phase"}}}, {"name": "two"}, {"name": "three"}]
     phases[2]["models"] = {"reference": {"of": "start"}}
     given = pipeline(rewards=["token-sum", "kl"], phases=phases, checkpoints={"every": 1, "keep": 99})
