@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,3 +139,33 @@ def test_what_float16_cannot_hold_is_written_in_float32(halved: Callable[..., Pa
     assert "too large for float16" in policy.save(tmp_path / "saved")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert plain.dtype == torch.float32 and plain.get_input_embeddings().weight[0, 0] == 70_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", (False, True))
+def test_a_model_of_the_hub_as_its_cache_holds_it(
+    halved: Callable[..., Path], tmp_path: Path, shards: bool
+) -> None:
+    """There files are links, and a model of several has no single one."""
+    model = tmp_path / "cache/models--org--tiny"
+    snapshot = model / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text("0" * 40)
+    (model / "blobs").mkdir()
+    folder = halved("gpt2", "bfloat16", **({"max_shard_size": "20KB"} if shards else {}))
+    for file in folder.iterdir():
+        file.rename(model / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    code = (
+        "import sys, torch\n"
+        "from rlalign_plugin_hf import CausalLM\n"
+        'policy = CausalLM(CausalLM.Config.model_validate_json(\'{"path": "org/tiny"}\'))\n'
+        "policy.setup()\n"
+        "assert policy.base == 'org/tiny' and policy._half.dtype == torch.bfloat16\n"
+        "policy.save(__import__('pathlib').Path(sys.argv[1]))\n"
+    )
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    (tmp_path / "saved").mkdir()
+    subprocess.run([sys.executable, "-c", code, tmp_path / "saved"], env=env, check=True)
+    assert {t.dtype for t in load_file(tmp_path / "saved/model.safetensors").values()} == {torch.bfloat16}
