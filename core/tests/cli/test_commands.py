@@ -366,6 +366,8 @@ def finished() -> bytes:
         ["toy.yaml", "--resume"],
         ["--resume", "toy", "--plain"],
         ["--plain", "toy.yaml", "--resume"],
+        ["--resume", "--plain", "runs/toy"],
+        ["--resume", "toy", "train.lr=0.01"],
     ],
 )
 def test_ways_to_name_the_run_to_resume(arguments: list[str], finished: bytes) -> None:

@@ -463,6 +463,29 @@ def failing(patch: pytest.MonkeyPatch, at: int, error: Callable[[], BaseExceptio
     return calls
 
 
+@pytest.mark.parametrize(
+    "holder, name", [(checkpoint, "write"), (loop, "save_folder")], ids=["before", "after"]
+)
+def test_killed_around_its_last_checkpoint_a_longer_run_exports_its_own_model(
+    tmp_path: Path, holder: Any, name: str
+) -> None:
+    run = begin(tmp_path, ONE, None)
+    old = (run / "model/model.safetensors").read_bytes()
+    longer = session(tmp_path, with_value(ONE, train={"iterations": 5}), GIVEN, name="longer")
+    longer.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, name, killed)
+        with pytest.raises(Killed):
+            go_on(run, extend=1)
+    going, _ = go_on(run)
+    assert outcome(going) == outcome(longer) and outcome(going)[1] != old
+    assert logged(run) == logged(longer.dir.path)
+
+
+def killed(*given: Any, **more: Any) -> None:
+    raise Killed
+
+
 @pytest.mark.slow  # a run goes on some thirty times
 @pytest.mark.parametrize(
     "error", [Killed, lambda: OSError(28, "No space left on device")], ids=["kill", "full disk"]

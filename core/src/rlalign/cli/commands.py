@@ -114,6 +114,8 @@ def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
         raise ConfigError(
             "--resume: name the run, `--resume runs/NAME`, or the pipeline file whose latest run is meant"
         )
+    if rundir.is_run(file):
+        return file
     latest = rundir.latest(runs, file.stem)
     if latest is None:
         raise ConfigError(f"{runs}: holds no run of {file.name} to resume")

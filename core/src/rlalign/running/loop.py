@@ -99,8 +99,9 @@ def resume(
         if extend is not None:
             overrides = [*overrides, extension(pipeline, extend)]
             pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
-        if overrides:
-            was = Workspace(load_pipeline(directory.pipeline, registry=registry), registry, NoDisplay())
+        before = load_pipeline(directory.pipeline, registry=registry) if overrides else pipeline
+        if before.resolved != pipeline.resolved:
+            was = Workspace(before, registry, NoDisplay())
         session = Session(pipeline, registry, display or make_display())
         session.reopen(directory, was, inexact=inexact, previous=previous)
     except BaseException:
@@ -177,6 +178,8 @@ class Session(Workspace):
             if is_over(self, saved) and directory.model.exists() and not fresh:
                 self._is_over, self.last = True, saved.loop["last"]
                 return
+        if was is not None:
+            self.data.check(self.plans)
         self.display.stage("loading the model")
         self.build_policy()
         changed = differing(self, was or self, saved, inexact=inexact)
