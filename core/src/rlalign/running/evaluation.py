@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
-from rlalign.data.settings import Sampling
 from rlalign.errors import RLAlignError
 from rlalign.running.metrics import of_responses
 from rlalign.running.phase import RunningPhase
@@ -48,11 +46,7 @@ def responses(
     phase: RunningPhase, examples: Sequence[Example], generation: Mapping[str, Any] = {}
 ) -> Rollout:
     """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
-    asked = phase.settings.evaluate
-    own = asked.generation.model_dump(exclude_unset=True) if asked else {}
-    said = {**own, **generation}
-    how = decoding(said, phase.plan.task.generation, phase.settings.generation)
-    return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
+    return sample(phase, examples, phase.plan.decoding(generation), ("evaluate",), 0, constrained=False)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:
@@ -80,10 +74,3 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
-
-
-def decoding(asked: Mapping[str, Any], task: Mapping[str, Any], training: Sampling) -> Sampling:
-    """Evaluation's decoding: as asked, else the task's, else greedy and once, as long as in training."""
-    chosen = {**task, **asked} or {"greedy": True}
-    base = {"max_new_tokens": training.max_new_tokens, "stop": training.stop}
-    return Sampling.model_validate_json(json.dumps({**base, **chosen}))

@@ -28,6 +28,7 @@ from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.models import save_folder
 from rlalign.running.phase import RunningPhase
+from rlalign.running.preflight import preflight
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
@@ -106,7 +107,7 @@ class Session(Workspace):
 
     def create(self, root: Path, name: str | None) -> None:
         """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
-        self.data.check(self.plans)
+        preflight(self)
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
         lock = lock_of(self, text, {})

@@ -40,7 +40,7 @@ from rlalign.running.card import card
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights, save_folder
-from rlalign.running.plan import PhasePlan
+from rlalign.running.plan import PhasePlan, new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
@@ -67,10 +67,7 @@ class AskedData(Data):
             return self.prompts
         asked = plan.settings.evaluate
         assert asked is not None
-        data = self.split(plan, asked.split)
-        if len(data) == 0:
-            raise ConfigError(f"the task has no examples in `{asked.split}`; name another split")
-        return data
+        return self.split(plan, asked.split)
 
 
 class Opened(Workspace):
@@ -80,7 +77,7 @@ class Opened(Workspace):
 
     def __init__(self, pipeline: Pipeline, registry: Registry, name: str, place: int = 0) -> None:
         super().__init__(pipeline, registry, PlainDisplay(sys.stderr))
-        self.data = AskedData(pipeline, self.models, lambda: self.dir, self.display.note)
+        self.data = AskedData(pipeline, self.plans, self.models, lambda: self.dir, self.display.note)
         self.name = name
         self.place = place
         self.repeat = 0
@@ -118,6 +115,7 @@ class Opened(Workspace):
 
     def load_model(self, weights: Path | None) -> None:
         """The policy, with the weights in a file unless it loads its own."""
+        self.models.new_tokens = new_tokens(self.plans, training=False)
         self.build_policy()
         if weights is not None:
             try:
@@ -154,10 +152,10 @@ class Opened(Workspace):
             self.phase.look(self._phase_state, scoring=scoring)
             self._open_to = asked
 
-    def _read(self, prompts: Sequence[Prompt | Example]) -> list[Example]:
-        """Prompts as examples, once the policy can read them."""
+    def _read(self, prompts: Sequence[Prompt | Example], responses: str) -> list[Example]:
+        """Prompts as examples, once the policy can read them beside such responses: `sampled` or `logged` ones."""
         read = [p if isinstance(p, Example) else Example(f"prompt-{i}", p) for i, p in enumerate(prompts, 1)]
-        if refused := self.models.opened().refuse(read):
+        if refused := self.models.opened().refuse(read, [responses]):
             first = min(refused)
             raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
         return read
@@ -184,7 +182,7 @@ class Opened(Workspace):
         `generation` stands above what the pipeline says: `samples=4, temperature=0.7`.
         """
         _check_generation(generation)
-        given = None if prompts is None else self._read(prompts)
+        given = None if prompts is None else self._read(prompts, "sampled")
         if given == []:
             return []
         self._look(given or (), scoring=given is None)
@@ -219,10 +217,18 @@ class Opened(Workspace):
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(responses)} responses are given to {len(prompts)} prompts")
         texts = [(one,) if isinstance(one, str) else tuple(one) for one in responses]
-        examples = [
-            replace(example, responses=given, scores=(), finished=())
-            for example, given in zip(self._read(prompts), texts, strict=True)
-        ]
+        examples = self._read(
+            [
+                replace(
+                    p if isinstance(p, Example) else Example(f"prompt-{i}", p),
+                    responses=given,
+                    scores=(),
+                    finished=(),
+                )
+                for i, (p, given) in enumerate(zip(prompts, texts, strict=True), 1)
+            ],
+            "logged",
+        )
         if not any(texts):
             return []
         self._look(examples, scoring=rewards)
