@@ -98,11 +98,16 @@ def _others(space: Workspace, faults: Faults, most: int | None) -> None:
 
 def _without_log(plan: PhasePlan, first: Example) -> list[str]:
     """What a phase that learns from logged responses lacks of them."""
-    task, source = plan.settings.task.name, plan.source.item
+    task, place, who = plan.settings.task.name, plan.source.item.place, "responses come from the log here"
+    if place == plan.settings.place:  # nobody said so
+        learners = [m for m in plan.members if m.component.responses == "logged"]
+        place, who = next(
+            ((m.item.place, f"`{m.name}` learns from logged responses") for m in learners), (place, who)
+        )
     if not first.responses:
         return [
-            f"{source.place}: responses come from the log here, and the first example of task `{task}` has none; "
-            "say `responses: sampled`, or take a task with logged responses"
+            f"{place}: {who}, and the first example of task `{task}` has none; say `responses: sampled`, or take a "
+            "task with logged responses"
         ]
     rewards = [item for item in plan.settings.rewards if short(item.component) == "logged"]
     if rewards and not first.scores:

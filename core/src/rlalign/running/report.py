@@ -28,7 +28,7 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[
     phase, train = plan.settings, plan.settings.train
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
     if examples and examples[0]:
-        rows["examples"] = examples[0]
+        rows["data"] = examples[0]
     for hook, names in plan.acting().items():
         rows[hook] = ", ".join(names)
     rows.setdefault("reward", "nothing")

@@ -87,7 +87,7 @@ def test_a_long_prompt_is_refused_before_anything_is_trained(tmp_path: Path, row
     ):
         rows_of(tmp_path, "gpt2")
     assert not list(tmp_path.rglob("checkpoints")), "no run was begun"
-    finished, done = rows_of(tmp_path, "gpt2", {"long": 32})
+    _, done = rows_of(tmp_path, "gpt2", {"long": 32})
     assert done.phase.iteration == 4, "a prompt that just fits is trained on"
 
 

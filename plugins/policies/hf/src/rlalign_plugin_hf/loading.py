@@ -87,9 +87,9 @@ class ModelOptions(Options):
 
 
 def is_here(options: ModelOptions) -> bool:
-    """Whether model and tokenizer are folders, rather than names on the hub."""
-    sources = (options.path, options.tokenizer)
-    return all(Path(_local(str(source))).is_dir() for source in sources if source is not None)
+    """Whether model and tokenizer are paths, be it to nothing, rather than names on the hub."""
+    sources = (str(source) for source in (options.path, options.tokenizer) if source is not None)
+    return all(Path(_local(source)).is_dir() or _lacking(source) is not None for source in sources)
 
 
 def where(options: ModelOptions) -> str:

@@ -73,6 +73,6 @@ def _longest(config: Any, other: str) -> Longest | None:
     found = [
         Longest(most, text.attribute_map.get(name, name))
         for name in names
-        if isinstance(most := getattr(text, name, None), int)
+        if isinstance(most := getattr(text, name, None), int) and most > 0  # XLNet says -1
     ]
     return min(found, default=None)

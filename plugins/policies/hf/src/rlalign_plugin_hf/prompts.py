@@ -68,7 +68,7 @@ class PromptReader:
     # -- before anything is read in earnest -----------------------------------------------------------
 
     def refuse(self, examples: Sequence[Example], responses: Collection[str]) -> Mapping[int, str]:
-        """Those whose prompt has no token or is too long, alone or with a response; `too_long: error` raises instead."""
+        """Those whose prompt has no token or is too long, alone or with a response; `too_long: error` raises."""
         longest = self._longest("sampled" in responses)
         cuts = self.config.too_long == "truncate"
         rows = "logged" in responses and self._positions is not None and self._positions.room(0) is not None
@@ -79,6 +79,9 @@ class PromptReader:
         found: dict[int, str] = {}
         long: dict[int, str] = {}
         if not counts and (not blanks or isinstance(examples, LazyExamples)):
+            for example in islice(examples, 1):
+                if not isinstance(example.prompt, str):
+                    self._as_chat(example)  # is there a template at all?
             return found
         unsure = self._unsure(examples, longest if counts else None, rows=rows)
         while piece := list(islice(unsure, AT_ONCE)):
