@@ -104,7 +104,13 @@ def check(*overrides: str, **parts: Any) -> Result:
 
 def told(result: Result) -> list[str]:
     assert result.exit_code == 2, result.output
-    return result.stderr.removeprefix("error: ").splitlines()[-10:]
+    return result.stderr.partition("error: ")[2].splitlines()
+
+
+def at(text: str) -> str:
+    """The first line of toy.yaml that says this."""
+    lines = Path("toy.yaml").read_text().splitlines()
+    return f"toy.yaml:{next(i for i, line in enumerate(lines, 1) if text in line)}"
 
 
 # -- what costs no import of a component -------------------------------------------------------------------
@@ -207,23 +213,21 @@ def test_more_prompts_than_examples_is_said_in_words() -> None:
 
 def test_data_that_is_not_there_or_empty() -> None:
     Path("data/val.txt").write_text("")
-    assert told(check(evaluate={"split": "val"})) == [
-        "toy.yaml:1: task `Lines` has no examples in `val` (toy.yaml:17: evaluate.split)",
-    ]
+    (line,) = told(check(evaluate={"split": "val"}))
+    assert line == f"{at('task')}: task `Lines` has no examples in `val` ({at('split')}: evaluate.split)"
     Path("data/train.txt").unlink()
     train, val = told(check(evaluate={"split": "valu"}))
-    where = "toy.yaml:1: task `Lines`, asked for its examples of"
+    where = f"{at('task')}: task `Lines`, asked for its examples of"
     data = Path("data").absolute()
     assert train == f"{where} `train`: {data}/train.txt: there is no such file"
-    assert val == f"{where} `valu` (toy.yaml:17: evaluate.split): {data}/valu.txt: there is no such file"
+    assert val == f"{where} `valu` ({at('split')}: evaluate.split): {data}/valu.txt: there is no such file"
 
 
 def test_prompts_that_the_policy_cannot_read() -> None:
     Path("data/train.txt").write_text("5 5 5")
     (line,) = told(check())
-    assert line == (
-        "toy.yaml:4: policy `Reading` can read none of 3 examples of `train`; the first is `5`: is five"
-    )
+    said = "policy `Reading` can read none of 3 examples of `train`; the first is `5`: is five"
+    assert line == f"{at('policy')}: {said}"
     Path("data/train.txt").write_text("5 1 5")
     result = check()
     assert "note: policy `Reading` leaves out 2 of 3 examples of `train`; the first is `5`" in result.stderr
@@ -233,13 +237,12 @@ def test_prompts_that_the_policy_cannot_read() -> None:
 def test_learning_from_a_log_that_is_not_there() -> None:
     algorithm = {"algorithm": {"own:FromLog": None}, "rewards": None}
     (line,) = told(check(**algorithm))
-    assert line.startswith(
-        "toy.yaml:7: `FromLog` learns from logged responses, and the first example of task `Lines` has none"
-    )
+    said = "`FromLog` learns from logged responses, and the first example of task `Lines` has none"
+    assert line.startswith(f"{at('algorithm')}: {said}")
     (line,) = told(check("task.own:Lines.answers=2", **algorithm))
     assert "the stored scores are the reward here, and the first example of task `Lines` has none" in line
     (line,) = told(check(responses="logged"))
-    assert line.startswith("toy.yaml:16: responses come from the log here")
+    assert line.startswith(f"{at('responses')}: responses come from the log here")
     assert check("task.own:Lines.answers=2", responses="logged").exit_code == 0
 
 
@@ -247,10 +250,10 @@ def test_learning_from_a_log_that_is_not_there() -> None:
 def test_a_device_that_is_not_there_is_told_with_other_faults() -> None:
     models = {"reference": {"of": str(Path("data").absolute())}}
     device, copied = told(check(device="cuda", models=models, rewards=["kl"]))
-    assert device == "toy.yaml:15: device: cuda: no such device here; `device: auto` takes what there is"
+    assert device == f"{at('device')}: device: cuda: no such device here; `device: auto` takes what there is"
     assert "models.reference.of: a `own:Reading` policy is not loaded from a folder" in copied
     (line,) = told(check(device="gpu"))
-    assert line == "toy.yaml:16: device: expected auto, cpu, cuda, cuda:1, … found 'gpu'"
+    assert line == f"{at('device')}: device: expected auto, cpu, cuda, cuda:1, … found 'gpu'"
 
 
 def test_large_data_is_looked_at_in_part() -> None:

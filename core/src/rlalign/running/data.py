@@ -83,7 +83,7 @@ class Data:
         if len(refused) == len(examples):
             raise ConfigError(f"{place}: {who} can read none {of}; {why}")
         self._note(f"{who} leaves out {len(refused):,} {of}; {why}")
-        return Without(examples, refused)
+        return examples if some else Without(examples, refused)
 
     def _refused(
         self, examples: Sequence[Example], responses: Collection[str], split: str

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def refused(file: Path, policy: Mapping[str, Any], *told: str, **parts: Any) -> 
     lines = str(error.value).splitlines()
     assert len(lines) == len(told), lines
     for line, start in zip(lines, told, strict=True):
-        assert line.startswith(f"{file}:{start}"), line
+        number, _, said = start.partition(": ")
+        assert said in line, line
+        assert line.startswith(f"{file}:{number}: "), (line, file.read_text())
 
 
 def test_a_sound_model_passes_without_its_weights_being_read(
@@ -89,7 +92,7 @@ def test_several_faults_are_told_together(file: Path, copied: Path) -> None:
     refused(
         file,
         {"causal-lm": {"path": "./model"}},
-        "13: generation.max_new_tokens: policy `causal-lm`: 48 leave no room for a prompt: the model reads 48 tokens",
+        "14: generation.max_new_tokens: policy `causal-lm`: 48 leave no room for a prompt: the model reads 48 tokens",
         f"19: models.reference: policy `causal-lm`: {copied.parent / 'other'}: its config.json cannot be used",
         f"4: task `dataset`, asked for its examples of `train`: {copied.parent / 'no.jsonl'}: there is no such file",
         task={"dataset": {"path": "no.jsonl", "prompt": "question"}},
@@ -102,8 +105,8 @@ def test_several_faults_are_told_together(file: Path, copied: Path) -> None:
 def test_wrong_columns_and_splits(file: Path, copied: Path) -> None:
     (copied.parent / "rows.jsonl").write_text(json.dumps({"prompt": "w1"}) + "\n")
     told = (
-        "4: task `dataset`, asked for its examples of `train`: rows.jsonl: `prompt` names a column `question`",
         "4: task `dataset`, asked for its examples of `test` (",
+        "4: task `dataset`, asked for its examples of `train`: rows.jsonl: `prompt` names a column `question`",
     )
     task = {"dataset": {"path": "rows.jsonl", "prompt": "question"}}
     refused(file, {"causal-lm": {"path": "./model"}}, *told, task=task, evaluate={"split": "test"})
@@ -151,9 +154,9 @@ def test_what_check_passes_and_refuses_run_does_too(file: Path, copied: Path) ->
             rlalign.run(pipeline, display=False)
             continue
         said = []
-        for begin in (pipeline.check, lambda: rlalign.run(pipeline, display=False)):
+        for begin in (rlalign.Pipeline.check, partial(rlalign.run, display=False)):
             with pytest.raises(ConfigError) as error:
-                begin()
+                begin(pipeline)
             said.append(str(error.value))
         assert said[0] == said[1]
         assert "example `train-0`: its prompt's 2 tokens are more than the 1 that" in said[0]
