@@ -177,7 +177,7 @@ BEFORE = {
     ),
     "task that raises": (
         {"task": "misbehaving:RaisingData"},
-        "p.yaml:1: task `RaisingData`, asked for its examples of `train`, raised FileNotFoundError",
+        "p.yaml:1: task `RaisingData`, asked for its examples of `train` raised FileNotFoundError",
         "/data/prompts.jsonl",
     ),
     "task of dicts": ({"task": "misbehaving:DictData"}, "p.yaml:1: task `DictData` must give Examples, got a dict"),

@@ -39,14 +39,14 @@ class Pipeline:
     registry: Registry
 
     def check(self) -> str:
-        """What the pipeline means, as `rlalign check` prints it; a ConfigError if its parts do not fit together."""
-        from rlalign.running.asking import told
-        from rlalign.running.planning import plan_phases
-        from rlalign.running.report import describe
+        """What the pipeline means, as `rlalign check` prints it; a ConfigError for all that would keep it from running.
+
+        Looks at data and models, but loads no weights, downloads nothing and reads no more than some of the examples.
+        """
+        from rlalign.running.preflight import check
 
         with refusing():
-            plans = plan_phases(self.settings, self.registry)[0]
-            return describe(self.settings, plans) + told(self.settings.policy, plans)
+            return check(self.settings, self.registry)
 
 
 def load(

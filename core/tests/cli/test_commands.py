@@ -250,6 +250,7 @@ def test_check_describes_one_phase() -> None:
         "",
         "PolicyGradient:",
         "  task     Numbers",
+        "  data     train 6",
         "  rollout  sampled",
         "  reward   sum",
         "  loss     PolicyGradient",

@@ -76,7 +76,7 @@ class Picky(Logits):
 
     digits = "135"
 
-    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
+    def refuse(self, examples: Sequence[Example], responses: object = ()) -> Mapping[int, str]:
         return {i: "is odd" for i, e in enumerate(examples) if str(e.prompt)[-1] in self.digits}
 
 

@@ -205,7 +205,7 @@ def test_the_trunk_of_a_value_is_a_model_though_nobody_asks_for_it(tmp_path):
 
 def test_a_policy_without_a_path_has_no_model_in_a_folder(tmp_path):
     given = pipeline(frozen=["reference"]) | {"models": {"reference": {"of": str(tmp_path)}}}
-    with pytest.raises(RLAlignError, match=r"of: .*: a `logits` policy is not loaded from a path"):
+    with pytest.raises(ConfigError, match=r"reference\.of: a `logits` policy is not loaded from a folder"):
         run(tmp_path, given, COMPONENTS)
 
 

@@ -15,7 +15,9 @@ from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
 from rlalign.config.words import did_you_mean, found
 from rlalign.data import limits
+from rlalign.data.settings import Options
 from rlalign.errors import ConfigError, RLAlignError, concealed, describe_error
+from rlalign.interface.component import Component
 from rlalign.interface.hooks import WATCHING
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,9 +36,13 @@ _ACCEPTED: Mapping[str, tuple[tuple[Kind, ...], tuple[str, ...], str]] = {
 
 
 class File:
-    """What a pipeline file says, part by part; what is wrong with a part is reported when it is asked for."""
+    """What a pipeline file says, part by part; what is wrong with a part is reported when it is asked for.
 
-    def __init__(self, tree: Tree, folder: Path, registry: Registry) -> None:
+    `unread` imports no component: that there is one of each name is all that is known of them then.
+    """
+
+    def __init__(self, tree: Tree, folder: Path, registry: Registry, *, unread: bool = False) -> None:
+        self.unread = unread
         self.tree = tree
         self.folder = folder
         self.registry = registry
@@ -167,6 +173,9 @@ class File:
 
     def _class(self, keys: Keys, role: str, component: str) -> type[Any] | None:
         try:
+            if self.unread:
+                self.registry.require(component, self.folder)
+                return Component
             cls = self.registry.load(component, self.folder).cls
         except ConfigError as error:
             self.report(keys, str(error))
@@ -182,6 +191,8 @@ class File:
         if options is not None and not isinstance(options, dict):
             self.report(keys, f"expected a mapping of options, found {found(options)}")
             return None
+        if self.unread:
+            return Options()
         config: type[BaseModel] = cls.Config
         return check(config, options or {}, self.folder, self.under(keys), trust=self.registry.trust)
 

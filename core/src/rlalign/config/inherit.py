@@ -9,6 +9,7 @@ from rlalign.config.file import File
 from rlalign.config.pipeline import (
     ALTERNATIVES,
     COPY_TIMES,
+    MERGED_SECTIONS,
     NAME_PATTERN,
     Evaluate,
     Item,
@@ -42,7 +43,8 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
             rewards = [responses]
     generation = file.section(scope, "generation", Sampling, _defaults(file, scope, components, "generation"))
     train = file.section(scope, "train", Train, _defaults(file, scope, components, "train"))
-    if train is not None and train.iterations is None and train.passes is None:
+    # What an algorithm sets is not known of one that is unread.
+    if train is not None and train.iterations is None and train.passes is None and not file.unread:
         file.report((*scope, "train"), "say how long: `iterations` or `passes`")
     evaluate = _evaluate(file, scope, rewards)
     models = _models(file, scope)
@@ -66,7 +68,7 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         place=file.tree.place(scope),
         places={
             f"{section}.{key}": file.tree.place(keys)
-            for section in ("generation", "models")
+            for section in MERGED_SECTIONS
             for key, keys in file.merge(scope, section).items()
         },
     )

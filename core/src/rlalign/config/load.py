@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def load_pipeline(
         tree = places.read(pipeline_text(path) if text is None else text, str(path))
     if not observers:
         tree.data = without_observers(tree.data)
-    file = File(tree, path.absolute().parent, registry or Registry(trust=True))
+    folder, registry = path.absolute().parent, registry or Registry(trust=True)
     changed: list[tuple[str, Keys]] = []
     values: dict[Keys, str] = {}
     for one in overrides:
@@ -69,13 +70,17 @@ def load_pipeline(
             tree.problems.append(str(error))
     if seed is not None:
         tree.put(("seed",), seed, f"command line (--seed {seed})")
-    interpolate(tree, trust=file.registry.trust)
+    interpolate(tree, trust=registry.trust)
     places.Size().add_all(str(path), tree.data)
     for one, keys in changed:
         if shadowed(tree.data, keys):
             hint = f"say phases.NAME.{one}"
-            file.report(keys, f"every phase says this for itself, so nothing would change; {hint}")
-    pipeline = _pipeline(file, path.stem)
+            tree.report(keys, f"every phase says this for itself, so nothing would change; {hint}")
+    if "torch" not in sys.modules:  # components import it, which takes seconds: a misspelt key need not wait
+        _pipeline(File(tree, folder, registry, unread=True), path.stem)
+        if tree.problems:
+            raise _error(tree.problems)
+    pipeline = _pipeline(File(tree, folder, registry), path.stem)
     if pipeline is None or tree.problems:
         raise _error(tree.problems)
     return pipeline
@@ -145,6 +150,7 @@ def _pipeline(file: File, stem: str) -> Pipeline | None:
         phases=sound,
         resolved=_written(file, top.seed, beside),
         environment=tuple(sorted(file.tree.variables)),
+        places={key: file.tree.place((key,)) for key in said},
     )
 
 

@@ -139,7 +139,7 @@ class Phase(Options):
     observers: tuple[Item, ...] = ()
     place: str = ""
     places: Mapping[str, str] = {}
-    """Where options are written, such as `generation.greedy` and `models.mask`."""
+    """Where the keys of sections are written, such as `generation.greedy` and `models.mask`."""
 
     def place_of(self, option: str) -> str:
         """Where an option is written, or else the phase."""
@@ -170,6 +170,8 @@ class Pipeline(PipelineSettings):
     """The tree after interpolation and command line, as it is written into the run's folder."""
     environment: tuple[str, ...] = ()
     """The variables that interpolations read, without those of observers."""
+    places: Mapping[str, str] = {}
+    """Where what is said once is written, such as `device`."""
 
 
 def without_observers(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,16 +85,26 @@ class Registry:
         _check(name, loaded.cls)
         return loaded
 
+    def require(self, name: str, folder: Path) -> None:
+        """Refuse a name that nothing bears; imports nothing."""
+        if name not in self.extra and self._installed(name) is None:
+            self._code(name, folder)
+
     def _find(self, name: str, folder: Path | None) -> Loaded:
         if name in self.extra:
             return Loaded(self.extra[name], None)
+        one = self._installed(name)
+        return Loaded(self._import(name, folder), None) if one is None else Loaded(_load(one), one)
+
+    def _installed(self, name: str) -> Installed | None:
+        """The installed component of this name; None where it names a class in a module."""
         found = [one for one in self.installed if one.name == name]
         if not found and ":" in name:
             distribution, _, short = name.partition(":")
             asked = _canonical(distribution)
             theirs = [one for one in self.installed if _canonical(one.distribution) == asked]
             if not theirs:
-                return Loaded(self._import(name, folder), None)
+                return None
             found = [one for one in theirs if one.name == short]
             if not found:
                 names = ", ".join(one.name for one in theirs)
@@ -105,12 +115,12 @@ class Registry:
             owners = " and ".join(map(str, found))
             choices = " or ".join(f"`{one.distribution}:{name}`" for one in found)
             raise ConfigError(f"`{name}` is in {owners}; say which one: {choices}")
-        return Loaded(_load(found[0]), found[0])
+        return found[0]
 
-    def _import(self, name: str, folder: Path | None) -> type[Any]:
-        """`module:Class`. The core's own modules need no trust."""
+    def _code(self, name: str, folder: Path | None) -> Code:
+        """Where `module:Class` is written. The core's own modules need no trust."""
         module, _, attribute = name.partition(":")
-        own = f"{module}.".startswith("rlalign.")
+        own = _is_own(module)
         folder = None if own else folder
         code = Code.find(module, attribute, folder)
         if code is None:
@@ -130,8 +140,15 @@ class Registry:
                     raise ConfigError(f"`{name}`: {code.absence()}")
                 if code.is_no_class():
                     raise ConfigError(f"`{name}`: {NO_COMPONENT.format(attribute)}")
-                if not own:
-                    _log.info("imports %s: the pipeline names its `%s`", code.file or module, attribute)
+        except ValueError as error:
+            raise ConfigError(f"`{name}` cannot be imported: {_cause(error)}") from error
+        return code
+
+    def _import(self, name: str, folder: Path | None) -> type[Any]:
+        code = self._code(name, folder)
+        if code.module not in sys.modules and not _is_own(code.module):
+            _log.info("imports %s: the pipeline names its `%s`", code.file or code.module, code.name)
+        try:
             return code.load()  # type: ignore[no-any-return]
         except RLAlignError:
             raise
@@ -143,6 +160,10 @@ class Registry:
         return f"no component named `{name}` is installed" + (
             hint or "; `rlalign plugins` lists those that are. Is the package that has it missing?"
         )
+
+
+def _is_own(module: str) -> bool:
+    return f"{module}.".startswith("rlalign.")
 
 
 NO_COMPONENT = "{} is no component: it must derive from rlalign's Component, Task, Policy or Value"

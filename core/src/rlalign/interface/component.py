@@ -93,6 +93,11 @@ class Component:
 class Task(Component):
     """Where examples come from, and how a response to them reads."""
 
+    most: int | None = None
+    """How many examples of a split will be looked at, the first ones: a task that reads large files need not read
+    on. Set by the core for `rlalign check`; None: all of them."""
+    here: bool = True
+    """Whether its data lies on this machine; `rlalign check` reads no other."""
     generation: ClassVar[Mapping[str, Any]] = {}
     """How `evaluate` decodes unless the pipeline says otherwise; without it greedily, once."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
 from rlalign.decoding import sampler
 from rlalign.decoding.sampler import Constraint, Decoder
-from rlalign.errors import RLAlignError
+from rlalign.errors import ConfigError, RLAlignError
 
 
 class Model(nn.Module):
@@ -50,6 +50,10 @@ class Model(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot be saved as a model folder")
 
 
+class NoRoom(ConfigError):
+    """A response may not be as long as the pipeline asks: whatever the prompt, a policy cannot give so many tokens."""
+
+
 class Policy(Model):
     """A distribution over responses. Prompt and response are its own business; logits are the core's."""
 
@@ -68,11 +72,24 @@ class Policy(Model):
     chats: bool = False
     """Whether it reads lists of messages; known once it is open."""
 
-    def open(self) -> None:
-        """Get ready to read prompts, without weights. The run's policy is opened before its data is looked at."""
+    new_tokens: int = 0
+    """The most tokens of a response that it will be asked for; set by the core before `open`."""
+    here: bool = True
+    """Whether all that `open` reads lies on this machine; `rlalign check` opens no other."""
 
-    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        """Places of the examples it cannot read, and why; asked once a split, after `open`. They are left out."""
+    def open(self) -> None:
+        """Get ready to read prompts, without weights; refuse what cannot be loaded, `NoRoom` for `new_tokens`.
+
+        The run's policy is opened before its data is looked at.
+        """
+
+    def refuse(
+        self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)
+    ) -> Mapping[int, str]:
+        """Places of the examples it cannot read, and why; asked once a split, after `open`. They are left out.
+
+        `responses` says which there will be: `sampled` ones, of up to `new_tokens`, and those that are `logged`.
+        """
         return {}
 
     def own_system(self) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rlalign.config.pipeline import Item, Phase
@@ -75,8 +74,8 @@ def told(item: Item, plans: Sequence[PhasePlan]) -> str:
 
     Nothing of a model on the hub, which would have to be fetched.
     """
-    policy, path = item.peek(), getattr(item.options, "path", None)
-    if not isinstance(policy, Policy) or (path is not None and not Path(path).is_dir()):
+    policy = item.peek()
+    if not isinstance(policy, Policy) or not policy.here:
         return ""
     policy.open()
     if not policy.chats:

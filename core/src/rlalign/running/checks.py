@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 
+import torch
+
+from rlalign.config.pipeline import Pipeline
 from rlalign.data import limits
 from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
@@ -90,6 +93,30 @@ def watching(observers: Sequence[Member]) -> Iterator[str]:
         for name in DECLARED:
             if getattr(member.component, name) not in (None, False, (), [], {}):
                 yield f"{only} declares `{name}`; list it under `algorithm`"
+
+
+# -- what the whole pipeline says ---------------------------------------------------------------------------
+
+
+def machine_of(pipeline: Pipeline) -> Iterator[str]:
+    """What this machine cannot do."""
+    place, asked = pipeline.places.get("device", pipeline.policy.place), pipeline.device
+    found = None
+    if asked != "auto":
+        try:
+            found = torch.device(asked)
+        except RuntimeError:
+            yield f"{place}: device: expected auto, cpu, cuda, cuda:1, … found {asked!r}"
+    if found is not None and found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            yield f"{place}: device: {asked}: no such device here; `device: auto` takes what there is"
+        elif (found.index or 0) >= count:
+            yield f"{place}: device: {asked}: there are {count}, numbered from 0"
+    dtypes = {phase.train.dtype: phase for phase in pipeline.phases}
+    if "float64" in dtypes and len(dtypes) > 1:
+        other = next(phase for dtype, phase in dtypes.items() if dtype != "float64")
+        yield f"{other.place_of('train.dtype')}: train.dtype: float64 in one phase means float64 in all"
 
 
 # -- a phase -----------------------------------------------------------------------------------------------

@@ -2,56 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rlalign.config.pipeline import Pipeline
 from rlalign.data.example import Example, Joined, Without
-from rlalign.errors import ConfigError, attributed_to
+from rlalign.errors import ConfigError
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
 from rlalign.records.rundir import RunDir
 from rlalign.running.examples import examples_of
 from rlalign.running.models import Models
-from rlalign.running.plan import PhasePlan
+from rlalign.running.plan import PhasePlan, asked_of
 
 
 class Data:
     """Splits by task and name. `directory` is asked for when an earlier phase's responses are read."""
 
     def __init__(
-        self, pipeline: Pipeline, models: Models, directory: Callable[[], RunDir], note: Callable[[str], None]
+        self,
+        pipeline: Pipeline,
+        plans: Sequence[PhasePlan],
+        models: Models,
+        directory: Callable[[], RunDir],
+        note: Callable[[str], None],
     ) -> None:
         self.pipeline = pipeline
+        self._plans = plans
         self.models = models
         self._directory = directory
         self._note = note
+        self.most: int | None = None
+        """How many examples of a split are looked at, for a check that takes seconds; None: all of them."""
+        self._given: dict[tuple[int, str], Sequence[Example]] = {}
         self._splits: dict[tuple[int, str], Sequence[Example]] = {}
         self._fingerprints: dict[int, str] = {}
 
+    def given(self, plan: PhasePlan, split: str) -> Sequence[Example]:
+        """What a phase's task gives as its split: some Examples."""
+        key = (id(plan.task), split)
+        if key not in self._given:
+            task, asked = plan.settings.task, plan.settings.evaluate
+            who = f"{task.place}: task `{task.name}`"
+            said = ""
+            if split != "train" and asked is not None:
+                said = f" ({plan.settings.place_of('evaluate.split')}: evaluate.split)"
+            found = examples_of(plan.task, who, split, said)
+            if len(found) == 0:
+                raise ConfigError(f"{who} has no examples in `{split}`{said}")
+            self._given[key] = found
+        return self._given[key]
+
     def split(self, plan: PhasePlan, split: str) -> Sequence[Example]:
-        """A split of a phase's task."""
+        """A split of a phase's task, without what the policy cannot read."""
         key = (id(plan.task), split)
         if key not in self._splits:
-            task = plan.settings.task
-            found = examples_of(plan.task, f"{task.place}: task `{task.name}`", split)
-            self._splits[key] = self._readable(found, split)
+            self._splits[key] = self._readable(self.given(plan, split), plan, split)
         return self._splits[key]
 
-    def _readable(self, examples: Sequence[Example], split: str) -> Sequence[Example]:
+    def _readable(self, examples: Sequence[Example], plan: PhasePlan, split: str) -> Sequence[Example]:
         """Those of a split that the policy can read; says how many it cannot."""
-        who = f"policy `{self.pipeline.policy.name}`"
-        place = self.pipeline.policy.place
-        with attributed_to(f"{place}: {who}, reading the prompts of `{split}`,"):
-            refused = self.models.opened().refuse(examples)
+        responses, first = asked_of(self._plans, plan.task, split)
+        some = self.most is not None and len(examples) > self.most
+        if some:
+            first = min(self.most or 0, first or len(examples))
+        part = examples
+        if first is not None and first < len(examples):
+            part = [examples[i] for i in range(first)]
+        refused = self._refused(part, responses, split)
+        if refused and len(part) < len(examples) and not some:  # others take their place
+            part, refused = examples, self._refused(examples, responses, split)
         if not refused:
             return examples
-        of = f"of {len(examples):,} examples of `{split}`"
-        first = min(refused)
-        why = f"the first is `{examples[first].id}`: {refused[first]}"
+        who, place = f"policy `{self.pipeline.policy.name}`", self.pipeline.policy.place
+        of = f"of {'the first ' if some else ''}{len(part):,} examples of `{split}`"
+        least = min(refused)
+        why = f"the first is `{examples[least].id}`: {refused[least]}"
         if len(refused) == len(examples):
             raise ConfigError(f"{place}: {who} can read none {of}; {why}")
         self._note(f"{who} leaves out {len(refused):,} {of}; {why}")
-        return Without(examples, refused)
+        return examples if some else Without(examples, refused)
+
+    def _refused(
+        self, examples: Sequence[Example], responses: Collection[str], split: str
+    ) -> Mapping[int, str]:
+        policy = self.models.opened()
+        with self.models.naming(doing=f", reading the prompts of `{split}`"):
+            return policy.refuse(examples, responses)
 
     def training(self, plan: PhasePlan, repeat: int) -> Sequence[Example]:
         """The task's training examples, or what an earlier phase wrote down."""
@@ -76,26 +112,3 @@ class Data:
     def rows_file(self, repeat: int, phase: str) -> str:
         """Where a phase's responses are written down, within the run's folder."""
         return f"rows/{phase}-{repeat + 1}.jsonl"
-
-    def check(self, plans: Sequence[PhasePlan]) -> None:
-        """Every split that a phase will read is there, and holds what it will be asked for."""
-        for plan in plans:
-            settings = plan.settings
-            splits = {settings.evaluate.split} if settings.evaluate else set()
-            if settings.origin is None or settings.origin.original:
-                splits.add("train")
-            for split in sorted(splits):
-                data, who = self.split(plan, split), f"{settings.task.place}: task `{settings.task.name}`"
-                if len(data) == 0:
-                    raise ConfigError(f"{who} has no examples in `{split}`")
-            source = plan.source
-            logged = "logged" in (source.item.component, *source.component.sources)
-            if logged and settings.origin is None and not self.split(plan, "train")[0].responses:
-                meta = ", ".join(map(repr, self.split(plan, "train")[0].meta))
-                raise ConfigError(
-                    f"{source.item.place}: responses come from the log here, and the first example of task "
-                    f"`{settings.task.name}` has none"
-                    + (f" (only, in its meta, {meta})" if meta else "")
-                    + "; say "
-                    "`responses: sampled`, or let the task give logged responses"
-                )

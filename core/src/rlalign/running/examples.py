@@ -19,9 +19,9 @@ SHOWN = 12
 """Keys of a row that a message names."""
 
 
-def examples_of(task: Task, who: str, split: str) -> Sequence[Example]:
-    """The examples of a split; `who` is the task as messages name it, with its place."""
-    with _telling_the_row(f"{who}, asked for its examples of `{split}`,", task, split):
+def examples_of(task: Task, who: str, split: str, said: str = "") -> Sequence[Example]:
+    """The examples of a split; `who` is the task as messages name it, `said` where the split is named."""
+    with _telling_the_row(f"{who}, asked for its examples of `{split}`{said},", task, split):
         found: Any = task.examples(split)
     if isinstance(found, LazyExamples):
         return _Named(found, who, task, split)

@@ -38,6 +38,7 @@ from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.phase import RunningPhase
+from rlalign.running.preflight import preflight
 from rlalign.running.reopening import change, changes_since, differing, logs_of
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
@@ -134,7 +135,7 @@ class Session(Workspace):
     def create(self, root: Path, name: str | None) -> None:
         """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
         self.display.stage("reading the data")
-        self.data.check(self.plans)
+        preflight(self)
         self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
@@ -179,7 +180,7 @@ class Session(Workspace):
                 self._is_over, self.last = True, saved.loop["last"]
                 return
         if was is not None:
-            self.data.check(self.plans)
+            preflight(self)
         self.display.stage("loading the model")
         self.build_policy()
         changed = differing(self, was or self, saved, inexact=inexact)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
-from rlalign.errors import CheckpointError, ConfigError, RLAlignError
-from rlalign.interface.policy import Model, ModelMap, Policy, Value
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError, attributed_to
+from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
+from rlalign.running.plan import NewTokens
 
 _WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 _HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -38,6 +40,7 @@ class Models(ModelMap):
         self._trainable: dict[str, set[str]] = {}
         self._start: Policy | None = None
         self._opened: Policy | None = None
+        self.new_tokens = NewTokens()
         self.guarded: dict[str, str] = {}
         """Fingerprints of what must not change in the present phase."""
 
@@ -65,15 +68,28 @@ class Models(ModelMap):
         if self._opened is None:
             policy = self.item.build()
             assert isinstance(policy, Policy)
-            policy.open()
+            policy.new_tokens = self.new_tokens.tokens
+            with self.naming():
+                policy.open()
             self._opened = policy
         return self._opened
+
+    @contextmanager
+    def naming(self, place: str = "", doing: str = "") -> Iterator[None]:
+        """Say where the policy is named, or a model like it, when it is not as it should be."""
+        who = f"policy `{self.item.name}`"
+        with attributed_to(f"{place or self.item.place}: {who}{doing}", self.item.name):
+            try:
+                yield
+            except NoRoom as error:
+                raise ConfigError(f"{self.new_tokens.said}: {who}: {error}") from None
 
     def build_policy(self, *, keep_start: bool) -> None:
         """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""
         policy = self.opened()
         self._seed("policy")
-        policy.setup()
+        with self.naming():
+            policy.setup()
         recipe = {"role": "policy", "of": None, "by": None, "with": None, "dtype": None}
         self._put("policy", policy, recipe)
         if keep_start:
@@ -128,18 +144,14 @@ class Models(ModelMap):
             own = role != "frozen" or dtype is not None  # what changes, or is held otherwise, is not shared
             return self._start.copy(role) if own else self._start
         if of is not None and of not in ("phase", "iteration"):
-            return self._at(of)
+            policy = self.at(of)
+            policy.setup()
+            return policy
         return self.policy.copy(role)
 
-    def _at(self, path: str) -> Model:
-        """The policy's own kind from another folder."""
-        if "path" not in type(self.item.options).model_fields:
-            raise ConfigError(
-                f"models: of: {path}: a `{self.item.component}` policy is not loaded from a path"
-            )
-        options = self.item.options.model_copy(update={"path": path})
-        policy = self.item.cls(options)
-        policy.setup()
+    def at(self, path: str) -> Policy:
+        """The policy's own kind, to be loaded from another folder."""
+        policy = self.item.cls(self.item.options.model_copy(update={"path": path}))
         assert isinstance(policy, Policy)
         return policy
 

@@ -41,7 +41,7 @@ from rlalign.running.components import keyed
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights
-from rlalign.running.plan import PhasePlan
+from rlalign.running.plan import PhasePlan, new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
@@ -61,10 +61,7 @@ class AskedData(Data):
             return self.prompts
         asked = plan.settings.evaluate
         assert asked is not None
-        data = self.split(plan, asked.split)
-        if len(data) == 0:
-            raise ConfigError(f"the task has no examples in `{asked.split}`; name another split")
-        return data
+        return self.split(plan, asked.split)
 
 
 class Opened(Workspace):
@@ -74,7 +71,7 @@ class Opened(Workspace):
 
     def __init__(self, pipeline: Pipeline, registry: Registry, name: str, place: int = 0) -> None:
         super().__init__(pipeline, registry, PlainDisplay(sys.stderr))
-        self.data = AskedData(pipeline, self.models, lambda: self.dir, self.display.note)
+        self.data = AskedData(pipeline, self.plans, self.models, lambda: self.dir, self.display.note)
         self.name = name
         self.place = place
         self.repeat = 0
@@ -110,6 +107,7 @@ class Opened(Workspace):
 
     def load_model(self, weights: Path | None) -> None:
         """The policy, with the weights in a file unless it loads its own."""
+        self.models.new_tokens = new_tokens(self.plans, training=False)
         self.build_policy()
         if weights is not None:
             try:
@@ -146,19 +144,25 @@ class Opened(Workspace):
             self.phase.look(self._phase_state, scoring=scoring)
             self._open_to = asked
 
-    def _read(self, prompts: Sequence[Prompt | Example], system: str | None = None) -> list[Example]:
-        """Prompts as examples, once the policy can read them; a text is put as the task puts its own."""
-        policy, plan = self.models.opened(), self.plans[self.place]
-        texts = [p for p in prompts if isinstance(p, str)]
+    def _as_examples(self, prompts: Sequence[Prompt | Example], system: str | None = None) -> list[Example]:
+        """A text is put as the task puts its own."""
+        plan, texts = self.plans[self.place], [p for p in prompts if isinstance(p, str)]
         if system is not None and len(texts) < len(prompts):
             raise ConfigError("a system message goes with prompts of plain text; write it into the messages")
-        said = before(policy, plan.task, plan.settings, system) if texts else None
+        said = before(self.models.opened(), plan.task, plan.settings, system) if texts else None
         read = []
         for i, prompt in enumerate(prompts, 1):
             if isinstance(prompt, str) and said is not None:
                 prompt = [*said, {"role": "user", "content": prompt}]
             read.append(prompt if isinstance(prompt, Example) else Example(f"prompt-{i}", prompt))
-        if refused := policy.refuse(read):
+        return read
+
+    def _read(
+        self, prompts: Sequence[Prompt | Example], responses: str, system: str | None = None
+    ) -> list[Example]:
+        """Prompts as examples, once the policy can read them beside such responses: `sampled` or `logged` ones."""
+        read = self._as_examples(prompts, system)
+        if refused := self.models.opened().refuse(read, [responses]):
             first = min(refused)
             raise ConfigError(f"prompt {first + 1} cannot be read: {refused[first]}")
         return read
@@ -194,7 +198,7 @@ class Opened(Workspace):
         _check_generation(generation)
         if prompts is None and system is not None:
             raise ConfigError("a system message goes with prompts")
-        given = None if prompts is None else self._read(prompts, system)
+        given = None if prompts is None else self._read(prompts, "sampled", system)
         if given == []:
             return []
         self._look(given or (), scoring=given is None)
@@ -230,10 +234,13 @@ class Opened(Workspace):
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(responses)} responses are given to {len(prompts)} prompts")
         texts = [(one,) if isinstance(one, str) else tuple(one) for one in responses]
-        examples = [
-            replace(example, responses=given, scores=(), finished=())
-            for example, given in zip(self._read(prompts), texts, strict=True)
-        ]
+        examples = self._read(
+            [
+                replace(example, responses=given, scores=(), finished=())
+                for example, given in zip(self._as_examples(prompts), texts, strict=True)
+            ],
+            "logged",
+        )
         if not any(texts):
             return []
         self._look(examples, scoring=rewards)

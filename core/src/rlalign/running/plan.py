@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from rlalign.config.pipeline import Phase
+from rlalign.config.pipeline import Phase, short
 from rlalign.data.settings import Role, Sampling, Unit
 from rlalign.interface.component import Component, Task
 from rlalign.running.members import HOOKS, Member, once
@@ -60,6 +60,17 @@ class PhasePlan:
         return once((*self.members, *self.evaluators))
 
     @property
+    def responses(self) -> frozenset[str]:
+        """Which responses it learns from: `sampled` ones, `logged` ones, or both."""
+        names = self.source.component.sources or [short(self.source.item.component)]
+        return frozenset("logged" if name == "logged" else "sampled" for name in names)
+
+    @property
+    def reads_train(self) -> bool:
+        """Whether it draws the task's own training examples, and not only what an earlier phase wrote down."""
+        return self.settings.origin is None or self.settings.origin.original
+
+    @property
     def components(self) -> list[Component]:
         """Those components."""
         return [m.component for m in self.everybody]
@@ -90,3 +101,43 @@ def decoding(phase: Phase, task: Task, changes: Mapping[str, Any] = {}) -> Sampl
     chosen = {**task.generation, **asked, **changes} or {"greedy": True}
     base = {"max_new_tokens": phase.generation.max_new_tokens, "stop": phase.generation.stop}
     return Sampling.model_validate_json(json.dumps({**base, **chosen}))
+
+
+class NewTokens(NamedTuple):
+    """The most tokens of a response that somebody asks for, and where that is said."""
+
+    tokens: int = 0
+    said: str = ""
+
+
+def new_tokens(plans: Sequence[PhasePlan], *, training: bool = True) -> NewTokens:
+    """The most that any phase or evaluation asks for."""
+    asked = [NewTokens()]
+    for plan in plans:
+        settings = plan.settings
+        generation = f"{settings.place_of('generation.max_new_tokens')}: generation.max_new_tokens"
+        if training and "sampled" in plan.responses:
+            asked.append(NewTokens(settings.generation.max_new_tokens, generation))
+        if settings.evaluate is not None or not training:
+            tokens = decoding(settings, plan.task).max_new_tokens
+            own = settings.evaluate and "max_new_tokens" in settings.evaluate.generation.model_fields_set
+            place = settings.place_of("evaluate.generation")
+            said = f"{place}: evaluate.generation.max_new_tokens" if own else generation
+            asked.append(NewTokens(tokens, said))
+    return max(asked, key=lambda one: one.tokens)
+
+
+def asked_of(plans: Sequence[PhasePlan], task: Task, split: str) -> tuple[Collection[str], int | None]:
+    """Which responses to a split's examples there will be, and how many of the first examples; None: all of them."""
+    responses: set[str] = set()
+    first: int | None = 0
+    for plan in plans:
+        if plan.task is not task:
+            continue
+        if split == "train" and plan.reads_train:
+            responses |= plan.responses
+            first = None
+        if plan.settings.evaluate is not None and plan.settings.evaluate.split == split:
+            responses.add("sampled")
+            first = None if first is None else max(first, plan.settings.evaluate.examples)
+    return responses, first

@@ -71,6 +71,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
     One error lists the faults of all phases.
     """
     faults = Faults()
+    faults.found += checks.machine_of(pipeline)
     builder = Builder(registry, faults)
     plans: list[PhasePlan] = []
     for phase in pipeline.phases:
@@ -224,7 +225,13 @@ def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
             if name not in used:
                 who = "no component" if len(plans) == 1 else "no component of any phase"
                 found.append(f"{place}: models.{name}: {who} uses a model `{name}`")
-            policy = pipeline.policy.peek() if spec.dtype and spec.of in (None, *COPY_TIMES) else None
+            copied = spec.item is None and spec.of in (None, *COPY_TIMES)
+            if not copied and spec.item is None and "path" not in type(pipeline.policy.options).model_fields:
+                found.append(
+                    f"{place}: models.{name}.of: a `{pipeline.policy.component}` policy is not loaded from a folder; "
+                    f"say {', '.join(COPY_TIMES)}"
+                )
+            policy = pipeline.policy.peek() if spec.dtype and copied else None
             if isinstance(policy, Policy) and policy.shares:
                 found.append(
                     f"{place}: models.{name}.dtype: copies of this policy share its network already (LoRA), "

@@ -8,8 +8,8 @@ from rlalign.config.pipeline import Pipeline
 from rlalign.running.plan import PhasePlan
 
 
-def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
-    """The whole pipeline in a few lines per phase."""
+def describe(pipeline: Pipeline, plans: Sequence[PhasePlan], examples: Sequence[str] = ()) -> str:
+    """The whole pipeline in a few lines per phase; `examples` says of each what its task gave."""
     repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
     count = "1 phase" if len(plans) == 1 else f"{len(plans)} phases"
     lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
@@ -18,15 +18,17 @@ def describe(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> str:
         lines += [
             "",
             f"{plan.settings.name}:",
-            *(f"  {line}" for line in _phase(plan, known, first=place == 0)),
+            *(f"  {line}" for line in _phase(plan, known, first=place == 0, examples=examples[place:][:1])),
         ]
         known |= set(plan.models)
     return "\n".join(lines) + "\n"
 
 
-def _phase(plan: PhasePlan, known: set[str], *, first: bool) -> list[str]:
+def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[str]) -> list[str]:
     phase, train = plan.settings, plan.settings.train
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
+    if examples and examples[0]:
+        rows["data"] = examples[0]
     for hook, names in plan.acting().items():
         rows[hook] = ", ".join(names)
     if plan.not_evaluated:

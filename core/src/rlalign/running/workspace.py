@@ -10,7 +10,6 @@ import torch
 
 from rlalign.config.pipeline import Item, Pipeline
 from rlalign.config.registry import Registry
-from rlalign.errors import ConfigError, attributed_to
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.logs import Logs
@@ -19,6 +18,7 @@ from rlalign.running.components import Components
 from rlalign.running.data import Data
 from rlalign.running.display import Display
 from rlalign.running.models import Models
+from rlalign.running.plan import new_tokens
 from rlalign.running.planning import plan_phases
 
 
@@ -36,8 +36,6 @@ class Workspace:
         self.seeds = Seeds(pipeline.seed)
         self.device = _device(pipeline.device)
         dtypes = {phase.train.dtype for phase in pipeline.phases}
-        if "float64" in dtypes and len(dtypes) > 1:
-            raise ConfigError("train.dtype: float64 in one phase means float64 in all")
         self.budget = 16384 if self.device.type == "cpu" else 65536
         self.head_chunk = 256 if self.device.type == "cpu" else 2048
         self.step = 0
@@ -46,9 +44,6 @@ class Workspace:
         """Iterations of the phases that are over."""
         self.last: dict[str, float] = {}
         """The metrics a finished run reports: its last evaluation's, or its last iteration's."""
-        if pipeline.deterministic:  # cuBLAS reads it when it is first used
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(pipeline.deterministic)
         self.models = Models(
             pipeline.policy,
             self.device,
@@ -56,13 +51,15 @@ class Workspace:
             lambda name: self.seeds.seed_forward("model", name),
         )
         self.components = Components(self.plans, self.seeds, self.note_once)
-        self.data = Data(pipeline, self.models, lambda: self.dir, display.note)
+        self.models.new_tokens = new_tokens(self.plans)
+        self.data = Data(pipeline, self.plans, self.models, lambda: self.dir, display.note)
 
     def build_policy(self) -> None:
+        if self.pipeline.deterministic:  # cuBLAS reads it when it is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(self.pipeline.deterministic)
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
-        policy = self.pipeline.policy
-        with attributed_to(f"{policy.place}: policy `{policy.name}`"):
-            self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
+        self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
         """The models as they were, and all that is known of the phases before."""
@@ -98,8 +95,5 @@ class Workspace:
 
 def _device(asked: str) -> torch.device:
     if asked != "auto":
-        device = torch.device(asked)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device: {asked}: no such device here; `device: auto` takes what there is")
-        return device
+        return torch.device(asked)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,9 +24,9 @@ def test_long_prompts_are_dropped(
     assert done.ticks == 2, "two passes over the two prompts that are left"
     samples = [json.loads(line) for line in (finished.path / "samples.jsonl").read_text().splitlines()]
     assert {len(sample["prompt"].split()) for sample in samples} == {1, 4}
-    said = "policy `causal-lm` leaves out 2 of 4 examples of `train`; the first is `2`: 8 tokens are more"
+    said = "policy `causal-lm` leaves out 2 of 4 examples of `train`; the first is `2`: its prompt's 8 tokens"
     assert any(note.startswith(said) for note in done.display.notes)
-    with pytest.raises(ConfigError, match="prompt 2 cannot be read: 5 tokens are more"):
+    with pytest.raises(ConfigError, match="prompt 2 cannot be read: its prompt's 5 tokens are more"):
         open_run(finished.path, {}, registry=registry(components)).sample(["w1", "w1 w2 w3 w4 w5"])
 
 
@@ -34,6 +34,6 @@ def test_or_stop_the_run_before_it_begins(
     tmp_path: Path, pipeline_of: Callable[..., dict[str, Any]], components: Any
 ) -> None:
     pipeline = pipeline_of("t5", {"max_prompt_tokens": 6})
-    with pytest.raises(RLAlignError, match=r"example `2`: its prompt has 9 tokens"):
+    with pytest.raises(RLAlignError, match=r"example `2`: its prompt's 9 tokens"):
         run(tmp_path, pipeline, components)
     assert not list((tmp_path / "runs").glob("*"))

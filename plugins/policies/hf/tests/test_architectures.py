@@ -14,6 +14,7 @@ import transformers
 from rlalign import Example, RLAlignError, Sampling
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
+from rlalign_plugin_hf.positions import Positions
 
 
 def _architectures() -> Any:
@@ -79,9 +80,8 @@ def test_what_is_not_exact_is_refused_with_what_differs(
 def test_rows_are_no_longer_than_sparse_attention_sees_whole(tmp_path: Path) -> None:
     policy = architectures.build("causal", "deepseek_v32", tmp_path)
     policy.setup()
-    policy.positions = policy._longest_row()
     policy.model.config.index_topk = 8
-    assert policy._longest_row() == 8
+    assert Positions(policy.model.config, "causal").room(3) == 5
 
 
 @pytest.mark.slow

@@ -218,7 +218,7 @@ def test_chat_needs_a_template(copied: Path) -> None:
 
 
 def test_a_prompt_without_a_token_is_refused(policy_of: MakePolicy) -> None:
-    """Where the tokenizer adds none of its own. One that is read only when drawn is refused there."""
+    """Where the tokenizer adds none of its own."""
 
     class Later(LazyExamples):
         def __len__(self) -> int:
@@ -235,7 +235,7 @@ def test_a_prompt_without_a_token_is_refused(policy_of: MakePolicy) -> None:
         "its prompt becomes no tokens at all, and there is nothing to go on from; write the token that begins a text, "
         "`<s>`, to have a text from its beginning"
     )
-    assert policy.refuse(Later()) == {}
+    assert list(policy.refuse(Later())) == [0]
     for example in (empty, blank):
         with pytest.raises(
             RLAlignError, match=f"example `{example.id}`: its prompt becomes no tokens at all"
@@ -258,7 +258,9 @@ def test_long_prompts(folders: Mapping[str, Path]) -> None:
     with pytest.raises(RLAlignError, match="example `long`"):
         stop.refuse([SHORT, LONG])
     drop = made(folders["gpt2"], max_prompt_tokens=5, too_long="drop")
-    assert drop.refuse([SHORT, LONG, SHORT]) == {1: "9 tokens are more than `max_prompt_tokens: 5`"}
+    assert drop.refuse([SHORT, LONG, SHORT]) == {
+        1: "its prompt's 9 tokens are more than `max_prompt_tokens: 5`"
+    }
     cut = made(folders["gpt2"], max_prompt_tokens=5, too_long="truncate")
     assert cut.refuse([SHORT, LONG]) == {}
     assert cut.text(cut.prompts([LONG])[0]) == "w4 w5 w6 w7 w8"

@@ -20,14 +20,20 @@ from rlalign_plugin_hf.loading import LoRA, seeded
 NAME = "default"
 
 
-def inject(network: Any, options: LoRA, seed: int) -> None:
-    """Give the network adapters; everything else is frozen. The second factor starts at zero."""
+def require_peft() -> None:
+    """Refuse adapters where the library that makes them is missing."""
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        import peft  # noqa: F401
     except ImportError as error:
         raise RLAlignError(
             "`lora` needs peft, which is not installed: `pip install peft` (the extra `lora` of rlalign-plugin-hf)"
         ) from error
+
+
+def inject(network: Any, options: LoRA, seed: int) -> None:
+    """Give the network adapters; everything else is frozen. The second factor starts at zero."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
     config = LoraConfig(
         r=options.r,

@@ -41,9 +41,6 @@ class CausalLM(LanguageModel):
     def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
         return CausalDecoder(self, inputs, k)
 
-    def _row_length(self, prompt: int, response: int) -> int:
-        return prompt + response
-
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return left_padded(inputs, self._filler)
 

@@ -65,7 +65,9 @@ class ModelOptions(Options):
         description="attention kernel; null: the model's own choice. `eager` where second derivatives count",
     )
     max_prompt_tokens: int | None = Field(
-        None, gt=0, description="the longest prompt; null: no limit but the model's positions"
+        None,
+        gt=0,
+        description="the longest prompt; null: what the model's positions leave beside the longest response",
     )
     too_long: Literal["error", "drop", "truncate"] = Field(
         "error", description="what becomes of an example whose prompt is longer"
@@ -83,6 +85,12 @@ class ModelOptions(Options):
         if source is not None and (lacking := _lacking(str(source))):
             raise ValueError(lacking)
         return source
+
+
+def is_here(options: ModelOptions) -> bool:
+    """Whether model and tokenizer are paths, be it to nothing, rather than names on the hub."""
+    sources = (str(source) for source in (options.path, options.tokenizer) if source is not None)
+    return all(Path(_local(source)).is_dir() or _lacking(source) is not None for source in sources)
 
 
 def where(options: ModelOptions) -> str:
@@ -117,11 +125,8 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
     return tokenizer
 
 
-def load_network(options: ModelOptions, kind: Kind) -> Any:
-    """The network in float32, in evaluation mode."""
-    import transformers
-    from transformers.activations import NewGELUActivation
-
+def open_config(options: ModelOptions, kind: Kind) -> Any:
+    """The network's configuration, once nothing is wrong with the model that can be known without its weights."""
     source = str(options.path)
     _check_folder(source, "path")
     config = _config(options, source)
@@ -130,29 +135,28 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
         raise RLAlignError(
             f"{source}: a `{config.model_type}` is {what} encoder–decoder; use `policy: {{{other}: …}}`"
         )
-    # Chosen by name, since transformers hides what is not imported yet from type checkers.
-    auto: Any = getattr(transformers, "AutoModelForCausalLM" if kind == "causal" else "AutoModelForSeq2SeqLM")
-    how: dict[str, Any] = {"trust_remote_code": options.remote_code, "dtype": torch.float32}
-    if options.attention is not None:
-        how["attn_implementation"] = options.attention
-    try:
-        _require_memory(auto, config, how, options)
+    with _explaining(source):
+        _require_memory(config, options, kind)
+        if options.init == "pretrained":
+            _check_weights(source)
+    return config
+
+
+def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
+    """The network in float32, in evaluation mode."""
+    from transformers.activations import NewGELUActivation
+
+    source, (auto, how) = str(options.path), _auto(options, kind)
+    with _explaining(source):
         if options.init == "random":
             with seeded(options.seed):
                 network = auto.from_config(config, **how)
         else:
-            _check_weights(source)
             with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
                 network, found = auto.from_pretrained(
                     _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
                 )
             _require_whole(source, found)
-    except RLAlignError:
-        raise
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise RLAlignError(_explained(source, error)) from error
     for module in network.modules():
         # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
         # would look for it in every forward pass (which waits for a GPU), and warn.
@@ -163,6 +167,18 @@ def load_network(options: ModelOptions, kind: Kind) -> Any:
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
     return network.eval()
+
+
+def _auto(options: ModelOptions, kind: Kind) -> tuple[Any, dict[str, Any]]:
+    """The class that makes networks of this kind, and how it is asked."""
+    import transformers
+
+    # Chosen by name, since transformers hides what is not imported yet from type checkers.
+    auto: Any = getattr(transformers, "AutoModelForCausalLM" if kind == "causal" else "AutoModelForSeq2SeqLM")
+    how: dict[str, Any] = {"trust_remote_code": options.remote_code, "dtype": torch.float32}
+    if options.attention is not None:
+        how["attn_implementation"] = options.attention
+    return auto, how
 
 
 def _require_whole(source: str, found: dict[str, Any]) -> None:
@@ -192,7 +208,7 @@ def _config(options: ModelOptions, source: str) -> Any:
     except RLAlignError:
         raise
     except Exception as error:
-        raise RLAlignError(_explained(source, error)) from error
+        raise RLAlignError(_explained(source, error, "its config.json cannot be used")) from error
     return config
 
 
@@ -222,8 +238,9 @@ def _require_plausible(raw: dict[str, Any], source: str) -> None:
             )
 
 
-def _require_memory(auto: Any, config: Any, how: dict[str, Any], options: ModelOptions) -> None:
+def _require_memory(config: Any, options: ModelOptions, kind: Kind) -> None:
     """Refuse a network that is larger than the memory, by building it without its weights."""
+    auto, how = _auto(options, kind)
     try:
         with torch.device("meta"), seeded(options.seed):
             network = auto.from_config(config, **how)
@@ -325,7 +342,18 @@ def _pickled_shards(folder: Path) -> Iterator[str]:
         yield from {str(file) for file in named if not str(file).endswith(".safetensors")}
 
 
-def _explained(source: str, error: Exception) -> str:
+@contextmanager
+def _explaining(source: str) -> Iterator[None]:
+    """Say which model it is with which something went wrong."""
+    try:
+        yield
+    except (RLAlignError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise RLAlignError(_explained(source, error)) from error
+
+
+def _explained(source: str, error: Exception, what: str = "cannot be loaded") -> str:
     text = str(error)
     if "trust_remote_code" in text:
         return (
@@ -334,7 +362,7 @@ def _explained(source: str, error: Exception) -> str:
         )
     if "safetensors" in text and "bin" in text:
         return f"{source}: has no safetensors weights, and pickled ones are not loaded. {_first_line(error)}"
-    return f"{source}: cannot be loaded. {_first_line(error)}"
+    return f"{source}: {what}. {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

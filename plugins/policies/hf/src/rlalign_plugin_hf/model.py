@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
-from rlalign.interface.policy import Model
+from rlalign.interface.policy import Model, NoRoom
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
@@ -26,12 +26,15 @@ from rlalign_plugin_hf.loading import (
     Kind,
     ModelOptions,
     digest,
+    is_here,
     load_network,
+    open_config,
     open_tokenizer,
     quiet,
     source_of_weights,
     where,
 )
+from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.selftest import refuse_if_inexact
@@ -46,6 +49,10 @@ class LanguageModel(Policy):
     kind: ClassVar[Kind]
     library = "transformers"
     config: ModelOptions
+    positions: Positions
+    """The rows it reads."""
+    _settings: Any
+    """The network's configuration."""
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
@@ -54,8 +61,6 @@ class LanguageModel(Policy):
         """C."""
         self.end = 0
         """The token that ends a logged response."""
-        self.positions: int | None = None
-        """The longest row the model reads."""
         self._lender: list[LanguageModel] = []
         """Under LoRA: whose network a copy computes with. In a list, so that it is no part of this module."""
         self._slots: list[adapter.Slots] = []
@@ -67,28 +72,41 @@ class LanguageModel(Policy):
         self.base = source_of_weights(self.config)
         self._half: Half | None = None
         """The precision it is written in, where that is not its own."""
+        self.here = is_here(self.config)
 
     # -- making it ------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Load the tokenizer, which is all that reading prompts takes."""
-        if self.tokenizer is None:
-            self.tokenizer = open_tokenizer(self.config, self.kind)
-            self._reader = PromptReader(self.tokenizer, self.config)
-            self.chats = self.tokenizer.chat_template is not None
+        """Read the model's configuration and load its tokenizer, which is all that reading prompts takes."""
+        if self.tokenizer is not None:
+            return
+        if self.config.lora is not None:
+            adapter.require_peft()
+        self._settings = open_config(self.config, self.kind)
+        self.positions = Positions(self._settings, self.kind)
+        self._require_room()
+        self.tokenizer = open_tokenizer(self.config, self.kind)
+        self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
+        self.chats = self.tokenizer.chat_template is not None
+
+    def _require_room(self) -> None:
+        """Refuse to be asked for responses that leave no room for any prompt."""
+        room = self.positions.room(self.new_tokens)
+        if room is not None and room < 1:
+            raise NoRoom(self.positions.without_room(self.new_tokens))
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
 
     def setup(self) -> None:
         self.open()
-        self.model = load_network(self.config, self.kind)
+        self.model = load_network(self.config, self.kind, self._settings)
         self._half = half_of(self.base) if self.base is not None else None
         self.eval()
         self._read_ends()
-        self.positions = self._longest_row()
         with torch.no_grad():
             self._find_trunk()
+            self._require_room()
             refuse_if_inexact(self)
             self._bare_head = self._head_is_bare()
         if self.config.lora is not None:
@@ -119,12 +137,6 @@ class LanguageModel(Policy):
         self.ends = tuple(ends)
         self.end = own if own in ends else ends[0]
 
-    def _longest_row(self) -> int | None:
-        """Sparse attention picks keys by scores that may tie, which rounding decides; up to here it picks them all."""
-        text = self.model.config.get_text_config()
-        limits = (getattr(text, name, None) for name in ("max_position_embeddings", "index_topk"))
-        return min((limit for limit in limits if limit is not None), default=None)
-
     @property
     def network(self) -> Any:
         """The transformers model it computes with; a LoRA copy borrows its maker's."""
@@ -153,8 +165,10 @@ class LanguageModel(Policy):
                 )
         return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
 
-    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        return self._reader.refuse(examples)
+    def refuse(
+        self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)
+    ) -> Mapping[int, str]:
+        return self._reader.refuse(examples, responses)
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)
@@ -199,17 +213,12 @@ class LanguageModel(Policy):
         """How many leading tokens of what `generate` returns were not chosen."""
 
     def _check_row(self, example: Example, prompt: int, response: int) -> None:
-        longest = self._row_length(prompt, response)
-        if self.positions is not None and longest > self.positions:
+        room = self.positions.room(response)
+        if room is not None and prompt > room:
             raise RLAlignError(
-                f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and the "
-                f"model reads {self.positions}; set `max_prompt_tokens` and `too_long`, or lower "
-                "`generation.max_new_tokens`"
+                f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and "
+                f"{self.positions}; set `max_prompt_tokens` and `too_long`, or lower `generation.max_new_tokens`"
             )
-
-    @abstractmethod
-    def _row_length(self, prompt: int, response: int) -> int:
-        """Positions the longer of the model's inputs takes."""
 
     @abstractmethod
     def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...

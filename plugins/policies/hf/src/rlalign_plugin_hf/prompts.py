@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple
 
 from rlalign import ConfigError, Example, LazyExamples, RLAlignError
 from rlalign.data.limits import TEXT_CHARACTERS
 from rlalign_plugin_hf.loading import ModelOptions, where
+from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.rendering import ChatTemplate
 
 REMEMBERED = 100_000
 """Prompts whose tokens are kept."""
+AT_ONCE = 256
+"""Examples whose tokens are counted together."""
+
+
+class _Unsure(NamedTuple):
+    """An example whose prompt, as text, may be too long, or empty."""
+
+    place: int
+    example: Example
+    text: str
+    plain: bool
 
 
 def require_short(example: Example, text: str) -> None:
@@ -24,11 +39,19 @@ def require_short(example: Example, text: str) -> None:
 
 
 class PromptReader:
-    """Reads prompts with a tokenizer, within `max_prompt_tokens`."""
+    """Reads prompts with a tokenizer, within `max_prompt_tokens` and what the model's positions leave."""
 
-    def __init__(self, tokenizer: Any, config: ModelOptions) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        config: ModelOptions,
+        positions: Positions | None = None,
+        new_tokens: int = 0,
+    ) -> None:
         self.tokenizer = tokenizer
         self.config = config
+        self._positions = positions
+        self._new_tokens = new_tokens
         self._tokens: dict[str, list[int]] = {}
         self._template: ChatTemplate | None = None
 
@@ -39,29 +62,97 @@ class PromptReader:
             raise RLAlignError(f"example `{example.id}`: {self._no_tokens()}")
         limit = self.config.max_prompt_tokens
         if limit is not None and len(found) > limit:
-            raise RLAlignError(self._too_long(example, len(found)))
+            raise RLAlignError(f"example `{example.id}`: {self._too_long(len(found), limit)}; {self._remedy}")
         return found
 
-    def refuse(self, examples: Sequence[Example]) -> Mapping[int, str]:
-        """Those whose prompt has no token or is too long; `too_long: error` stops at the first of these."""
-        limit = None if self.config.too_long == "truncate" else self.config.max_prompt_tokens
+    # -- before anything is read in earnest -----------------------------------------------------------
+
+    def refuse(self, examples: Sequence[Example], responses: Collection[str]) -> Mapping[int, str]:
+        """Those whose prompt has no token or is too long, alone or with a response; `too_long: error` raises."""
+        longest = self._longest("sampled" in responses)
+        cuts = self.config.too_long == "truncate"
+        rows = "logged" in responses and self._positions is not None and self._positions.room(0) is not None
         # The special tokens of most tokenizers fill an empty prompt; and what is read only when it is drawn is
         # not read just to look for blanks: one stops the run there.
-        blanks = not isinstance(examples, LazyExamples) and not self.tokenizer("")["input_ids"]
+        blanks = not self.tokenizer("")["input_ids"]
+        counts = rows or not (cuts or longest is None)
         found: dict[int, str] = {}
-        if limit is None and not blanks:
+        long: dict[int, str] = {}
+        if not counts and (not blanks or isinstance(examples, LazyExamples)):
+            for example in islice(examples, 1):
+                if not isinstance(example.prompt, str):
+                    self._as_chat(example)  # is there a template at all?
             return found
+        unsure = self._unsure(examples, longest if counts else None, rows=rows)
+        while piece := list(islice(unsure, AT_ONCE)):
+            for one, whole in zip(piece, self._counted(piece), strict=True):
+                length = min(whole, self._longest(True) or whole) if cuts else whole
+                if length == 0:
+                    found[one.place] = self._no_tokens()
+                elif longest is not None and length > longest:
+                    long[one.place] = self._too_long(length, longest)
+                elif rows and (why := self._beside_logged(one.example, length)):
+                    long[one.place] = why
+        if long and self.config.too_long != "drop":
+            first = min(long)
+            also = f" (so are {len(long) - 1:,} more of {len(examples):,})" if len(long) > 1 else ""
+            raise ConfigError(f"example `{examples[first].id}`: {long[first]}{also}; {self._remedy}")
+        return {**found, **long}
+
+    def _longest(self, sampled: bool) -> int | None:
+        """The longest prompt; where nothing is sampled, the positions bound it together with its responses only."""
+        limit = self.config.max_prompt_tokens
+        room = self._positions.room(self._new_tokens) if sampled and self._positions else None
+        return min((most for most in (limit, room) if most is not None), default=None)
+
+    def _unsure(self, examples: Sequence[Example], longest: int | None, *, rows: bool) -> Iterator[_Unsure]:
+        """Those examples of which characters alone do not tell that they fit."""
+        room = self._positions.room(0) if rows and self._positions else None
         for i, example in enumerate(examples):
-            if limit is None and not (isinstance(example.prompt, str) and not example.prompt.strip()):
-                continue
-            length = len(self._truncated_tokens(example))
-            if length == 0:
-                found[i] = self._no_tokens()
-            elif limit is not None and length > limit and self.config.too_long == "error":
-                raise RLAlignError(self._too_long(example, length))
-            elif limit is not None and length > limit:
-                found[i] = f"{length} tokens are more than `max_prompt_tokens: {limit}`"
-        return found
+            plain = isinstance(example.prompt, str)
+            if longest is None and room is None and not plain:
+                continue  # a chat has its template's tokens
+            text = str(example.prompt) if plain else self._as_chat(example)
+            prompt = self._at_most(text)
+            answer = max(map(self._at_most, example.responses), default=0.0) if room is not None else 0.0
+            fits = prompt <= (longest or prompt) and (room is None or prompt + answer <= room)
+            if not fits or not text.strip():
+                yield _Unsure(i, example, text, plain)
+
+    def _at_most(self, text: str) -> float:
+        """Tokens that a text surely has no more of: one a character of ASCII, and what a tokenizer puts around it."""
+        return len(text) + self._around if text.isascii() else math.inf
+
+    @cached_property
+    def _around(self) -> int:
+        return len(self.tokenizer("")["input_ids"]) + 2
+
+    def _counted(self, piece: Sequence[_Unsure]) -> list[int]:
+        """Tokens of each prompt, uncut."""
+        for one in piece:
+            require_short(one.example, one.text)
+        found: dict[int, int] = {}
+        for plain in (True, False):
+            alike = [one for one in piece if one.plain is plain]
+            lengths = self._lengths([one.text for one in alike], marks=plain)
+            found.update(zip((one.place for one in alike), lengths, strict=True))
+        return [found[one.place] for one in piece]
+
+    def _lengths(self, texts: Sequence[str], *, marks: bool) -> list[int]:
+        if not texts:
+            return []
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=marks)["input_ids"]]
+
+    def _beside_logged(self, example: Example, prompt: int) -> str | None:
+        """Why an example's logged responses cannot stand beside its prompt of so many tokens."""
+        assert self._positions is not None
+        for text in example.responses:
+            require_short(example, text)
+        ends = example.finished or (True,) * len(example.responses)
+        lengths = self._lengths(example.responses, marks=False)
+        longest = max((length + end for length, end in zip(lengths, ends, strict=True)), default=0)
+        room = self._positions.room(longest)
+        return None if room is None or prompt <= room else self._positions.told(prompt, longest)
 
     def _no_tokens(self) -> str:
         token = self.tokenizer.bos_token or self.tokenizer.eos_token
@@ -72,14 +163,20 @@ class PromptReader:
         )
         return f"its prompt becomes no tokens at all, and there is nothing to go on from{hint}"
 
-    def _too_long(self, example: Example, length: int) -> str:
-        return (
-            f"example `{example.id}`: its prompt has {length} tokens, `max_prompt_tokens` is "
-            f"{self.config.max_prompt_tokens}; `too_long: drop` leaves such examples out, `truncate` cuts them"
-        )
+    def _too_long(self, length: int, longest: int) -> str:
+        said = f"`max_prompt_tokens: {longest}`"
+        if longest != self.config.max_prompt_tokens and self._positions is not None:
+            said = self._positions.left(self._new_tokens)
+        return f"its prompt's {length} tokens are more than {said}"
+
+    @property
+    def _remedy(self) -> str:
+        if self.config.too_long == "truncate":
+            return "`too_long: drop` leaves such examples out, a smaller `max_prompt_tokens` cuts more of the prompts"
+        return "`too_long: drop` leaves such examples out, `truncate` cuts their prompts"
 
     def _truncated_tokens(self, example: Example) -> list[int]:
-        """A prompt's tokens, which `too_long: truncate` cuts to the limit, at the tokenizer's truncation side."""
+        """A prompt's tokens, which `too_long: truncate` cuts at the tokenizer's truncation side."""
         prompt, plain = example.prompt, isinstance(example.prompt, str)
         text = str(prompt) if plain else self._as_chat(example)
         key = f"{int(plain)}{text}"
@@ -87,8 +184,8 @@ class PromptReader:
             if len(self._tokens) >= REMEMBERED:
                 self._tokens.clear()
             cut: dict[str, Any] = {}
-            if self.config.too_long == "truncate" and self.config.max_prompt_tokens is not None:
-                cut = {"truncation": True, "max_length": self.config.max_prompt_tokens}
+            if self.config.too_long == "truncate" and (longest := self._longest(True)) is not None:
+                cut = {"truncation": True, "max_length": longest}
             # A chat template writes its special tokens itself.
             require_short(example, text)
             tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]

@@ -33,9 +33,6 @@ class Seq2SeqLM(LanguageModel):
     def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
         return Seq2SeqDecoder(self, inputs, k)
 
-    def _row_length(self, prompt: int, response: int) -> int:
-        return max(prompt, len(self._begin) + response - 1)
-
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return right_padded(inputs, 0)  # encoders may count positions from the left
 
@@ -123,6 +120,7 @@ class Seq2SeqLM(LanguageModel):
             )
         forced = getattr(generation, "forced_bos_token_id", None)
         self._begin = (start,) if forced is None else (start, int(forced))
+        self.positions.begin = len(self._begin)
         try:
             states, _ = self.encoded([torch.zeros(2, dtype=torch.long, device=self.device)])
             ids = torch.tensor([self._begin], device=self.device)

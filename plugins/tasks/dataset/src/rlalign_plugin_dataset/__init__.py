@@ -149,6 +149,7 @@ class Dataset(Task):
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
+        self.here = self.config.hub is None
         self._sources: sources.Sources | None = None
         self._examples: dict[str, Examples] = {}
 
@@ -187,7 +188,7 @@ class Dataset(Task):
             list(shares) if name in shares else [name],
             by_share(shares) if name in shares else lambda example, reader: name,
             skip=self.config.bad_rows == "skip",
-            limit=self.config.limit,
+            limit=min((most for most in (self.config.limit, self.most) if most is not None), default=None),
             glued=glued if self.config.join is None else None,
         )
 

@@ -80,6 +80,7 @@ class Corpus(Task):
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
+        self.here = self.place is not None
         self._sources: Sources | None = None
         self._examples: dict[str, Sequence[Example]] = {}
         self._tokens: Tokens | None = None
@@ -156,7 +157,9 @@ class Corpus(Task):
         """One walk over a split's tables."""
         tables = self.tables()[name]
         readers = [self.reader(name, table) for table in tables]
-        skip, limit = self.config.bad_rows == "skip", self.config.limit if self.limits_the_walk else None
+        skip = self.config.bad_rows == "skip"
+        most = (self.config.limit, self.most) if self.limits_the_walk else ()
+        limit = min((one for one in most if one is not None), default=None)
         found = index(tables, readers, names, split_of, skip=skip, limit=limit)
         for reader in readers:
             reader.tokens = self.tokens
@@ -182,7 +185,12 @@ class Corpus(Task):
     def check_size(self, name: str, found: int) -> None:
         """Refuse data that is not whole, where `whole` wants it so."""
         expected = self.sizes.get(name)
-        if not self.whole or self.config.limit is not None or expected in (None, found):
+        if (
+            not self.whole
+            or self.config.limit is not None
+            or self.most is not None
+            or expected in (None, found)
+        ):
             return
         raise ConfigError(
             f"{self.where}: `{name}` holds {found:,} rows, and the published one {expected:,}; "

@@ -1,0 +1,140 @@
+"""Before weights are loaded: are data and models there, and can the policy read the data? Tells every fault."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
+from rlalign.config.registry import Registry
+from rlalign.data.example import Example
+from rlalign.errors import ConfigError, Faults, refusing
+from rlalign.interface.policy import Policy
+from rlalign.running.asking import told
+from rlalign.running.display import NoDisplay
+from rlalign.running.plan import PhasePlan
+from rlalign.running.report import describe
+from rlalign.running.workspace import Workspace
+
+LOOKED_AT = 1_000
+"""Examples of a split that `rlalign check` looks at."""
+_NOT_HERE = "is not looked at: what it reads is not on this machine"
+_log = logging.getLogger("rlalign")
+
+
+class _Told(NoDisplay):
+    """Notes, for those who read the log."""
+
+    def note(self, text: str) -> None:
+        _log.info("%s", text)
+
+
+def check(pipeline: Pipeline, registry: Registry) -> str:
+    """The pipeline in words, once nothing is wrong with it that can be known without weights and in little time."""
+    space = Workspace(pipeline, registry, _Told())
+    found = preflight(space, LOOKED_AT)
+    said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans])
+    return said + told(pipeline.policy, space.plans)
+
+
+def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:
+    """All that the run will read, by task and split; one error lists every fault.
+
+    With `most`, no more examples than that are looked at, and nothing that does not lie on this machine.
+    """
+    faults, policy = Faults(), space.pipeline.policy.peek()
+    assert isinstance(policy, Policy)
+    space.data.most = most
+    readable = most is None or policy.here
+    if readable:
+        with faults.collecting(), refusing():
+            space.models.opened()
+        readable = not faults.found
+    elif most is not None:
+        space.note_once(f"policy `{space.pipeline.policy.name}`", "policy", _NOT_HERE)
+    _others(space, faults, most)
+    found: dict[tuple[int, str], Sequence[Example]] = {}
+    told: set[tuple[int, str]] = set()
+    for plan in space.plans:
+        plan.task.most = most
+        if most is not None and not plan.task.here:
+            space.note_once(f"task `{plan.settings.task.name}`", "task", _NOT_HERE)
+            continue
+        for split in _splits(plan):
+            key = (id(plan.task), split)
+            if key in found:
+                continue
+            try:
+                with refusing():
+                    read = space.data.split if readable else space.data.given
+                    found[key] = read(plan, split)
+            except ConfigError as error:
+                cause = (id(plan.task), str(error.__cause__ or error))
+                if cause not in told:  # the file that is missing holds all splits
+                    faults.found.append(str(error))
+                told.add(cause)
+        train = found.get((id(plan.task), "train"))
+        if train and plan.reads_train and "logged" in plan.responses:
+            faults.found += _without_log(plan, train[0])
+    faults.stop()
+    return found
+
+
+def _splits(plan: PhasePlan) -> list[str]:
+    evaluate = plan.settings.evaluate
+    return sorted({*(["train"] if plan.reads_train else []), *([evaluate.split] if evaluate else [])})
+
+
+def _others(space: Workspace, faults: Faults, most: int | None) -> None:
+    """Models beside the policy that are loaded from a folder of their own."""
+    for phase in space.pipeline.phases:
+        for name, spec in phase.models.items():
+            other = spec.item.cls(spec.item.options) if spec.item else None
+            if spec.item is None and spec.of not in (None, *COPY_TIMES):
+                other = space.models.at(str(spec.of))
+            if isinstance(other, Policy) and (most is None or other.here):
+                place = f"{phase.place_of(f'models.{name}')}: models.{name}"
+                with faults.collecting(), refusing(), space.models.naming(place):
+                    other.open()
+
+
+def _without_log(plan: PhasePlan, first: Example) -> list[str]:
+    """What a phase that learns from logged responses lacks of them."""
+    task, place, who = plan.settings.task.name, plan.source.item.place, "responses come from the log here"
+    if place == plan.settings.place:  # nobody said so
+        learners = [m for m in plan.members if m.component.responses == "logged"]
+        place, who = next(
+            ((m.item.place, f"`{m.name}` learns from logged responses") for m in learners), (place, who)
+        )
+    if not first.responses:
+        meta = ", ".join(map(repr, first.meta))
+        only = f" (only, in its meta, {meta})" if meta else ""
+        return [
+            f"{place}: {who}, and the first example of task `{task}` has none{only}; say `responses: sampled`, or let "
+            "the task give logged responses"
+        ]
+    rewards = [item for item in plan.settings.rewards if short(item.component) == "logged"]
+    if rewards and not first.scores:
+        return [
+            f"{rewards[0].place}: the stored scores are the reward here, and the first example of task `{task}` has "
+            "none; name `rewards` that score its responses, or take a task with scores"
+        ]
+    return []
+
+
+def _examples(plan: PhasePlan, found: dict[tuple[int, str], Sequence[Example]]) -> str:
+    """How many examples there are, for the report; and how often each is drawn, where that is more than once."""
+    said = []
+    for split in _splits(plan):
+        if (id(plan.task), split) not in found:
+            continue
+        size, prompts = len(found[id(plan.task), split]), plan.settings.train.prompts
+        if size >= LOOKED_AT:
+            said.append(f"{split} {LOOKED_AT:,} or more")
+            continue
+        said.append(f"{split} {size:,}")
+        if split == "train" and plan.settings.origin is None and prompts > size:
+            said[-1] += (
+                f" (fewer than `prompts: {prompts}`: an iteration draws each about {prompts / size:.3g} times)"
+            )
+    return ", ".join(said)
