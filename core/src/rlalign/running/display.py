@@ -336,7 +336,11 @@ class LiveDisplay:
         body.add_column(style="dim")
         for name, value in self._rows():
             body.add_row(Text(name), Text(shown(value)))
-        parts: list[RenderableType] = [*([head] if pace.iterations else []), *([doing] if going else []), body]
+        parts: list[RenderableType] = [
+            *([head] if pace.iterations else []),
+            *([doing] if going else []),
+            body,
+        ]
         width = max(40, min(self._console.width - ECHO, 140))
         return Panel(Group(*parts), title=Text(shown(self._title)), title_align="left", width=width)
 
