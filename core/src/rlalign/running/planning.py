@@ -170,7 +170,8 @@ def _evaluators(
     )
     together = any(id(m.component) in named for m in rewards[: last + 1])
     own = [m for i, m in enumerate(rewards) if (together if i <= last else id(m.component) in named)]
-    own = [m for m in own if m.component is not source.component]  # stored scores are of stored responses
+    # Stored scores are of stored responses: they join no others unasked.
+    own = [m for m in own if m.component is not source.component or id(m.component) in named]
     ours = {id(m.component) for m in rewards}
     asked = [*own, *(m for m in used if id(m.component) not in ours)]
     left_out = [] if sampled else [m for m in asked if m.component.estimates]
