@@ -13,7 +13,7 @@ from pydantic import Field
 from rlalign.data.batch import Batch, Loss, Outputs
 from rlalign.data.example import Example
 from rlalign.data.settings import Options
-from rlalign.errors import ComponentError, ConfigError
+from rlalign.errors import ComponentError, ConfigError, RLAlignError
 from rlalign.interface.component import Component, Task
 from rlalign.interface.hooks import hookimpl
 from rlalign.testing import Bench, ComponentTests, PolicyGradient, run, session
@@ -85,11 +85,14 @@ class Mail(Task):
 
 @pytest.mark.parametrize(
     "scores, said",
-    [((), "has responses without a stored score; add a reward"), ((1.0,), "has 2 responses and 1 scores")],
+    [
+        ((), "the first example of task `mail` has none; name `rewards`"),
+        ((1.0,), "has 2 responses and 1 scores"),
+    ],
 )
 def test_logged_refuses_scores_that_are_not_there(scores: Any, said: str, tmp_path: Path) -> None:
     pipeline = {**PIPELINE, "task": {"mail": {"scores": scores}}, "responses": "logged", "rewards": None}
-    with pytest.raises(ComponentError, match=said):
+    with pytest.raises(RLAlignError, match=said):
         run(tmp_path, pipeline, {**EXTRA, "mail": Mail})
 
 

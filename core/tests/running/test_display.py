@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -187,15 +186,12 @@ def test_a_long_silence_is_broken_with_what_goes_on():
 
 def test_the_thread_that_breaks_silences_ends_with_the_display():
     display, _, _ = plain()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     display.stage("reading the data")
-    assert threading.active_count() == before + 1
+    (thread,) = set(threading.enumerate()) - before
     display.close()
-    for _ in range(300):
-        if threading.active_count() == before:
-            return
-        time.sleep(0.01)
-    raise AssertionError("it goes on")
+    thread.join(3)
+    assert not thread.is_alive()
 
 
 def test_before_a_run_begins_the_panel_is_a_line_and_leaves_nothing():

@@ -116,7 +116,7 @@ def said_of(kind: type[Base], split: str = "train", **given: Any) -> str:
 def test_a_row_without_a_key() -> None:
     said = said_of(Base)
     assert said.startswith(
-        f"{WHO}, asked for its examples of `train`, raised KeyError: 'question' (test_examples.py:"
+        f"{WHO}, asked for its examples of `train` raised KeyError: 'question' (test_examples.py:"
     )
     assert said.endswith(
         "; `row` has 'q': mend that row, or write `row.get('question')` and leave out rows that lack it"
@@ -132,7 +132,7 @@ def test_a_value_that_is_none() -> None:
 
 def test_an_example_that_is_read_later() -> None:
     said = said_of(Later)
-    assert f"{WHO}, asked for example 2 of `train` (the first is 0), raised KeyError: 'question'" in said
+    assert f"{WHO}, asked for example 2 of `train` (the first is 0) raised KeyError: 'question'" in said
     assert "`row` has 'q'" in said
     assert said_of(LaterDicts).startswith(f"{WHO} must give Examples, got a dict as number 0 of `train`")
 

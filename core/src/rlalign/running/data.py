@@ -46,7 +46,7 @@ class Data:
             said = ""
             if split != "train" and asked is not None:
                 said = f" ({plan.settings.place_of('evaluate.split')}: evaluate.split)"
-            found = examples_of(plan.task, who, split, said)
+            found = examples_of(plan.task, who, split, name=task.name, said=said)
             if len(found) == 0:
                 raise ConfigError(f"{who} has no examples in `{split}`{said}")
             self._given[key] = found

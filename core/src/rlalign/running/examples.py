@@ -19,9 +19,11 @@ SHOWN = 12
 """Keys of a row that a message names."""
 
 
-def examples_of(task: Task, who: str, split: str, said: str = "") -> Sequence[Example]:
+def examples_of(
+    task: Task, who: str, split: str, *, name: str | None = None, said: str = ""
+) -> Sequence[Example]:
     """The examples of a split; `who` is the task as messages name it, `said` where the split is named."""
-    with _telling_the_row(f"{who}, asked for its examples of `{split}`{said},", task, split):
+    with _telling_the_row(f"{who}, asked for its examples of `{split}`{said}", task, split, name):
         found: Any = task.examples(split)
     if isinstance(found, LazyExamples):
         return _Named(found, who, task, split)
@@ -50,7 +52,7 @@ class _Named(LazyExamples):
         return len(self._examples)
 
     def example(self, index: int) -> Example:
-        what = f"{self._who}, asked for example {index} of `{self._split}` (the first is 0),"
+        what = f"{self._who}, asked for example {index} of `{self._split}` (the first is 0)"
         with _telling_the_row(what, self._task, self._split):
             found: Any = self._examples[index]
         if not isinstance(found, Example):
@@ -66,9 +68,9 @@ def _no_example(who: str, number: int, split: str, found: Any) -> str:
 
 
 @contextmanager
-def _telling_the_row(what: str, task: Task, split: str) -> Iterator[None]:
+def _telling_the_row(what: str, task: Task, split: str, name: str | None = None) -> Iterator[None]:
     try:
-        with attributed_to(what):
+        with attributed_to(what, name):
             yield
     except ComponentError as error:
         if error.__cause__ is None or not isinstance(
