@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from rlalign.records import checkpoint, logs
+from rlalign.records.manifest import checksum_of, fingerprint
 
 sys.path.insert(0, str(Path(__file__).parent / "resume"))
 from runs_for_resume import HERE, Interference, Runs, Server, differences, outcome, wait_until
@@ -191,8 +192,8 @@ def forge(runs: Runs, change: Any) -> None:
     change(state)
     (folder / "state.json").write_text(json.dumps(state))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["state.json"] = checkpoint._fingerprint(folder / "state.json")
-    manifest["checksum"] = checkpoint._checksum(manifest)
+    manifest["files"]["state.json"] = fingerprint(folder / "state.json")
+    manifest["checksum"] = checksum_of(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -327,7 +328,7 @@ def harm(run: Path, outside: Path, chance: random.Random) -> str:
             node[key] = chance.choice(VALUES)
             kind += f" {key} {node[key]!r}"
             if "checksum" in tree:
-                tree["checksum"] = checkpoint._checksum(tree)
+                tree["checksum"] = checksum_of(tree)
             data = json.dumps(tree).encode()
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if kind == "link":

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
+from rlalign.records.manifest import checksum_of, damage
 from rlalign.records.tensors import STORABLE, join_state, load_tensors, save_tensors, split_state
 
 DTYPES = sorted(STORABLE, key=str)
@@ -242,7 +243,7 @@ def test_equal_models_are_stored_once(tmp_path):
         "reference": 2.0,
         "start.policy": 1.0,
     }
-    assert checkpoint.find(tmp_path) == [3, 4] and checkpoint.damage(tmp_path / "00000003") is None
+    assert checkpoint.find(tmp_path) == [3, 4] and damage(tmp_path / "00000003") is None
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "no links"])
@@ -256,7 +257,7 @@ def test_an_equal_model_is_a_file_of_its_own_where_it_cannot_be_linked(tmp_path,
     else:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "no links here")))
     write(tmp_path, 2, models={"policy": (1, same_weights(1.0))}, previous=1)
-    assert checkpoint.damage(tmp_path / "00000002") is None
+    assert damage(tmp_path / "00000002") is None
     assert not (file.exists() and file.samefile(tmp_path / "00000002/models/policy.safetensors"))
 
 
@@ -312,7 +313,7 @@ def test_damage_without_a_way_out_says_so(tmp_path):
 def test_a_commit_point_of_another_format_is_refused(tmp_path):
     file = write(tmp_path, 1) / "manifest.json"
     manifest = json.loads(file.read_text()) | {"format": 9}
-    file.write_text(json.dumps(manifest | {"checksum": checkpoint._checksum(manifest)}))
+    file.write_text(json.dumps(manifest | {"checksum": checksum_of(manifest)}))
     with pytest.raises(CheckpointError, match="has format 9"):
         checkpoint.read(tmp_path, 1)
 
@@ -389,7 +390,7 @@ for kill in range(12):
     newest = checkpoint.find(folder)[-1]
     assert newest in (committed, committed + 1), (newest, committed)
     for index in checkpoint.find(folder):
-        assert checkpoint.damage(folder / f"{index:08d}") is None
+        assert damage(folder / f"{index:08d}") is None
     read = checkpoint.read(folder, newest)
     assert read.loop == newest == read.logs["metrics.jsonl"]["size"] == read.models["policy"][0]
     assert all((w == newest).all() for w in read.models["policy"][1].values())

@@ -16,7 +16,6 @@ Here is the form; `running.checkpointing` says what a run puts into it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -32,29 +31,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError, describe_error
-from rlalign.records.files import StrPath, inside, read_bytes, read_json
+from rlalign.records.files import StrPath, read_bytes, read_json
+from rlalign.records.manifest import FORMAT, checksum_of, damage, fingerprint, read_manifest, read_or_empty
 from rlalign.records.rundir import sync
 from rlalign.records.sums import Saved, SavedShape
 from rlalign.records.tensors import join_state, load_tensors, save_tensors, split_state
 
-FORMAT = 2
 PARTS = ("optimiser", "components", "loop")
 
 _OURS = re.compile(r"(\.tmp-|\.old-)?([0-9]{8,18})")
-
-
-class _File(BaseModel):
-    size: int
-    sha256: str
-
-
-class _Manifest(BaseModel):
-    format: int
-    index: int
-    best: int | None
-    models: dict[str, int]
-    files: dict[str, _File]
-    checksum: str
 
 
 class _State(BaseModel):
@@ -113,7 +98,7 @@ def write(
         temporary.mkdir()
         made = True
         (temporary / "models").mkdir()
-        before = {} if previous is None else _manifest_or_empty(_path(folder, previous))
+        before = {} if previous is None else read_or_empty(_path(folder, previous))
         files: dict[str, dict[str, Any]] = {}
         stored = {
             about["sha256"]: _path(folder, before["index"]) / file
@@ -126,15 +111,15 @@ def write(
                 files[file] = before["files"][file]
             else:
                 save_tensors(temporary / file, weights)
-                files[file] = _fingerprint(temporary / file)
+                files[file] = fingerprint(temporary / file)
                 _store_once(temporary / file, files[file], stored)
         for name, (tensors, _) in split.items():
             if tensors:
                 file = f"{name}.safetensors"
                 save_tensors(temporary / file, tensors)
-                files[file] = _fingerprint(temporary / file)
+                files[file] = fingerprint(temporary / file)
         (temporary / "state.json").write_text(json.dumps({**state, "logs": dict(logs)}))
-        files["state.json"] = _fingerprint(temporary / "state.json")
+        files["state.json"] = fingerprint(temporary / "state.json")
         versions = {name: version for name, (version, _) in models.items()}
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -143,7 +128,7 @@ def write(
             "models": versions,
             "files": files,
         }
-        manifest["checksum"] = _checksum(manifest)
+        manifest["checksum"] = checksum_of(manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         for written in (*files, "manifest.json", "models", "."):
             sync(temporary / written)
@@ -169,7 +154,7 @@ def find(folder: StrPath) -> list[int]:
 
 def best_of(folder: StrPath, index: int) -> int | None:
     """The checkpoint of the best evaluation so far, as it was at `index`."""
-    best: int | None = _manifest_or_empty(_path(Path(folder), index)).get("best")
+    best: int | None = read_or_empty(_path(Path(folder), index)).get("best")
     return best
 
 
@@ -203,7 +188,7 @@ def read(folder: StrPath, index: int) -> Checkpoint:
     wrong = damage(path)
     if wrong is not None:
         raise CheckpointError(f"{wrong}\n{_remedy(folder, index)}")
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     state = read_json(path / "state.json", _State)
 
     def load(file: str) -> dict[str, Tensor]:
@@ -235,34 +220,12 @@ def fitting(path: Path) -> Iterator[None]:
 def log_sums(folder: StrPath, index: int) -> dict[str, Saved]:
     """The logs as they were at a checkpoint, without reading its models."""
     path = _path(Path(folder), index)
-    manifest, file = _manifest(path), path / "state.json"
+    manifest, file = read_manifest(path), path / "state.json"
     read_bytes(file)
-    if _fingerprint(file) != manifest["files"]["state.json"]:
+    if fingerprint(file) != manifest["files"]["state.json"]:
         raise CheckpointError(f"{file}: is not what was written: it was edited.")
     sums: dict[str, Saved] = read_json(file, _State)["logs"]
     return sums
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if it is whole."""
-    try:
-        files = {inside(path, name): expected for name, expected in _manifest(path)["files"].items()}
-    except CheckpointError as error:
-        return str(error)
-    for file, expected in files.items():
-        try:
-            size = file.stat().st_size
-            if not file.is_file():
-                return f"{file}: is no file."
-            if size != expected["size"]:
-                return f"{file}: holds {size} bytes instead of {expected['size']}: it is cut short or edited."
-            if _fingerprint(file) != expected:
-                return f"{file}: is not what was written (its SHA-256 differs): it is damaged or edited."
-        except FileNotFoundError:
-            return f"{file}: is missing."
-        except OSError as error:
-            return f"{file}: cannot be read: {error.strerror}."
-    return None
 
 
 def whole_before(folder: StrPath, index: int) -> int | None:
@@ -273,43 +236,6 @@ def whole_before(folder: StrPath, index: int) -> int | None:
 
 def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:08d}"
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    file = path / "manifest.json"
-    manifest: dict[str, Any] = read_json(file, dict)
-    if manifest.get("checksum") != _checksum(manifest):
-        raise CheckpointError(f"{file}: is not what was written (its checksum differs): it was edited.")
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file}: has format {manifest.get('format')}, this version of rlalign reads {FORMAT}. "
-            "Use the version that wrote it: lock.json names it."
-        )
-    read_json(file, _Manifest)
-    needed = {"state.json", *(f"models/{name}.safetensors" for name in manifest["models"])}
-    if manifest["index"] != int(path.name) or not needed <= set(manifest["files"]):
-        raise CheckpointError(
-            f"{file}: belongs to another checkpoint, or names not all its files: it was edited."
-        )
-    return manifest
-
-
-def _manifest_or_empty(path: Path) -> dict[str, Any]:
-    try:
-        return _manifest(path)
-    except CheckpointError:
-        return {}
 
 
 def _link(manifest: Mapping[str, Any], file: str, temporary: Path) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 from rlalign.errors import ConfigError
 from rlalign.records.files import StrPath, beside
 from rlalign.records.listing import files_in
-from rlalign.records.rundir import RunDir, is_written, sync
+from rlalign.records.rundir import RunDir, sync
+from rlalign.records.writer import is_written
 
 DELETED = ("checkpoints", "remembered", "columns", "bad-batch")
 """All of these folders. `rows` go only where that is said: another run may learn from them."""

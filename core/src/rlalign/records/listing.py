@@ -15,7 +15,8 @@ from typing import Any, Literal
 from rlalign.errors import CheckpointError, ConfigError
 from rlalign.records import logs
 from rlalign.records.files import StrPath, read_json
-from rlalign.records.rundir import REQUIRED_FILES, is_written
+from rlalign.records.rundir import REQUIRED_FILES
+from rlalign.records.writer import is_written
 
 TAIL = 2**20
 """Bytes at the end of metrics.jsonl in which the last figures are looked for."""

@@ -3,7 +3,7 @@
 runs/<name>/
     pipeline.yaml  lock.json                what runs, and with what
     .change                                 both anew, while they are rewritten (`rewriting.py`)
-    .running                                the process that writes the run, while it does
+    .running                                the process that writes the run, while it does (`writer.py`)
     metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
     checkpoints/   columns/       rows/     checkpoints (`checkpoint.py`) and what belongs to them
     model/                                  the exported model
@@ -11,22 +11,19 @@ runs/<name>/
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
-import secrets
 import shutil
-import socket
 import stat
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records.files import StrPath, beside, require_plain, sweep
+from rlalign.records.writer import hold, process
 
 _log = logging.getLogger("rlalign")
 
@@ -62,7 +59,7 @@ class RunDir:
             building.mkdir(parents=True)
             write_atomic(building / "pipeline.yaml", pipeline)
             write_atomic(building / "lock.json", lock_text(lock))
-            held = _hold(building)  # it stays with the open file when the folder is renamed
+            held = hold(building)  # it stays with the open file when the folder is renamed
             path = _claim(building, root, stem, name)
             sync(root)
         except BaseException as error:
@@ -96,7 +93,7 @@ class RunDir:
         require_plain(path, to_write=exclusive)
         if not exclusive:
             return cls(path)
-        held = _hold(path)
+        held = hold(path)
         for folder in (path, path / "rows", path / "bad-batch", *(path / "columns").glob("*")):
             sweep(folder)
         return cls(path, held)
@@ -128,7 +125,7 @@ class RunDir:
             os.close(there)
         if found != token:
             raise RLAlignError(
-                f"{self.path}: {_process(found)} writes this run now, so this one has stopped and has written nothing "
+                f"{self.path}: {process(found)} writes this run now, so this one has stopped and has written nothing "
                 "since. Let the other finish; files cannot be locked here, so see that each run has one process."
             )
 
@@ -283,65 +280,6 @@ def _claim(building: Path, root: Path, stem: str, name: str | None) -> Path:
                 raise ConfigError(_taken(path)) from None
         else:
             return path
-
-
-def _hold(run: Path) -> tuple[int, bytes]:
-    """Be the run's one writer until the descriptor is closed or the process ends, however it ends."""
-    path = run / ".running"
-    try:
-        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise ConfigError(f"{run}: the run cannot be written: {error.strerror}.") from error
-    try:
-        _lock(held)
-    except OSError as error:
-        found = os.pread(held, 1000, 0)
-        os.close(held)
-        if not isinstance(error, BlockingIOError):
-            raise ConfigError(f"{path}: cannot be locked on this file system: {error.strerror}.") from error
-        raise ConfigError(
-            f"{run}: {_process(found)} is writing this run. Wait for it, stop it, or start a new run."
-        ) from None
-    token = f"{os.getpid()} {socket.gethostname()} {secrets.token_hex(8)}\n".encode()
-    os.ftruncate(held, 0)
-    os.pwrite(held, token, 0)
-    return held, token
-
-
-def _lock(held: int) -> None:
-    for wait in (0.02, 0.2, None):  # whoever only asks whether a run is written holds it for a moment
-        try:
-            return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if wait is None:
-                raise
-            time.sleep(wait)
-
-
-def is_written(run: Path) -> bool:
-    """Whether a process writes this run now."""
-    try:
-        asked = os.open(run / ".running", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(asked, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # files cannot be locked here
-        return False
-    finally:
-        os.close(asked)
-    return False
-
-
-def _process(token: bytes) -> str:
-    """Whom a `.running` names; its text may be anybody's."""
-    named = re.fullmatch(rb"([1-9]\d{0,9}) ([\w.-]{1,64}) [0-9a-f]{16}\n", token)
-    if named is None:
-        return "another process"
-    host = named[2].decode()
-    return f"process {named[1].decode()}" + ("" if host == socket.gethostname() else f" on {host}")
 
 
 def _moved(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from rlalign.errors import CheckpointError, ConfigError
-from rlalign.records import checkpoint
+from rlalign.records import checkpoint, manifest
 from rlalign.records.files import inside, read_bytes, require_shape
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
@@ -176,7 +176,7 @@ def checkpoint_at(run: RunDir, at: int | Literal["best"]) -> checkpoint.Checkpoi
 
 def is_whole(run: RunDir, index: int, logs: Logs | None) -> bool:
     """Whether a checkpoint is as it was written, and its logs too."""
-    if checkpoint.damage(run.checkpoints / f"{index:08d}") is not None:
+    if manifest.damage(run.checkpoints / f"{index:08d}") is not None:
         return False
     return logs is None or not logs.damage(checkpoint.log_sums(run.checkpoints, index))
 
