@@ -131,8 +131,8 @@ BEFORE = {
         "under what it wraps",
     ),
     "wrapper of no metric": (
-        {"rewards": ["bandit-payout", {"clip": {"high": 1.0}}], "evaluate": {"use": ["clip"]}},
-        "`clip` (rlalign, p.yaml:7)",
+        {"rewards": ["bandit-payout"], "evaluate": {"use": [{"clip": {"high": 1.0}}]}},
+        "`clip` (rlalign, p.yaml:17)",
         "in `use`",
     ),
     "wrapper of loss": (algorithm("WrapsLoss"), "wraps `loss`; only reward, advantage, update can be"),

@@ -33,7 +33,7 @@ def finish(name: str, folder: Path, *overrides: str, seed: int = 0) -> loop.Fini
 
 
 def evaluations(path: Path) -> list[dict[str, Any]]:
-    return [row for row in logs.read(path / "metrics.jsonl") if "eval/total" in row]
+    return [row for row in logs.read(path / "metrics.jsonl") if "eval/responses" in row]
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -135,7 +135,7 @@ def learn(
     started = time.process_time()
     finished, _ = bench.run(folder, pipeline, {"shuffled": Shuffled})
     seconds = time.process_time() - started
-    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row]
+    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/responses" in row]
     assert [row["iteration"] for row in rows] == [0, pipeline["train"]["iterations"]]
     before, after = (float(row[f"eval/{world.reward}"]) for row in rows)
     progress = (after - before) / (best[name] - before)

@@ -215,7 +215,7 @@ MEASURED = {"wbc": "toy-sentiment", "gold": "toy-coverage", "raft": "toy-sentime
 @pytest.mark.parametrize("name", MEASURED)
 def test_learns(name: str, seed: int, tmp_path: Path) -> None:
     finished, _ = run(tmp_path, {**read(name), "seed": seed})
-    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row]
+    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/responses" in row]
     before, after = (row[f"eval/{MEASURED[name]}"] for row in (rows[0], rows[-1]))
     kl = rows[-1]["eval/kl/per_response"]
     print(f"{name} seed {seed}: {before:.3f} → {after:.3f}, KL {kl:.2f}")
@@ -240,7 +240,7 @@ def test_learns_nothing_from_shuffled_rewards(name: str, tmp_path: Path) -> None
     made = read(name)
     made["rewards"].insert(1, "shuffled")
     finished, _ = run(tmp_path, made, {"shuffled": Shuffled})
-    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row]
+    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/responses" in row]
     before, after = (row[f"eval/{MEASURED[name]}"] for row in (rows[0], rows[-1]))
     print(f"{name} shuffled: {before:.3f} → {after:.3f}")
     assert abs(after - before) < 0.12

@@ -48,6 +48,7 @@ def work(home: Path, name: str, first: int, count: int, seconds: float) -> None:
     torch.set_num_threads(1)
     (home / "tmp").mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(home / "tmp")
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it, for those it starts too
     sys.dont_write_bytecode = True
     target, watch = TARGETS[name](home), Watch(TRAP)
     inside, started, index = home / "inside", time.monotonic(), first

@@ -351,6 +351,7 @@ KILLER = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
 from rlalign.records import checkpoint
+from rlalign.records.manifest import damage
 
 def log(size):
     return {"size": size, "sha256": "", "every": 4096, "marks": []}

@@ -244,6 +244,9 @@ def sample(
     help="Write the responses it kept to this .jsonl instead; with --to, both.",
 )
 @click.option(
+    "--float32", is_flag=True, help="The weights as they were trained, not in the precision they came in."
+)
+@click.option(
     "--new", is_flag=True, help="With --samples: sample now, from the last checkpoint, as `eval` does."
 )
 def export(
@@ -252,6 +255,7 @@ def export(
     seed: int | None,
     folder: Path | None,
     samples: Path | None,
+    float32: bool,
     new: bool,
     at: Any,
     trust: bool,
@@ -275,11 +279,13 @@ def export(
         for target, option in ((model, "--to"), (samples, "--samples")):
             if target is not None:
                 inspection.require_writable(target, run, option)
+        if float32 and not model:
+            raise ConfigError("--float32 goes with a model; add --to FOLDER")
         opened = None
         if new or model:
             opened = inspection.opened(str(run), overrides, seed=seed, at=there, trust=trust, **more)
         if opened and model:
-            say(f"model: {opened.export(model)}")
+            say(f"model: {opened.export(model, float32=float32)}")
         if samples and opened and new:
             say(f"samples: {opened.export_responses(samples)}")
         elif samples:

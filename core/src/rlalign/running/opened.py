@@ -294,8 +294,8 @@ class Opened(Workspace):
         """Write `rows` into a .jsonl file; says what was written."""
         return write_rows(Path(file), self.rows())
 
-    def export(self, folder: Path | str) -> Path:
-        """The policy as a model folder, with a card."""
+    def export(self, folder: Path | str, *, float32: bool = False) -> Path:
+        """The policy as a model folder, with a card: in the precision it came in, or in `float32` as it was trained."""
         folder = Path(folder)
         if self._phase_state is None:
             raise ConfigError(f"{self.name}: is a model already; copy its folder")
@@ -306,6 +306,7 @@ class Opened(Workspace):
             f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
+        self.models.policy.saves_float32 = float32
         save_folder(self.models.policy, folder, Card(self.name, self.pipeline, self.last, origin))
         return folder
 

@@ -359,7 +359,7 @@ def test_it_learns_what_earns_more(tmp_path: Path) -> None:
     }
     finished, _ = run(tmp_path, pipeline, OWN)
     found = [
-        row["eval/token-sum"] for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row
+        row["eval/token-sum"] for row in logs.read(finished.path / "metrics.jsonl") if "eval/responses" in row
     ]
     before, after = found[0], found[-1]
     assert after > before + 0.15

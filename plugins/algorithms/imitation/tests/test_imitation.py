@@ -15,7 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from rlalign import Batch, ComponentError, Example, Options, Outputs, Reward, Rollout, Sampling, Task
+from rlalign import (
+    Batch,
+    ComponentError,
+    ConfigError,
+    Example,
+    Options,
+    Outputs,
+    Reward,
+    Rollout,
+    Sampling,
+    Task,
+)
 from rlalign.testing import Bench, ComponentTests, run
 from rlalign_plugin_imitation import SFT, References, joined, references_of
 
@@ -176,7 +187,7 @@ def test_best_of_reads_stored_scores(tmp_path):
 
 def test_weights_need_stored_scores(tmp_path):
     weighted = pipeline(algorithm="wbc")
-    with pytest.raises(ComponentError, match="without a stored score"):
+    with pytest.raises(ConfigError, match="the stored scores are the reward here"):
         Bench(tmp_path / "1", weighted, COMPONENTS).batch()
     bench = Bench(tmp_path / "2", {**weighted, "task": {"demonstrations": {"scores": True}}}, COMPONENTS)
     metrics, _ = bench.gradient(bench.batch())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 from torch import Tensor, nn
 
-from rlalign import Batch, ComponentError, Example, Options, Outputs, Reward, Task
+from rlalign import Batch, ComponentError, ConfigError, Example, Options, Outputs, Reward, Task
 from rlalign.testing import Bench, ComponentTests
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
 from rlalign.testing.logits import Logits
@@ -355,7 +355,7 @@ def test_only_what_reads_rewards_wants_scores(tmp_path: Path) -> None:
     assert not scored(returns="s") and not scored(returns="delta")
     say = {"task": "unscored", "policy": "logits", "train": {"iterations": 1, "prompts": 1}}
     known = {"unscored": Unscored}
-    with pytest.raises(ComponentError, match="without a stored score"):
+    with pytest.raises(ConfigError, match="the stored scores are the reward here"):
         Bench(tmp_path / "wbc", {**say, "algorithm": "wbc"}, known).batch()
     Bench(tmp_path / "gold", {**say, "algorithm": {"gold": {"returns": "s"}}}, known).batch()
 

@@ -36,7 +36,7 @@ def test_the_example_learns(name: str, tmp_path: Path) -> None:
         EXAMPLES / f"{name}.yaml", ["evaluate.every=null"] if name != "iterative-dpo" else []
     )
     finished = loop.start(pipeline, root=tmp_path, display=Silence()).run()
-    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/total" in row]
+    rows = [row for row in logs.read(finished.path / "metrics.jsonl") if "eval/responses" in row]
     reward = "eval/toy-coverage" if "seq2seq" in name else "eval/toy-sentiment"
     before, after = rows[0], rows[-1]
     assert before["iteration"] == 0

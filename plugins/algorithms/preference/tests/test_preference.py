@@ -631,7 +631,7 @@ def test_pro_of_equal_scores_only_imitates(tmp_path: Path) -> None:
 
 def test_scores_must_be_there_and_finite(tmp_path: Path) -> None:
     """By the core: said once, and not again here."""
-    with pytest.raises(ComponentError, match="without a stored score"):
+    with pytest.raises(ConfigError, match="the stored scores are the reward here"):
         Bench(tmp_path / "1", say("dpo", {"scores": []}), EXTRA).batch()
 
     class Infinite(Scored):

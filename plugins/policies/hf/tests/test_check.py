@@ -138,7 +138,10 @@ def test_adapters_without_the_library_that_makes_them(file: Path, copied: Path) 
         env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.returncode == 2
-    assert "error: lm.yaml:1: policy `causal-lm`: `lora` needs peft: pip install" in done.stderr
+    said = (
+        "error: lm.yaml:1: policy `causal-lm`: `lora` needs peft, which is not installed: `pip install peft`"
+    )
+    assert said in done.stderr
 
 
 def test_what_check_passes_and_refuses_run_does_too(file: Path, copied: Path) -> None:

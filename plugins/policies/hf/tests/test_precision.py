@@ -69,7 +69,11 @@ def test_a_model_comes_back_in_the_precision_it_came_in(
     assert {p.dtype for p in done.models.policy.parameters()} == {torch.float32}
     expected = (merged(network) if lora else network).state_dict()
     exported = tmp_path / "exported"
-    rlalign.open(finished.path, components=components, trust=True).export(exported)
+    opened = rlalign.open(finished.path, components=components, trust=True)
+    opened.export(tmp_path / "float32", float32=True)
+    for name, weight in auto(family).from_pretrained(tmp_path / "float32").state_dict().items():
+        assert weight.dtype == torch.float32 and torch.equal(weight, expected[name])
+    opened.export(exported)
     for folder in (finished.path / "model", exported):
         plain = auto(family).from_pretrained(folder)
         assert plain.dtype == DTYPES[dtype]

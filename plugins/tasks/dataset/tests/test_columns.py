@@ -431,7 +431,7 @@ def test_what_can_be_wrong_with_the_hub(fake_hub):
 
 def test_the_hub_without_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"`datasets` is not installed.*rlalign-plugin-dataset\[hub\]"):
+    with pytest.raises(ConfigError, match=r"`datasets` is not installed.*pip install datasets"):
         hub().examples("train")
 
 

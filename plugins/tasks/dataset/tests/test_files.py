@@ -149,7 +149,7 @@ def test_parquet_holds_few_row_groups(tmp_path, monkeypatch):
 def test_parquet_without_its_library(tmp_path, monkeypatch):
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"`pyarrow` is not installed.*rlalign-plugin-dataset\[parquet\]"):
+    with pytest.raises(ConfigError, match=r"`pyarrow` is not installed.*pip install pyarrow"):
         train(tmp_path / "d.parquet")
 
 

@@ -138,7 +138,7 @@ def finish(name: str, folder: Path, **train: float) -> list[dict[str, float]]:
     pipeline["train"] = {**pipeline.get("train", {}), **train}
     path = run(folder, pipeline)[0].path
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "eval/total" in row]
+    return [row for row in rows if "eval/responses" in row]
 
 
 @pytest.mark.slow

@@ -393,7 +393,8 @@ class LanguageModel(Policy):
             except ValueError:
                 # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
                 generation.do_sample = True
-        half = self._half if self._half is not None and self._half.holds(network) else None
+        fits = self._half is not None and not self.saves_float32 and self._half.holds(network)
+        half = self._half if fits else None
         with quiet(), half.put_on(network) if half else nullcontext():
             network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -401,7 +402,8 @@ class LanguageModel(Policy):
             return None
         name = str(self._half.dtype).removeprefix("torch.")
         if half is None:
-            return f"The weights are float32: some are too large for {name}, which the base model's files are in."
+            why = "as was asked" if self.saves_float32 else f"some are too large for {name}"
+            return f"The weights are float32: {why}. The base model's files are {name}."
         held = "They are" if self.config.lora is None else "The adapters are"
         return (
             f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
