@@ -19,7 +19,7 @@ OWN = '''
 import json
 from pathlib import Path
 from rlalign import ConfigError, Example, LazyExamples, Options, Task
-from rlalign.testing import Logits, PolicyGradient
+from rlalign.testing import Logits, PolicyGradient, TokenSum
 
 
 class Lines(Task):
@@ -76,6 +76,15 @@ class Remote(Reading):
 
 class FromLog(PolicyGradient):
     responses = "logged"
+
+
+class Brief(TokenSum):
+    class Config(Options):
+        factor: float = 1.0
+
+
+class Compares(FromLog):
+    min_samples = 2
 '''
 PIPELINE: dict[str, Any] = {
     "task": {"own:Lines": {"folder": "data"}},
@@ -244,6 +253,11 @@ def test_learning_from_a_log_that_is_not_there() -> None:
     (line,) = told(check(responses="logged"))
     assert line.startswith(f"{at('responses')}: responses come from the log here")
     assert check("task.own:Lines.answers=2", responses="logged").exit_code == 0
+    scored = {"algorithm": {"own:Compares": None}}
+    (line,) = told(check("task.own:Lines.answers=1", **scored))
+    said = "`Compares` compares at least 2 responses to a prompt, and no example in `train` of task `Lines` has more"
+    assert line == f"{at('algorithm')}: {said} than 1"
+    assert check("task.own:Lines.answers=2", **scored).exit_code == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -254,6 +268,14 @@ def test_a_device_that_is_not_there_is_told_with_other_faults() -> None:
     assert "models.reference.of: a `own:Reading` policy is not loaded from a folder" in copied
     (line,) = told(check(device="gpu"))
     assert line == f"{at('device')}: device: expected auto, cpu, cuda, cuda:1, … found 'gpu'"
+
+
+@pytest.mark.parametrize("said", ["Brief", "own:Brief"])
+def test_a_reward_is_measured_by_its_name_or_its_component(said: str) -> None:
+    parts = {"rewards": [{"own:Brief": {"factor": 2.0}}], "evaluate": {"use": [said]}}
+    result = check(**parts)
+    assert result.exit_code == 0, result.output
+    assert "  evaluate       Brief" in result.output
 
 
 def test_large_data_is_looked_at_in_part() -> None:

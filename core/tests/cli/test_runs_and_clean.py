@@ -351,7 +351,14 @@ def test_going_on_with_a_cleaned_run_leaves_its_model(cleaned: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["eval", "done"], ["sample", "done", "--new"], ["export", "done", "--to", "out"]],
+    [
+        ["eval", "done"],
+        ["eval", "done", "--at", "best"],
+        ["sample", "done", "--new"],
+        ["sample", "done", "--at", "best"],
+        ["export", "done", "--to", "out"],
+        ["export", "done", "--to", "out", "--at", "3"],
+    ],
 )
 def test_other_commands_say_what_is_left(cleaned: Path, command: list[str]) -> None:
     result = call(*command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -99,6 +100,17 @@ def test_loads_only_what_is_named(distribution):
     assert loaded.cls.__name__ == "Thing"
     assert str(loaded.installed) == "some-plugin 1.0"
     assert "broken_b" not in sys.modules
+
+
+def test_ctrl_c_comes_once_an_import_is_done(distribution):
+    """Half a module would fail later, as something else."""
+    text = "import signal\nsignal.raise_signal(signal.SIGINT)\nhalf = True\n" + COMPONENT
+    distribution("some-plugin", {"thing-w": "thing_w:Thing"}, thing_w=text)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Registry().load("thing-w")
+    assert sys.modules["thing_w"].Thing and signal.getsignal(signal.SIGINT) is before
+    assert Registry().load("thing-w").cls.__name__ == "Thing"
 
 
 def test_components_handed_in_come_first(distribution):

@@ -7,7 +7,10 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
@@ -27,6 +30,29 @@ class _Notes(logging.Handler):
         say(f"note: {record.getMessage()}", err=True)
 
 
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Warnings of rlalign and its plugins are notes, without a line of code."""
+    with warnings.catch_warnings():
+        plainly = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if "rlalign" in filename:
+                say(f"note: {message}", err=True)
+            else:
+                plainly(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
 def guarded(
     debug: bool, work: Callable[[], None], *, notes: int = logging.WARNING, stopped: str = "stopped"
 ) -> None:
@@ -35,7 +61,7 @@ def guarded(
     logger.handlers, logger.propagate = [_Notes(notes)], False
     logger.setLevel(notes)
     try:
-        with unfinished():
+        with unfinished(), _warnings_said():
             work()
     except RLAlignError as error:
         if debug:

@@ -97,9 +97,10 @@ def logged_samples(run: Result, at: Any = None) -> list[dict[str, Any]]:
         numbers = {where[0]: 0, **{_place(row): i for i, row in enumerate(run.metrics, 1)}}
         evaluated = {numbers[place]: place for place in where if place in numbers}
         if at not in evaluated:
+            new = f"; `rlalign sample {run.folder} --at {at} --new` takes samples of its checkpoint"
             raise ConfigError(
-                f"{run.folder}: was not evaluated at iteration {at}, but at {', '.join(map(str, sorted(evaluated)))}; "
-                f"`rlalign sample {run.folder} --at {at} --new` takes samples of a checkpoint"
+                f"{run.folder}: was not evaluated at iteration {at}, but at {', '.join(map(str, sorted(evaluated)))}"
+                + (new if (RunDir(run.folder).checkpoints / f"{at:08d}").is_dir() else "")
             )
         asked = evaluated[at]
     return [row for row, place in zip(rows, where, strict=True) if place == asked]

@@ -159,14 +159,20 @@ def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
 
 
 def _use(file: File, keys: Keys, rewards: list[Item]) -> list[Item]:
-    """A bare name that a reward has means that very reward."""
+    """A bare name that a reward has means that very reward, and so does its component, `mine:Class`."""
     used = []
     for one in file.each(keys):
-        named = next((item for item in rewards if item.name == file.tree.at(one)), None)
+        said = file.tree.at(one)
+        named = next((item for item in rewards if item.name == said or _bare(item) == said), None)
         item = named or file.item(one, "evaluate.use")
         if item is not None:
             used.append(_same(item, rewards))
     return used
+
+
+def _bare(item: Item) -> str | None:
+    """How a component is said that goes by its own name."""
+    return item.component if item.name == short(item.component) else None
 
 
 def _same(item: Item, among: list[Item]) -> Item:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -198,13 +201,30 @@ def _check(name: str, cls: type[Any]) -> None:
 
 def _load(one: Installed) -> type[Any]:
     try:
-        return EntryPoint(one.name, one.value, GROUP).load()  # type: ignore[no-any-return]
+        with _uninterrupted():
+            return EntryPoint(one.name, one.value, GROUP).load()  # type: ignore[no-any-return]
     except Exception as error:
         cure = f"the fault lies in {one.distribution}"
         if isinstance(error, ImportError):
             cure = "`pip check` tells which packages it requires and are not installed"
         message = f"`{one.name}` ({one}) cannot be imported: {_cause(error)}; {cure}"
         raise ConfigError(message) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C comes once an import is done: half of torch imported fails much later, as something else."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _cause(error: Exception) -> str:

@@ -28,9 +28,21 @@ def found(value: Any) -> str:
     return f"{shown} ({types.get(type(value), type(value).__name__)})"
 
 
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "batch_size": "prompts",
+    "max_length": "max_new_tokens",
+    "num_epochs": "epochs",
+}
+"""What other libraries call it."""
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """`; did you mean `clip`?`, or nothing."""
-    close = get_close_matches(name, dict.fromkeys(known), most)
+    names = dict.fromkeys(known)
+    close = get_close_matches(name, names, most)
+    if _ELSEWHERE.get(name) in names:
+        close = [_ELSEWHERE[name]]
     return f"; did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else ""
 
 

@@ -147,6 +147,20 @@ def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> ch
     )
 
 
+def without_checkpoint(run: RunDir) -> str:
+    """Why a run cannot be opened that has no checkpoint."""
+    if is_cleaned(run):
+        return (
+            f"{run.path}: this run is finished and its checkpoints are deleted; its model is in {run.model}: copy that "
+            f"folder instead of exporting it, `rlalign eval {run.model} --task … --reward …` measures it, and "
+            f"`rlalign sample {run.model} --new --prompt …` samples from it"
+        )
+    return (
+        f"{run.path}: nothing is saved yet: wait for its first iteration, or go on with it: "
+        f"`rlalign run --resume {run.path}`"
+    )
+
+
 def index_at(run: RunDir, at: int | Literal["best"]) -> int:
     """The checkpoint of this iteration of the whole run, or of its best evaluation so far."""
     found = checkpoint.find(run.checkpoints)
@@ -156,7 +170,7 @@ def index_at(run: RunDir, at: int | Literal["best"]) -> int:
     if at == "best" and best is not None:
         return best
     if not found:
-        raise ConfigError(f"{run.path}: nothing is saved yet")
+        raise ConfigError(without_checkpoint(run))
     there = ", ".join(f"{i} (best)" if i == best else str(i) for i in found)
     if at == "best":
         raise ConfigError(

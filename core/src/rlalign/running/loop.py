@@ -240,7 +240,10 @@ class Session(Workspace):
         try:
             self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
             if self._is_over:
-                self.display.note(f"{self.dir.path}: this run is finished; its model is in {self.dir.model}")
+                self.display.note(
+                    f"{self.dir.path}: this run is finished; its model is in {self.dir.model} "
+                    "(`--extend N` makes a run longer)"
+                )
                 return Finished(self.dir.path, self.last)
             for repeat in range(self._at["repeat"], self.pipeline.repeat):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
@@ -253,7 +256,7 @@ class Session(Workspace):
                 self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last)
             )
             if note is not None:
-                self.display.note(f"{self.dir.model}: {note}")
+                self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
             self._tell_ended(None)
             self.logs.event(events.ended())
             self.display.finished(

@@ -17,7 +17,7 @@ from rlalign.errors import ConfigError
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
 from rlalign.running.asking import NoTask
-from rlalign.running.checkpointing import checkpoint_at, is_cleaned, last_checkpoint, place_of
+from rlalign.running.checkpointing import checkpoint_at, last_checkpoint, place_of, without_checkpoint
 from rlalign.running.opened import Opened
 
 
@@ -34,7 +34,7 @@ def open_run(
     run, registry = RunDir.open(path, exclusive=False), registry or Registry()
     saved = last_checkpoint(run, previous=False) if at is None else checkpoint_at(run, at)
     if saved is None:
-        raise ConfigError(_without_checkpoint(run))
+        raise ConfigError(without_checkpoint(run))
     place = saved.loop["place"]
     text = pipeline_text(run.pipeline)
     scope = f"phases.{place}." if "phases" in places.read(text, str(run.pipeline)).data else ""
@@ -47,19 +47,6 @@ def open_run(
     with checkpoint.fitting(saved.path):
         opened.load_run(run, saved, whole)
     return opened
-
-
-def _without_checkpoint(run: RunDir) -> str:
-    if is_cleaned(run):
-        return (
-            f"{run.path}: this run is finished and its checkpoints are deleted; its model is in {run.model}: copy that "
-            f"folder instead of exporting it, `rlalign eval {run.model} --task … --reward …` measures it, and "
-            f"`rlalign sample {run.model} --new --prompt …` samples from it"
-        )
-    return (
-        f"{run.path}: nothing is saved yet: wait for its first iteration, or go on with it: "
-        f"`rlalign run --resume {run.path}`"
-    )
 
 
 def open_model(

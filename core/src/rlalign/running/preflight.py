@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
 from rlalign.config.registry import Registry
@@ -75,7 +75,7 @@ def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str]
                 told.add(cause)
         train = found.get((id(plan.task), "train"))
         if train and plan.reads_train and "logged" in plan.responses:
-            faults.found += _without_log(plan, train[0])
+            faults.found += _without_log(plan, train)
     faults.stop()
     return found
 
@@ -98,8 +98,9 @@ def _others(space: Workspace, faults: Faults, most: int | None) -> None:
                     other.open()
 
 
-def _without_log(plan: PhasePlan, first: Example) -> list[str]:
+def _without_log(plan: PhasePlan, examples: Sequence[Example]) -> list[str]:
     """What a phase that learns from logged responses lacks of them."""
+    first = examples[0]
     task, place, who = plan.settings.task.name, plan.source.item.place, "responses come from the log here"
     if place == plan.settings.place:  # nobody said so
         learners = [m for m in plan.members if m.component.responses == "logged"]
@@ -119,7 +120,23 @@ def _without_log(plan: PhasePlan, first: Example) -> list[str]:
             f"{rewards[0].place}: the stored scores are the reward here, and the first example of task `{task}` has "
             "none; name `rewards` that score its responses, or take a task with scores"
         ]
+    if plan.responses == {"logged"}:
+        return list(_too_few(plan, examples))
     return []
+
+
+def _too_few(plan: PhasePlan, examples: Sequence[Example]) -> Iterator[str]:
+    """Who compares more responses than any prompt has."""
+    counts = getattr(examples, "response_counts", None)
+    if counts is None:
+        counts = [len(examples[i].responses) for i in range(min(len(examples), LOOKED_AT))]
+    most, looked_at = int(max(counts)), "" if len(counts) == len(examples) else f"the first {LOOKED_AT:,} of "
+    for member in plan.members:
+        if most < member.component.min_samples:
+            yield (
+                f"{member.item.place}: `{member.name}` compares at least {member.component.min_samples} responses to a "
+                f"prompt, and no example in {looked_at}`train` of task `{plan.settings.task.name}` has more than {most}"
+            )
 
 
 def _examples(plan: PhasePlan, found: dict[tuple[int, str], Sequence[Example]]) -> str:

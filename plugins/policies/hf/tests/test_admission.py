@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlalign import ConfigError, RLAlignError
+from rlalign import ConfigError, Example, RLAlignError, Task
 from rlalign.running.opening import open_run
 from rlalign.testing import registry, run
 
@@ -37,3 +37,21 @@ def test_or_stop_the_run_before_it_begins(
     with pytest.raises(RLAlignError, match=r"example `2`: its prompt's 9 tokens"):
         run(tmp_path, pipeline, components)
     assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_prompts_of_words_that_the_tokenizer_does_not_know(
+    tmp_path: Path,
+    pipeline_of: Callable[..., dict[str, Any]],
+    components: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(tmp_path / "known", pipeline_of("gpt2", {}), components)
+    assert "unknown to the tokenizer" not in caplog.text
+
+    class Foreign(Task):
+        def examples(self, split: str) -> list[Example]:
+            return [Example(str(i), "bonjour le monde w1") for i in range(4)]
+
+    foreign = {**pipeline_of("gpt2", {}), "task": "foreign"}
+    run(tmp_path / "foreign", foreign, {**components, "foreign": Foreign})
+    assert caplog.text.count("75 % of the prompts' tokens are unknown to the tokenizer") == 1

@@ -46,7 +46,7 @@ class Positions:
         if self.response is not None:
             most = self.response.most - self.begin + 1
             return f"{response} are more than the decoder reads: {self.response}; ask for at most {most}"
-        return f"{response} leave no room for a prompt: the model reads {self.prompt} in all; ask for fewer"
+        return f"{response} leave no room for a prompt: the model reads {self.prompt} in all; say a smaller number"
 
     def left(self, response: int) -> str:
         """What a prompt that is to be answered with so many tokens may not exceed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +19,9 @@ REMEMBERED = 100_000
 """Prompts whose tokens are kept."""
 AT_ONCE = 256
 """Examples whose tokens are counted together."""
+LOOKED_AT, CHARACTERS, UNKNOWN = 100, 1_000, 0.2
+"""Prompts, and characters of each, in which unknown tokens are looked for; the share above which they are told."""
+_log = logging.getLogger("rlalign")
 
 
 class _Unsure(NamedTuple):
@@ -54,6 +58,7 @@ class PromptReader:
         self._new_tokens = new_tokens
         self._tokens: dict[str, list[int]] = {}
         self._template: ChatTemplate | None = None
+        self._noted = False
 
     def tokens(self, example: Example) -> list[int]:
         """A prompt's tokens; one that has none, or more than the limit, stops the run."""
@@ -69,6 +74,7 @@ class PromptReader:
 
     def refuse(self, examples: Sequence[Example], responses: Collection[str]) -> Mapping[int, str]:
         """Those whose prompt has no token or is too long, alone or with a response; `too_long: error` raises."""
+        self._note_unknown(examples)
         longest = self._longest("sampled" in responses)
         cuts = self.config.too_long == "truncate"
         rows = "logged" in responses and self._positions is not None and self._positions.room(0) is not None
@@ -98,6 +104,27 @@ class PromptReader:
             also = f" (so are {len(long) - 1:,} more of {len(examples):,})" if len(long) > 1 else ""
             raise ConfigError(f"example `{examples[first].id}`: {long[first]}{also}; {self._remedy}")
         return {**found, **long}
+
+    def _note_unknown(self, examples: Sequence[Example]) -> None:
+        """Say, once, where the tokenizer knows little of how prompts are written."""
+        unknown = self.tokenizer.unk_token_id
+        texts = [e.prompt for e in islice(examples, LOOKED_AT) if isinstance(e.prompt, str)]
+        if unknown is None or self._noted or not texts:
+            return
+        short = [text[:CHARACTERS] for text in texts]
+        tokens = [
+            token for ids in self.tokenizer(short, add_special_tokens=False)["input_ids"] for token in ids
+        ]
+        share = tokens.count(unknown) / len(tokens) if tokens else 0.0
+        if share > UNKNOWN:
+            self._noted = True
+            _log.warning(
+                "%.0f %% of the prompts' tokens are unknown to the tokenizer of %s (`%s`): the model has learned no "
+                "such words, and learns little of them now",
+                100 * share,
+                where(self.config),
+                self.tokenizer.unk_token,
+            )
 
     def _longest(self, sampled: bool) -> int | None:
         """The longest prompt; where nothing is sampled, the positions bound it together with its responses only."""
