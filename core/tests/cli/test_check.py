@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlalign.cli.commands import program
 
 OWN = '''
 import json
+import re
 from pathlib import Path
 from rlalign import ConfigError, Example, LazyExamples, Options, Task
 from rlalign.testing import Logits, PolicyGradient, TokenSum
@@ -275,7 +277,7 @@ def test_a_reward_is_measured_by_its_name_or_its_component(said: str) -> None:
     parts = {"rewards": [{"own:Brief": {"factor": 2.0}}], "evaluate": {"use": [said]}}
     result = check(**parts)
     assert result.exit_code == 0, result.output
-    assert "  evaluate       Brief" in result.output
+    assert re.search(r"^  evaluate +Brief$", result.output, re.MULTILINE)
 
 
 def test_large_data_is_looked_at_in_part() -> None:
