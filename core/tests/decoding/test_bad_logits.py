@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlalign import Component, Learner, Nucleus, Rollout, Run, Sampling, hookimpl
 from rlalign.data.example import Example
+from rlalign.decoding.logits import bad_logits
 from rlalign.decoding.sampler import sample
 from rlalign.decoding.top_k_top_p import nucleus
 from rlalign.errors import BadLogits, RLAlignError
@@ -98,13 +99,14 @@ def test_a_nucleus_of_bad_logits_says_whose() -> None:
         drawn(model, HOW["plain"], within)
 
 
-def test_finite_weights_are_told_apart_from_those_that_diverged() -> None:
+def test_weights_of_use_are_told_apart_from_those_that_diverged() -> None:
     model = policy(hidden=4, ending=False)
+    assert "its weights are finite, so a number overflows" in str(bad_logits(model, "here"))
     with torch.no_grad():
         model.free.fill_(1.0)
         model.output.fill_(1e308)
         model.mixing.fill_(1.0)
-    with pytest.raises(BadLogits, match="its weights are finite, so a number overflows"):
+    with pytest.raises(BadLogits, match=r"`output` holds 1e\+308: it has diverged"):
         drawn(model, HOW["plain"])
 
 

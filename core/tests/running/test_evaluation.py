@@ -128,13 +128,16 @@ def test_no_score_hides_another_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "training, decoding, shown",
     [
-        ({}, {"temperature": 0.7}, True),
+        ({"temperature": 0.7}, {"temperature": 0.7}, True),
+        ({}, {"temperature": 0.7}, False),
+        ({}, {"min_new_tokens": 3}, False),
         ({}, {}, False),  # greedy, where nobody says otherwise
         ({}, {"greedy": True, "samples": 1}, False),
         ({}, {"top_k": 2}, False),
         ({"top_k": 2}, {"top_k": 2}, True),
         ({"top_k": 2}, {"top_k": 2, "temperature": 0.5}, False),
-        ({"top_k": 2}, {"greedy": False}, True),
+        ({"top_k": 2}, {"greedy": False}, False),
+        ({"max_new_tokens": 5}, {"greedy": False}, True),
     ],
 )
 def test_a_kl_is_estimated_from_samples_or_not_shown(

@@ -57,10 +57,10 @@ class Sampling(Options):
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def draws_as(self, other: Sampling) -> bool:
-        """Whether responses are drawn at random: from all tokens, or from as few of them as `other` leaves."""
-        kept = (self.top_k, self.top_p, self.min_p, self.temperature)
-        same = kept == (other.top_k, other.top_p, other.min_p, other.temperature)
-        return not self.greedy and self.beams == 1 and (same or not self.narrows)
+        """Whether responses are drawn at random from the very distribution that `other` draws from."""
+        chosen = ("temperature", "top_k", "top_p", "min_p", "min_new_tokens")
+        same = all(getattr(self, name) == getattr(other, name) for name in chosen)
+        return same and not self.greedy and self.beams == 1
 
 
 class Schedule(Options):

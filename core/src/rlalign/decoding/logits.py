@@ -14,6 +14,10 @@ from rlalign.errors import BadLogits
 LIVE = ("logprobs", "full_logprobs", "entropy")
 
 
+HUGE = 1e4
+"""No weight of a model that works is as large."""
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits in float32; float32 and float64 as they are."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -22,12 +26,19 @@ def full_precision(logits: Tensor) -> Tensor:
 def bad_logits(model: object, where: str) -> BadLogits:
     """The error for a model's logits at some place, with what may have caused them."""
     named = f"the model `{getattr(model, 'name', '') or type(model).__name__}`"
-    weights = model.named_parameters() if isinstance(model, nn.Module) else ()
-    broken = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
-    if broken is not None:
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+    largest = {name: float(weight.detach().abs().max()) for name, weight in weights.items() if weight.numel()}
+    broken = next((name for name, most in largest.items() if not math.isfinite(most)), None)
+    grown = max(largest, key=lambda name: largest[name], default=None) if broken is None else None
+    if broken is not None or (grown is not None and largest[grown] > HUGE):
+        said = (
+            f"so are its weights, `{broken}` among them"
+            if broken
+            else f"`{grown}` holds {largest[grown or '']:.1g}"
+        )
         cause = (
-            f"so are its weights, `{broken}` among them: it has diverged. Start a new run with a lower `train.lr`, a "
-            "smaller `train.clip`, or a `kl` reward with a larger `coef`"
+            f"{said}: it has diverged. Start a new run with a lower `train.lr`, a smaller `train.clip`, or a `kl` "
+            "reward with a larger `coef`"
         )
     else:
         cause = (

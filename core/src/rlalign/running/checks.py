@@ -107,6 +107,11 @@ def machine_of(pipeline: Pipeline) -> Iterator[str]:
             found = torch.device(asked)
         except RuntimeError:
             yield f"{place}: device: expected auto, cpu, cuda, cuda:1, … found {asked!r}"
+    if found is not None and found.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros((), device=found)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            yield f"{place}: device: {asked}: no such device here; `device: auto` takes what there is"
     if found is not None and found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:

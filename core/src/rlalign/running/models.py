@@ -11,7 +11,7 @@ import torch
 
 from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
-from rlalign.errors import CheckpointError, ConfigError, RLAlignError, attributed_to
+from rlalign.errors import CheckpointError, RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
 from rlalign.running.plan import NewTokens
 
@@ -82,7 +82,7 @@ class Models(ModelMap):
             try:
                 yield
             except NoRoom as error:
-                raise ConfigError(f"{self.new_tokens.said}: {who}: {error}") from None
+                raise NoRoom(f"{self.new_tokens.said}: {who}: {error}") from None
 
     def build_policy(self, *, keep_start: bool) -> None:
         """The policy, with its first weights; `keep_start` keeps a frozen copy of those."""

@@ -14,11 +14,15 @@ from rlalign.config.load import load_pipeline, pipeline_text
 from rlalign.config.registry import Registry
 from rlalign.data.limits import CONFIG_BYTES, require_file
 from rlalign.errors import ConfigError
+from rlalign.interface.policy import NoRoom
 from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
 from rlalign.running.asking import NoTask
 from rlalign.running.checkpointing import checkpoint_at, last_checkpoint, place_of, without_checkpoint
 from rlalign.running.opened import Opened
+
+SHORTER = (32, 16, 8)
+"""Tokens of a response, where a model opened by itself has no room for as many as are usual."""
 
 
 def open_run(
@@ -88,12 +92,21 @@ def open_model(
         "train": {"iterations": 1},
         "evaluate": {"use": [], **asked.get("evaluate", {})},
     }
-    text = places.dump(places.escape(tree))
     changes = _of_evaluation(overrides)
-    pipeline = load_pipeline(Path(said), changes, registry=registry, text=text, said=said)
-    opened = Opened(pipeline, registry, path)
-    opened.load_model(weights)
-    return opened
+    for most in (None, *SHORTER):  # as long as is usual, or as the model has room for
+        if most is not None:
+            tree["generation"] = {"max_new_tokens": most}
+        text = places.dump(places.escape(tree))
+        pipeline = load_pipeline(Path(said), changes, registry=registry, text=text, said=said)
+        opened = Opened(pipeline, registry, path)
+        try:
+            opened.load_model(weights)
+        except NoRoom:
+            if most == SHORTER[-1] or any("max_new_tokens" in one for one in changes):
+                raise
+        else:
+            return opened
+    raise AssertionError("the last one is raised")
 
 
 def _config_of(folder: Path) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def new_tokens(plans: Sequence[PhasePlan], *, training: bool = True) -> NewToken
     for plan in plans:
         settings = plan.settings
         generation = f"{settings.place_of('generation.max_new_tokens')}: generation.max_new_tokens"
+        if "max_new_tokens" not in settings.generation.model_fields_set:
+            generation += " (the default)"
         if training and "sampled" in plan.responses:
             asked.append(NewTokens(settings.generation.max_new_tokens, generation))
         if settings.evaluate is not None or not training:
@@ -138,6 +140,9 @@ def asked_of(plans: Sequence[PhasePlan], task: Task, split: str) -> tuple[Collec
             responses |= plan.responses
             first = None
         if plan.settings.evaluate is not None and plan.settings.evaluate.split == split:
-            responses.add("sampled")
+            responses |= {
+                "sampled",
+                *(m.component.responses for m in plan.evaluators if m.component.responses),
+            }
             first = None if first is None else max(first, plan.settings.evaluate.examples)
     return responses, first

@@ -259,3 +259,22 @@ def test_a_model_that_never_saw_this_pipeline_counts_what_evaluation_asks(
         task={"toy-numbers": {"prompt": words(40)}},
     )
     assert len(opened.sample([words(40)])) == 1
+
+
+def test_a_model_by_itself_answers_with_as_many_tokens_as_it_has_room_for(
+    folders: Mapping[str, Path],
+) -> None:
+    """Fewer than is usual; not fewer than was asked for."""
+    (row,) = rlalign.open(folders["gpt2"]).sample(["w1 w2"])
+    assert row["response"]
+    with pytest.raises(ConfigError, match="60 leave no room for a prompt"):
+        rlalign.open(folders["gpt2"], {"evaluate.generation.max_new_tokens": 60})
+
+
+def test_what_an_evaluation_reads_of_logged_responses_is_looked_at_too(tmp_path: Path, rows_of: Any) -> None:
+    parts = {"algorithm": "sft", "rewards": None, "responses": "logged"}
+    evaluate = {"split": "val", "use": ["held-out"], "examples": 4}
+    task = {"split": "val", "long": 30, "answer": 40}
+    with pytest.raises(ConfigError, match="its prompt's 30 tokens and its logged response's 41"):
+        rows_of(tmp_path, "gpt2", task, evaluate=evaluate, **parts)
+    assert not list((tmp_path / "runs").glob("*"))

@@ -26,6 +26,8 @@ class HeldOut(Component):
     `nll` is −log π, a mean over all tokens, ends included; `perplexity` is exp of it.
     """
 
+    responses = "logged"
+
     @hookimpl
     def evaluate(self, run: Run, rollout: Rollout) -> Mapping[str, float]:
         examples = [e if e.responses else replace(e, responses=references_of(e)) for e in rollout.examples]

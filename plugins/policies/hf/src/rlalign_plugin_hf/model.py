@@ -179,7 +179,9 @@ class LanguageModel(Policy):
                 require_short(example, text)
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
                 rows.append((tokens + [self.end] * finished, finished))
-                self._check_row(example, len(prompt), len(rows[-1][0]))
+                self._check_row(
+                    example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
+                )
         return logged_rollout(examples, inputs, rows, like=self._weight)
 
     def text(self, actions_T: Tensor) -> str:
@@ -194,7 +196,7 @@ class LanguageModel(Policy):
         self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
     ) -> Rollout:
         for example, tokens in zip(examples, self.prompts(examples), strict=True):
-            self._check_row(example, len(tokens), how.max_new_tokens)
+            self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
         return super().sample(examples, how, uniforms, within)
@@ -212,12 +214,12 @@ class LanguageModel(Policy):
     def _given(self, prompt: int) -> int:
         """How many leading tokens of what `generate` returns were not chosen."""
 
-    def _check_row(self, example: Example, prompt: int, response: int) -> None:
+    def _check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
         room = self.positions.room(response)
         if room is not None and prompt > room:
             raise RLAlignError(
                 f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and "
-                f"{self.positions}; set `max_prompt_tokens` and `too_long`, or lower `generation.max_new_tokens`"
+                f"{self.positions}; {remedy}"
             )
 
     @abstractmethod

@@ -168,7 +168,9 @@ class PromptReader:
     def _lengths(self, texts: Sequence[str], *, marks: bool) -> list[int]:
         if not texts:
             return []
-        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=marks)["input_ids"]]
+        # Not verbose: transformers has its own words for what is too long.
+        found = self.tokenizer(list(texts), add_special_tokens=marks, verbose=False)["input_ids"]
+        return [len(ids) for ids in found]
 
     def _beside_logged(self, example: Example, prompt: int) -> str | None:
         """Why an example's logged responses cannot stand beside its prompt of so many tokens."""

@@ -129,6 +129,10 @@ def _beside(path: Path, named: Mapping[str, Sequence[str]]) -> dict[str, list[Pa
     return {"train": [path], **found}
 
 
+SHOWN = 12
+"""Files that a message names."""
+
+
 def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
     there = list(islice(folder.rglob("*"), MOST_FILES + 1))
@@ -181,9 +185,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
             raise ConfigError(f"splits: {pattern}: give the name within {folder}")
         matches = sorted(p for p in folder.glob(pattern) if p.is_file())
         if not matches:
-            there = [_relative(p, folder) for p in sorted(folder.rglob("*")) if p.suffix.lower() in ENDINGS]
+            beside = islice(folder.rglob("*") if "/" in pattern else folder.iterdir(), MOST_FILES)
+            there = sorted(_relative(p, folder) for p in beside if p.suffix.lower() in ENDINGS)
+            listed = ", ".join(there[:SHOWN]) + (", …" if len(there) > SHOWN else "")
             raise ConfigError(
-                f"{folder}: no file `{pattern}`{_near(pattern, there)} (there are: {', '.join(there) or 'none'})"
+                f"{folder}: no file `{pattern}`{_near(pattern, there)} (there are: {listed or 'none'})"
             )
         files += [p for p in matches if p not in files]
     return files
