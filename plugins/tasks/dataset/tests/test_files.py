@@ -136,7 +136,7 @@ def test_parquet(tmp_path):
 def test_parquet_holds_few_row_groups(tmp_path, monkeypatch):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("rlalign_plugin_dataset.tables.HELD_BYTES", 2000)
+    monkeypatch.setattr("rlalign_plugin_dataset.parquet_files.HELD_BYTES", 2000)
     rows = [{"prompt": "x" * 100, "n": i} for i in range(50)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet", row_group_size=5)
     task = dataset(tmp_path / "d.parquet")
@@ -171,7 +171,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     )
 )
 def test_round_trip_of_json(tmp_path, monkeypatch, rows):
-    monkeypatch.setattr("rlalign_plugin_dataset.tables.WINDOW_BYTES", 7)
+    monkeypatch.setattr("rlalign_plugin_dataset.json_files.WINDOW_BYTES", 7)
     for name, ascii_only in (("a.jsonl", True), ("b.jsonl", False)):
         body = "\n".join(json.dumps(row, ensure_ascii=ascii_only) for row in rows)
         (tmp_path / name).write_text(body, encoding="utf-8", newline="")

@@ -109,14 +109,14 @@ def bomb(path: Path, texts: int, length: int, rows: int = 1, **how: Any) -> Path
 
 def test_parquet_that_says_how_much_it_unpacks_to(tmp_path, monkeypatch):
     path = bomb(tmp_path / "d.parquet", 20, 10**6, use_dictionary=False)
-    monkeypatch.setattr("rlalign_plugin_dataset.tables.LARGE", 2**20)
+    monkeypatch.setattr("rlalign_plugin_dataset.parquet_files.LARGE", 2**20)
     with pytest.raises(ConfigError, match=r"d.parquet: [\d,]+ bytes that unpack to 20,\d+,\d+ or more"):
         train(path)
 
 
 def test_parquet_that_does_not_say_how_much_it_unpacks_to(tmp_path, monkeypatch):
     path = bomb(tmp_path / "d.parquet", 1, 10**5, rows=1_000)  # the text stands once in the file
-    monkeypatch.setattr("rlalign_plugin_dataset.tables.LARGEST_GROUP", 2**23)
+    monkeypatch.setattr("rlalign_plugin_dataset.parquet_files.LARGEST_GROUP", 2**23)
     with pytest.raises(ConfigError, match=r"d.parquet: [\d,]+ bytes that unpack to [\d,]+ or more"):
         train(path)
 

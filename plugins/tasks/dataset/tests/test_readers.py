@@ -20,9 +20,10 @@ from rlalign.data.example import Without
 from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
 from rlalign_plugin_dataset import Dataset, sources
+from rlalign_plugin_dataset.csv_files import Csv
 from rlalign_plugin_dataset.index import BadRow, Examples, Reader, index
 from rlalign_plugin_dataset.opening import open_file
-from rlalign_plugin_dataset.tables import Csv, Row
+from rlalign_plugin_dataset.tables import Row
 
 
 class Words(Reader):

@@ -6,8 +6,11 @@ import csv
 from pathlib import Path
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset.csv_files import Csv
+from rlalign_plugin_dataset.json_files import JsonLines, JsonList
 from rlalign_plugin_dataset.limits import LONGEST_ROW
-from rlalign_plugin_dataset.tables import BOM, Csv, File, JsonLines, JsonList, Parquet
+from rlalign_plugin_dataset.parquet_files import Parquet
+from rlalign_plugin_dataset.tables import BOM, File
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}

@@ -13,11 +13,12 @@ import numpy
 from pydantic import Field
 
 from rlalign import ConfigError, Example
+from rlalign_plugin_dataset.csv_files import Csv
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.limits import LONGEST_ROW
 from rlalign_plugin_dataset.opening import open_file
 from rlalign_plugin_dataset.sources import Sources
-from rlalign_plugin_dataset.tables import Csv, File, Row, Table
+from rlalign_plugin_dataset.tables import File, Row, Table
 from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
 from rlalign_plugin_dialog_tasks.text import fitted, number, text_of
 
