@@ -464,7 +464,7 @@ def test_commands_in_the_manual_exist(page):
         words = shlex.split(line.partition(" #")[0])
         command = program.commands[words[1]]
         known = {opt for p in command.params if isinstance(p, click.Option) for opt in p.opts}
-        for word in re.findall(r"--[a-z][a-z-]*", " ".join(words[2:])):
+        for word in re.findall(r"--[a-z][a-z0-9-]*", " ".join(words[2:])):
             assert word in known, line
 
 

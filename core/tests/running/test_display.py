@@ -19,6 +19,7 @@ METRICS = {
     "kl/per_response": 0.875,
     "kl/coef": 0.1,
     "loss": 0.0312,
+    "sampler/gap": 4e-7,
     "tokens": 2400,
     "length": 37.5,
     "finished": 0.98,
@@ -63,12 +64,15 @@ def test_a_line_holds_what_there_is():
     display.iteration(1, METRICS)
     clock.now = 6.0
     display.iteration(2, {"loss": 0.5})
+    clock.now = 9.0
+    display.iteration(3, {"loss": 0.4, "reward/total": 0.5})  # learned from a log
     assert stream.getvalue().splitlines() == [
         "run ppo-2 in runs/ppo-2: sft, align",
         "align: 10 iterations",
         "align  1/10  reward 0.7125 (classifier 0.8, kl -0.0875)  KL 0.875  length 37.5  finished 98 %"
         "  2.0 s each  27.0 s left",
         "align  2/10  loss 0.5  24.0 s left",
+        "align  3/10  reward 0.5  loss 0.4  21.0 s left",
     ]
 
 

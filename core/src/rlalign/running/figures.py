@@ -14,11 +14,11 @@ _COUNTS = ("responses", "tokens", "length", "finished")
 
 
 def of_iteration(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The reward and its parts, the KL, the loss, what responses are like. Only what there is."""
+    """The reward and its parts, the KL, what responses are like; the loss where it is what moves. Only what there is."""
     found = {
         "reward": _with_parts(metrics),
         "KL": kl(metrics),
-        "loss": number(metrics["loss"]) if "loss" in metrics else "",
+        "loss": number(metrics["loss"]) if "loss" in metrics and _of_logs(metrics) else "",
         **_of_texts(metrics),
         "tied groups": percent(x) if (x := metrics.get("groups/tied", 0.0)) > TIED else "",
     }
@@ -28,7 +28,7 @@ def of_iteration(metrics: Mapping[str, float]) -> dict[str, str]:
 def of_evaluation(metrics: Mapping[str, float], first: Mapping[str, float], at: str) -> dict[str, str]:
     """The reward, each score, the KL and what responses are like; what they were at first stands in brackets.
 
-    What components measure that score nothing stands there too.
+    What components measure beside stands there where nothing is scored.
     """
     now, then = _evaluated(metrics), _evaluated(first)
     scores = {name: x for name, x in now.items() if "/" not in name or name.startswith("reward/")}
@@ -38,12 +38,15 @@ def of_evaluation(metrics: Mapping[str, float], first: Mapping[str, float], at: 
     rows = {
         ("reward" if name == "total" else name): name for name in sorted(scores, key=lambda n: n != "total")
     }
-    measured = {
-        n: n for n in now if "/" in n and not _is_kl(n) and n.split("/")[0] not in ("reward", *scores)
-    }
-    rows |= measured
+    if not rows:
+        rows = {name: name for name in now if "/" in name and not _is_kl(name)}
     found = {said: number(now[name]) + _was(name, then, at) for said, name in rows.items()}
     return {**found, **({"KL": said} if (said := kl(now)) else {}), **_of_texts(now)}
+
+
+def _of_logs(metrics: Mapping[str, float]) -> bool:
+    """Whether nothing that was learned from was sampled: the rewards of a log stay what they are."""
+    return "reward/total" not in metrics or "sampler/gap" not in metrics
 
 
 def _evaluated(metrics: Mapping[str, float]) -> dict[str, float]:

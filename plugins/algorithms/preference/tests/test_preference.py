@@ -602,8 +602,11 @@ def _ids(batch: Batch) -> list[int]:
 
 
 def test_rrhf_imitates_a_single_response(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, say("rrhf", {"sizes": [1]}), EXTRA)
-    batch = bench.batch()
+    bench = Bench(tmp_path, say("rrhf", {"sizes": [1, 2]}), EXTRA)
+    whole = bench.batch()
+    sizes = whole.rollout.group_N.bincount()
+    (alone, *_) = (sizes[whole.rollout.group_N] == 1).nonzero()[:, 0].split(1)
+    batch = whole.take(alone).as_step()
     metrics, gradients = bench.gradient(batch)
     logp_NT = bench.run.score("policy", batch.rollout, ["full_logprobs"]).full_logprobs_NT
     assert metrics["loss"] == pytest.approx(-float(batch.sum_over_chosen(logp_NT).mean()), rel=1e-12)
