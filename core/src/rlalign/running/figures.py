@@ -14,7 +14,7 @@ _COUNTS = ("responses", "tokens", "length", "finished")
 
 
 def of_iteration(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The reward and its parts, the KL, what responses are like; the loss where it is what moves. Only what there is."""
+    """The reward and its parts, the KL, what responses are like; the loss of a log. Only what there is."""
     found = {
         "reward": _with_parts(metrics),
         "KL": kl(metrics),
