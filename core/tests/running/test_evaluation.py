@@ -129,14 +129,14 @@ def test_no_score_hides_another_figure(tmp_path: Path) -> None:
     "training, decoding, shown",
     [
         ({"temperature": 0.7}, {"temperature": 0.7}, True),
-        ({}, {"temperature": 0.7}, False),
+        ({}, {"temperature": 0.7}, True),
         ({}, {"min_new_tokens": 3}, False),
         ({}, {}, False),  # greedy, where nobody says otherwise
         ({}, {"greedy": True, "samples": 1}, False),
         ({}, {"top_k": 2}, False),
         ({"top_k": 2}, {"top_k": 2}, True),
         ({"top_k": 2}, {"top_k": 2, "temperature": 0.5}, False),
-        ({"top_k": 2}, {"greedy": False}, False),
+        ({"top_k": 2}, {"greedy": False}, True),
         ({"max_new_tokens": 5}, {"greedy": False}, True),
     ],
 )

@@ -390,8 +390,7 @@ def test_a_finished_run_says_so_and_gives_its_last_figures(tmp_path: Path) -> No
     again = loop.resume(tmp_path / "runs/run", registry({"learns": PolicyGradient}), display=display)
     assert again.run() == finished
     assert display.notes == [
-        f"{tmp_path / 'runs/run'}: this run is finished; its model is in {tmp_path / 'runs/run/model'} "
-        "(`--extend N` makes a run longer)"
+        f"{tmp_path / 'runs/run'}: this run is finished; its model is in {tmp_path / 'runs/run/model'}"
     ]
 
 

@@ -57,10 +57,11 @@ class Sampling(Options):
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     def draws_as(self, other: Sampling) -> bool:
-        """Whether responses are drawn at random from the very distribution that `other` draws from."""
+        """Whether responses are drawn at random: from all tokens, or from as few of them as `other` leaves."""
         chosen = ("temperature", "top_k", "top_p", "min_p", "min_new_tokens")
         same = all(getattr(self, name) == getattr(other, name) for name in chosen)
-        return same and not self.greedy and self.beams == 1
+        whole = not self.narrows and self.min_new_tokens == 0
+        return (same or whole) and not self.greedy and self.beams == 1
 
 
 class Schedule(Options):

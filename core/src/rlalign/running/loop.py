@@ -240,10 +240,7 @@ class Session(Workspace):
         try:
             self.display.started(self.dir.name, self.dir.path, [p.name for p in self.pipeline.phases])
             if self._is_over:
-                self.display.note(
-                    f"{self.dir.path}: this run is finished; its model is in {self.dir.model} "
-                    "(`--extend N` makes a run longer)"
-                )
+                self.display.note(f"{self.dir.path}: this run is finished; its model is in {self.dir.model}")
                 return Finished(self.dir.path, self.last)
             for repeat in range(self._at["repeat"], self.pipeline.repeat):
                 first = self._at["place"] if repeat == self._at["repeat"] else 0
@@ -251,6 +248,7 @@ class Session(Workspace):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
             self._drop_model()
+            self.logs.event(events.ended())  # before the model, whose presence says that all is done
             self.display.stage("writing the model")
             note = save_folder(
                 self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last)
@@ -258,7 +256,6 @@ class Session(Workspace):
             if note is not None:
                 self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
             self._tell_ended(None)
-            self.logs.event(events.ended())
             self.display.finished(
                 {
                     "folder": str(self.dir.path),
