@@ -117,7 +117,7 @@ def test_wheels_work_away_from_the_repository(wheels, tmp_path):
     listed = run("-m", "rlalign.cli", "plugins", "--check")
     for package in PACKAGES:
         for name in project(package)["entry-points"].get("rlalign", {}):
-            assert f"\n{name} " in f"\n{listed}"
+            assert f"\n  {name} " in listed
     for example in sorted(work.glob("*.yaml")):
         run("-m", "rlalign.cli", "run", example.name, "--plain")
         assert (work / "runs" / example.stem / "model/model.safetensors").is_file()
