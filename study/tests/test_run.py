@@ -130,6 +130,24 @@ def test_a_run_that_raises_is_named_with_what_it_said(written, work):
     assert [row["status"] for row in rows(work)].count("done") == 1
 
 
+def test_a_class_of_ones_own_as_reward_is_learned_from_and_measured(written, work):
+    (work / "mine.py").write_text(
+        "import torch\nfrom rlalign import Component, Score, hookimpl\n\n\nclass Pays(Component):\n"
+        "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.ones(len(rollout)))\n"
+    )
+    path = written()
+    path.write_text(
+        path.read_text()
+        .replace("bandit-payout", '"mine:Pays"')
+        .replace('reward: "mine:Pays"', "reward: Pays")
+    )
+    status, said = call("small.yaml", "run")
+    assert status == 0, said
+    found = rows(work)
+    assert len(found) == 4
+    assert all(one["status"] == "done" and one["metrics"]["final.reward"] == 1 for one in found)
+
+
 def test_what_runs_begin_with_is_made_once_and_measured_where_it_was_best(written, work):
     file = written(
         "code: [ground.py]",

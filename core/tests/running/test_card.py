@@ -115,7 +115,7 @@ PIPELINE: dict[str, Any] = {
 class Derived(Logits):
     """A policy that began as a model of somebody's."""
 
-    library = "letters"
+    loaded_by = "letters"
 
     def save(self, folder: Path) -> str | None:
         super().save(folder)

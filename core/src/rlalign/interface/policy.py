@@ -67,7 +67,7 @@ class Policy(Model):
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
     base: str | None = None
     """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
-    library: str | None = None
+    loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""

@@ -36,7 +36,7 @@ class Card:
         about = {
             "base_model": base.on_the_hub if base else None,
             **(base.licence if base else {}),
-            "library_name": policy.library,
+            "library_name": policy.loaded_by,
             "tags": ["rlalign", *(name for name in methods if re.fullmatch(r"[a-z0-9-]+", name))],
         }
         front = places.dump({key: value for key, value in about.items() if value is not None})

@@ -27,6 +27,7 @@ from rlalign.config.validate import check
 from rlalign.data.example import Example, Prompt
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, ConfigError, refusing
+from rlalign.interface.component import Component
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.kept import write_rows
@@ -93,14 +94,11 @@ class Opened(Workspace):
         # An override may have parted or joined components, or changed one: a state is of what it was then.
         before = keyed(plan_phases(whole, self.registry)[0] if whole is not self.pipeline else self.plans)
         states = {
-            (type(component), component.config.model_dump_json(), component.name): saved.components[key]
+            _identity(component): saved.components[key]
             for key, component in before.items()
             if key in saved.components
         }
-        now = {
-            key: (type(component), component.config.model_dump_json(), component.name)
-            for key, component in self.components.keyed.items()
-        }
+        now = {key: _identity(component) for key, component in self.components.keyed.items()}
         self._states = {key: states[what] for key, what in now.items() if what in states}
         self._phase_state, self.repeat = saved.loop["phase"], saved.loop["repeat"]
         self.origin = {"run": self.name, "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest()}
@@ -309,6 +307,11 @@ class Opened(Workspace):
         self.models.policy.saves_float32 = float32
         save_folder(self.models.policy, folder, Card(self.name, self.pipeline, self.last, origin))
         return folder
+
+
+def _identity(component: Component) -> tuple[type[Component], str, str]:
+    """What a component's state belongs to, wherever it stands."""
+    return type(component), component.config.model_dump_json(), component.name
 
 
 def _check_generation(said: Mapping[str, Any]) -> None:

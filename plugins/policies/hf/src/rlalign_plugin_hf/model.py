@@ -47,7 +47,7 @@ class LanguageModel(Policy):
     """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
 
     kind: ClassVar[Kind]
-    library = "transformers"
+    loaded_by = "transformers"
     config: ModelOptions
     positions: Positions
     """The rows it reads."""
