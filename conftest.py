@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,14 @@ def no_test_interrupts_another() -> Iterator[None]:
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
     assert not running and not changed, "the test leaves a timer running, or a signal's handler changed"
+
+
+@pytest.fixture(autouse=True)
+def no_test_sees_the_modules_of_another(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is forgotten: the next one may write another of the same name."""
+    before = set(sys.modules)
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(written):
+            del sys.modules[name]

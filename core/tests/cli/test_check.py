@@ -101,7 +101,6 @@ PIPELINE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "own", raising=False)
     Path("own.py").write_text(OWN)
     Path("data").mkdir()
     Path("data/train.txt").write_text("1 2 3")

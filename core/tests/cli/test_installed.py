@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -29,7 +28,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "import click\n\n\n@click.command()\ndef hello():\n    '''Say hello.'''\n    click.echo('hello')\n\n\nodd = 3\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "stranger_commands", raising=False)
 
 
 def call(*arguments: str) -> Result:

@@ -7,7 +7,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -82,13 +81,11 @@ ENVIRONMENT = {
 
 
 @pytest.fixture(autouse=True)
-def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(errors, "_hidden", {})
     Path("asking.py").write_text(MINE)
     Path("toy.yaml").write_text(yaml.dump(PIPELINE, sort_keys=False))
-    yield
-    sys.modules.pop("asking", None)
 
 
 def alone(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Literal
@@ -274,7 +273,6 @@ def test_own_component_from_a_module_beside_the_file(load, tmp_path):
     code = "from rlalign import Component\nclass Brief(Component):\n    def reward(self): ...\n"
     (tmp_path / "own_rewards.py").write_text(code)
     pipeline = load(ONE.replace("- length", "- own_rewards:Brief") + "evaluate: {use: [Brief]}\n")
-    del sys.modules["own_rewards"]
     phase = pipeline.phases[0]
     assert (phase.rewards[0].name, phase.rewards[0].component) == ("Brief", "own_rewards:Brief")
     assert phase.evaluate.use == (phase.rewards[0],)

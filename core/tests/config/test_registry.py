@@ -60,14 +60,10 @@ def distribution(tmp_path, monkeypatch):
         metadata(folder, name, version, points)
         for module, text in modules.items():
             (folder / f"{module}.py").write_text(text)
-            monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.syspath_prepend(folder)
         return folder
 
-    yield make
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    return make
 
 
 def refusal(registry: Registry, name: str, folder: Path | None = None) -> str:
