@@ -45,6 +45,12 @@ class Example:
         if type(self.meta) is not KeptDict:
             object.__setattr__(self, "meta", KeptDict((k, kept(v)) for k, v in self.meta.items()))
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The right answers, `meta["references"]`: a list of texts, or one text. Empty where there are none."""
+        found = self.meta.get("references") or ()
+        return (found,) if isinstance(found, str) else tuple(found)
+
 
 def _refused(self: Any, *_: Any, **__: Any) -> Any:
     raise TypeError("an example cannot be changed, others read it too: `copy.deepcopy` it first")

@@ -118,6 +118,11 @@ class Rollout:
         prompts = torch.tensor([x.numel() for x in self.inputs], device=self.group_N.device)
         return self.length_N + prompts[self.group_N] if len(prompts) else self.length_N
 
+    @cached_property
+    def answered(self) -> tuple[Example, ...]:
+        """The example that each row answers."""
+        return tuple(self.examples[g] for g in self.group_N.tolist())
+
     def setting(self, name: str) -> Tensor:
         """One numeric setting of how each row was sampled, [N]."""
         found = [getattr(s, name) for s in self.settings]

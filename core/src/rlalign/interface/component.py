@@ -71,6 +71,10 @@ class Component:
     """Components that it asks for responses, with the number of responses it wants of each (`mix`)."""
     source_components: Mapping[str, Component] = {}
     """Those components, built; set by the core."""
+    higher_is_better: bool = True
+    """Whether a larger score is a better response; if not, it is a reward under a negative `weight` only."""
+    bounds: tuple[float | None, float | None] = (None, None)
+    """The least and the largest that a response can score; None: no bound."""
     paper: str = ""
     """Where its method was published, for `rlalign plugins NAME`."""
 
@@ -78,6 +82,10 @@ class Component:
 
     def __init__(self, config: BaseModel) -> None:
         self.config = config
+
+    def signature(self) -> str:
+        """What its numbers depend on beside the texts: `key:value` joined by `|`, as sacreBLEU prints it."""
+        return ""
 
     def setup(self, run: Run) -> None:
         """Load what is heavy. Called once, before the first `phase_started` it takes part in."""

@@ -1,0 +1,1 @@
+"""BLEURT for rlalign in pure torch: official checkpoints and ports, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Models as rewards: classifiers, reward models, perplexity, BERTScore, SummaC, BARTScore, embeddings, a judge."""

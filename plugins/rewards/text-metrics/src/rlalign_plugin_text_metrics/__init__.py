@@ -1,0 +1,1 @@
+"""Metrics of generated text, each a reward and a metric."""

@@ -1,0 +1,33 @@
+"""What the metrics of single responses share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+
+from rlalign import Component, ComponentError, Example, Rollout, Score, hookimpl
+
+
+class TextMetric(Component):
+    """A number for each response: a function of its text and of the example it answers."""
+
+    @abstractmethod
+    def values(self, texts: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
+        """One number a response; `examples[i]` is what `texts[i]` answers."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.tensor(self.values(rollout.texts, rollout.answered), dtype=torch.float64))
+
+
+def references(example: Example, asked_by: str) -> tuple[str, ...]:
+    """The example's references, of which there must be some."""
+    if not example.references:
+        keys = ", ".join(example.meta) or "none"
+        raise ComponentError(
+            f"`{asked_by}` compares with references, and example `{example.id}` has none: "
+            f"`meta` holds no `references` (it holds: {keys})"
+        )
+    return example.references
