@@ -1002,7 +1002,8 @@ def test_inherited_faults_are_reported_once(refusal):
         ),
         (
             "diversity",
-            "`rewards` takes components with a `reward` hook; `diversity` is a component without one",
+            "`diversity` measures a whole set of responses and has no score of a single one, so nothing can be "
+            "learned from it; it belongs under `evaluate.use`",
         ),
         ("toy", "`rewards` takes components with a `reward` hook; `toy` is a task"),
         ("reward-model", "p.yaml:4: rewards[0].reward-model: `path` is missing (the model's folder)"),

@@ -183,6 +183,13 @@ class File:
         kinds, hooks, words = _ACCEPTED[role]
         if kind(cls) in kinds and (not hooks or any(hasattr(cls, hook) for hook in hooks)):
             return cls
+        if role == "rewards" and kind(cls) in kinds and hasattr(cls, "evaluate"):
+            self.report(
+                keys,
+                f"`{component}` measures a whole set of responses and has no score of a single one, so nothing can be "
+                "learned from it; it belongs under `evaluate.use` (`rewards` takes components with a `reward` hook)",
+            )
+            return None
         lacks = " without one" if kind(cls) in kinds else ""
         self.report(keys, f"`{role}` takes {words}; `{component}` is a {kind(cls)}{lacks}")
         return None

@@ -59,6 +59,19 @@ def ranked(value_N: Tensor, rows_GK: Tensor, real_GK: Tensor) -> tuple[Tensor, T
     return rows_GK.gather(1, order_GK), real_GK.gather(1, order_GK)
 
 
+def shares_beaten(value_GK: Tensor, real_GK: Tensor) -> Tensor:
+    """[G,K]: the share of a group's other responses that each one beats, a tie counted half; alone, a half.
+
+    It is the rank, ties averaged, between 0 for the worst and 1 for the best.
+    """
+    other_GKK = real_GK[:, None, :] & ~torch.eye(real_GK.shape[1], dtype=torch.bool, device=real_GK.device)
+    more_GKK = value_GK[:, :, None] > value_GK[:, None, :]
+    same_GKK = value_GK[:, :, None] == value_GK[:, None, :]
+    beaten_GK = torch.where(other_GKK, more_GKK + 0.5 * same_GKK, 0.0).sum(2)
+    others_GK = other_GKK.sum(2)
+    return torch.where(others_GK > 0, beaten_GK / others_GK, 0.5)
+
+
 def best_and_worst(value_N: Tensor, rows_GK: Tensor, real_GK: Tensor) -> tuple[Tensor, Tensor]:
     """(best_P, worst_P): the rows of both in each group, of equal ones the first.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Batch, Outputs, Reward
+from rlalign.data.batch import Batch, Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
@@ -120,6 +120,9 @@ class Run(Protocol):
         model it asks for by `score`, for only the columns that rewards read are there. From then on
         every logged rollout carries it as `columns[name]`. `key`: whatever else the values depend on.
         """
+
+    def scores_above(self, rollout: Rollout) -> list[Score]:
+        """In a wrapper of `reward`: what the items above it say of other responses, whole groups of them."""
 
     def rng(self, *key: str | int) -> torch.Generator:
         """A generator for this phase and key, the same whenever it is asked for."""

@@ -142,6 +142,7 @@ def needs_of(members: Sequence[Member]) -> Iterator[str]:
 def phase_of(plan: PhasePlan) -> Iterator[str]:
     """Whatever keeps a planned phase from being run."""
     yield from _names(plan)
+    yield from _directions(plan)
     yield from _learning(plan)
     yield from _sources(plan)
     yield from _models(plan)
@@ -151,6 +152,19 @@ def _names(plan: PhasePlan) -> Iterator[str]:
     for member in once([*plan.members, *plan.evaluators]):
         if member.name == "total" and implements(member.component, "reward"):
             yield f"{member.item.place}: `total` is what the weighted sum is called; name this otherwise, `as: …`"
+
+
+def _directions(plan: PhasePlan) -> Iterator[str]:
+    """Learning maximises the weighted sum, whatever its parts count."""
+    for member in plan.members:
+        counts_down = (
+            implements(member.component, "reward") == "plain" and not member.component.higher_is_better
+        )
+        if member.role == "rewards" and counts_down and member.item.weight > 0:
+            yield (
+                f"{member.item.place}: `{member.name}` counts down: a smaller score is better, and with `weight: "
+                f"{member.item.weight:g}` larger ones would be learned; say `weight: {-member.item.weight:g}`"
+            )
 
 
 def _learning(plan: PhasePlan) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Outputs, Reward
+from rlalign.data.batch import Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
@@ -26,7 +26,7 @@ from rlalign.running.responses import rewarded, sample
 from rlalign.running.untouched import Untouched
 from rlalign.running.workspace import Workspace
 
-ASKED = ("draw", "sample", "logged", "score", "column", "finish_phase")
+ASKED = ("draw", "sample", "logged", "score", "scores_above", "column", "finish_phase")
 """Members of a run that have it do something, or decide what it does."""
 
 
@@ -87,10 +87,12 @@ class RunView(Standing):
     _models: ModelsView
     _draw: DrawView
     untouched: Untouched
+    above: list[Callable[[Rollout], list[Score]] | None]
+    """By wrapper of rewards that has not returned yet, the innermost last: what asks the items above it."""
 
     def __init__(self, phase: RunningPhase) -> None:
         held = {"_phase": phase, "_models": ModelsView(phase.models), "_draw": DrawView(phase)}
-        self.__dict__.update(held, untouched=phase.untouched)
+        self.__dict__.update(held, untouched=phase.untouched, above=[])
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"run.{name} cannot be assigned; a component keeps its state on itself")
@@ -152,6 +154,14 @@ class RunView(Standing):
                 lambda: data.fingerprint(plan, phase.draw.data),
                 lambda rollout: rewarded(phase, plan.training, rollout, plan.reward_columns),
             )
+
+    def scores_above(self, rollout: Rollout) -> list[Score]:
+        if not self.above or (ask := self.above[-1]) is None:
+            raise ComponentError(
+                "run.scores_above asks what stands above a wrapper, so it belongs into a `reward` hook marked "
+                "`@hookimpl(wrapper=True)`"
+            )
+        return ask(rollout)
 
     def rng(self, *key: str | int) -> torch.Generator:
         return self._phase.rng(*key)

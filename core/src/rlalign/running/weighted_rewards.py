@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,16 +84,36 @@ class WeightedSum:
         names: list[str | None] = []
 
         def noted(run: Run, rollout: Rollout) -> list[Score]:
-            scores = above(run=run, rollout=rollout)
+            with _asking(run, None):
+                scores = above(run=run, rollout=rollout)
             names[:] = [score.name for score in scores]
             return scores
 
         call = around(member, "reward", noted, self.calls)
 
         def scores(run: Run, rollout: Rollout) -> list[Score]:
-            return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
+            def ask(others: Rollout) -> list[Score]:
+                known, self._known = self._known, []  # those are said of the responses in hand
+                try:
+                    with _asking(run, None):
+                        return above(run=run, rollout=others)
+                finally:
+                    self._known = known
+
+            with _asking(run, ask):
+                return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
 
         return scores
+
+
+@contextmanager
+def _asking(run: Any, ask: Callable[[Rollout], list[Score]] | None) -> Iterator[None]:
+    """What `run.scores_above` asks meanwhile; None: nobody may."""
+    run.above.append(ask)
+    try:
+        yield
+    finally:
+        run.above.pop()
 
 
 def pay(value: Tensor, rollout: Rollout) -> Tensor:
