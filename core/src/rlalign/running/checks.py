@@ -142,6 +142,7 @@ def needs_of(members: Sequence[Member]) -> Iterator[str]:
 def phase_of(plan: PhasePlan) -> Iterator[str]:
     """Whatever keeps a planned phase from being run."""
     yield from _names(plan)
+    yield from _early(plan)
     yield from _learning(plan)
     yield from _sources(plan)
     yield from _models(plan)
@@ -151,6 +152,17 @@ def _names(plan: PhasePlan) -> Iterator[str]:
     for member in once([*plan.members, *plan.evaluators]):
         if member.name == "total" and implements(member.component, "reward"):
             yield f"{member.item.place}: `total` is what the weighted sum is called; name this otherwise, `as: …`"
+
+
+def _early(plan: PhasePlan) -> Iterator[str]:
+    """Columns are taken once all responses are there: too late for who begins before."""
+    for member in plan.everybody:
+        columns = [need for need in member.component.needs if "." in need]
+        if hasattr(member.component, "ahead") and columns:
+            yield (
+                f"{member.item.place}: `{member.name}` begins before all responses are there (its method `ahead`), "
+                f"and `{columns[0]}` is not known then; take one of them out of its class"
+            )
 
 
 def _learning(plan: PhasePlan) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rlalign.records import events
 from rlalign.running.metrics import of_responses
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
-from rlalign.running.responses import rewarded, sample
+from rlalign.running.responses import rewarded, sample, told
 
 SHOWN = 8
 """Responses written to samples.jsonl each time."""
@@ -51,12 +51,20 @@ def examples(phase: RunningPhase) -> list[Example]:
 
 
 def responses(
-    phase: RunningPhase, examples: Sequence[Example], generation: Mapping[str, Any] = {}
+    phase: RunningPhase,
+    examples: Sequence[Example],
+    generation: Mapping[str, Any] = {},
+    *,
+    to_score: bool = True,
 ) -> Rollout:
-    """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
+    """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says.
+
+    Unless they are not `to_score`, rewards that can begin early do so while others are still sampled.
+    """
     how = decoding(phase.settings, phase.plan.task, generation)
+    finished = told(phase, phase.plan.evaluation) if to_score else None
     with phase.clock("rollout"):
-        return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
+        return sample(phase, examples, how, ("evaluate",), 0, constrained=False, finished=finished)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:

@@ -204,7 +204,7 @@ class Opened(Workspace):
         try:
             self.seeds = before if seed is None else Seeds(seed)
             examples = given or evaluation.examples(phase)
-            rollout = evaluation.responses(phase, examples, generation)
+            rollout = evaluation.responses(phase, examples, generation, to_score=given is None)
         finally:
             self.seeds = before
         where = phase.where if self._phase_state else self.origin

@@ -129,7 +129,7 @@ class RunView(Standing):
         how = how if count is None else how.model_copy(update={"samples": count})
         key = ("sample", phase.repeat, phase.place, phase.iteration)
         with phase.untouched.core():
-            return sample(phase, examples, how, key, phase.position)
+            return sample(phase, examples, how, key, phase.position, finished=phase.finished)
 
     def logged(self, examples: Sequence[Example]) -> Rollout:
         with self._phase.untouched.core():
