@@ -129,7 +129,7 @@ def test_logits_that_are_no_numbers_are_told_to_nobody() -> None:
     policy, told = letters(), []
     with torch.no_grad():
         policy.table[101] = float("nan")  # after an `e`
-    with pytest.raises(RLAlignError, match="NaN|not finite|nan"):
+    with pytest.raises(RLAlignError, match=r"NaN"):
         sampled(policy, Sampling(samples=K, max_new_tokens=STEPS), told)
     for part in told:
         assert not part.logprobs_NT.isnan().any()

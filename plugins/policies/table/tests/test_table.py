@@ -247,10 +247,11 @@ def test_a_table_larger_than_the_memory_is_refused(options, why):
 
 def test_groups_are_told_of_as_they_are_in_the_end():
     """Without an ending action all end together, finished; with one, earlier ones are told of first."""
-    for options, several in (
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
         ({"actions": 3, "steps": 4}, False),
-        ({"actions": ["a", "end"], "end": "end"}, True),
-    ):
+        ({"actions": ("a", "end"), "end": "end"}, True),
+    )
+    for options, several in cases:
         table = Table(Table.Config(**{"steps": 12, **options}))
         table.setup()
         told: list[Rollout] = []
