@@ -22,8 +22,8 @@ BYTES = 16
 """That one step of one response takes at least: its uniform while it is made, then its token and log-prob."""
 
 
-def respond(phase: RunningPhase, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
-    """The responses of the pipeline's source, and what they earn in training."""
+def respond(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
+    """The responses of the pipeline's source."""
     stages = phase.plan.training
     # What another source makes of the policy's samples, their groups may not be whole, or not all there.
     phase.finished = told(phase, stages) if phase.plan.samples_only else None
@@ -32,18 +32,23 @@ def respond(phase: RunningPhase, examples: Sequence[Example]) -> tuple[Rollout, 
     phase.finished = None
     if phase.keeps:
         rollout = rollout.with_columns(**{SAMPLED: rollout.texts})
-    return rewarded(phase, stages, rollout, phase.plan.columns)
+    return rollout
 
 
 def rewarded(
     phase: RunningPhase, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
 ) -> tuple[Rollout, Reward]:
-    """Responses as the task reads them, with the columns somebody needs, and their rewards."""
-    rollout = _as_read(phase, rollout)
-    with phase.clock("score"):
-        rollout = phase.outputs.with_columns(rollout, columns)
+    """Responses as the task reads them, and their rewards, whatever these are."""
+    rollout = read(phase, rollout, columns)
     with phase.clock("reward"):
         return rollout, stages.reward(phase.run, rollout)
+
+
+def read(phase: RunningPhase, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
+    """Responses as the task reads them, with the columns somebody needs."""
+    rollout = _as_read(phase, rollout)
+    with phase.clock("score"):
+        return phase.outputs.with_columns(rollout, columns)
 
 
 def told(phase: RunningPhase, stages: Stages) -> Callable[[Rollout], None] | None:

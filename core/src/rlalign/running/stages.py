@@ -87,12 +87,18 @@ class Stages:
         if not self._begun:  # those of another source, or of a policy that tells of nothing early
             self.ahead(run, rollout)
         self._begun = False
+        self._rewards.asking = self._measures.asking = None
         found = self._rewards(run, rollout)
         if not self._measures.weights:
             return found
         also = self._measures(run, rollout, [Score(x, name) for name, x in found.parts.items()])
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
         return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
+
+    @property
+    def asking(self) -> str | None:
+        """Who was asked for a reward last, and may not have answered."""
+        return self._measures.asking or self._rewards.asking
 
     def reward_seconds(self) -> dict[str, float]:
         """What each reward took since this was last asked."""

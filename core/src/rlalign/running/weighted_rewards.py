@@ -25,6 +25,8 @@ class WeightedSum:
     def __init__(self, listed: Sequence[Member], calls: Calls) -> None:
         self.calls = calls
         self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
+        self.asking: str | None = None
+        """Who was asked last, and may not have answered."""
         self.seconds: dict[str, float] = {}
         """What each took since somebody looked."""
         self._known: list[Score] = []
@@ -67,6 +69,7 @@ class WeightedSum:
             found = inner(run=run, rollout=rollout) if inner else [*self._known]
             for i, member in enumerate(items, 1):
                 report(member.name, i, len(items))
+                self.asking = member.name
                 started = time.perf_counter()
                 score = self.calls(member, "reward", run=run, rollout=rollout)
                 took = time.perf_counter() - started
@@ -89,6 +92,7 @@ class WeightedSum:
         call = around(member, "reward", noted, self.calls)
 
         def scores(run: Run, rollout: Rollout) -> list[Score]:
+            self.asking = member.name
             return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
 
         return scores
