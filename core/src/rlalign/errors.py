@@ -106,6 +106,10 @@ class ComponentError(RLAlignError):
     """A component did what its hook does not allow, or raised."""
 
 
+class Altered(ComponentError):
+    """A component changed what is not its own: nothing that others read can be trusted any more."""
+
+
 @contextmanager
 def attributed_to(what: str, name: str | None = None) -> Iterator[None]:
     """Say who it was when code that is not ours raises; errors of our own pass as they are, if they say this name."""

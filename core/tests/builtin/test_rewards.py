@@ -109,7 +109,7 @@ def test_clip_refuses_bounds_that_bound_nothing(options: dict[str, float], said:
 def done(component: Normalise, given: list[Score], seen: list[float]) -> None:
     """Tell it, as the loop would, that an iteration with these raw scores is over."""
     x = torch.tensor(seen, dtype=torch.float64)
-    wrapper = component.reward()
+    wrapper = component.reward(rollout())
     next(wrapper)
     with pytest.raises(StopIteration) as stopped:
         wrapper.send(given)
@@ -142,6 +142,67 @@ def test_normalise_without_shift_and_of_a_constant() -> None:
     constant.name = "normalise"
     done(constant, given, [2.0, 2.0])
     assert through(constant, scores(a=[2.0, 2.0, 2.0]))["a"] == pytest.approx([0.0, 0.0, 0.0])
+
+
+def test_normalise_between_the_least_and_the_largest_of_finished_iterations() -> None:
+    component = Normalise(Normalise.Config(by="min-max"))
+    component.name = "normalise"
+    given = scores(a=[1.0, 2.0, 6.0], steps=STEPS)
+    assert through(component, given) == {"a": [1.0, 2.0, 6.0], "steps": STEPS}
+    done(component, given, [2.0, 2.0])
+    assert through(component, given)["a"] == [0.5, 0.5, 0.5]
+    done(component, given, [1.0, 5.0])
+    assert through(component, given) == {"a": [0.0, 0.25, 1.25], "steps": STEPS}
+    again = Normalise(component.config)
+    again.name = "normalise"
+    again.load_state_dict(json.loads(json.dumps(component.state_dict())))
+    assert through(again, given)["a"] == [0.0, 0.25, 1.25]
+
+
+TWO = [Example("0", "0", ("1", "2", "3", "4")), Example("1", "1", ("5",)), Example("2", "2", ("6", "7"))]
+
+
+@pytest.mark.parametrize(
+    "by, expected",
+    [
+        ("rank", [0.5, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0]),
+        ("min-max", [0.5, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0]),
+        ("z-score", [0.0, -(2**0.5), 2**0.5, 0.0, 0.0, -1.0, 1.0]),
+    ],
+)
+def test_normalise_within_groups(by: str, expected: list[float]) -> None:
+    """Four responses of which two are tied, one alone, and two."""
+    policy = Logits(Logits.Config())
+    policy.setup()
+    component = Normalise(Normalise.Config(by=by, over="group"))
+    component.name = "normalise"
+    given = torch.tensor([2.0, 1.0, 3.0, 2.0, 9.0, -1.0, 1.0])
+    rows = torch.tensor([6, 0, 5, 3, 1, 4, 2])  # groups need not lie side by side
+    wrapper = component.reward(policy.encode(TWO).take(rows))
+    next(wrapper)
+    with pytest.raises(StopIteration) as stopped:
+        wrapper.send([Score(given[rows], "a")])
+    (score,) = stopped.value.value
+    assert score.value.tolist() == pytest.approx([expected[i] for i in rows], abs=1e-6)
+    assert torch.equal(score.metrics["normalise/raw"], given[rows])
+
+
+def test_ranks_are_not_moved_by_an_infinite_spread() -> None:
+    """Ranks know no distances, and a score of another size is the same rank."""
+    assert wrapped(Normalise, scores(a=[1e30, -5.0, 0.0]), by="rank")["a"] == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"by": "rank", "over": "run"}, "compares the responses of a group; leave out `over: run`"),
+        ({"by": "rank", "eps": 1.0}, "`shift` and `eps` belong to `by: z-score`, not to `by: rank`"),
+        ({"by": "min-max", "shift": False}, "not to `by: min-max`"),
+    ],
+)
+def test_normalise_refuses_what_would_do_nothing(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Normalise.Config(**options)
 
 
 PIPELINE: dict[str, Any] = {
@@ -186,7 +247,7 @@ def test_two_normalisers_do_not_mix_their_figures(tmp_path: Path) -> None:
     (only,) = [c for c in single.builder.built.values() if isinstance(c, Normalise)]
     first = lines(session.dir.path)[0]
     assert first["reward/token-sum"] == lines(single.dir.path)[0]["reward/token-sum"]
-    count, total, _squares = inner.seen["token-sum"]
+    count, total, *_ = inner.seen["token-sum"]
     assert count == only.seen["token-sum"][0] == 36
     # It saw raw scores, which are positive and about two; the outer one saw normalised ones.
     assert total / count > 1.0
@@ -195,7 +256,15 @@ def test_two_normalisers_do_not_mix_their_figures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrapper",
-    ["normalise", "missing-eos", {"clip": {"high": 1.0}}, {"gate": {"by": "length", "at_least": 3.0}}],
+    [
+        "normalise",
+        {"normalise": {"by": "rank"}},
+        "per-length",
+        {"potential": {"every": 2}},
+        "missing-eos",
+        {"clip": {"high": 1.0}},
+        {"gate": {"by": "length", "at_least": 3.0}},
+    ],
 )
 def test_parts_are_the_whole(wrapper: Any, tmp_path: Path) -> None:
     """Whatever way a batch is cut into whole groups, a response earns the same."""
@@ -245,3 +314,13 @@ class TestClip(ComponentTests):
 
 class TestNormalise(ComponentTests):
     component = "normalise"
+
+
+class TestNormaliseByMinMax(ComponentTests):
+    component = "normalise"
+    options = {"by": "min-max"}
+
+
+class TestNormaliseByRank(ComponentTests):
+    component = "normalise"
+    options = {"by": "rank"}

@@ -328,3 +328,43 @@ phases:
         (25, "`policy.values`"),
     ):
         assert any(f"p.yaml:{line}:" in found and part in found for found in lines), (line, str(error.value))
+
+
+class CountsDown(Component):
+    """Fewer is better."""
+
+    higher_is_better = False
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.zeros(len(rollout)))
+
+
+@pytest.mark.parametrize(
+    "rewards, said",
+    [
+        (["counts-down"], "say `weight: -1`"),
+        ([{"counts-down": None, "weight": 2.5, "as": "distance"}], "say `weight: -2.5`"),
+        ([{"counts-down": None, "weight": -1}], None),
+        (["token-sum", {"counts-down": None, "weight": 0}], None),
+    ],
+)
+def test_what_counts_down_is_a_reward_under_a_negative_weight_only(
+    rewards: list[Any], said: str | None
+) -> None:
+    pipeline: dict[str, Any] = {
+        "task": "numbers",
+        "policy": "logits",
+        "rewards": rewards,
+        "algorithm": "once",
+        "train": {"iterations": 1},
+        "evaluate": {"split": "train", "use": ["counts-down"]},  # as a metric it may count as it does
+    }
+    known = registry({"counts-down": CountsDown, "once": PolicyGradient})
+    loaded = load_pipeline("p.yaml", registry=known, text=json.dumps(pipeline))
+    if said is None:
+        assert plan_phases(loaded, known)[0]
+        return
+    with pytest.raises(ConfigError) as refused:
+        plan_phases(loaded, known)
+    assert "counts down: a smaller score is better" in str(refused.value) and said in str(refused.value)

@@ -89,7 +89,7 @@ def sentence_ends(text_of: Callable[[Tensor], str], actions_T: Tensor) -> list[i
 
     @cache
     def written(count: int) -> int:
-        return len(text_of(actions_T[:count]))
+        return len(text_of(actions_T[:count]).rstrip("�"))  # a character may be several tokens
 
     count = len(actions_T)
     ends = [found.end() for found in _END.finditer(text_of(actions_T))]

@@ -163,7 +163,7 @@ class Normalise(Component):
             count_G1 = real_GK.sum(1, keepdim=True)
             mean_G1 = torch.where(real_GK, x_GK, 0.0).sum(1, keepdim=True) / count_G1
             variance_G1 = torch.where(real_GK, (x_GK - mean_G1) ** 2, 0.0).sum(1, keepdim=True) / count_G1
-            found_GK = self._z(x_GK, mean_G1, variance_G1)
+            found_GK = self._z(x_GK, mean_G1, (variance_G1 + self.config.eps).sqrt())
         value = score.value.clone()
         value[rows_GK[real_GK]] = found_GK[real_GK].to(value)
         return replace(score, value=value, metrics={**score.metrics, f"{self.name}/raw": score.value})
@@ -177,11 +177,11 @@ class Normalise(Component):
         if self.config.by == "min-max":
             return replace(score, value=_between(raw, *raw.new_tensor([least, largest])))
         mean = total / count
-        variance = torch.tensor(max(0.0, squares / count - mean**2), dtype=torch.float64)
-        return replace(score, value=self._z(raw, mean, variance))
+        scale = math.sqrt(max(0.0, squares / count - mean**2) + self.config.eps)
+        return replace(score, value=self._z(raw, mean, scale))
 
-    def _z(self, x: Tensor, mean: Tensor | float, variance: Tensor) -> Tensor:
-        return (x - (mean if self.config.shift else 0.0)) / (variance + self.config.eps).sqrt()
+    def _z(self, x: Tensor, mean: Tensor | float, scale: Tensor | float) -> Tensor:
+        return (x - (mean if self.config.shift else 0.0)) / scale
 
     @hookimpl
     def iteration_done(self, reward: Reward) -> None:

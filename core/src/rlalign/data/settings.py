@@ -109,7 +109,9 @@ class Train(Options):
         None, description="padded tokens per micro-batch; found by itself if not given"
     )
     on_bad_reward: Literal["stop", "drop"] = Field(
-        "stop", description="what a NaN or infinite reward does: end the run, or drop the prompt's group"
+        "stop",
+        description="what a reward does that fails or is NaN or infinite: end the run, or have the prompt's group "
+        "left out",
     )
 
     keep_responses: bool = Field(

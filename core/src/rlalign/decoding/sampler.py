@@ -6,8 +6,8 @@ dropping of finished rows ever changes a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -69,8 +69,13 @@ class Decodable(Protocol):
     def text(self, actions_T: Tensor) -> str: ...
 
 
+Finished = Callable[[Rollout], None]
+"""Is told of whole groups once all their responses have ended: each group once, several at a time."""
+
 COMPACT_SHARE = 1 / 8
 """Finished rows are dropped once they are this share of the rows being computed."""
+TOLD_SHARE = 1 / 8
+"""Finished groups are told of once they are this share of those that nobody was told of."""
 
 
 def choose(probs_nV: Tensor, uniform_n: Tensor) -> Tensor:
@@ -98,6 +103,8 @@ class _Trace:
     narrowed: list[tuple[Tensor, Tensor]] | None
     """Of each step: the rows [m] still going, and what each could choose from, packed [m,B]."""
     vocabulary: int
+    texts: dict[int, str] = field(default_factory=dict)
+    """Of responses that somebody was told of."""
 
 
 @torch.no_grad()
@@ -107,10 +114,14 @@ def sample(
     how: Sampling,
     uniforms: Tensor,
     within: Constraint | None = None,
+    finished: Finished | None = None,
     *,
     compact: bool = True,
 ) -> Rollout:
-    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]."""
+    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps].
+
+    `finished` is told of all groups, of most of them while others still go on.
+    """
     if how.beams > 1:
         raise RLAlignError(f"generation.beams: a {type(policy).__name__} policy has no beam search")
     k, inputs = how.samples, policy.prompts(examples)
@@ -128,6 +139,7 @@ def sample(
         )
     rows_n = torch.arange(count, device=uniforms.device)
     alive_n = torch.ones(count, dtype=torch.bool, device=uniforms.device)
+    told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
     for t in range(steps):
         report("token", t + 1, steps)
         raw_nV = full_precision(decoder.logits())
@@ -158,6 +170,8 @@ def sample(
             break
         if t + 1 == steps:
             break
+        if finished is not None and (rows := _newly_ended(trace, rows_n[alive_n], told_G, k)) is not None:
+            finished(_rollout(policy, examples, inputs, how, trace, rows))
         decoder.advance(token_n)
         if within is not None:
             within.advance(token_n)
@@ -170,7 +184,23 @@ def sample(
     if trace is None:
         raise RLAlignError("nothing to sample: no examples, or no steps")
     _refuse_nan(policy, examples, how, within, trace)
-    return _finish(policy, examples, inputs, how, trace)
+    rollout = _rollout(policy, examples, inputs, how, trace)
+    if finished is not None:
+        finished(rollout.take(~told_G[rollout.group_N]) if bool(told_G.any()) else rollout)
+    return rollout
+
+
+def _newly_ended(trace: _Trace, going_n: Tensor, told_G: Tensor, k: int) -> Tensor | None:
+    """The rows of whole groups that have ended, once these are worth telling of; marks them as told."""
+    ended_G = torch.bincount(going_n // k, minlength=len(told_G)) == 0
+    new_G = (ended_G & ~told_G).nonzero()[:, 0]
+    if len(new_G) == 0 or len(new_G) < TOLD_SHARE * int((~told_G).sum()):
+        return None
+    rows_n = (new_G[:, None] * k + torch.arange(k, device=new_G.device)).flatten()
+    if bool(trace.logprobs_NT[rows_n].isnan().any()):  # refused at the end
+        return None
+    told_G[new_G] = True
+    return rows_n
 
 
 def _begin(count: int, steps: int, like_nV: Tensor, *, packed: bool) -> _Trace:
@@ -231,42 +261,59 @@ def _stopped(
     return ended_n
 
 
-def _finish(
-    policy: Decodable, examples: Sequence[Example], inputs: tuple[Tensor, ...], how: Sampling, trace: _Trace
+def _rollout(
+    policy: Decodable,
+    examples: Sequence[Example],
+    inputs: tuple[Tensor, ...],
+    how: Sampling,
+    trace: _Trace,
+    rows_n: Tensor | None = None,
 ) -> Rollout:
-    count, longest = len(trace.length_N), int(trace.length_N.max())
-    mask_NT = torch.arange(longest, device=trace.length_N.device) < trace.length_N[:, None]
-    texts = []
-    for actions_T, length in zip(trace.actions_NT, trace.length_N.tolist(), strict=True):
-        text = policy.text(actions_T[:length])
-        cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
-        texts.append(text[: min(cuts)] if cuts else text)
+    """All responses, or those in these rows: whole groups."""
+    rows: Tensor | slice = slice(None) if rows_n is None else rows_n
+    length_N, k = trace.length_N[rows], how.samples
+    longest = int(length_N.max())
+    mask_NT = torch.arange(longest, device=length_N.device) < length_N[:, None]
+    places = range(len(length_N)) if rows_n is None else rows_n.tolist()
+    groups = [row // k for row in places[::k]]
     return Rollout(
-        examples=tuple(examples),
-        inputs=inputs,
-        group_N=torch.arange(len(examples), device=mask_NT.device).repeat_interleave(how.samples),
-        actions_NT=trace.actions_NT[:, :longest],
+        examples=tuple(examples[g] for g in groups),
+        inputs=tuple(inputs[g] for g in groups),
+        group_N=torch.arange(len(groups), device=mask_NT.device).repeat_interleave(k),
+        actions_NT=trace.actions_NT[rows, :longest],
         mask_NT=mask_NT,
-        finished_N=trace.finished_N,
+        finished_N=trace.finished_N[rows],
         settings=(_neutral_if_greedy(how),),
-        setting_N=torch.zeros(count, dtype=torch.long, device=mask_NT.device),
-        logprobs_NT=trace.logprobs_NT[:, :longest],
-        full_logprobs_NT=trace.full_logprobs_NT[:, :longest],
-        texts=tuple(texts),
-        allowed=_allowed(trace),
+        setting_N=torch.zeros(len(length_N), dtype=torch.long, device=mask_NT.device),
+        logprobs_NT=trace.logprobs_NT[rows, :longest],
+        full_logprobs_NT=trace.full_logprobs_NT[rows, :longest],
+        texts=tuple(_text(policy, how, trace, row) for row in places),
+        allowed=_allowed(trace, rows),
     )
 
 
-def _allowed(trace: _Trace) -> Allowed | None:
+def _text(policy: Decodable, how: Sampling, trace: _Trace, row: int) -> str:
+    """A response that has ended, up to what stops it."""
+    if row not in trace.texts:
+        text = policy.text(trace.actions_NT[row, : int(trace.length_N[row])])
+        cuts = [at for stop in how.stop if (at := text.find(stop)) >= 0]
+        trace.texts[row] = text[: min(cuts)] if cuts else text
+    return trace.texts[row]
+
+
+def _allowed(trace: _Trace, rows: Tensor | slice) -> Allowed | None:
     """What was narrowed, response by response; None if nothing was."""
     if not trace.narrowed:
         return None
-    length_N = trace.length_N.cpu()
+    wanted_N = torch.zeros(len(trace.length_N), dtype=torch.bool)
+    wanted_N[rows if isinstance(rows, slice) else rows.cpu()] = True
+    length_N = torch.where(wanted_N, trace.length_N.cpu(), 0)
     start_N = length_N.cumsum(0) - length_N
     bits_MB = torch.empty(int(length_N.sum()), trace.narrowed[0][1].shape[1], dtype=torch.uint8)
     for t, (rows_m, bits_mB) in enumerate(trace.narrowed):
-        bits_MB[start_N[rows_m] + t] = bits_mB
-    allowed = Allowed.of(trace.vocabulary, bits_MB.split(length_N.tolist()))
+        mine_m = wanted_N[rows_m]
+        bits_MB[start_N[rows_m[mine_m]] + t] = bits_mB[mine_m]
+    allowed = Allowed.of(trace.vocabulary, bits_MB.split(length_N[wanted_N].tolist()))
     return allowed if any(row is not None for row in allowed.rows) else None
 
 

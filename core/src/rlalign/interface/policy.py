@@ -15,7 +15,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
 from rlalign.decoding import sampler
-from rlalign.decoding.sampler import Constraint, Decoder
+from rlalign.decoding.sampler import Constraint, Decoder, Finished
 from rlalign.errors import ConfigError, RLAlignError
 
 
@@ -123,9 +123,13 @@ class Policy(Model):
         how: Sampling,
         uniforms: Tensor,
         within: Constraint | None = None,
+        finished: Finished | None = None,
     ) -> Rollout:
-        """Responses from the core's sampling loop over `decoder`; a faster engine replaces this."""
-        return sampler.sample(self, examples, how, uniforms, within)
+        """Responses from the core's sampling loop over `decoder`; a faster engine replaces this.
+
+        One that gives all responses at once need not take `finished`, which would be told of whole groups early.
+        """
+        return sampler.sample(self, examples, how, uniforms, within, finished)
 
     @abstractmethod
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:

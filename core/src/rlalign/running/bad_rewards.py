@@ -1,27 +1,141 @@
-"""A reward that is NaN or infinite ends the run, or its prompts are left out."""
+"""Responses are scored; a reward that fails, or is NaN or infinite, ends the run, or its prompts are left out.
+
+Training and evaluation score here, so that neither ever goes on with a batch that a reward has spoilt.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rlalign.data.batch import Reward
+from rlalign.data.batch import Reward, concat_rewards
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ComponentError
+from rlalign.errors import Altered, ComponentError, shortened
 from rlalign.records.rundir import RunDir, write_atomic
 from rlalign.records.tensors import save_tensors
 from rlalign.running.phase import RunningPhase
+from rlalign.running.responses import read
+from rlalign.running.stages import Stages
 
 DROPPED_AT_MOST = 0.05
 """The share of an iteration's prompts that `on_bad_reward: drop` may leave out."""
+SLOW_SECONDS = 60.0
+"""After which it is told that a reward is still scoring."""
+WRITTEN = {"actions": "actions_NT", "mask": "mask_NT", "logprobs": "logprobs_NT"}
+"""The tensors of a bad batch that are written down, by the names they get."""
+_SAID = 400
+"""Characters of a reward's error that `dropped.jsonl` holds."""
 
 
-def without_bad_rewards(phase: RunningPhase, rollout: Rollout, reward: Reward) -> tuple[Rollout, Reward]:
-    """Stop at a NaN or infinite reward, or drop the groups it stands in."""
+def scored(
+    phase: RunningPhase,
+    stages: Stages,
+    rollout: Rollout,
+    columns: Sequence[tuple[str, str]],
+    *,
+    evaluation: bool = False,
+) -> tuple[Rollout, Reward]:
+    """Responses as the task reads them, and what they earn: of all prompts, or of those where no reward is bad."""
+    rollout = read(phase, rollout, columns)
+    left_out = LeftOut(phase, rollout, evaluation)
+    with phase.clock("reward"), saved_if_bad(phase, rollout):
+        try:
+            with slow_told(phase, stages):
+                reward = stages.reward(phase.run, rollout)
+        except Altered:  # what it changed is spoilt for the others, too
+            raise
+        except ComponentError:
+            if phase.settings.train.on_bad_reward == "stop":
+                raise
+            rollout, reward = _by_group(phase, stages, rollout, left_out)
+    rollout, reward = _finite(phase, rollout, reward, left_out)
+    left_out.tell()
+    return rollout, reward
+
+
+@dataclass
+class LeftOut:
+    """The prompts that are left out of one set of responses."""
+
+    phase: RunningPhase
+    whole: Rollout
+    evaluation: bool
+    why: dict[str, str] = field(default_factory=dict)
+    """What was wrong, by the example's id."""
+    rewards: list[str] = field(default_factory=list)
+
+    def add(self, examples: Sequence[str], reward: str, why: str) -> None:
+        self.why |= dict.fromkeys(examples, shortened(why, _SAID))
+        self.rewards = list(dict.fromkeys([*self.rewards, reward]))
+
+    @property
+    def share(self) -> float:
+        return len(self.why) / len(self.whole.examples)
+
+    @property
+    def too_many(self) -> bool:
+        return self.share > DROPPED_AT_MOST
+
+    def tell(self) -> None:
+        """Write down what is left out, and end the run where that is too much."""
+        if not self.why:
+            return
+        phase, ids = self.phase, list(self.why)
+        about = {**phase.where, "iteration": phase.iteration + 1, "rewards": self.rewards, "examples": ids}
+        if self.evaluation:
+            about |= {"iteration": phase.iteration, "evaluation": True}
+        phase.workspace.logs.append("dropped.jsonl", {**about, "why": self.why})
+        names = " and ".join(f"`{name}`" for name in self.rewards)
+        where = f"iteration {phase.iteration + 1}" if not self.evaluation else "an evaluation"
+        if self.too_many:
+            raise ComponentError(
+                f"the reward {names} is bad for {self.share:.0%} of the prompts of {where}, more than the "
+                f"{DROPPED_AT_MOST:.0%} that `on_bad_reward: drop` forgives; the first, example `{ids[0]}`: "
+                f"{self.why[ids[0]]}{self._listed()}"
+            )
+        phase.workspace.note_once(
+            f"the reward {names}",
+            "dropped",
+            f"is bad for {len(ids)} of the {len(self.whole.examples)} prompts of {where}, which are left out: "
+            f"{self.why[ids[0]]}; dropped.jsonl lists all that are",
+        )
+
+    def _listed(self) -> str:
+        workspace = self.phase.workspace
+        return f" (all ids are in {workspace.dir.path / 'dropped.jsonl'})" if workspace.leaves_files else ""
+
+
+def _by_group(
+    phase: RunningPhase, stages: Stages, rollout: Rollout, left_out: LeftOut
+) -> tuple[Rollout, Reward]:
+    """Each group scored alone, those at which a reward fails left out; no more are asked once these are too many."""
+    rows, rewards = [], []
+    for g, example in enumerate(rollout.examples):
+        rows_n = (rollout.group_N == g).nonzero()[:, 0]
+        try:
+            with slow_told(phase, stages):
+                rewards.append(stages.reward(phase.run, rollout.take(rows_n)))
+            rows.append(rows_n)
+        except Altered:
+            raise
+        except ComponentError as error:
+            left_out.add([example.id], stages.asking or "?", str(error))
+            if left_out.too_many:
+                left_out.tell()
+    return rollout.take(torch.cat(rows)), concat_rewards(rewards)
+
+
+def _finite(
+    phase: RunningPhase, rollout: Rollout, reward: Reward, left_out: LeftOut
+) -> tuple[Rollout, Reward]:
+    """Those of the groups in which every score is a finite number."""
     bad_N = torch.zeros(len(rollout), dtype=torch.bool, device=rollout.group_N.device)
     guilty = []
     for name, part in reward.parts.items():
@@ -34,26 +148,60 @@ def without_bad_rewards(phase: RunningPhase, rollout: Rollout, reward: Reward) -
     groups = rollout.group_N[bad_N].unique().tolist()
     ids = [rollout.examples[g].id for g in groups]
     row = int(bad_N.nonzero()[0, 0])
-    folder = phase.workspace.dir.path
     if phase.settings.train.on_bad_reward == "stop":
-        kept = save_bad_batch(phase.workspace.dir, rollout, reward.parts)
         raise ComponentError(
             f"the reward `{guilty[0]}` is not finite for {int(bad_N.sum())} of {len(rollout)} responses, the first "
-            f"to example `{ids[0]}`: {rollout.texts[row]!r}. The batch is in {kept}; "
+            f"to example `{ids[0]}`: {rollout.texts[row]!r}.{_kept(phase, rollout, reward.parts)} "
             "`train.on_bad_reward: drop` would leave such prompts out"
         )
-    share = len(groups) / len(rollout.examples)
-    where = {**phase.where, "iteration": phase.iteration + 1}
-    phase.workspace.logs.append("dropped.jsonl", {**where, "rewards": guilty, "examples": ids})
-    if share > DROPPED_AT_MOST:
-        raise ComponentError(
-            f"the reward `{guilty[0]}` is not finite for {share:.0%} of the prompts of iteration "
-            f"{phase.iteration + 1}, more than the {DROPPED_AT_MOST:.0%} that `on_bad_reward: drop` forgives; "
-            f"their ids are in {folder / 'dropped.jsonl'}"
-        )
+    for name in guilty:
+        left_out.add(ids, name, "it is not finite")
     keep = ~torch.isin(rollout.group_N, torch.tensor(groups, device=rollout.group_N.device))
     rows = keep.nonzero()[:, 0]
     return rollout.take(rows), reward.take(rows)
+
+
+# -- what is told, and kept, of a bad batch ------------------------------------------------------------------
+
+
+@contextmanager
+def saved_if_bad(phase: RunningPhase, rollout: Rollout) -> Iterator[None]:
+    """Write the responses down at which a component fails, as they were before, and say where they are."""
+    before = replace(
+        rollout,
+        **{name: getattr(rollout, name).clone() for name in ("group_N", *WRITTEN.values())},
+    )
+    try:
+        yield
+    except ComponentError as error:
+        raise type(error)(f"{error}{_kept(phase, before, {})}") from error
+
+
+def _kept(phase: RunningPhase, rollout: Rollout, parts: Mapping[str, Tensor]) -> str:
+    if not phase.workspace.leaves_files:
+        return ""
+    return f" The batch is in {save_bad_batch(phase.workspace.dir, rollout, parts)}."
+
+
+@contextmanager
+def slow_told(phase: RunningPhase, stages: Stages) -> Iterator[None]:
+    """Tell whoever watches that a reward does not come to an end: nobody else can see which it is."""
+
+    def tell() -> None:
+        phase.workspace.note_once(
+            f"`{stages.asking}`",
+            "slow",
+            f"has been scoring for {SLOW_SECONDS:.0f} seconds; with `isolate: {{seconds: {SLOW_SECONDS:.0f}}}` beside "
+            "it, a reward that takes longer is stopped",
+        )
+
+    timer = threading.Timer(SLOW_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def save_bad_batch(run: RunDir, rollout: Rollout, tensors: Mapping[str, Tensor]) -> Path:
@@ -61,12 +209,7 @@ def save_bad_batch(run: RunDir, rollout: Rollout, tensors: Mapping[str, Tensor])
     run.require_mine()
     folder = run.path / "bad-batch"
     folder.mkdir(exist_ok=True)
-    held = {
-        "actions": rollout.actions_NT,
-        "mask": rollout.mask_NT,
-        "logprobs": rollout.logprobs_NT,
-        **tensors,
-    }
+    held = {name: getattr(rollout, attribute) for name, attribute in WRITTEN.items()} | dict(tensors)
     save_tensors(folder / "batch.safetensors", held)
     texts = [
         {"example": rollout.examples[g].id, "prompt": rollout.examples[g].prompt, "response": text}

@@ -143,6 +143,7 @@ def phase_of(plan: PhasePlan) -> Iterator[str]:
     """Whatever keeps a planned phase from being run."""
     yield from _names(plan)
     yield from _directions(plan)
+    yield from _early(plan)
     yield from _learning(plan)
     yield from _sources(plan)
     yield from _models(plan)
@@ -162,8 +163,19 @@ def _directions(plan: PhasePlan) -> Iterator[str]:
         )
         if member.role == "rewards" and counts_down and member.item.weight > 0:
             yield (
-                f"{member.item.place}: `{member.name}` counts down: a smaller score is better, and with `weight: "
-                f"{member.item.weight:g}` larger ones would be learned; say `weight: {-member.item.weight:g}`"
+                f"{member.item.place}: `{member.name}` counts down: a smaller score is better, and a weight above 0 "
+                f"would have larger ones learned; say `weight: {-member.item.weight:g}`"
+            )
+
+
+def _early(plan: PhasePlan) -> Iterator[str]:
+    """Columns are taken once all responses are there: too late for who begins before."""
+    for member in plan.everybody:
+        columns = [need for need in member.component.needs if "." in need]
+        if hasattr(member.component, "ahead") and columns:
+            yield (
+                f"{member.item.place}: `{member.name}` begins before all responses are there (its method `ahead`), "
+                f"and `{columns[0]}` is not known then; take one of them out of its class"
             )
 
 

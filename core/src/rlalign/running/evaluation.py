@@ -11,10 +11,11 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import RLAlignError
 from rlalign.records import events
+from rlalign.running import bad_rewards
 from rlalign.running.metrics import of_responses
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
-from rlalign.running.responses import rewarded, sample
+from rlalign.running.responses import rewarded, sample, told
 
 SHOWN = 8
 """Responses written to samples.jsonl each time."""
@@ -26,7 +27,7 @@ def evaluate(phase: RunningPhase) -> None:
     """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
     phase.clock = Clock(lambda part: phase.workspace.display.stage(f"evaluation: {part}"))
-    rollout, reward = scored(phase, responses(phase, examples(phase)))
+    rollout, reward = measured(phase)
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
     logs, rows = phase.workspace.logs, shown(rollout, reward, SHOWN)
@@ -51,16 +52,30 @@ def examples(phase: RunningPhase) -> list[Example]:
 
 
 def responses(
-    phase: RunningPhase, examples: Sequence[Example], generation: Mapping[str, Any] = {}
+    phase: RunningPhase,
+    examples: Sequence[Example],
+    generation: Mapping[str, Any] = {},
+    *,
+    to_score: bool = True,
 ) -> Rollout:
-    """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says."""
+    """The policy's responses as evaluation samples them; `generation` stands above what the pipeline says.
+
+    Unless they are not `to_score`, rewards that can begin early do so while others are still sampled.
+    """
     how = decoding(phase.settings, phase.plan.task, generation)
+    finished = told(phase, phase.plan.evaluation) if to_score else None
     with phase.clock("rollout"):
-        return sample(phase, examples, how, ("evaluate",), 0, constrained=False)
+        return sample(phase, examples, how, ("evaluate",), 0, constrained=False, finished=finished)
+
+
+def measured(phase: RunningPhase) -> tuple[Rollout, Reward]:
+    """The responses that are measured, and their rewards, of which none is bad."""
+    stages, columns = phase.plan.evaluation, phase.plan.evaluation_columns
+    return bad_rewards.scored(phase, stages, responses(phase, examples(phase)), columns, evaluation=True)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:
-    """The responses as the task reads them, and their rewards."""
+    """The responses as the task reads them, and their rewards, whatever these are."""
     return rewarded(phase, phase.plan.evaluation, rollout, phase.plan.evaluation_columns)
 
 

@@ -69,6 +69,7 @@ class Opened(Workspace):
     """What can be asked of a run or of a model without changing it."""
 
     data: AskedData
+    leaves_files = False
 
     def __init__(self, pipeline: Pipeline, registry: Registry, name: str, place: int = 0) -> None:
         super().__init__(pipeline, registry, PlainDisplay(sys.stderr))
@@ -176,7 +177,7 @@ class Opened(Workspace):
         """What an evaluation logs, as a line of metrics.jsonl."""
         self._look()
         phase = self.phase
-        rollout, reward = evaluation.scored(phase, evaluation.responses(phase, evaluation.examples(phase)))
+        rollout, reward = evaluation.measured(phase)
         return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
 
     def sample(
@@ -204,7 +205,7 @@ class Opened(Workspace):
         try:
             self.seeds = before if seed is None else Seeds(seed)
             examples = given or evaluation.examples(phase)
-            rollout = evaluation.responses(phase, examples, generation)
+            rollout = evaluation.responses(phase, examples, generation, to_score=given is None)
         finally:
             self.seeds = before
         where = phase.where if self._phase_state else self.origin

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs
+from rlalign.data.rollout import Rollout
 from rlalign.errors import BadLogits
 from rlalign.interface.run import Run
 from rlalign.learning.draw import Draw
@@ -53,6 +54,8 @@ class RunningPhase:
         """The step before which this iteration's responses were sampled; None: they were not."""
         self.position = 0
         """Where the present examples stand in the iteration's draw."""
+        self.finished: Callable[[Rollout], None] | None = None
+        """While training responses are sampled: whom to tell of whole groups as they end."""
         self.share = 0.0
         """How much of the present iteration's learning is done, in [0, 1]."""
         self.tied = 0

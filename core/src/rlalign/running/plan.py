@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rlalign.builtin.responses import Sampled
 from rlalign.config.pipeline import Phase, short
 from rlalign.data.settings import Role, Sampling, Unit
 from rlalign.interface.component import Component, Task
@@ -64,6 +65,11 @@ class PhasePlan:
         """Which responses it learns from: `sampled` ones, `logged` ones, or both."""
         names = self.source.component.sources or [short(self.source.item.component)]
         return frozenset("logged" if name == "logged" else "sampled" for name in names)
+
+    @property
+    def samples_only(self) -> bool:
+        """Whether it learns from the policy's responses as they are sampled."""
+        return type(self.source.component) is Sampled
 
     @property
     def reads_train(self) -> bool:

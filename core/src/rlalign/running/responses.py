@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,26 +22,46 @@ BYTES = 16
 """That one step of one response takes at least: its uniform while it is made, then its token and log-prob."""
 
 
-def respond(phase: RunningPhase, examples: Sequence[Example]) -> tuple[Rollout, Reward]:
-    """The responses of the pipeline's source, and what they earn in training."""
+def respond(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
+    """The responses of the pipeline's source."""
+    stages = phase.plan.training
+    # What another source makes of the policy's samples, their groups may not be whole, or not all there.
+    phase.finished = told(phase, stages) if phase.plan.samples_only else None
     with phase.clock("rollout"):
-        rollout = phase.plan.training.rollout(phase.run, examples)
+        rollout = stages.rollout(phase.run, examples)
+    phase.finished = None
     if phase.keeps:
         rollout = rollout.with_columns(**{SAMPLED: rollout.texts})
-    return rewarded(phase, phase.plan.training, rollout, phase.plan.columns)
+    return rollout
 
 
 def rewarded(
     phase: RunningPhase, stages: Stages, rollout: Rollout, columns: Sequence[tuple[str, str]]
 ) -> tuple[Rollout, Reward]:
-    """Responses as the task reads them, with the columns somebody needs, and their rewards."""
-    task = phase.plan.task
-    with attributed_to(f"`postprocess` of task `{task.name}`"):
-        rollout = replace(rollout, texts=tuple(task.postprocess(text) for text in rollout.texts))
-    with phase.clock("score"):
-        rollout = phase.outputs.with_columns(rollout, columns)
+    """Responses as the task reads them, and their rewards, whatever these are."""
+    rollout = read(phase, rollout, columns)
     with phase.clock("reward"):
         return rollout, stages.reward(phase.run, rollout)
+
+
+def read(phase: RunningPhase, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
+    """Responses as the task reads them, with the columns somebody needs."""
+    rollout = _as_read(phase, rollout)
+    with phase.clock("score"):
+        return phase.outputs.with_columns(rollout, columns)
+
+
+def told(phase: RunningPhase, stages: Stages) -> Callable[[Rollout], None] | None:
+    """What hands whole groups, as the task reads them, to the rewards that can begin before all are sampled."""
+    if not stages.early:
+        return None
+    return lambda part: stages.ahead(phase.run, _as_read(phase, part))
+
+
+def _as_read(phase: RunningPhase, rollout: Rollout) -> Rollout:
+    task = phase.plan.task
+    with attributed_to(f"`postprocess` of task `{task.name}`"):
+        return replace(rollout, texts=tuple(task.postprocess(text) for text in rollout.texts))
 
 
 def sample(
@@ -51,8 +72,12 @@ def sample(
     first: int,
     *,
     constrained: bool = True,
+    finished: Callable[[Rollout], None] | None = None,
 ) -> Rollout:
-    """The policy's responses; position p of the draw always meets the same uniforms."""
+    """The policy's responses; position p of the draw always meets the same uniforms.
+
+    `finished` is told of whole groups as they end, by a policy that can tell.
+    """
     policy = phase.models.policy
     steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
     require_memory(
@@ -65,5 +90,8 @@ def sample(
     ).to(phase.models.device)
     constraints = [c.constraint for c in phase.plan.components if c.constraint is not None]
     within = constraints[0] if constraints and constrained else None
+    early = {}
+    if finished is not None and "finished" in inspect.signature(policy.sample).parameters:
+        early["finished"] = finished
     with torch.no_grad(), phase.engine.autocast():
-        return policy.sample(examples, how, uniforms, within)
+        return policy.sample(examples, how, uniforms, within, **early)

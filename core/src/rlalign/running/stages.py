@@ -35,6 +35,8 @@ class Stages:
     def __init__(self, members: Sequence[Member], stage: str) -> None:
         self.members = tuple(members)
         self._implementing: dict[str, list[Member]] = {}  # by hook: a loss asks for each piece of each step
+        self._begun = False
+        """Whether they have begun with the responses that are rewarded next."""
         self._call = Calls(self.members, stage)
         self._rewards = WeightedSum([m for m in self.members if m.role == "rewards"], self._call)
         self._measures = WeightedSum([m for m in self.members if m.role == "use"], self._call)
@@ -65,17 +67,38 @@ class Stages:
             raise ComponentError(f"`rollout` of {who(member)} returned a rollout whose {wrong}")
         return rollout
 
+    @property
+    def early(self) -> list[Member]:
+        """Those whose scoring can begin before all responses are there."""
+        return [m for m in self.implementing("reward") if hasattr(m.component, "ahead")]
+
+    def ahead(self, run: Run, rollout: Rollout) -> None:
+        """Have them begin with whole groups, without waiting for their scores."""
+        self._begun = True
+        for member in self.early:
+            with self._call.naming("ahead", member):
+                member.component.ahead(run, rollout)  # type: ignore[attr-defined]
+
     def reward(self, run: Run, rollout: Rollout) -> Reward:
         """The weighted sum of all scores.
 
         What only an evaluation scores by is among the parts, and in the sum where no reward of the phase is.
         """
+        if not self._begun:  # those of another source, or of a policy that tells of nothing early
+            self.ahead(run, rollout)
+        self._begun = False
+        self._rewards.asking = self._measures.asking = None
         found = self._rewards(run, rollout)
         if not self._measures.weights:
             return found
         also = self._measures(run, rollout, [Score(x, name) for name, x in found.parts.items()])
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
         return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
+
+    @property
+    def asking(self) -> str | None:
+        """Who was asked for a reward last, and may not have answered."""
+        return self._measures.asking or self._rewards.asking
 
     def reward_seconds(self) -> dict[str, float]:
         """What each reward took since this was last asked."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch
-from rlalign.errors import ComponentError
+from rlalign.errors import Altered
 from rlalign.interface.policy import Model
 from rlalign.randomness import Seeds
 from rlalign.running.models import Models
@@ -76,6 +76,9 @@ class Untouched:
         try:
             with kept:
                 yield
+        except Exception:
+            self._check(hook, name, seal)  # what it left behind is worse than that it failed
+            raise
         finally:
             self._inside.pop()
         self._check(hook, name, seal)
@@ -103,7 +106,7 @@ class Untouched:
         yield
         if (what := seal.broken()) is not None:
             acted = [f"`{hook}` of `{name}`" for hook, name in self._calls if hook in _LEARNING]
-            raise ComponentError(f"{' or '.join(acted)} changed `{what}` in place; {CLONE}")
+            raise Altered(f"{' or '.join(acted)} changed `{what}` in place; {CLONE}")
 
     def iteration_started(self) -> None:
         """A hook that is called again gets the same random numbers as after a resume."""
@@ -143,16 +146,16 @@ class Untouched:
         """Stop where something is not as it was marked."""
         whose = f"`{hook}` of `{name}` "
         if (what := seal.broken()) is not None:
-            raise ComponentError(f"{whose}changed `{what}` in place; {CLONE}")
+            raise Altered(f"{whose}changed `{what}` in place; {CLONE}")
         if (now := self._where()) != self._stood:
             what = next(key for key, value in now.items() if value != self._stood[key])
-            raise ComponentError(f"{whose}changed the run's {what} from {self._stood[what]} to {now[what]}")
+            raise Altered(f"{whose}changed the run's {what} from {self._stood[what]} to {now[what]}")
         changed = [w for w, was in zip(self._weights, self._stamp, strict=True) if w.stamp() != was]
         if not changed and self._some is not None:
             pairs = zip(self._weights, self._some, strict=True)
             changed = [w for w, was in pairs if w.some() != was]
         if changed:
-            raise ComponentError(
+            raise Altered(
                 f"{whose}changed the weights `{changed[0].key}` of the model `{changed[0].model.name}`; weights are "
                 "learned through a loss, or written in an `update` hook with `learner.assign`"
             )
@@ -255,7 +258,7 @@ def settings_kept(told: Callable[[str, str], None]) -> Iterator[None]:
         if (now := _settings()) != before:
             for (what, put), was, got in zip(_SETTINGS, before, now, strict=True):
                 if got != was and put is None:
-                    raise ComponentError(f"left {what} {'on' if got else 'off'}")
+                    raise Altered(f"left {what} {'on' if got else 'off'}")
                 if got != was and put is not None:
                     put(was)
                     told(what, f"changed {what} from {was} to {got}; it is {was} again")

@@ -11,9 +11,9 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
 from rlalign.learning.learner import GradientLearner
-from rlalign.running.bad_rewards import save_bad_batch
+from rlalign.running.bad_rewards import save_bad_batch, scored
 from rlalign.running.phase import RunningPhase
-from rlalign.running.responses import rewarded, sample
+from rlalign.running.responses import sample
 
 
 def update(phase: RunningPhase, batch: Batch) -> Mapping[str, float]:
@@ -112,4 +112,4 @@ class Update:
         key = ("respond", phase.repeat, phase.place, phase.iteration, self._responded)
         with phase.untouched.core():
             rollout = sample(phase, examples, phase.settings.generation, key, 0)
-            return rewarded(phase, phase.plan.training, rollout, phase.plan.columns)
+            return scored(phase, phase.plan.training, rollout, phase.plan.columns)

@@ -19,6 +19,7 @@ from rlalign.interface.component import Task
 from rlalign.interface.policy import Model, ModelMap, Policy
 from rlalign.interface.run import Learner
 from rlalign.learning.draw import Draw
+from rlalign.running.bad_rewards import saved_if_bad
 from rlalign.running.models import Models
 from rlalign.running.phase import RunningPhase
 from rlalign.running.plan import PhasePlan
@@ -131,7 +132,7 @@ class RunView(Standing):
         how = how if count is None else how.model_copy(update={"samples": count})
         key = ("sample", phase.repeat, phase.place, phase.iteration)
         with phase.untouched.core():
-            return sample(phase, examples, how, key, phase.position)
+            return sample(phase, examples, how, key, phase.position, finished=phase.finished)
 
     def logged(self, examples: Sequence[Example]) -> Rollout:
         with self._phase.untouched.core():
@@ -146,13 +147,18 @@ class RunView(Standing):
         self, name: str, compute: Callable[[Rollout, Reward], Tensor], key: Sequence[str | int | float] = ()
     ) -> Tensor:
         phase, plan, data = self._phase, self._phase.plan, self._phase.workspace.data
+
+        def scored(rollout: Rollout) -> tuple[Rollout, Reward]:
+            with saved_if_bad(phase, rollout):
+                return rewarded(phase, plan.training, rollout, plan.reward_columns)
+
         with phase.untouched.core():
             return phase.logged.column(
                 name,
                 compute,
                 key,
                 lambda: data.fingerprint(plan, phase.draw.data),
-                lambda rollout: rewarded(phase, plan.training, rollout, plan.reward_columns),
+                scored,
             )
 
     def scores_above(self, rollout: Rollout) -> list[Score]:

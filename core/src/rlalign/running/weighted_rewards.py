@@ -27,6 +27,8 @@ class WeightedSum:
     def __init__(self, listed: Sequence[Member], calls: Calls) -> None:
         self.calls = calls
         self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
+        self.asking: str | None = None
+        """Who was asked last, and may not have answered."""
         self.seconds: dict[str, float] = {}
         """What each took since somebody looked."""
         self._known: list[Score] = []
@@ -69,6 +71,7 @@ class WeightedSum:
             found = inner(run=run, rollout=rollout) if inner else [*self._known]
             for i, member in enumerate(items, 1):
                 report(member.name, i, len(items))
+                self.asking = member.name
                 started = time.perf_counter()
                 score = self.calls(member, "reward", run=run, rollout=rollout)
                 took = time.perf_counter() - started
@@ -86,6 +89,7 @@ class WeightedSum:
         def noted(run: Run, rollout: Rollout) -> list[Score]:
             with _asking(run, None):
                 scores = above(run=run, rollout=rollout)
+            self.asking = member.name
             names[:] = [score.name for score in scores]
             return scores
 
@@ -96,10 +100,13 @@ class WeightedSum:
                 known, self._known = self._known, []  # those are said of the responses in hand
                 try:
                     with _asking(run, None):
-                        return above(run=run, rollout=others)
+                        found = above(run=run, rollout=others)
                 finally:
                     self._known = known
+                self.asking = member.name
+                return found
 
+            self.asking = member.name
             with _asking(run, ask):
                 return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
 

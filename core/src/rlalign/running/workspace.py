@@ -27,6 +27,8 @@ class Workspace:
 
     dir: RunDir
     logs: Logs
+    leaves_files: bool = True
+    """Whether its folder stays when all is over."""
 
     def __init__(self, pipeline: Pipeline, registry: Registry, display: Display) -> None:
         self.pipeline = pipeline

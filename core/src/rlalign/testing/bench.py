@@ -23,7 +23,7 @@ from rlalign.records.files import StrPath
 from rlalign.running import loop
 from rlalign.running.display import Display, PlainDisplay
 from rlalign.running.iteration import run_iteration, with_old_logprobs
-from rlalign.running.responses import respond
+from rlalign.running.responses import respond, rewarded
 from rlalign.running.updating import Update
 from rlalign.running.view import open_phase
 from rlalign.testing.logits import LinearValue, Logits
@@ -167,7 +167,7 @@ class Bench:
     def rollout(self, prompts: int | None = None) -> tuple[Rollout, Reward]:
         """The next draw's responses with their columns, and their reward."""
         examples = self.phase.draw.next(prompts or self.phase.settings.train.prompts)
-        return respond(self.phase, examples)
+        return rewarded(self.phase, self.stages, respond(self.phase, examples), self.phase.plan.columns)
 
     def iterate(self) -> dict[str, float]:
         """One iteration of the phase; its metrics."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout, logged_rollout
 from rlalign.data.settings import Options, Sampling
-from rlalign.decoding.sampler import Constraint
+from rlalign.decoding.sampler import Constraint, Finished
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy, Value
 
@@ -84,11 +84,19 @@ class Logits(Policy):
         return " ".join(str(a) for a in actions_T.tolist() if a not in self.ends)
 
     def sample(
-        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+        finished: Finished | None = None,
     ) -> Rollout:
-        rollout = super().sample(examples, how, uniforms, within)
-        slots = torch.arange(how.samples, device=self.free.device).repeat(len(examples))
-        return rollout.with_columns(slot=slots)
+        def numbered(rollout: Rollout) -> Rollout:
+            slots = torch.arange(how.samples, device=self.free.device).repeat(len(rollout.examples))
+            return rollout.with_columns(slot=slots)
+
+        tell = finished and (lambda part: finished(numbered(part)))
+        return numbered(super().sample(examples, how, uniforms, within, tell))
 
     def decoder(self, inputs: Sequence[Tensor], k: int) -> LogitsDecoder:
         slot_n = torch.arange(k, device=self.free.device).repeat(len(inputs))

@@ -243,3 +243,24 @@ def test_numbered_actions() -> None:
 def test_a_table_larger_than_the_memory_is_refused(options, why):
     with pytest.raises((ValueError, ConfigError), match=why):
         Table(Table.Config(**options))
+
+
+def test_groups_are_told_of_as_they_are_in_the_end():
+    """Without an ending action all end together, finished; with one, earlier ones are told of first."""
+    cases: tuple[tuple[dict[str, Any], bool], ...] = (
+        ({"actions": 3, "steps": 4}, False),
+        ({"actions": ("a", "end"), "end": "end"}, True),
+    )
+    for options, several in cases:
+        table = Table(Table.Config(**{"steps": 12, **options}))
+        table.setup()
+        told: list[Rollout] = []
+        how = Sampling(samples=2, max_new_tokens=12)
+        examples = [Example(f"e{i}", "x") for i in range(16)]
+        uniforms = torch.rand(16, 2, table.config.steps, generator=torch.Generator().manual_seed(0))
+        whole = table.sample(examples, how, uniforms, finished=told.append)
+        assert (len(told) > 1) == several
+        for part in told:
+            rows = [int(e.id[1:]) * 2 + j for e in part.examples for j in range(2)]
+            assert part.finished_N.tolist() == whole.finished_N[rows].tolist()
+        assert sum(map(len, told)) == len(whole)

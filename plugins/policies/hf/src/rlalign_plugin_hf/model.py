@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
+from rlalign.decoding.sampler import Finished
 from rlalign.interface.policy import Model, NoRoom
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.beams import searched
@@ -193,13 +194,18 @@ class LanguageModel(Policy):
     # -- sampling -------------------------------------------------------------------------------------
 
     def sample(
-        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+        finished: Finished | None = None,
     ) -> Rollout:
         for example, tokens in zip(examples, self.prompts(examples), strict=True):
             self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
-        return super().sample(examples, how, uniforms, within)
+        return super().sample(examples, how, uniforms, within, finished)
 
     @property
     def _weight(self) -> Tensor:

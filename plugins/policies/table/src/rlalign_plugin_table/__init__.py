@@ -26,6 +26,7 @@ from rlalign import (
     logged_rollout,
 )
 from rlalign.data.limits import NEW_TOKENS, require_memory
+from rlalign.decoding.sampler import Finished
 
 __all__ = ["Table", "TableValue"]
 
@@ -146,12 +147,20 @@ class Table(Policy):
         return " ".join(self.names[a] for a in actions_T.tolist() if a not in self.ends)
 
     def sample(
-        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+        finished: Finished | None = None,
     ) -> Rollout:
-        rollout = super().sample(examples, how, uniforms, within)
+        tell = finished and (lambda part: finished(self._ended(part)))
+        return self._ended(super().sample(examples, how, uniforms, within, tell))
+
+    def _ended(self, rollout: Rollout) -> Rollout:
+        """Without an ending action a response is over, not cut, after its last step."""
         if self.ends:
             return rollout
-        # Without an ending action a response is over, not cut, after its last step.
         return replace(rollout, finished_N=rollout.length_N == self.config.steps)
 
     # -- the model ------------------------------------------------------------------------------------
