@@ -46,7 +46,7 @@ from rlalign.running.members import HOOKS, implements
 from rlalign.running.report import describe
 from rlalign.testing import ComponentTests, TaskTests
 from rlalign.testing import run as run_pipeline
-from rlalign.testing.bench import Silence, stop_early
+from rlalign.testing.bench import Bench, Silence, stop_early
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -324,6 +324,53 @@ def test_all_that_a_task_s_tests_can_be_told_is_documented():
     text = says("docs/tasks.md")
     told = {name for cls in (TaskTests, ComponentTests) for name in cls.__annotations__} - {"deterministic"}
     assert set(re.findall(r"^\| `(\w+)` \| .* \|$", text, re.MULTILINE)) >= told
+
+
+# -- rewards.md -------------------------------------------------------------------------------------------
+
+
+def test_the_scores_shown_are_the_scores_given(tmp_path):
+    """Each list of rewards on the page, over the responses on the page."""
+    text = says("docs/rewards.md")
+    (given,) = (json.loads(block) for info, block, _ in fences(ROOT / "docs/rewards.md") if info == "json")
+    answers = rlalign.Example("0", given["prompt"], given["responses"], finished=given["finished"])
+
+    class Given(rlalign.Task):
+        """The responses of the page."""
+
+        def examples(self, split):
+            return [answers]
+
+    for name, code in MODULES:
+        (tmp_path / name).write_text(code)
+    shown = re.findall(
+        r"```yaml fragment\n(rewards:\n[^`]*)```\n\n<!-- scores -->\n\n((?:(?:    .*)?\n)+)", text
+    )
+    assert len(shown) == text.count("<!-- scores -->") > 5
+    for block, table in shown:
+        pipeline = {
+            "task": "given",
+            "policy": "bytes",
+            "algorithm": "pulls",
+            "responses": "logged",
+            "train": {"iterations": 1, "prompts": 1, "dtype": "float64"},
+            **yaml.safe_load(block),
+        }
+        rollout, reward = Bench(tmp_path, pipeline, {"given": Given, "pulls": _Pulls}).rollout(1)
+        rows = [["response", *reward.parts, "total"]]
+        for i in range(len(rollout)):
+            values = [*(part[i] for part in reward.parts.values()), reward.total_N[i]]
+            rows.append([str(i + 1), *map(_in_figures, values)])
+        assert [line.split("  ") for line in rows_of(table)] == [
+            line.split("  ") for line in map("  ".join, rows)
+        ]
+
+
+def _in_figures(value: torch.Tensor) -> str:
+    """A score, or what is paid one after the other."""
+    return " + ".join(f"{x:.4g}" for x in value.flatten().tolist() if x or value.ndim == 0).replace(
+        "-0", "-0"
+    )
 
 
 # -- observers.md -----------------------------------------------------------------------------------------
