@@ -42,7 +42,7 @@ def signatures_in(folder: Path) -> dict[str, dict[str, str]]:
     """By phase, what each of its scores depends on, as it was written down last."""
     path, found = folder / SIGNATURES, {}
     for i, row in enumerate(logs.read(path) if path.exists() else (), 1):
-        require_shape(row, _Signed, f"{path}:{i}")
+        require_shape(row, _Signed, folder / f"{SIGNATURES}:{i}")
         found[row["phase"]] = row["signatures"]
     return found
 
