@@ -140,7 +140,7 @@ def test_plugins_lists_names_by_kind_with_a_sentence() -> None:
             name, _, sentence = line.strip().partition(" ")
             blocks[kind][name] = sentence.strip()
         elif line.endswith(":"):
-            kind = line[:-1]
+            kind = line[:-1].partition(" (")[0]
             blocks[kind] = {}
     assert blocks["wrappers of rewards"]["clip"] == "Scores held between two bounds."
     assert (
@@ -158,7 +158,10 @@ def test_plugins_tells_all_of_one() -> None:
     assert "kind       reward wrapper\nplace      rewards or evaluate.use, below what it wraps\n" in text
     assert "hooks      reward (wrapper)\n" in text and "package    rlalign 0.1.0\n" in text
     assert "  at_least: required\n      where the gate opens\n" in text
+    assert "level" not in text and "better" not in text
+    assert "level      sentence\nbetter     higher\nhooks " in call("plugins", "kl").output
     about = json.loads(call("plugins", "kl", "--json").output)
+    assert (about["level"], about["higher_is_better"], about["bounds"]) == ("sentence", True, [None, None])
     assert about["models"] == {"reference": "frozen"} and about["places"] == ["rewards", "evaluate.use"]
     assert {key: value for key, value in about["options"][0].items() if key != "meaning"} == {
         "name": "coef",
@@ -234,6 +237,73 @@ def test_plugins_check_tells_of_names_installed_twice(site: Path) -> None:
     result = call("plugins", "--check")
     assert result.exit_code == 1
     assert "`twin` is in rlalign-plugin-a 1.2 and rlalign-plugin-b 1.2" in result.stderr
+
+
+SCORES = '''
+from pydantic import Field
+from rlalign import Component, Options, hookimpl
+
+class Both(Component):
+    """A share and a spread."""
+    higher_is_better = False
+    bounds = (0, 100.0)
+
+    class Config(Options):
+        """Options of `both`."""
+        case: str = Field("mixed", description="of letters")
+
+    def signature(self):
+        return f"case:{self.config.case}"
+
+    @hookimpl
+    def reward(self, rollout): ...
+
+    @hookimpl
+    def evaluate(self, rollout): ...
+
+class Corpus(Component):
+    """A spread."""
+    bounds = (0, None)
+
+    @hookimpl
+    def evaluate(self, rollout): ...
+
+class Late(Component):
+    """Says what it is once it is set up."""
+    bounds = (None, 1)
+
+    def signature(self):
+        return f"hash:{self.digest}"
+
+    @hookimpl
+    def reward(self, rollout): ...
+'''
+
+
+def test_plugins_tells_what_a_score_is(site: Path) -> None:
+    points = "\n".join(
+        f"{name.lower()} = rlalign_plugin_scores:{name}" for name in ("Both", "Corpus", "Late")
+    )
+    installed(site, "rlalign-plugin-scores", points, SCORES)
+    rewards, _, rest = call("plugins").output.partition("\nwrappers of rewards")
+    assert "\n  both " in rewards and "\n  late " in rewards
+    assert "metrics (of all responses together; under `evaluate.use` only):\n  corpus " in rest
+    told = (
+        "level      sentence and corpus",
+        "better     lower",
+        "bounds     0 to 100",
+        "signature  case:mixed",
+    )
+    assert "\n".join(told) in call("plugins", "both").output
+    assert (
+        "level      corpus\nbetter     higher\nbounds     0 or more\nhooks "
+        in call("plugins", "corpus").output
+    )
+    assert "bounds     1 or less\nhooks " in call("plugins", "late").output
+    assert json.loads(call("plugins", "both", "--json").output)["bounds"] == [0, 100]
+    listed = {row["name"]: row.get("level") for row in json.loads(call("plugins", "--json").output)}
+    assert listed["both"] == "sentence and corpus" and listed["kl"] == "sentence"
+    assert listed["corpus"] == "corpus" and listed["clip"] is None
 
 
 # -- check ------------------------------------------------------------------------------------------

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +22,7 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component, Task
 from rlalign.interface.hooks import hookimpl
-from rlalign.testing import Bytes, run, session
+from rlalign.testing import Bench, Bytes, run, session
 from rlalign.testing.bench import logged
 
 EXAMPLES = 16
@@ -184,3 +189,104 @@ def test_what_goes_wrong_in_it_names_it(tmp_path: Path) -> None:
 def test_columns_come_too_late_for_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`wanting` begins before all responses .*reference.full_logprobs"):
         session(tmp_path, pipeline(rewards=["wanting"]), CLASSES)
+
+
+# -- a reward in another process ----------------------------------------------------------------------
+
+SERVER = """
+import json, sys, time
+for line in sys.stdin:
+    texts = json.loads(line)
+    time.sleep(0.02 * len(texts))
+    print(json.dumps([len(text) for text in texts]), flush=True)
+"""
+
+
+class Unhurried(Bytes):
+    """Twenty tokens or so, each of ten milliseconds in which the processor is free: as a model on another device."""
+
+    def setup(self) -> None:
+        super().setup()
+        with torch.no_grad():
+            self.table[:, 256] += 2
+
+    def decoder(self, inputs: Any, k: int) -> Any:
+        decoder = super().decoder(inputs, k)
+        logits = decoder.logits
+
+        def later() -> Any:
+            time.sleep(0.01)
+            return logits()
+
+        decoder.logits = later
+        return decoder
+
+
+class Elsewhere(Component):
+    """Twenty milliseconds a response, in another process that is asked for all of them together."""
+
+    def setup(self, run: Any) -> None:
+        command = [sys.executable, "-c", SERVER]
+        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.asked: list[list[str]] = []
+
+    def ask(self, texts: Sequence[str]) -> None:
+        assert self.server.stdin is not None
+        self.asked.append(list(texts))
+        self.server.stdin.write(json.dumps(list(texts)) + "\n")
+        self.server.stdin.flush()
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        assert self.server.stdout is not None
+        if not self.asked:
+            self.ask(rollout.texts)
+        known: dict[str, float] = {}
+        for texts in self.asked:
+            known |= dict(zip(texts, json.loads(self.server.stdout.readline()), strict=True))
+        self.asked = []
+        return Score(torch.tensor([float(known[text]) for text in rollout.texts]))
+
+
+class ElsewhereEarly(Elsewhere):
+    """The same, asked for whole groups as they end."""
+
+    def ahead(self, run: Any, rollout: Rollout) -> None:
+        self.ask(rollout.texts)
+
+
+@pytest.mark.slow
+def test_an_iteration_is_shorter(tmp_path: Path) -> None:
+    """One that begins early and one that does not, in turn: the same numbers, and the median of the ratios."""
+    classes = {**CLASSES, "unhurried": Unhurried, "early": ElsewhereEarly, "late": Elsewhere}
+    benches = {}
+    for name in ("early", "late"):
+        said = pipeline(
+            policy="unhurried",
+            rewards=[{name: {}, "as": "scored"}],
+            generation={"samples": 4, "max_new_tokens": 100},
+        )
+        (tmp_path / name).mkdir()
+        benches[name] = Bench(tmp_path / name, {k: v for k, v in said.items() if k != "evaluate"}, classes)
+        benches[name].iterate()
+    took: dict[str, list[float]] = {name: [] for name in benches}
+    earned: dict[str, list[float]] = {name: [] for name in benches}
+    for i in range(7):
+        for name in ("early", "late") if i % 2 else ("late", "early"):
+            started = time.perf_counter()
+            metrics = benches[name].iterate()
+            took[name].append(time.perf_counter() - started)
+            earned[name].append(metrics["reward/scored"])
+    for bench in benches.values():
+        for component in bench.phase.plan.components:
+            if isinstance(component, Elsewhere):
+                component.server.kill()
+                component.server.wait()
+    assert earned["early"] == earned["late"]
+    ratio = statistics.median(a / b for a, b in zip(took["early"], took["late"], strict=True))
+    late, early = (statistics.median(took[name]) for name in ("late", "early"))
+    parts = {part: metrics[f"time/{part}"] for part in ("rollout", "reward", "update")}
+    print(
+        f"{late:.2f} s, begun early {early:.2f} s: median ratio {ratio:.2f}; load {os.getloadavg()[0]:.1f}; {parts}"
+    )
+    assert ratio < 0.9

@@ -65,6 +65,13 @@ def lock(run: Path) -> Tree:
     return found
 
 
+def signatures(run: Path) -> dict[str, str]:
+    """What the figures of a run's scores depend on, where their components say so, by their names."""
+    from rlalign.records.result import Result
+
+    return Result(run).signatures
+
+
 def evaluated(run: Path, how: Tree, components: Components) -> Tree:
     """A finished run's policy measured once more; `how` changes its `evaluate` section, key by key."""
     return _opened(run, how, components).evaluate()  # type: ignore[no-any-return]

@@ -123,7 +123,7 @@ def made(study: Study, planned: Planned, work: Path, *, keep: bool = False) -> R
         curve=curve,
         own=own,
         code=_code(core.lock(folder)),
-        made={**about, "packages": core.lock(folder)["packages"]},
+        made={**about, "packages": core.lock(folder)["packages"], **_signed(folder)},
     )
     if not keep:
         shutil.rmtree(folder)
@@ -243,6 +243,12 @@ def _cost(started: float) -> dict[str, float]:
     """Processor time, and the most memory at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": round(time.process_time() - started, 1), "memory_gb": round(peak / 1e9, 2)}
+
+
+def _signed(run: Path) -> dict[str, Any]:
+    """What its figures depend on, where they say so."""
+    found = core.signatures(run)
+    return {"signatures": found} if found else {}
 
 
 def _code(lock: Mapping[str, Any]) -> dict[str, str]:

@@ -53,6 +53,7 @@ def _row(found: Installed, load: bool) -> dict[str, Any]:
         "sentence": told.sentence,
         "distribution": found.distribution,
         "version": found.version,
+        **({"level": told.level} if told.level else {}),
     }
     if load:
         try:
@@ -100,6 +101,7 @@ def _about(name: str, cls: type[Any], told: Outline, found: Installed | None) ->
         "name": name,
         "kind": told.kind,
         "sentence": told.sentence,
+        **(_scoring(made, told.level) if told.level else {}),
         "places": told.places,
         "hooks": [hook + (" (wrapper)" if how == "wrapper" else "") for hook, how in told.hooks.items()],
         "models": models,
@@ -112,6 +114,27 @@ def _about(name: str, cls: type[Any], told: Outline, found: Installed | None) ->
         "package": str(found) if found else None,
         "options": list(_options(cls.Config)),
     }
+
+
+def _scoring(made: Any, level: str) -> dict[str, Any]:
+    """What is said of a reward or a metric: what it scores, what is better, between which bounds, by which formula."""
+    signature = ""
+    if not isinstance(made, type):
+        with suppress(Exception):  # known once it is set up
+            signature = made.signature()
+    return {
+        "level": level,
+        "higher_is_better": made.higher_is_better,
+        "bounds": list(made.bounds),
+        "signature": signature,
+    }
+
+
+def _bounds(bounds: Sequence[float | None]) -> str:
+    least, most = (None if bound is None else f"{bound:g}" for bound in bounds)
+    if least is None or most is None:
+        return f"{least} or more" if least is not None else f"{most} or less" if most is not None else ""
+    return f"{least} to {most}"
 
 
 def _options(config: type[BaseModel], above: str = "") -> Iterator[dict[str, Any]]:
@@ -151,9 +174,18 @@ def _in_words(name: str, about: Mapping[str, Any]) -> str:
     chosen = [
         f"{s}.{key}: {json.dumps(v)}" for s, values in about["defaults"].items() for key, v in values.items()
     ]
+    scoring = {}
+    if "level" in about:
+        scoring = {
+            "level": about["level"],
+            "better": "higher" if about["higher_is_better"] else "lower",
+            "bounds": _bounds(about["bounds"]),
+            "signature": about["signature"],
+        }
     rows = {
         "kind": kind,
         "place": place,
+        **scoring,
         "hooks": ", ".join(about["hooks"]),
         "models": ", ".join(
             model if model == role else f"{model} ({role})" for model, role in models.items()

@@ -160,8 +160,8 @@ def evaluate(
         from rlalign.cli import inspection
 
         inspection.require_task(target, more["task"])
-        row = inspection.opened(target, overrides, seed=seed, policy=policy, **more).evaluate()
-        say(inspection.as_json(row) if as_json else inspection.table(row))
+        run = inspection.opened(target, overrides, seed=seed, policy=policy, **more)
+        say(inspection.measured(run, json=as_json))
 
     guarded(debug, work)
 

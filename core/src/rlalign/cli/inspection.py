@@ -59,7 +59,17 @@ def run_folder(name: str) -> Path:
     return path if path.exists() or "/" in name or not is_run(Path("runs") / name) else Path("runs") / name
 
 
-def table(row: Mapping[str, Any]) -> str:
+def measured(run: Opened, *, json: bool) -> str:
+    """What an evaluation says, and what its figures depend on where their components tell."""
+    row, signatures = run.evaluate(), run.signatures
+    if json:
+        return as_json({**row, **({"signatures": signatures} if signatures else {})})
+    wide = max(map(len, signatures), default=0)
+    signed = [f"{name:{wide}}  {said}" for name, said in signatures.items()]
+    return "\n".join([_table(row), *(["", "signatures", *signed] if signed else [])])
+
+
+def _table(row: Mapping[str, Any]) -> str:
     """The figures of an evaluation in two columns; all digits are in the JSON."""
     figures = {name: value for name, value in row.items() if name.startswith("eval/")}
     wide = max(map(len, figures))

@@ -16,11 +16,11 @@ KINDS = {
     "value": "values",
     "task": "tasks",
     "responses": "sources of responses",
-    "reward": "rewards",
+    "reward": "rewards (a number for each response; under `evaluate.use` its mean, a metric)",
     "reward wrapper": "wrappers of rewards",
     "algorithm": "algorithms",
     "advantage wrapper": "wrappers of advantages",
-    "metric": "metrics",
+    "metric": "metrics (of all responses together; under `evaluate.use` only)",
     "": "not told by their files (`rlalign plugins --check` imports them)",
 }
 """Kinds of components, and what several are called."""
@@ -49,6 +49,14 @@ class Outline:
                 wrapper = "reward wrapper" if hook == "reward" else "advantage wrapper"
                 return plain if self.hooks[hook] == "plain" else wrapper
         return "metric" if "evaluate" in self.hooks else "algorithm"
+
+    @property
+    def level(self) -> str:
+        """What a reward or a metric gives a number for: `sentence`, `corpus`, or `sentence and corpus`; else empty."""
+        if self.kind not in ("reward", "metric"):
+            return ""
+        levels = [("sentence", "reward"), ("corpus", "evaluate")]
+        return " and ".join(level for level, hook in levels if self.hooks.get(hook) == "plain")
 
     @property
     def places(self) -> list[str]:

@@ -29,6 +29,7 @@ WRITTEN = (
         "metrics.jsonl",
         "samples.jsonl",
         "dropped.jsonl",
+        "signatures.jsonl",
     ),
     *("inexact.jsonl", "events", "rows", "remembered", "columns", "checkpoints", "model", "bad-batch"),
 )

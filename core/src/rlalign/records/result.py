@@ -30,6 +30,23 @@ class _Sample(BaseModel):
     scores: dict[str, float | str] | None = None
 
 
+class _Signed(BaseModel):
+    phase: str
+    signatures: dict[str, str]
+
+
+SIGNATURES = "signatures.jsonl"
+
+
+def signatures_in(folder: Path) -> dict[str, dict[str, str]]:
+    """By phase, what each of its scores depends on, as it was written down last."""
+    path, found = folder / SIGNATURES, {}
+    for i, row in enumerate(logs.read(path) if path.exists() else (), 1):
+        require_shape(row, _Signed, folder / f"{SIGNATURES}:{i}")
+        found[row["phase"]] = row["signatures"]
+    return found
+
+
 class Result:
     """What a run has written into its folder so far; read anew each time. Needs no torch."""
 
@@ -67,6 +84,11 @@ class Result:
         for i, row in enumerate(found, 1):
             require_shape(row, _Sample, self.folder / f"samples.jsonl:{i}")
         return found
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """What the figures of each score depend on beside the texts, where its component says so, by its name."""
+        return {name: said for phase in signatures_in(self.folder).values() for name, said in phase.items()}
 
     def frame(self, what: Literal["metrics", "evaluations", "samples"] = "metrics") -> Any:
         """The same rows as a `pandas.DataFrame`."""

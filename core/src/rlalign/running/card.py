@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Card:
     origin: str = (
         "The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`)."
     )
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    """What scores depend on beside the texts, by their names."""
 
     def text(self, policy: Policy, base: Base | None, note: str | None = None) -> str:
         """The README: the hub's metadata, where the model comes from, what its weights are, its figures."""
@@ -49,8 +51,15 @@ class Card:
             _of_base(base) if base else None,
             note,
             f"| metric | value |\n|---|---|\n{rows}" if rows else None,
+            self._signed(),
         )
         return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _signed(self) -> str | None:
+        """The signatures of the figures."""
+        listed = {part for name in self.metrics for part in name.split("/")}
+        found = [f"- `{name}`: `{said}`" for name, said in sorted(self.signatures.items()) if name in listed]
+        return "\n".join(["Computed as these signatures say:\n", *found]) if found else None
 
 
 def _of_base(base: Base) -> str:

@@ -21,6 +21,7 @@ from rlalign.records.logs import Logs
 from rlalign.records.result import Result
 from rlalign.records.rewriting import complete
 from rlalign.records.rundir import RunDir
+from rlalign.running import signatures
 from rlalign.running.best import Best
 from rlalign.running.card import Card, save_folder
 from rlalign.running.changes import extension, judge
@@ -250,9 +251,9 @@ class Session(Workspace):
             self._drop_model()
             self.logs.event(events.ended())  # before the model, whose presence says that all is done
             self.display.stage("writing the model")
-            note = save_folder(
-                self.models.policy, self.dir.model, Card(self.dir.name, self.pipeline, self.last)
-            )
+            signed = Result(self.dir.path).signatures
+            card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
+            note = save_folder(self.models.policy, self.dir.model, card)
             if note is not None:
                 self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
             self._tell_ended(None)
@@ -285,6 +286,7 @@ class Session(Workspace):
         phase = self.phase = open_phase(self, self.plans[place], repeat, place)
         state, self._phase_state = self._phase_state, None
         phase.start(state, changed=self._changed_since and state is not None)
+        signatures.note(phase)
         if self._optimiser_state and phase.learner is not None:
             with checkpoint.fitting(self.dir.checkpoints):
                 phase.learner.optimiser.load_state_dict(self._optimiser_state)

@@ -32,6 +32,7 @@ from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.kept import write_rows
 from rlalign.records.logs import Logs, plain
+from rlalign.records.result import Result
 from rlalign.records.rows import OURS, SAMPLED, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
@@ -44,6 +45,7 @@ from rlalign.running.display import PlainDisplay
 from rlalign.running.models import load_weights
 from rlalign.running.plan import PhasePlan, new_tokens
 from rlalign.running.planning import plan_phases
+from rlalign.running.signatures import signatures_of
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
@@ -77,6 +79,8 @@ class Opened(Workspace):
         self.name = name
         self.place = place
         self.repeat = 0
+        self.noted: Mapping[str, str] = {}
+        """The signatures that the run wrote down."""
         self.origin: dict[str, Any] = {}
         """Where its responses come from, for exported rows."""
         self._phase_state: Mapping[str, Any] | None = None
@@ -102,6 +106,7 @@ class Opened(Workspace):
         now = {key: _identity(component) for key, component in self.components.keyed.items()}
         self._states = {key: states[what] for key, what in now.items() if what in states}
         self._phase_state, self.repeat = saved.loop["phase"], saved.loop["repeat"]
+        self.noted = Result(run.path).signatures
         self.origin = {"run": self.name, "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest()}
 
     def load_model(self, weights: Path | None) -> None:
@@ -179,6 +184,12 @@ class Opened(Workspace):
         phase = self.phase
         rollout, reward = evaluation.measured(phase)
         return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        """What the figures of `evaluate` depend on beside the texts, where a score says so, by its name."""
+        self._look()
+        return signatures_of(self.phase.plan.evaluators)
 
     def sample(
         self,
@@ -306,7 +317,8 @@ class Opened(Workspace):
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.models.policy.saves_float32 = float32
-        save_folder(self.models.policy, folder, Card(self.name, self.pipeline, self.last, origin))
+        card = Card(self.name, self.pipeline, self.last, origin, self.noted)
+        save_folder(self.models.policy, folder, card)
         return folder
 
 

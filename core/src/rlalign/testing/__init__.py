@@ -4,6 +4,7 @@ from rlalign.testing.bench import COMPONENTS, Bench, plain_gradient, registry, r
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.logits import FreeValue, LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
+from rlalign.testing.reward_kit import RewardTests
 from rlalign.testing.task_kit import TaskTests
 from rlalign.testing.tasks import Length, Numbers, TokenSum
 from rlalign.testing.text import Bytes
@@ -20,6 +21,7 @@ __all__ = [
     "Numbers",
     "PolicyAndValue",
     "PolicyGradient",
+    "RewardTests",
     "TaskTests",
     "TokenSum",
     "ValueFit",

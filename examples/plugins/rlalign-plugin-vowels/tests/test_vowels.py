@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlalign.testing import ComponentTests, TaskTests, run
+from rlalign.testing import ComponentTests, RewardTests, TaskTests, run
 from rlalign_plugin_vowels import share_of, surrogate
 from rlalign_plugin_vowels.missing_vowels import MissingVowels
 
@@ -26,7 +26,7 @@ def test_surrogate_clips_only_what_would_gain():
     assert acts.tolist() == [True, False, False, True, False]
 
 
-class TestVowels(ComponentTests):
+class TestVowels(RewardTests):
     component = "vowels"
 
 

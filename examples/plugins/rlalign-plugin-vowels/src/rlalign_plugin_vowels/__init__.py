@@ -26,6 +26,10 @@ class Vowels(Component):
         letters: str = Field("aeiou", min_length=1, description="the letters that count as vowels")
 
     config: Config
+    bounds = (0.0, 1.0)
+
+    def signature(self) -> str:
+        return f"letters:{self.config.letters}"
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
