@@ -113,6 +113,8 @@ class Bundle:
         raw = numpy.fromfile(path, numpy.uint8, entry.size, offset=entry.start)
         if len(raw) != entry.size or masked(crc32c(raw)) != entry.crc:
             raise CheckpointError(f"{path}: is damaged: the checksum of `{name}` is another one")
+        if not entry.size:
+            return torch.zeros(entry.shape, dtype=dtype)
         return torch.from_numpy(raw).view(dtype).reshape(entry.shape)
 
 
@@ -270,6 +272,6 @@ def _entry(name: str, record: bytes, shards: int) -> Entry:
     dtype, shard, start, size, crc = (_number(said.get(field, 0)) for field in (1, 3, 4, 5, 6))
     if shard >= shards:
         raise ValueError(f"`{name}` lies in file {shard} of {shards}")
-    if len(shape) > AXES or start + size >= 2**63 or any(axis >= 2**63 for axis in shape):
+    if len(shape) > AXES or start + size >= 2**63 or math.prod(max(axis, 1) for axis in shape) >= 2**63:
         raise ValueError(f"the shape or place of `{name}` cannot be")
     return Entry(dtype, tuple(shape), shard, start, size, crc)

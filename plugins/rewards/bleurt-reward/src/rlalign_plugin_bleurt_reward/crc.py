@@ -12,6 +12,8 @@ POLYNOMIAL = 0x82F63B78
 
 Words = numpy.ndarray
 """Registers, uint32."""
+SHORT = 256
+"""Bytes for which a loop is the faster way."""
 
 
 def _tables() -> tuple[Words, Words]:
@@ -26,6 +28,7 @@ def _tables() -> tuple[Words, Words]:
 
 _BYTE, _PAIR = _tables()
 """What one byte, and what two bytes, do to a register."""
+_LOOKUP: list[int] = _BYTE.tolist()
 _BITS = numpy.uint32(1) << numpy.arange(32, dtype=numpy.uint32)
 
 
@@ -48,6 +51,11 @@ def masked(crc: int) -> int:
 
 def _register(array: numpy.ndarray) -> int:
     """What bytes make of a register of zero: each lane by itself, then neighbours joined until one is left."""
+    if len(array) <= SHORT:
+        register = 0
+        for byte in array.tobytes():
+            register = _LOOKUP[(register ^ byte) & 0xFF] ^ register >> 8
+        return register
     width = 2  # bytes of a lane; zeros in front change nothing in a register of zero
     while width * width < len(array):
         width *= 2
