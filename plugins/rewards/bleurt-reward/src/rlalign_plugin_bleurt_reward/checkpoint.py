@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlalign.data.limits import CONFIG_BYTES, require_file
@@ -83,10 +82,9 @@ class Checkpoint:
             )
         return found
 
-    def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """All weights, by their names in the model."""
-        read = of_official if self.official else of_port
-        return read(self.weights_in[0], self.sizes, dtype)
+    def weights(self) -> dict[str, Tensor]:
+        """All weights in float32, by their names in the model."""
+        return (of_official if self.official else of_port)(self.weights_in[0], self.sizes)
 
 
 # -- what it is -------------------------------------------------------------------------------------------------------
@@ -144,7 +142,7 @@ def _find_port(folder: Path, name: str) -> Checkpoint:
             f"{path}: `model_type` is {said.get('model_type')!r}; a port of BLEURT has one of {', '.join(TYPES)}"
         )
     act = said.get("hidden_act", "gelu")
-    if act not in GELUS:
+    if not isinstance(act, str) or act not in GELUS:
         raise CheckpointError(f"{path}: `hidden_act` is {act!r}; expected one of {', '.join(GELUS)}")
     sizes = _sizes(said, path)
     weights = next(

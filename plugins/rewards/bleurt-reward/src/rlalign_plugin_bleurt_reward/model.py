@@ -107,7 +107,8 @@ class Bleurt:
         return self._norm(f"{name}.output.LayerNorm", x_BQH + self._dense(f"{name}.output.dense", wide))
 
     def _dense(self, name: str, x: Tensor) -> Tensor:
-        return linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+        weight = self.weights[f"{name}.weight"]
+        return linear(x.to(weight.dtype), weight, self.weights[f"{name}.bias"])
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,8 @@ from rlalign_plugin_bleurt_reward.checkpoint import Checkpoint
 from rlalign_plugin_bleurt_reward.model import Bleurt, Gelu
 from rlalign_plugin_bleurt_reward.tokens import Pairs
 
+ROUNDED = re.compile(r"encoder\.layer\..*(dense|query|key|value)\.(weight|bias)")
+"""Weights that another type than float32 may hold: sums, normalisations and the score itself are left precise."""
 Encoded = tuple[list[int], int]
 
 
@@ -31,9 +34,10 @@ class Scorer:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.pairs = Pairs(checkpoint.tokenizer(), max_length or checkpoint.max_length)
-        weights = checkpoint.weights(dtype)
+        weights = checkpoint.weights()
         try:
-            weights = {name: x.to(self.device) for name, x in weights.items()}
+            for name, x in weights.items():
+                weights[name] = x.to(self.device, dtype if ROUNDED.fullmatch(name) else torch.float32)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"{checkpoint.name} cannot be put on {self.device}: {error}") from error
         self.model = Bleurt(weights, checkpoint.sizes, gelu or checkpoint.gelu)

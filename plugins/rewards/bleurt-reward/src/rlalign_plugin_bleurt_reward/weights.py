@@ -23,7 +23,7 @@ NO_WEIGHTS = re.compile(r"global_step|.*(/|^)adam_.*|beta[12]_power")
 """Variables of an official checkpoint that are none of the model's."""
 
 
-def of_official(index: Path, sizes: Sizes, dtype: torch.dtype) -> dict[str, Tensor]:
+def of_official(index: Path, sizes: Sizes) -> dict[str, Tensor]:
     """The weights that an index of TensorFlow's and the files beside it hold."""
     bundle = Bundle(index.with_suffix(""))
     if tracked := next((name for name in bundle.entries if "/.ATTRIBUTES/" in name), None):
@@ -44,11 +44,11 @@ def of_official(index: Path, sizes: Sizes, dtype: torch.dtype) -> dict[str, Tens
     found = {}
     for ours, theirs in names.items():
         tensor = bundle.tensor(theirs)
-        found[ours] = _checked(index, theirs, tensor.t() if ours in turned else tensor).to(dtype).contiguous()
+        found[ours] = _checked(index, theirs, tensor.t() if ours in turned else tensor).float().contiguous()
     return found
 
 
-def of_port(path: Path, sizes: Sizes, dtype: torch.dtype) -> dict[str, Tensor]:
+def of_port(path: Path, sizes: Sizes) -> dict[str, Tensor]:
     """The weights in a `.safetensors`, or in a `.bin` that torch reads without running what it holds."""
     try:
         if path.suffix == ".bin":
@@ -72,7 +72,7 @@ def of_port(path: Path, sizes: Sizes, dtype: torch.dtype) -> dict[str, Tensor]:
     require(path, sizes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     # Copied, so that a file that changes later changes nothing; one by one, so that there are never two of all.
     return {
-        name: _checked(path, name, tensors.pop(name)).to(dtype, copy=True).contiguous()
+        name: _checked(path, name, tensors.pop(name)).to(torch.float32, copy=True).contiguous()
         for name in list(tensors)
     }
 
