@@ -197,8 +197,7 @@ def record(dtype=1, shape=(2, 3), shard=0, start=0, size=24, more=b"") -> bytes:
 def refused(prefix: Path, words: str, name: str | None = None) -> None:
     began = time.monotonic()
     with pytest.raises(CheckpointError, match=words) as caught:
-        read = Bundle(prefix)
-        read.tensor(name or "a")
+        Bundle(prefix).tensor(name or "a")
     assert str(prefix.parent) in str(caught.value)
     assert time.monotonic() - began < 5
 
@@ -418,15 +417,14 @@ def test_mutations_are_read_or_refused(tmp_path, compressed, mend, examples):
                 assert read.tensor(tensor).numel() <= 10_000
             outcomes["read"] += 1
         except CheckpointError as error:
-            assert str(tmp_path) in str(error)
-            outcomes["refused"] += 1
+            outcomes["refused"] += str(tmp_path) in str(error)
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 16 * 2**20
 
     check()
-    assert outcomes["refused"] > examples / 3
+    assert outcomes["refused"] > examples / 3 and sum(outcomes.values()) >= examples
 
 
 def tensors_small() -> dict[str, torch.Tensor]:

@@ -52,7 +52,14 @@ def test_google_s_scores_with_narrow_embeddings(gelu, key):
     """From the numbers of the tokens, one pair at a time."""
     folder = DATA / "sentencepiece"
     said = json.loads((folder / "bert_config.json").read_text())
-    names = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size type_vocab_size".split()
+    names = [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "type_vocab_size",
+    ]
     sizes = Sizes(*(said[name] for name in names), said["max_position_embeddings"])
     weights = of_official(folder / "variables/variables.index", sizes)
     assert weights["encoder.embedding_projection.weight"].shape == (36, 12)

@@ -1,4 +1,4 @@
-"""Small checkpoints of random weights in the official layout: to try a pipeline without a download, and to test readers."""
+"""Small checkpoints of random weights in the official layout: to try a pipeline without a download, and for tests."""
 
 from __future__ import annotations
 
