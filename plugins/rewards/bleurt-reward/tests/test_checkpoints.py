@@ -144,21 +144,31 @@ def test_a_port_with_narrow_embeddings(tmp_path, model_type):
     assert scores(port, max_length=48) == scores(tmp_path / "tf")
 
 
-def test_pickled_weights_are_read_and_not_run(port, tmp_path):
+def test_pickled_weights_are_refused_and_converted_without_being_run(port, tmp_path, monkeypatch, capsys):
     expected = scores(port)
     tensors = load_file(port / "model.safetensors")
     torch.save(tensors, port / "pytorch_model.bin")
+    assert scores(port) == expected  # those that are not pickled are there too
     (port / "model.safetensors").unlink()
-    assert scores(port) == expected
+    with pytest.raises(
+        CheckpointError, match=r"pickled \(pytorch_model\.bin\).*`rlalign-bleurt convert .*port NEW"
+    ):
+        open_checkpoint(port)
+    assert command(monkeypatch, "convert", port, tmp_path / "new") == 0
+    assert scores(tmp_path / "new") == expected
+    found = open_checkpoint(tmp_path / "new")
+    assert (found.name, found.gelu, found.max_length) == ("port", "erf", 48)
 
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    torch.save({**tensors, "evil": Evil()}, port / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: cannot be read"):
-        scores(port)
-    assert not (tmp_path / "ran").exists()
+    for evil in ({**tensors, "evil": Evil()}, Evil(), [1], {"a": 1}):
+        torch.save(evil, port / "pytorch_model.bin")
+        assert command(monkeypatch, "convert", port, tmp_path / "other") == 2
+        said = capsys.readouterr().err
+        assert "pytorch_model.bin: cannot be read" in said or "something else than tensors" in said
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "other").exists()
 
 
 def test_names_of_official_variables():
@@ -301,7 +311,7 @@ def test_a_tensor_that_repeats_itself_takes_no_memory(port):
     )
     (port / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"the model needs .* of memory"):
-        open_checkpoint(port).weights()
+        open_checkpoint(port, pickled=True).weights()
 
 
 def bundle_with(folder: Path, **changed: torch.Tensor | None) -> None:
@@ -379,15 +389,6 @@ def command(monkeypatch, *arguments: object) -> Any:
     with pytest.raises(SystemExit) as ended:
         convert.main()
     return ended.value.code
-
-
-def test_the_command_rewrites_a_port(port, tmp_path, monkeypatch):
-    torch.save(load_file(port / "model.safetensors"), port / "pytorch_model.bin")
-    (port / "model.safetensors").unlink()
-    assert command(monkeypatch, "convert", port, tmp_path / "new") == 0
-    assert scores(tmp_path / "new") == scores(port)
-    found = open_checkpoint(tmp_path / "new")
-    assert (found.name, found.gelu, found.max_length) == ("port", "erf", 48)
 
 
 def test_the_command_tells_what_is_wrong(tf, tmp_path, monkeypatch, capsys):

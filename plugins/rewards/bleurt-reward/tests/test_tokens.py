@@ -23,30 +23,8 @@ from rlalign_plugin_bleurt_reward.wordpiece import WordPiece
 DATA = Path(__file__).with_name("data")
 ROWS = [json.loads(line) for line in (DATA / "wordpiece/pairs.jsonl").read_text().splitlines()]
 PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "a",
-    "b",
-    "c",
-    "ab",
-    "##a",
-    "##b",
-    "##c",
-    "##bc",
-    "cafe",
-    "e",
-    "##e",
-    "[",
-    "]",
-    "$",
-    ".",
-    "##.",
-    "中",
-    "ss",
-    "##s",
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "ab", "##a", "##b", "##c", "##bc"),
+    *("cafe", "e", "##e", "[", "]", "$", ".", "##.", "中", "ss", "##s"),
 ]
 VOCABULARY = {piece: i for i, piece in enumerate(PIECES)}
 

@@ -18,11 +18,19 @@ from rlalign_plugin_bleurt_reward.scorer import Scorer
 __all__ = ["Bleurt", "Checkpoint", "CheckpointError", "Scorer", "open_checkpoint"]
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """What lies in a folder, or under a name in the hub's cache. Its weights are read when a `Scorer` is made of it."""
+def open_checkpoint(source: str | Path, *, pickled: bool = False) -> Checkpoint:
+    """What lies in a folder, or under a name in the hub's cache. Its weights are read when a `Scorer` is made of it.
+
+    One whose weights are pickled is refused unless you say otherwise.
+    """
     folder = folder_of(str(source))
-    named = str(source) if folder != Path(source) else folder.absolute().name
-    return find(folder, named)
+    found = find(folder, str(source) if folder != Path(source) else folder.absolute().name)
+    if found.pickled and not pickled:
+        raise CheckpointError(
+            f"{source}: its weights are pickled ({found.weights_in[0].name}), and a run unpickles nothing. "
+            f"`rlalign-bleurt convert {source} NEW_FOLDER` rewrites them as safetensors, once"
+        )
+    return found
 
 
 class Bleurt(Component):

@@ -59,6 +59,11 @@ class Checkpoint:
     """The files with weights; of an official one the index comes first."""
 
     @property
+    def pickled(self) -> bool:
+        """Whether its weights are in a pickle."""
+        return self.weights_in[0].suffix == ".bin"
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the weights' files, in hexadecimal: of one file, as `sha256sum` prints it."""
         return _digest(self.weights_in[1:] if self.official else self.weights_in)

@@ -81,10 +81,13 @@ def program() -> None:
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 def convert_command(source: str, out: Path) -> None:
-    """Rewrite the checkpoint SOURCE (a folder, or a name in the hub's cache) into the new folder OUT."""
+    """Rewrite the checkpoint SOURCE (a folder, or a name in the hub's cache) into the new folder OUT.
+
+    Pickled weights (pytorch_model.bin) are read by torch in a way that runs no code of theirs.
+    """
     from rlalign_plugin_bleurt_reward import open_checkpoint
 
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, pickled=True)
     convert(checkpoint, out)
     again = open_checkpoint(out)
     click.echo(
