@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import rlalign_plugin_bleurt_reward
 from rlalign import ComponentError, ConfigError, Example
 from rlalign.testing import Bench, ComponentTests, run, session
 from rlalign_plugin_bleurt_reward import Bleurt, Scorer, aggregated, open_checkpoint
@@ -159,6 +160,15 @@ def test_another_checkpoint_is_another_reward(tmp_path):
 
 
 OTHERWISE = {"aggregate": "mean", "gelu": "erf", "max_length": 32, "batch_size": 3}
+
+
+def test_the_checkpoint_of_the_package(tmp_path):
+    told = pipeline(Path(), rewards=[{"bleurt": {"path": "pkg:rlalign_plugin_bleurt_reward/models/random"}}])
+    rollout, reward = Bench(tmp_path, told, {}).rollout()
+    assert reward.parts["bleurt"].std() > 1e-3
+    folder = Path(rlalign_plugin_bleurt_reward.__file__).with_name("models") / "random"
+    found = Scorer(open_checkpoint(folder)).score(["a cat", "the dog barks"], ["a cat", "dog"])
+    assert found == pytest.approx([-0.7065483, -0.4796126], abs=1e-5)
 
 
 class TestBleurt(ComponentTests):

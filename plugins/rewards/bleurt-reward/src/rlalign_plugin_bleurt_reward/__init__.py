@@ -59,7 +59,7 @@ class Bleurt(Component):
         )
         batch_size: int = Field(32, gt=0, le=65536, description="pairs that the model reads at a time")
         dtype: Literal["float32", "bfloat16"] = Field(
-            "float32", description="bfloat16 takes half the memory and moves scores in the third digit"
+            "float32", description="bfloat16 takes half the memory and moves scores by about a hundredth"
         )
         device: str | None = Field(
             None, description="where the model computes: cpu, cuda:1, …; null: where the policy does"
