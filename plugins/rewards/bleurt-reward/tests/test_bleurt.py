@@ -112,6 +112,7 @@ def pipeline(path: Path, **said: Any) -> dict[str, Any]:
         ({"max_length": 3}, "max_length"),
         ({"device": "cuda:99"}, r"rewards\[0\]\.bleurt\.device: .*no such device here"),
         ({"device": "nonsense"}, "no such device here"),
+        ({"device": "meta"}, "no such device here"),
         ({"aggregate": "min"}, "aggregate"),
         ({"dtype": "float16"}, "dtype"),
     ],
@@ -164,7 +165,7 @@ OTHERWISE = {"aggregate": "mean", "gelu": "erf", "max_length": 32, "batch_size":
 
 def test_the_checkpoint_of_the_package(tmp_path):
     told = pipeline(Path(), rewards=[{"bleurt": {"path": "pkg:rlalign_plugin_bleurt_reward/models/random"}}])
-    rollout, reward = Bench(tmp_path, told, {}).rollout()
+    _, reward = Bench(tmp_path, told, {}).rollout()
     assert reward.parts["bleurt"].std() > 1e-3
     folder = Path(rlalign_plugin_bleurt_reward.__file__).with_name("models") / "random"
     found = Scorer(open_checkpoint(folder)).score(["a cat", "the dog barks"], ["a cat", "dog"])

@@ -401,6 +401,26 @@ def test_the_command_tells_what_is_wrong(tf, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == [tf.name]
 
 
+def test_a_checkpoint_with_sentencepiece(trained, tmp_path, monkeypatch):
+    """BLEURT-20's type from folder to scores, as google lays it out and rewritten."""
+    sizes = Sizes(hidden=12, layers=2, heads=3, intermediate=20, vocabulary=60, types=2, positions=64)
+    tf = tmp_path / "tf"
+    write_official(tf, sizes, random_weights(sizes, 8, seed=1), 48)
+    shutil.copy(trained(), tf / "sent_piece.model")
+    edit(tf / "bleurt_config.json", vocab_file=None, do_lower_case=None, sp_model="sent_piece")
+    found = scores(tf)
+    assert len(set(found)) > 20
+    assert command(monkeypatch, "convert", tf, tmp_path / "new") == 0
+    files = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert files == ["config.json", "model.safetensors", "spm.model", "tokenizer_config.json"]
+    assert scores(tmp_path / "new") == found
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(
+        ConfigError, match=r"sent_piece\.model: to read it the package sentencepiece is needed"
+    ):
+        open_checkpoint(tf)
+
+
 # -- the hub ----------------------------------------------------------------------------------------------------------
 
 

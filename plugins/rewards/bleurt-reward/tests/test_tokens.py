@@ -191,35 +191,8 @@ def test_a_vocabulary_without_what_is_needed(tmp_path):
 # -- SentencePiece ----------------------------------------------------------------------------------------------------
 
 
-def trained(folder: Path, **options: object) -> Path:
-    """A small model of letters and words, without Unicode's tables."""
-    import sentencepiece as library
-
-    texts = [
-        "the quick brown fox jumps over the lazy dog",
-        "a bird sings by the window",
-        "the fox sings",
-    ] * 20
-    library.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(folder / "spm"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        normalization_rule_name="identity",
-        minloglevel=2,
-        **{
-            "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
-            "unk_id": 0,
-            "bos_id": -1,
-            "eos_id": -1,
-            **options,
-        },
-    )
-    return folder / "spm.model"
-
-
-def test_sentencepiece(tmp_path):
-    tokenizer = sentencepiece(trained(tmp_path))
+def test_sentencepiece(trained):
+    tokenizer = sentencepiece(trained())
     ids, first = Pairs(tokenizer, 48)("the fox [SEP]", "sings [CLS]\u4e2d")
     assert [i for i, token in enumerate(ids) if token in (tokenizer.cls, tokenizer.sep)] == [
         0,
@@ -230,9 +203,9 @@ def test_sentencepiece(tmp_path):
     assert Pairs(tokenizer, 48)("", "") == ([tokenizer.cls, tokenizer.sep, tokenizer.sep], 2)
 
 
-def test_a_sentencepiece_model_that_is_none(tmp_path):
+def test_a_sentencepiece_model_that_is_none(trained, tmp_path):
     with pytest.raises(CheckpointError, match=r"no \[CLS\] or no \[SEP\]"):
-        sentencepiece(trained(tmp_path, control_symbols=["[CLS]"]))
+        sentencepiece(trained(control_symbols=["[CLS]"]))
     whole = (tmp_path / "spm.model").read_bytes()
     for damaged in (b"", b"\xff" * 100, whole[: len(whole) // 2]):
         (tmp_path / "spm.model").write_bytes(damaged)

@@ -69,7 +69,7 @@ class Bleurt(Component):
         @classmethod
         def _is_a_device(cls, device: str | None) -> str | None:
             try:
-                torch.empty(0, device=device)
+                torch.empty(0, device=device).cpu()  # `meta` holds no numbers
             except (RuntimeError, AssertionError) as error:
                 raise ValueError(f"{device}: no such device here ({str(error).splitlines()[0]})") from None
             return device

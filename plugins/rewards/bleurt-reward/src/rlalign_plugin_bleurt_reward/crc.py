@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy
 
 CHUNK = 2**22
-"""Bytes taken at a time; the lanes of a chunk are as many as each is long."""
+"""Bytes taken at a time."""
 POLYNOMIAL = 0x82F63B78
 
 Words = numpy.ndarray
@@ -29,7 +29,8 @@ def _tables() -> tuple[Words, Words]:
 _BYTE, _PAIR = _tables()
 """What one byte, and what two bytes, do to a register."""
 _LOOKUP: list[int] = _BYTE.tolist()
-_BITS = numpy.uint32(1) << numpy.arange(32, dtype=numpy.uint32)
+_PLACES = numpy.arange(32, dtype=numpy.uint32)
+_BITS = numpy.uint32(1) << _PLACES
 
 
 def crc32c(data: bytes | numpy.ndarray) -> int:
@@ -57,7 +58,7 @@ def _register(array: numpy.ndarray) -> int:
             register = _LOOKUP[(register ^ byte) & 0xFF] ^ register >> 8
         return register
     width = 2  # bytes of a lane; zeros in front change nothing in a register of zero
-    while width * width < len(array):
+    while 16 * width * width < len(array):
         width *= 2
     lanes = 1
     while lanes * width < len(array):
@@ -69,10 +70,9 @@ def _register(array: numpy.ndarray) -> int:
     for column in columns:
         crc ^= column
         crc = _PAIR[crc & 0xFFFF] ^ (crc >> 16)
-    over = _zeros(width)
     while len(crc) > 1:
-        crc = _apply(over, crc[::2]) ^ crc[1::2]
-        over = _apply(over, over)
+        crc = _apply(_zeros(width), crc[::2]) ^ crc[1::2]
+        width *= 2
     return int(crc[0])
 
 
@@ -92,7 +92,6 @@ def _zeros(count: int) -> Words:
 
 
 def _apply(operator: Words, crc: Words) -> Words:
-    found = numpy.zeros_like(crc)
-    for bit in range(32):
-        found ^= numpy.where(crc >> numpy.uint32(bit) & numpy.uint32(1), operator[bit], numpy.uint32(0))
+    set_bits = crc >> _PLACES[:, None] & numpy.uint32(1)
+    found: Words = numpy.bitwise_xor.reduce(set_bits * operator[:, None], axis=0)
     return found
