@@ -176,6 +176,24 @@ def test_bfloat16_is_near(scorer):
     assert 1e-5 < worst(found, "score") < 2e-2
 
 
+def test_where_memory_runs_out_fewer_pairs_are_read_at_a_time():
+    scorer = Scorer(open_checkpoint(DATA / "wordpiece"))
+    whole, most, asked = scorer.model, 5, []
+
+    def small(*given: torch.Tensor) -> torch.Tensor:
+        asked.append(len(given[0]))
+        if len(given[0]) > most:
+            raise torch.OutOfMemoryError
+        return whole(*given)
+
+    scorer.model = small  # type: ignore[assignment]
+    assert worst(scorer.score(REFERENCES, CANDIDATES), "score") < 1e-5
+    assert asked[:4] == [30, 15, 7, 3] and max(asked[4:]) == 3
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.score(REFERENCES, CANDIDATES)
+
+
 def test_no_gradient_and_no_autocast(scorer):
     expected = scorer.score(REFERENCES, CANDIDATES)
     with torch.autocast("cpu", dtype=torch.bfloat16):

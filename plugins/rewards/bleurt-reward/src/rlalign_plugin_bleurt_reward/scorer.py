@@ -47,13 +47,19 @@ class Scorer:
         pairs = list(zip(references, candidates, strict=True))
         encoded = {pair: self.pairs(*pair) for pair in dict.fromkeys(pairs)}
         ordered = sorted(encoded, key=lambda pair: len(encoded[pair][0]), reverse=True)
-        found: dict[tuple[str, str], float] = {}
+        found: list[float] = []
+        size = self.batch_size
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            for start in range(0, len(ordered), self.batch_size):
-                batch = ordered[start : start + self.batch_size]
-                scores = self.model(*self._padded([encoded[pair] for pair in batch]))
-                found |= zip(batch, scores.double().tolist(), strict=True)
-        return [found[pair] for pair in pairs]
+            while len(found) < len(ordered):
+                batch = ordered[len(found) : len(found) + size]
+                try:
+                    found += self.model(*self._padded([encoded[pair] for pair in batch])).tolist()
+                except torch.OutOfMemoryError:  # the policy shares the device
+                    if len(batch) == 1:
+                        raise
+                    size = len(batch) // 2
+        scores = dict(zip(ordered, found, strict=True))
+        return [scores[pair] for pair in pairs]
 
     def _padded(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
         """Numbers of tokens, segments and where there is a token, each [B,L]."""
