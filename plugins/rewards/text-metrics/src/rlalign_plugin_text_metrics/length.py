@@ -20,11 +20,11 @@ def nearness(length: float, least: float | None, most: float | None) -> float:
     return 1.0
 
 
-class Length(Component):
+class TextLength(Component):
     """How long a response is; with `least` or `most`, how near to that it is, between 0 and 1."""
 
     class Config(Options):
-        """Options of `length`."""
+        """Options of `text-length`."""
 
         unit: Literal["words", "characters", "tokens"] = Field(
             "words",
@@ -38,7 +38,7 @@ class Length(Component):
         )
 
         @model_validator(mode="after")
-        def _ordered(self) -> Length.Config:
+        def _ordered(self) -> TextLength.Config:
             if self.least is not None and self.most is not None and self.least > self.most:
                 raise ValueError("`least` is above `most`")
             return self

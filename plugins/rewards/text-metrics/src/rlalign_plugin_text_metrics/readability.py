@@ -23,7 +23,7 @@ _SILENT = re.compile(
 )
 """One vowel less."""
 _APART = re.compile(
-    r"(?<![tcsgxnl])i[aou](?!ge)|i(?=at[ei]|et|ers?$|est$|ance|enc|ents?$)(?<![tcsgxd]i(?=e))"
+    r"(?<![tcsgxnl])i[aou](?!ge)|^[^aeiou]*i(?=[ao])(?<=[cglnstx]i)|i(?=at[ei]|et|ers?$|est$|ance|enc|ents?$)(?<![tcsgxd]i(?=e))"
     r"|(?<!g)eo(?!u|n$|ns$|p)|ao|[^gq]u(?=a|en[ct])|uou|[aeiou]ing|[^aeiou]ying"
     r"|ism|[ds]n't$|^idea|^area|creat|^real[ei]|theat|nuclear|museum|^react|^scien"
 )

@@ -12,10 +12,12 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 CACHED = 8192
 """Texts whose words are remembered."""
+LONGEST = 64
+"""Letters of a word that has a stem."""
 
 _END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\W_a-z])|\n+|(?<=[。！？])")
 _NO_END = re.compile(
-    r"(?:^|[\s(\"'])(?:[A-Z]|Mrs?|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|vs|No|e\.g|i\.e|[A-Z]\.[A-Z])\.$"
+    r"(?<![^\s(\"'])(?:[A-Z]|Mrs?|Ms|Dr|Prof|St|Jr|Sr|Gen|Col|Lt|vs|No|e\.g|i\.e|[A-Z]\.[A-Z])\.$"
 )
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’\-][\p{L}\p{M}\p{N}]+)*")
 
@@ -27,7 +29,7 @@ def sentences(text: str) -> list[str]:
     """
     found, start = [], 0
     for end in _END.finditer(text):
-        if "\n" in end[0] or not _NO_END.search(text[start : end.start()]):
+        if "\n" in end[0] or not _NO_END.search(text, max(start, end.start() - 12), end.start()):
             found.append(text[start : end.end()].strip())
             start = end.end()
     return [sentence for sentence in (*found, text[start:].strip()) if sentence]
@@ -63,8 +65,8 @@ def _tokenizer():  # type: ignore[no-untyped-def]
 
 @lru_cache(2**16)
 def stem(word: str) -> str:
-    """Porter's stem."""
-    return str(_stemmer().stem(word))
+    """Porter's stem; of what is too long for a word, itself."""
+    return str(_stemmer().stem(word)) if len(word) <= LONGEST else word
 
 
 @lru_cache(1)
