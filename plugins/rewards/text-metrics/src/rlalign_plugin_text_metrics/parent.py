@@ -41,6 +41,15 @@ class Table(NamedTuple):
     wanted: tuple[str, ...]
 
 
+class Grams(NamedTuple):
+    """The n-grams of a text: how often each occurs, and w(g)."""
+
+    counts: Counter[tuple[str, ...]]
+    entailed: dict[tuple[str, ...], float]
+    total: float
+    """Σ w(g) over all of them."""
+
+
 def parent(text: str, others: Sequence[str], table: Table, table_weight: float | None = None) -> Parent:
     """PARENT against the reference that gives the best F.
 
@@ -48,56 +57,55 @@ def parent(text: str, others: Sequence[str], table: Table, table_weight: float |
     the reference holds.
     """
     tokens = normalised(text)
-    counts = [Counter(ngrams(tokens, n)) for n in ORDERS]
-    known = vocabulary(table.known)
-    from_table = mentioned(table.wanted, tokens)
+    mine = grams(tokens, vocabulary(table.known))
+    from_table = mentioned(table.wanted, tokens) or SMALLEST
     found = []
     for reference in others:
-        there = reference_counts(reference)
-        precision = _mean_log([_precision(c, r, known) for c, r in zip(counts, there, strict=True)])
-        of_reference = (
-            _mean_log([_recall(c, r, known) for c, r in zip(counts, there, strict=True)]) or SMALLEST
-        )
+        precisions, recalls = zip(*map(_order, mine, grams_of(reference, table.known)), strict=True)
         weight = table_weight if table_weight is not None else 1 - _wanted_in(table.wanted, reference)
-        recall = of_reference ** (1 - weight) * (from_table or SMALLEST) ** weight
+        precision = _mean_log(precisions)
+        recall = (_mean_log(recalls) or SMALLEST) ** (1 - weight) * from_table**weight
         found.append(Parent(precision, recall, 2 * precision * recall / (precision + recall + 1e-8)))
     return max(found, key=lambda one: one.f)
 
 
+def _order(mine: Grams, theirs: Grams) -> tuple[float, float]:
+    """Precision (eq. 2) and recall (eq. 4) of one n.
+
+    An n-gram is right as often as the reference has it, and beyond that as far as the table entails it; the reference's
+    n-grams count as far as the table entails them, so that what no table says need not be said.
+    """
+    right, found = mine.total, 0.0
+    for gram, count in mine.counts.items():
+        if shared := min(count, theirs.counts.get(gram, 0)):
+            entailed = mine.entailed[gram]
+            right += shared * (1 - entailed)
+            found += shared * entailed
+    count = mine.counts.total()
+    return right / count if count else 0.0, found / theirs.total if theirs.total else 1.0
+
+
+def grams(tokens: Sequence[str], known: frozenset[str]) -> list[Grams]:
+    """The n-grams of each order."""
+    held = [token in known for token in tokens]
+    made = []
+    for n in ORDERS:
+        entailed = {
+            gram: sum(each) / n for gram, each in zip(ngrams(tokens, n), ngrams(held, n), strict=True)
+        }
+        counts = Counter(ngrams(tokens, n))
+        made.append(Grams(counts, entailed, sum(c * entailed[gram] for gram, c in counts.items())))
+    return made
+
+
 @lru_cache(CACHED)
-def reference_counts(text: str) -> tuple[Counter[tuple[str, ...]], ...]:
-    tokens = normalised(text)
-    return tuple(Counter(ngrams(tokens, n)) for n in ORDERS)
+def grams_of(reference: str, known: tuple[str, ...]) -> list[Grams]:
+    return grams(normalised(reference), vocabulary(known))
 
 
 @lru_cache(CACHED)
 def vocabulary(values: tuple[str, ...]) -> frozenset[str]:
     return frozenset(token for value in values for token in normalised(value))
-
-
-def _share(ngram: tuple[str, ...], known: frozenset[str]) -> float:
-    """w(g)."""
-    return sum(token in known for token in ngram) / len(ngram)
-
-
-def _precision(counts: Counter[Any], there: Counter[Any], known: frozenset[str]) -> float:
-    """Eq. 2: an n-gram is right as far as it is in the reference, and beyond that as far as the table entails it."""
-    total = counts.total()
-    right = 0.0
-    for ngram, count in counts.items():
-        in_reference = min(1.0, there[ngram] / count)
-        right += count * (in_reference + (1 - in_reference) * _share(ngram, known))
-    return right / total if total else 0.0
-
-
-def _recall(counts: Counter[Any], there: Counter[Any], known: frozenset[str]) -> float:
-    """Eq. 4: the reference's n-grams weighted by w(g), so that what no table says need not be said."""
-    wanted = found = 0.0
-    for ngram, count in there.items():
-        weight = count * _share(ngram, known)
-        wanted += weight
-        found += weight * min(1.0, counts[ngram] / count)
-    return found / wanted if wanted else 1.0
 
 
 def _mean_log(values: Sequence[float]) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 from unicodedata import normalize
 
 import regex
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+Token = TypeVar("Token")
 
 CACHED = 8192
 """Texts whose words are remembered."""
@@ -76,6 +79,6 @@ def _stemmer():  # type: ignore[no-untyped-def]
     return PorterStemmer()
 
 
-def ngrams(tokens: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+def ngrams(tokens: Sequence[Token], order: int) -> Iterator[tuple[Token, ...]]:
     """All runs of `order` tokens, from the first to the last."""
     return zip(*(tokens[i:] for i in range(order)), strict=False)
