@@ -137,7 +137,7 @@ def measured(components: dict[str, Component], rounds: int, pairs: int) -> dict[
                 if not hasattr(component, hook):
                     continue
                 # a seed of its own for each metric and hook: they share caches
-                new, again = rollouts(hash_of(name, hook, count), pairs)
+                new, again = rollouts(seed_of(name, hook, count), pairs)
                 for label, rollout in ((f"{hook} new", new), (f"{hook} again", again)):
                     spent = 1000 * seconds(component, hook, rollout) / len(rollout)
                     if count:
@@ -145,7 +145,7 @@ def measured(components: dict[str, Component], rounds: int, pairs: int) -> dict[
     return found
 
 
-def hash_of(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
     """The same in every process."""
     return zlib.crc32(repr(parts).encode())
 

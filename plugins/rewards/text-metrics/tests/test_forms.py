@@ -81,6 +81,10 @@ def test_fences():
     assert json_valid('{"a": 1}', fences=True) == 1
     assert json_valid("```json\n{", fences=True) == 0
     assert parsed(fenced("~~~\n3\n~~~")) == (3,)
+    assert parsed(fenced("````\n3\n```\n````")) is None
+    start = time.process_time()
+    assert fenced("```a\n" * 20_000) == "```a\n" * 20_000
+    assert time.process_time() - start < 1
 
 
 def schema_file(folder, schema):

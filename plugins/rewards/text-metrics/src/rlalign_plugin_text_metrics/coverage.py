@@ -123,6 +123,6 @@ class CommonGenPenalty(TextMetric):
     def values(self, texts: Sequence[str], examples: Sequence[Example]) -> Sequence[float]:
         c = self.config
         return [
-            -float(spelt_out(text, keywords_of(example, c.key, self.name), c.phrases))
+            -1.0 if spelt_out(text, keywords_of(example, c.key, self.name), c.phrases) else 0.0
             for text, example in zip(texts, examples, strict=True)
         ]

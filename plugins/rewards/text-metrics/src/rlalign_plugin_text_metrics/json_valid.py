@@ -17,15 +17,21 @@ from rlalign import ConfigError, Example, Options
 from rlalign_plugin_text_metrics.metric import TextMetric
 from rlalign_plugin_text_metrics.pattern import matches
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[^`\n]*\n?")
 
 Check = Callable[[Any], bool]
 
 
 def fenced(text: str) -> str:
-    """What stands in the first fenced code block; the text itself where there is none."""
-    found = _FENCE.search(text)
-    return found[2] if found else text
+    """What stands in the first fenced code block; the text itself where none begins and ends."""
+    lines = text.splitlines(keepends=True)
+    for start, line in enumerate(lines):
+        if opened := _FENCE.fullmatch(line):
+            inside = lines[start + 1 :]
+            ends = (i for i, other in enumerate(inside) if other.strip() == opened[1])
+            end = next(ends, None)
+            return text if end is None else "".join(inside[:end])
+    return text
 
 
 def parsed(text: str) -> tuple[Any] | None:
