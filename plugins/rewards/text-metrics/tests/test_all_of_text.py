@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -142,6 +145,27 @@ def test_what_it_says_of_itself(name):
         assert not hasattr(component, "reward")
     else:
         assert component.bounds != (None, None)
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_bits():
+    """Nothing is summed in the order of a set, which differs from process to process."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import test_all_of_text as t\n"
+        "rollout = t.rollout_of((*t.TEXTS, *t.ODD[:14]))\n"
+        "print([(name, t.made(name).reward(rollout).value.tolist()) for name in t.OPTIONS])\n"
+        "print([t.made(name).evaluate(rollout) for name in ('diversity', 'self-bleu', 'parent')])\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+        )
+        for seed in ("1", "2")
+    ]
+    assert said[0].stdout and said[0].stdout == said[1].stdout, said[0].stderr
 
 
 def test_no_responses():

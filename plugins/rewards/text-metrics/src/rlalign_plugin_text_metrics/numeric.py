@@ -22,7 +22,7 @@ _LONGEST = 300
 """Digits of a number that is still read."""
 
 
-@lru_cache(8192)
+@lru_cache(2048)
 def answer_of(text: str, *, marked: bool = False) -> Fraction | None:
     """The last number that stands right behind `####`, or without one the text's last number (`marked`: none then)."""
     for found in reversed(list(_MARKED.finditer(text))):

@@ -21,7 +21,7 @@ from rlalign_plugin_text_metrics.words import ngrams, normalised
 ORDERS = (1, 2, 3, 4)
 SMALLEST = 1e-5
 """Stands for a precision or a recall of zero."""
-CACHED = 4096
+CACHED = 1024
 NULL = "<null>"
 """What ToTTo fills up with where an example has fewer than three references."""
 

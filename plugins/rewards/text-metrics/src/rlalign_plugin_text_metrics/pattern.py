@@ -48,8 +48,8 @@ class Regex(TextMetric):
             SECONDS,
             gt=0,
             le=60,
-            description="processor time of one search: what takes longer is given up and counts as no match; "
-            "`regex/given_up` is their share",
+            description="processor time, the whole process's, of one search: what takes longer is given up and counts "
+            "as no match; `regex/given_up` is their share",
         )
 
         @field_validator("pattern")

@@ -15,7 +15,7 @@ from rlalign_plugin_text_metrics.metric import TextMetric, references
 from rlalign_plugin_text_metrics.words import ngrams, normalised
 
 ORDERS = (1, 2, 3, 4)
-CACHED = 4096
+CACHED = 256
 
 
 class Sari(NamedTuple):

@@ -13,7 +13,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 Token = TypeVar("Token")
 
-CACHED = 8192
+CACHED = 2048
 """Texts whose words are remembered."""
 LONGEST = 64
 """Letters of a word that has a stem."""
