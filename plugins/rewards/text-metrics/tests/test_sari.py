@@ -44,6 +44,12 @@ def test_the_examples_of_the_paper_s_script():
             assert sari(source, text, references, tokenize).mean == pytest.approx(value, abs=1e-12)
 
 
+def test_who_says_nothing_simplifies_nothing():
+    for text in ("", "  "):
+        assert sari("a b c", text, ["a"]) == (0, 0, 0)
+    assert sari("a b c", "a", [""]).delete > 0
+
+
 def test_words_are_parted_from_punctuation():
     assert sari("One, two.", "One.", ["one ."]).mean > sari("One, two.", "One.", ["one ."], "none").mean
 

@@ -31,8 +31,10 @@ class Sari(NamedTuple):
 
 
 def sari(source: str, text: str, others: Sequence[str], tokenize: str = "13a") -> Sari:
-    """F of what was kept, F of what was added, precision of what was deleted."""
+    """F of what was kept, F of what was added, precision of what was deleted; 0 of a text without words."""
     tokens = _split(text, tokenize)
+    if not tokens:
+        return Sari(0.0, 0.0, 0.0)
     before = _counts((source,), tokenize)
     wanted = _counts(tuple(others), tokenize)
     parts = [
