@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from benchmarks.common.machine import about
+from pydantic import ValidationError
 
 from rlalign import Example, Rollout, logged_rollout
 from rlalign.config.registry import Registry, installed
@@ -118,7 +119,8 @@ def metrics(only: Sequence[str]) -> tuple[dict[str, Component], dict[str, str]]:
             component.name = one.name
             component.setup(a_run())
         except Exception as error:  # what it needs is not here: files, or an option that only a user can give
-            left_out[one.name] = str(error).strip().splitlines()[-1]
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            left_out[one.name] = said.partition("\n")[0]
         else:
             found[one.name] = component
     return found, left_out
