@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
-#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-gpu
+#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-gpu · make bench-rewards
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -15,7 +15,7 @@ PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml plugins/*/*/pypr
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu lint format docs clean bench-nlpo bench-offline
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline
 
 help:
 	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,10 @@ bench-rl4lms: $(STAMP)
 # Sampling beside transformers' `generate`, whole iterations by parts, and where time goes; minutes on an H100.
 bench-gpu: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu_step $(ARGS)
+
+# What every metric of text costs, in processor seconds per 1,000 responses; a few minutes.
+bench-rewards: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rewards $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
