@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.running import bad_rewards
+from rlalign.running.display import PlainDisplay
 from rlalign.testing import PolicyGradient, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 
@@ -280,3 +282,57 @@ def test_a_reward_that_fails_at_beginnings_is_named_and_dropped(tmp_path: Path) 
     _, done = run(tmp_path, dropping, components(bad(short)), name="r")
     (line,) = [json.loads(x) for x in (done.dir.path / "dropped.jsonl").read_text().splitlines()]
     assert line["rewards"] == ["bad"] and line["examples"] == ["3"] and "too short" in line["why"]["3"]
+
+
+def test_megabytes_are_cut_and_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[Any] = []
+
+    def loud(rollout: Rollout) -> Score:
+        print("quiet at first")
+        for _ in range(100):
+            print("loud " * 20_000)
+        print("to the other", file=sys.stderr)
+        kept.append(sys.stdout)
+        return Score(torch.ones(len(rollout)))
+
+    started = session(tmp_path, train(iterations=2), components(bad(loud)), name="r")
+    notes: list[str] = []
+    started.display.note = notes.append  # type: ignore[method-assign]
+    out = sys.stdout
+    started.run()
+    shown = capsys.readouterr()
+    assert shown.out.startswith("quiet at first") and 40_000 <= len(shown.out) < 50_000
+    assert shown.err.count("to the other") == 2 and sys.stdout is out
+    (note,) = [n for n in notes if "printed" in n]
+    assert note.startswith("`reward` of `bad` printed 10,000,") and "first 20,000 are shown" in note
+    print("x" * 30_000, file=kept[0])  # whoever kept the stream can go on
+    assert len(capsys.readouterr().out) == 30_001
+
+
+def test_the_run_s_own_words_are_not_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Loud(Component):
+        """Prints without end, then has something to say."""
+
+        @hookimpl
+        def reward(self, run, rollout):
+            print("loud " * 20_000)
+            run.note("that was loud")
+            return Score(torch.ones(len(rollout)))
+
+    display = PlainDisplay()
+    session(tmp_path, train(iterations=1), components(Loud), display=display).run()
+    assert "that was loud" in capsys.readouterr().out
+
+
+def test_a_metric_of_all_responses_that_fails_leaves_the_batch(tmp_path: Path) -> None:
+    class Corpus(Component):
+        """Fails."""
+
+        @hookimpl
+        def evaluate(self, rollout):
+            raise ZeroDivisionError("no responses")
+
+    asked = {**PIPELINE, "rewards": ["token-sum"], "evaluate": {"examples": 4, "use": ["token-sum", "bad"]}}
+    with pytest.raises(ComponentError, match=r"`evaluate` of `bad`.*no responses.*The batch is in"):
+        run(tmp_path, asked, components(Corpus), name="r")
+    assert len(json.loads((tmp_path / "runs/r/bad-batch/texts.json").read_text())) == 4

@@ -100,11 +100,12 @@ class LeftOut:
                 f"{DROPPED_AT_MOST:.0%} that `on_bad_reward: drop` forgives; the first, example `{ids[0]}`: "
                 f"{self.why[ids[0]]}{self._listed()}"
             )
+        more = "; dropped.jsonl lists all that are" if phase.workspace.leaves_files else ""
         phase.workspace.note_once(
             f"the reward {names}",
             "dropped",
             f"is bad for {len(ids)} of the {len(self.whole.examples)} prompts of {where}, which are left out: "
-            f"{self.why[ids[0]]}; dropped.jsonl lists all that are",
+            f"{self.why[ids[0]]}{more}",
         )
 
     def _listed(self) -> str:

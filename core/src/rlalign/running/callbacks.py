@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rlalign.errors import ComponentError, describe_error
 from rlalign.running.display import Display
 from rlalign.running.members import culprit, who
+from rlalign.running.printed import uncut
 
 if TYPE_CHECKING:
     from rlalign.running.loop import Session
@@ -129,8 +130,9 @@ def stoppable(session: Session) -> Iterator[None]:
         elif number == signal.SIGINT:
             raise KeyboardInterrupt(AT_ONCE)
         else:
-            sys.stderr.write(f"\n{AT_ONCE}\n")
-            sys.stderr.flush()
+            told = uncut(sys.stderr)
+            told.write(f"\n{AT_ONCE}\n")
+            told.flush()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

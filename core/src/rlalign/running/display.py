@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from rlalign.errors import shown
 from rlalign.running import figures
 from rlalign.running.pace import Pace
+from rlalign.running.printed import uncut
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -168,7 +169,7 @@ class PlainDisplay:
     def _print(self, line: str) -> None:
         self._shown = self._clock()
         # Looked up late: whoever redirects standard output gets the lines.
-        print(f"{shown(line)}\n", end="", file=self._stream or sys.stdout, flush=True)
+        print(f"{shown(line)}\n", end="", file=self._stream or uncut(sys.stdout), flush=True)
 
 
 class NoDisplay(PlainDisplay):

@@ -87,7 +87,8 @@ def metrics_of(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
     found = of_responses([(rollout, reward)])
     if not phase.plan.evaluates_reward:
         found.pop("reward/total", None)
-    measured = phase.plan.evaluation.evaluate(phase.run, rollout)
+    with bad_rewards.saved_if_bad(phase, rollout):
+        measured = phase.plan.evaluation.evaluate(phase.run, rollout)
     names = {name: name.removeprefix("reward/") for name in found}  # a reward may be called `length` too
     return {
         **{

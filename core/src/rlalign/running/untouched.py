@@ -16,6 +16,7 @@ from rlalign.errors import Altered
 from rlalign.interface.policy import Model
 from rlalign.randomness import Seeds
 from rlalign.running.models import Models
+from rlalign.running.printed import shortened
 from rlalign.running.seal import Ledger, Seal, held_by
 
 SAMPLED = 1024
@@ -67,6 +68,7 @@ class Untouched:
             finally:
                 self._often = None
             return
+        short = shortened(partial(self._note, f"`{hook}` of `{name}`"))
         stands = self._where()
         at = -1 if hook == "phase_started" else stands["iteration"]
         self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
@@ -74,7 +76,7 @@ class Untouched:
         self._mark()
         self._inside.append((hook, name, seal))
         try:
-            with kept:
+            with kept, short:
                 yield
         except Exception:
             self._check(hook, name, seal)  # what it left behind is worse than that it failed
