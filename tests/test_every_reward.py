@@ -77,7 +77,7 @@ class Keywords(ToyKeywords):
         return None
 
 
-def item(name: str, folder: Path, **more: Any) -> dict[str, Any]:
+def item(name: str, folder: Path) -> dict[str, Any]:
     """How a pipeline names the component."""
     needs, cls = NEEDS.get(name, Needs()), Registry(trust=True).load(name).cls
     options = needs.options(folder) if callable(needs.options) else needs.options
@@ -86,7 +86,7 @@ def item(name: str, folder: Path, **more: Any) -> dict[str, Any]:
         pytest.fail(
             f"`{name}` has required options, {', '.join(missing)}: give it a row in NEEDS, in {__file__}"
         )
-    return {name: dict(options), **more}
+    return {name: dict(options)}
 
 
 def bench_of(name: str, folder: Path, rewards: Sequence[Any], use: Sequence[Any]) -> Bench:
@@ -129,8 +129,8 @@ def evaluated(bench: Bench) -> dict[str, Any]:
 def test_every_reward_trains_and_measures_the_same(name: str, tmp_path: Path) -> None:
     cls = Registry(trust=True).load(name).cls
     weight = {} if getattr(cls, "higher_is_better", True) else {"weight": -1}
-    rewards = [item(name, tmp_path, **weight, **{"as": "paid"})]
-    bench = bench_of(name, tmp_path, rewards, ["paid", item(name, tmp_path, **{"as": "measured"})])
+    made = item(name, tmp_path)
+    bench = bench_of(name, tmp_path, [{**made, **weight, "as": "paid"}], ["paid", {**made, "as": "measured"}])
     for _ in range(2):
         metrics = bench.iterate()
         assert math.isfinite(metrics["reward/paid"]), f"reward/{name} is {metrics['reward/paid']}"
@@ -149,7 +149,7 @@ def test_every_reward_trains_and_measures_the_same(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", params(METRICS))
 def test_every_metric_measures(name: str, tmp_path: Path) -> None:
-    bench = bench_of(name, tmp_path, ["toy-coverage"], [item(name, tmp_path, **{"as": "measured"})])
+    bench = bench_of(name, tmp_path, ["toy-coverage"], [{**item(name, tmp_path), "as": "measured"}])
     bench.iterate()
     row = evaluated(bench)
     assert any(key.startswith("eval/measured/") for key in row), f"`{name}` measured nothing"
