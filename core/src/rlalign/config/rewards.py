@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def load_rewards(path: Path | str, registry: Registry) -> RewardsFile:
             file.report(("phases", index), f"expected a mapping, found {found(phase)}")
     items: dict[str, Item] = {}
     for scope in scopes:
-        for item in _of(file, scope):
+        for item in _of(file, scope, items):
             if (other := items.setdefault(item.name, item)) and _differs(other, item):
                 file.report(
                     scope,
@@ -57,14 +58,14 @@ def load_rewards(path: Path | str, registry: Registry) -> RewardsFile:
     return RewardsFile(items, file.folder, seed if type(seed) is int and seed >= 0 else 0)
 
 
-def _of(file: File, scope: Keys) -> list[Item]:
+def _of(file: File, scope: Keys, known: Mapping[str, Item]) -> list[Item]:
     """What a phase, or the top of the file, lists."""
     holder, found = file.tree.at(scope), []
     if holder.get("rewards") is not None:
         found += file.items((*scope, "rewards"), "rewards")
     evaluate = holder.get("evaluate")
     if isinstance(evaluate, dict) and evaluate.get("use") is not None:
-        named = {item.name for item in found}
+        named = [*known, *(item.name for item in found)]  # what an evaluation uses of the rewards
         for keys in file.each((*scope, "evaluate", "use")):
             if file.tree.at(keys) not in named and (item := file.item(keys, "evaluate.use")):
                 found.append(item)
