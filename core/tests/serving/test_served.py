@@ -75,8 +75,8 @@ def test_what_goes_wrong_in_it_is_told_with_its_name(misbehaving: Any, what: str
     ("what", "said"),
     [
         ("killed", "was killed by SIGKILL"),
-        ("exits", "ended its process with code 7; the last that it printed: 'about to leave'"),
-        ("segfaults", "was killed by SIGSEGV; the last that it printed: "),
+        ("exits", "ended its process with code 7; the last that it printed:\n    about to leave"),
+        ("segfaults", "was killed by SIGSEGV; the last that it printed:\n    Fatal Python error: Segmentation fault"),
     ],
 )
 def test_a_process_that_dies_is_begun_again(misbehaving: Any, what: str, said: str) -> None:

@@ -27,8 +27,10 @@ from rlalign.serving.protocol import Broken, Channel, Refused, introduce
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
-LAST_LINES = 5
+LAST_LINES = 12
 """Of what it printed that an error quotes."""
+LONGEST_LINE = 200
+"""Characters of one of them."""
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
     "from rlalign.serving.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
@@ -141,8 +143,10 @@ class Printed(threading.Thread):
 
     def last_lines(self) -> str:
         self.join(0.2)  # what was printed at the very end is still on its way
-        lines = b"".join(self._last).decode(errors="replace").strip().splitlines()
-        return shown("\n".join(line[:300] for line in lines[-LAST_LINES:]))
+        lines = b"".join(self._last).decode(errors="replace").splitlines()
+        # A crash ends with a list of all extension modules, which says nothing of it.
+        lines = [line for line in lines if line.strip() and not line.startswith("Extension modules:")]
+        return shown("\n".join(f"    {line[:LONGEST_LINE]}" for line in lines[-LAST_LINES:]))
 
 
 def memory_of(process: int) -> int:

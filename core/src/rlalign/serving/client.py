@@ -142,7 +142,7 @@ class Client:
         closed = str(error).startswith("closed the connection")
         said = self._end.how_it_ended() if closed else str(error)
         words = self._end.last_words()
-        return f"{said}; the last that it printed: {words!r}" if words else said
+        return f"{said}; the last that it printed:\n{words}" if words else said
 
     def _drop(self) -> None:
         end, self._end = self._end, None

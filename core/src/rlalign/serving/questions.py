@@ -115,13 +115,14 @@ def rollout_of(asked: Any) -> Rollout:
     groups = _GROUPS.validate_python(asked)
     responses = [(g, response) for g, group in enumerate(groups) for response in group.responses]
     dtype = getattr(torch, groups[0].dtype) if groups else torch.long
-    steps = max((len(r.mask) for _, r in responses), default=0)
-    actions_NT = torch.zeros(len(responses), steps, dtype=dtype)
-    mask_NT = torch.zeros(len(responses), steps, dtype=torch.bool)
-    for i, (_, response) in enumerate(responses):
-        if response.mask:
-            actions_NT[i, : len(response.mask)] = torch.tensor(_meant(response.actions), dtype=dtype)
-            mask_NT[i, : len(response.mask)] = torch.tensor([c == "1" for c in response.mask])
+    shape = len(responses), max((len(r.mask) for _, r in responses), default=0)
+    actions: list[Any] = []
+    for _, r in responses:
+        actions += _meant(r.actions) if dtype.is_floating_point else r.actions
+        actions += [0] * (shape[1] - len(r.mask))
+    masks = "".join(r.mask.ljust(shape[1], "0") for _, r in responses).encode("ascii")
+    actions_NT = torch.tensor(actions, dtype=dtype).reshape(shape)
+    mask_NT = torch.tensor(list(masks), dtype=torch.uint8).reshape(shape) == ord("1")
     return Rollout(
         examples=tuple(Example(**_meant(group.example)) for group in groups),
         inputs=tuple(torch.zeros(0, dtype=torch.long) for _ in groups),
@@ -131,8 +132,8 @@ def rollout_of(asked: Any) -> Rollout:
         finished_N=torch.tensor([r.finished for _, r in responses], dtype=torch.bool),
         settings=(Sampling(),),
         setting_N=torch.zeros(len(responses), dtype=torch.long),
-        logprobs_NT=torch.full((len(responses), steps), torch.nan),
-        full_logprobs_NT=torch.full((len(responses), steps), torch.nan),
+        logprobs_NT=torch.full(shape, torch.nan),
+        full_logprobs_NT=torch.full(shape, torch.nan),
         texts=tuple(r.text for _, r in responses),
     )
 

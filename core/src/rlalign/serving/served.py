@@ -44,12 +44,12 @@ def unservable(real: Component) -> str | None:
     }
     if wraps := [name for name, impl in marked.items() if impl.get("wrapper")]:
         return f"wraps `{wraps[0]}` of what stands above it, which is in the run's own process"
-    if other := [name for name in marked if name not in SERVED]:
-        return f"has a hook `{other[0]}`; only {' and '.join(f'`{name}`' for name in SERVED)} can be served"
     if not marked:
         return "has no hook that can be served"
     if reads := [name for name in _READS if getattr(real, name) not in (None, False, (), [], {})]:
         return f"declares `{reads[0]}`: the run's models are not there in another process"
+    if other := [name for name in marked if name not in SERVED]:
+        return f"has a hook `{other[0]}`; only {' and '.join(f'`{name}`' for name in SERVED)} can be served"
     kept = ("state_dict", "load_state_dict")
     if any(getattr(type(real), name) is not getattr(Component, name) for name in kept):
         return "keeps a state (`state_dict`), which would be lost with its process"
