@@ -1,4 +1,4 @@
-"""What a hook leaves as it was: the process's settings, what it is handed, the weights, and where the run stands."""
+"""What a hook leaves as it was: what it is handed, the weights, and where the run stands."""
 
 from __future__ import annotations
 
