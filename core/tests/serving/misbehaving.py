@@ -111,13 +111,19 @@ class Sees(Component):
     def reward(self, run: Run, rollout: Rollout) -> Score:
         value = rollout.actions_NT.double().exp().sin() * rollout.mask_NT + rollout.length_N[:, None] / 7
         meta = torch.tensor([float(example.meta["weight"]) for example in rollout.answered])
-        refs = torch.tensor([len(e.references) + rollout.finished_N[i] for i, e in enumerate(rollout.answered)])
+        refs = torch.tensor(
+            [len(e.references) + rollout.finished_N[i] for i, e in enumerate(rollout.answered)]
+        )
         assert all(type(e.meta["pair"]) is tuple for e in rollout.examples)
         return Score(value, metrics={"meta": meta.bfloat16(), "references": refs})
 
     @hookimpl
     def evaluate(self, rollout: Rollout) -> dict[str, float]:
-        return {"words": float(sum(len(t.split()) for t in rollout.texts)), "worst": float("-inf"), "tenth": 0.1}
+        return {
+            "words": float(sum(len(t.split()) for t in rollout.texts)),
+            "worst": float("-inf"),
+            "tenth": 0.1,
+        }
 
 
 class AtRandom(Component):

@@ -70,7 +70,12 @@ def rollout(texts: Sequence[str], samples: int = 1) -> Rollout:
             prompt=[{"role": "user", "content": f"prompt {g}"}] if g % 2 else f"prompt {g} \ud800",
             responses=group,
             scores=(float("nan"),) * len(group),
-            meta={"references": ["a", "b"][: g % 3], "weight": 0.1 * g, "pair": (1, [2.5, None]), "~": {3: "x"}},
+            meta={
+                "references": ["a", "b"][: g % 3],
+                "weight": 0.1 * g,
+                "pair": (1, [2.5, None]),
+                "~": {3: "x"},
+            },
         )
         for g, group in enumerate(groups)
     ]

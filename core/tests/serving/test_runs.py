@@ -95,11 +95,20 @@ def is_gone(process: int) -> bool:
     ("reward", "said"),
     [
         ("- sampled: {}\n  isolate: true", "`rewards` takes"),
-        ("- kl: {coef: 0.1}\n  isolate: true", "isolate: `kl` declares `needs`: the run's models are not there"),
-        ("- dates\n- clip: {low: 0}\n  isolate: true", "isolate: `clip` wraps `reward` of what stands above it"),
+        (
+            "- kl: {coef: 0.1}\n  isolate: true",
+            "isolate: `kl` declares `needs`: the run's models are not there",
+        ),
+        (
+            "- dates\n- clip: {low: 0}\n  isolate: true",
+            "isolate: `clip` wraps `reward` of what stands above it",
+        ),
         ('- "misbehaving:Stateful": {}\n  isolate: true', "isolate: `Stateful` keeps a state"),
         ("- dates: {}\n  isolate: {seconds: 0}", "isolate.seconds: expected more than 0, found 0"),
-        ("- dates: {}\n  isolate: {memory: 4 gigs}", "isolate.memory: expected bytes, or a number with KiB, MiB"),
+        (
+            "- dates: {}\n  isolate: {memory: 4 gigs}",
+            "isolate.memory: expected bytes, or a number with KiB, MiB",
+        ),
         ("- dates: {}\n  isolate: {at: nowhere}", "isolate.at: expected text that matches"),
         ('- dates: {}\n  isolate: {at: "a:1", memory: 1 GiB}', "`memory` limits a process on this machine"),
         ("- dates: {}\n  isolate: {second: 1}", "isolate.second"),
@@ -147,6 +156,7 @@ def test_a_check_starts_no_process(tmp_path: Path) -> None:
 # -- the same as inline, and resumed ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_inline_and_served(tmp_path: Path) -> None:
     file = write(tmp_path, "Misbehaves", "true")
     api.run(api.load(file), root=tmp_path, name="served")
@@ -208,10 +218,24 @@ def test_a_run_that_goes_back_meets_the_same_scores_to_its_end(tmp_path: Path) -
     assert rows(tmp_path / "back") != rows(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_a_run_that_goes_on_served_stays_exact(tmp_path: Path) -> None:
+    """Where a reward is computed changes no number."""
+    file = write(tmp_path, "Misbehaves", iterations=2)
+    api.run(api.load(file, ["rewards.mine.isolate=false"]), root=tmp_path, name="changed")
+    said = ["train.iterations=5", "rewards.mine.isolate.seconds=30"]
+    api.resume(tmp_path / "changed", ["train.iterations=5", "rewards.mine.isolate={seconds: 30, retries: 0}"])
+    api.run(api.load(file, said), root=tmp_path, name="whole")
+    assert rows(tmp_path / "changed") == rows(tmp_path / "whole")
+    assert not (tmp_path / "changed/inexact.jsonl").exists()
+
+
 # -- ended with the run ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow), "Ctrl-C twice"])
+@pytest.mark.parametrize(
+    "how", ["SIGKILL", *(pytest.param(each, marks=pytest.mark.slow) for each in ("SIGTERM", "Ctrl-C twice"))]
+)
 def test_no_process_outlives_its_run(tmp_path: Path, how: str) -> None:
     write(tmp_path, "Misbehaves", "{seconds: 1000}", options="{}", iterations=10**6)
     process, run = command(tmp_path, "p.yaml"), tmp_path / "runs/p"
@@ -227,6 +251,7 @@ def test_no_process_outlives_its_run(tmp_path: Path, how: str) -> None:
     wait_until(lambda: is_gone(child), 5)
 
 
+@pytest.mark.slow
 def test_a_reward_that_hangs_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     """Even where it holds Python's lock and reads nothing."""
     write(tmp_path, "Misbehaves", "{seconds: 1000}", options='{always: "hangs in C"}')
@@ -248,7 +273,9 @@ def test_an_error_names_it_and_ends_its_process(tmp_path: Path) -> None:
     with pytest.raises(ComponentError) as caught:
         api.run(api.load(file), root=tmp_path, name="r")
     assert "`mine` in a process of its own, " in str(caught.value)
-    assert "p.yaml:5: it was killed by SIGSEGV; the last that it printed:\n    Fatal Python error" in str(caught.value)
+    assert "p.yaml:5: it was killed by SIGSEGV; the last that it printed:\n    Fatal Python error" in str(
+        caught.value
+    )
     assert "misbehaving.py" in str(caught.value)
     assert wait_until(lambda: not [c for c in children(os.getpid()) if not is_gone(c)])
     assert "Segmentation fault" in _printed(tmp_path / "r")

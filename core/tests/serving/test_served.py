@@ -76,7 +76,10 @@ def test_what_goes_wrong_in_it_is_told_with_its_name(misbehaving: Any, what: str
     [
         ("killed", "was killed by SIGKILL"),
         ("exits", "ended its process with code 7; the last that it printed:\n    about to leave"),
-        ("segfaults", "was killed by SIGSEGV; the last that it printed:\n    Fatal Python error: Segmentation fault"),
+        (
+            "segfaults",
+            "was killed by SIGSEGV; the last that it printed:\n    Fatal Python error: Segmentation fault",
+        ),
     ],
 )
 def test_a_process_that_dies_is_begun_again(misbehaving: Any, what: str, said: str) -> None:
@@ -128,6 +131,7 @@ def test_megabytes_of_words_are_kept_short(tmp_path: Path) -> None:
         assert 0 < one._client.log.stat().st_size <= 2**20
 
 
+@pytest.mark.slow
 def test_asked_again_after_a_failure(tmp_path: Path) -> None:
     """Whether it raised or its process died; the second answer counts."""
     for what in ("raises", "killed"):
@@ -141,7 +145,10 @@ def test_how_often_it_was_asked_is_told() -> None:
 
 
 def test_the_run_is_not_there() -> None:
-    with isolated("AsksTheRun") as one, pytest.raises(ComponentError, match=r"asks for run\.rng, which a reward in"):
+    with (
+        isolated("AsksTheRun") as one,
+        pytest.raises(ComponentError, match=r"asks for run\.rng, which a reward in"),
+    ):
         asked(one, "a")
 
 

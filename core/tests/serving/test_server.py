@@ -74,7 +74,9 @@ def test_another_name_or_other_options_are_refused_with_both(tmp_path: Path) -> 
             with pytest.raises(ComponentError, match="there is no `sees` here; there are misbehaves"):
                 served.setup(run())
         with isolated("Misbehaves", at=f"127.0.0.1:{one.port}") as served:
-            with pytest.raises(ComponentError, match=r"has other options or other code here \(digest \w{12}\) than"):
+            with pytest.raises(
+                ComponentError, match=r"has other options or other code here \(digest \w{12}\) than"
+            ):
                 served.setup(run())
 
 
@@ -126,8 +128,14 @@ def _answers(*columns: Any) -> dict[str, Any]:
         (lambda c, s: c.send(_answers([1.0])), "it answered for 1 groups where 2 were asked"),
         (lambda c, s: c.send(_answers([1.0], [1.0, 2.0])), "it gave 2 numbers for 1 responses of a group"),
         (lambda c, s: c.send(_answers([1.0], ["high"])), "it answered what is no score (1.value.rows"),
-        (lambda c, s: c.send(_answers([1.0], [[1.0]])), "it gave numbers for other steps than a response has"),
-        (lambda c, s: c.send(_answers([1.0], [[1.0, 2, 3]])), "gave one group a number a response and another"),
+        (
+            lambda c, s: c.send(_answers([1.0], [[1.0]])),
+            "it gave numbers for other steps than a response has",
+        ),
+        (
+            lambda c, s: c.send(_answers([1.0], [[1.0, 2, 3]])),
+            "gave one group a number a response and another",
+        ),
         (lambda c, s: c.send({"error": "\x1b[2J" + "x" * 10**6}), "it \\x1b[2Jxxx"),
     ],
 )
@@ -158,7 +166,10 @@ def test_a_server_of_other_machines_needs_a_token(monkeypatch: pytest.MonkeyPatc
         ("train: {}", "holds no `rewards`"),
         ("rewards: [nosuch-reward]", "no component named `nosuch-reward`"),
         ("rewards: [{clip: {low: 0}}]", "holds no reward that can be served"),
-        ('rewards: ["misbehaving:Sees"]\nphases: [{rewards: [{"misbehaving:Slow": {}, as: Sees}]}]', "two rewards"),
+        (
+            'rewards: ["misbehaving:Sees"]\nphases: [{rewards: [{"misbehaving:Slow": {}, as: Sees}]}]',
+            "two rewards",
+        ),
     ],
 )
 def test_a_file_that_serves_nothing(tmp_path: Path, text: str, said: str) -> None:
@@ -181,13 +192,18 @@ def test_a_whole_pipeline_serves_what_can_be_served(tmp_path: Path) -> None:
     )
     (tmp_path / "p.yaml").write_text(text)
     told: list[str] = []
-    assert list(host_all(tmp_path / "p.yaml", Registry(trust=True), told.append)) == ["Sees", "slow", "random"]
+    assert list(host_all(tmp_path / "p.yaml", Registry(trust=True), told.append)) == [
+        "Sees",
+        "slow",
+        "random",
+    ]
     assert [line for line in told if "is not served" in line] == [
         "`clip` is not served: it wraps `reward` of what stands above it, which is in the run's own process",
         "`Stateful` is not served: it keeps a state (`state_dict`), which would be lost with its process",
     ]
 
 
+@pytest.mark.slow
 def test_the_command_goes_away_in_mid_batch_and_is_there_again(tmp_path: Path) -> None:
     shutil.copy(HERE / "misbehaving.py", tmp_path)
     (tmp_path / "p.yaml").write_text('rewards: [{"misbehaving:Misbehaves": {}, as: misbehaves}]\n')

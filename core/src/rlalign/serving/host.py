@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from rlalign.config.pipeline import Item
-from rlalign.config.registry import Registry
+from rlalign.config.pipeline import Item, short
+from rlalign.config.registry import Registry, installed
 from rlalign.errors import ComponentError, ConfigError, RLAlignError, describe_error, shortened
 from rlalign.interface.component import Component
 from rlalign.interface.kept import settings_kept
@@ -58,7 +58,7 @@ class Recipe:
 
 
 def digest_of(item: Item, folder: Path | None) -> str:
-    """A hash of a reward's component and options; the same on another machine, where its files lie elsewhere."""
+    """A hash of a reward's component, its code and options; the same on a machine where its files lie elsewhere."""
 
     def portable(value: Any) -> Any:
         if isinstance(value, dict):
@@ -68,8 +68,18 @@ def digest_of(item: Item, folder: Path | None) -> str:
         inside = folder is not None and isinstance(value, str) and value.startswith(f"{folder}/")
         return value[len(str(folder)) + 1 :] if inside else value
 
-    said = [item.component, portable(json.loads(item.identity))]
+    said = [short(item.component), _code_of(item), portable(json.loads(item.identity))]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _code_of(item: Item) -> str:
+    """The package and version that a component comes from, or a hash of its file."""
+    package = item.cls.__module__.partition(".")[0]
+    for one in installed():
+        if one.name == short(item.component) and one.value.partition(":")[0].partition(".")[0] == package:
+            return str(one)
+    file = getattr(sys.modules.get(item.cls.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 class Hosted:
@@ -148,11 +158,11 @@ def answer_all(channel: Channel, hosted: Mapping[str, Hosted]) -> None:
 
 def _misfit(asked: Mapping[str, Any], hosted: Mapping[str, Hosted]) -> str | None:
     name = asked.get("name")
-    if name not in hosted:
+    if not isinstance(name, str) or name not in hosted:
         return f"there is no `{str(name)[:80]}` here; there are {', '.join(hosted)}"
-    if asked.get("digest") != hosted[str(name)].digest:
+    if asked.get("digest") != hosted[name].digest:
         return (
-            f"`{name}` has other options or other code here (digest {hosted[str(name)].digest[:12]}) than in the run's "
+            f"`{name}` has other options or other code here (digest {hosted[name].digest[:12]}) than in the run's "
             f"pipeline ({str(asked.get('digest'))[:12]}); serve the file that the run uses"
         )
     return None

@@ -29,6 +29,8 @@ _HEAD = struct.Struct(">Q")
 _SLICE = 0.05
 """Seconds between two looks at whoever is to answer."""
 _PIECE = 2**18
+_GREETING = 2**16
+"""Bytes of a greeting at most: whoever sends it may be anybody."""
 
 
 class Broken(Exception):
@@ -69,12 +71,12 @@ class Channel:
             except OSError as error:
                 raise Broken(f"closed the connection ({error.strerror or error})") from error
 
-    def receive(self, seconds: float = math.inf) -> dict[str, Any]:
-        """The next frame; Broken where none comes within so many seconds, or something else does."""
+    def receive(self, seconds: float = math.inf, most: int = FRAME_BYTES) -> dict[str, Any]:
+        """The next frame; Broken where none comes within so many seconds, or something else or larger does."""
         until = time.monotonic() + seconds
         (size,) = _HEAD.unpack(self._read(_HEAD.size, until, seconds))
-        if size > FRAME_BYTES:
-            raise Broken(f"announced {in_words(size)}, more than the {in_words(FRAME_BYTES)} of a frame")
+        if size > most:
+            raise Broken(f"announced {in_words(size)}, more than the {in_words(most)} of a frame")
         try:
             message = json.loads(self._read(size, until, seconds), parse_constant=_no_number)
         except (ValueError, RecursionError):
@@ -120,7 +122,7 @@ def greet(channel: Channel, token: str | None, seconds: float) -> None:
     """A server's side: say who it is, and let in whoever knows the token. Refused otherwise."""
     nonce = secrets.token_hex(16)
     channel.send({**_myself(), "nonce": nonce, "token": token is not None}, seconds)
-    them = channel.receive(seconds)
+    them = channel.receive(seconds, _GREETING)
     if wrong := _stranger(them, "the run"):
         channel.send({"refused": wrong}, seconds)
         raise Refused(wrong)
@@ -132,7 +134,7 @@ def greet(channel: Channel, token: str | None, seconds: float) -> None:
 
 def introduce(channel: Channel, token: str | None, seconds: float) -> None:
     """A client's side."""
-    them = channel.receive(seconds)
+    them = channel.receive(seconds, _GREETING)
     if wrong := _stranger(them, "the server"):
         raise Refused(wrong)
     mine = _myself()
@@ -141,7 +143,7 @@ def introduce(channel: Channel, token: str | None, seconds: float) -> None:
             raise Refused(f"the server asks for a token: set {TOKEN} to what it is there")
         mine["proof"] = _proof(token, str(them.get("nonce")))
     channel.send(mine, seconds)
-    answer = channel.receive(seconds)
+    answer = channel.receive(seconds, _GREETING)
     if "welcome" not in answer:
         raise Refused(f"the server refuses: {str(answer.get('refused'))[:500]}")
 
