@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlalign.errors import CheckpointError
+from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records.answers import Answers
 from rlalign.records.rundir import RunDir
 
@@ -56,6 +56,12 @@ def test_a_link_is_followed_neither_to_read_nor_to_write(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="is no file"):
         answers(tmp_path).known(0)
     assert other.read_text() == "mine\n"
+
+
+def test_where_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "served").write_text("a file where the folder should be")
+    with pytest.raises(RLAlignError, match="what the reward answered cannot be written"):
+        answers(tmp_path).add(0, {"a": 1})
 
 
 def test_what_no_checkpoint_needs_is_deleted_and_nothing_else(tmp_path: Path) -> None:

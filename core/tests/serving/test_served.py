@@ -15,6 +15,8 @@ import torch
 
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
+from rlalign.records.answers import Answers
+from rlalign.records.rundir import RunDir
 from rlalign.serving.served import unservable
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -174,6 +176,28 @@ def test_what_cannot_travel_is_named() -> None:
 def test_what_cannot_be_served(name: str, said: str) -> None:
     assert said in str(unservable(real(name)))
     assert unservable(real("Sees")) is None
+
+
+@pytest.mark.slow
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    """In the same iteration, by whoever reads the record: scores and measures, to the bit."""
+    given, record = rollout(["a bc", "d", "e"], samples=3), RunDir(tmp_path)
+    found = []
+    for name in ("Sees", "AtRandom", "AtRandom"):
+        with isolated(name) as one:
+            one.answers = Answers(lambda: record)
+            found.append(one.reward(run=run(4), rollout=given))
+            if name == "Sees":
+                measured = one.evaluate(run=run(4), rollout=given)
+                one.answers = Answers(lambda: record)  # as another process reads it
+                assert one.evaluate(run=run(4), rollout=given) == measured
+                assert measured == {"words": 4.0, "worst": float("-inf"), "tenth": 0.1}
+                again = one.reward(run=run(4), rollout=given)
+                assert again.value.equal(found[0].value) and again.value.dtype == torch.float64
+                assert again.metrics["meta"].equal(found[0].metrics["meta"])
+            else:
+                assert not one.reward(run=run(5), rollout=given).value.equal(found[-1].value)
+    assert found[1].value.equal(found[2].value)
 
 
 # -- ahead -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign.errors import CheckpointError
+from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records.files import read_bytes
 from rlalign.records.rundir import RunDir
 
@@ -52,12 +52,17 @@ class Answers:
             return
         run = self._run()
         run.require_mine()
-        self.folder.mkdir(exist_ok=True)
         lines = b"".join(map(_line, new, new.values()))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        held = os.open(self._path(tick), flags, 0o644)
-        with os.fdopen(held, "ab", 0) as file:
-            file.write(lines)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with os.fdopen(os.open(self._path(tick), flags, 0o644), "ab") as file:
+                file.write(lines)
+        except OSError as error:
+            raise RLAlignError(
+                f"{self._path(tick)}: what the reward answered cannot be written: {error.strerror}. The last "
+                f"checkpoint is intact: go on from it with `rlalign run --resume {run.path}`"
+            ) from error
         self._known |= new
 
     def drop(self, before: int) -> None:

@@ -81,10 +81,10 @@ class Client:
         )
         return found
 
-    def metrics(self, groups: Sequence[Group], where: dict[str, Any], key: str) -> dict[str, float]:
-        """What it measures of all of them together."""
+    def metrics(self, groups: Sequence[Group], where: dict[str, Any], key: str) -> dict[str, Any]:
+        """What it measures of all of them together: numbers, or "nan", "inf" and "-inf"."""
         question = {"ask": "evaluate", "groups": list(groups), "where": where, "key": key}
-        found: dict[str, float] = self._asked(question, _numbers)
+        found: dict[str, Any] = self._asked(question, _numbers)
         return found
 
     def begin(self) -> None:
@@ -150,10 +150,10 @@ class Client:
             end.close()
 
 
-def _numbers(answer: dict[str, Any]) -> dict[str, float]:
+def _numbers(answer: dict[str, Any]) -> dict[str, Any]:
     found = answer.get("metrics")
     if not isinstance(found, dict) or not all(
         type(x) in (int, float) or x in ("nan", "inf", "-inf") for x in found.values()
     ):
         raise ValueError("answered what are no numbers by name")
-    return {name: float(x) for name, x in found.items()}
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ def unservable(real: Component) -> str | None:
 
 def unlimited(isolate: Isolate) -> str | None:
     """What of these limits this machine cannot watch."""
-    if isolate.memory is not None and memory_of(threading.get_native_id()) == 0:
+    if isolate.memory is not None and memory_of(os.getpid()) == 0:
         return "`memory` is watched through /proc, which this machine does not have; leave it out"
     return None
 
