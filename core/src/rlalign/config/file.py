@@ -154,7 +154,7 @@ class File:
         if cls is None or settings is None or options is None:
             return None
         item = Item(
-            **settings.model_dump(exclude={"name"}),
+            **{key: value for key, value in settings if key != "name"},
             name=settings.name or short(component),
             component=component,
             options=options,
@@ -169,6 +169,8 @@ class File:
         for key in ("weight", "source"):
             if key in settings and role not in ("rewards", "algorithm"):
                 self.report((*keys, key), "only items of `rewards` and `algorithm` have one")
+        if "isolate" in settings and role not in ("rewards", "evaluate.use"):
+            self.report((*keys, "isolate"), "only items of `rewards` and `evaluate.use` have one")
         return check(ItemSettings, settings, self.folder, self.under(keys))
 
     def _class(self, keys: Keys, role: str, component: str) -> type[Any] | None:

@@ -79,10 +79,10 @@ def load_pipeline(
     if "torch" not in sys.modules:  # components import it, which takes seconds: a misspelt key need not wait
         _pipeline(File(tree, folder, registry, unread=True), path.stem)
         if tree.problems:
-            raise _error(tree.problems)
+            raise error_of(tree.problems)
     pipeline = _pipeline(File(tree, folder, registry), path.stem)
     if pipeline is None or tree.problems:
-        raise _error(tree.problems)
+        raise error_of(tree.problems)
     return pipeline
 
 
@@ -110,7 +110,8 @@ def pipeline_text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 
-def _error(problems: list[str]) -> ConfigError:
+def error_of(problems: list[str]) -> ConfigError:
+    """One error for all that is wrong with a file."""
     problems = list(dict.fromkeys(problems))  # phases that inherit a fault repeat it
     if len(problems) > MOST_SHOWN:
         problems[MOST_SHOWN:] = [f"… and {len(problems) - MOST_SHOWN} more"]

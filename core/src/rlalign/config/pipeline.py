@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 
 from rlalign.config.places import Keys
+from rlalign.data import limits
 from rlalign.data.settings import Options, Positive, Sampling, Save, Train
 from rlalign.interface.component import Component
 
@@ -31,12 +32,55 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a name may be: it becomes part of a file name, of a metric's and of a command line."""
 
 
+class Isolate(Options):
+    """`isolate`: the reward is computed in another process, which a run outlives."""
+
+    at: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$",
+        description="`host:port` of an `rlalign serve-reward`; null: a process of its own on this machine",
+    )
+    seconds: float = Field(
+        600.0, gt=0, le=limits.COUNT, description="how long one batch may take; then the process is ended"
+    )
+    memory: int | None = Field(
+        None,
+        gt=0,
+        description="what the process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
+    )
+    retries: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="how often a batch that failed is asked for again, after 1, 2, 4, … seconds (30 at most)",
+    )
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, said: Any) -> Any:
+        return limits.in_bytes(said) if isinstance(said, str) else said
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> Isolate:
+        if self.at and self.memory:
+            raise ValueError("`memory` limits a process on this machine, and `at` names another one's")
+        return self
+
+
 class ItemSettings(Options):
     """What an item says beside its component."""
 
     weight: float = Field(1.0, description="factor of the reward or of the loss")
     name: str | None = Field(None, alias="as", pattern=NAME_PATTERN, description="the item's name")
     source: str | None = Field(None, description="only responses from this source")
+    isolate: Isolate | None = Field(
+        None, description="a reward or metric in a process of its own: `true`, or limits (docs/serving.md)"
+    )
+
+    @field_validator("isolate", mode="before")
+    @classmethod
+    def _said_shortly(cls, said: Any) -> Any:
+        return ({} if said else None) if isinstance(said, bool) else said
 
 
 ITEM_KEYS = tuple(field.alias or name for name, field in ItemSettings.model_fields.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,6 +65,13 @@ LICENCE_FILES = 10
 LINE_BYTES = 2**28
 """Of a line in a run's logs."""
 
+# -- rewards in processes of their own --------------------------------------------------------------------------
+
+FRAME_BYTES = 2**28
+"""Of what a served reward is asked, and of its answer."""
+OUTPUT_BYTES = 2**20
+"""Of what it prints that is kept; of more the latest."""
+
 
 def require_file(path: Path, most: float = math.inf) -> None:
     """Refuse what is no file, or a larger one, before it is read. One that is not there passes."""
@@ -91,6 +99,15 @@ def require_memory(what: str, *sizes: int, remedy: str) -> None:
         raise ConfigError(
             f"{what} needs {in_words(needed)} of memory, this machine has {in_words(there)}; {remedy}"
         )
+
+
+def in_bytes(said: str) -> int:
+    """`4 GiB` as a number. Raises ValueError."""
+    number, _, unit = said.strip().partition(" ")
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    if unit.strip() not in units or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number):
+        raise ValueError(f"expected bytes, or a number with {', '.join(units)}, such as `4 GiB`")
+    return int(float(number) * units[unit.strip()])
 
 
 def in_words(size: float) -> str:

@@ -14,7 +14,7 @@ from rlalign.records.listing import files_in
 from rlalign.records.rundir import RunDir, sync
 from rlalign.records.writer import is_written
 
-DELETED = ("checkpoints", "remembered", "columns", "bad-batch")
+DELETED = ("checkpoints", "remembered", "columns", "bad-batch", "served")
 """All of these folders. `rows` go only where that is said: another run may learn from them."""
 
 

@@ -32,6 +32,7 @@ WRITTEN = (
         "signatures.jsonl",
     ),
     *("inexact.jsonl", "events", "rows", "remembered", "columns", "checkpoints", "model", "bad-batch"),
+    "served",
 )
 """All that a run writes in its folder. Whatever else lies there is the user's, and is left alone."""
 SHARED = ("checkpoints", "model")

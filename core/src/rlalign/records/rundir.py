@@ -6,6 +6,7 @@ runs/<name>/
     .running                                the process that writes the run, while it does (`writer.py`)
     metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
     checkpoints/   columns/       rows/     checkpoints (`checkpoint.py`) and what belongs to them
+    served/                                 what served rewards answered (`answers.py`), and printed
     model/                                  the exported model
 """
 
@@ -173,6 +174,10 @@ class RunDir:
     @property
     def columns(self) -> Path:
         return self.path / "columns"
+
+    @property
+    def served(self) -> Path:
+        return self.path / "served"
 
     @property
     def rows(self) -> Path:

@@ -159,6 +159,8 @@ class _Phase:
             return
         gone = f"pass {self.repeat}" if self.repeat and not self.stands else _counted(self.state["iteration"])
         for key in self.differing:
+            if key == "isolate":  # where a reward is computed changes no number
+                continue
             line = f"{self.scope}{key} changes after {gone} of `{self.settings.name}`"
             if self.goes_on and self.repeat == 0:
                 if key in LENGTH:
@@ -213,6 +215,7 @@ def _said(phase: Phase) -> dict[str, Any]:
         "rewards": [_item(item) for item in phase.rewards],
         "algorithm": [_item(item) for item in phase.algorithm],
         "models": _models(phase),
+        "isolate": [item.isolate for item in _scoring(phase)],
         **{f"generation.{name}": getattr(phase.generation, name) for name in Sampling.model_fields},
         **{f"train.{name}": getattr(phase.train, name) for name in Train.model_fields},
     }
@@ -221,6 +224,10 @@ def _said(phase: Phase) -> dict[str, Any]:
         return found
     found |= {f"evaluate.{name}": getattr(asked, name) for name in Evaluate.model_fields}
     return {**found, "evaluate.use": [_item(item) for item in asked.use]}
+
+
+def _scoring(phase: Phase) -> tuple[Item, ...]:
+    return (*phase.rewards, *(phase.evaluate.use or () if phase.evaluate else ()))
 
 
 def _models(phase: Phase) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Saver:
             best=self._best.index,
             previous=self._previous,
         )
+        space.answers.drop(checkpoint.find(space.dir.checkpoints)[-space.pipeline.checkpoints.last :][0])
         self._previous = index
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started

@@ -35,7 +35,7 @@ DECLARED = ("models", "trains", "needs", "responses", "regularises", "constraint
 def hooks_of(members: Sequence[Member]) -> Iterator[str]:
     """Hooks that would never be called, and hooks that exclude each other."""
     for member in once(members):
-        yield from _marks(member)
+        yield from marks(member)
     for hook in ("advantage", "update"):
         found = [m for m in once(members) if implements(m.component, hook) == "plain"]
         if len(found) > 1:
@@ -45,7 +45,7 @@ def hooks_of(members: Sequence[Member]) -> Iterator[str]:
         yield from _wrappers([m for m in members if m.role == role], role)
 
 
-def _marks(member: Member) -> Iterator[str]:
+def marks(member: Member) -> Iterator[str]:
     """A method that has a hook's name but not the mark would never be called."""
     for hook in HOOKS:
         method = getattr(type(member.component), hook, None)

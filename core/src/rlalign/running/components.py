@@ -8,10 +8,10 @@ from typing import Any
 
 from rlalign.errors import attributed_to
 from rlalign.interface.component import Component
+from rlalign.interface.kept import settings_kept
 from rlalign.interface.run import Run
 from rlalign.randomness import Seeds
 from rlalign.running.plan import PhasePlan
-from rlalign.running.untouched import settings_kept
 
 
 class Components:

@@ -272,6 +272,8 @@ class Session(Workspace):
                 self.display.note(str(another))
             raise
         finally:
+            for component in self.served:
+                component.close()
             self.display.close()
             self.logs.close()
             self.dir.close()

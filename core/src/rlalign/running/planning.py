@@ -15,6 +15,7 @@ from rlalign.running import checks
 from rlalign.running.members import Member, implements, once
 from rlalign.running.plan import PhasePlan, decoding
 from rlalign.running.stages import Stages
+from rlalign.serving.served import served, unlimited, unservable
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
 _USUAL_ROLES: dict[str, Role] = {"reference": "frozen", "value": "value"}
@@ -26,19 +27,40 @@ class Builder:
 
     registry: Registry
     faults: Faults
-    built: dict[tuple[str, str, str], Component] = field(default_factory=dict)
+    pipeline: Pipeline
+    built: dict[tuple[str, str, str, str], Component] = field(default_factory=dict)
 
     def build(self, item: Item) -> Component:
-        key = (f"{item.cls.__module__}:{item.cls.__qualname__}", item.options.model_dump_json(), item.name)
+        isolated = item.isolate.model_dump_json() if item.isolate else ""
+        cls = f"{item.cls.__module__}:{item.cls.__qualname__}"
+        key = (cls, item.options.model_dump_json(), item.name, isolated)
         if key not in self.built:
             try:
-                self.built[key] = item.build()
+                self.built[key] = self._served(item) if item.isolate else item.build()
+            except ConfigError:
+                raise
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 said = error if isinstance(error, RLAlignError | ValueError) else describe_error(error)
                 raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
         return self.built[key]
+
+    def _served(self, item: Item) -> Component:
+        """What stands for a component that another process computes."""
+        real = item.build()
+        assert item.isolate is not None
+        unmarked = [*checks.marks(Member(item, real, "rewards"))]
+        if unmarked:
+            raise ConfigError("\n".join(unmarked))
+        wrong = unservable(real) or unlimited(item.isolate)
+        if item.component in self.registry.extra:
+            wrong = (
+                "was handed over from Python; `isolate` needs code that another process can import: a file"
+            )
+        if wrong:
+            raise ConfigError(f"{item.place}: isolate: `{item.name}` {wrong}")
+        return served(real, item, self.pipeline.folder, trust=self.registry.trust, seed=self.pipeline.seed)
 
     def members(self, items: Sequence[Item], role: str) -> list[Member]:
         """The components of these items; one that refuses its options is a fault, and left out."""
@@ -72,7 +94,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
     """
     faults = Faults()
     faults.found += checks.machine_of(pipeline)
-    builder = Builder(registry, faults)
+    builder = Builder(registry, faults, pipeline)
     plans: list[PhasePlan] = []
     for phase in pipeline.phases:
         with faults.collecting():

@@ -34,6 +34,10 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[
     if plan.not_evaluated:
         rows["not evaluated"] = plan.told_of_evaluation
     rows.setdefault("reward", "nothing")
+    if isolated := [
+        f"{m.name} ({m.item.isolate.at or 'a process of its own'})" for m in plan.everybody if m.item.isolate
+    ]:
+        rows["isolated"] = ", ".join(isolated)
     models = {"policy": "built" if first else "kept"}
     for name in plan.models:
         spec = phase.models.get(name)

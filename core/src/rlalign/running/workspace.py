@@ -12,6 +12,7 @@ from rlalign.config.pipeline import Item, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
+from rlalign.records.answers import Answers
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
 from rlalign.running.components import Components
@@ -20,6 +21,7 @@ from rlalign.running.display import Display
 from rlalign.running.models import Models
 from rlalign.running.plan import new_tokens
 from rlalign.running.planning import plan_phases
+from rlalign.serving.served import Served
 
 
 class Workspace:
@@ -53,6 +55,10 @@ class Workspace:
             lambda name: self.seeds.seed_forward("model", name),
         )
         self.components = Components(self.plans, self.seeds, self.note_once)
+        self.answers = Answers(lambda: self.dir)
+        self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
+        for component in self.served:
+            component.answers = self.answers
         self.models.new_tokens = new_tokens(self.plans)
         self.data = Data(pipeline, self.plans, self.models, lambda: self.dir, display.note)
 

@@ -1,0 +1,1 @@
+"""Rewards in processes of their own, on this machine or another."""
