@@ -52,7 +52,7 @@ def scored(
         except Altered:  # what it changed is spoilt for the others, too
             raise
         except ComponentError:
-            if phase.settings.train.on_bad_reward == "stop":
+            if phase.settings.train.on_bad_reward == "stop" or stages.in_wrapper:
                 raise
             rollout, reward = _by_group(phase, stages, rollout, left_out)
     rollout, reward = _finite(phase, rollout, reward, left_out)
@@ -127,6 +127,8 @@ def _by_group(
         except Altered:
             raise
         except ComponentError as error:
+            if stages.in_wrapper:
+                raise
             left_out.add([example.id], stages.asking or "?", str(error))
             if left_out.too_many:
                 left_out.tell()

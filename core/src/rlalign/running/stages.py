@@ -100,6 +100,12 @@ class Stages:
         """Who was asked for a reward last, and may not have answered."""
         return self._measures.asking or self._rewards.asking
 
+    @property
+    def in_wrapper(self) -> bool:
+        """Whether that was a wrapper of rewards, which is at fault for all prompts or for none."""
+        asked = [m for m in self.implementing("reward") if m.name == self.asking]
+        return any(implements(m.component, "reward") == "wrapper" for m in asked)
+
     def reward_seconds(self) -> dict[str, float]:
         """What each reward took since this was last asked."""
         seconds, self._rewards.seconds = self._rewards.seconds, {}
