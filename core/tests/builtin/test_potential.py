@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from rlalign.builtin.potential import sentence_ends
+from rlalign.builtin.potential import Potential, sentence_ends
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
@@ -50,6 +51,17 @@ def test_a_token_may_hold_the_end_of_a_sentence_and_more() -> None:
     words = ["I came", ". I", " saw", "! ", "So?"]
     text_of = lambda actions: "".join(words[a] for a in actions.tolist())  # noqa: E731
     assert sentence_ends(text_of, torch.arange(5)) == [1, 3, 4]
+
+
+def test_a_sentence_that_was_given_is_paid_at_the_next_step_that_was_chosen() -> None:
+    """What is paid at a step that nobody chose would be lost."""
+    run: Any = SimpleNamespace(models=SimpleNamespace(policy=Bytes(Bytes.Config())))
+    actions_T = torch.tensor([*b"A. B. C", 256])
+    potential = Potential(Potential.Config())
+    assert potential._ends(run, actions_T, [0, 3, 4, 5, 6, 7]) == [3, 4]
+    assert potential._ends(run, actions_T, [0, 7]) == []  # the end earns it all
+    every = Potential(Potential.Config(every=2))
+    assert every._ends(run, actions_T, [0, 3, 4, 5, 6]) == [3, 5]
 
 
 # -- what is paid where -----------------------------------------------------------------------------

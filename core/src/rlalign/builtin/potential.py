@@ -54,8 +54,9 @@ class Potential(Component):
             return scores
         paid = {name: x_N.new_zeros(rollout.mask_NT.shape) for name, x_N in whole.items()}
         had = {name: torch.zeros_like(x_N) for name, x_N in whole.items()}
-        ends = [self._ends(run, rollout, row) for row in range(len(rollout))]
-        for k in range(max(len(steps) for steps in ends)):
+        rows_N = zip(rollout.actions_NT.cpu(), rollout.mask_NT.cpu(), strict=True)
+        ends = [self._ends(run, actions_T, mask_T.nonzero()[:, 0].tolist()) for actions_T, mask_T in rows_N]
+        for k in range(max((len(steps) for steps in ends), default=0)):
             at_N = torch.tensor([s[k] if k < len(s) else -1 for s in ends], device=rollout.group_N.device)
             rows = torch.isin(rollout.group_N, rollout.group_N[at_N >= 0]).nonzero()[:, 0]  # whole groups
             begun = _begun(run, rollout.take(rows), at_N[rows])
@@ -68,15 +69,13 @@ class Potential(Component):
             _pay(paid[name], x_N - had[name], rollout.length_N - 1)
         return [replace(s, value=paid[s.name]) if s.name in paid else s for s in scores]
 
-    def _ends(self, run: Run, rollout: Rollout, row: int) -> list[int]:
+    def _ends(self, run: Run, actions_T: Tensor, chosen: list[int]) -> list[int]:
         """The steps of a response that end a bit of it, the last one left out: chosen ones, for none else is paid."""
-        chosen = rollout.mask_NT[row].nonzero()[:, 0].tolist()
         every = self.config.every
         if every != "sentence":
             every = 1 if every == "token" else every
             return chosen[every - 1 : -1 : every]
-        actions_T = rollout.actions_NT[row, : int(rollout.length_N[row])]
-        steps = sentence_ends(run.models.policy.text, actions_T)
+        steps = sentence_ends(run.models.policy.text, actions_T[: chosen[-1] + 1])
         places = {bisect_left(chosen, step) for step in steps}
         return [chosen[place] for place in sorted(places) if place < len(chosen) - 1]
 
@@ -101,10 +100,10 @@ def _begun(run: Run, rollout: Rollout, at_N: Tensor) -> Rollout:
     steps_T = torch.arange(rollout.steps, device=at_N.device)
     cut_N = at_N >= 0
     mask_NT = rollout.mask_NT & ((steps_T <= at_N[:, None]) | ~cut_N[:, None])
-    texts = list(rollout.texts)
+    texts, actions_NT, ends = list(rollout.texts), rollout.actions_NT.cpu(), at_N.tolist()
     with attributed_to(f"`postprocess` of task `{run.task.name}`"):
         for row in cut_N.nonzero()[:, 0].tolist():
-            written = run.models.policy.text(rollout.actions_NT[row, : int(at_N[row]) + 1])
+            written = run.models.policy.text(actions_NT[row, : ends[row] + 1])
             texts[row] = run.task.postprocess(written)
     return replace(rollout, texts=tuple(texts), mask_NT=mask_NT, finished_N=rollout.finished_N & ~cut_N)
 

@@ -45,14 +45,14 @@ def scored(
     """Responses as the task reads them, and what they earn: of all prompts, or of those where no reward is bad."""
     rollout = read(phase, rollout, columns)
     left_out = LeftOut(phase, rollout, evaluation)
-    with phase.clock("reward"), saved_if_bad(phase, rollout):
+    with phase.clock("reward"), saved_if_bad(phase, rollout, stages):
         try:
             with slow_told(phase, stages):
                 reward = stages.reward(phase.run, rollout)
         except Altered:  # what it changed is spoilt for the others, too
             raise
         except ComponentError:
-            if phase.settings.train.on_bad_reward == "stop":
+            if phase.settings.train.on_bad_reward == "stop" or stages.asked.wrapper:
                 raise
             rollout, reward = _by_group(phase, stages, rollout, left_out)
     rollout, reward = _finite(phase, rollout, reward, left_out)
@@ -127,7 +127,9 @@ def _by_group(
         except Altered:
             raise
         except ComponentError as error:
-            left_out.add([example.id], stages.asking or "?", str(error))
+            if stages.asked.wrapper:
+                raise
+            left_out.add([example.id], stages.asked.name, str(error))
             if left_out.too_many:
                 left_out.tell()
     return rollout.take(torch.cat(rows)), concat_rewards(rewards)
@@ -166,8 +168,11 @@ def _finite(
 
 
 @contextmanager
-def saved_if_bad(phase: RunningPhase, rollout: Rollout) -> Iterator[None]:
-    """Write the responses down at which a component fails, as they were before, and say where they are."""
+def saved_if_bad(phase: RunningPhase, rollout: Rollout, stages: Stages | None = None) -> Iterator[None]:
+    """Write the responses down at which a component fails, as they were before, and say where they are.
+
+    With them go the scores that `stages` has got for them by then.
+    """
     before = replace(
         rollout,
         **{name: getattr(rollout, name).clone() for name in ("group_N", *WRITTEN.values())},
@@ -175,7 +180,9 @@ def saved_if_bad(phase: RunningPhase, rollout: Rollout) -> Iterator[None]:
     try:
         yield
     except ComponentError as error:
-        raise type(error)(f"{error}{_kept(phase, before, {})}") from error
+        known = stages.asked.so_far if stages else {}
+        parts = {name: value for name, value in known.items() if len(value) == len(before)}
+        raise type(error)(f"{error}{_kept(phase, before, parts)}") from error
 
 
 def _kept(phase: RunningPhase, rollout: Rollout, parts: Mapping[str, Tensor]) -> str:
@@ -190,7 +197,7 @@ def slow_told(phase: RunningPhase, stages: Stages) -> Iterator[None]:
 
     def tell() -> None:
         phase.workspace.note_once(
-            f"`{stages.asking}`",
+            f"`{stages.asked.name}`",
             "slow",
             f"has been scoring for {SLOW_SECONDS:.0f} seconds; with `isolate: {{seconds: {SLOW_SECONDS:.0f}}}` beside "
             "it, a reward that takes longer is stopped",

@@ -21,7 +21,7 @@ from rlalign.errors import ComponentError
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements, once, who
 from rlalign.running.returned import checked_batch, expect, numbers
-from rlalign.running.weighted_rewards import WeightedSum
+from rlalign.running.weighted_rewards import Asked, WeightedSum
 from rlalign.running.wrapping import wrapped
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class Stages:
         self._begun = False
         """Whether they have begun with the responses that are rewarded next."""
         self._call = Calls(self.members, stage)
-        self._rewards = WeightedSum([m for m in self.members if m.role == "rewards"], self._call)
-        self._measures = WeightedSum([m for m in self.members if m.role == "use"], self._call)
+        self.asked = Asked()
+        self._rewards = WeightedSum([m for m in self.members if m.role == "rewards"], self._call, self.asked)
+        self._measures = WeightedSum([m for m in self.members if m.role == "use"], self._call, self.asked)
         self._advantage = wrapped("advantage", self._own_advantage, once(self.members), self._call)
         self._update = wrapped("update", self._own_update, once(self.members), self._call)
 
@@ -87,18 +88,13 @@ class Stages:
         if not self._begun:  # those of another source, or of a policy that tells of nothing early
             self.ahead(run, rollout)
         self._begun = False
-        self._rewards.asking = self._measures.asking = None
+        self.asked.last, self.asked.so_far = None, {}
         found = self._rewards(run, rollout)
         if not self._measures.weights:
             return found
         also = self._measures(run, rollout, [Score(x, name) for name, x in found.parts.items()])
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
         return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
-
-    @property
-    def asking(self) -> str | None:
-        """Who was asked for a reward last, and may not have answered."""
-        return self._measures.asking or self._rewards.asking
 
     def reward_seconds(self) -> dict[str, float]:
         """What each reward took since this was last asked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,14 +21,32 @@ from rlalign.running.returned import checked_score, checked_scores
 from rlalign.running.wrapping import around
 
 
+@dataclass
+class Asked:
+    """How far rewards have been asked for the scores of some responses."""
+
+    last: Member | None = None
+    """Who was asked last, and may not have answered."""
+    so_far: dict[str, Tensor] = field(default_factory=dict)
+    """What each said at first, unwrapped."""
+
+    @property
+    def name(self) -> str:
+        return self.last.name if self.last else "?"
+
+    @property
+    def wrapper(self) -> bool:
+        """Whether it was a wrapper, which is at fault for all prompts or for none."""
+        return self.last is not None and implements(self.last.component, "reward") == "wrapper"
+
+
 class WeightedSum:
     """The scores of these members, in pipeline order, and their weighted sum."""
 
-    def __init__(self, listed: Sequence[Member], calls: Calls) -> None:
+    def __init__(self, listed: Sequence[Member], calls: Calls, asked: Asked) -> None:
         self.calls = calls
+        self.asked = asked
         self.weights = {m.name: m.item.weight for m in listed if implements(m.component, "reward")}
-        self.asking: str | None = None
-        """Who was asked last, and may not have answered."""
         self.seconds: dict[str, float] = {}
         """What each took since somebody looked."""
         self._known: list[Score] = []
@@ -71,12 +89,14 @@ class WeightedSum:
             found = inner(run=run, rollout=rollout) if inner else [*self._known]
             for i, member in enumerate(items, 1):
                 report(member.name, i, len(items))
-                self.asking = member.name
+                self.asked.last = member
                 started = time.perf_counter()
                 score = self.calls(member, "reward", run=run, rollout=rollout)
                 took = time.perf_counter() - started
                 self.seconds[member.name] = self.seconds.get(member.name, 0.0) + took
-                found = [*found, replace(checked_score(score, member, rollout), name=member.name)]
+                checked = replace(checked_score(score, member, rollout), name=member.name)
+                self.asked.so_far.setdefault(member.name, checked.value)
+                found = [*found, checked]
             return found
 
         return scores
@@ -89,7 +109,7 @@ class WeightedSum:
         def noted(run: Run, rollout: Rollout) -> list[Score]:
             with _asking(run, None):
                 scores = above(run=run, rollout=rollout)
-            self.asking = member.name
+            self.asked.last = member
             names[:] = [score.name for score in scores]
             return scores
 
@@ -103,10 +123,10 @@ class WeightedSum:
                         found = above(run=run, rollout=others)
                 finally:
                     self._known = known
-                self.asking = member.name
+                self.asked.last = member
                 return found
 
-            self.asking = member.name
+            self.asked.last = member
             with _asking(run, ask):
                 return checked_scores(call(run=run, rollout=rollout), names, member, rollout)
 
