@@ -97,7 +97,7 @@ def is_gone(process: int) -> bool:
         ("- sampled: {}\n  isolate: true", "`rewards` takes"),
         (
             "- kl: {coef: 0.1}\n  isolate: true",
-            "isolate: `kl` declares `needs`: the run's models are not there",
+            "isolate: `kl` declares `",
         ),
         (
             "- dates\n- clip: {low: 0}\n  isolate: true",

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -29,6 +28,7 @@ START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
 LAST_LINES = 12
 """Of what it printed that an error quotes."""
+LAST_BYTES = 2**15
 LONGEST_LINE = 200
 """Characters of one of them."""
 _BOOT = (
@@ -118,8 +118,8 @@ class Printed(threading.Thread):
         super().__init__(name="reads-what-a-reward-prints", daemon=True)
         self._source = source
         self._log = log
-        self._last: deque[bytes] = deque(maxlen=2)
-        """The last pieces."""
+        self._last = b""
+        """The end of it: a crash is told in many small pieces."""
         self.start()
 
     def run(self) -> None:
@@ -130,7 +130,7 @@ class Printed(threading.Thread):
                 held = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
                 file, size = os.fdopen(held, "ab", 0), os.fstat(held).st_size
         while piece := os.read(self._source, 65536):
-            self._last.append(piece)
+            self._last = (self._last + piece)[-LAST_BYTES:]
             with suppress(OSError):
                 if file is not None:
                     if size + len(piece) > OUTPUT_BYTES:
@@ -143,7 +143,7 @@ class Printed(threading.Thread):
 
     def last_lines(self) -> str:
         self.join(0.2)  # what was printed at the very end is still on its way
-        lines = b"".join(self._last).decode(errors="replace").splitlines()
+        lines = self._last.decode(errors="replace").splitlines()
         # A crash ends with a list of all extension modules, which says nothing of it.
         lines = [line for line in lines if line.strip() and not line.startswith("Extension modules:")]
         return shown("\n".join(f"    {line[:LONGEST_LINE]}" for line in lines[-LAST_LINES:]))
