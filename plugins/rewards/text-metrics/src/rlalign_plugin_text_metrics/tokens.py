@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
-CACHED = 2**14
-"""Texts, and words, of which each cache remembers what was made of them."""
+CACHED = 2**13
+"""Texts of which each cache remembers the words."""
 CLOSING = r"\])}>\"'»”’"
 """What may stand between a full stop and the end of its sentence."""
 ABBREVIATIONS = frozenset(
-    "adm apr aug capt co col corp dec dr e.g etc feb gen gov hon i.e inc jan jr lt ltd messrs mr mrs ms mt nov oct prof "
-    "rep rev sen sep sept sgt sr st vs".split()
+    re.findall(
+        r"\S+",
+        """adm apr aug capt co col corp dec dr e.g etc feb gen gov hon i.e inc jan jr lt ltd messrs mr mrs ms mt nov oct
+        prof rep rev sen sep sept sgt sr st vs""",
+    )
 )
 """What ends in a full stop within a sentence, before a capital letter too; beside initials."""
 STOP = re.compile(rf"(?<=[^.\s])\.(?=[{CLOSING}]*(?:\s*\Z|(\s*\n|\s+)[\"“‘«'(\[]*(\S)))")
@@ -48,8 +52,8 @@ TWO_WORDS = {
 def penn(text: str) -> tuple[str, ...]:
     """Words and punctuation in the manner of the Penn Treebank, case kept: `can't` is `ca n't`, quotes are `` and ''.
 
-    A sentence gives what NLTK's `word_tokenize` gives. Where several sentences end is decided by the next capital letter
-    and a short list of abbreviations, so that no trained model is needed.
+    A sentence gives what NLTK's `word_tokenize` gives. Where one of several sentences ends is decided by the next
+    capital letter and a short list of abbreviations, so that no trained model is needed.
     """
     text = STOP.sub(_full_stop, text)
     words: list[str] = []
@@ -134,3 +138,16 @@ def words_of_any_language(text: str) -> tuple[str, ...]:
 def split(text: str) -> tuple[str, ...]:
     """What stands between spaces."""
     return tuple(text.split())
+
+
+@lru_cache(2**16)
+def stem(word: str) -> str:
+    """The stem of an English word, lower-case: Porter's, with NLTK's extensions."""
+    return str(_porter().stem(word))
+
+
+@lru_cache(1)
+def _porter() -> Any:
+    from nltk.stem.porter import PorterStemmer  # NLTK takes a second to import
+
+    return PorterStemmer()
