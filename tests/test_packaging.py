@@ -141,7 +141,7 @@ def test_what_is_imported_is_declared(package):
     core = project(ROOT / "core")["dependencies"]
     declared = {re.split(r"[<>=\[; ]", d)[0].lower() for d in [*about["dependencies"], *extras, *core]}
     for module in imported(package):
-        offered = {name.lower() for name in brought.get(module, [module.replace("_", "-")])}
+        offered = {name.lower().replace("_", "-") for name in brought.get(module, [module])}
         assert offered & declared, f"{module} is imported, and none of {offered} is declared"
 
 

@@ -13,7 +13,10 @@ from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from nltk.translate.meteor_score import meteor_score
 from pydantic import ValidationError
 
-from rlalign import ConfigError, Example
+from rlalign import ConfigError, Example, Task
+from rlalign.running import loop
+from rlalign.testing import ComponentTests, registry, session
+from rlalign.testing.bench import stop_early
 from rlalign_plugin_text_metrics import wordnet
 from rlalign_plugin_text_metrics.meteor import Meteor, MeteorNosyn, align, meteor
 from rlalign_plugin_text_metrics.tokens import penn
@@ -239,3 +242,39 @@ def test_without_synonyms_it_has_another_name(folder):
     assert any(less < more for less, more in both)
     assert "|syn:no|" in metric.signature() and "|syn:wordnet-3.0|" in full.signature()
     assert metric.values(TEXTS[:1], EXAMPLES[:1]) == [1 - 0.5 / 6**3]
+
+
+class Houses(Task):
+    """A task of six prompts, with references of which some words have synonyms."""
+
+    def examples(self, split):
+        return [Example(str(i), f"{split} {i}", meta={"references": GUIDES[i % 5 :]}) for i in range(6)]
+
+
+class TestMeteor(ComponentTests):
+    component = "meteor"
+    pipeline = {"task": "houses", "policy": "bytes", "rewards": ["meteor"]}
+
+    @property
+    def extra(self):
+        return {"houses": Houses}
+
+    @pytest.fixture(autouse=True)
+    def found(self, folder, monkeypatch):
+        monkeypatch.setenv("WNSEARCHDIR", str(folder))
+
+
+def test_a_run_does_not_go_on_with_another_wordnet(tmp_path):
+    folder, known = write_wordnet(tmp_path / "dict"), {"houses": Houses}
+    pipeline = {
+        "task": "houses",
+        "policy": "bytes",
+        "rewards": [{"meteor": {"wordnet": str(folder)}}],
+        "algorithm": "policy-gradient",
+        "generation": {"samples": 2, "max_new_tokens": 6},
+        "train": {"iterations": 2, "prompts": 2},
+    }
+    stop_early(session(tmp_path, pipeline, known, name="stopped"))
+    (folder / "adv.exc").write_text("worst badly\n")
+    with pytest.raises(ConfigError, match="digest"):
+        loop.resume(tmp_path / "runs/stopped", registry(known)).run()

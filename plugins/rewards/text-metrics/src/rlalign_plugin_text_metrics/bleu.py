@@ -118,8 +118,9 @@ class SacreBleu(CorpusMetric):
         def _there(cls, tokenize: Tokenizer) -> Tokenizer:
             module = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}.get(tokenize)
             if module and find_spec(module) is None:
-                extra = f"sacrebleu[{tokenize[:2]}]"
-                raise ValueError(f"`{tokenize}` needs `pip install {extra}`; `char` needs nothing")
+                raise ValueError(
+                    f"`{tokenize}` needs the extra `{tokenize[:2]}` of sacrebleu; `char` needs nothing more"
+                )
             return tokenize
 
     config: Config

@@ -51,8 +51,11 @@ def align(text: Words, reference: Words, synonyms: Synonyms | None) -> list[tupl
         left, free = ([(i, stem(word)) for i, word in side] for side in (left, free))
         left, free = _same(left, free, pairs)
     if synonyms is not None and free:
+        spelled = {word for _, word in free}
         for i, word in reversed(left):
             meant = synonyms(word)
+            if meant.isdisjoint(spelled):
+                continue
             for k in range(len(free) - 1, -1, -1):
                 if free[k][1] in meant:
                     pairs.append((i, free.pop(k)[0]))
