@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rlalign import ComponentError, Example, Options
 from rlalign_plugin_text_metrics.metric import TextMetric
-from rlalign_plugin_text_metrics.words import stem, words
+from rlalign_plugin_text_metrics.words import short_stem, words
 
 Match = Literal["word", "substring", "stem"]
 
@@ -27,7 +27,7 @@ def read(text: str, match: Match) -> str:
     """The text so that a keyword read alike is in it if it is held: its words between spaces, or as it is."""
     if match == "substring":
         return text.lower()
-    how: Callable[[str], str] = stem if match == "stem" else str
+    how: Callable[[str], str] = short_stem if match == "stem" else str
     parts = (part for word in words(text) for part in _with_parts(word))
     return f" {' '.join(how(part) for part in parts)} "
 
@@ -42,7 +42,7 @@ def _with_parts(word: str) -> Sequence[str]:
 def read_keyword(keyword: str, match: Match) -> str:
     if match == "substring":
         return keyword.lower()
-    return f" {' '.join(stem(w) if match == 'stem' else w for w in words(keyword))} "
+    return f" {' '.join(short_stem(w) if match == 'stem' else w for w in words(keyword))} "
 
 
 def keywords_of(example: Example, key: str, asked_by: str) -> tuple[str, ...]:

@@ -22,6 +22,18 @@ class TextMetric(Component):
         return Score(torch.tensor(self.values(rollout.texts, rollout.answered), dtype=torch.float64))
 
 
+class CorpusMetric(TextMetric):
+    """A number for each response, and one for all of an evaluation together that is not their mean."""
+
+    @abstractmethod
+    def corpus(self, texts: Sequence[str], examples: Sequence[Example]) -> float:
+        """One number for all responses; `examples[i]` is what `texts[i]` answers."""
+
+    @hookimpl
+    def evaluate(self, rollout: Rollout) -> dict[str, float]:
+        return {"corpus": self.corpus(rollout.texts, rollout.answered)}
+
+
 def references(example: Example, asked_by: str) -> tuple[str, ...]:
     """The example's references, of which there must be some."""
     if not example.references:
@@ -31,3 +43,9 @@ def references(example: Example, asked_by: str) -> tuple[str, ...]:
             f"`meta` holds no `references` (it holds: {keys})"
         )
     return example.references
+
+
+def signed(**said: object) -> str:
+    """A signature as sacreBLEU prints it: `key:value` joined by `|`."""
+    shown = {True: "yes", False: "no"}
+    return "|".join(f"{k}:{shown[v] if isinstance(v, bool) else v}" for k, v in said.items())

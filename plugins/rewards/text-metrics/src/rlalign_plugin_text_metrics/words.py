@@ -11,6 +11,8 @@ from unicodedata import normalize
 import regex
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
+from rlalign_plugin_text_metrics.tokens import penn, stem
+
 Token = TypeVar("Token")
 
 CACHED = 2048
@@ -54,29 +56,13 @@ def normalised(text: str) -> tuple[str, ...]:
 
 @lru_cache(CACHED)
 def treebank(text: str) -> tuple[str, ...]:
-    """The tokens of the Penn Treebank in small letters, sentence by sentence; punctuation is a token."""
-    split = _tokenizer().tokenize
-    return tuple(token.lower() for sentence in sentences(text) for token in split(sentence))
+    """The tokens of the Penn Treebank in small letters."""
+    return tuple(token.lower() for token in penn(text))
 
 
-@lru_cache(1)
-def _tokenizer():  # type: ignore[no-untyped-def]
-    from nltk.tokenize.destructive import NLTKWordTokenizer  # a second, so not above
-
-    return NLTKWordTokenizer()
-
-
-@lru_cache(2**16)
-def stem(word: str) -> str:
+def short_stem(word: str) -> str:
     """Porter's stem; of what is too long for a word, itself."""
-    return str(_stemmer().stem(word)) if len(word) <= LONGEST else word
-
-
-@lru_cache(1)
-def _stemmer():  # type: ignore[no-untyped-def]
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer()
+    return stem(word) if len(word) <= LONGEST else word
 
 
 def ngrams(tokens: Sequence[Token], order: int) -> Iterator[tuple[Token, ...]]:
