@@ -21,6 +21,7 @@ from rlalign_plugin_model_rewards.nli import NLI, SummaC, sentences
 from rlalign_plugin_model_rewards.perplexity import Perplexity, windows
 from rlalign_plugin_model_rewards.reward_model import RewardModel
 from rlalign_plugin_model_rewards.testing import tiny_scorer, tiny_scorers
+from rlalign_plugin_model_rewards.texts import Row
 
 EXAMPLES = (
     Example(
@@ -276,8 +277,6 @@ def test_the_last_token_counts_where_it_pads_too(folders, made):
     """The template ends a message with the padding token: transformers, asked for a batch, would read another one."""
     scorer = made(RewardModel, "llama-reward", reads="joined", separator="")
     ends = [(*scorer.reader.plain(text), 5) for text in ("good", "bad horse")]
-    from rlalign_plugin_model_rewards.texts import Row
-
     rows = [Row((0, *ids), (0,) * (1 + len(ids))) for ids in ends]
     network, _ = loaded(folders["llama-reward"], "AutoModelForSequenceClassification")
     network.config.pad_token_id = None
