@@ -181,10 +181,12 @@ class BERTScore(Scorer):
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self._spaced = settings.model_type in SPACED
+        # What the configuration lists for each layer, such as its kind of attention, is cut with the layers.
+        whole = settings.num_hidden_layers
+        lists = {k: v for k, v in settings.to_dict().items() if isinstance(v, list) and len(v) == whole}
+        for name in lists.keys() - {"architectures"}:
+            setattr(settings, name, lists[name][: self._layer])
         settings.num_hidden_layers = self._layer
-        for name in ("layer_types", "mlp_layer_types"):
-            if isinstance(kinds := getattr(settings, name, None), list):
-                setattr(settings, name, kinds[: self._layer])
         return settings
 
     def anatomy(self, network: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -85,11 +86,6 @@ class Scorer(Component):
         self.filler = _filler(settings, tokenizer)
         longest = _longest(network, settings, tokenizer, c.max_tokens)
         self.reader = Reader(tokenizer, longest, getattr(c, "truncation_side", self.side))
-        if (most := max(tokenizer.get_vocab().values(), default=0)) >= (size := _vocabulary(network)):
-            raise RLAlignError(
-                f"{c.path}: the tokenizer makes tokens up to {most}, and the model knows {size}; the two do not belong "
-                "together"
-            )
 
     def signed(self, *parts: str) -> str:
         """A signature: the model, what else there is to say, the precision."""
@@ -119,11 +115,20 @@ class Scorer(Component):
             for part in passes(list(dict.fromkeys(rows)), budget or self.config.batch_tokens, self.budget):
 
                 def results(part: Sequence[Row] = part) -> Sequence[T]:
+                    self._require_known(part)
                     return compute(Padded.of(part, self.filler, self.network.device))
 
                 values = self._known.get(part, results) if remember else results()
                 found.update(zip(part, values, strict=True))
         return [found[row] for row in rows]
+
+    def _require_known(self, rows: Sequence[Row]) -> None:
+        most, size = max(max((*row.ids, *row.target)) for row in rows), _vocabulary(self.network)
+        if most >= size:
+            raise RLAlignError(
+                f"{self.config.path}: its tokenizer makes a token {most}, and the model knows {size}; the two do not "
+                "belong together"
+            )
 
     def forward(self, padded: Padded, **more: Any) -> Any:
         """The network's own forward pass."""
@@ -224,7 +229,9 @@ def _filler(settings: Any, tokenizer: Any) -> int:
 
 def _longest(network: Any, settings: Any, tokenizer: Any, asked: int | None) -> int | None:
     """The longest row: what positions and tokenizer allow, and no more than was asked for."""
-    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    most = None
+    with suppress(AttributeError, NotImplementedError):  # XLNet has none, and says so in this way
+        most = settings.get_text_config().max_position_embeddings
     known = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 10**9 else []
     if isinstance(most, int) and most > 0:
         # RoBERTa and its like count positions from behind the padding token.
