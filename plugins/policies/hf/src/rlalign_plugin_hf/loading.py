@@ -18,7 +18,15 @@ from rlalign import ConfigError, Options, RLAlignError, RunsCode
 from rlalign.data.limits import require_file, require_memory
 from rlalign_plugin_hf import hub
 
-Kind = Literal["causal", "seq2seq"]
+Kind = Literal["causal", "seq2seq", "classifier", "encoder"]
+_AUTO = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "classifier": "AutoModelForSequenceClassification",
+    "encoder": "AutoModel",
+}
+_NAMED = {"causal": ("LM", "LMHeadModel", "Generation"), "classifier": ("SequenceClassification",)}
+"""How the classes of a kind end, as a config.json names them."""
 
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 MOST = {
@@ -46,8 +54,8 @@ class LoRA(Options):
     dropout: float = Field(0.0, ge=0, lt=1, description="before each adapter, where `train.dropout` is on")
 
 
-class ModelOptions(Options):
-    """Options of `causal-lm` and `seq2seq-lm`."""
+class Source(Options):
+    """Where a model comes from."""
 
     path: str | Path = Field(
         description="a model folder (`./…`, relative to the pipeline's), or a model's name on the hub"
@@ -55,25 +63,9 @@ class ModelOptions(Options):
     tokenizer: str | Path | None = Field(
         None, description="folder or name of the tokenizer; null: the model's own"
     )
-    init: Literal["pretrained", "random"] = Field(
-        "pretrained", description="load the weights, or make random ones from `config.json` alone"
-    )
-    seed: int = Field(0, description="of random weights: all of them (`init: random`), or the adapters'")
-    lora: LoRA | None = Field(None, description="train adapters only (needs the extra `lora`)")
     attention: Literal["eager", "sdpa"] | None = Field(
         None,
         description="attention kernel; null: the model's own choice. `eager` where second derivatives count",
-    )
-    max_prompt_tokens: int | None = Field(
-        None,
-        gt=0,
-        description="the longest prompt; null: what the model's positions leave beside the longest response",
-    )
-    too_long: Literal["error", "drop", "truncate"] = Field(
-        "error", description="what becomes of an example whose prompt is longer"
-    )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="which end `truncate` cuts; null: left of a causal model's, right of an encoder's"
     )
     remote_code: Annotated[bool, RunsCode] = Field(
         False, description="run Python code that comes with the model; only if you have read it"
@@ -87,13 +79,34 @@ class ModelOptions(Options):
         return source
 
 
-def is_here(options: ModelOptions) -> bool:
+class ModelOptions(Source):
+    """Options of `causal-lm` and `seq2seq-lm`."""
+
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="load the weights, or make random ones from `config.json` alone"
+    )
+    seed: int = Field(0, description="of random weights: all of them (`init: random`), or the adapters'")
+    lora: LoRA | None = Field(None, description="train adapters only (needs the extra `lora`)")
+    max_prompt_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="the longest prompt; null: what the model's positions leave beside the longest response",
+    )
+    too_long: Literal["error", "drop", "truncate"] = Field(
+        "error", description="what becomes of an example whose prompt is longer"
+    )
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="which end `truncate` cuts; null: left of a causal model's, right of an encoder's"
+    )
+
+
+def is_here(options: Source) -> bool:
     """Whether model and tokenizer are paths, be it to nothing, rather than names on the hub."""
     sources = (str(source) for source in (options.path, options.tokenizer) if source is not None)
     return all(Path(_local(source)).is_dir() or _lacking(source) is not None for source in sources)
 
 
-def where(options: ModelOptions) -> str:
+def where(options: Source) -> str:
     """The model's folder or name, for messages."""
     return str(options.path)
 
@@ -103,8 +116,34 @@ def source_of_weights(options: ModelOptions) -> str | None:
     return None if options.init == "random" else _local(str(options.path))
 
 
-def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
-    """The tokenizer, cutting at the right end."""
+def peek(options: Source, kind: Kind) -> dict[str, Any] | None:
+    """What a folder's config.json says, once nothing is wrong with it that files alone tell; None for a hub's name."""
+    source = str(options.path)
+    folder = Path(_local(source))
+    if not folder.is_dir():
+        return None
+    _check_folder(source, "path")
+    _check_weights(_local(source))
+    try:
+        raw: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        classes = [str(name) for name in raw.get("architectures") or ()]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RLAlignError(f"{source}: its config.json cannot be read. {_first_line(error)}") from error
+    _require_plausible(raw, source)
+    if kind in ("causal", "seq2seq") and bool(raw.get("is_encoder_decoder")) != (kind == "seq2seq"):
+        what = "an encoder–decoder" if kind == "seq2seq" else "a language model without an encoder"
+        raise RLAlignError(
+            f"{source}: a `{raw.get('model_type')}` is not {what}, which is what is needed here"
+        )
+    endings = _NAMED.get(kind)
+    if endings and classes and not any(name.endswith(endings) for name in classes):
+        what = "a sequence classifier" if kind == "classifier" else "a language model"
+        raise RLAlignError(f"{source}: holds a {classes[0]} (config.json), and what is needed here is {what}")
+    return raw
+
+
+def open_tokenizer(options: Source) -> Any:
+    """The tokenizer."""
     from transformers import AutoTokenizer
 
     source = options.tokenizer if options.tokenizer is not None else options.path
@@ -121,23 +160,24 @@ def open_tokenizer(options: ModelOptions, kind: Kind) -> Any:
         tokenizer("one")  # what its files say may be of the wrong type
     except Exception as error:
         raise RLAlignError(f"{source}: no tokenizer could be loaded{hint}. {_first_line(error)}") from error
-    tokenizer.truncation_side = options.truncation_side or ("left" if kind == "causal" else "right")
     return tokenizer
 
 
-def open_config(options: ModelOptions, kind: Kind) -> Any:
+def open_config(options: Source, kind: Kind, *, weights: bool = True) -> Any:
     """The network's configuration, once nothing is wrong with the model that can be known without its weights."""
     source = str(options.path)
     _check_folder(source, "path")
     config = _config(options, source)
-    if bool(getattr(config, "is_encoder_decoder", False)) != (kind == "seq2seq"):
+    if kind in ("causal", "seq2seq") and bool(getattr(config, "is_encoder_decoder", False)) != (
+        kind == "seq2seq"
+    ):
         other, what = ("seq2seq-lm", "an") if kind == "causal" else ("causal-lm", "no")
         raise RLAlignError(
             f"{source}: a `{config.model_type}` is {what} encoder–decoder; use `policy: {{{other}: …}}`"
         )
     with _explaining(source):
         _require_memory(config, options, kind)
-        if options.init == "pretrained":
+        if weights:
             _check_weights(source)
     return config
 
@@ -146,17 +186,12 @@ def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
     """The network in float32, in evaluation mode."""
     from transformers.activations import NewGELUActivation
 
-    source, (auto, how) = str(options.path), _auto(options, kind)
-    with _explaining(source):
-        if options.init == "random":
-            with seeded(options.seed):
-                network = auto.from_config(config, **how)
-        else:
-            with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
-                network, found = auto.from_pretrained(
-                    _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
-                )
-            _require_whole(source, found)
+    if options.init == "pretrained":
+        network = load_weights(options, kind, config)
+    else:
+        auto, how = _auto(options, kind)
+        with _explaining(str(options.path)), seeded(options.seed):
+            network = auto.from_config(config, **how)
     for module in network.modules():
         # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
         # would look for it in every forward pass (which waits for a GPU), and warn.
@@ -169,21 +204,35 @@ def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
     return network.eval()
 
 
-def _auto(options: ModelOptions, kind: Kind) -> tuple[Any, dict[str, Any]]:
+def load_weights(options: Source, kind: Kind, config: Any) -> Any:
+    """The network with the weights of its files, in float32 and in evaluation mode."""
+    source, (auto, how) = str(options.path), _auto(options, kind)
+    with _explaining(source), seeded(0):
+        with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
+            network, found = auto.from_pretrained(
+                _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
+            )
+        _require_whole(source, found, kind)
+    return network.eval()
+
+
+def _auto(options: Source, kind: Kind) -> tuple[Any, dict[str, Any]]:
     """The class that makes networks of this kind, and how it is asked."""
     import transformers
 
     # Chosen by name, since transformers hides what is not imported yet from type checkers.
-    auto: Any = getattr(transformers, "AutoModelForCausalLM" if kind == "causal" else "AutoModelForSeq2SeqLM")
+    auto: Any = getattr(transformers, _AUTO[kind])
     how: dict[str, Any] = {"trust_remote_code": options.remote_code, "dtype": torch.float32}
     if options.attention is not None:
         how["attn_implementation"] = options.attention
     return auto, how
 
 
-def _require_whole(source: str, found: dict[str, Any]) -> None:
-    """Refuse a model of which transformers made a part at random."""
-    lacking = sorted(map(str, found["missing_keys"]))
+def _require_whole(source: str, found: dict[str, Any], kind: Kind) -> None:
+    """Refuse a model of which transformers made a part at random; of an encoder nobody reads the pooler."""
+    lacking = sorted(
+        str(key) for key in found["missing_keys"] if kind != "encoder" or "pooler" not in str(key)
+    )
     if lacking:
         also = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise RLAlignError(
@@ -196,7 +245,7 @@ def _silent(*args: Any) -> None:
     """No warning."""
 
 
-def _config(options: ModelOptions, source: str) -> Any:
+def _config(options: Source, source: str) -> Any:
     from transformers import AutoConfig, PreTrainedConfig
 
     try:
@@ -238,11 +287,11 @@ def _require_plausible(raw: dict[str, Any], source: str) -> None:
             )
 
 
-def _require_memory(config: Any, options: ModelOptions, kind: Kind) -> None:
+def _require_memory(config: Any, options: Source, kind: Kind) -> None:
     """Refuse a network that is larger than the memory, by building it without its weights."""
     auto, how = _auto(options, kind)
     try:
-        with torch.device("meta"), seeded(options.seed):
+        with torch.device("meta"), seeded(0):
             network = auto.from_config(config, **how)
     except (RuntimeError, MemoryError) as error:
         if "meta" in str(error):  # its class computes with weights while it is built

@@ -82,10 +82,12 @@ class LanguageModel(Policy):
             return
         if self.config.lora is not None:
             adapter.require_peft()
-        self._settings = open_config(self.config, self.kind)
+        self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
         self.positions = Positions(self._settings, self.kind)
         self._require_room()
-        self.tokenizer = open_tokenizer(self.config, self.kind)
+        self.tokenizer = open_tokenizer(self.config)
+        side = "left" if self.kind == "causal" else "right"
+        self.tokenizer.truncation_side = self.config.truncation_side or side
         self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
         self.chats = self.tokenizer.chat_template is not None
 

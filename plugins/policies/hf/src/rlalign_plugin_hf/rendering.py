@@ -31,10 +31,11 @@ class ChatTemplate:
             raise ValueError(f"it has {len(template):,} characters, more than {TEMPLATE_CHARACTERS:,}")
         self._said = {"chat_template": template, **names}
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The text of a chat, up to where the assistant's answer begins."""
+    def render(self, messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> str:
+        """The text of a chat, up to where the assistant's answer begins; with `answered`, all of it."""
         given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        answer = _renderer.ask(json.dumps({**self._said, "conversations": [given]}, default=_named))
+        said = {**self._said, "conversations": [given], "add_generation_prompt": not answered}
+        answer = _renderer.ask(json.dumps(said, default=_named))
         if "error" in answer:
             raise ValueError(answer["error"])
         return str(answer["text"])
@@ -114,7 +115,7 @@ def _serve() -> None:
         # When this much of the processor is used up, the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, TEMPLATE_SECONDS)
         try:
-            (text,), _ = render(**json.loads(question), add_generation_prompt=True)
+            (text,), _ = render(**json.loads(question))
             answer = json.dumps({"text": text})
         except MemoryError:
             return

@@ -54,7 +54,7 @@ class LLMJudge(Component):
         rubric: str = Field(RUBRIC, description="what is asked of a good answer")
         template: str | None = Field(
             None,
-            description="the whole question, with {rubric}, {prompt}, {reference}, and {response}, {low} and {high}, or "
+            description="the whole question, with {rubric}, {prompt}, {reference}, {response}, {low} and {high}, or "
             "{first} and {second}; null: a plain one",
         )
         scale: tuple[float, float] = Field(
