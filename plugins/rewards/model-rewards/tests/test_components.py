@@ -38,15 +38,18 @@ class ScorerTests(ComponentTests):
     more: Mapping[str, Any] = {}
 
     @pytest.fixture(scope="class", autouse=True)
-    def model(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-        folder = tiny_scorer(tmp_path_factory.mktemp("model") / "it", self.shape)
-        request.cls.options = {"path": str(folder), **self.more}
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        folder = tiny_scorer(tmp_path_factory.mktemp("model") / "it", cls.shape)
+        cls.options = {"path": str(folder), **cls.more}
+
+    def whole_pipeline(self) -> dict[str, Any]:
+        return {**super().whole_pipeline(), "rewards": [{self.named: dict(self.options)}]}
 
     @property
     def extra(self) -> dict[str, type[Any]]:
         return {"questions": Questions}
 
-    # float32 scores: their last bits depend on what a text is padded beside
     pipeline = {
         "task": "questions",
         "policy": "bytes",
@@ -178,7 +181,7 @@ def test_the_policy_s_perplexity_of_the_references(shape, window, stride, folder
 
 @pytest.mark.parametrize(
     "options, words",
-    [({"window": 500}, "more than the model's 192"), ({"stride": 8, "window": 8}, "`stride` must be less")],
+    [({"window": 600}, "more than the model's 192"), ({"stride": 8, "window": 8}, "`stride` must be less")],
 )
 def test_windows_that_do_not_fit_are_refused(options, words, folders, tmp_path):
     told = pipeline(
@@ -192,5 +195,5 @@ def test_windows_that_do_not_fit_are_refused(options, words, folders, tmp_path):
 
 def test_a_policy_that_reads_no_plain_text_is_refused(tmp_path):
     told = pipeline("bytes", rewards=["length"], evaluate={"split": "val", "use": ["reference-perplexity"]})
-    with pytest.raises(ConfigError, match="takes a `causal-lm`.*`held-out`"):
+    with pytest.raises(ConfigError, match=r"takes a `causal-lm`.*`held-out`"):
         run(tmp_path, told, {"questions": Questions})

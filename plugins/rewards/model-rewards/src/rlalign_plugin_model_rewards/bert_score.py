@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlalign import ConfigError, Rollout, Run, Score, hookimpl
 from rlalign_plugin_hf.loading import open_config
-from rlalign_plugin_model_rewards.scorer import Padded, Remembered, Scorer, ScorerOptions
+from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 from rlalign_plugin_model_rewards.texts import Row, answers, texts_of
 
 LAYERS = {
@@ -66,8 +66,6 @@ SPACED = ("bart", "deberta", "gpt2", "longformer", "roberta")
 """Model types whose tokens tell the start of a word by the space before it: a text gets one, as in bert-score."""
 COUNTED = 10_000
 """Examples at most whose references the inverse document frequencies are taken of."""
-REMEMBERED = 2**26
-"""Numbers of references' states that are kept."""
 
 
 class Embedded(NamedTuple):
@@ -168,7 +166,6 @@ class BERTScore(Scorer):
         self._spaced = False
         self._weights: tuple[dict[int, float], float] = ({}, 1.0)
         self._marks: frozenset[int] = frozenset()
-        self._known: Remembered[Embedded] = Remembered(REMEMBERED)
 
     def signature(self) -> str:
         c = self.config
@@ -219,7 +216,7 @@ class BERTScore(Scorer):
     def reward(self, rollout: Rollout) -> Score:
         compared = [texts_of(e, self.config.to) for e in answers(rollout)]
         references = [text for texts in compared for text in texts]
-        known = dict(zip(references, self._references(references), strict=True))
+        known = dict(zip(references, self.embedded(references, remember=True), strict=True))
         responses = self.embedded(list(rollout.texts))
         best = [
             _best([greedy(response, known[text]) for text in texts])
@@ -230,12 +227,9 @@ class BERTScore(Scorer):
         value = named.pop(self.config.value)
         return Score(value, metrics=named)
 
-    def _references(self, texts: Sequence[str]) -> list[Embedded]:
-        return self._known.all(texts, self.embedded, lambda held: held.states.numel())
-
-    def embedded(self, texts: Sequence[str]) -> list[Embedded]:
+    def embedded(self, texts: Sequence[str], *, remember: bool = False) -> list[Embedded]:
         """Each text's tokens."""
-        return self.over([self.row(text) for text in texts], self._embedded)
+        return self.over([self.row(text) for text in texts], self._embedded, remember=remember)
 
     def row(self, text: str) -> Row:
         """What the encoder reads of a text."""

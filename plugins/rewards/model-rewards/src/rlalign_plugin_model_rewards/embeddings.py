@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rlalign import Rollout, Run, Score, hookimpl
-from rlalign_plugin_model_rewards.scorer import Padded, Remembered, Scorer, ScorerOptions
+from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 from rlalign_plugin_model_rewards.texts import answers, texts_of
 
 Pooling = Literal["mean", "cls", "last"]
-REMEMBERED = 2**24
-"""Numbers of references' embeddings that are kept."""
 POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "last",
@@ -65,7 +64,6 @@ class EmbeddingSimilarity(Scorer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._pooling: Pooling = config.pooling or _said_by(Path(config.path)) or "mean"
-        self._known: Remembered[Tensor] = Remembered(REMEMBERED)
 
     def signature(self) -> str:
         return f"to:{self.config.to}|pooling:{self._pooling}|dtype:{self.config.dtype}"
@@ -82,7 +80,7 @@ class EmbeddingSimilarity(Scorer):
     def reward(self, rollout: Rollout) -> Score:
         compared = [texts_of(e, self.config.to) for e in answers(rollout)]
         others = [text for texts in compared for text in texts]
-        known = dict(zip(others, self._known.all(others, self.embedded, Tensor.numel), strict=True))
+        known = dict(zip(others, self.embedded(others, remember=True), strict=True))
         found = [
             max(_cosine(text, mine_C, other, known[other]) for other in texts)
             for text, mine_C, texts in zip(
@@ -91,9 +89,10 @@ class EmbeddingSimilarity(Scorer):
         ]
         return Score(torch.tensor(found))
 
-    def embedded(self, texts: list[str]) -> list[Tensor]:
+    def embedded(self, texts: Sequence[str], *, remember: bool = False) -> list[Tensor]:
         """[C] of each text."""
-        return self.over([self.reader.one(self.config.prefix + text) for text in texts], self._embedded)
+        rows = [self.reader.one(self.config.prefix + text) for text in texts]
+        return self.over(rows, self._embedded, remember=remember)
 
     def _embedded(self, padded: Padded) -> list[Tensor]:
         states_nLC = self.forward(padded).last_hidden_state.float()

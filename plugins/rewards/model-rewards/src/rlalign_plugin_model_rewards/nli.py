@@ -17,11 +17,8 @@ from rlalign_plugin_model_rewards.classifier import (
     labels_of,
     place_of,
 )
-from rlalign_plugin_model_rewards.scorer import Remembered
 from rlalign_plugin_model_rewards.texts import answers, texts_of
 
-REMEMBERED = 2**16
-"""Pairs of texts whose probabilities are kept."""
 _ABBREVIATIONS = """
 adj al apr aug ave bros capt cf co col corp cpl dec dept dr e.g eg est etc feb fig gen gov hon i.e
 ie inc jan jr lt ltd maj messrs mr mrs ms mt no nov oct p pp prof rep rev sen sep sept sgt sr st u.k
@@ -101,7 +98,6 @@ class Entailment(SequenceClassifier):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._entailment = 0
-        self._known: Remembered[Tensor] = Remembered(3 * REMEMBERED)
 
     def setup(self, run: Run) -> None:
         super().setup(run)
@@ -115,12 +111,8 @@ class Entailment(SequenceClassifier):
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
         """[C] of each (premise, hypothesis). A premise too long is cut at its end, before the hypothesis is."""
-
-        def compute(lacking: list[tuple[str, str]]) -> list[Tensor]:
-            rows = [self.reader.two(premise, hypothesis) for premise, hypothesis in lacking]
-            return [logits_C.softmax(0) for logits_C in self.logits(rows)]
-
-        return dict(zip(pairs, self._known.all(pairs, compute, Tensor.numel), strict=True))
+        rows = [self.reader.two(premise, hypothesis) for premise, hypothesis in pairs]
+        return dict(zip(pairs, (logits_C.softmax(0) for logits_C in self.logits(rows)), strict=True))
 
 
 class NLI(Entailment):

@@ -15,11 +15,7 @@ from pydantic import Field, model_validator
 from rlalign import Component, ConfigError, Example, Options, Rollout, Run, Score, hookimpl, logged_rollout
 from rlalign_plugin_hf.causal import CausalLM
 from rlalign_plugin_hf.loading import Kind
-from rlalign_plugin_model_rewards.scorer import Padded, Remembered, Scorer, ScorerOptions
-from rlalign_plugin_model_rewards.texts import Row
-
-REMEMBERED = 2**13
-"""Texts whose figures are kept: an evaluation asks for the mean and for the whole."""
+from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 
 
 def perplexity_of(nll: float) -> float:
@@ -52,7 +48,6 @@ class Perplexity(Scorer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.bounds = (0.0 if config.value == "nll" else 1.0, None)
-        self._known: Remembered[tuple[float, int]] = Remembered(REMEMBERED)
 
     def signature(self) -> str:
         c = self.config
@@ -76,13 +71,10 @@ class Perplexity(Scorer):
         contexts = [self.reader.context(e.prompt if self.config.prompt else None) for e in rollout.examples]
         groups = rollout.group_N.tolist()
         rows = [self.reader.after(contexts[g], text) for g, text in zip(groups, rollout.texts, strict=True)]
-        return self._known.all(rows, self._of_rows, lambda _: 1)
-
-    def _of_rows(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         # No token to predict: as though one had been guessed among all.
         guessed = math.log(self.network.get_input_embeddings().num_embeddings)
         there = [row for row in rows if row.scored]
-        found = dict(zip(there, self.over(there, self._nll, self.budget), strict=True))
+        found = dict(zip(there, self.over(there, self._nll, self.budget, remember=True), strict=True))
         return [(found[row], row.scored) if row.scored else (guessed, 1) for row in rows]
 
     def _nll(self, padded: Padded) -> list[float]:

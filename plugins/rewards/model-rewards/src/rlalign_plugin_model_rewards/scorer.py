@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -22,6 +22,8 @@ from rlalign_plugin_model_rewards.texts import Reader, Row, Side
 T = TypeVar("T")
 LOGITS = 2**26
 """Numbers of logits that a pass over a language model may hold."""
+REMEMBERED = 2**26
+"""Numbers that are kept of what was computed."""
 
 
 class ScorerOptions(Source):
@@ -65,6 +67,7 @@ class Scorer(Component):
         self.network: Any = None
         self.reader: Any = None
         self.filler = 0
+        self._known = Remembered(REMEMBERED)
 
     def setup(self, run: Run) -> None:
         c = self.config
@@ -92,14 +95,23 @@ class Scorer(Component):
         return network
 
     def over(
-        self, rows: Sequence[Row], compute: Callable[[Padded], Sequence[T]], budget: int | None = None
+        self,
+        rows: Sequence[Row],
+        compute: Callable[[Padded], Sequence[T]],
+        budget: int | None = None,
+        *,
+        remember: bool = False,
     ) -> list[T]:
         """`compute` of each row, in their order; each distinct row is computed once, rows of like length together."""
         found: dict[Row, T] = {}
         with torch.inference_mode():
             for part in passes(list(dict.fromkeys(rows)), budget or self.config.batch_tokens, self.budget):
-                padded = Padded.of(part, self.filler, self.network.device)
-                found.update(zip(part, compute(padded), strict=True))
+
+                def results(part: Sequence[Row] = part) -> Sequence[T]:
+                    return compute(Padded.of(part, self.filler, self.network.device))
+
+                values = self._known.get(part, results) if remember else results()
+                found.update(zip(part, values, strict=True))
         return [found[row] for row in rows]
 
     def forward(self, padded: Padded, **more: Any) -> Any:
@@ -149,31 +161,42 @@ def passes(rows: Sequence[Row], budget: int, targets: int) -> Iterator[list[Row]
         yield part
 
 
-class Remembered(Generic[T]):
-    """What was computed for a key, as long as all of it stays below so many numbers; the oldest goes first."""
+class Remembered:
+    """Results of whole passes, as long as they hold no more than so many numbers in all; the oldest go first.
+
+    Never results of single rows: the last bits of a result depend on the rows beside it, and a run that is resumed
+    remembers nothing.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._held: OrderedDict[tuple[Row, ...], tuple[Any, int]] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
-    def all(
-        self, keys: Sequence[Hashable], compute: Callable[[list[Any]], Sequence[T]], size: Callable[[T], int]
-    ) -> list[T]:
-        """The values of these keys; those that are not known are computed together."""
+    def get(self, part: Sequence[Row], compute: Callable[[], Sequence[T]]) -> Sequence[T]:
+        """What `compute` gives of these rows."""
+        key = tuple(part)
         with self._lock:
-            found = {key: self._held[key][0] for key in keys if key in self._held}
-        lacking = [key for key in dict.fromkeys(keys) if key not in found]
-        for key, value in zip(lacking, compute(lacking) if lacking else (), strict=True):
-            found[key] = value
-            with self._lock:
-                if key not in self._held:
-                    self._held[key] = (value, size(value))
-                    self._size += size(value)
-                while self._size > self._most and self._held:
-                    self._size -= self._held.popitem(last=False)[1][1]
-        return [found[key] for key in keys]
+            if key in self._held:
+                found: Sequence[T] = self._held[key][0]
+                return found
+        found = compute()
+        size = sum(map(_size, found)) + sum(len(row.ids) for row in part)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = (found, size)
+                self._size += size
+            while self._size > self._most:
+                self._size -= self._held.popitem(last=False)[1][1]
+        return found
+
+
+def _size(value: Any) -> int:
+    """How many numbers a result holds."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    return sum(map(_size, value)) if isinstance(value, tuple) else 1
 
 
 def _vocabulary(network: Any) -> int:
