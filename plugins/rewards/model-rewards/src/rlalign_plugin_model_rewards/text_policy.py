@@ -63,7 +63,7 @@ class TextPolicy(Policy):
         """C."""
         self.base = str(self.config.path)
         self.here = is_here(self.config)
-        self._states: Remembered[Tensor] = Remembered(REMEMBERED)
+        self._states = Remembered(REMEMBERED)
 
     # -- making it ------------------------------------------------------------------------------------------
 
@@ -121,13 +121,16 @@ class TextPolicy(Policy):
             place = {row: i for i, row in enumerate(distinct)}
             which = torch.tensor([place[row] for row in rows], device=self.device)
             return self._computed(distinct)[which]
-        # Each row alone, so that its state is the same to the bit whatever stood beside it.
-        found = self._states.all(rows, lambda new: [self._frozen(row) for row in new], lambda _: self.width)
-        return torch.stack(found)
+        return torch.stack([self._frozen(row) for row in rows])
 
-    @torch.no_grad()
     def _frozen(self, row: Row) -> Tensor:
-        return self._computed([row])[0]
+        """One row's state, computed of it alone: the same to the bit whatever stands beside it."""
+
+        def alone() -> list[Tensor]:
+            with torch.no_grad():
+                return [self._computed([row])[0]]
+
+        return self._states.get([row], alone)[0]
 
     def _computed(self, rows: Sequence[Row]) -> Tensor:
         padded = Padded.of(rows, self.filler, self.device)
