@@ -1,8 +1,8 @@
 """Sentences of film reviews, praise or blame, as data for classifier.yaml: `python prepare.py FOLDER`.
 
-FOLDER holds `rt-polarity.neg` and `rt-polarity.pos` (Pang and Lee 2005, sentence polarity dataset v1.0), a sentence a line
-in Latin-1. Of each file's sentences, every tenth from the first on is for the test, every tenth from the second on for
-validation, all others are for training.
+FOLDER holds `rt-polarity.neg` and `rt-polarity.pos` (Pang and Lee 2005, sentence polarity dataset v1.0), a sentence a
+line in Latin-1. Of each file's sentences, every tenth from the first on is for the test, every tenth from the second on
+for validation, all others are for training.
 """
 
 from __future__ import annotations

@@ -150,6 +150,13 @@ def test_nobody_there_is_a_bad_reward() -> None:
     assert "refused" in run.notes[0]
 
 
+def test_where_nobody_answers_the_run_stops_before_every_request_is_lost() -> None:
+    with serving(lambda question, number: Reply(status=500)) as server:
+        with pytest.raises(ComponentError, match="does not answer: 4 requests in a row were lost"):
+            scores(judge(server, retries=1, at_once=1), rollout(tuple("x" * i for i in range(1, 20))))
+        assert len(server.asked) == 8
+
+
 def test_garbage_is_counted_and_told() -> None:
     with serving(
         lambda question, number: "I would rather not" if "bad" in question else by_length(question)

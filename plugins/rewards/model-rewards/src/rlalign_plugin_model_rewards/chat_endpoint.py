@@ -125,6 +125,8 @@ class ChatEndpoint:
         self._remembered = remembered
         self._open = urllib.request.build_opener(_NoRedirect()).open
         self._stopping = threading.Event()
+        self._lost = 0
+        """Requests in a row that got no answer."""
         self.spent = Spent()
 
     def ask(self, chats: Sequence[Messages]) -> list[str | Failed]:
@@ -132,6 +134,7 @@ class ChatEndpoint:
         bodies = [json.dumps({**self._body, "messages": list(chat)}, sort_keys=True) for chat in chats]
         distinct = list(dict.fromkeys(bodies))
         self._stopping.clear()
+        self._lost = 0
         pool = ThreadPoolExecutor(self._at_once)
         try:
             found = dict(zip(distinct, pool.map(self._answer, distinct), strict=True))
@@ -152,9 +155,21 @@ class ChatEndpoint:
         try:
             answer = self._tried(body)
         except Failed as failed:
+            self._give_up(failed)
             return failed
+        self._lost = 0
         self._remembered.put(key, answer)
         return answer
+
+    def _give_up(self, failed: Failed) -> None:
+        """Stop where nobody answers any more: to wait for every request would stall the run."""
+        with self.spent.lock:
+            self._lost += 1
+            if self._lost > max(3, self._at_once):
+                raise ComponentError(
+                    f"{self._url} does not answer: {self._lost} requests in a row were lost ({failed}); see to it, "
+                    "then `rlalign run --resume`"
+                )
 
     def _tried(self, body: str) -> str:
         """The answer, at the first try that brings one."""
