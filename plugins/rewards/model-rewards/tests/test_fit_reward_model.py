@@ -118,3 +118,18 @@ def test_only_a_scorer_is_trained(tmp_path: Path) -> None:
 def test_scores_may_come_from_a_reward_and_equal_ones_make_no_pair(tmp_path: Path) -> None:
     last = ran(tmp_path, pipeline(rewards=[{"length": {}}], evaluate=None)).last
     assert 0 < last["fit-reward-model/pairs"] < 6 and math.isfinite(last["loss"])
+
+
+def test_pairs_are_measured_of_any_policy(tmp_path: Path) -> None:
+    said = pipeline(policy="bytes", algorithm="sft", evaluate={"split": "train", "use": ["pair-accuracy"]})
+    found = ran(tmp_path, said)
+    assert found.last["eval/pair-accuracy/pairs"] == 8 * 1 + 8 * 3
+    assert 0 <= found.last["eval/pair-accuracy/ece"] <= 1
+
+
+def test_what_is_measured_says_what_it_lacks(tmp_path: Path) -> None:
+    unscored = {"dataset": {"path": labelled(), "join": ""}}
+    with pytest.raises(ComponentError, match="two logged responses or more"):
+        ran(tmp_path, pipeline(policy="bytes", task=unscored, algorithm="sft"))
+    with pytest.raises(ComponentError, match="measures a `sequence-classifier`"):
+        ran(tmp_path / "b", pipeline(policy="bytes", algorithm="sft", evaluate={"use": ["label-accuracy"]}))

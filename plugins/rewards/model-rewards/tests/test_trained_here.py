@@ -13,6 +13,7 @@ import torch
 from rlalign import Component
 from rlalign.learning.forward import Forward
 from rlalign.testing import session
+from rlalign.testing.bench import stopped_and_resumed
 from rlalign_plugin_model_rewards.classifier import Classifier
 from rlalign_plugin_model_rewards.classifier_policy import ClassifierPolicy
 from rlalign_plugin_model_rewards.reward_model import RewardModel
@@ -93,3 +94,28 @@ def test_a_classifier(train: str, tmp_path: Path) -> None:
     reward = ready(Classifier(Classifier.Config(path=str(model), label="pos", context=None)), policy)
     texts = replace(rollout, texts=tuple(str(e.prompt) for e in rollout.answered))
     torch.testing.assert_close(reward.reward(rollout=texts).value.float(), probs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+def test_a_classifier_learns_from_rewards_of_labels_as_a_bandit(algorithm: str, tmp_path: Path) -> None:
+    code = tmp_path / "rewards_of_labels.py"
+    code.write_text(
+        "def right(texts, examples):\n    return [float(t == e.responses[0]) for t, e in zip(texts, examples)]\n"
+    )
+    said: dict[str, Any] = {
+        "task": {"dataset": {"path": labelled(), "join": ""}},
+        "policy": {"sequence-classifier": {"path": folder("bert"), "labels": ["neg", "pos"]}},
+        "rewards": [{"function": {"path": f"{code}:right"}}],
+        "algorithm": algorithm,
+        "generation": {"samples": 8},
+        "train": {"iterations": 20, "prompts": 28, "lr": 0.02},
+        "evaluate": {"use": ["label-accuracy"]},
+    }
+    run, _ = trained(tmp_path / "whole", said)
+    assert run.last["eval/label-accuracy/accuracy"] > 0.85
+    short = {**said, "train": {**said["train"], "iterations": 3}}
+    whole = session(tmp_path / "short", short, {}, name="whole")
+    whole.run()
+    resumed = stopped_and_resumed(tmp_path / "short", short, {})
+    for key, tensor in whole.models.policy.state_dict().items():
+        assert torch.equal(tensor, resumed.models.policy.state_dict()[key]), key

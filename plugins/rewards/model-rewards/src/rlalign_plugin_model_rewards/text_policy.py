@@ -80,7 +80,6 @@ class TextPolicy(Policy):
         self.tokenizer = open_tokenizer(self.config)
         longest = _longest(nn.Module(), self._settings, self.tokenizer, self.config.max_tokens)
         self.reader = Reader(self.tokenizer, longest, self.config.truncation_side)
-        self.chats = True
 
     @abstractmethod
     def name_outputs(self, settings: Any, *, bare: bool) -> None:
@@ -173,7 +172,6 @@ class TextPolicy(Policy):
             "ends",
             "ephemeral",
             "_output",
-            "chats",
         ):
             setattr(made, name, getattr(self, name))
         made.network = copy.deepcopy(self.network)
