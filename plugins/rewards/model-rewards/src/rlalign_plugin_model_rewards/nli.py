@@ -111,8 +111,9 @@ class Entailment(SequenceClassifier):
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
         """[C] of each (premise, hypothesis). A premise too long is cut at its end, before the hypothesis is."""
-        rows = [self.reader.two(premise, hypothesis) for premise, hypothesis in pairs]
-        return dict(zip(pairs, (logits_C.softmax(0) for logits_C in self.logits(rows)), strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        rows = [self.reader.two(premise, hypothesis) for premise, hypothesis in distinct]
+        return dict(zip(distinct, (logits_C.softmax(0) for logits_C in self.logits(rows)), strict=True))
 
 
 class NLI(Entailment):
@@ -131,7 +132,7 @@ class NLI(Entailment):
     paper = "Bowman et al. 2015; Williams et al. 2018"
 
     def signature(self) -> str:
-        return f"premise:{self.config.premise}|dtype:{self.config.dtype}"
+        return self.signed(f"premise:{self.config.premise}")
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
@@ -187,7 +188,7 @@ class SummaC(Entailment):
     def signature(self) -> str:
         c = self.config
         op = "entailment" if c.contradiction is False else "entailment-contradiction"
-        return f"op:{op}|granularity:sentence|document:{c.document}|dtype:{c.dtype}"
+        return self.signed(f"op:{op}", "granularity:sentence", f"document:{c.document}")
 
     def _labels(self) -> None:
         super()._labels()

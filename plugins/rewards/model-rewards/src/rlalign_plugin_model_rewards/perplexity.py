@@ -50,8 +50,7 @@ class Perplexity(Scorer):
         self.bounds = (0.0 if config.value == "nll" else 1.0, None)
 
     def signature(self) -> str:
-        c = self.config
-        return f"value:{c.value}|prompt:{'yes' if c.prompt else 'no'}|dtype:{c.dtype}"
+        return self.signed(f"value:{self.config.value}", f"prompt:{'yes' if self.config.prompt else 'no'}")
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:

@@ -68,8 +68,7 @@ class RewardModel(SequenceClassifier):
         self.gain, self.bias = 1.0, 0.0
 
     def signature(self) -> str:
-        c = self.config
-        return f"reads:{c.reads or 'auto'}|normalise:{c.normalise}|dtype:{c.dtype}"
+        return self.signed(f"reads:{self.config.reads or 'auto'}", f"normalise:{self.config.normalise}")
 
     def setup(self, run: Run) -> None:
         super().setup(run)

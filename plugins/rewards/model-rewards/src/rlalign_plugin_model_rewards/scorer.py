@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
-from rlalign import Component, RLAlignError, Run
+from rlalign import Component, ConfigError, RLAlignError, Run
 from rlalign_plugin_hf.batches import accepted
 from rlalign_plugin_hf.loading import Kind, Source, load_weights, open_config, open_tokenizer, peek
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side
@@ -72,6 +73,10 @@ class Scorer(Component):
     def setup(self, run: Run) -> None:
         c = self.config
         settings = self.open_config()
+        try:
+            c.fits(settings.to_dict())  # a model named on the hub was not looked at before
+        except ValueError as error:
+            raise ConfigError(f"{c.path}: {error}") from None
         tokenizer = open_tokenizer(c)
         weight = next(iter(run.models.policy.parameters()), torch.zeros(()))
         device = torch.device(c.device) if c.device is not None else weight.device
@@ -85,6 +90,12 @@ class Scorer(Component):
                 f"{c.path}: the tokenizer makes tokens up to {most}, and the model knows {size}; the two do not belong "
                 "together"
             )
+
+    def signed(self, *parts: str) -> str:
+        """A signature: the model, what else there is to say, the precision."""
+        return "|".join(
+            [f"model:{PurePath(str(self.config.path)).name}", *parts, f"dtype:{self.config.dtype}"]
+        )
 
     def open_config(self) -> Any:
         """The network's configuration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +14,8 @@ from rlalign_plugin_hf.rendering import ChatTemplate
 
 Side = Literal["left", "right"]
 Messages = Sequence[Mapping[str, Any]]
+REMEMBERED = 4096
+"""Texts whose tokens are kept."""
 
 
 class Row(NamedTuple):
@@ -84,6 +87,7 @@ class Reader:
         self.side = side
         """The end at which what is too long is cut."""
         self._one_at_a_time = Lock()
+        self._plain = lru_cache(REMEMBERED)(self._read)
         added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         self._specials = frozenset({**added, **named}.values()) - {tokenizer.unk_token_id}
@@ -105,6 +109,9 @@ class Reader:
 
     def plain(self, text: str) -> tuple[int, ...]:
         """The tokens of a text and nothing else; a control token spelt in it is ordinary text."""
+        return self._plain(text)
+
+    def _read(self, text: str) -> tuple[int, ...]:
         if len(text) > TEXT_CHARACTERS:
             raise ComponentError(
                 f"a text of {len(text):,} characters; the longest that becomes tokens has {TEXT_CHARACTERS:,}"
