@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import rlalign
 from rlalign import ComponentError, ConfigError, Example, Rollout, logged_rollout
 from rlalign.testing import ComponentTests, session
 from rlalign_plugin_model_rewards.llm_judge import LLMJudge
@@ -273,6 +274,32 @@ def test_options_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="JUDGE_KEY"):
         LLMJudge(LLMJudge.Config(**good, key_from="JUDGE_KEY")).setup(Noted())  # type: ignore[arg-type]
     assert LLMJudge(LLMJudge.Config(**good, mode="pairwise")).min_samples == 2
+
+
+def test_a_strangers_run_asks_nobody_and_is_sent_no_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret-key-0123456789")
+    with serving(by_length) as server:
+        pipeline = {
+            "task": "bandit",
+            "policy": {"table": {"actions": ["left", "right"]}},
+            "rewards": [{"llm-judge": {"url": server.url, "model": "m", "key_from": "JUDGE_KEY"}}],
+            "algorithm": "reinforce",
+            "train": {"iterations": 1, "prompts": 2},
+        }
+        run = session(tmp_path, pipeline, {}, name="run")
+        run.run()
+        asked = len(server.asked)
+        with pytest.raises(ConfigError, match=r"would be sent texts.*--trust"):
+            rlalign.open(run.dir.path)
+        assert len(server.asked) == asked > 0
+
+
+def test_what_is_null_is_not_sent() -> None:
+    with serving(by_length) as server:
+        scores(judge(server, temperature=None, max_tokens=None), rollout(("a",)))
+        assert set(server.bodies[0]) == {"model", "messages"}
 
 
 ANSWERING = serving(by_length)

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import torch
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from rlalign import Component, ComponentError, ConfigError, Example, Options, Rollout, Run, Score, hookimpl
 from rlalign.errors import hide, shown
+from rlalign.interface.code import ADD_TRUST
 from rlalign_plugin_model_rewards.chat_endpoint import ChatEndpoint, Failed, Messages, Remembered
 from rlalign_plugin_model_rewards.judging import PAIRWISE, POINTWISE, filled, grade, places, verdict
 from rlalign_plugin_model_rewards.texts import as_text
@@ -61,7 +62,7 @@ class LLMJudge(Component):
             (1.0, 10.0), description="`pointwise`: the least and the largest grade, which become 0 and 1"
         )
         temperature: float | None = Field(0.0, ge=0, description="of the judge; null: none is sent")
-        max_tokens: int = Field(512, gt=0, description="of an answer")
+        max_tokens: int | None = Field(512, gt=0, description="of an answer; null: none is sent")
         timeout: float = Field(60.0, gt=0, description="seconds until a request counts as lost")
         retries: int = Field(
             5, ge=0, description="further tries after 429, 5xx, a time-out or a lost connection"
@@ -87,7 +88,12 @@ class LLMJudge(Component):
 
         @field_validator("url")
         @classmethod
-        def _is_an_address(cls, url: str) -> str:
+        def _is_an_address(cls, url: str, info: ValidationInfo) -> str:
+            if info.context and not info.context["trust"]:
+                # Of a run that somebody else may have written: it could name any variable, and any address.
+                raise ValueError(
+                    f"{url} would be sent texts, and the variable that `key_from` names; {ADD_TRUST}"
+                )
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("expected an address that begins with http:// or https://")
@@ -142,11 +148,11 @@ class LLMJudge(Component):
                     f"`{self.name}`: {c.key_from} holds what no key does: line breaks or other letters"
                 )
             hide(key, f"${{oc.env:{c.key_from}}}")
-        body = {"model": c.model, "max_tokens": c.max_tokens}
+        asked = {"model": c.model, "max_tokens": c.max_tokens, "temperature": c.temperature}
         self._endpoint = ChatEndpoint(
             url=c.url,
             key=key,
-            body=body if c.temperature is None else {**body, "temperature": c.temperature},
+            body={name: value for name, value in asked.items() if value is not None},
             timeout=c.timeout,
             retries=c.retries,
             wait=c.wait,
