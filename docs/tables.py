@@ -70,7 +70,7 @@ def default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "see below"
-    told = value if isinstance(value, str) and value else json.dumps(value)
+    told = value if isinstance(value, str) and value and value.isprintable() else json.dumps(value)
     return f"`{told}`".replace("|", "\\|")
 
 
