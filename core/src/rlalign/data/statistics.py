@@ -86,6 +86,14 @@ def best_and_worst(value_N: Tensor, rows_GK: Tensor, real_GK: Tensor) -> tuple[T
     return rows_GK.gather(1, best_G1)[differ_G, 0], rows_GK.gather(1, worst_G1)[differ_G, 0]
 
 
+def better_and_worse(value_N: Tensor, rows_GK: Tensor, real_GK: Tensor) -> tuple[Tensor, Tensor]:
+    """(better_P, worse_P): the rows of every two responses of a group whose values differ."""
+    value_GK = value_N[rows_GK]
+    better_GKK = (value_GK[:, :, None] > value_GK[:, None, :]) & real_GK[:, :, None] & real_GK[:, None, :]
+    group_P, better_P, worse_P = better_GKK.nonzero(as_tuple=True)
+    return rows_GK[group_P, better_P], rows_GK[group_P, worse_P]
+
+
 # -- whitening --------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,12 @@ What is better is said by the reward: stored scores of logged responses (`chosen
 of sampled ones. Log-probs are those of the whole distribution, nothing truncated.
 """
 
+from rlalign.data.statistics import better_and_worse
 from rlalign_plugin_preference.dpo import DPO, dpo_loss, implicit_reward
 from rlalign_plugin_preference.ipo import IPO, ipo_loss
 from rlalign_plugin_preference.kto import KTO, kto_loss, next_other, reference_point
 from rlalign_plugin_preference.orpo import ORPO, log_odds
-from rlalign_plugin_preference.pairs import better_and_worse, mean_logprob, pairs
+from rlalign_plugin_preference.pairs import mean_logprob, pairs
 from rlalign_plugin_preference.pro import PRO, pro_loss, sft_weight
 from rlalign_plugin_preference.rdo import RDO, mean_distance, reward_difference
 from rlalign_plugin_preference.rrhf import RRHF, ranking_loss

@@ -8,17 +8,9 @@ import torch
 from torch import Tensor
 
 from rlalign import Batch
-from rlalign.data.statistics import best_and_worst
+from rlalign.data.statistics import best_and_worst, better_and_worse
 
 Which = Literal["best-worst", "all"]
-
-
-def better_and_worse(value_N: Tensor, rows_GK: Tensor, real_GK: Tensor) -> tuple[Tensor, Tensor]:
-    """(better_P, worse_P): the rows of every two responses of a group whose values differ."""
-    value_GK = value_N[rows_GK]
-    better_GKK = (value_GK[:, :, None] > value_GK[:, None, :]) & real_GK[:, :, None] & real_GK[:, None, :]
-    group_P, better_P, worse_P = better_GKK.nonzero(as_tuple=True)
-    return rows_GK[group_P, better_P], rows_GK[group_P, worse_P]
 
 
 def pairs(batch: Batch, which: Which) -> tuple[Tensor, Tensor]:
