@@ -29,6 +29,7 @@ START_SECONDS = 600.0
 LAST_LINES = 12
 """Of what it printed that an error quotes."""
 LAST_BYTES = 2**15
+"""Of what it printed that are held in memory."""
 LONGEST_LINE = 200
 """Characters of one of them."""
 _BOOT = (
