@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from rlalign import ComponentError, ConfigError, Example, Rollout
+from rlalign import ComponentError, ConfigError, Example, RLAlignError, Rollout
 from rlalign_plugin_model_rewards.bart_score import BARTScore
 from rlalign_plugin_model_rewards.bert_score import BERTScore, inverse_frequencies, layer_of
 from rlalign_plugin_model_rewards.classifier import Classifier
@@ -20,6 +21,7 @@ from rlalign_plugin_model_rewards.embeddings import EmbeddingSimilarity
 from rlalign_plugin_model_rewards.nli import NLI, SummaC, sentences
 from rlalign_plugin_model_rewards.perplexity import Perplexity, windows
 from rlalign_plugin_model_rewards.reward_model import RewardModel
+from rlalign_plugin_model_rewards.scorer import Remembered, passes
 from rlalign_plugin_model_rewards.testing import tiny_scorer, tiny_scorers
 from rlalign_plugin_model_rewards.texts import Row
 
@@ -724,3 +726,61 @@ def test_missing_references_are_told(cls, shape, made):
     key = {"premise": "references"} if cls is NLI else {"layer": 2} if cls is BERTScore else {}
     with pytest.raises(ComponentError, match=r"example `lonely` has no references.*holds: other"):
         made(cls, shape, **key).reward(rollout(["x"], [0], [Example("lonely", "x", meta={"other": 1})]))
+
+
+def test_passes_keep_to_their_budgets():
+    rows = [Row(tuple(range(n)), (0,) * n, target=(0,) * t) for n in (1, 5, 9, 30) for t in (1, 7)]
+    made = list(passes(rows, 20, 14))
+    assert sorted(row for part in made for row in part) == sorted(rows)
+    for part in made:
+        widest, longest = max(len(row.ids) for row in part), max(len(row.target) for row in part)
+        assert len(part) == 1 or (len(part) * widest <= 20 and len(part) * longest <= 14)
+    assert max(map(len, made)) > 1
+
+
+def test_what_is_remembered_is_bounded_and_asked_for_once():
+    held, asked = Remembered(25), []
+
+    def get(token: int) -> Any:
+        def compute() -> list[torch.Tensor]:
+            asked.append(token)
+            return [torch.full((9,), float(token))]
+
+        return held.get([Row((token,), (0,))], compute)
+
+    for token in (1, 1, 2, 1, 3, 2, 1):
+        assert float(get(token)[0][0]) == token
+    assert asked == [
+        1,
+        2,
+        3,
+        1,
+    ]  # three results of ten numbers do not fit: the oldest made room for the third
+
+
+@every
+def test_threads_do_not_disturb_each_other(cls, shape, options, made):
+    scorer = made(cls, shape, batch_tokens=100, **options)
+    whole = scorer.reward(rollout()).value
+    with ThreadPoolExecutor(4) as pool:
+        for value in pool.map(lambda _: scorer.reward(rollout()).value, range(8)):
+            torch.testing.assert_close(value, whole, rtol=0, atol=0)
+
+
+def test_a_model_that_changed_since_it_was_checked_is_looked_at_again(tmp_path):
+    """As one on the hub is looked at then for the first time."""
+    folder = tiny_scorer(tmp_path / "model", "bert-nli")
+    config = Classifier.Config(path=str(folder), label="neutral")
+    said = json.loads((folder / "config.json").read_text())
+    said["id2label"] = {"0": "a", "1": "b", "2": "c"}
+    (folder / "config.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match=r"no label 'neutral'; it has 0 \(a\)"):
+        Classifier(config).setup(_Run())
+
+
+def test_a_tokenizer_of_another_model_is_refused(folders):
+    config = Classifier.Config(path=str(folders["bert-nli"]), tokenizer=str(folders["bart"]), label=0)
+    scorer = Classifier(config)
+    scorer.setup(_Run())
+    with pytest.raises(RLAlignError, match="do not belong together"):
+        scorer.reward(rollout())
