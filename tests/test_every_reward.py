@@ -38,6 +38,37 @@ def a_function(folder: Path) -> dict[str, Any]:
     return {"path": f"{folder / 'scores.py'}:words"}
 
 
+def a_wordnet(folder: Path) -> dict[str, Any]:
+    """Options of `meteor`: a dictionary of one meaning a kind, in WordNet's format."""
+    (folder / "dict").mkdir()
+    header = "  1 A small dictionary, made for a test\n"
+    for kind, letter in {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}.items():
+        line = f"{len(header):08d} 00 {letter} 02 first 0 second 0 000{' 01 + 02 00' * (letter == 'v')} | a meaning  \n"
+        index = "".join(f"{word} {letter} 1 0 1 0 {len(header):08d}  \n" for word in ("first", "second"))
+        (folder / f"dict/data.{kind}").write_text(header + line)
+        (folder / f"dict/index.{kind}").write_text(header + index)
+        (folder / f"dict/{kind}.exc").write_text("")
+    return {"wordnet": str(folder / "dict")}
+
+
+def a_bleurt(folder: Path) -> dict[str, Any]:
+    from rlalign_plugin_bleurt_reward.testing import tiny_checkpoint
+
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    return {"path": str(tiny_checkpoint(folder / "checkpoint"))}
+
+
+def a_scorer(shape: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
+    """Options with a tiny random model of a shape."""
+
+    def made(folder: Path) -> dict[str, Any]:
+        from rlalign_plugin_model_rewards.testing import tiny_scorer
+
+        return {"path": str(tiny_scorer(folder / shape, shape)), **options}
+
+    return made
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a component is given, beside its name."""
@@ -56,8 +87,25 @@ class Needs:
 
 NEEDS: dict[str, Needs] = {
     "bandit-payout": Needs(pipeline={"task": "bandit", "policy": {"table": {"actions": 3, "steps": 1}}}),
+    "bart-score": Needs(a_scorer("bart"), tolerance=1e-4),
+    "bert-score": Needs(a_scorer("bert", layer=2), tolerance=1e-5),
+    "bleurt": Needs(a_bleurt, tolerance=1e-5),
+    "classifier": Needs(a_scorer("bert-nli", label="neutral"), tolerance=1e-5),
+    "embedding-similarity": Needs(a_scorer("bert"), tolerance=1e-5),
     "function": Needs(a_function),
     "kl": Needs({"together": True}),
+    "meteor": Needs(a_wordnet),
+    "nli": Needs(a_scorer("bert-nli"), tolerance=1e-5),
+    "numeric-answer": Needs(meta=lambda example: {"references": ["It is 4", "#### 1,000"]}),
+    "parent": Needs(meta=lambda example: {"table": [["what", word] for word in example.meta["keywords"]]}),
+    "perplexity": Needs(a_scorer("gpt2", value="nll"), tolerance=1e-4),
+    "reference-perplexity": Needs(
+        {"stride": 8, "window": 16},
+        pipeline={"policy": {"causal-lm": {"path": str(models.FOLDER / "toy-reviews")}}},
+    ),
+    "regex": Needs({"pattern": r"\bthe\b"}),
+    "reward-model": Needs(a_scorer("llama-reward"), tolerance=1e-4),
+    "summac-zs": Needs(a_scorer("bert-nli"), tolerance=1e-5),
 }
 
 

@@ -83,8 +83,8 @@ class Scorer(Component):
         device = torch.device(c.device) if c.device is not None else weight.device
         network = self.anatomy(load_weights(c, c.kind, settings))
         self.network = network.requires_grad_(False).to(device=device, dtype=getattr(torch, c.dtype))
-        self.filler = _filler(settings, tokenizer)
-        longest = _longest(network, settings, tokenizer, c.max_tokens)
+        self.filler = filler_of(settings, tokenizer)
+        longest = longest_of(network, settings, tokenizer, c.max_tokens)
         self.reader = Reader(tokenizer, longest, getattr(c, "truncation_side", self.side))
 
     def signed(self, *parts: str) -> str:
@@ -219,7 +219,7 @@ def _vocabulary(network: Any) -> int:
     return int(network.get_input_embeddings().num_embeddings)
 
 
-def _filler(settings: Any, tokenizer: Any) -> int:
+def filler_of(settings: Any, tokenizer: Any) -> int:
     """What stands behind short rows. Some models count positions by it, so that the model's own goes first."""
     for found in (settings.get_text_config().pad_token_id, tokenizer.pad_token_id):
         if isinstance(found, int) and found >= 0:
@@ -227,7 +227,7 @@ def _filler(settings: Any, tokenizer: Any) -> int:
     return 0
 
 
-def _longest(network: Any, settings: Any, tokenizer: Any, asked: int | None) -> int | None:
+def longest_of(network: Any, settings: Any, tokenizer: Any, asked: int | None) -> int | None:
     """The longest row: what positions and tokenizer allow, and no more than was asked for."""
     most = None
     with suppress(AttributeError, NotImplementedError):  # XLNet has none, and says so in this way

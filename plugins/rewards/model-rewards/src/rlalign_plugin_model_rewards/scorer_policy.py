@@ -25,6 +25,7 @@ from rlalign import (
     Value,
     logged_rollout,
 )
+from rlalign.decoding.sampler import Finished
 from rlalign_plugin_model_rewards.text_policy import OneStep, TextPolicy, TextPolicyOptions
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side, as_text
 
@@ -99,7 +100,12 @@ class ScorerPolicy(TextPolicy):
         return " ".join(f"response {action + 1}" for action in actions_T.tolist())
 
     def sample(
-        self, examples: Sequence[Example], how: Sampling, uniforms: Tensor, within: Constraint | None = None
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+        finished: Finished | None = None,  # all end at once: there is nothing to tell early
     ) -> Rollout:
         rollout = super().sample(examples, how, uniforms, within)
         chosen = zip(rollout.answered, rollout.actions_NT[:, 0].tolist(), strict=True)

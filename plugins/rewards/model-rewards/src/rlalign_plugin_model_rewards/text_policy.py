@@ -20,7 +20,7 @@ from rlalign.interface.policy import Model
 from rlalign_plugin_hf.batches import accepted
 from rlalign_plugin_hf.loading import Source, digest, is_here, open_config, open_tokenizer, peek, quiet
 from rlalign_plugin_model_rewards.new_head import has_head, load, output_layer
-from rlalign_plugin_model_rewards.scorer import Padded, Remembered, _filler, _longest
+from rlalign_plugin_model_rewards.scorer import Padded, Remembered, filler_of, longest_of
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side
 
 REMEMBERED = 2**26
@@ -78,7 +78,7 @@ class TextPolicy(Policy):
             )
         self.name_outputs(self._settings, bare=not has_head(self._settings))
         self.tokenizer = open_tokenizer(self.config)
-        longest = _longest(nn.Module(), self._settings, self.tokenizer, self.config.max_tokens)
+        longest = longest_of(nn.Module(), self._settings, self.tokenizer, self.config.max_tokens)
         self.reader = Reader(self.tokenizer, longest, self.config.truncation_side)
 
     @abstractmethod
@@ -87,11 +87,11 @@ class TextPolicy(Policy):
 
     def setup(self) -> None:
         self.open()
-        self.filler = _filler(self._settings, self.tokenizer)
+        self.filler = filler_of(self._settings, self.tokenizer)
         if self._settings.pad_token_id is None:  # so that transformers reads a causal model at its last token
             self._settings.pad_token_id = self.filler
         self.network = load(self.config, self._settings)
-        longest = _longest(self.network, self._settings, self.tokenizer, self.config.max_tokens)
+        longest = longest_of(self.network, self._settings, self.tokenizer, self.config.max_tokens)
         self.reader = Reader(self.tokenizer, longest, self.config.truncation_side)
         self._output = output_layer(self.network, self.filler, str(self.config.path))
         self.width = self.output.in_features
