@@ -15,6 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGPROF)
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_PROF)
 
