@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ def test_a_model_that_scores_says_where(tmp_path: Path) -> None:
     for more in ("", ", device: cpu"):
         file.write_text(f"rewards: [classifier: {{path: {path}, label: neutral{more}}}]\n")
         found.append(load_rewards(file, Registry(trust=True)).items["classifier"])
-    with pytest.raises(ComponentError, match=r"leave out `isolate`, or say on which `device`"):
-        asked(found[0], tmp_path)
-    assert torch.equal(asked(found[1], tmp_path), inline(found[1]))
+    for item, said in zip(found, ("leave out `isolate`, or say on which `device`", None), strict=True):
+        where = item.model_copy(update={"isolate": Isolate(retries=0)})
+        one: Any = served(where.build(), where, tmp_path, trust=True, seed=0)
+        with pytest.raises(ComponentError, match=said) if said else nullcontext():
+            one.setup(run())
+        one.close()

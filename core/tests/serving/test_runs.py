@@ -233,8 +233,15 @@ def test_a_run_that_goes_on_served_stays_exact(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_run_leaves_out_what_failed_although_it_would_not_again(tmp_path: Path) -> None:
     mended = tmp_path / "mended"
-    file = write(tmp_path, "Recovers", "{retries: 0}", options=f"{{mended: {mended}}}", iterations=4, last=100)
-    said = ["train.prompts=20", "evaluate.examples=20", "train.on_bad_reward=drop", "task.toy-numbers.size=20"]
+    file = write(
+        tmp_path, "Recovers", "{retries: 0}", options=f"{{mended: {mended}}}", iterations=4, last=100
+    )
+    said = [
+        "train.prompts=20",
+        "evaluate.examples=20",
+        "train.on_bad_reward=drop",
+        "task.toy-numbers.size=20",
+    ]
     api.run(api.load(file, said), root=tmp_path, name="whole")
     assert len((tmp_path / "whole/dropped.jsonl").read_text().splitlines()) > 4
     shutil.copytree(tmp_path / "whole", tmp_path / "back")
