@@ -121,7 +121,7 @@ class Bleurt(Component):
         c = self.config
         if open_checkpoint(c.path).identity != c.digest:
             raise ConfigError(f"{c.path}: the checkpoint has changed since the run was prepared; start again")
-        device = c.device  # in a process of its own there is no policy to look at
+        device: str | torch.device | None = c.device  # in a process of its own there is no policy to look at
         if device is None:
             device = next(run.models.policy.parameters(), torch.empty(0)).device
         self._scorer = Scorer(
