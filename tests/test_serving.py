@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rlalign.config.pipeline import Isolate, Item
 from rlalign.config.registry import Registry
 from rlalign.config.rewards import RewardsFile, load_rewards
 from rlalign.data.rollout import logged_rollout
+from rlalign.errors import ComponentError
 from rlalign.serving.host import Alone
 from rlalign.serving.served import served
 from rlalign.serving.server import Server, host_all
@@ -128,3 +130,21 @@ def test_code_that_changed_is_told(read: RewardsFile, port: int, file: Path) -> 
             asked(item, file.parent, at=f"127.0.0.1:{port}")
     finally:
         (file.parent / "mine.py").write_text(MINE)
+
+
+@pytest.mark.slow
+def test_a_model_that_scores_says_where(tmp_path: Path) -> None:
+    """In a process of its own there is no policy to stand beside."""
+    from rlalign_plugin_model_rewards.testing import tiny_scorer
+
+    path = tiny_scorer(tmp_path / "bert", "bert-nli")
+    file, found = tmp_path / "rewards.yaml", []
+    for more in ("", ", device: cpu"):
+        file.write_text(f"rewards: [classifier: {{path: {path}, label: neutral{more}}}]\n")
+        found.append(load_rewards(file, Registry(trust=True)).items["classifier"])
+    for item, said in zip(found, ("leave out `isolate`, or say on which `device`", None), strict=True):
+        where = item.model_copy(update={"isolate": Isolate(retries=0)})
+        one: Any = served(where.build(), where, tmp_path, trust=True, seed=0)
+        with pytest.raises(ComponentError, match=said) if said else nullcontext():
+            one.setup(run())
+        one.close()

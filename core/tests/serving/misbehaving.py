@@ -134,6 +134,30 @@ class AtRandom(Component):
         return Score(torch.tensor(np.frombuffer(os.urandom(2 * len(rollout)), dtype=np.uint16) / 65536.0))
 
 
+class Recovers(Component):
+    """Fails at one example, until somebody has mended it."""
+
+    class Config(Options):
+        """Options."""
+
+        mended: Path = Field(description="there once it is mended")
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if any(example.id.endswith("-7") for example in rollout.examples) and not self.config.mended.exists():
+            raise ValueError("cannot be reached")
+        return Score(torch.tensor([float(len(set(text))) for text in rollout.texts]))
+
+
+class Counts(Misbehaves):
+    """Says what it was asked for."""
+
+    @hookimpl
+    def reward(self, run: Run, rollout: Rollout) -> Score:
+        print("asked for", *rollout.texts, flush=True)
+        return super().reward(run, rollout)
+
+
 class Slow(Component):
     """Half a second for each batch, and says when it was asked."""
 

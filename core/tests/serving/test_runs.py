@@ -223,11 +223,49 @@ def test_a_run_that_goes_on_served_stays_exact(tmp_path: Path) -> None:
     """Where a reward is computed changes no number."""
     file = write(tmp_path, "Misbehaves", iterations=2)
     api.run(api.load(file, ["rewards.mine.isolate=false"]), root=tmp_path, name="changed")
-    said = ["train.iterations=5", "rewards.mine.isolate.seconds=30"]
-    api.resume(tmp_path / "changed", ["train.iterations=5", "rewards.mine.isolate={seconds: 30, retries: 0}"])
+    said = ["train.iterations=5", "rewards.mine.isolate={seconds: 30, retries: 0}"]
+    api.resume(tmp_path / "changed", said)
     api.run(api.load(file, said), root=tmp_path, name="whole")
     assert rows(tmp_path / "changed") == rows(tmp_path / "whole")
     assert not (tmp_path / "changed/inexact.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_run_leaves_out_what_failed_although_it_would_not_again(tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    file = write(
+        tmp_path, "Recovers", "{retries: 0}", options=f"{{mended: {mended}}}", iterations=4, last=100
+    )
+    said = [
+        "train.prompts=20",
+        "evaluate.examples=20",
+        "train.on_bad_reward=drop",
+        "task.toy-numbers.size=20",
+    ]
+    api.run(api.load(file, said), root=tmp_path, name="whole")
+    assert len((tmp_path / "whole/dropped.jsonl").read_text().splitlines()) > 4
+    shutil.copytree(tmp_path / "whole", tmp_path / "back")
+    shutil.rmtree(tmp_path / "back/checkpoints/00000004")
+    shutil.rmtree(tmp_path / "back/model")
+    mended.touch()
+    api.resume(tmp_path / "back")
+    for log in ("dropped.jsonl", "samples.jsonl"):
+        assert (tmp_path / "back" / log).read_text() == (tmp_path / "whole" / log).read_text()
+    assert rows(tmp_path / "back") == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_at_a_score_asks_for_it_again(tmp_path: Path) -> None:
+    """Else it could never go on."""
+    once = tmp_path / "once"
+    once.touch()
+    file = write(tmp_path, "Misbehaves", options=f"{{once: {once}, always: nan}}", iterations=1)
+    api.run(api.load(file, ["evaluate=null"]), root=tmp_path, name="r")
+    once.unlink()
+    with pytest.raises(ComponentError, match="`mine` is not finite"):
+        api.resume(tmp_path / "r", ["train.iterations=3"])
+    api.resume(tmp_path / "r")
+    assert rows(tmp_path / "r")[-1]["iteration"] == 3
 
 
 # -- ended with the run ------------------------------------------------------------------------------------------------

@@ -219,6 +219,25 @@ def test_scoring_ahead_does_not_wait_and_is_not_done_twice(tmp_path: Path) -> No
         assert one._begun == {}
 
 
+def test_what_was_answered_ahead_is_not_asked_again_because_something_else_failed(tmp_path: Path) -> None:
+    """As where prompts at which it fails are left out, and the others asked for alone."""
+    whole = rollout(["a", "b", "raises", "c"], samples=1)
+    parts = [whole.take(torch.tensor([i])) for i in range(4)]
+    with isolated("Counts", retries=0) as one:
+        one._client.log = tmp_path / "served" / "counts.log"
+        one.setup(run())
+        for part in parts:
+            one.ahead(run=run(), rollout=part)
+        with pytest.raises(ComponentError, match="no such word"):
+            one.reward(run=run(), rollout=whole)
+        assert one.reward(run=run(), rollout=parts[3]).value.tolist() == [1.0]
+        with pytest.raises(ComponentError, match="no such word"):
+            one.reward(run=run(), rollout=parts[2])
+        one.close()  # its log is whole then
+        asked = re.findall(r"asked for (.*)", one._client.log.read_text())
+        assert asked == ["a", "b", "raises", "c", "raises"]
+
+
 def test_what_was_begun_ahead_for_another_iteration_is_left() -> None:
     with isolated("Slow") as one:
         one.ahead(run=run(0), rollout=rollout(["aa"]))

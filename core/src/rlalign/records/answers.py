@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class Answers:
                 f"checkpoint is intact: go on from it with `rlalign run --resume {run.path}`"
             ) from error
         self._known |= new
+
+    def forget(self, tick: int) -> None:
+        """Delete what was answered after so many iterations: a run that stopped at it asks again."""
+        self._tick = -1
+        with suppress(FileNotFoundError):
+            self._path(tick).unlink()
 
     def drop(self, before: int) -> None:
         """Delete what was asked before a checkpoint that every later one is resumed after."""

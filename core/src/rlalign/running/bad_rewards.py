@@ -45,16 +45,11 @@ def scored(
     """Responses as the task reads them, and what they earn: of all prompts, or of those where no reward is bad."""
     rollout = read(phase, rollout, columns)
     left_out = LeftOut(phase, rollout, evaluation)
+    failed = _Failed(phase, evaluation)
     with phase.clock("reward"), saved_if_bad(phase, rollout, stages):
-        try:
-            with slow_told(phase, stages):
-                reward = stages.reward(phase.run, rollout)
-        except Altered:  # what it changed is spoilt for the others, too
-            raise
-        except ComponentError:
-            if phase.settings.train.on_bad_reward == "stop" or stages.asked.wrapper:
-                raise
-            rollout, reward = _by_group(phase, stages, rollout, left_out)
+        reward = _at_once(phase, stages, rollout) if failed.before is None else None
+        if reward is None:
+            rollout, reward = _by_group(phase, stages, rollout, left_out, failed)
     rollout, reward = _finite(phase, rollout, reward, left_out)
     left_out.tell()
     return rollout, reward
@@ -95,6 +90,7 @@ class LeftOut:
         names = " and ".join(f"`{name}`" for name in self.rewards)
         where = f"iteration {phase.iteration + 1}" if not self.evaluation else "an evaluation"
         if self.too_many:
+            phase.workspace.answers.forget(phase.tick)
             raise ComponentError(
                 f"the reward {names} is bad for {self.share:.0%} of the prompts of {where}, more than the "
                 f"{DROPPED_AT_MOST:.0%} that `on_bad_reward: drop` forgives; the first, example `{ids[0]}`: "
@@ -113,25 +109,64 @@ class LeftOut:
         return f" (all ids are in {workspace.dir.path / 'dropped.jsonl'})" if workspace.leaves_files else ""
 
 
+class _Failed:
+    """At which groups rewards failed, recorded beside what served rewards answered.
+
+    A reward that failed once may answer the next time; an iteration that is done again leaves out the same prompts.
+    """
+
+    def __init__(self, phase: RunningPhase, evaluation: bool) -> None:
+        served = [one.digest for one in phase.workspace.served]
+        self._recorded = bool(served) and phase.settings.train.on_bad_reward == "drop"
+        self._key = json.dumps(["failed", *phase.where.values(), evaluation, *served])
+        self._answers, self._tick = phase.workspace.answers, phase.tick
+        self.before: dict[str, list[str]] | None = None
+        """The reward and its error, by the group's number; None: nobody was asked group by group."""
+        if self._recorded:
+            self.before = self._answers.known(self._tick).get(self._key)
+
+    def record(self, failed: Mapping[str, list[str]]) -> None:
+        if self._recorded:
+            self._answers.add(self._tick, {self._key: failed})
+
+
+def _at_once(phase: RunningPhase, stages: Stages, rollout: Rollout) -> Reward | None:
+    """What all prompts earn, asked for together; None where a reward failed whose prompts may be left out."""
+    try:
+        with slow_told(phase, stages):
+            return stages.reward(phase.run, rollout)
+    except Altered:  # what it changed is spoilt for the others, too
+        raise
+    except ComponentError:
+        if phase.settings.train.on_bad_reward == "stop" or stages.asked.wrapper:
+            raise
+        return None
+
+
 def _by_group(
-    phase: RunningPhase, stages: Stages, rollout: Rollout, left_out: LeftOut
+    phase: RunningPhase, stages: Stages, rollout: Rollout, left_out: LeftOut, failed: _Failed
 ) -> tuple[Rollout, Reward]:
     """Each group scored alone, those at which a reward fails left out; no more are asked once these are too many."""
+    found = dict(failed.before or {})
     rows, rewards = [], []
     for g, example in enumerate(rollout.examples):
         rows_n = (rollout.group_N == g).nonzero()[:, 0]
         try:
-            with slow_told(phase, stages):
-                rewards.append(stages.reward(phase.run, rollout.take(rows_n)))
-            rows.append(rows_n)
+            if str(g) not in found:
+                with slow_told(phase, stages):
+                    rewards.append(stages.reward(phase.run, rollout.take(rows_n)))
+                rows.append(rows_n)
+                continue
         except Altered:
             raise
         except ComponentError as error:
             if stages.asked.wrapper:
                 raise
-            left_out.add([example.id], stages.asked.name, str(error))
-            if left_out.too_many:
-                left_out.tell()
+            found[str(g)] = [stages.asked.name, str(error)]
+        left_out.add([example.id], *found[str(g)])
+        if left_out.too_many:
+            left_out.tell()
+    failed.record(found)
     return rollout.take(torch.cat(rows)), concat_rewards(rewards)
 
 
@@ -152,6 +187,7 @@ def _finite(
     ids = [rollout.examples[g].id for g in groups]
     row = int(bad_N.nonzero()[0, 0])
     if phase.settings.train.on_bad_reward == "stop":
+        phase.workspace.answers.forget(phase.tick)
         raise ComponentError(
             f"the reward `{guilty[0]}` is not finite for {int(bad_N.sum())} of {len(rollout)} responses, the first "
             f"to example `{ids[0]}`: {rollout.texts[row]!r}.{_kept(phase, rollout, reward.parts)} "

@@ -179,7 +179,8 @@ class Alone:
         print(text, file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
+        device = ", or say on which `device`, where it has that option" if name == "models" else ""
         raise ComponentError(
             f"asks for run.{name}, which a reward in a process of its own does not have "
-            f"(it has {', '.join(WHERE)} when it is asked); leave out `isolate`"
+            f"(it has {', '.join(WHERE)} when it is asked); leave out `isolate`{device}"
         )

@@ -76,7 +76,8 @@ class Served(Component):
         self._signature = real.signature
         self.answers: Answers | None = None
         """The record of what it answered; set by the core."""
-        self._digest = recipe.digest
+        self.digest = recipe.digest
+        """A hash of its code and options."""
         self._worker = _Worker(f"asks-{item.name}")
         self._begun: dict[str, _Part] = {}
         """What was asked ahead, by the hash of the question."""
@@ -105,10 +106,10 @@ class Served(Component):
     def _scored(self, run: Run, rollout: Rollout) -> Score:
         asked, known = self._keyed(run, rollout), self._known(run)
         new = {key: group for _, group, key in asked if key not in known and key not in self._begun}
-        begun = self._begun | self._ask(new, run)
-        for _, _, key in asked:
+        self._begun |= self._ask(new, run)
+        found = {key: known[key] if key in known else self._answer(key) for _, _, key in asked}
+        for key in found:
             self._begun.pop(key, None)
-        found = {key: known[key] if key in known else begun[key].result() for _, _, key in asked}
         self._keep(run, found)
         try:
             return score_of([(rows, found[key]) for rows, _, key in asked], rollout)
@@ -129,7 +130,7 @@ class Served(Component):
 
     def _about(self, run: Run) -> tuple[str, ...]:
         """Who is asked, and when: with the responses, what tells one question from another."""
-        return self._digest, self.name, run.phase, str(run.repeat), str(run.iteration)
+        return self.digest, self.name, run.phase, str(run.repeat), str(run.iteration)
 
     def _keyed(self, run: Run, rollout: Rollout) -> list[tuple[list[int], Group, str]]:
         about = self._about(run)
@@ -144,6 +145,15 @@ class Served(Component):
         keys, asked, where = list(groups), list(groups.values()), _where(run)
         whole = self._worker.submit(lambda: self._client.scores(asked, where, keys[0]))
         return {key: _Part(whole, i) for i, key in enumerate(keys)}
+
+    def _answer(self, key: str) -> dict[str, Any]:
+        """Wait for an answer; where it is a failure, so it is for all that was asked with it, which is asked anew."""
+        part = self._begun[key]
+        try:
+            return part.result()
+        except Exception:
+            self._begun = {other: p for other, p in self._begun.items() if p.whole is not part.whole}
+            raise
 
     # -- the record ---------------------------------------------------------------------------------------
 

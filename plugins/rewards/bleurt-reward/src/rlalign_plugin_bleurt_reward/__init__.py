@@ -121,13 +121,15 @@ class Bleurt(Component):
         c = self.config
         if open_checkpoint(c.path).identity != c.digest:
             raise ConfigError(f"{c.path}: the checkpoint has changed since the run was prepared; start again")
-        policy = next(run.models.policy.parameters(), torch.empty(0))
+        device: str | torch.device | None = c.device  # in a process of its own there is no policy to look at
+        if device is None:
+            device = next(run.models.policy.parameters(), torch.empty(0)).device
         self._scorer = Scorer(
             c.checkpoint,
             gelu=None if c.gelu == "auto" else c.gelu,
             max_length=c.max_length,
             batch_size=c.batch_size,
-            device=policy.device if c.device is None else c.device,
+            device=device,
             dtype=getattr(torch, c.dtype),
         )
 

@@ -79,8 +79,9 @@ class Scorer(Component):
         except ValueError as error:
             raise ConfigError(f"{c.path}: {error}") from None
         tokenizer = open_tokenizer(c)
-        weight = next(iter(run.models.policy.parameters()), torch.zeros(()))
-        device = torch.device(c.device) if c.device is not None else weight.device
+        device = c.device  # a scorer in a process of its own has no policy to look at
+        if device is None:
+            device = next(iter(run.models.policy.parameters()), torch.zeros(())).device
         network = self.anatomy(load_weights(c, c.kind, settings))
         self.network = network.requires_grad_(False).to(device=device, dtype=getattr(torch, c.dtype))
         self.filler = filler_of(settings, tokenizer)
