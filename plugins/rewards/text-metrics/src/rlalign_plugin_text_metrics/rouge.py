@@ -137,7 +137,8 @@ class Rouge(TextMetric):
         )
         tokens: Tokens = Field(
             "ascii",
-            description="what words are made of: `ascii`, a to z and digits, as in rouge_score; `unicode`, letters of any language",
+            description="what words are made of: `ascii`, a to z and digits, as in rouge_score; `unicode`, letters "
+            "of any language",
         )
         references: Literal["best", "mean"] = Field(
             "best", description="of several references the best one counts, as in rouge_score, or their mean"
