@@ -129,8 +129,8 @@ class Rouge(TextMetric):
 
         type: Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "mean"] = Field(
             "mean",
-            description="`rouge1`, words; `rouge2`, pairs; `rougeL`, the common subsequence; `rougeLsum`, the same line by "
-            "line; or `mean`, of the first three: RL4LMs' `rouge_combined`",
+            description="`rouge1`, words; `rouge2`, pairs; `rougeL`, the common subsequence; `rougeLsum`, the same "
+            "line by line; or `mean`, of the first three: RL4LMs' `rouge_combined`",
         )
         stemmer: bool = Field(
             True, description="compare stems of English words; RL4LMs does, rouge_score does not"
