@@ -134,7 +134,7 @@ def resume(
 
 
 def open(
-    target: StrPath | Result,
+    target: StrPath | Result | None = None,
     overrides: Overrides = (),
     *,
     at: int | Literal["best"] | None = None,
@@ -152,18 +152,26 @@ def open(
     A run is opened at its last checkpoint, or `at` an iteration or the "best"; a checkpoint's own folder will do too.
     A run evaluates as its phase does, unless told: `use` names rewards and metrics, `task`, `split` and `examples`
     what to evaluate on; overrides begin with `evaluate.`. A model needs a task to be evaluated. `policy` loads it,
-    where its config.json does not tell. Without `trust` nothing is imported but installed components and what is
-    given here, and no variable of the environment is read for it.
+    where its config.json does not tell. Without a target there is no model, and the responses that the task's
+    examples carry are measured: `.evaluate(logged=True)`. Without `trust` nothing is imported but installed
+    components and what is given here, and no variable of the environment is read for it.
     """
-    from rlalign.running.opening import open_model, open_run
+    from rlalign.running.opening import open_model, open_run, open_texts
 
-    given, (path, at) = dict(components), checkpoint_of(_path(target), at)
+    given = dict(components)
+    path, at = (Path(), at) if target is None else checkpoint_of(_path(target), at)
     evaluate = {"use": use, "split": split, "examples": examples}
     evaluate = {key: value for key, value in evaluate.items() if value is not None}
     asked = plain({"evaluate": evaluate, **({} if task is None else {"task": task})}, given)
     entry, changes = plain(policy, given), overrides_as_text(overrides, given)
     with refusing():
-        if is_run(path) or not (path.exists() or task is not None or policy is not None):
+        if target is None:
+            if policy is not None or at is not None:
+                raise ConfigError(
+                    "`policy` and `at` go with a model or a run; without one given texts are measured"
+                )
+            opened = open_texts(asked, changes, registry=_registry(given, trust=trust), said=_said(overrides))
+        elif is_run(path) or not (path.exists() or task is not None or policy is not None):
             if policy is not None:
                 raise ConfigError("a policy goes with a model; a run says itself what its policy is")
             registry = _same_classes(path, given, trust=trust)

@@ -831,6 +831,13 @@ def test_a_reward_that_refuses_its_options_is_found_with_the_other_faults(refusa
     assert second.startswith("p.yaml:8: algorithm.ppo.clip: expected more than 0")
 
 
+def test_what_evaluates_by_an_unsound_reward_is_no_second_fault():
+    text = ONE.replace("- length", "- kl: {coef: much}") + "evaluate: {use: [kl]}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline("p.yaml", registry=Registry(COMPONENTS), text=text)
+    assert "rewards[0].kl.coef" in str(caught.value) and "evaluate" not in str(caught.value)
+
+
 def test_a_component_is_built_once():
     class Counted(PPO):
         built = 0

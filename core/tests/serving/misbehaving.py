@@ -25,6 +25,7 @@ class Misbehaves(Component):
 
         once: Path | None = Field(None, description="misbehave only while this file is not there")
         always: str | None = Field(None, description="how it misbehaves, whatever the responses say")
+        calls: Path | None = Field(None, description="a file that gets a dot each time")
 
     def setup(self, run: Run) -> None:
         torch.rand(1)
@@ -33,6 +34,9 @@ class Misbehaves(Component):
     @hookimpl
     def reward(self, run: Run, rollout: Rollout) -> Score:
         assert self.was_set_up
+        if calls := getattr(self.config, "calls", None):
+            with calls.open("a") as file:
+                file.write(".")
         once = getattr(self.config, "once", None)
         if once is None or not once.exists():
             if once is not None:

@@ -251,3 +251,21 @@ def test_what_goes_wrong_ahead_is_told_when_it_is_collected() -> None:
         with pytest.raises(ComponentError, match="no such word"):
             one.reward(run=run(), rollout=rollout(["raises"]))
         assert asked(one, "fine").tolist() == [4.0]
+
+
+def test_after_a_failure_nothing_else_that_was_begun_ahead_is_tried(tmp_path: Path) -> None:
+    """Else a reward that hangs would hold the run up once for every part of a batch."""
+    whole = rollout(["raises"] * 6)
+    parts = [whole.take(torch.tensor([row])) for row in range(6)]
+    with isolated("Misbehaves", options={"calls": tmp_path / "calls"}, retries=0) as one:
+        one.setup(run())
+        for part in parts:
+            one.ahead(run=run(), rollout=part)
+        with pytest.raises(ComponentError, match="no such word"):
+            one.reward(run=run(), rollout=parts[-1])
+        assert (tmp_path / "calls").read_text() == "."
+        for part in parts[:-1]:
+            with pytest.raises(ComponentError, match="no such word"):
+                one.reward(run=run(), rollout=part)
+        assert asked(one, "fine").tolist() == [4.0]
+        assert (tmp_path / "calls").read_text() == ".."

@@ -138,30 +138,44 @@ def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
 
 
 @program.command("eval")
-@click.argument("target", metavar="RUN|MODEL")
+@click.argument("target", metavar="[RUN|MODEL]", required=False)
 @options.of_evaluation
 @options.at
 @options.reward
 @options.examples
 @options.policy
+@click.option(
+    "--logged",
+    is_flag=True,
+    help="Measure the responses that the task's examples carry; without RUN or MODEL all of `train`, and no model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
 def evaluate(
-    target: str,
+    target: str | None,
     overrides: tuple[str, ...],
     seed: int | None,
     policy: str | None,
+    logged: bool,
     as_json: bool,
     debug: bool,
     **more: Any,
 ) -> None:
-    """Measure a run's checkpoint, or a model, without changing it."""
+    """Measure a run's checkpoint, or a model, without changing it; with `--logged` texts that are there."""
+    if logged and target is not None and target.startswith("evaluate."):
+        overrides = (target, *overrides)
+        target = None
+    if target is None and not (logged and more["task"] and more["rewards"]):
+        raise click.UsageError(
+            "name a run or a model; or --logged, with a --task that has responses and a --reward"
+        )
 
     def work() -> None:
         from rlalign.cli import inspection
 
-        inspection.require_task(target, more["task"])
+        if target is not None:
+            inspection.require_task(target, more["task"])
         run = inspection.opened(target, overrides, seed=seed, policy=policy, **more)
-        say(inspection.measured(run, json=as_json))
+        say(inspection.measured(run, json=as_json, logged=logged))
 
     guarded(debug, work)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def opened(
-    target: str,
+    target: str | None,
     overrides: Sequence[str] = (),
     *,
     task: str | None = None,
@@ -30,9 +30,9 @@ def opened(
     from rlalign import api
     from rlalign.config.places import value
 
-    path = run_folder(target)
+    path = None if target is None else run_folder(target)
     return api.open(
-        path if is_run(path) else target,
+        path if path and is_run(path) else target,
         overrides,
         task=None if task is None else value(task, "--task"),
         use=[value(one, "--reward") for one in rewards] or None,
@@ -59,9 +59,9 @@ def run_folder(name: str) -> Path:
     return path if path.exists() or "/" in name or not is_run(Path("runs") / name) else Path("runs") / name
 
 
-def measured(run: Opened, *, json: bool) -> str:
+def measured(run: Opened, *, json: bool, logged: bool = False) -> str:
     """What an evaluation says, and what its figures depend on where their components tell."""
-    row, signatures = run.evaluate(), run.signatures
+    row, signatures = run.evaluate(logged=logged), run.signatures
     if json:
         return as_json({**row, **({"signatures": signatures} if signatures else {})})
     wide = max(map(len, signatures), default=0)

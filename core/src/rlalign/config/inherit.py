@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from rlalign.config.file import File
 from rlalign.config.pipeline import (
     ALTERNATIVES,
     COPY_TIMES,
+    ITEM_KEYS,
     MERGED_SECTIONS,
     NAME_PATTERN,
     Evaluate,
@@ -154,20 +156,37 @@ def _evaluate(file: File, scope: Keys, rewards: list[Item]) -> Evaluate | None:
         # `logged`, the stored scores, has none for the responses an evaluation samples.
         used = [item for item in rewards if short(item.component) != "logged"]
     else:
-        used = _use(file, use, [*rewards, *file.items(file.find((), "rewards"), "rewards")])
+        places = [file.find(scope, "rewards"), file.find((), "rewards")]
+        listed = [one for keys in dict.fromkeys(places) for one in file.each(keys)]
+        known = [*rewards, *(item for one in listed if (item := file.item(one, "rewards")))]
+        unsound = {_called(file.tree.at(one)) for one in listed if file.item(one, "rewards") is None}
+        used = _use(file, use, known, unsound)
     return evaluate and evaluate.model_copy(update={"use": tuple(used)})
 
 
-def _use(file: File, keys: Keys, rewards: list[Item]) -> list[Item]:
-    """A bare name that a reward has means that very reward, and so does its component, `mine:Class`."""
+def _use(file: File, keys: Keys, rewards: list[Item], unsound: Collection[str | None] = ()) -> list[Item]:
+    """A bare name that a reward has means that very reward, and so does its component, `mine:Class`.
+
+    What is wrong with an `unsound` reward is told already.
+    """
     used = []
     for one in file.each(keys):
         said = file.tree.at(one)
+        if isinstance(said, str) and said in unsound:
+            continue
         named = next((item for item in rewards if item.name == said or _bare(item) == said), None)
         item = named or file.item(one, "evaluate.use")
         if item is not None:
             used.append(_same(item, rewards))
     return used
+
+
+def _called(said: Any) -> str | None:
+    """The name of an item as a file says it, whether it is sound or not."""
+    if not isinstance(said, dict):
+        return said if isinstance(said, str) else None
+    component = next((key for key in said if key not in ITEM_KEYS), None)
+    return said.get("as") or (short(component) if isinstance(component, str) else None)
 
 
 def _bare(item: Item) -> str | None:

@@ -232,11 +232,15 @@ def slow_told(phase: RunningPhase, stages: Stages) -> Iterator[None]:
     """Tell whoever watches that a reward does not come to an end: nobody else can see which it is."""
 
     def tell() -> None:
+        name = stages.asked.name
+        limits = [item.isolate for item in phase.settings.rewards if item.name == name and item.isolate]
+        advice = (
+            f"each try may take {limits[0].seconds:g} (`isolate`, `seconds`)"
+            if limits
+            else f"with `isolate: {{seconds: {SLOW_SECONDS:.0f}}}` beside it, a reward that takes longer is stopped"
+        )
         phase.workspace.note_once(
-            f"`{stages.asked.name}`",
-            "slow",
-            f"has been scoring for {SLOW_SECONDS:.0f} seconds; with `isolate: {{seconds: {SLOW_SECONDS:.0f}}}` beside "
-            "it, a reward that takes longer is stopped",
+            f"`{name}`", "slow", f"has been scoring for {SLOW_SECONDS:.0f} seconds; {advice}"
         )
 
     timer = threading.Timer(SLOW_SECONDS, tell)

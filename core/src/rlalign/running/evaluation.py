@@ -68,10 +68,23 @@ def responses(
         return sample(phase, examples, how, ("evaluate",), 0, constrained=False, finished=finished)
 
 
-def measured(phase: RunningPhase) -> tuple[Rollout, Reward]:
-    """The responses that are measured, and their rewards, of which none is bad."""
+def measured(phase: RunningPhase, *, logged: bool = False) -> tuple[Rollout, Reward]:
+    """The responses that are measured, sampled now or the examples' own, and their rewards, of which none is bad."""
     stages, columns = phase.plan.evaluation, phase.plan.evaluation_columns
-    return bad_rewards.scored(phase, stages, responses(phase, examples(phase)), columns, evaluation=True)
+    found = given(phase) if logged else responses(phase, examples(phase))
+    return bad_rewards.scored(phase, stages, found, columns, evaluation=True)
+
+
+def given(phase: RunningPhase) -> Rollout:
+    """The logged responses of the examples that have any."""
+    asked = phase.settings.evaluate
+    assert asked is not None
+    if not (found := [example for example in examples(phase) if example.responses]):
+        raise RLAlignError(
+            f"no example of the split `{asked.split}` has a logged response to measure; of the task `dataset` "
+            "`responses: COLUMN` says where they are"
+        )
+    return phase.models.policy.encode(found)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:

@@ -42,6 +42,7 @@ from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
 from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
+from rlalign.running.given import NoModel
 from rlalign.running.models import load_weights
 from rlalign.running.plan import PhasePlan, new_tokens
 from rlalign.running.planning import plan_phases
@@ -178,12 +179,14 @@ class Opened(Workspace):
         """Where the run stands, or which model it is."""
         return {**self.phase.where, "step": self.phase.step} if self._phase_state else dict(self.origin)
 
-    def evaluate(self) -> dict[str, Any]:
-        """What an evaluation logs, as a line of metrics.jsonl."""
+    def evaluate(self, *, logged: bool = False) -> dict[str, Any]:
+        """What an evaluation logs, as a line of metrics.jsonl: of responses sampled now, or of `logged` ones."""
         self._look()
         phase = self.phase
-        rollout, reward = evaluation.measured(phase)
-        return {**self.where, **evaluation.metrics_of(phase, rollout, reward)}
+        figures = evaluation.metrics_of(phase, *evaluation.measured(phase, logged=logged))
+        if isinstance(phase.models.policy, NoModel):  # whose tokens are bytes
+            figures = {name: x for name, x in figures.items() if name not in ("eval/tokens", "eval/length")}
+        return {**self.where, **figures}
 
     @property
     def signatures(self) -> dict[str, str]:

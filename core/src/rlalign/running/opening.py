@@ -19,10 +19,13 @@ from rlalign.records import checkpoint
 from rlalign.records.rundir import RunDir, note_others
 from rlalign.running.asking import NoTask
 from rlalign.running.checkpointing import checkpoint_at, last_checkpoint, place_of, without_checkpoint
+from rlalign.running.given import NoModel
 from rlalign.running.opened import Opened
 
 SHORTER = (32, 16, 8)
 """Tokens of a response, where a model opened by itself has no room for as many as are usual."""
+ALL = 2**31 - 1
+"""Examples, where all are measured."""
 
 
 def open_run(
@@ -50,6 +53,28 @@ def open_run(
     opened = Opened(pipeline, registry, run.name, place)
     with checkpoint.fitting(saved.path):
         opened.load_run(run, saved, whole)
+    return opened
+
+
+def open_texts(
+    asked: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    registry: Registry | None = None,
+    said: str = "command line",
+) -> Opened:
+    """No model: the responses that a task's examples carry, all of `train` unless asked otherwise."""
+    tree = {
+        "policy": f"{NoModel.__module__}:NoModel",
+        "task": asked.get("task", f"{NoTask.__module__}:NoTask"),
+        "algorithm": "collect",
+        "train": {"iterations": 1},
+        "evaluate": {"use": [], "split": "train", "examples": ALL, **asked.get("evaluate", {})},
+    }
+    text, registry = places.dump(places.escape(tree)), registry or Registry()
+    pipeline = load_pipeline(Path(said), _of_evaluation(overrides), registry=registry, text=text, said=said)
+    opened = Opened(pipeline, registry, "given texts")
+    opened.load_model(None)
     return opened
 
 

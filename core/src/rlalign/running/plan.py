@@ -95,9 +95,8 @@ class PhasePlan:
             and (names := [m.name for m in self.training.implementing(hook) if m.role != "observers"])
         }
         if self.settings.evaluate:
-            found["evaluate"] = [
-                m.name for hook in ("reward", "evaluate") for m in self.evaluation.implementing(hook)
-            ]
+            measures = [*self.evaluation.implementing("reward"), *self.evaluation.implementing("evaluate")]
+            found["evaluate"] = list(dict.fromkeys(m.name for m in measures))
         return found
 
 

@@ -40,7 +40,7 @@ class Remote:
         try:
             connected = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
         except (OSError, OverflowError) as error:
-            raise Broken(f"cannot be reached ({error})") from error
+            raise Broken(f"cannot be reached ({error}); is `rlalign serve-reward` running there?") from error
         self.channel = Channel(connected)
 
     def ready(self) -> None:

@@ -81,6 +81,8 @@ class Served(Component):
         self._worker = _Worker(f"asks-{item.name}")
         self._begun: dict[str, _Part] = {}
         """What was asked ahead, by the hash of the question."""
+        self._failed: list[ComponentError] = []
+        """What went wrong ahead: after it, what else was asked ahead is not tried, until it was collected."""
         self._stood: tuple[str, ...] = ()
         self._client = Client(recipe, item.isolate, item.place)
         self.close = weakref.finalize(self, self._client.close)
@@ -101,7 +103,7 @@ class Served(Component):
         asked = self._keyed(run, rollout)
         known = self._known(run)
         new = {key: group for _, group, key in asked if key not in self._begun and key not in known}
-        self._begun |= self._ask(new, run)
+        self._begun |= self._ask(new, run, self._failed)
 
     def _scored(self, run: Run, rollout: Rollout) -> Score:
         asked, known = self._keyed(run, rollout), self._known(run)
@@ -135,24 +137,37 @@ class Served(Component):
     def _keyed(self, run: Run, rollout: Rollout) -> list[tuple[list[int], Group, str]]:
         about = self._about(run)
         if about != self._stood:  # what nobody came to collect
-            self._begun, self._stood = {}, about
+            self._begun, self._failed, self._stood = {}, [], about
         return [(rows, group, key_of(group, *about)) for rows, group in groups_of(rollout)]
 
-    def _ask(self, groups: Mapping[str, Group], run: Run) -> dict[str, _Part]:
-        """Ask for these groups at once; an answer to come for each."""
+    def _ask(
+        self, groups: Mapping[str, Group], run: Run, failed: list[ComponentError] | None = None
+    ) -> dict[str, _Part]:
+        """Ask for these groups at once, unless something `failed` before; an answer to come for each."""
         if not groups:
             return {}
         keys, asked, where = list(groups), list(groups.values()), _where(run)
-        whole = self._worker.submit(lambda: self._client.scores(asked, where, keys[0]))
+
+        def scores() -> list[dict[str, Any]]:
+            if failed:
+                raise failed[0]
+            try:
+                return self._client.scores(asked, where, keys[0])
+            except ComponentError as error:
+                if failed is not None:
+                    failed.append(error)
+                raise
+
+        whole = self._worker.submit(scores)
         return {key: _Part(whole, i) for i, key in enumerate(keys)}
 
     def _answer(self, key: str) -> dict[str, Any]:
-        """Wait for an answer; where it is a failure, so it is for all that was asked with it, which is asked anew."""
-        part = self._begun[key]
+        """Wait for an answer. Where it is a failure, what has no answer by then is asked anew when it is wanted."""
         try:
-            return part.result()
+            return self._begun[key].result()
         except Exception:
-            self._begun = {other: p for other, p in self._begun.items() if p.whole is not part.whole}
+            self._begun = {other: part for other, part in self._begun.items() if part.there}
+            self._failed = []
             raise
 
     # -- the record ---------------------------------------------------------------------------------------
@@ -210,6 +225,10 @@ class _Part:
 
     whole: Future[list[dict[str, Any]]]
     place: int
+
+    @property
+    def there(self) -> bool:
+        return self.whole.done() and self.whole.exception() is None
 
     def result(self) -> dict[str, Any]:
         return self.whole.result()[self.place]

@@ -129,15 +129,16 @@ class Rouge(TextMetric):
 
         type: Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "mean"] = Field(
             "mean",
-            description="words, pairs, the common subsequence, the same line by line; or the mean of the first three, "
-            "RL4LMs' `rouge_combined`",
+            description="`rouge1`, words; `rouge2`, pairs; `rougeL`, the common subsequence; `rougeLsum`, the same "
+            "line by line; or `mean`, of the first three: RL4LMs' `rouge_combined`",
         )
         stemmer: bool = Field(
             True, description="compare stems of English words; RL4LMs does, rouge_score does not"
         )
         tokens: Tokens = Field(
             "ascii",
-            description="what words are made of: a to z and digits, as in rouge_score; or letters of any language",
+            description="what words are made of: `ascii`, a to z and digits, as in rouge_score; `unicode`, letters "
+            "of any language",
         )
         references: Literal["best", "mean"] = Field(
             "best", description="of several references the best one counts, as in rouge_score, or their mean"

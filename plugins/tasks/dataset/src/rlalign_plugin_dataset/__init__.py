@@ -161,7 +161,8 @@ class Dataset(Task):
         if len(found) == 0:
             share = self.config.shares[name]
             raise ConfigError(
-                f"{self._where}: `splits: {{{name}: {share:g}}}` got none of {found.found:,} rows; take more rows or a "
+                f"{self._where}: `splits: {{{name}: {share:g}}}` got none of {found.found:,} rows; rows with the same "
+                "prompt and no `id` go together, so give them ids, or take more rows or a "
                 f"larger share, a file of its own (`splits: {{{name}: FILE}}`), or, to evaluate on what is learned "
                 "from, `evaluate: {split: train}`"
             )
