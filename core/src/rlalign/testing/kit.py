@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class ComponentTests:
 
     # -- what it is ---------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def cls(self) -> type[Component]:
         named = self.component
         return Registry(trust=True).load(named).cls if isinstance(named, str) else named

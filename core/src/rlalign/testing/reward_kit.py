@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pytest
@@ -78,6 +79,11 @@ class RewardTests(ComponentTests):
         }
         return {**base, **self.pipeline}
 
+    @cached_property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """What it declares with these options."""
+        return self.cls(self.config).bounds
+
     def component_of(self, bench: Bench) -> Component:
         """The component under test, set up."""
         return next(c for c in bench.phase.plan.components if isinstance(c, self.cls))
@@ -110,7 +116,7 @@ class RewardTests(ComponentTests):
 
     def check_sound(self, values: Sequence[float], what: str) -> None:
         """Finite, and between the bounds it declares."""
-        least, most = self.cls.bounds
+        least, most = self.bounds
         for value in values:
             assert math.isfinite(value), f"{what}: scored {value}"
             slack = max(self.tolerance, 1e-6 * max(1.0, abs(value)))
@@ -286,8 +292,8 @@ class RewardTests(ComponentTests):
 
     def test_it_says_what_it_is(self) -> None:
         """A signature is one line; the least bound is below the largest."""
-        least, most = self.cls.bounds
-        assert least is None or most is None or least < most, f"bounds = {self.cls.bounds}"
+        least, most = self.bounds
+        assert least is None or most is None or least < most, f"bounds = {self.bounds}"
         assert isinstance(self.cls.higher_is_better, bool)
 
 

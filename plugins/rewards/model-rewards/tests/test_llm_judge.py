@@ -16,7 +16,7 @@ import torch
 
 import rlalign
 from rlalign import ComponentError, ConfigError, Example, Rollout, logged_rollout
-from rlalign.testing import ComponentTests, session
+from rlalign.testing import RewardTests, session
 from rlalign_plugin_model_rewards.llm_judge import LLMJudge
 
 from .chat_server import Reply, Server, serving
@@ -313,16 +313,15 @@ def _endpoint() -> Iterator[None]:
         yield
 
 
-class TestPointwise(ComponentTests):
+class TestPointwise(RewardTests):
     component = "llm-judge"
     options: Mapping[str, Any] = {}
-    pipeline = {"task": "numbers"}
 
 
-class TestPairwise(ComponentTests):
+class TestPairwise(RewardTests):
     component = "llm-judge"
     options: Mapping[str, Any] = {}
-    pipeline = {"task": "numbers"}
+    reads_group = True
 
 
 def test_bad_rewards_go_the_way_of_all_and_the_key_is_nowhere(

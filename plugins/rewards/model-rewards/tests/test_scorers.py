@@ -216,6 +216,8 @@ def test_an_empty_response_scores_what_was_said(made):
         (Classifier, "bert-reward", {}, "always 1"),
         (Classifier, "bert", {"label": 0}, "holds a BertModel"),
         (Classifier, "nowhere", {"label": 0}, "there is no such folder"),
+        (Classifier, "bert-nli", {"label": 0, "device": "cuda:99"}, "no such device here"),
+        (Classifier, "bert-nli", {"label": 0, "device": "meta"}, "no such device here"),
         (RewardModel, "bert-nli", {}, "has 3 labels"),
         (Perplexity, "bart", {}, "not a language model without an encoder"),
         (Perplexity, "bert", {}, "holds a BertModel"),
@@ -784,3 +786,15 @@ def test_a_tokenizer_of_another_model_is_refused(folders):
     scorer.setup(_Run())
     with pytest.raises(RLAlignError, match="do not belong together"):
         scorer.reward(rollout())
+
+
+def test_a_model_without_positions_reads_no_more_than_4096_tokens(made):
+    reader = made(BARTScore, "t5").reader
+    assert len(reader.one("the " * 20_000).ids) == 4096
+
+
+def test_an_example_without_the_label_that_is_asked_for_is_named(made):
+    with pytest.raises(
+        ComponentError, match=r"example `0`, meta\.kind: there is none \(its `meta` holds: refer"
+    ):
+        made(Classifier, "bert-nli", label_from="kind").reward(rollout())

@@ -14,7 +14,6 @@ import torch
 
 from rlalign import Example, Rollout, logged_rollout
 from rlalign.config.registry import Registry
-from rlalign.testing import ComponentTests
 from rlalign.testing.bench import session
 
 TESTS = Path(__file__).parent
@@ -207,50 +206,3 @@ def test_a_run_with_all_of_them(tmp_path):
     evaluated = {key for row in rows for key in row if key.startswith("eval/")}
     assert {"eval/diversity/distinct-2", "eval/self-bleu/corpus", "eval/parent/overlap/f"} <= evaluated
     assert {f"eval/{name}" for name in OPTIONS if name != "text-length"} <= evaluated
-
-
-class OfText(ComponentTests):
-    """On examples with tables, keywords and references, answered by a policy that writes any text."""
-
-    @property
-    def options(self):  # type: ignore[override]
-        return OPTIONS[self.component]
-
-    @property
-    def pipeline(self):  # type: ignore[override]
-        return pipeline({self.component: self.options})
-
-
-class TestParent(OfText):
-    component = "parent"
-
-
-class TestCoverage(OfText):
-    component = "coverage"
-
-
-class TestNumericAnswer(OfText):
-    component = "numeric-answer"
-
-
-class TestSelfBleu(OfText):
-    component = "self-bleu"
-
-    def whole_pipeline(self):
-        return pipeline({"self-bleu": {}, "weight": -1})
-
-
-class TestRegex(OfText):
-    component = "regex"
-
-
-class TestJsonValid(OfText):
-    component = "json-valid"
-
-
-class TestLength(OfText):
-    component = "text-length"
-
-
-class TestSari(OfText):
-    component = "sari"

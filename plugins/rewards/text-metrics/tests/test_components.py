@@ -13,7 +13,7 @@ import pytest
 
 from rlalign import ComponentError, ConfigError, Example, Task
 from rlalign.config.registry import Registry
-from rlalign.testing import ComponentTests, run
+from rlalign.testing import run
 
 PAIRS = json.loads((Path(__file__).parent / "pairs.json").read_text())
 TEXTS = [text for text, _ in PAIRS]
@@ -174,45 +174,3 @@ def test_a_task_without_references_is_refused_before_anything_is_trained(tmp_pat
         run(tmp_path, pipeline)
     with pytest.raises(ComponentError, match=r"`rouge` compares with references, and example"):
         run(tmp_path, {**pipeline, "rewards": ["rouge"]}, name="second")
-
-
-class Kit(ComponentTests):
-    @property
-    def pipeline(self):
-        return {"task": "questions", "policy": "bytes", "rewards": [self.component]}
-
-    @property
-    def extra(self):
-        return {"questions": Questions}
-
-
-class TestRouge(Kit):
-    component = "rouge"
-
-
-class TestRougeLMax(Kit):
-    component = "rouge-l-max"
-
-
-class TestBleu(Kit):
-    component = "bleu"
-
-
-class TestSacreBleu(Kit):
-    component = "sacrebleu"
-
-
-class TestChrf(Kit):
-    component = "chrf"
-
-
-class TestTer(Kit):
-    component = "ter"
-
-
-class TestMeteorNosyn(Kit):
-    component = "meteor-nosyn"
-
-
-class TestCider(Kit):
-    component = "cider"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rlalign import ConfigError, Example, Task
 from rlalign.running import loop
-from rlalign.testing import ComponentTests, registry, session
+from rlalign.testing import registry, session
 from rlalign.testing.bench import stop_early
 from rlalign_plugin_text_metrics import wordnet
 from rlalign_plugin_text_metrics.meteor import Meteor, MeteorNosyn, align, meteor
@@ -249,19 +249,6 @@ class Houses(Task):
 
     def examples(self, split):
         return [Example(str(i), f"{split} {i}", meta={"references": GUIDES[i % 5 :]}) for i in range(6)]
-
-
-class TestMeteor(ComponentTests):
-    component = "meteor"
-    pipeline = {"task": "houses", "policy": "bytes", "rewards": ["meteor"]}
-
-    @property
-    def extra(self):
-        return {"houses": Houses}
-
-    @pytest.fixture(autouse=True)
-    def found(self, folder, monkeypatch):
-        monkeypatch.setenv("WNSEARCHDIR", str(folder))
 
 
 def test_a_run_does_not_go_on_with_another_wordnet(tmp_path):

@@ -159,7 +159,7 @@ def test_what_is_missing_is_named():
         ComponentError, match=r"`parent` .* example `e7` .* no `table` \(it holds: references, rows\)"
     ):
         metric.values(["x"], [bare])
-    with pytest.raises(ComponentError, match=r"example `e8` has none: `meta` holds no `references`"):
+    with pytest.raises(ComponentError, match=r"example `e8` has none: `references` is missing"):
         metric.values(["x"], [Example(id="e8", prompt="", meta={"table": [("a", "b")]})])
     for odd in (3, [3], ["ab c"], [[{"no": 1}]]):
         with pytest.raises(

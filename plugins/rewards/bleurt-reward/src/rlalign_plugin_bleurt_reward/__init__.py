@@ -152,7 +152,7 @@ class Bleurt(Component):
             keys = ", ".join(example.meta) or "none"
             raise ComponentError(
                 f"`{self.name}` compares with references, and example `{example.id}` has none: "
-                f"`meta` holds no `references` (it holds: {keys})"
+                f"`references` is missing or empty in its `meta` (which holds: {keys})"
             )
         return example.references[:1] if self.config.aggregate == "first" else example.references
 

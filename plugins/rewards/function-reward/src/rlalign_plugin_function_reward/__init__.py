@@ -185,7 +185,7 @@ class Function(Component):
             keys = ", ".join(without.meta) or "none"
             raise ComponentError(
                 f"{self.config.source} asks for references, and example `{without.id}` has none: "
-                f"`meta` holds no `references` (it holds: {keys})"
+                f"`references` is missing or empty in its `meta` (which holds: {keys})"
             )
         found = [e.meta.get("references", []) for e in examples]
         return [[each] if isinstance(each, str) else list(each) for each in found]

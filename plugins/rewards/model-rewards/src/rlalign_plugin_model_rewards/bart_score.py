@@ -12,7 +12,7 @@ from pydantic import Field
 from rlalign import Example, Rollout, Score, hookimpl
 from rlalign_plugin_hf.loading import Kind
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
-from rlalign_plugin_model_rewards.texts import answers, texts_of
+from rlalign_plugin_model_rewards.texts import texts_of
 
 IGNORED = -100
 """A target that counts for nothing, as transformers writes it."""
@@ -45,7 +45,7 @@ class BARTScore(Scorer):
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
         pairs = [
-            self._pairs(example, text) for example, text in zip(answers(rollout), rollout.texts, strict=True)
+            self._pairs(example, text) for example, text in zip(rollout.answered, rollout.texts, strict=True)
         ]
         asked = [pair for each in pairs for way in each for pair in way]
         known = dict(zip(asked, self.scores(asked), strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlalign import ConfigError, Rollout, Run, Score, hookimpl
 from rlalign_plugin_hf.loading import open_config
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
-from rlalign_plugin_model_rewards.texts import Row, answers, texts_of
+from rlalign_plugin_model_rewards.texts import Row, texts_of
 
 LAYERS = {
     "albert-base-v2": 9,
@@ -214,7 +214,7 @@ class BERTScore(Scorer):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        compared = [texts_of(e, self.config.to) for e in answers(rollout)]
+        compared = [texts_of(e, self.config.to) for e in rollout.answered]
         references = [text for texts in compared for text in texts]
         known = dict(zip(references, self.embedded(references, remember=True), strict=True))
         responses = self.embedded(list(rollout.texts))

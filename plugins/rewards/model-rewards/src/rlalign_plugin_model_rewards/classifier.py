@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlalign import ComponentError, Example, Rollout, Run, Score, hookimpl
 from rlalign_plugin_hf.loading import Kind
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
-from rlalign_plugin_model_rewards.texts import Row, Side, answers, texts_of
+from rlalign_plugin_model_rewards.texts import Row, Side, texts_of
 
 Value = Literal["softmax", "sigmoid", "logit", "largest"]
 
@@ -177,7 +177,7 @@ class Classifier(SequenceClassifier):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        examples = answers(rollout)
+        examples = rollout.answered
         rows = [self.row(e, text) for e, text in zip(examples, rollout.texts, strict=True)]
         found = [
             valued(logits_C, self._label(e), self.config.value)
@@ -207,7 +207,11 @@ class Classifier(SequenceClassifier):
         c = self.config
         try:
             if c.label_from is not None:
-                return place_of(example.meta.get(c.label_from, ""), self.labels)
+                if c.label_from not in example.meta:
+                    raise ValueError(
+                        f"there is none (its `meta` holds: {', '.join(example.meta) or 'nothing'})"
+                    )
+                return place_of(example.meta[c.label_from], self.labels)
             return _only(self.labels) if c.label is None else place_of(c.label, self.labels)
         except ValueError as error:
             of = "" if c.label_from is None else f"example `{example.id}`, meta.{c.label_from}: "

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from rlalign import Rollout, Run, Score, hookimpl
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
-from rlalign_plugin_model_rewards.texts import answers, texts_of
+from rlalign_plugin_model_rewards.texts import texts_of
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS: dict[str, Pooling] = {
@@ -78,7 +78,7 @@ class EmbeddingSimilarity(Scorer):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        compared = [texts_of(e, self.config.to) for e in answers(rollout)]
+        compared = [texts_of(e, self.config.to) for e in rollout.answered]
         others = [text for texts in compared for text in texts]
         known = dict(zip(others, self.embedded(others, remember=True), strict=True))
         found = [

@@ -17,7 +17,7 @@ from rlalign_plugin_model_rewards.classifier import (
     labels_of,
     place_of,
 )
-from rlalign_plugin_model_rewards.texts import answers, texts_of
+from rlalign_plugin_model_rewards.texts import texts_of
 
 _ABBREVIATIONS = """
 adj al apr aug ave bros capt cf co col corp cpl dec dept dr e.g eg est etc feb fig gen gov hon i.e
@@ -136,7 +136,7 @@ class NLI(Entailment):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        premises = [texts_of(e, self.config.premise) for e in answers(rollout)]
+        premises = [texts_of(e, self.config.premise) for e in rollout.answered]
         pairs = [
             [(premise, text) for premise in each] for each, text in zip(premises, rollout.texts, strict=True)
         ]

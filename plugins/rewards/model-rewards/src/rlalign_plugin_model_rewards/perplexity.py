@@ -61,7 +61,8 @@ class Perplexity(Scorer):
 
     @hookimpl
     def evaluate(self, rollout: Rollout) -> Mapping[str, float]:
-        found = self._totals(rollout)
+        if not (found := self._totals(rollout)):
+            return {}
         nll = math.fsum(total for total, _ in found) / sum(count for _, count in found)
         return {"corpus": nll if self.config.value == "nll" else perplexity_of(nll)}
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from rlalign import ComponentError, ConfigError, Example, Rollout, Run, Score, hookimpl
 from rlalign_plugin_model_rewards.classifier import ClassifierOptions, SequenceClassifier, labels_of
-from rlalign_plugin_model_rewards.texts import Row, Side, answers, as_text
+from rlalign_plugin_model_rewards.texts import Row, Side, as_text
 
 
 def gain_and_bias(scores: Sequence[float]) -> tuple[float, float]:
@@ -105,7 +105,7 @@ class RewardModel(SequenceClassifier):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        rows = [self.row(e, text) for e, text in zip(answers(rollout), rollout.texts, strict=True)]
+        rows = [self.row(e, text) for e, text in zip(rollout.answered, rollout.texts, strict=True)]
         raw_N = torch.tensor([float(x) for x in self.logits(rows)])
         value_N = self.gain * raw_N + self.bias
         if self.config.empty is not None:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from rlalign import Component, ConfigError, RLAlignError, Run
@@ -26,6 +26,8 @@ LOGITS = 2**26
 """Numbers of logits that a pass over a language model may hold."""
 REMEMBERED = 2**26
 """Numbers that are kept of what was computed."""
+LONGEST = 4096
+"""Tokens of a row for models without positions, such as T5: memory grows with the square of what they read."""
 
 
 class ScorerOptions(Source):
@@ -37,9 +39,21 @@ class ScorerOptions(Source):
     )
     device: str | None = Field(None, description="`cpu`, `cuda`, …; null: where the policy is")
     max_tokens: int | None = Field(
-        None, gt=0, description="longest row that the model reads; null: what its positions allow"
+        None,
+        gt=0,
+        description="longest row that the model reads; null: what its positions allow; 4096 where "
+        "nothing bounds it (T5, XLNet)",
     )
     batch_tokens: int = Field(8192, gt=0, description="padded tokens of one forward pass")
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str | None) -> str | None:
+        try:
+            torch.empty(0, device=device).cpu()  # `meta` holds no numbers
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"{device}: no such device here ({str(error).splitlines()[0]})") from None
+        return device
 
     @model_validator(mode="after")
     def _fits(self) -> ScorerOptions:
@@ -228,7 +242,7 @@ def filler_of(settings: Any, tokenizer: Any) -> int:
     return 0
 
 
-def longest_of(network: Any, settings: Any, tokenizer: Any, asked: int | None) -> int | None:
+def longest_of(network: Any, settings: Any, tokenizer: Any, asked: int | None) -> int:
     """The longest row: what positions and tokenizer allow, and no more than was asked for."""
     most = None
     with suppress(AttributeError, NotImplementedError):  # XLNet has none, and says so in this way
@@ -238,7 +252,7 @@ def longest_of(network: Any, settings: Any, tokenizer: Any, asked: int | None) -
         # RoBERTa and its like count positions from behind the padding token.
         behind = max((_offset(name, module) for name, module in network.named_modules()), default=0)
         known.append(most - behind)
-    return min([*known, *([] if asked is None else [asked])], default=None)
+    return min([*known, *([] if asked is None else [asked])], default=LONGEST)
 
 
 def _offset(name: str, module: Any) -> int:

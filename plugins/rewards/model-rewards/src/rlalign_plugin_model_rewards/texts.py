@@ -8,7 +8,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Literal, NamedTuple
 
-from rlalign import ComponentError, ConfigError, Example, Rollout
+from rlalign import ComponentError, ConfigError, Example
 from rlalign.data.limits import TEXT_CHARACTERS
 from rlalign_plugin_hf.rendering import ChatTemplate
 
@@ -50,11 +50,6 @@ def texts_of(example: Example, what: str) -> tuple[str, ...]:
             f"example `{example.id}` has {kind} (its `meta` holds: {', '.join(example.meta) or 'nothing'})"
         )
     return texts
-
-
-def answers(rollout: Rollout) -> list[Example]:
-    """The example that each response answers."""
-    return [rollout.examples[g] for g in rollout.group_N.tolist()]
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -13,17 +13,12 @@ from pydantic import Field, computed_field, model_validator
 from rlalign import ConfigError, Example, Options, Run
 from rlalign_plugin_text_metrics import wordnet
 from rlalign_plugin_text_metrics.metric import TextMetric, references, signed
-from rlalign_plugin_text_metrics.tokens import CACHED, penn, stem
+from rlalign_plugin_text_metrics.tokens import stem
+from rlalign_plugin_text_metrics.words import treebank
 
 ALPHA, BETA, GAMMA = 0.9, 3.0, 0.5
 Synonyms = Callable[[str], frozenset[str]]
 Words = Sequence[str]
-
-
-@lru_cache(CACHED)
-def words(text: str) -> tuple[str, ...]:
-    """A text's words, lower-case."""
-    return tuple(word.lower() for word in penn(text))
 
 
 def meteor(text: Words, reference: Words, synonyms: Synonyms | None) -> float:
@@ -87,7 +82,10 @@ class _Aligned(TextMetric):
 
     def values(self, texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
         return [
-            max(meteor(words(text), words(each), self.synonyms) for each in references(example, self.name))
+            max(
+                meteor(treebank(text), treebank(each), self.synonyms)
+                for each in references(example, self.name)
+            )
             for text, example in zip(texts, examples, strict=True)
         ]
 

@@ -31,7 +31,7 @@ class CorpusMetric(TextMetric):
 
     @hookimpl
     def evaluate(self, rollout: Rollout) -> dict[str, float]:
-        return {"corpus": self.corpus(rollout.texts, rollout.answered)}
+        return {"corpus": self.corpus(rollout.texts, rollout.answered)} if rollout.texts else {}
 
 
 def references(example: Example, asked_by: str) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def references(example: Example, asked_by: str) -> tuple[str, ...]:
         keys = ", ".join(example.meta) or "none"
         raise ComponentError(
             f"`{asked_by}` compares with references, and example `{example.id}` has none: "
-            f"`meta` holds no `references` (it holds: {keys})"
+            f"`references` is missing or empty in its `meta` (which holds: {keys})"
         )
     return example.references
 

@@ -160,7 +160,8 @@ class Rouge(TextMetric):
 
     @hookimpl
     def evaluate(self, rollout: Rollout) -> dict[str, float]:
-        return {kind: fmean(self._each(kind, rollout.texts, rollout.answered)) for kind in TYPES}
+        found = {kind: self._each(kind, rollout.texts, rollout.answered) for kind in TYPES}
+        return {kind: fmean(values) for kind, values in found.items() if values}
 
     def _each(self, kind: str, texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
         over = max if self.config.references == "best" else fmean
