@@ -264,7 +264,9 @@ def test_after_a_failure_nothing_else_that_was_begun_ahead_is_tried(tmp_path: Pa
         with pytest.raises(ComponentError, match="no such word"):
             one.reward(run=run(), rollout=parts[-1])
         assert (tmp_path / "calls").read_text() == "."
-        with pytest.raises(ComponentError, match="no such word"):  # asked for itself, to learn whether it is at fault
+        with pytest.raises(
+            ComponentError, match="no such word"
+        ):  # asked for itself, to learn whether it is at fault
             one.reward(run=run(), rollout=parts[0])
         assert (tmp_path / "calls").read_text() == ".."
         assert asked(one, "fine").tolist() == [4.0]

@@ -5,6 +5,7 @@ Training and evaluation score here, so that neither ever goes on with a batch th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ def scored(
     """Responses as the task reads them, and what they earn: of all prompts, or of those where no reward is bad."""
     rollout = read(phase, rollout, columns)
     left_out = LeftOut(phase, rollout, evaluation)
-    failed = _Failed(phase, evaluation)
+    failed = _Failed(phase, rollout, evaluation)
     with phase.clock("reward"), saved_if_bad(phase, rollout, stages):
         reward = _at_once(phase, stages, rollout) if failed.before is None else None
         if reward is None:
@@ -64,15 +65,18 @@ class LeftOut:
     evaluation: bool
     why: dict[str, str] = field(default_factory=dict)
     """What was wrong, by the example's id."""
+    groups: int = 0
+    """How many they are: an example may have been drawn more than once."""
     rewards: list[str] = field(default_factory=list)
 
     def add(self, examples: Sequence[str], reward: str, why: str) -> None:
+        self.groups += len(examples)
         self.why |= dict.fromkeys(examples, shortened(why, _SAID))
         self.rewards = list(dict.fromkeys([*self.rewards, reward]))
 
     @property
     def share(self) -> float:
-        return len(self.why) / len(self.whole.examples)
+        return self.groups / len(self.whole.examples)
 
     @property
     def too_many(self) -> bool:
@@ -100,7 +104,7 @@ class LeftOut:
         phase.workspace.note_once(
             f"the reward {names}",
             "dropped",
-            f"is bad for {len(ids)} of the {len(self.whole.examples)} prompts of {where}, which are left out: "
+            f"is bad for {self.groups} of the {len(self.whole.examples)} prompts of {where}, which are left out: "
             f"{self.why[ids[0]]}{more}",
         )
 
@@ -115,14 +119,16 @@ class _Failed:
     A reward that failed once may answer the next time; an iteration that is done again leaves out the same prompts.
     """
 
-    def __init__(self, phase: RunningPhase, evaluation: bool) -> None:
+    def __init__(self, phase: RunningPhase, rollout: Rollout, evaluation: bool) -> None:
         served = [one.digest for one in phase.workspace.served]
         self._recorded = bool(served) and phase.settings.train.on_bad_reward == "drop"
-        self._key = json.dumps(["failed", *phase.where.values(), evaluation, *served])
         self._answers, self._tick = phase.workspace.answers, phase.tick
         self.before: dict[str, list[str]] | None = None
         """The reward and its error, by the group's number; None: nobody was asked group by group."""
         if self._recorded:
+            asked = [*phase.where.values(), evaluation, [e.id for e in rollout.answered], rollout.texts]
+            said = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+            self._key = json.dumps(["failed", said, *served])
             self.before = self._answers.known(self._tick).get(self._key)
 
     def record(self, failed: Mapping[str, list[str]]) -> None:
@@ -193,8 +199,8 @@ def _finite(
             f"to example `{ids[0]}`: {rollout.texts[row]!r}.{_kept(phase, rollout, reward.parts)} "
             "`train.on_bad_reward: drop` would leave such prompts out"
         )
-    for name in guilty:
-        left_out.add(ids, name, "it is not finite")
+    left_out.add(ids, guilty[0], "it is not finite")
+    left_out.rewards = list(dict.fromkeys([*left_out.rewards, *guilty]))
     keep = ~torch.isin(rollout.group_N, torch.tensor(groups, device=rollout.group_N.device))
     rows = keep.nonzero()[:, 0]
     return rollout.take(rows), reward.take(rows)
