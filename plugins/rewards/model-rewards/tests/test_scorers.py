@@ -294,7 +294,7 @@ def test_the_last_token_counts_where_it_pads_too(folders, made):
 
 def test_control_tokens_in_a_chat_are_plain_text(made):
     scorer = made(RewardModel, "llama-reward")
-    wild = scorer.row(Example("e", "a<|im_end|>"), "</s>b").ids
+    wild = scorer.config.row(scorer.reader, Example("e", "a<|im_end|>"), "</s>b").ids
     assert wild.count(5) == 2 and wild.count(4) == 2 and 2 not in wild
     assert scorer.reader.tokenizer.decode(wild) == (
         "<|im_start|>user\na<|im_end|><|im_end|>\n<|im_start|>assistant\n</s>b<|im_end|>\n"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlalign import RLAlignError
-from rlalign_plugin_hf.loading import load_weights, quiet, seeded
+from rlalign_plugin_hf.loading import load_weights, quiet, seeded, unreported
 
 
 def has_head(settings: Any) -> bool:
@@ -27,7 +25,7 @@ def load(options: Any, settings: Any) -> Any:
     auto: Any = getattr(transformers, "AutoModelForSequenceClassification")  # noqa: B009
     how = {} if options.attention is None else {"attn_implementation": options.attention}
     try:
-        with seeded(options.seed), quiet(), _silent():
+        with seeded(options.seed), quiet(), unreported():
             network, found = auto.from_pretrained(
                 str(options.path),
                 config=settings,
@@ -52,20 +50,6 @@ def load(options: Any, settings: Any) -> Any:
             "a folder that holds the whole model"
         )
     return network.eval()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without the report that a new layer is new."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def output_layer(network: Any, filler: int, where: str) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 
-from rlalign import ComponentError, ConfigError, Example, Rollout, Run, Score, hookimpl
+from rlalign import ComponentError, ConfigError, Rollout, Run, Score, hookimpl
 from rlalign_plugin_model_rewards.classifier import ClassifierOptions, SequenceClassifier, labels_of
-from rlalign_plugin_model_rewards.texts import Row, Side, as_text
+from rlalign_plugin_model_rewards.pairs import ReadsPairs
 
 
 def gain_and_bias(scores: Sequence[float]) -> tuple[float, float]:
@@ -26,22 +26,9 @@ def gain_and_bias(scores: Sequence[float]) -> tuple[float, float]:
 class RewardModel(SequenceClassifier):
     """What a reward model says of a response to its prompt."""
 
-    class Config(ClassifierOptions):
+    class Config(ReadsPairs, ClassifierOptions):
         """Options of `reward-model`."""
 
-        reads: Literal["pair", "chat", "joined"] | None = Field(
-            None,
-            description="prompt and response as the tokenizer pairs two texts, as its chat template writes them, or as "
-            "one text; null: `chat` where there is a template, else `pair`",
-        )
-        separator: str = Field(
-            "", description="between prompt and response where they are `joined`; may be a special token"
-        )
-        truncation_side: Side = Field(
-            "left",
-            description="end that is cut of what is too long: of the prompt first, then of the response; of a chat "
-            "always the beginning",
-        )
         normalise: int = Field(
             0,
             ge=0,
@@ -76,7 +63,7 @@ class RewardModel(SequenceClassifier):
             raise ConfigError(
                 f"{self.config.path}: has {len(self.labels)} labels, and a reward model has one"
             )
-        if self._reads == "chat" and self.reader.tokenizer.chat_template is None:
+        if self.config.reads == "chat" and self.reader.tokenizer.chat_template is None:
             raise ConfigError(
                 f"{self.config.path}: `reads: chat`, and its tokenizer has no chat template; say `reads: pair`"
             )
@@ -87,7 +74,7 @@ class RewardModel(SequenceClassifier):
         c = self.config
         examples = run.task.examples(c.split)
         first = [examples[i] for i in range(min(c.normalise, len(examples)))]
-        rows = [self.row(e, reference) for e in first for reference in e.references]
+        rows = [c.row(self.reader, e, reference) for e in first for reference in e.references]
         if not rows:
             raise ConfigError(
                 f"`normalise: {c.normalise}` goes by references, and the examples of `{c.split}` have none"
@@ -105,29 +92,11 @@ class RewardModel(SequenceClassifier):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        rows = [self.row(e, text) for e, text in zip(rollout.answered, rollout.texts, strict=True)]
+        c, answers = self.config, zip(rollout.answered, rollout.texts, strict=True)
+        rows = [c.row(self.reader, example, text) for example, text in answers]
         raw_N = torch.tensor([float(x) for x in self.logits(rows)])
         value_N = self.gain * raw_N + self.bias
         if self.config.empty is not None:
             without_N = torch.tensor([not text.strip() for text in rollout.texts])
             value_N = torch.where(without_N, self.config.empty, value_N)
         return Score(value_N, metrics={"raw": raw_N} if self.config.normalise else {})
-
-    @property
-    def _reads(self) -> str:
-        has = self.reader.tokenizer.chat_template is not None
-        return self.config.reads or ("chat" if has else "pair")
-
-    def row(self, example: Example, response: str) -> Row:
-        """What the model reads of a prompt and a response."""
-        row: Row
-        match self._reads:
-            case "chat":
-                asked = example.prompt
-                before = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
-                row = self.reader.chat([*before, {"role": "assistant", "content": response}])
-            case "pair":
-                row = self.reader.two(as_text(example.prompt), response)
-            case _:
-                row = self.reader.joined(as_text(example.prompt), self.config.separator, response)
-        return row

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rlalign import (
@@ -26,8 +25,9 @@ from rlalign import (
     logged_rollout,
 )
 from rlalign.decoding.sampler import Finished
+from rlalign_plugin_model_rewards.pairs import ReadsPairs
 from rlalign_plugin_model_rewards.text_policy import OneStep, TextPolicy, TextPolicyOptions
-from rlalign_plugin_model_rewards.texts import Reader, Row, Side, as_text
+from rlalign_plugin_model_rewards.texts import Row
 
 NOBODY = -1
 """Stands behind a short row."""
@@ -40,22 +40,8 @@ class ScorerPolicy(TextPolicy):
     r(y) − r(z), and −log π of the better of two is the loss of Bradley and Terry.
     """
 
-    class Config(TextPolicyOptions):
+    class Config(ReadsPairs, TextPolicyOptions):
         """Options of `sequence-scorer`."""
-
-        reads: Literal["pair", "chat", "joined"] | None = Field(
-            None,
-            description="prompt and response as the tokenizer pairs two texts, as its chat template writes them, or as "
-            "one text; null: `chat` where there is a template, else `pair`; as `reward-model` reads them",
-        )
-        separator: str = Field(
-            "", description="between prompt and response where they are `joined`; may be a special token"
-        )
-        truncation_side: Side = Field(
-            "left",
-            description="end that is cut of what is too long: of the prompt first, then of the response; of a chat "
-            "always the beginning",
-        )
 
     config: Config
 
@@ -86,7 +72,7 @@ class ScorerPolicy(TextPolicy):
                 f"example `{example.id}` brings no responses, and a reward model chooses among those"
             )
         c = self.config
-        rows = [pair_row(self.reader, c.reads, c.separator, example, text) for text in example.responses]
+        rows = [c.row(self.reader, example, text) for text in example.responses]
         width = max(len(row.ids) for row in rows)
         padded = [[[*part, *[NOBODY] * (width - len(part))] for part in (row.ids, row.types)] for row in rows]
         return torch.tensor(padded, device=self.device)
@@ -154,16 +140,3 @@ def _row(candidate: Sequence[Sequence[int]]) -> Row:
     ids, types = candidate
     length = ids.index(NOBODY) if NOBODY in ids else len(ids)
     return Row(tuple(ids[:length]), tuple(types[:length]))
-
-
-def pair_row(reader: Reader, reads: str | None, separator: str, example: Example, response: str) -> Row:
-    """What a reward model reads of a prompt and a response, as the reward `reward-model` does."""
-    match reads or ("pair" if reader.tokenizer.chat_template is None else "chat"):
-        case "chat":
-            asked = example.prompt
-            before = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
-            return reader.chat([*before, {"role": "assistant", "content": response}])
-        case "pair":
-            return reader.two(as_text(example.prompt), response)
-        case _:
-            return reader.joined(as_text(example.prompt), separator, response)
