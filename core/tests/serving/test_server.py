@@ -92,6 +92,7 @@ def test_what_is_not_on_this_machine_is_told_with_its_address() -> None:
 def odd_server(answer: Callable[[Channel, socket.socket], None]) -> Iterator[int]:
     """One that greets, says that it is ready, reads a question, and answers so."""
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(20)  # nobody may come
 
     def serve() -> None:
         connected, _ = listening.accept()

@@ -32,6 +32,7 @@ _DECLARED = (
     *("higher_is_better", "bounds", "paper"),
 )
 T = TypeVar("T")
+_Work = tuple[Future[Any], Callable[[], Any]]
 _READS = ("models", "needs", "trains", "constraint", "sources")
 """Declarations that tie a component to the models of the run's own process."""
 
@@ -85,7 +86,7 @@ class Served(Component):
         """What went wrong ahead: after it, what else was asked ahead is not tried, until it was collected."""
         self._stood: tuple[str, ...] = ()
         self._client = Client(recipe, item.isolate, item.place)
-        self.close = weakref.finalize(self, self._client.close)
+        self.close = weakref.finalize(self, _close, self._client, self._worker)
         """Ends its process; so does the end of this one."""
 
     def signature(self) -> str:
@@ -234,12 +235,17 @@ class _Part:
         return self.whole.result()[self.place]
 
 
+def _close(client: Client, worker: _Worker) -> None:
+    client.close()
+    worker.end()
+
+
 class _Worker:
     """Does one thing after the other in a thread that keeps no program from ending."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
@@ -251,12 +257,17 @@ class _Worker:
         self._waiting.put((future, work))
         return future
 
+    def end(self) -> None:
+        """End the thread once it has done what waits."""
+        if self._thread is not None:
+            self._waiting.put(None)
 
-def _work(waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
-    while True:
-        future, work = waiting.get()
+
+def _work(waiting: SimpleQueue[_Work | None]) -> None:
+    while (item := waiting.get()) is not None:
+        future, work = item
         try:
             future.set_result(work())
         except BaseException as error:  # whoever collects the answer is told
             future.set_exception(error)
-        del future, work
+        del item, future, work
