@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +272,13 @@ def test_after_a_failure_nothing_else_that_was_begun_ahead_is_tried(tmp_path: Pa
         assert (tmp_path / "calls").read_text() == ".."
         assert asked(one, "fine").tolist() == [4.0]
         assert (tmp_path / "calls").read_text() == "..."
+
+
+def test_its_thread_ends_with_it_and_nothing_waits_for_that() -> None:
+    with isolated("Sees") as one:
+        asked(one, "abc")
+        (thread,) = [t for t in threading.enumerate() if t.name == "asks-sees" and t.is_alive()][-1:]
+    thread.join(5)
+    assert not thread.is_alive()
+    with pytest.raises(ComponentError, match="was ended"):
+        asked(one, "other")

@@ -247,27 +247,35 @@ class _Worker:
         self._name = name
         self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ended = False
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        if self._ended:  # what is asked for says by itself that it is over
+            _do((future, work))
+            return future
         if self._thread is None:
             target, given = _work, (self._waiting,)
             self._thread = threading.Thread(target=target, args=given, name=self._name, daemon=True)
             self._thread.start()
-        future: Future[T] = Future()
         self._waiting.put((future, work))
         return future
 
     def end(self) -> None:
         """End the thread once it has done what waits."""
-        if self._thread is not None:
-            self._waiting.put(None)
+        self._ended = True
+        self._waiting.put(None)
 
 
 def _work(waiting: SimpleQueue[_Work | None]) -> None:
     while (item := waiting.get()) is not None:
-        future, work = item
-        try:
-            future.set_result(work())
-        except BaseException as error:  # whoever collects the answer is told
-            future.set_exception(error)
-        del item, future, work
+        _do(item)
+        del item
+
+
+def _do(item: _Work) -> None:
+    future, work = item
+    try:
+        future.set_result(work())
+    except BaseException as error:  # whoever collects the answer is told
+        future.set_exception(error)
