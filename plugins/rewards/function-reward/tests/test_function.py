@@ -101,7 +101,7 @@ def test_references(write):
     asks = write("def score(references): return [len(r) for r in references]")
     assert scored(asks) == [1, 2, 1]
     with pytest.raises(
-        ComponentError, match=r"asks for references, and example `e9` has none.*it holds: answer"
+        ComponentError, match=r"asks for references, and example `e9` has none.*which holds: answer"
     ):
         scored(asks, bare)
     assert scored(write("def score(texts, references=()): return [len(r) for r in references]"), bare) == [0]
