@@ -5,10 +5,13 @@ One that needs options, or reads more of an example than `toy-keywords` keeps th
 
 from __future__ import annotations
 
+import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,28 @@ def a_scorer(shape: str, **options: Any) -> Callable[[Path], dict[str, Any]]:
     return made
 
 
+class Judge(BaseHTTPRequestHandler):
+    """A chat endpoint that grades by a question's length."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        message = {"role": "assistant", "content": f"Score: {len(asked) % 10 + 1}"}
+        said = json.dumps({"choices": [{"message": message}], "usage": {"total_tokens": 10}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+
+def a_judge(folder: Path) -> dict[str, Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return {"url": f"http://127.0.0.1:{server.server_port}/v1", "model": "judge"}
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a component is given, beside its name."""
@@ -82,7 +107,7 @@ class Needs:
     tolerance: float = 0.0
     """How far values of a model may lie apart that was asked in other batches."""
     marks: Sequence[pytest.MarkDecorator] = ()
-    """`pytest.mark.slow` for what takes longer than two seconds."""
+    """`pytest.mark.slow` for what takes longer than two seconds; a skip says where else it is tried."""
 
 
 NEEDS: dict[str, Needs] = {
@@ -94,6 +119,10 @@ NEEDS: dict[str, Needs] = {
     "embedding-similarity": Needs(a_scorer("bert"), tolerance=1e-5),
     "function": Needs(a_function),
     "kl": Needs({"together": True}),
+    "label-accuracy": Needs(
+        marks=[pytest.mark.skip(reason="it measures a `sequence-classifier`, which its own tests train")]
+    ),
+    "llm-judge": Needs(a_judge),
     "meteor": Needs(a_wordnet),
     "nli": Needs(a_scorer("bert-nli"), tolerance=1e-5),
     "numeric-answer": Needs(meta=lambda example: {"references": ["It is 4", "#### 1,000"]}),

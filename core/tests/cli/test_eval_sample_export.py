@@ -314,7 +314,9 @@ def test_nothing_is_saved_yet(toy: Path) -> None:
 def test_a_reward_that_is_not_finite_is_not_exported() -> None:
     Path("lost.py").write_text(
         "import torch\nfrom rlalign import Component, Score, hookimpl\n\n\nclass Lost(Component):\n"
-        "    @hookimpl\n    def reward(self, rollout):\n        return Score(torch.full((len(rollout),), torch.nan))\n"
+        "    @hookimpl\n    def reward(self, run, rollout):\n"
+        "        lost = run.folder.name != 'toy'  # once the run is over\n"
+        "        return Score(torch.full((len(rollout),), torch.nan if lost else 1.0))\n"
     )
     ran({**PIPELINE, "evaluate": {**PIPELINE["evaluate"], "use": ["lost:Lost"]}})
     result = call("export", "toy", "--new", "--samples", "s.jsonl", "--trust")

@@ -224,7 +224,9 @@ def saved_if_bad(phase: RunningPhase, rollout: Rollout, stages: Stages | None = 
     except ComponentError as error:
         known = stages.asked.so_far if stages else {}
         parts = {name: value for name, value in known.items() if len(value) == len(before)}
-        raise type(error)(f"{error}{_kept(phase, before, parts)}") from error
+        said, kept = str(error), _kept(phase, before, parts)
+        stop = "." if kept and said[-1:] not in ".!?" else ""
+        raise type(error)(f"{said}{stop}{kept}") from error
 
 
 def _kept(phase: RunningPhase, rollout: Rollout, parts: Mapping[str, Tensor]) -> str:

@@ -39,7 +39,7 @@ def test_squad(text, references, em, f1):
 def test_no_references(cls):
     metric = cls(cls.Config())
     metric.name = "mine"
-    with pytest.raises(ComponentError, match=r"`mine` .* example `x` has none: .* \(it holds: answer\)"):
+    with pytest.raises(ComponentError, match=r"`mine` .* example `x` has none: .* \(which holds: answer\)"):
         metric.values(["1"], [Example("x", "", meta={"answer": "1"})])
 
 
