@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -36,7 +37,7 @@ def call(*arguments: str) -> Result:
 
 @pytest.mark.usefixtures("installed")
 def test_an_installed_command_is_listed_and_called():
-    assert "hello    Say hello." in call("--help").output
+    assert re.search(r"hello +Say hello\.", call("--help").output)
     assert call("hello").output == "hello\n"
 
 
@@ -44,7 +45,7 @@ def test_an_installed_command_is_listed_and_called():
 def test_a_broken_command_breaks_no_other_and_says_what_is_wrong():
     listed = call("--help")
     assert listed.exit_code == 0
-    assert "gone     (broken: gone (stranger_gone:gone) cannot be imported" in listed.output
+    assert re.search(r"gone +\(broken: gone \(stranger_gone:gone\) cannot be imported", listed.output)
     done = call("gone")
     assert done.exit_code == 1
     assert "No module named 'stranger_gone'; install its package again, or remove it" in done.output

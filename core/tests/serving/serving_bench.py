@@ -1,4 +1,4 @@
-"""Rewards of `misbehaving.py` in processes of their own, and something to ask them."""
+"""Rewards of `served_rewards.py` in processes of their own, and something to ask them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ HERE = Path(__file__).parent
 
 
 def module() -> Any:
-    if "misbehaving" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("misbehaving", HERE / "misbehaving.py")
+    if "served_rewards" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("served_rewards", HERE / "served_rewards.py")
         assert spec is not None and spec.loader is not None
-        sys.modules["misbehaving"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["misbehaving"])
-    return sys.modules["misbehaving"]
+        sys.modules["served_rewards"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["served_rewards"])
+    return sys.modules["served_rewards"]
 
 
 def item_of(name: str, isolate: Isolate | None = None, **options: Any) -> Item:
     cls = getattr(module(), name)
     return Item(
         name=name.lower(),
-        component=f"misbehaving:{name}",
+        component=f"served_rewards:{name}",
         options=cls.Config(**options),
         cls=cls,
         place="p.yaml:3",

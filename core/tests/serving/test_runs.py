@@ -29,7 +29,7 @@ PIPELINE += """\
 task: {toy-numbers: {size: 40}}
 policy: {table: {actions: 6, steps: 6, state: previous}}
 rewards:
-  - "misbehaving:%s": %s
+  - "served_rewards:%s": %s
     as: mine
     isolate: %s
 algorithm: rloo
@@ -59,7 +59,7 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_until(what: Callable[[], Any], seconds: float = 240) -> Any:
     until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, "waited in vain"
@@ -103,7 +103,7 @@ def is_gone(process: int) -> bool:
             "- dates\n- clip: {low: 0}\n  isolate: true",
             "isolate: `clip` wraps `reward` of what stands above it",
         ),
-        ('- "misbehaving:Stateful": {}\n  isolate: true', "isolate: `Stateful` keeps a state"),
+        ('- "served_rewards:Stateful": {}\n  isolate: true', "isolate: `Stateful` keeps a state"),
         ("- dates: {}\n  isolate: {seconds: 0}", "isolate.seconds: expected more than 0, found 0"),
         (
             "- dates: {}\n  isolate: {memory: 4 gigs}",
@@ -314,6 +314,6 @@ def test_an_error_names_it_and_ends_its_process(tmp_path: Path) -> None:
     assert "p.yaml:5: it was killed by SIGSEGV; the last that it printed:\n    Fatal Python error" in str(
         caught.value
     )
-    assert "misbehaving.py" in str(caught.value)
+    assert "served_rewards.py" in str(caught.value)
     assert wait_until(lambda: not [c for c in children(os.getpid()) if not is_gone(c)])
     assert "Segmentation fault" in _printed(tmp_path / "r")

@@ -57,7 +57,7 @@ def _inside(given: Rollout) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("raises", "raised ValueError: no such word (misbehaving.py:"),
+        ("raises", "raised ValueError: no such word (served_rewards.py:"),
         ("raises ours", "says that something is amiss"),
         ("sys.exit", "raised SystemExit: 3"),
         ("too few", "`reward` scored (3,) where 2 responses of up to 8 steps ask for (2,) or (2, 8)"),

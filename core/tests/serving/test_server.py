@@ -41,7 +41,7 @@ def server(tmp_path: Path, rewards: str) -> Iterator[Server]:
         thread.join()
 
 
-SEES = '[{"misbehaving:Sees": {}, as: sees}]'
+SEES = '[{"served_rewards:Sees": {}, as: sees}]'
 
 
 def test_the_same_to_the_bit_from_a_server(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_health(tmp_path: Path) -> None:
 
 
 def test_another_name_or_other_options_are_refused_with_both(tmp_path: Path) -> None:
-    options = '[{"misbehaving:Misbehaves": {once: /tmp/x}, as: misbehaves}]'
+    options = '[{"served_rewards:Misbehaves": {once: /tmp/x}, as: misbehaves}]'
     with server(tmp_path, options) as one:
         with isolated("Sees", at=f"127.0.0.1:{one.port}") as served:
             with pytest.raises(ComponentError, match="there is no `sees` here; there are misbehaves"):
@@ -168,7 +168,7 @@ def test_a_server_of_other_machines_needs_a_token(monkeypatch: pytest.MonkeyPatc
         ("rewards: [nosuch-reward]", "no component named `nosuch-reward`"),
         ("rewards: [{clip: {low: 0}}]", "holds no reward that can be served"),
         (
-            'rewards: ["misbehaving:Sees"]\nphases: [{rewards: [{"misbehaving:Slow": {}, as: Sees}]}]',
+            'rewards: ["served_rewards:Sees"]\nphases: [{rewards: [{"served_rewards:Slow": {}, as: Sees}]}]',
             "two rewards",
         ),
     ],
@@ -180,16 +180,17 @@ def test_a_file_that_serves_nothing(tmp_path: Path, text: str, said: str) -> Non
 
 
 def test_code_of_ones_own_needs_trust(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(f"folder: {HERE}\nrewards: ['misbehaving:Sees']\n")
+    (tmp_path / "p.yaml").write_text(f"folder: {HERE}\nrewards: ['served_rewards:Sees']\n")
     with pytest.raises(ConfigError, match="which no installed package offers"):
         host_all(tmp_path / "p.yaml", Registry())
 
 
 def test_a_whole_pipeline_serves_what_can_be_served(tmp_path: Path) -> None:
     text = (
-        f"folder: {HERE}\nrewards: ['misbehaving:Sees', {{'misbehaving:Slow': {{}}, as: slow}}, clip: {{low: 0}}]\n"
-        "policy: table\nevaluate: {use: [Sees, {'misbehaving:AtRandom': {}, as: random}]}\n"
-        "phases: [{rewards: ['misbehaving:Stateful']}]\n"
+        f"folder: {HERE}\nrewards: ['served_rewards:Sees', {{'served_rewards:Slow': {{}}, as: slow}}, "
+        "clip: {low: 0}]\n"
+        "policy: table\nevaluate: {use: [Sees, {'served_rewards:AtRandom': {}, as: random}]}\n"
+        "phases: [{rewards: ['served_rewards:Stateful']}]\n"
     )
     (tmp_path / "p.yaml").write_text(text)
     told: list[str] = []
@@ -206,8 +207,8 @@ def test_a_whole_pipeline_serves_what_can_be_served(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_goes_away_in_mid_batch_and_is_there_again(tmp_path: Path) -> None:
-    shutil.copy(HERE / "misbehaving.py", tmp_path)
-    (tmp_path / "p.yaml").write_text('rewards: [{"misbehaving:Misbehaves": {}, as: misbehaves}]\n')
+    shutil.copy(HERE / "served_rewards.py", tmp_path)
+    (tmp_path / "p.yaml").write_text('rewards: [{"served_rewards:Misbehaves": {}, as: misbehaves}]\n')
     with _command(tmp_path, 0) as (process, port), isolated("Misbehaves", at=f"127.0.0.1:{port}") as served:
         with pytest.raises(ComponentError, match=r"it raised ValueError: no such word"):
             served.reward(run=run(), rollout=rollout(["raises"]))
