@@ -308,6 +308,7 @@ def _printed(run: Path) -> str:
 
 def test_an_error_names_it_and_ends_its_process(tmp_path: Path) -> None:
     file = write(tmp_path, "Misbehaves", "{retries: 0}", options="{always: segfaults}")
+    before = set(children(os.getpid()))  # of other tests
     with pytest.raises(ComponentError) as caught:
         api.run(api.load(file), root=tmp_path, name="r")
     assert "`mine` in a process of its own, " in str(caught.value)
@@ -315,5 +316,5 @@ def test_an_error_names_it_and_ends_its_process(tmp_path: Path) -> None:
         caught.value
     )
     assert "served_rewards.py" in str(caught.value)
-    assert wait_until(lambda: not [c for c in children(os.getpid()) if not is_gone(c)])
+    assert wait_until(lambda: not [c for c in children(os.getpid()) if c not in before and not is_gone(c)])
     assert "Segmentation fault" in _printed(tmp_path / "r")
