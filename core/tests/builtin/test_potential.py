@@ -49,7 +49,10 @@ def test_sentences_end_where_the_rule_says(text: str, sentences: list[str]) -> N
 
 def test_a_token_may_hold_the_end_of_a_sentence_and_more() -> None:
     words = ["I came", ". I", " saw", "! ", "So?"]
-    text_of = lambda actions: "".join(words[a] for a in actions.tolist())  # noqa: E731
+
+    def text_of(actions: torch.Tensor) -> str:
+        return "".join(words[a] for a in actions.tolist())
+
     assert sentence_ends(text_of, torch.arange(5)) == [1, 3, 4]
 
 

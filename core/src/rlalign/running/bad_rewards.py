@@ -35,7 +35,7 @@ _SAID = 400
 """Characters of a reward's error that `dropped.jsonl` holds."""
 
 
-def scored(
+def without_bad_rewards(
     phase: RunningPhase,
     stages: Stages,
     rollout: Rollout,
@@ -240,10 +240,10 @@ def slow_told(phase: RunningPhase, stages: Stages) -> Iterator[None]:
     """Tell whoever watches that a reward does not come to an end: nobody else can see which it is."""
 
     def tell() -> None:
-        name = stages.asked.name
-        limits = [item.isolate for item in phase.settings.rewards if item.name == name and item.isolate]
+        name, last = stages.asked.name, stages.asked.last
+        limits = last.item.isolate if last else None
         advice = (
-            f"each try may take {limits[0].seconds:g} (`isolate`, `seconds`)"
+            f"each try may take {limits.seconds:g} (`isolate`, `seconds`)"
             if limits
             else f"with `isolate: {{seconds: {SLOW_SECONDS:.0f}}}` beside it, a reward that takes longer is stopped"
         )

@@ -72,7 +72,7 @@ def measured(phase: RunningPhase, *, logged: bool = False) -> tuple[Rollout, Rew
     """The responses that are measured, sampled now or the examples' own, and their rewards, of which none is bad."""
     stages, columns = phase.plan.evaluation, phase.plan.evaluation_columns
     found = given(phase) if logged else responses(phase, examples(phase))
-    return bad_rewards.scored(phase, stages, found, columns, evaluation=True)
+    return bad_rewards.without_bad_rewards(phase, stages, found, columns, evaluation=True)
 
 
 def given(phase: RunningPhase) -> Rollout:

@@ -12,7 +12,7 @@ from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
 from rlalign.data.rollout import Rollout, concat
 from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
-from rlalign.running.bad_rewards import scored
+from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import of_responses, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
@@ -79,7 +79,9 @@ def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Ba
         with attributed_to(f"task `{phase.settings.task.name}`, asked for examples,"):
             examples = phase.draw.next(train.prompts)
         phase.position = phase.draw.position - len(examples) - first
-        rollout, reward = scored(phase, phase.plan.training, respond(phase, examples), phase.plan.columns)
+        rollout, reward = without_bad_rewards(
+            phase, phase.plan.training, respond(phase, examples), phase.plan.columns
+        )
         seen.append((rollout, reward))
         with phase.clock("advantage"):
             batches.append(phase.plan.training.advantage(phase.run, rollout, reward))

@@ -11,7 +11,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
 from rlalign.learning.learner import GradientLearner
-from rlalign.running.bad_rewards import save_bad_batch, scored
+from rlalign.running.bad_rewards import save_bad_batch, without_bad_rewards
 from rlalign.running.phase import RunningPhase
 from rlalign.running.responses import sample
 
@@ -112,4 +112,4 @@ class Update:
         key = ("respond", phase.repeat, phase.place, phase.iteration, self._responded)
         with phase.untouched.core():
             rollout = sample(phase, examples, phase.settings.generation, key, 0)
-            return scored(phase, phase.plan.training, rollout, phase.plan.columns)
+            return without_bad_rewards(phase, phase.plan.training, rollout, phase.plan.columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -54,16 +54,16 @@ def serving(answer: Callable[[str, int], Reply | str]) -> Iterator[Server]:
                 server.at_once += 1
                 server.most_at_once = max(server.most_at_once, server.at_once)
             try:
-                self._send(server.answer(question, number))
-            except (BrokenPipeError, ConnectionResetError):
-                pass
-            finally:
+                reply = server.answer(question, number)
+                reply = Reply(reply) if isinstance(reply, str) else reply
+                reply.before()
+            finally:  # before it is sent: who has its answer may ask the next question at once
                 with server.lock:
                     server.at_once -= 1
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._send(reply)
 
-        def _send(self, reply: Reply | str) -> None:
-            reply = Reply(reply) if isinstance(reply, str) else reply
-            reply.before()
+        def _send(self, reply: Reply) -> None:
             said: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": reply.text}}]}
             if reply.tokens is not None:
                 said["usage"] = {"total_tokens": reply.tokens}

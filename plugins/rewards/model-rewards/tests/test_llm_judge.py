@@ -248,7 +248,7 @@ def test_no_more_requests_at_once_than_said() -> None:
         lambda question, number: Reply(by_length(question), before=lambda: slow.wait(0.05))
     ) as server:
         scores(judge(server, at_once=3), rollout(tuple("x" * i for i in range(1, 13))))
-        assert 1 < server.most_at_once <= 4  # one may be counted that has its answer already
+        assert 1 < server.most_at_once <= 3
 
 
 def test_an_endless_reply_is_cut_off() -> None:
@@ -337,8 +337,14 @@ def test_bad_rewards_go_the_way_of_all_and_the_key_is_nowhere(
         "train": {"iterations": 2, "prompts": 40, "on_bad_reward": "drop"},
     }
 
+    spoilt: list[str] = []
+
     def answer(question: str, number: int) -> str:
-        return key if number == 3 else by_length(question)
+        # A long response is one prompt's alone; a short one several prompts get, and one answer serves them all.
+        if len(quoted(question)[1]) >= 8 and spoilt[:1] in ([], [question]):
+            spoilt.append(question)
+            return key
+        return by_length(question)
 
     with serving(answer) as server:
         judged = {"llm-judge": {"url": server.url, "model": "m", "key_from": "JUDGE_KEY", "remember": 1}}

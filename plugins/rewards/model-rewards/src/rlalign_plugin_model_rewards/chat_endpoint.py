@@ -166,6 +166,7 @@ class ChatEndpoint:
         with self.spent.lock:
             self._lost += 1
             if self._lost > max(3, self._at_once):
+                self._stopping.set()  # here, for this thread would begin with the next question
                 raise ComponentError(
                     f"{self._url} does not answer: {self._lost} requests in a row were lost ({failed}); see to it, "
                     "then `rlalign run --resume`"
@@ -175,6 +176,8 @@ class ChatEndpoint:
         """The answer, at the first try that brings one."""
         why = ""
         for tries in range(self._retries + 1):
+            if self._stopping.is_set():
+                break
             self._pay()
             try:
                 return self._read(self._post(body), body)
@@ -189,8 +192,6 @@ class ChatEndpoint:
             if tries < self._retries:
                 wait = float(asked) if asked.isdigit() else self._wait * 2**tries
                 self._stopping.wait(min(wait, LONGEST_WAIT))
-            if self._stopping.is_set():
-                break
         raise Failed(f"no answer in {self._retries + 1} tries; the last: {why}")
 
     def _pay(self) -> None:
