@@ -278,6 +278,13 @@ def test_own_component_from_a_module_beside_the_file(load, tmp_path):
     assert phase.evaluate.use == (phase.rewards[0],)
 
 
+@pytest.mark.parametrize("name", ["[a]", "{a: b}"])
+def test_a_reward_whose_name_is_no_text_is_told_where_evaluate_looks_for_it(load, name):
+    text = ONE.replace("- length", f"- {{length: {{}}, as: {name}}}") + "evaluate: {use: [length]}\n"
+    with pytest.raises(ConfigError, match="as: expected text"):
+        load(text)
+
+
 # --- phases and what they inherit -----------------------------------------------------------------
 
 

@@ -186,7 +186,8 @@ def _called(said: Any) -> str | None:
     if not isinstance(said, dict):
         return said if isinstance(said, str) else None
     component = next((key for key in said if key not in ITEM_KEYS), None)
-    return said.get("as") or (short(component) if isinstance(component, str) else None)
+    name = said.get("as") or (short(component) if isinstance(component, str) else None)
+    return name if isinstance(name, str) else None
 
 
 def _bare(item: Item) -> str | None:
