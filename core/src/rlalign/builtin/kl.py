@@ -72,8 +72,9 @@ class KL(Component):
 
     @hookimpl
     def iteration_done(self, rollout: Rollout, reward: Reward) -> None:
-        target, seen = self.config.target, reward.metrics
-        if target is None or f"{self.name}/k1" not in seen or len(rollout) == 0:
+        target, name = self.config.target, self.name
+        rollout, seen = rollout.take(rollout.new_N), reward.take(rollout.new_N).metrics
+        if target is None or f"{name}/k1" not in seen or len(rollout) == 0:
             return
         if self.config.controller == "rl4lms":
             kl = float(seen[f"{self.name}/k1"][rollout.mask_NT].double().mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +20,10 @@ from rlalign.interface.run import Run
 
 
 class Source(Protocol):
-    """What `mix` can draw on: `count` responses to each example, or None for as many as there are."""
+    """What `mix` can draw on: `count` responses to each example, or None for as many as there are.
+
+    One that remembers may have fewer, or none.
+    """
 
     def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout: ...
 
@@ -79,21 +82,26 @@ class Mix(Component):
     """All of an example's responses, from several sources, as one group; `columns["source"]` names them."""
 
     class Config(Options):
-        """Responses a prompt, by source."""
+        """Responses a prompt, by source; with options of the source as `{samples: 2, …}`."""
 
         model_config = ConfigDict(extra="allow")
-        __pydantic_extra__: dict[str, int] = Field(init=False)
+        __pydantic_extra__: dict[str, Any] = Field(init=False)
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        self.sources = dict(config.__pydantic_extra__ or {})
-        if not self.sources:
+        said = config.__pydantic_extra__ or {}
+        if not said:
             raise ConfigError("name at least one source, for example `mix: {logged: 1, sampled: 3}`")
-        for name, count in self.sources.items():
-            if not isinstance(count, int) or count < 1:
+        self.sources, self.source_options = {}, {}
+        for name, one in said.items():
+            count, options = (one.get("samples"), one) if isinstance(one, dict) else (one, {})
+            if type(count) is not int or count < 1:
                 raise ConfigError(
-                    f"{name}: expected a positive number of responses per prompt, got {count!r}"
+                    f"{name}: expected a positive number of responses per prompt, or `samples` and options of "
+                    f"`{name}`, got {one!r}"
                 )
+            self.sources[name] = count
+            self.source_options[name] = {key: value for key, value in options.items() if key != "samples"}
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
@@ -102,15 +110,4 @@ class Mix(Component):
             source = cast(Source, self.source_components[name])
             part = source.respond(run, examples, count)
             answered.append(part.with_columns(source=(name,) * len(part)))
-        return concat([_with_unknowns(part, answered) for part in answered], same_examples=True)
-
-
-def _with_unknowns(part: Rollout, parts: Sequence[Rollout]) -> Rollout:
-    """Numbers that only another source's rows have (a stored score, a column over the data) are NaN here."""
-    known = {name: x for other in parts for name, x in other.columns.items() if isinstance(x, Tensor)}
-    unknown = {
-        name: x.new_full((len(part), *x.shape[1:]), float("nan"))
-        for name, x in known.items()
-        if name not in part.columns and x.is_floating_point()
-    }
-    return part.with_columns(**unknown)
+        return concat(answered, same_examples=True, fill=True)

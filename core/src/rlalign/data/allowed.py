@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +71,10 @@ class _Row:
         return self.ids[torch.arange(int(count_m.sum())) + shift_m.repeat_interleave(count_m)], count_m
 
 
+_PARTS = {"bits": "bits_TB", "ids": "ids", "ends": "ends_T"}
+"""The fields of a row, in their order, by short names."""
+
+
 @dataclass(frozen=True, eq=False)
 class Allowed:
     """The allowed tokens of N responses; a row `None` was never narrowed."""
@@ -87,6 +91,19 @@ class Allowed:
     def of_mask(allowed_NTV: Tensor) -> Allowed:
         """From a dense mask; for tests and small vocabularies."""
         return Allowed.of(allowed_NTV.shape[-1], [pack(row_TV) for row_TV in allowed_NTV])
+
+    @staticmethod
+    def of_tensors(vocabulary: int, count: int, tensors: Mapping[str, Tensor]) -> Allowed:
+        """What `tensors` named, of `count` rows."""
+        rows = [tuple(tensors.get(f"{i}.{part}") for part in _PARTS) for i in range(count)]
+        return Allowed(
+            vocabulary, tuple(_Row(*r) if any(x is not None for x in r) else None for r in rows)
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by row and part."""
+        parts = ((i, part, getattr(row, field)) for i, row in enumerate(self.rows) if row is not None for part, field in _PARTS.items())
+        return {f"{i}.{part}": x.cpu() for i, part, x in parts if x is not None}
 
     def take(self, rows: Sequence[int]) -> Allowed:
         return Allowed(self.vocabulary, tuple(self.rows[i] for i in rows))

@@ -30,10 +30,14 @@ class Reward:
     tokens_NT: Tensor
     parts: Mapping[str, Tensor]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    """What depends on the responses alone: each score as its component gave it, before any wrapper, and its
+    metrics as `NAME/METRIC`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", fixed(self.parts))
         object.__setattr__(self, "metrics", fixed(self.metrics))
+        object.__setattr__(self, "given", fixed(self.given))
 
     @cached_property
     def total_N(self) -> Tensor:
@@ -45,6 +49,7 @@ class Reward:
             self.tokens_NT[rows],
             {name: part[rows] for name, part in self.parts.items()},
             {name: metric[rows] for name, metric in self.metrics.items()},
+            {name: given[rows] for name, given in self.given.items()},
         )
 
 
@@ -170,6 +175,7 @@ def concat_rewards(parts: Sequence[Reward]) -> Reward:
         concat_columns([part.tokens_NT for part in parts]),
         _common([part.parts for part in parts]),
         _common([part.metrics for part in parts]),
+        _common([part.given for part in parts]),
     )
 
 

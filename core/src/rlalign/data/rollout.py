@@ -56,6 +56,15 @@ def _pad(x_NT: Tensor, steps: int) -> Tensor:
     return padded
 
 
+AGE = "age"
+"""The column that says how many iterations ago a row was sampled. Rows without it, or with 0 or NaN, are new."""
+SAMPLED = "sampled"
+"""The column that holds the texts as they were sampled, before the task's `postprocess`."""
+SCORE_OF = "score_of."
+"""What the columns' names begin with that hold a score which a row was given before: `score_of.NAME`, and
+`score_of.NAME/METRIC` for what came with it. NaN where there is none."""
+
+
 def _common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Columns that every part carries, joined; a column only some carry has no value for the others."""
     names = [name for name in parts[0] if all(name in part for part in parts)]
@@ -123,6 +132,12 @@ class Rollout:
         """The example that each row answers."""
         return tuple(self.examples[g] for g in self.group_N.tolist())
 
+    @cached_property
+    def new_N(self) -> Tensor:
+        """Whether each row was made for this iteration, and not remembered from an earlier one."""
+        age_N = self.columns.get(AGE)
+        return torch.ones_like(self.finished_N) if age_N is None else ~(age_N > 0)
+
     def setting(self, name: str) -> Tensor:
         """One numeric setting of how each row was sampled, [N]."""
         found = [getattr(s, name) for s in self.settings]
@@ -186,6 +201,12 @@ class Rollout:
         """The same responses with further columns; a name with a dot is given as `**{name: column}`."""
         return replace(self, columns={**self.columns, **columns})
 
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same responses on a device."""
+        fields = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        columns = {name: x.to(device) if isinstance(x, Tensor | Rollout) else x for name, x in self.columns.items()}
+        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **fields)
+
     def row_order(self) -> Tensor:
         """Rows group by group, a stable order."""
         return self.group_N.argsort(stable=True)
@@ -199,11 +220,13 @@ def _indices(rows: Tensor, count: int) -> Tensor:
     return rows
 
 
-def concat(parts: Sequence[Rollout], *, same_examples: bool = False) -> Rollout:
+def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool = False) -> Rollout:
     """Join rollouts. With `same_examples` they answer the same examples and their groups become one;
-    otherwise every part's groups stay its own."""
+    otherwise every part's groups stay its own. With `fill` numbers that only some parts have are NaN in the others."""
     if len(parts) == 1:
         return parts[0]
+    if fill:
+        parts = [_filled(part, parts) for part in parts]
     first = parts[0]
     settings = tuple(dict.fromkeys(s for part in parts for s in part.settings))
     offsets = [0]
@@ -229,6 +252,17 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False) -> Rollout:
         columns=_common([p.columns for p in parts]),
     )
     return joined.take(joined.row_order()) if same_examples else joined
+
+
+def _filled(part: Rollout, parts: Sequence[Rollout]) -> Rollout:
+    """With NaN for the numbers that only other parts have."""
+    known = {name: x for other in parts for name, x in other.columns.items() if isinstance(x, Tensor)}
+    unknown = {
+        name: x.new_full((len(part), *x.shape[1:]), float("nan"))
+        for name, x in known.items()
+        if name not in part.columns and x.is_floating_point()
+    }
+    return part.with_columns(**unknown)
 
 
 def logged_rollout(

@@ -68,7 +68,10 @@ class Component:
     defaults: Mapping[str, Mapping[str, Any]] = {}
     """What it sets in the pipeline's `train` and `generation` unless the file does."""
     sources: Mapping[str, int] = {}
-    """Components that it asks for responses, with the number of responses it wants of each (`mix`)."""
+    """Components that it asks for responses, with the number a prompt that it wants of each; 0: as many as
+    `generation.samples` says."""
+    source_options: Mapping[str, Mapping[str, Any]] = {}
+    """Options of those components, where they are not their defaults."""
     source_components: Mapping[str, Component] = {}
     """Those components, built; set by the core."""
     higher_is_better: bool = True

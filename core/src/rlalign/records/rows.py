@@ -14,14 +14,12 @@ from torch import Tensor
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example, LazyExamples
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 
 OURS = "rlalign"
 """The key of a row's `meta` under which everything stands that is not the example's own."""
-SAMPLED = "sampled"
-"""The column of a rollout that holds its texts as they were sampled, before the task's `postprocess`."""
 
 
 class Rows(LazyExamples):

@@ -212,7 +212,7 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             continue
         if not implements(member.component, "loss"):
             yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
-        elif source not in sources:
+        elif source not in (*sources, *([plan.source.name] if sources else [])):
             yield (
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
                 f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
@@ -225,7 +225,8 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
     if settings.generation.greedy and plan.learns:
         place = settings.place_of("generation.greedy")
         yield f"{place}: generation.greedy: learning needs responses that differ; leave it out"
-    samples = sum(sources.values()) if sources else settings.generation.samples
+    samples = sum(count or settings.generation.samples for count in sources.values())
+    samples = samples or settings.generation.samples
     prompts = settings.train.prompts
     if prompts * samples > limits.RESPONSES:
         yield (

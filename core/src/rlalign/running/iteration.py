@@ -13,7 +13,7 @@ from rlalign.data.rollout import Rollout, concat
 from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
 from rlalign.running.bad_rewards import without_bad_rewards
-from rlalign.running.metrics import of_responses, tied
+from rlalign.running.metrics import new_ones, of_remembered, of_responses, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
 from rlalign.running.updating import update
@@ -31,7 +31,8 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     phase.untouched.iteration_started()
     seen, batches = _batches(phase)
     batch = _joined(phase, batches)
-    metrics = of_responses(seen)
+    new = new_ones(seen)
+    metrics = of_responses(new) | of_remembered(seen)
     if (share := tied(seen)) is not None:
         metrics["groups/tied"] = share
         _note_ties(phase, share)
@@ -43,7 +44,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
                 f"iteration {phase.iteration + 1}: {len(batch.rollout.examples)} of {train.prompts} groups "
                 f"after {train.refill} refills"
             )
-    _keep_rows(phase, seen)
+    _keep_rows(phase, new)
     with phase.clock("update"):
         if phase.plan.learns:
             phase.sampled_at = phase.step if any(_has_sampled(rollout) for rollout, _ in seen) else None

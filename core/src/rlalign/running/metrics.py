@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs, Reward
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import AGE, Rollout
 
 ROUNDING = 1e-6
 """Rewards that differ by no more than this share of themselves are equal."""
@@ -35,6 +35,25 @@ def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
     return found
 
 
+def new_ones(seen: Sequence[tuple[Rollout, Reward]]) -> list[tuple[Rollout, Reward]]:
+    """Those responses that were made in this iteration, and not remembered from an earlier one."""
+    return [
+        (r, reward) if bool(r.new_N.all()) else (r.take(r.new_N), reward.take(r.new_N)) for r, reward in seen
+    ]
+
+
+def of_remembered(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
+    """How many responses come from earlier iterations, and how old they are; nothing where none does."""
+    ages = [r.columns[AGE][~r.new_N] for r, _ in seen if AGE in r.columns]
+    if not ages:
+        return {}
+    age_n = torch.cat(ages).double()
+    found = {"replay/responses": float(len(age_n))}
+    return found | (
+        {"replay/age": float(age_n.mean()), "replay/oldest": float(age_n.max())} if len(age_n) else {}
+    )
+
+
 def tied(seen: Sequence[tuple[Rollout, Reward]]) -> float | None:
     """The share of groups whose responses all earn the same; None where no group has two to compare."""
     found: list[bool] = []
@@ -54,22 +73,39 @@ def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:
     """How far the policy, as it learns, is from what was sampled: by rounding alone, before the first optimiser step.
 
     The mean of |log ratio| over sampled tokens, and the KL from sampler to learner (its estimate r − 1 − log r).
-    Both are this piece's shares of the step's.
+    Both are this piece's shares of the step's. The same of tokens from earlier iterations, with their mean ratio r.
     """
     name = "logprobs_NT" if "logprobs_NT" in now else "full_logprobs_NT"
     if name not in now:
         return {}
     drawn_NT: Tensor = getattr(batch.rollout, name)
-    gap_NT = torch.where(_sampled(batch), getattr(now, name).detach() - drawn_NT, 0.0)
-    return {
+    known_NT = batch.rollout.mask_NT & ~drawn_NT.isnan()
+    gap_NT = torch.where(known_NT, getattr(now, name).detach() - drawn_NT, 0.0)
+    kl_NT = gap_NT.exp() - 1 - gap_NT
+    found = {
         "sampler/gap": batch.mean_over_tokens(gap_NT.abs(), _sampled),
-        "sampler/kl": batch.mean_over_tokens(gap_NT.exp() - 1 - gap_NT, _sampled),
+        "sampler/kl": batch.mean_over_tokens(kl_NT, _sampled),
+    }
+    if AGE not in batch.rollout.columns:
+        return found
+    return {
+        **found,
+        "replay/gap": batch.mean_over_tokens(gap_NT.abs(), _remembered),
+        "replay/kl": batch.mean_over_tokens(kl_NT, _remembered),
+        "replay/ratio": batch.mean_over_tokens(gap_NT.exp(), _remembered),
     }
 
 
 def _sampled(batch: Batch) -> Tensor:
-    """[N,T]: the tokens whose log-probs the sampler left; logged ones have none."""
-    return batch.rollout.mask_NT & ~batch.rollout.full_logprobs_NT.isnan()
+    """[N,T]: the new tokens whose log-probs the sampler left; logged ones have none."""
+    rollout = batch.rollout
+    return rollout.mask_NT & ~rollout.full_logprobs_NT.isnan() & rollout.new_N[:, None]
+
+
+def _remembered(batch: Batch) -> Tensor:
+    """[N,T]: the tokens that were sampled in an earlier iteration."""
+    rollout = batch.rollout
+    return rollout.mask_NT & ~rollout.full_logprobs_NT.isnan() & ~rollout.new_N[:, None]
 
 
 def _chosen(rollout: Rollout, x: Tensor) -> Tensor:

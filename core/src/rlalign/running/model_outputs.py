@@ -39,7 +39,7 @@ class ModelOutputs:
         return Outputs(**{field_of(name): held[model, version, name] for name in want})
 
     def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
-        """Add `model.output` columns; what the sampler already gave is not computed again."""
+        """Add `model.output` columns; what the sampler gave of new responses is not computed again."""
         wanted: dict[str, list[str]] = {}
         for model, output in columns:
             if f"{model}.{output}" not in rollout.columns:
@@ -49,17 +49,24 @@ class ModelOutputs:
             if model == "policy":
                 known = [o for o in outputs if o in ("logprobs", "full_logprobs")]
                 for output in known:
-                    found[f"policy.{output}"] = self.policy_logprobs(rollout, output)
+                    found[f"policy.{output}"] = self.policy_logprobs(rollout, output, as_it_is=True)
                 outputs = [o for o in outputs if o not in known]
             if outputs:
                 scored = self._outputs(rollout, model, outputs)
                 found |= {f"{model}.{output}": x_NT for output, x_NT in scored.items()}
         return rollout.with_columns(**found) if found else rollout
 
-    def policy_logprobs(self, rollout: Rollout, output: str = "logprobs") -> Tensor:
-        """The policy's log-probs: the sampler's, and where a row has none, one scoring."""
+    def policy_logprobs(
+        self, rollout: Rollout, output: str = "logprobs", *, as_it_is: bool = False
+    ) -> Tensor:
+        """Log-probs of the policy that sampled: the sampler's, and where a row has none, one scoring.
+
+        `as_it_is`: of the policy as it is now, so that a row from an earlier iteration is scored as well.
+        """
         known_NT: Tensor = getattr(rollout, f"{output}_NT")
         missing_N = (known_NT.isnan() & rollout.mask_NT).any(1)
+        if as_it_is:
+            missing_N |= ~rollout.new_N
         if not bool(missing_N.any()):
             return known_NT
         rows = missing_N.nonzero()[:, 0]

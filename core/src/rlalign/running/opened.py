@@ -25,6 +25,7 @@ from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
 from rlalign.data.example import Example, Prompt
+from rlalign.data.rollout import SAMPLED
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, ConfigError, refusing
 from rlalign.interface.component import Component
@@ -33,7 +34,7 @@ from rlalign.records import checkpoint
 from rlalign.records.kept import write_rows
 from rlalign.records.logs import Logs, plain
 from rlalign.records.result import Result
-from rlalign.records.rows import OURS, SAMPLED, rows_of
+from rlalign.records.rows import OURS, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation

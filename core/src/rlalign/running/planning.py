@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
+from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
+from rlalign.config.validate import check
 from rlalign.data.settings import Role, Unit
 from rlalign.errors import ConfigError, Faults, RLAlignError, describe_error
 from rlalign.interface.component import Component, Lagging, Task
@@ -74,11 +76,20 @@ class Builder:
         """The components that another one asks for responses."""
         found = []
         for name in whole.sources:
+            wrong: list[str] = []
+
+            def told(keys: Keys, text: str, name: str = name, wrong: list[str] = wrong) -> None:
+                wrong.append(f"{item.place}: {'.'.join(map(str, (item.name, name, *keys)))}: {text}")
+
             try:
                 cls = self.registry.load(name).cls
-                source = Item(name=name, component=name, options=cls.Config(), cls=cls, place=item.place)
+                said = whole.source_options.get(name, {})
+                options = check(cls.Config, said, self.pipeline.folder, told, trust=self.registry.trust)
+                if options is None:
+                    raise ConfigError("\n".join(wrong))
+                source = Item(name=name, component=name, options=options, cls=cls, place=item.place)
             except (ConfigError, ValueError) as error:
-                raise ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
+                raise error if wrong else ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
             if not hasattr(cls, "respond"):
                 raise ConfigError(
                     f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"

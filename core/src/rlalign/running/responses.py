@@ -11,10 +11,9 @@ import torch
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.limits import require_memory
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
-from rlalign.records.rows import SAMPLED
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
 
@@ -30,9 +29,7 @@ def respond(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
     with phase.clock("rollout"):
         rollout = stages.rollout(phase.run, examples)
     phase.finished = None
-    if phase.keeps:
-        rollout = rollout.with_columns(**{SAMPLED: rollout.texts})
-    return rollout
+    return rollout.with_columns(**{SAMPLED: rollout.texts})
 
 
 def rewarded(

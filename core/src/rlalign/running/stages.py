@@ -21,6 +21,7 @@ from rlalign.errors import ComponentError
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements, once, who
 from rlalign.running.returned import checked_batch, expect, numbers
+from rlalign.running.scored_before import unscored
 from rlalign.running.weighted_rewards import Asked, WeightedSum
 from rlalign.running.wrapping import wrapped
 
@@ -78,7 +79,10 @@ class Stages:
         self._begun = True
         for member in self.early:
             with self._call.naming("ahead", member):
-                member.component.ahead(run, rollout)  # type: ignore[attr-defined]
+                rows = unscored(rollout, member)
+                new = rollout if rows is None else rollout.take(rows)
+                if len(new):
+                    member.component.ahead(run, new)  # type: ignore[attr-defined]
 
     def reward(self, run: Run, rollout: Rollout) -> Reward:
         """The weighted sum of all scores.
@@ -94,7 +98,8 @@ class Stages:
             return found
         also = self._measures(run, rollout, [Score(x, name) for name, x in found.parts.items()])
         tokens_NT = found.tokens_NT if self._rewards.weights else also.tokens_NT
-        return Reward(tokens_NT, {**found.parts, **also.parts}, {**found.metrics, **also.metrics})
+        both = {**found.metrics, **also.metrics}
+        return Reward(tokens_NT, {**found.parts, **also.parts}, both, found.given)
 
     def reward_seconds(self) -> dict[str, float]:
         """What each reward took since this was last asked."""

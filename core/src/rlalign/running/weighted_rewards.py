@@ -18,6 +18,7 @@ from rlalign.progress import report
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements
 from rlalign.running.returned import checked_score, checked_scores
+from rlalign.running.scored_before import given, merged, unscored
 from rlalign.running.wrapping import around
 
 
@@ -50,11 +51,12 @@ class WeightedSum:
         self.seconds: dict[str, float] = {}
         """What each took since somebody looked."""
         self._known: list[Score] = []
+        self._given: dict[str, Tensor] = {}
         self._scores = self._nested(listed)
 
     def __call__(self, run: Run, rollout: Rollout, known: Sequence[Score] = ()) -> Reward:
         """The reward. `known` scores stand above all items, for wrappers to read; they are no part of it."""
-        self._known = list(known)
+        self._known, self._given = list(known), {}
         others = {score.name for score in known}
         dtype = rollout.logprobs_NT.dtype
         tokens_NT = torch.zeros(rollout.mask_NT.shape, dtype=dtype, device=rollout.mask_NT.device)
@@ -68,7 +70,7 @@ class WeightedSum:
             tokens_NT = tokens_NT + self.weights[name] * pay(value, rollout)
             parts[name] = value
             metrics |= {f"{name}/{metric}": x for metric, x in score.metrics.items()}
-        return Reward(tokens_NT, parts, metrics)
+        return Reward(tokens_NT, parts, metrics, self._given)
 
     def _nested(self, listed: Sequence[Member]) -> Callable[..., list[Score]]:
         """Every reward's score, named, unweighted, in pipeline order; a wrapper wraps all items above it."""
@@ -91,15 +93,29 @@ class WeightedSum:
                 report(member.name, i, len(items))
                 self.asked.last = member
                 started = time.perf_counter()
-                score = self.calls(member, "reward", run=run, rollout=rollout)
+                score = self._score(member, run, rollout)
                 took = time.perf_counter() - started
                 self.seconds[member.name] = self.seconds.get(member.name, 0.0) + took
-                checked = replace(checked_score(score, member, rollout), name=member.name)
-                self.asked.so_far.setdefault(member.name, checked.value)
-                found = [*found, checked]
+                self.asked.so_far.setdefault(member.name, score.value)
+                found = [*found, score]
             return found
 
         return scores
+
+    def _score(self, member: Member, run: Run, rollout: Rollout) -> Score:
+        """What one component says, asked only for groups that bring no score of it along."""
+
+        def ask(rollout: Rollout) -> Score:
+            score = self.calls(member, "reward", run=run, rollout=rollout)
+            return replace(checked_score(score, member, rollout), name=member.name)
+
+        rows = unscored(rollout, member)
+        if rows is None:
+            score = ask(rollout)
+        else:
+            score = merged(rollout, member, rows, ask(rollout.take(rows)) if len(rows) else None)
+        self._given |= given(score, member)
+        return score
 
     def _wrapped_scores(
         self, member: Member, above: Callable[..., list[Score]]
@@ -117,12 +133,13 @@ class WeightedSum:
 
         def scores(run: Run, rollout: Rollout) -> list[Score]:
             def ask(others: Rollout) -> list[Score]:
-                known, self._known = self._known, []  # those are said of the responses in hand
+                held = self._known, self._given  # those are said of the responses in hand
+                self._known, self._given = [], {}
                 try:
                     with _asking(run, None):
                         found = above(run=run, rollout=others)
                 finally:
-                    self._known = known
+                    self._known, self._given = held
                 self.asked.last = member
                 return found
 

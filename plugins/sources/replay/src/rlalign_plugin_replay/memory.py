@@ -1,0 +1,130 @@
+"""Groups of responses from earlier iterations, and the law by which some are drawn.
+
+Legend: E remembered groups, the oldest first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rlalign import Rollout
+from rlalign.data.packed import pack, unpack
+from rlalign_plugin_replay.shelf import Shelf
+
+Law = Literal["uniform", "recent", "reward"]
+
+
+def draw_weights(
+    law: Law, age_E: Tensor, value_E: Tensor, half_life: float, temperature: float
+) -> Tensor:
+    """[E]: how likely each is drawn, up to a factor: alike, half as likely at each half-life, or ∝ exp(value/T)."""
+    if law == "recent":
+        return 0.5 ** ((age_E - age_E.min()) / half_life)
+    if law == "reward":
+        return ((value_E - value_E.max()) / temperature).exp()
+    return torch.ones_like(value_E)
+
+
+def drawn(weight_E: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """Places of `count` of them, one after the other in proportion to the weights of those that are left."""
+    possible = min(count, int((weight_E > 0).sum()))
+    if possible == 0:
+        return []
+    places: list[int] = torch.multinomial(weight_E, possible, generator=generator).tolist()
+    return places
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is known of a remembered group without unpacking it."""
+
+    example: str
+    tick: int
+    """The iteration of the run that it was sampled in."""
+    value: float
+    """What its responses earned, in the mean."""
+
+
+class Memory:
+    """The last `keep` groups."""
+
+    def __init__(self, keep: int, in_memory: int) -> None:
+        self.keep = keep
+        self._packed = Shelf(in_memory)
+        self._about: deque[_About] = deque()
+        self._of_example: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._about)
+
+    def __getitem__(self, place: int) -> Rollout:
+        return unpack(self._packed[place])
+
+    def use(self, folder: Path) -> None:
+        """Where what memory has no room for is put."""
+        self._packed.folder = folder
+
+    def add(self, group: Rollout, tick: int, value: float) -> None:
+        """Remember a group, and forget the oldest if there are too many."""
+        self._add(pack(group), _About(group.examples[0].id, tick, value))
+
+    def places_of(self, example: str) -> list[int]:
+        """Where the groups of an example are."""
+        if not self._of_example[example]:
+            return []
+        return [i for i, about in enumerate(self._about) if about.example == example]
+
+    def age(self, place: int, tick: int) -> int:
+        """How many iterations ago a group was sampled."""
+        return tick - self._about[place].tick
+
+    def weights(self, law: Law, tick: int, half_life: float, temperature: float) -> Tensor:
+        """[E]: how likely each group is drawn, up to a factor."""
+        age_E = torch.tensor([float(tick - about.tick) for about in self._about], dtype=torch.float64)
+        value_E = torch.tensor([about.value for about in self._about], dtype=torch.float64)
+        return draw_weights(law, age_E, value_E, half_life, temperature)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, in tensors."""
+        if not self._about:
+            return {}
+        packed = [torch.frombuffer(bytearray(self._packed[i]), dtype=torch.uint8) for i in range(len(self))]
+        return {
+            "sizes": torch.tensor([len(x) for x in packed]),
+            "packed": torch.cat(packed),
+            "ticks": torch.tensor([about.tick for about in self._about]),
+            "values": torch.tensor([about.value for about in self._about], dtype=torch.float64),
+            "examples": [about.example for about in self._about],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        while self._about:
+            self._forget()
+        if not state:
+            return
+        pieces = state["packed"].split(state["sizes"].tolist())
+        about = zip(state["examples"], state["ticks"].tolist(), state["values"].tolist(), strict=True)
+        for piece, known in zip(pieces, about, strict=True):
+            self._add(piece.numpy().tobytes(), _About(*known))
+
+    def _add(self, packed: bytes, about: _About) -> None:
+        self._packed.append(packed)
+        self._about.append(about)
+        self._of_example[about.example] += 1
+        if len(self) > self.keep:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._packed.popleft()
+        example = self._about.popleft().example
+        self._of_example[example] -= 1
+        if not self._of_example[example]:
+            del self._of_example[example]

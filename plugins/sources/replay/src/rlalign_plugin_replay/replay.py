@@ -1,0 +1,147 @@
+"""`replay`: beside new responses, some of earlier iterations. Legend: N responses, G groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from rlalign import Component, ComponentError, Example, Options, Reward, Rollout, Run, concat, hookimpl
+from rlalign.builtin.responses import Source
+from rlalign.data.rollout import AGE, SAMPLED, SCORE_OF
+from rlalign_plugin_replay.memory import Law, Memory, drawn
+
+MIB = 2**20
+
+
+class Replay(Component):
+    """Responses of earlier iterations, with the scores and log-probs that they had then."""
+
+    paper = (
+        "Long-Ji Lin, Self-improving reactive agents based on reinforcement learning, planning and teaching, 1992"
+    )
+
+    class Config(Options):
+        """Options of `replay`."""
+
+        groups: int = Field(
+            16, gt=0, description="remembered groups an iteration, beside the new ones; not used in a `mix`"
+        )
+        keep: int = Field(1024, gt=0, description="groups remembered at most; the oldest are forgotten first")
+        draw: Law = Field(
+            "uniform",
+            description="which are drawn: `uniform`: all alike; `recent`: the younger the likelier; `reward`: in "
+            "proportion to exp(mean reward / temperature)",
+        )
+        half_life: float = Field(
+            8.0, gt=0, description="`recent`: iterations after which a group is half as likely"
+        )
+        temperature: float = Field(1.0, gt=0, description="`reward`: how much of it makes e times as likely")
+        at_least: float | None = Field(
+            None, description="remember only responses that earned this; null: all of them"
+        )
+        in_memory: int = Field(256, ge=0, description="MiB of them held in memory; older ones are put into a file")
+
+    config: Config
+    sources: Mapping[str, int] = {"sampled": 0}
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.memory = Memory(self.config.keep, self.config.in_memory * MIB)
+
+    def setup(self, run: Run) -> None:
+        self.memory.use(run.folder)
+
+    # -- drawing ------------------------------------------------------------------------------------------
+
+    @hookimpl
+    def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
+        """New responses to the examples, and whole groups of earlier iterations beside them."""
+        sampled = cast(Source, self.source_components["sampled"])
+        new = _named("sampled", sampled.respond(run, examples, None))
+        if run.position:  # a refill: what is remembered is in the batch already
+            return new
+        places = drawn(self._weights(run), self.config.groups, run.rng("replay", self.name, run.iteration))
+        old = [_named(self.name, self._recalled(place, run, new.group_N.device)) for place in places]
+        return concat([new, *old], fill=True)
+
+    def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout:
+        """In a `mix`: up to `count` remembered responses to each of these prompts, and none where there are none.
+
+        They stand in other groups than they did, so rewards are asked for their scores again.
+        """
+        bare = [replace(example, responses=(), scores=(), finished=()) for example in examples]
+        empty = run.models.policy.encode(bare)
+        weight_E, found, group_n = self._weights(run), [], []
+        for g, example in enumerate(examples):
+            for part in self._responses_to(example, run, weight_E, run.position + g, count):
+                found.append(_unscored(part))
+                group_n.append(torch.full((len(part),), g))
+        if not found:
+            return empty
+        joined = concat(found).to(empty.group_N.device)
+        group_N = torch.cat(group_n).to(empty.group_N.device)
+        return replace(joined, examples=empty.examples, inputs=empty.inputs, group_N=group_N)
+
+    def _responses_to(
+        self, example: Example, run: Run, weight_E: Tensor, position: int, count: int | None
+    ) -> list[Rollout]:
+        """Remembered responses to one prompt, each as likely as its group."""
+        places = self.memory.places_of(example.id)
+        groups = [self._recalled(place, run, "cpu") for place in places]
+        weight_n = torch.cat([torch.zeros(0), *(weight_E[i].expand(len(g)) for i, g in zip(places, groups, strict=True))])
+        rows = drawn(weight_n, count or len(weight_n), run.rng("replay", self.name, run.iteration, position))
+        return [concat(groups).take(torch.tensor(sorted(rows)))] if rows else []
+
+    def _weights(self, run: Run) -> Tensor:
+        c = self.config
+        return self.memory.weights(c.draw, run.tick, c.half_life, c.temperature)
+
+    def _recalled(self, place: int, run: Run, device: torch.device | str) -> Rollout:
+        group = self.memory[place].to(device)
+        age = float(self.memory.age(place, run.tick))
+        return group.with_columns(**{AGE: group.logprobs_NT.new_full((len(group),), age)})
+
+    # -- remembering --------------------------------------------------------------------------------------
+
+    @hookimpl
+    def iteration_done(self, run: Run, rollout: Rollout, reward: Reward) -> None:
+        """Remember what was sampled in this iteration."""
+        total_N = reward.total_N
+        kept_N = rollout.new_N & ~(rollout.full_logprobs_NT.isnan() & rollout.mask_NT).any(1)
+        if self.config.at_least is not None:
+            kept_N = kept_N & (total_N >= self.config.at_least)
+        for g in rollout.group_N[kept_N].unique().tolist():
+            rows = (kept_N & (rollout.group_N == g)).nonzero()[:, 0]
+            group = _as_sampled(rollout.take(rows), reward.take(rows))
+            try:
+                self.memory.add(group, run.tick - 1, float(total_N[rows].double().mean()))
+            except TypeError as error:  # JSON's
+                id = group.examples[0].id
+                raise ComponentError(f"`{self.name}` cannot keep example `{id}`, whose `meta` holds more than text and "
+                f"numbers: {error}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.memory.load_state_dict(state)
+
+
+def _named(source: str, rollout: Rollout) -> Rollout:
+    """With the name of the source, as in a `mix`."""
+    return rollout.with_columns(source=(source,) * len(rollout))
+
+
+def _as_sampled(group: Rollout, reward: Reward) -> Rollout:
+    """A group with the texts that were sampled, and of all columns only the scores that were given."""
+    scores = {SCORE_OF + name: x for name, x in reward.given.items()}
+    return replace(group, texts=group.columns[SAMPLED], columns=scores)
+
+
+def _unscored(group: Rollout) -> Rollout:
+    return replace(group, columns={name: x for name, x in group.columns.items() if not name.startswith(SCORE_OF)})
