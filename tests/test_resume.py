@@ -33,7 +33,7 @@ from runs_for_resume import (
     wait_until,
 )
 
-SCENARIOS = ("on-policy", "offline", "phases")
+SCENARIOS = ("on-policy", "offline", "phases", "replay")
 KILLED = -signal.SIGKILL
 
 
@@ -117,6 +117,7 @@ def test_the_scenarios_hold_what_they_should(shop: Workshop) -> None:
     assert sum(key.startswith("columns/") for key in whole["offline"]) == 2
     assert any(key.endswith("components/3:kl/coef") or "kl/coef" in key for key in whole["on-policy"])
     assert any("models/slow" in key for key in whole["phases"])
+    assert any("replay/packed" in key for key in whole["replay"])
 
 
 def test_a_run_holds_what_the_design_lists(shop: Workshop) -> None:
@@ -184,6 +185,7 @@ LONGER = {
     "on-policy": ["train.iterations=150", "evaluate.every=10"],
     "offline": ["train.passes=40", "evaluate.every=20"],
     "phases": ["repeat=8"],
+    "replay": ["train.iterations=150", "evaluate.every=10"],
 }
 
 
@@ -600,6 +602,7 @@ MUTANTS: dict[str, tuple[str, str, int]] = {
     "the models": ("on-policy", "rlalign.running.models:Models.load_state", 3),
     "the baseline": ("phases", "rlalign_plugin_reinforce:Reinforce.load_state_dict", 10),
     "an algorithm's counter": ("phases", "components_for_resume:Anchored.load_state_dict", 6),
+    "what is remembered": ("replay", "rlalign_plugin_replay:Replay.load_state_dict", 3),
     "the cut of the logs": ("on-policy", "rlalign.records.logs:Logs.cut", 3),
 }
 

@@ -97,8 +97,8 @@ class Mix(Component):
             count, options = (one.get("samples"), one) if isinstance(one, dict) else (one, {})
             if type(count) is not int or count < 1:
                 raise ConfigError(
-                    f"{name}: expected a positive number of responses per prompt, or `samples` and options of "
-                    f"`{name}`, got {one!r}"
+                    f"{name}: expected a positive number of responses per prompt, got {one!r}; with options: "
+                    f"`{name}: {{samples: 2, …}}`"
                 )
             self.sources[name] = count
             self.source_options[name] = {key: value for key, value in options.items() if key != "samples"}

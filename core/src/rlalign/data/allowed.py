@@ -96,13 +96,16 @@ class Allowed:
     def of_tensors(vocabulary: int, count: int, tensors: Mapping[str, Tensor]) -> Allowed:
         """What `tensors` named, of `count` rows."""
         rows = [tuple(tensors.get(f"{i}.{part}") for part in _PARTS) for i in range(count)]
-        return Allowed(
-            vocabulary, tuple(_Row(*r) if any(x is not None for x in r) else None for r in rows)
-        )
+        return Allowed(vocabulary, tuple(_Row(*r) if any(x is not None for x in r) else None for r in rows))
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it holds, by row and part."""
-        parts = ((i, part, getattr(row, field)) for i, row in enumerate(self.rows) if row is not None for part, field in _PARTS.items())
+        parts = (
+            (i, part, getattr(row, field))
+            for i, row in enumerate(self.rows)
+            if row is not None
+            for part, field in _PARTS.items()
+        )
         return {f"{i}.{part}": x.cpu() for i, part, x in parts if x is not None}
 
     def take(self, rows: Sequence[int]) -> Allowed:

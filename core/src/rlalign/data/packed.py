@@ -54,7 +54,7 @@ def unpack(data: bytes) -> Rollout:
     """The rollout that `pack` took."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     words = json.loads(header["__metadata__"]["words"])
-    tensors = {name: _tensor(view) for name, view in deserialize(data)}
+    tensors = {name: _tensor(view) for name, view in deserialize(data)}  # type: ignore[no-untyped-call]
     columns = {name: tuple(values) for name, values in words["columns"].items()}
     allowed = _under("allowed.", tensors)
     count = len(tensors["group_N"])

@@ -203,8 +203,12 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same responses on a device."""
-        fields = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        columns = {name: x.to(device) if isinstance(x, Tensor | Rollout) else x for name, x in self.columns.items()}
+        fields: dict[str, Any] = {
+            name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)
+        }
+        columns = {
+            name: x.to(device) if isinstance(x, Tensor | Rollout) else x for name, x in self.columns.items()
+        }
         return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **fields)
 
     def row_order(self) -> Tensor:

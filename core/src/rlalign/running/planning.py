@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
 from rlalign.config.places import Keys
@@ -74,28 +76,27 @@ class Builder:
 
     def sources(self, whole: Component, item: Item) -> list[Member]:
         """The components that another one asks for responses."""
-        found = []
-        for name in whole.sources:
-            wrong: list[str] = []
+        return [self._source(name, whole.source_options.get(name, {}), item) for name in whole.sources]
 
-            def told(keys: Keys, text: str, name: str = name, wrong: list[str] = wrong) -> None:
-                wrong.append(f"{item.place}: {'.'.join(map(str, (item.name, name, *keys)))}: {text}")
+    def _source(self, name: str, options: Mapping[str, Any], item: Item) -> Member:
+        """A component, with its options, that an item asks for responses."""
+        where, faults = f"{item.place}: {item.name}.{name}", list[str]()
 
-            try:
-                cls = self.registry.load(name).cls
-                said = whole.source_options.get(name, {})
-                options = check(cls.Config, said, self.pipeline.folder, told, trust=self.registry.trust)
-                if options is None:
-                    raise ConfigError("\n".join(wrong))
-                source = Item(name=name, component=name, options=options, cls=cls, place=item.place)
-            except (ConfigError, ValueError) as error:
-                raise error if wrong else ConfigError(f"{item.place}: {item.name}.{name}: {error}") from error
-            if not hasattr(cls, "respond"):
-                raise ConfigError(
-                    f"{item.place}: {item.name}.{name}: `{name}` is no source of responses: it has no method `respond`"
-                )
-            found.append(Member(source, self.build(source), "source"))
-        return found
+        def wrong(keys: Keys, text: str) -> None:
+            faults.append(f"{'.'.join((where, *map(str, keys)))}: {text}")
+
+        try:
+            cls = self.registry.load(name).cls
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if not hasattr(cls, "respond"):
+            raise ConfigError(f"{where}: `{name}` is no source of responses: it has no method `respond`")
+        folder = self.pipeline.folder or Path()
+        checked = check(cls.Config, options, folder, wrong, trust=self.registry.trust)
+        if checked is None:
+            raise ConfigError("\n".join(faults))
+        source = Item(name=name, component=name, options=checked, cls=cls, place=item.place)
+        return Member(source, self.build(source), "source")
 
 
 def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan], Builder]:

@@ -35,7 +35,10 @@ def unscored(rollout: Rollout, member: Member) -> Tensor | None:
 
 def merged(rollout: Rollout, member: Member, rows: Tensor, new: Score | None) -> Score:
     """The score of all responses: `new` for those rows, what was known for the others."""
-    known = _columns(rollout, member)
+    known = {
+        name: torch.where(rollout.mask_NT, x, 0.0) if x.ndim == 2 else x
+        for name, x in _columns(rollout, member).items()
+    }
     score = Score(known.pop(""), member.name, known)
     if new is None:
         return score

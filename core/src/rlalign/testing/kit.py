@@ -76,6 +76,8 @@ class ComponentTests:
         }
         if "reward" in hooks:
             base["rewards"] = [*base["rewards"], item]
+        elif "rollout" in hooks:
+            base["responses"] = item
         elif hooks:
             base["algorithm"] = item if "loss" in hooks or "update" in hooks else ["policy-gradient", item]
         return {**base, **self.pipeline}

@@ -5,6 +5,7 @@ Legend: E remembered groups, the oldest first.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +22,12 @@ from rlalign_plugin_replay.shelf import Shelf
 Law = Literal["uniform", "recent", "reward"]
 
 
-def draw_weights(
-    law: Law, age_E: Tensor, value_E: Tensor, half_life: float, temperature: float
-) -> Tensor:
+def draw_weights(law: Law, age_E: Tensor, value_E: Tensor, half_life: float, temperature: float) -> Tensor:
     """[E]: how likely each is drawn, up to a factor: alike, half as likely at each half-life, or ∝ exp(value/T)."""
     if law == "recent":
-        return 0.5 ** ((age_E - age_E.min()) / half_life)
+        return (age_E * (-math.log(2) / half_life)).softmax(0)
     if law == "reward":
-        return ((value_E - value_E.max()) / temperature).exp()
+        return (value_E / temperature).softmax(0)
     return torch.ones_like(value_E)
 
 

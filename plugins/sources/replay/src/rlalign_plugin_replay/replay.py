@@ -16,14 +16,14 @@ from rlalign.data.rollout import AGE, SAMPLED, SCORE_OF
 from rlalign_plugin_replay.memory import Law, Memory, drawn
 
 MIB = 2**20
+OURS = (AGE, SAMPLED, "source")
+"""Columns that are made anew."""
 
 
 class Replay(Component):
     """Responses of earlier iterations, with the scores and log-probs that they had then."""
 
-    paper = (
-        "Long-Ji Lin, Self-improving reactive agents based on reinforcement learning, planning and teaching, 1992"
-    )
+    paper = "Long-Ji Lin, Self-improving reactive agents based on reinforcement learning, planning and teaching, 1992"
 
     class Config(Options):
         """Options of `replay`."""
@@ -44,7 +44,9 @@ class Replay(Component):
         at_least: float | None = Field(
             None, description="remember only responses that earned this; null: all of them"
         )
-        in_memory: int = Field(256, ge=0, description="MiB of them held in memory; older ones are put into a file")
+        in_memory: int = Field(
+            256, ge=0, description="MiB of them held in memory; older ones are put into a file"
+        )
 
     config: Config
     sources: Mapping[str, int] = {"sampled": 0}
@@ -62,7 +64,7 @@ class Replay(Component):
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:
         """New responses to the examples, and whole groups of earlier iterations beside them."""
         sampled = cast(Source, self.source_components["sampled"])
-        new = _named("sampled", sampled.respond(run, examples, None))
+        new = _aged(0, _named("sampled", sampled.respond(run, examples, None)))
         if run.position:  # a refill: what is remembered is in the batch already
             return new
         places = drawn(self._weights(run), self.config.groups, run.rng("replay", self.name, run.iteration))
@@ -93,7 +95,9 @@ class Replay(Component):
         """Remembered responses to one prompt, each as likely as its group."""
         places = self.memory.places_of(example.id)
         groups = [self._recalled(place, run, "cpu") for place in places]
-        weight_n = torch.cat([torch.zeros(0), *(weight_E[i].expand(len(g)) for i, g in zip(places, groups, strict=True))])
+        weight_n = torch.cat(
+            [torch.zeros(0), *(weight_E[i].expand(len(g)) for i, g in zip(places, groups, strict=True))]
+        )
         rows = drawn(weight_n, count or len(weight_n), run.rng("replay", self.name, run.iteration, position))
         return [concat(groups).take(torch.tensor(sorted(rows)))] if rows else []
 
@@ -102,9 +106,7 @@ class Replay(Component):
         return self.memory.weights(c.draw, run.tick, c.half_life, c.temperature)
 
     def _recalled(self, place: int, run: Run, device: torch.device | str) -> Rollout:
-        group = self.memory[place].to(device)
-        age = float(self.memory.age(place, run.tick))
-        return group.with_columns(**{AGE: group.logprobs_NT.new_full((len(group),), age)})
+        return _aged(self.memory.age(place, run.tick), self.memory[place].to(device))
 
     # -- remembering --------------------------------------------------------------------------------------
 
@@ -122,8 +124,10 @@ class Replay(Component):
                 self.memory.add(group, run.tick - 1, float(total_N[rows].double().mean()))
             except TypeError as error:  # JSON's
                 id = group.examples[0].id
-                raise ComponentError(f"`{self.name}` cannot keep example `{id}`, whose `meta` holds more than text and "
-                f"numbers: {error}") from error
+                raise ComponentError(
+                    f"`{self.name}` cannot keep example `{id}`, whose `meta` holds more than text and "
+                    f"numbers: {error}"
+                ) from error
 
     def state_dict(self) -> dict[str, Any]:
         return self.memory.state_dict()
@@ -137,11 +141,22 @@ def _named(source: str, rollout: Rollout) -> Rollout:
     return rollout.with_columns(source=(source,) * len(rollout))
 
 
+def _aged(age: int, rollout: Rollout) -> Rollout:
+    return rollout.with_columns(**{AGE: rollout.logprobs_NT.new_full((len(rollout),), float(age))})
+
+
 def _as_sampled(group: Rollout, reward: Reward) -> Rollout:
-    """A group with the texts that were sampled, and of all columns only the scores that were given."""
+    """A group as the policy gave it, and the scores that were given to it; nothing that models said of it."""
+    own = {
+        name: x
+        for name, x in group.columns.items()
+        if "." not in name and name not in OURS and isinstance(x, Tensor | tuple)
+    }
     scores = {SCORE_OF + name: x for name, x in reward.given.items()}
-    return replace(group, texts=group.columns[SAMPLED], columns=scores)
+    return replace(group, texts=group.columns[SAMPLED], columns=own | scores)
 
 
 def _unscored(group: Rollout) -> Rollout:
-    return replace(group, columns={name: x for name, x in group.columns.items() if not name.startswith(SCORE_OF)})
+    return replace(
+        group, columns={name: x for name, x in group.columns.items() if not name.startswith(SCORE_OF)}
+    )

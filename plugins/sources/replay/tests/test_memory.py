@@ -1,0 +1,162 @@
+"""What is remembered, how much of it in memory, and by which law it is drawn."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from rlalign import Example, Rollout
+from rlalign.data.rollout import logged_rollout
+from rlalign_plugin_replay.memory import Memory, draw_weights, drawn
+from rlalign_plugin_replay.shelf import Shelf
+
+# -- the shelf ----------------------------------------------------------------------------------------------
+
+
+@given(
+    steps=st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=80),
+    in_memory=st.integers(0, 100),
+)
+def test_a_shelf_is_a_queue_wherever_its_entries_lie(steps: list[int | None], in_memory: int) -> None:
+    shelf, plain = Shelf(in_memory), deque[bytes]()
+    for n, size in enumerate(steps):
+        if size is not None:
+            data = bytes([n % 256]) * size
+            shelf.append(data)
+            plain.append(data)
+        elif plain:
+            shelf.popleft()
+            plain.popleft()
+        assert [shelf[i] for i in range(len(shelf))] == list(plain)
+        assert shelf.held <= in_memory
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_files_end_with_what_lies_in_them(tmp_path: Path) -> None:
+    before = open_files()
+    shelf = Shelf(1000, tmp_path)
+    for n in range(300):
+        shelf.append(bytes(100))
+        if n >= 50:
+            shelf.popleft()
+    assert len(shelf) == 50 and before < open_files() < before + 15
+    assert list(tmp_path.iterdir()) == [], "a killed run would leave it"
+    while len(shelf):
+        shelf.popleft()
+    gc.collect()
+    assert open_files() == before
+
+
+# -- the memory ---------------------------------------------------------------------------------------------
+
+
+def group(name: str, tokens: int = 3, *, responses: int = 2) -> Rollout:
+    example = Example(name, f"prompt {name}", responses=("x",) * responses)
+    actions = [(list(range(tokens)), True)] * responses
+    made = logged_rollout([example], [torch.tensor([1, 2])], actions, like=torch.zeros(()))
+    return replace(made, logprobs_NT=torch.full((responses, tokens), -0.25))
+
+
+def test_the_oldest_are_forgotten_first() -> None:
+    memory = Memory(keep=3, in_memory=10**6)
+    for n in range(5):
+        memory.add(group(f"e{n % 4}"), tick=n, value=n)
+    assert len(memory) == 3
+    assert [memory[i].examples[0].id for i in range(3)] == ["e2", "e3", "e0"]
+    assert [memory.age(i, 5) for i in range(3)] == [3, 2, 1]
+    assert memory.places_of("e0") == [2] and memory.places_of("e1") == []
+
+
+@pytest.mark.parametrize("in_memory", [0, 5000, 10**9])
+def test_a_state_is_the_memory_again(in_memory: int) -> None:
+    memory, other = Memory(20, in_memory), Memory(20, in_memory // 2)
+    for n in range(30):
+        memory.add(group(f"e{n % 7}", tokens=1 + n % 5), tick=n // 3, value=n / 7)
+    other.add(group("of another run"), 0, 0.0)
+    other.load_state_dict(memory.state_dict())
+    assert len(other) == 20
+    for i in range(20):
+        assert torch.equal(memory[i].actions_NT, other[i].actions_NT)
+        assert torch.equal(memory[i].logprobs_NT, other[i].logprobs_NT)
+    for law in ("uniform", "recent", "reward"):
+        assert torch.equal(memory.weights(law, 11, 2.0, 0.5), other.weights(law, 11, 2.0, 0.5))
+    assert all(memory.places_of(f"e{k}") == other.places_of(f"e{k}") for k in range(7))
+    other.load_state_dict({})
+    assert len(other) == 0 and other.state_dict() == {}
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_is_bounded_over_ten_thousand_iterations(tmp_path: Path) -> None:
+    """A group of 4 × 200 tokens an iteration: 150 MB in all, of which 15 MB are kept and 2 MB stay in memory."""
+    memory = Memory(keep=1000, in_memory=2 * 2**20)
+    memory.use(tmp_path)
+    one = group("e", tokens=200, responses=4)
+    sizes = []
+    for tick in range(10_000):
+        memory.add(one, tick, 0.0)
+        if tick % 1000 == 999:
+            gc.collect()
+            sizes.append((resident(), open_files()))
+    assert len(memory) == 1000 and memory.age(0, 10_000) == 1000
+    assert max(r for r, _ in sizes) - sizes[0][0] < 20 * 2**20, sizes
+    assert max(f for _, f in sizes) - sizes[0][1] <= 2, sizes
+
+
+# -- the law ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        ("uniform", [1.0, 1.0, 1.0, 1.0]),
+        ("recent", [1 / 8, 1 / 4, 1 / 2, 1.0]),  # a half-life of 2 iterations, ages 6, 4, 2, 0
+        ("reward", [1.0, 2.0, 1.0, 4.0]),  # exp(value / temperature), values 0, log 2, 0, log 4
+    ],
+)
+def test_what_is_drawn_follows_the_law(law: str, expected: list[float]) -> None:
+    age_E, value_E = torch.tensor([6.0, 4.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 1.0, 4.0]).log() * 0.7
+    weight_E = draw_weights(law, age_E.double(), value_E.double(), 2.0, 0.7)  # type: ignore[arg-type]
+    counts = [0] * 4
+    for n in range(4000):
+        counts[drawn(weight_E, 1, torch.Generator().manual_seed(n))[0]] += 1
+    share = [x / sum(expected) * 4000 for x in expected]
+    assert chisquare(counts, share).pvalue > 1e-3
+    others = {"uniform": [1, 1, 1, 1], "recent": [1, 2, 4, 8], "reward": [1, 2, 1, 4]}
+    for other, weights in others.items():
+        if other != law:
+            share = [x / sum(weights) * 4000 for x in weights]
+            assert chisquare(counts, share).pvalue < 1e-6, f"not told from `{other}`"
+
+
+def test_two_draws_are_one_after_the_other() -> None:
+    """The second in proportion to what is left: P(a, then b) = w_a · w_b / (1 − w_a)."""
+    weight_E = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64) / 10
+    counts: dict[tuple[int, int], int] = {}
+    for n in range(6000):
+        first, second = drawn(weight_E, 2, torch.Generator().manual_seed(n))
+        counts[first, second] = counts.get((first, second), 0) + 1
+    w = weight_E.tolist()
+    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
+    share = [6000 * w[a] * w[b] / (1 - w[a]) for a, b in pairs]
+    assert chisquare([counts.get(pair, 0) for pair in pairs], share).pvalue > 1e-3
+
+
+def test_no_more_are_drawn_than_there_are() -> None:
+    assert sorted(drawn(torch.ones(3), 9, torch.Generator())) == [0, 1, 2]
+    assert drawn(torch.zeros(0), 4, torch.Generator()) == []
+    assert drawn(torch.tensor([0.0, 1.0, 0.0]), 2, torch.Generator()) == [1], "a weight of 0 is never drawn"
