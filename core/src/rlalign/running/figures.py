@@ -82,7 +82,9 @@ def kl(metrics: Mapping[str, float]) -> str:
     """The KL of a response, or what a component calls its KL."""
     whole = [name for name in metrics if name.endswith("/per_response")]
     called = [
-        name for name in metrics if name.endswith("/kl") and not name.startswith(("reward/", "sampler/"))
+        name
+        for name in metrics
+        if name.endswith("/kl") and not name.startswith(("reward/", "sampler/", "replay/"))
     ]
     return next((number(metrics[name]) for name in whole + called), "")
 
