@@ -72,7 +72,7 @@ def group(name: str, tokens: int = 3, *, responses: int = 2) -> Rollout:
 def test_the_oldest_are_forgotten_first() -> None:
     memory = Memory(keep=3, in_memory=10**6)
     for n in range(5):
-        memory.add(group(f"e{n % 4}"), tick=n, value=n)
+        memory.add(group(f"e{n % 4}"), tick=n, phase="p", value=n)
     assert len(memory) == 3
     assert [memory[i].examples[0].id for i in range(3)] == ["e2", "e3", "e0"]
     assert [memory.age(i, 5) for i in range(3)] == [3, 2, 1]
@@ -83,8 +83,8 @@ def test_the_oldest_are_forgotten_first() -> None:
 def test_a_state_is_the_memory_again(in_memory: int) -> None:
     memory, other = Memory(20, in_memory), Memory(20, in_memory // 2)
     for n in range(30):
-        memory.add(group(f"e{n % 7}", tokens=1 + n % 5), tick=n // 3, value=n / 7)
-    other.add(group("of another run"), 0, 0.0)
+        memory.add(group(f"e{n % 7}", tokens=1 + n % 5), tick=n // 3, phase=f"p{n % 3}", value=n / 7)
+    other.add(group("of another run"), 0, "p", 0.0)
     other.load_state_dict(memory.state_dict())
     assert len(other) == 20
     for i in range(20):
@@ -92,6 +92,7 @@ def test_a_state_is_the_memory_again(in_memory: int) -> None:
         assert torch.equal(memory[i].logprobs_NT, other[i].logprobs_NT)
     for law in ("uniform", "recent", "reward"):
         assert torch.equal(memory.weights(law, 11, 2.0, 0.5), other.weights(law, 11, 2.0, 0.5))
+    assert [other.phase(i) for i in range(20)] == [f"p{n % 3}" for n in range(10, 30)]
     assert all(memory.places_of(f"e{k}") == other.places_of(f"e{k}") for k in range(7))
     other.load_state_dict({})
     assert len(other) == 0 and other.state_dict() == {}
@@ -108,7 +109,7 @@ def test_memory_is_bounded_over_ten_thousand_iterations(tmp_path: Path) -> None:
     one = group("e", tokens=200, responses=4)
     sizes = []
     for tick in range(10_000):
-        memory.add(one, tick, 0.0)
+        memory.add(one, tick, "p", 0.0)
         if tick % 1000 == 999:
             gc.collect()
             sizes.append((resident(), open_files()))

@@ -320,3 +320,23 @@ def test_the_memory_outlives_a_phase(tmp_path: Path) -> None:
     logged = [json.loads(line) for line in (finished.path / "metrics.jsonl").read_text().splitlines()]
     assert [m["replay/responses"] for m in logged if "responses" in m] == [0, 12, 12, 12]
     assert logged[-1]["replay/oldest"] <= 3
+
+
+class Longer(Asked):
+    """Of the same name, and another reward."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(100.0 + rollout.length_N.float())
+
+
+def test_another_phase_scores_them_with_its_own_rewards(tmp_path: Path) -> None:
+    phases = [
+        {"name": "one", "rewards": ["asked"], "train": {"iterations": 2}},
+        {"name": "two", "rewards": [{"longer": {}, "as": "asked"}], "train": {"iterations": 2}},
+    ]
+    pipeline = {key: value for key, value in BASE.items() if key != "rewards"}
+    _, session = run(tmp_path, {**pipeline, "phases": phases}, {**EXTRA, "longer": Longer})
+    seen = next(m.component for m in session.plans[1].members if m.name == "seen").batches
+    assert len(seen) == 4 and not bool(seen[2].rollout.new_N.all())
+    assert float(seen[1].reward.total_N.max()) < 10 < 100 < float(seen[2].reward.total_N.min())

@@ -47,6 +47,7 @@ class _About:
     example: str
     tick: int
     """The iteration of the run that it was sampled in."""
+    phase: str
     value: float
     """What its responses earned, in the mean."""
 
@@ -70,9 +71,9 @@ class Memory:
         """Where what memory has no room for is put."""
         self._packed.folder = folder
 
-    def add(self, group: Rollout, tick: int, value: float) -> None:
+    def add(self, group: Rollout, tick: int, phase: str, value: float) -> None:
         """Remember a group, and forget the oldest if there are too many."""
-        self._add(pack(group), _About(group.examples[0].id, tick, value))
+        self._add(pack(group), _About(group.examples[0].id, tick, phase, value))
 
     def places_of(self, example: str) -> list[int]:
         """Where the groups of an example are."""
@@ -83,6 +84,10 @@ class Memory:
     def age(self, place: int, tick: int) -> int:
         """How many iterations ago a group was sampled."""
         return tick - self._about[place].tick
+
+    def phase(self, place: int) -> str:
+        """The phase that a group was sampled in."""
+        return self._about[place].phase
 
     def weights(self, law: Law, tick: int, half_life: float, temperature: float) -> Tensor:
         """[E]: how likely each group is drawn, up to a factor."""
@@ -101,6 +106,7 @@ class Memory:
             "ticks": torch.tensor([about.tick for about in self._about]),
             "values": torch.tensor([about.value for about in self._about], dtype=torch.float64),
             "examples": [about.example for about in self._about],
+            "phases": [about.phase for about in self._about],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -110,9 +116,9 @@ class Memory:
         if not state:
             return
         pieces = state["packed"].split(state["sizes"].tolist())
-        about = zip(state["examples"], state["ticks"].tolist(), state["values"].tolist(), strict=True)
-        for piece, known in zip(pieces, about, strict=True):
-            self._add(piece.numpy().tobytes(), _About(*known))
+        known = (state["examples"], state["ticks"].tolist(), state["phases"], state["values"].tolist())
+        for piece, *about in zip(pieces, *known, strict=True):
+            self._add(piece.numpy().tobytes(), _About(*about))
 
     def _add(self, packed: bytes, about: _About) -> None:
         self._packed.append(packed)

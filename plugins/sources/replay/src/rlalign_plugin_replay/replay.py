@@ -106,7 +106,9 @@ class Replay(Component):
         return self.memory.weights(c.draw, run.tick, c.half_life, c.temperature)
 
     def _recalled(self, place: int, run: Run, device: torch.device | str) -> Rollout:
-        return _aged(self.memory.age(place, run.tick), self.memory[place].to(device))
+        group = _aged(self.memory.age(place, run.tick), self.memory[place].to(device))
+        # A reward of that name may be another one in another phase.
+        return group if self.memory.phase(place) == run.phase else _unscored(group)
 
     # -- remembering --------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Replay(Component):
             rows = (kept_N & (rollout.group_N == g)).nonzero()[:, 0]
             group = _as_sampled(rollout.take(rows), reward.take(rows))
             try:
-                self.memory.add(group, run.tick - 1, float(total_N[rows].double().mean()))
+                self.memory.add(group, run.tick - 1, run.phase, float(total_N[rows].double().mean()))
             except TypeError as error:  # JSON's
                 id = group.examples[0].id
                 raise ComponentError(
