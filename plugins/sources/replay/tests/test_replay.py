@@ -76,7 +76,16 @@ class Third(Component):
         return batch.take(batch.rollout.group_N % 3 == 0)
 
 
-EXTRA: dict[str, type[Any]] = {"asked": Asked, "seen": Seen, "third": Third}
+class Watched(Component):
+    """Keeps the last batch."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        self.batch = yield
+        return self.batch
+
+
+EXTRA: dict[str, type[Any]] = {"watched": Watched, "asked": Asked, "seen": Seen, "third": Third}
 
 
 class TestReplay(ComponentTests):
@@ -309,6 +318,22 @@ def test_every_method_learns_from_them(algorithm: Any, tmp_path: Path) -> None:
     finished, _ = run(tmp_path, pipeline, EXTRA)
     last = json.loads((finished.path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["replay/responses"] == 12
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_policy_gradient_weighs_them_by_their_log_probs(level: str, tmp_path: Path) -> None:
+    importance = {"cap": 1.05, "level": level}
+    bench = opened(tmp_path, algorithm=[{"rloo": {"importance": importance}}, "watched"])
+    for _ in range(2):
+        bench.iterate()
+    batch = part(bench, "watched").batch
+    rollout, weight = batch.rollout, batch.columns["weight"]
+    gap_NT = torch.where(rollout.mask_NT, batch.columns["now"] - rollout.logprobs_NT, 0.0)
+    expected = (gap_NT if level == "token" else gap_NT.sum(1)).exp().clamp(max=1.05)
+    torch.testing.assert_close(weight, expected)
+    assert float((weight[rollout.new_N] - 1).abs().max()) < 1e-5
+    old = weight[~rollout.new_N]
+    assert float(old.min()) < 0.99 and float(old.max()) == pytest.approx(1.05)
 
 
 # -- a run that is taken up again ---------------------------------------------------------------------------

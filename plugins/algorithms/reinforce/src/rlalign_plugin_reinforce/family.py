@@ -225,10 +225,11 @@ class PolicyGradient(Component):
     # -- the moving average ---------------------------------------------------------------------------
 
     @hookimpl
-    def iteration_done(self, reward: Reward) -> None:
+    def iteration_done(self, rollout: Rollout, reward: Reward) -> None:
         if self.config.baseline == "past":
-            self.count += len(reward.total_N)
-            self.total += float(reward.total_N.double().sum())
+            new_n = reward.total_N[rollout.new_N]
+            self.count += len(new_n)
+            self.total += float(new_n.double().sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "total": self.total} if self.config.baseline == "past" else {}
