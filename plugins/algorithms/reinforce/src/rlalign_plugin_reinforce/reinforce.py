@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlalign_plugin_reinforce.family import PolicyGradient, preset
+from rlalign_plugin_reinforce.family import PolicyGradient
+from rlalign_plugin_reinforce.options import Family, preset
 
 
 class Reinforce(PolicyGradient):
@@ -14,7 +15,7 @@ class Reinforce(PolicyGradient):
     )
 
     @preset(baseline="past")
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `reinforce`."""
 
 
@@ -27,14 +28,17 @@ class RLOO(PolicyGradient):
     )
 
     @preset(baseline="others")
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `rloo`."""
 
 
 class ReinforcePP(PolicyGradient):
     """REINFORCE++: each token is paid for what came from it on, standardised over all tokens; PPO's clip."""
 
-    paper = "Jian Hu, REINFORCE++: a simple and efficient approach for aligning large language models, 2025"
+    paper = (
+        "Jian Hu et al., REINFORCE++: an efficient RLHF algorithm with robustness to both prompt and reward models, "
+        "2025"
+    )
 
     @preset(
         credit="to-go",
@@ -45,7 +49,7 @@ class ReinforcePP(PolicyGradient):
         clip=(0.2, 0.2),
         mean="tokens",
     )
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `reinforce-pp`."""
 
 
@@ -54,6 +58,6 @@ class ReinforcePPBaseline(PolicyGradient):
 
     paper = ReinforcePP.paper
 
-    @preset(baseline="group")
+    @preset(baseline="group", estimator="k2")
     class Config(ReinforcePP.Config):
         """Options of `reinforce-pp-baseline`."""
