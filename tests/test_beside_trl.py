@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ from trl_cases import (
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "beside_trl/recorded.json").read_text())
 SAME = [name for name, case in CASES.items() if case.ours is not None]
 NEAR = 1e-5
+A_FEW = 25
+"""Tokens of a micro-batch, where TRL makes pieces of the batch: three or so responses."""
 
 
 class Given(Task):
@@ -59,7 +63,9 @@ class Given(Task):
             responses = [RESPONSES[g][i] for i in rows]
             scores = [1.0, 0.0] if self.config.pairs else REWARDS[g]
             ended = [finished(response) for response in responses]
-            found.append(Example(id=str(g), prompt=prompt, responses=responses, scores=scores, finished=ended))
+            found.append(
+                Example(id=str(g), prompt=prompt, responses=responses, scores=scores, finished=ended)
+            )
         return found
 
 
@@ -77,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {which: write_model(folder / which, which) for which in SPREAD}
 
 
-def computed(case: Case, models: Mapping[str, Path], folder: Path, **engine: Any) -> tuple[float, Tensor, dict[str, Tensor]]:
+def computed(case: Case, models: Mapping[str, Path], folder: Path) -> tuple[float, Tensor, dict[str, Tensor]]:
     """What we make of a case: loss, advantages, gradient."""
     assert case.ours is not None
     scored = case.trainer in SCORED
@@ -93,8 +99,12 @@ def computed(case: Case, models: Mapping[str, Path], folder: Path, **engine: Any
     become(bench, models["old"])
     batch = batch_of(bench, case, scored)
     become(bench, models["now"])
-    metrics, gradient = bench.gradient(batch, **engine)
-    return metrics["loss"], batch.advantage_NT, {name.removeprefix("policy/model."): g for name, g in gradient.items()}
+    metrics, gradient = bench.gradient(batch, **({} if case.pieces == 1 else {"budget": A_FEW}))
+    return (
+        metrics["loss"],
+        batch.advantage_NT,
+        {name.removeprefix("policy/model."): g for name, g in gradient.items()},
+    )
 
 
 def batch_of(bench: Bench, case: Case, scored: bool) -> Batch:
@@ -142,3 +152,13 @@ def test_loss_and_gradient_are_trls(name: str, models: Mapping[str, Path], tmp_p
     found = fingerprint(gradient)
     assert found.keys() == known["gradient"].keys()
     assert max(far(found[weight], known["gradient"][weight]) for weight in found) < NEAR
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_trl() -> None:
+    """Only where trl==1.16.0 is installed beside rlalign."""
+    if find_spec("trl") is None or version("trl") != RECORDED["trl"]:
+        pytest.skip(f"trl=={RECORDED['trl']} is not installed")
+    script = Path(__file__).parent / "beside_trl/record.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -18,11 +18,27 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import torch
 import transformers
 import trl
-from trl_cases import CASES, MAX_NEW, PAIRS, PROMPTS, RESPONSES, REWARDS, SCORED, SPREAD, Case, fingerprint, sampler_logprobs, tokenizer, tokens, write_model
-from datasets import Dataset
+from trl_cases import (
+    CASES,
+    MAX_NEW,
+    PAIRS,
+    PROMPTS,
+    RESPONSES,
+    REWARDS,
+    SCORED,
+    SPREAD,
+    Case,
+    fingerprint,
+    sampler_logprobs,
+    tokenizer,
+    tokens,
+    write_gpt2,
+    write_model,
+)
 from safetensors.torch import load_file
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.trainer.utils import split_tensor_dict
@@ -45,15 +61,23 @@ def main() -> None:
     if trl.__version__ != "1.16.0":
         sys.exit(f"this is TRL {trl.__version__}; the numbers are those of trl==1.16.0")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         models = {which: write_model(Path(folder) / which, which) for which in SPREAD}
         cases = {name: computed(case, models, Path(folder)) for name, case in CASES.items()}
-    found = {"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__, "cases": cases}
+        gpt2 = {**models, "reference": write_gpt2(Path(folder) / "gpt2")}
+        padding = {
+            "llama": moved_by_padding(models, Path(folder)),
+            "gpt2": moved_by_padding(gpt2, Path(folder)),
+        }
+    versions = {"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    found = {**versions, "cases": cases, "moved_by_padding": padding}
     if "--check" in sys.argv:
         known = json.loads(RECORDED.read_text())["cases"]
         worst = max(furthest(cases[name], known[name]) for name in CASES)
-        print(f"{len(cases)} cases, {worst:.1e} from the recorded numbers at most")
+        print(f"{len(cases)} cases, at most {worst:.1e} from the recorded numbers")
         sys.exit(worst > 1e-5)
     RECORDED.write_text(written(found))
 
@@ -63,7 +87,9 @@ def computed(case: Case, models: Mapping[str, Path], folder: Path) -> dict[str, 
     return (scored if case.trainer in SCORED else compared)(case, models, folder)
 
 
-def trainer_of(case: Case, models: Mapping[str, Path], folder: Path, data: Dataset, **options: Any) -> Any:
+def trainer_of(
+    case: Case, models: Mapping[str, Path], folder: Path, data: datasets.Dataset, **options: Any
+) -> Any:
     trainer, config = CLASSES[case.trainer]
     args = config(output_dir=str(folder / "out"), **PLAIN, **options, **case.trl)
     model = transformers.AutoModelForCausalLM.from_pretrained(models["reference"], dtype=torch.float32)
@@ -81,42 +107,56 @@ def become(trainer: Any, folder: Path) -> None:
     trainer.model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
 
 
+def given(case: Case, models: Mapping[str, Path], folder: Path) -> tuple[Any, list[dict[str, str]]]:
+    """A trainer that is given the responses where it would sample, and the rows that ask for them."""
+    rows = [{"prompt": prompt} for prompt in PROMPTS for _ in RESPONSES[0]]
+    trainer = trainer_of(
+        case, models, folder, datasets.Dataset.from_list(rows), num_generations=len(RESPONSES[0]), max_completion_length=MAX_NEW,
+        per_device_train_batch_size=len(rows) // case.pieces, gradient_accumulation_steps=case.pieces, num_iterations=2,
+    )  # fmt: skip
+    ids = [tokens(response) for group in RESPONSES for response in group]
+    trainer._generate_single_turn = lambda *_: (ids, None) if case.trainer == "grpo" else ids
+    return trainer, rows
+
+
 def scored(case: Case, models: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     """GRPO and RLOO: the policy of `old` is given the responses, that of `now` learns from them."""
-    rows = [{"prompt": prompt} for prompt in PROMPTS for _ in RESPONSES[0]]
-    given = [tokens(response) for group in RESPONSES for response in group]
-    trainer = trainer_of(
-        case, models, folder, Dataset.from_list(rows),
-        num_generations=len(RESPONSES[0]), max_completion_length=MAX_NEW, per_device_train_batch_size=len(rows) // case.pieces,
-        gradient_accumulation_steps=case.pieces, num_iterations=2,
-    )  # fmt: skip
+    trainer, rows = given(case, models, folder)
     become(trainer, models["old"])
     if case.sampler:  # vLLM itself is not needed for what TRL does with its log-probs
-        trainer.use_vllm = True
-        said = sampler_logprobs(old_logprobs(trainer, given))
-        trainer._generate_single_turn = lambda *_: (given, said)
-    else:
-        trainer._generate_single_turn = lambda *_: (given, None) if case.trainer == "grpo" else given
+        said = sampler_logprobs(alone(trainer))
+        ids, _ = trainer._generate_single_turn()
+        trainer.use_vllm, trainer._generate_single_turn = True, lambda *_: (ids, said)
     batch = trainer._generate_and_score_completions(rows)
     become(trainer, models["now"])
     loss = 0.0
     for piece in split_tensor_dict(batch, case.pieces):
         part = trainer.compute_loss(trainer.model, piece)
         part.backward()
-        loss += float(part)
+        loss += float(part.detach())
     return {"loss": loss, "advantages": batch["advantages"].tolist(), **gradient(trainer)}
 
 
-def old_logprobs(trainer: Any, given: Sequence[list[int]]) -> list[list[float]]:
-    """TRL's log-probs of the responses, before it is told of a sampler's."""
-    prompts = [tokenizer()(prompt)["input_ids"] for prompt in PROMPTS for _ in RESPONSES[0]]
+def alone(trainer: Any) -> list[list[float]]:
+    """TRL's log-probs of the responses, each by itself, so that nothing is padded."""
     found = []
-    for prompt, response in zip(prompts, given, strict=True):
-        ids = torch.tensor([prompt + response])
-        with torch.no_grad():
-            logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, torch.ones_like(ids), len(response))
-        found.append(logps[0].tolist())
+    for prompt, responses in zip(PROMPTS, RESPONSES, strict=True):
+        for response in responses:
+            ids = torch.tensor([tokenizer()(prompt)["input_ids"] + tokens(response)])
+            with torch.no_grad():
+                logps, _, _ = trainer._get_per_token_logps_and_entropies(
+                    trainer.model, ids, torch.ones_like(ids), len(tokens(response))
+                )
+            found.append(logps[0].tolist())
     return found
+
+
+def moved_by_padding(models: Mapping[str, Path], folder: Path) -> float:
+    """How far a token's log-prob in the batch is from its log-prob alone, at most; 0 but for rounding if all is well."""
+    trainer, rows = given(Case("grpo"), models, folder)
+    together = trainer._generate_and_score_completions(rows)["old_per_token_logps"].tolist()
+    pairs = zip(together, alone(trainer), strict=True)
+    return max(abs(a - b) for row, known in pairs for a, b in zip(row, known, strict=False))
 
 
 def compared(case: Case, models: Mapping[str, Path], folder: Path) -> dict[str, Any]:
@@ -132,12 +172,14 @@ def compared(case: Case, models: Mapping[str, Path], folder: Path) -> dict[str, 
             for side in (0, 1)
             for prompt, said, pair in zip(PROMPTS, RESPONSES, PAIRS, strict=True)
         ]
-    trainer = trainer_of(case, models, folder, Dataset.from_list(rows), per_device_train_batch_size=len(rows))
+    trainer = trainer_of(
+        case, models, folder, datasets.Dataset.from_list(rows), per_device_train_batch_size=len(rows)
+    )
     become(trainer, models["now"])
     batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    return {"loss": float(loss), **gradient(trainer)}
+    return {"loss": float(loss.detach()), **gradient(trainer)}
 
 
 def gradient(trainer: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One small model, one batch, and cases: what TRL computes of them (`record.py`), and what we do (`test_trl.py`).
 
-Reads neither library. Everything is the same on every machine: weights come from NumPy's `RandomState`, whose
+Imports neither library. Everything is the same on every machine: weights come from NumPy's `RandomState`, whose
 numbers never change between versions, and responses are given, not sampled.
 """
 
@@ -16,7 +16,14 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ("<pad>", "</s>", *(f"w{i}" for i in range(20)))
 PAD, END = 0, 1
@@ -86,7 +93,10 @@ CASES: dict[str, Case] = {
     "grpo-kl": grpo(said("grpo", kl=0.3), beta=0.3, use_bias_correction_kl=False),
     "grpo-kl-weighted": grpo(beta=0.3),
     "grpo-temperature": grpo(
-        {**said("grpo", kl=0.3), "generation": {"temperature": 0.7}}, beta=0.3, use_bias_correction_kl=False, temperature=0.7
+        {**said("grpo", kl=0.3), "generation": {"temperature": 0.7}},
+        beta=0.3,
+        use_bias_correction_kl=False,
+        temperature=0.7,
     ),
     "grpo-clip-higher": grpo(said("grpo", kl=0.0, clip=[0.2, 0.28]), **HIGHER),
     "grpo-two-sided": grpo(delta=1.3),
@@ -102,22 +112,39 @@ CASES: dict[str, Case] = {
     "cispo": grpo(said("cispo", clip=[None, 0.2]), loss_type="cispo", epsilon_high=1.2),
     "importance-token": sampled_elsewhere("token_truncate", level="token"),
     "importance-sequence": sampled_elsewhere("sequence_truncate", level="sequence"),
-    "importance-token-masked": grpo(sampler=True, vllm_importance_sampling_mode="token_mask", vllm_importance_sampling_clip_max=CAP),
-    "importance-sequence-masked": grpo(sampler=True, vllm_importance_sampling_mode="sequence_mask", vllm_importance_sampling_clip_max=CAP),
+    "importance-token-masked": grpo(
+        sampler=True, vllm_importance_sampling_mode="token_mask", vllm_importance_sampling_clip_max=CAP
+    ),
+    "importance-sequence-masked": grpo(
+        sampler=True, vllm_importance_sampling_mode="sequence_mask", vllm_importance_sampling_clip_max=CAP
+    ),
     "rloo": Case("rloo", {"beta": 0.0}, said("rloo", ratio="sequence", clip=[0.2, 0.2])),
     "rloo-kl": Case(
-        "rloo", {"beta": 0.05}, said("rloo", ratio="sequence", clip=[0.2, 0.2], rewards=[{"kl": {"coef": 0.05}}])
+        "rloo",
+        {"beta": 0.05},
+        said("rloo", ratio="sequence", clip=[0.2, 0.2], rewards=[{"kl": {"coef": 0.05}}]),
     ),
     "rloo-whitened": Case("rloo", {"beta": 0.05, "normalize_advantages": True}),
     "dpo": Case("dpo", {"loss_type": ["sigmoid"], "beta": 0.5}, said("dpo", beta=0.5)),
     "dpo-robust": Case(
-        "dpo", {"loss_type": ["robust"], "beta": 0.5, "label_smoothing": 0.1}, said("dpo", beta=0.5, robust=True, label_smoothing=0.1)
+        "dpo",
+        {"loss_type": ["robust"], "beta": 0.5, "label_smoothing": 0.1},
+        said("dpo", beta=0.5, robust=True, label_smoothing=0.1),
+    ),
+    "dpo-average": Case(
+        "dpo", {"loss_type": ["sigmoid_norm"], "beta": 0.5}, said("dpo", beta=0.5, average=True)
     ),
     "ipo": Case("dpo", {"loss_type": ["ipo"], "beta": 0.5}, said("ipo", tau=0.5)),
     "simpo": Case(
-        "cpo", {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0}, said("simpo", beta=2.0, gamma=1.0)
+        "cpo",
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
+        said("simpo", beta=2.0, gamma=1.0),
     ),
-    "kto": Case("kto", {"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.5}, said("kto", beta=0.5, undesirable=1.5)),
+    "kto": Case(
+        "kto",
+        {"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.5},
+        said("kto", beta=0.5, undesirable=1.5),
+    ),
 }
 
 SCORED = ("grpo", "rloo")
@@ -130,15 +157,28 @@ SPREAD = {"reference": 0.0, "old": 0.008, "now": 0.01}
 
 def write_model(folder: Path, which: str) -> Path:
     """Write one of the three models, a Llama of one layer, and its tokenizer; returns the folder."""
-    network = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=32, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
-        )
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
+    return written(LlamaForCausalLM(config), which, folder)
+
+
+def write_gpt2(folder: Path) -> Path:
+    """Write a GPT-2 of one layer: it counts positions from the left, and knows padding by nothing but the mask."""
+    config = GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
+    )  # fmt: skip
+    return written(GPT2LMHeadModel(config), "reference", folder)
+
+
+def written(network: PreTrainedModel, which: str, folder: Path) -> Path:
+    """Fill a network with numbers that follow from the names of its weights, and save it with the tokenizer."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            base = 1.0 + 0.2 * numbers(f"base {name}", weight.shape) if weight.ndim == 1 else 0.4 * numbers(f"base {name}", weight.shape)
+            mean, deviation = (1.0, 0.2) if weight.ndim == 1 and "norm" in name else (0.0, 0.4)
+            base = mean + deviation * numbers(f"base {name}", weight.shape)
             weight.copy_(torch.tensor(base + SPREAD[which] * numbers(f"{which} {name}", weight.shape)))
     network.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
