@@ -22,6 +22,9 @@ import datasets
 import torch
 import transformers
 import trl
+from safetensors.torch import load_file
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.trainer.utils import split_tensor_dict
 from trl_cases import (
     CASES,
     MAX_NEW,
@@ -39,9 +42,6 @@ from trl_cases import (
     write_gpt2,
     write_model,
 )
-from safetensors.torch import load_file
-from trl.experimental.cpo import CPOConfig, CPOTrainer
-from trl.trainer.utils import split_tensor_dict
 
 RECORDED = Path(__file__).parent / "recorded.json"
 CLASSES: dict[str, tuple[Any, Any]] = {
@@ -110,10 +110,14 @@ def become(trainer: Any, folder: Path) -> None:
 def given(case: Case, models: Mapping[str, Path], folder: Path) -> tuple[Any, list[dict[str, str]]]:
     """A trainer that is given the responses where it would sample, and the rows that ask for them."""
     rows = [{"prompt": prompt} for prompt in PROMPTS for _ in RESPONSES[0]]
-    trainer = trainer_of(
-        case, models, folder, datasets.Dataset.from_list(rows), num_generations=len(RESPONSES[0]), max_completion_length=MAX_NEW,
-        per_device_train_batch_size=len(rows) // case.pieces, gradient_accumulation_steps=case.pieces, num_iterations=2,
-    )  # fmt: skip
+    sizes = {
+        "num_generations": len(RESPONSES[0]),
+        "max_completion_length": MAX_NEW,
+        "per_device_train_batch_size": len(rows) // case.pieces,
+        "gradient_accumulation_steps": case.pieces,
+        "num_iterations": 2,  # more than one, so that TRL keeps the log-probs of `old`
+    }
+    trainer = trainer_of(case, models, folder, datasets.Dataset.from_list(rows), **sizes)
     ids = [tokens(response) for group in RESPONSES for response in group]
     trainer._generate_single_turn = lambda *_: (ids, None) if case.trainer == "grpo" else ids
     return trainer, rows
@@ -152,7 +156,7 @@ def alone(trainer: Any) -> list[list[float]]:
 
 
 def moved_by_padding(models: Mapping[str, Path], folder: Path) -> float:
-    """How far a token's log-prob in the batch is from its log-prob alone, at most; 0 but for rounding if all is well."""
+    """The largest difference between a token's log-prob in the batch and alone: 0 but for rounding if all is well."""
     trainer, rows = given(Case("grpo"), models, folder)
     together = trainer._generate_and_score_completions(rows)["old_per_token_logps"].tolist()
     pairs = zip(together, alone(trainer), strict=True)

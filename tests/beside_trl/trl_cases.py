@@ -126,6 +126,9 @@ CASES: dict[str, Case] = {
     ),
     "rloo-whitened": Case("rloo", {"beta": 0.05, "normalize_advantages": True}),
     "dpo": Case("dpo", {"loss_type": ["sigmoid"], "beta": 0.5}, said("dpo", beta=0.5)),
+    "dpo-smoothed": Case(  # TRL 1.16 ignores the smoothing
+        "dpo", {"loss_type": ["sigmoid"], "beta": 0.5, "label_smoothing": 0.1}, said("dpo", beta=0.5)
+    ),
     "dpo-robust": Case(
         "dpo",
         {"loss_type": ["robust"], "beta": 0.5, "label_smoothing": 0.1},

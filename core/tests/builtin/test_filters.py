@@ -1,4 +1,4 @@
-"""`best-of`, `at-least`, `best-vs-worst`, `drop-cut`, `drop-ties`: worked by hand, and what holds whatever the rewards."""
+"""`best-of`, `at-least`, `best-vs-worst`, `drop-cut`, `drop-ties`: by hand, and what holds whatever the rewards."""
 
 from __future__ import annotations
 
