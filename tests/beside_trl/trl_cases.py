@@ -58,73 +58,81 @@ class Case:
 
     trainer: str
     trl: Mapping[str, Any] = field(default_factory=dict)
-    ours: Mapping[str, Any] | None = None
-    """`algorithm` and what else differs; None where ours does something else."""
+    ours: Mapping[str, Any] = field(default_factory=dict)
+    """`algorithm` and what else differs."""
     sampler: bool = False
     """Whether the responses come with log-probs of another sampler, which are not the policy's own."""
     pieces: int = 1
     """Micro-batches that TRL makes of the batch, of equally many responses each."""
+    times: float = 1.0
+    """What our loss is multiplied by to be TRL's, where the two are means over different numbers."""
 
 
-def grpo(ours: Any = None, sampler: bool = False, pieces: int = 1, **trl: Any) -> Case:
+def grpo(ours: Any, sampler: bool = False, pieces: int = 1, times: float = 1.0, **trl: Any) -> Case:
     """A case of TRL's `GRPOTrainer`; where `trl` names no loss, that of the paper."""
-    return Case("grpo", {"loss_type": "grpo", **trl}, ours, sampler, pieces)
+    return Case("grpo", {"loss_type": "grpo", **trl}, ours, sampler, pieces, times)
 
 
-def said(component: str, *, rewards: Any = (), **options: Any) -> dict[str, Any]:
-    """The part of a pipeline that names an algorithm with options, and rewards beside the given ones."""
-    return {"algorithm": {component: options}, "rewards": ["given-score", *rewards]}
+def said(component: str, *below: str, rewards: Any = (), **options: Any) -> dict[str, Any]:
+    """The part of a pipeline that names an algorithm, what stands below it, and rewards beside the given ones."""
+    return {"algorithm": [{component: options}, *below], "rewards": ["given-score", *rewards]}
 
 
 HIGHER = {"epsilon_high": 0.28}
 NARROW = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.08}
 CAP = 1.2
+COMPLETE = sum(finished(r) for group in RESPONSES for r in group) / sum(map(len, RESPONSES))
+"""The share of the responses that were not cut."""
+
+
+UNWEIGHED = {"beta": 0.3, "use_bias_correction_kl": False}
 
 
 def sampled_elsewhere(mode: str, **importance: Any) -> Case:
-    trl = {"vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": CAP}
-    return grpo(said("grpo", kl=0.0, importance={"cap": CAP, **importance}), sampler=True, **trl)
+    trl = {"vllm_importance_sampling_mode": mode, "vllm_importance_sampling_clip_max": CAP, **UNWEIGHED}
+    return grpo(said("grpo", kl=0.3, importance={"cap": CAP, **importance}), sampler=True, **trl)
 
 
 CASES: dict[str, Case] = {
     "grpo": grpo(said("grpo", kl=0.0)),
     "grpo-no-std": grpo(said("grpo", kl=0.0, scale="none"), scale_rewards="none"),
-    "grpo-batch-std": grpo(scale_rewards="batch"),
-    "grpo-kl": grpo(said("grpo", kl=0.3), beta=0.3, use_bias_correction_kl=False),
-    "grpo-kl-weighted": grpo(beta=0.3),
+    "grpo-batch-std": grpo(said("grpo", kl=0.0, scale="rewards"), scale_rewards="batch"),
+    "grpo-kl": grpo(said("grpo", kl=0.3), **UNWEIGHED),
+    "grpo-kl-weighed": grpo(said("grpo", kl=0.3, weigh_kl=True), beta=0.3),
     "grpo-temperature": grpo(
-        {**said("grpo", kl=0.3), "generation": {"temperature": 0.7}},
-        beta=0.3,
-        use_bias_correction_kl=False,
-        temperature=0.7,
+        {**said("grpo", kl=0.3), "generation": {"temperature": 0.7}}, temperature=0.7, **UNWEIGHED
     ),
     "grpo-clip-higher": grpo(said("grpo", kl=0.0, clip=[0.2, 0.28]), **HIGHER),
-    "grpo-two-sided": grpo(delta=1.3),
-    "grpo-truncated-masked": grpo(mask_truncated_completions=True),
+    "grpo-two-sided": grpo(said("grpo", kl=0.0, largest=1.3), delta=1.3),
+    "grpo-cut-masked": grpo(
+        said("grpo", "drop-cut", kl=0.0), mask_truncated_completions=True, times=COMPLETE
+    ),
     "grpo-pieces": grpo(said("grpo", kl=0.0), pieces=2),
     "bnpo": grpo(said("grpo", kl=0.0, mean="tokens"), loss_type="bnpo"),
-    "bnpo-pieces": grpo(loss_type="bnpo", pieces=2),
     "dr-grpo": grpo(said("dr-grpo"), loss_type="dr_grpo", scale_rewards="none"),
     "dapo": grpo(said("dapo"), loss_type="dapo", **HIGHER),
-    "dapo-truncated-masked": grpo(loss_type="dapo", mask_truncated_completions=True, **HIGHER),
+    "dapo-cut-masked": grpo(
+        said("dapo", "drop-cut"), loss_type="dapo", mask_truncated_completions=True, **HIGHER
+    ),
     "dapo-pieces": grpo(said("dapo"), loss_type="dapo", pieces=2, **HIGHER),
     "gspo": grpo(said("gspo", clip=[0.05, 0.08]), **NARROW),
+    "gspo-kl": grpo(said("gspo", clip=[0.05, 0.08], kl=0.3), **NARROW, **UNWEIGHED),
     "cispo": grpo(said("cispo", clip=[None, 0.2]), loss_type="cispo", epsilon_high=1.2),
     "importance-token": sampled_elsewhere("token_truncate", level="token"),
     "importance-sequence": sampled_elsewhere("sequence_truncate", level="sequence"),
-    "importance-token-masked": grpo(
-        sampler=True, vllm_importance_sampling_mode="token_mask", vllm_importance_sampling_clip_max=CAP
-    ),
-    "importance-sequence-masked": grpo(
-        sampler=True, vllm_importance_sampling_mode="sequence_mask", vllm_importance_sampling_clip_max=CAP
-    ),
+    "importance-token-dropped": sampled_elsewhere("token_mask", level="token", beyond="drop"),
+    "importance-sequence-dropped": sampled_elsewhere("sequence_mask", level="sequence", beyond="drop"),
     "rloo": Case("rloo", {"beta": 0.0}, said("rloo", ratio="sequence", clip=[0.2, 0.2])),
     "rloo-kl": Case(
         "rloo",
         {"beta": 0.05},
         said("rloo", ratio="sequence", clip=[0.2, 0.2], rewards=[{"kl": {"coef": 0.05}}]),
     ),
-    "rloo-whitened": Case("rloo", {"beta": 0.05, "normalize_advantages": True}),
+    "rloo-scaled": Case(
+        "rloo",
+        {"beta": 0.05, "normalize_advantages": True},
+        said("rloo", ratio="sequence", clip=[0.2, 0.2], scale="responses", rewards=[{"kl": {"coef": 0.05}}]),
+    ),
     "dpo": Case("dpo", {"loss_type": ["sigmoid"], "beta": 0.5}, said("dpo", beta=0.5)),
     "dpo-smoothed": Case(  # TRL 1.16 ignores the smoothing
         "dpo", {"loss_type": ["sigmoid"], "beta": 0.5, "label_smoothing": 0.1}, said("dpo", beta=0.5)
