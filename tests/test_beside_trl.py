@@ -42,7 +42,7 @@ from trl_cases import (
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "beside_trl/recorded.json").read_text())
 NEAR = 1e-5
 A_FEW = 25
-"""Tokens of a micro-batch, where TRL makes pieces of the batch: three or so responses."""
+"""Tokens of a micro-batch: three or so responses, or a pair."""
 
 
 class Given(Task):
@@ -97,7 +97,8 @@ def computed(case: Case, models: Mapping[str, Path], folder: Path) -> tuple[floa
     become(bench, models["old"])
     batch = batch_of(bench, case, scored)
     become(bench, models["now"])
-    metrics, gradient = bench.gradient(batch, **({} if case.pieces == 1 else {"budget": A_FEW}))
+    # In pieces where TRL's is whole, and the other way round.
+    metrics, gradient = bench.gradient(batch, **({"budget": A_FEW} if case.pieces == 1 else {}))
     return (
         case.times * metrics["loss"],
         batch,
@@ -130,9 +131,11 @@ def as_sampled(bench: Bench, rollout: Rollout, elsewhere: bool) -> Rollout:
 def become(bench: Bench, folder: Path) -> None:
     """Give the policy other weights, as optimiser steps would."""
     weights = load_file(folder / "model.safetensors")
+    policy = bench.engine.policy("policy")
     with torch.no_grad():
-        for name, weight in bench.engine.models["policy"].named_parameters():
+        for name, weight in policy.named_parameters():
             weight.copy_(weights[name.removeprefix("model.")])
+    policy.version += 1
 
 
 def far(found: Sequence[float], known: Sequence[float]) -> float:
