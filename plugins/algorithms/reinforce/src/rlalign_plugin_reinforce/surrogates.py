@@ -38,7 +38,7 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """(min(ρA, clip(ρ)A), whether a bound acts), elementwise (Schulman et al. 2017, eq. 7).
 
-    With `largest` c, no less than cA where A < 0 (Ye et al. 2020, eq. 5).
+    With `largest` c, no less than cA where A < 0 (dual clip, Ye et al. 2020).
     """
     ratio = log_ratio.exp()
     free, held = ratio * advantage, clipped(ratio, clip) * advantage
