@@ -192,13 +192,13 @@ def gradient(trainer: Any) -> dict[str, Any]:
 
 
 def furthest(found: Any, known: Any) -> float:
-    """The largest difference, relative to the norm of a weight's gradient or the size of a number."""
+    """The largest difference, relative to the norm of a weight's gradient or the size of a number, 0.1 at least."""
     if isinstance(found, Mapping):
         return max(furthest(found[key], known[key]) for key in {*found, *known})
     if isinstance(found, Sequence):
         scale = max(map(abs, known)) or 1.0
         return max(abs(a - b) / scale for a, b in zip(found, known, strict=True))
-    return float(abs(found - known) / max(abs(known), 1e-3))
+    return float(abs(found - known) / max(abs(known), 0.1))
 
 
 def written(found: Any, indent: str = "") -> str:

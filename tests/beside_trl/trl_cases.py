@@ -1,4 +1,4 @@
-"""One small model, one batch, and cases: what TRL computes of them (`record.py`), and what we do (`test_trl.py`).
+"""One small model, one batch, and cases: what TRL computes of them (`record.py`), and what we do (`test_beside_trl.py`).
 
 Imports neither library. Everything is the same on every machine: weights come from NumPy's `RandomState`, whose
 numbers never change between versions, and responses are given, not sampled.
@@ -79,13 +79,11 @@ def said(component: str, *below: str, rewards: Any = (), **options: Any) -> dict
 
 
 HIGHER = {"epsilon_high": 0.28}
+UNWEIGHED = {"beta": 0.3, "use_bias_correction_kl": False}
 NARROW = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.08}
 CAP = 1.2
 COMPLETE = sum(finished(r) for group in RESPONSES for r in group) / sum(map(len, RESPONSES))
 """The share of the responses that were not cut."""
-
-
-UNWEIGHED = {"beta": 0.3, "use_bias_correction_kl": False}
 
 
 def sampled_elsewhere(mode: str, **importance: Any) -> Case:
@@ -172,7 +170,7 @@ def write_model(folder: Path, which: str) -> Path:
         vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=32, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
-    return written(LlamaForCausalLM(config), which, folder)
+    return filled(LlamaForCausalLM(config), which, folder)
 
 
 def write_gpt2(folder: Path) -> Path:
@@ -181,10 +179,10 @@ def write_gpt2(folder: Path) -> Path:
         vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, pad_token_id=PAD, eos_token_id=END, bos_token_id=None,
     )  # fmt: skip
-    return written(GPT2LMHeadModel(config), "reference", folder)
+    return filled(GPT2LMHeadModel(config), "reference", folder)
 
 
-def written(network: PreTrainedModel, which: str, folder: Path) -> Path:
+def filled(network: PreTrainedModel, which: str, folder: Path) -> Path:
     """Fill a network with numbers that follow from the names of its weights, and save it with the tokenizer."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
