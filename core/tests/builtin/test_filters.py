@@ -1,7 +1,8 @@
-"""`best-of`, `at-least`, `best-vs-worst`, `drop-ties`: worked by hand, and what holds whatever the rewards."""
+"""`best-of`, `at-least`, `best-vs-worst`, `drop-cut`, `drop-ties`: by hand, and what holds whatever the rewards."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlalign.builtin.filters import AtLeast, BestOf, BestVsWorst, DropTies
+from rlalign.builtin.filters import AtLeast, BestOf, BestVsWorst, DropCut, DropTies
 from rlalign.data.batch import Batch, Reward
 from rlalign.data.example import Example
 from rlalign.errors import ComponentError
@@ -133,6 +134,17 @@ def test_best_vs_worst_leaves_pairs(groups: list[list[float]]) -> None:
         start += len(rewards)
 
 
+# -- drop-cut ---------------------------------------------------------------------------------------
+
+
+def test_drop_cut_keeps_what_ended() -> None:
+    batch = batch_of([1.0, 3.0, 2.0], [5.0], [0.0, -1.0])
+    assert kept(DropCut, batch) == [0, 1, 2, 3, 4, 5]
+    finished_N = torch.tensor([True, False, True, False, True, True])
+    cut = replace(batch, rollout=replace(batch.rollout, finished_N=finished_N))
+    assert kept(DropCut, cut) == [0, 2, 4, 5]
+
+
 # -- drop-ties --------------------------------------------------------------------------------------
 
 
@@ -160,7 +172,7 @@ def test_drop_ties_keeps_all_or_nothing_of_a_group(groups: list[list[float]]) ->
 
 @pytest.mark.parametrize(
     "cls, options",
-    [(BestOf, {}), (AtLeast, {"threshold": 0.0}), (BestVsWorst, {}), (DropTies, {})],
+    [(BestOf, {}), (AtLeast, {"threshold": 0.0}), (BestVsWorst, {}), (DropCut, {}), (DropTies, {})],
 )
 def test_filters_of_nothing_keep_nothing(cls: type[Component], options: dict[str, Any]) -> None:
     nothing = batch_of([1.0, 2.0]).take(torch.zeros(2, dtype=torch.bool))
@@ -210,6 +222,10 @@ class TestAtLeast(ComponentTests):
 
 class TestBestVsWorst(ComponentTests):
     component = "best-vs-worst"
+
+
+class TestDropCut(ComponentTests):
+    component = "drop-cut"
 
 
 class TestDropTies(ComponentTests):

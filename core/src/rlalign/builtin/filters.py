@@ -1,4 +1,4 @@
-"""Wrappers of `advantage` that keep some of the responses: the best, the good enough, those that differ."""
+"""Wrappers of `advantage` that keep some of the responses: the best, the good enough, the ended, those that differ."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ class AtLeast(Component):
         value_N = reward_named(batch, self.config.part, f"`{self.name}` compares")
         kept_N = value_N > self.config.threshold if self.config.strict else value_N >= self.config.threshold
         return batch.take(kept_N)
+
+
+class DropCut(Component):
+    """Leave out responses that were cut before they ended: the overlong filtering of DAPO.
+
+    They are compared with their siblings first, if it stands below what compares.
+    """
+
+    paper = "Qiying Yu et al., DAPO: an open-source LLM reinforcement learning system at scale, 2025"
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        batch = yield
+        return batch.take(batch.rollout.finished_N)
 
 
 class BestVsWorst(Component):

@@ -457,6 +457,7 @@ PAIRWISE: dict[str, dict[str, Any]] = {
     "dpo": {"dpo": {}},
     "cdpo": {"dpo": {"label_smoothing": 0.1}},
     "free": {"dpo": {"reference_free": True}},
+    "dpo-average": {"dpo": {"average": True}},
     "ipo": {"ipo": {}},
     "ipo-sum": {"ipo": {"average": False}},
     "simpo": {"simpo": {}},

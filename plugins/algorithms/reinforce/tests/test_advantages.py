@@ -18,6 +18,7 @@ from rlalign_plugin_reinforce.advantages import (
     mean_of_others,
     mean_of_past,
     over_batch,
+    over_draw,
     over_group,
     to_go,
 )
@@ -49,6 +50,14 @@ def test_the_deviation_of_a_group_by_hand(bessel: bool, deviation: float) -> Non
     reward, group = f64([1.0, 3.0, 5.0, 7.0, 7.0]), torch.tensor([0, 0, 0, 1, 1])
     found = over_group(reward[:, None], reward, group, bessel=bessel, delta=0.5)[:, 0]
     assert found.tolist() == pytest.approx([x / (deviation + 0.5) for x in (1, 3, 5)] + [0.0, 0.0])
+
+
+@pytest.mark.parametrize("bessel, deviation", [(True, 2.0), (False, 2.0 * (2 / 3) ** 0.5)])
+def test_the_deviation_of_all_rewards_by_hand(bessel: bool, deviation: float) -> None:
+    """Of the rewards, not of the advantages, and no mean is taken away."""
+    found = over_draw(f64([[-4.0], [4.0], [1.0]]), f64([1.0, 3.0, 5.0]), bessel=bessel, delta=0.5)
+    assert found.flatten().tolist() == pytest.approx([x / (deviation + 0.5) for x in (-4, 4, 1)])
+    assert over_draw(f64([[0.1]]), f64([7.0, 7.0]), bessel=bessel, delta=0.0).tolist() == [[0.0]]
 
 
 def test_the_deviation_of_a_batch_by_hand() -> None:

@@ -32,6 +32,8 @@ def test_weights_by_hand() -> None:
     assert importance_weights(now, sampled, mask, 2.0, "sequence").tolist() == pytest.approx(
         [1.64872127, 1.28402542]
     )
+    dropped = importance_weights(now, sampled, mask, 2.0, "token", drop=True)
+    assert dropped.flatten().tolist() == pytest.approx([0.0, 0.60653066, 1.28402542, 1.0])
     free = importance_weights(now, sampled, mask, None, "token")
     assert float(free[0, 0]) == pytest.approx(2.71828183)
 

@@ -54,8 +54,9 @@ def test_every_member_takes_every_option_that_makes_sense_for_it(member: str, tm
     """Whatever a member sets can be said otherwise: here, all of RLOO with a ratio of its own."""
     said = {
         **{"baseline": "others", "credit": "to-go", "scale": "batch", "bessel": False, "delta": 0.1},
-        **{"ratio": "token", "clip": [None, 0.5], "clipped": "weight", "mean": "constant", "longest": 9},
-        **{"kl": 0.01, "estimator": "k2", "importance": {"cap": None, "level": "sequence"}},
+        **{"ratio": "token", "clip": [None, 0.5], "largest": None, "clipped": "weight"},
+        **{"mean": "constant", "longest": 9, "kl": 0.01, "estimator": "k2", "weigh_kl": True},
+        **{"importance": {"cap": None, "level": "sequence", "beyond": "cap"}},
     }
     (item,) = load(tmp_path, {member: said}).algorithm
     assert json.loads(item.options.model_dump_json()) == said
@@ -68,6 +69,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "`clip` and `clipped` are about a ratio, and there is none",
     ),
     "weights of no ratio": ({"reinforce": {"clipped": "weight"}}, "about a ratio, and there is none"),
+    "a largest of no ratio": (
+        {"rloo": {"largest": 3.0}},
+        "`largest` bounds the ratio of a clipped surrogate",
+    ),
+    "a largest of weights": (
+        {"cispo": {"largest": 3.0}},
+        "`largest` bounds the ratio of a clipped surrogate",
+    ),
+    "a largest below 1": ({"grpo": {"largest": 0.9}}, "largest"),
+    "responses paid by the token": (
+        {"reinforce-pp": {"scale": "responses"}},
+        "`credit: to-go` gives each token its own; use `scale: batch`",
+    ),
+    "a weighed KL of weight 0": ({"dapo": {"weigh_kl": True}}, "set `kl` and `ratio: token`"),
+    "a KL weighed by whole responses": (
+        {"gspo": {"kl": 0.1, "weigh_kl": True}},
+        "by the ratio of each token; set `kl` and `ratio: token`",
+    ),
+    "dropping above no cap": (
+        {"grpo": {"importance": {"cap": None, "beyond": "drop"}}},
+        "drops what is above the cap, and there is none; set `cap`",
+    ),
     "tokens of whole responses": (
         {"gspo": {"credit": "to-go"}},
         "one action with one advantage, and `credit: to-go` gives each token its own; use `ratio: token`",

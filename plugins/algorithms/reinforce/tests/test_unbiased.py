@@ -151,3 +151,13 @@ def test_the_gradient_of_a_kl_in_a_loss(estimator: str) -> None:
     }[estimator]
     (expected,) = torch.autograd.grad(descended, theta)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_weighed_k3_descends_the_kl_of_the_policy_whoever_sampled() -> None:
+    theta = PI.log().requires_grad_()
+    logp, ref, old = theta.log_softmax(0), MU.log(), torch.tensor([0.1, 0.6, 0.3], dtype=torch.float64)
+    x = logp - ref
+    weighed = (old * (logp - old.log()).exp() * kl_estimate(x, "k3")).sum()
+    (found,) = torch.autograd.grad(weighed, theta, retain_graph=True)
+    (expected,) = torch.autograd.grad((logp.exp() * x).sum(), theta)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

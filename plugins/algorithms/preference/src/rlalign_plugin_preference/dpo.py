@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rlalign import Batch, Outputs
 from rlalign_plugin_preference.comparing import REFERENCE, Pairwise
+from rlalign_plugin_preference.pairs import mean_logprob
 
 
 def implicit_reward(log_ratio_NT: Tensor, mask_NT: Tensor, beta: float) -> Tensor:
@@ -48,6 +49,10 @@ class DPO(Pairwise):
         )
         robust: bool = Field(False, description="with ε, the unbiased loss of robust DPO instead of cDPO's")
         reference_free: bool = Field(False, description="log π alone, as if the reference were uniform")
+        average: bool = Field(
+            False,
+            description="ρ a mean over a response's tokens (length-normalised DPO); false: a sum, as the paper has it",
+        )
 
     config: Config
 
@@ -61,6 +66,8 @@ class DPO(Pairwise):
         log_ratio_NT = now.full_logprobs_NT
         if not self.config.reference_free:
             log_ratio_NT = log_ratio_NT - batch.rollout.columns[REFERENCE]
+        if self.config.average:
+            return self.config.beta * mean_logprob(log_ratio_NT, batch.rollout.mask_NT)
         return implicit_reward(log_ratio_NT, batch.rollout.mask_NT, self.config.beta)
 
     def per_pair(self, margin_P: Tensor) -> Tensor:

@@ -55,6 +55,12 @@ def over_group(
     return over(advantage_NT, deviation_N[:, None], delta, mean_N.abs()[:, None])
 
 
+def over_draw(advantage_NT: Tensor, reward_N: Tensor, *, bessel: bool, delta: float) -> Tensor:
+    """Advantages over (σ + δ), σ the standard deviation of all rewards there are, whatever their prompts."""
+    deviation = torch.std(reward_N, correction=int(bessel))
+    return over(advantage_NT, deviation, delta, reward_N.abs().max())
+
+
 def over_batch(advantage_NT: Tensor, mask_NT: Tensor, *, bessel: bool, delta: float, size: Tensor) -> Tensor:
     """(A − mean)/(σ + δ), mean and σ over all chosen steps there are (Hu et al. 2025)."""
     deviation, mean = torch.std_mean(advantage_NT[mask_NT], correction=int(bessel))

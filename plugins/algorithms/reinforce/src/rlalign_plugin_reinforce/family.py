@@ -19,6 +19,7 @@ from rlalign_plugin_reinforce.advantages import (
     mean_of_others,
     mean_of_past,
     over_batch,
+    over_draw,
     over_group,
     to_go,
 )
@@ -86,10 +87,15 @@ class PolicyGradient(Component):
             advantage_NT = credit_NT - mean_of_group(total_N, group_N)[:, None]
         if c.scale == "group":
             return over_group(advantage_NT, total_N, group_N, bessel=c.bessel, delta=c.delta)
-        if c.scale == "batch" and len(rollout):
-            spread_NT, size = advantage_NT.expand_as(mask_NT), credit_NT.abs().max()
-            return over_batch(spread_NT, mask_NT, bessel=c.bessel, delta=c.delta, size=size)
-        return advantage_NT
+        if c.scale == "none" or len(rollout) == 0:
+            return advantage_NT
+        if c.scale == "rewards":
+            return over_draw(advantage_NT, total_N, bessel=c.bessel, delta=c.delta)
+        if c.scale == "batch":
+            advantage_NT = advantage_NT.expand_as(mask_NT)
+        among = mask_NT if c.scale == "batch" else torch.ones_like(advantage_NT, dtype=torch.bool)
+        size = credit_NT.abs().max()
+        return over_batch(advantage_NT, among, bessel=c.bessel, delta=c.delta, size=size)
 
     def weights(self, run: Run, rollout: Rollout) -> dict[str, Tensor]:
         """The columns `weight`, and `now`: the policy's log-probs when the iteration began."""
@@ -103,7 +109,12 @@ class PolicyGradient(Component):
                 "have none; leave `importance` out, or those responses"
             )
         now_NT = torch.where(mask_NT, run.score("policy", rollout, ["logprobs"]).logprobs_NT, 0.0)
-        weight = importance_weights(now_NT, rollout.logprobs_NT, mask_NT, importance.cap, importance.level)
+        weight = importance_weights(
+            *(now_NT, rollout.logprobs_NT, mask_NT),
+            importance.cap,
+            importance.level,
+            importance.beyond == "drop",
+        )
         return {"now": now_NT, "weight": weight}
 
     # -- loss -----------------------------------------------------------------------------------------
@@ -116,11 +127,14 @@ class PolicyGradient(Component):
         if c.importance is not None:
             weight = batch.columns["weight"]
             gain = gain * (weight[:, None] if weight.ndim < gain.ndim else weight)
-            metrics |= weight_metrics(batch, weight, c.importance.cap)
+            metrics |= weight_metrics(batch, weight, c.importance.cap, c.importance.beyond == "drop")
         value = -average(batch, gain, c.mean, longest)
         if c.kl:
             x_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
-            kl = average(batch, kl_estimate(x_NT, c.estimator), c.mean, longest)
+            kl_NT = kl_estimate(x_NT, c.estimator)
+            if c.weigh_kl:
+                kl_NT = (now.logprobs_NT - self.old(batch)).exp() * kl_NT
+            kl = average(batch, kl_NT, c.mean, longest)
             value, metrics = value + c.kl * kl, {**metrics, "reference_kl": kl}
         return Loss(value, metrics)
 
@@ -133,15 +147,19 @@ class PolicyGradient(Component):
             return advantage * logprobs, {}
         if logprobs.ndim == 1:  # the same at every chosen step
             advantage = advantage.gather(1, mask_NT.int().argmax(1, keepdim=True))[:, 0]
-        old_NT = batch.old_logprobs_NT if c.importance is None else batch.columns["now"]
-        log_ratio = per_action(now.logprobs_NT - old_NT, mask_NT, c.ratio)
+        log_ratio = per_action(now.logprobs_NT - self.old(batch), mask_NT, c.ratio)
         if c.clipped == "surrogate":
-            gain, acts = clipped_surrogate(log_ratio, advantage, c.clip)
+            gain, acts = clipped_surrogate(log_ratio, advantage, c.clip, c.largest)
         else:
             gain, acts = clipped_weight(log_ratio, logprobs, advantage, c.clip)
         mean = batch.mean_over_responses if gain.ndim == 1 else batch.mean_over_tokens
         moved = mean(kl_estimate(-log_ratio.detach(), "k3"))  # KL(old ‖ now)
         return gain, {"clip_fraction": mean(acts.to(gain)), "kl": moved}
+
+    def old(self, batch: Batch) -> Tensor:
+        """[N,T]: the log-probs that ratios are taken to, the policy's when the iteration began."""
+        known: Tensor = batch.old_logprobs_NT if self.config.importance is None else batch.columns["now"]
+        return known
 
     # -- the moving average ---------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ class Importance(Options):
     level: Literal["token", "sequence"] = Field(
         "token", description="a weight for each token, or one for a whole response"
     )
+    beyond: Literal["cap", "drop"] = Field(
+        "cap", description="what a weight above the cap counts as: the cap, or nothing"
+    )
 
 
 class Family(Options):
@@ -32,10 +35,11 @@ class Family(Options):
     credit: Literal["response", "to-go"] = Field(
         "response", description="what a token is paid for: the whole reward, or what came from it on"
     )
-    scale: Literal["none", "group", "batch"] = Field(
+    scale: Literal["none", "group", "rewards", "responses", "batch"] = Field(
         "none",
-        description="what the advantage is divided by: nothing, the standard deviation of the rewards of its "
-        "group, or that of all tokens' advantages in the draw, whose mean is then taken away too",
+        description="what the advantage is divided by: nothing; the standard deviation of the rewards of its group, "
+        "or of all `rewards` in the draw; or that of the advantages in the draw, of `responses` or of all tokens, "
+        "whose mean is then taken away too",
     )
     bessel: bool = Field(True, description="that deviation over n − 1 (true) or n (false)")
     delta: float = Field(1e-4, ge=0, description="δ: added to that deviation")
@@ -47,6 +51,12 @@ class Family(Options):
     clip: Clip | None = Field(
         None,
         description="[low, high]: the ratio counts within 1 − low and 1 + high; null for no bound",
+    )
+    largest: float | None = Field(
+        None,
+        gt=1,
+        description="the ratio counts as this at most where the advantage is negative, which `clip` leaves without a "
+        "bound (dual clip); null for no bound",
     )
     clipped: Literal["surrogate", "weight"] = Field(
         "surrogate",
@@ -69,10 +79,15 @@ class Family(Options):
         description="of that KL: x²/2, whose gradient is that of KL(π ‖ reference), or e⁻ˣ − 1 + x, whose gradient "
         "is that of KL(reference ‖ π); x = log π − log reference",
     )
+    weigh_kl: bool = Field(
+        False,
+        description="weigh that KL by the ratio, with its gradient: then k3's is that of KL(π ‖ reference), also of "
+        "responses that an earlier policy sampled",
+    )
     importance: Importance | None = Field(
         None,
         description="weigh responses that another policy sampled by min(π/sampler, cap), π the policy when the "
-        "iteration began: {cap: 2.0, level: token or sequence}; null: no weights",
+        "iteration began: {cap: 2.0, level: token or sequence, beyond: cap or drop}; null: no weights",
     )
 
     @field_validator("clip")
@@ -109,6 +124,10 @@ def _senseless(c: Family) -> list[tuple[bool, str]]:
             "`clip` and `clipped` are about a ratio, and there is none; set `ratio`, or leave them out",
         ),
         (
+            c.largest is not None and (c.ratio == "none" or c.clipped == "weight"),
+            "`largest` bounds the ratio of a clipped surrogate; set `ratio` and `clipped: surrogate`, or leave it out",
+        ),
+        (
             whole and c.credit == "to-go",
             f"`ratio: {c.ratio}` makes the response one action with one advantage, and `credit: to-go` gives each "
             "token its own; use `ratio: token`",
@@ -124,12 +143,26 @@ def _senseless(c: Family) -> list[tuple[bool, str]]:
             "`importance: {level: sequence}`",
         ),
         (
+            c.scale == "responses" and c.credit == "to-go",
+            "`scale: responses` is over one advantage for each response, and `credit: to-go` gives each token its own; "
+            "use `scale: batch`",
+        ),
+        (
             c.scale == "none" and bool(said & {"bessel", "delta"}),
             "`bessel` and `delta` are about a deviation, and nothing is divided by one; set `scale`, or leave them out",
         ),
         (
             c.mean != "constant" and "longest" in said,
             f"`longest` is what `mean: constant` divides by, and this is `mean: {c.mean}`; leave it out",
+        ),
+        (
+            c.weigh_kl and (c.kl == 0 or c.ratio != "token"),
+            "`weigh_kl` weighs the KL in the loss by the ratio of each token; set `kl` and `ratio: token`, or leave it "
+            "out",
+        ),
+        (
+            c.importance is not None and c.importance.beyond == "drop" and c.importance.cap is None,
+            "`importance: {beyond: drop}` drops what is above the cap, and there is none; set `cap`",
         ),
         (
             c.kl == 0 and "estimator" in said,

@@ -33,11 +33,20 @@ def clipped(ratio: Tensor, clip: Clip | None) -> Tensor:
     return ratio.clamp(None if low is None else 1 - low, None if high is None else 1 + high)
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: Clip | None) -> tuple[Tensor, Tensor]:
-    """(min(ρA, clip(ρ)A), whether the clip acts), elementwise (Schulman et al. 2017, eq. 7)."""
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: Clip | None, largest: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(min(ρA, clip(ρ)A), whether a bound acts), elementwise (Schulman et al. 2017, eq. 7).
+
+    With `largest` c, no less than cA where A < 0 (dual clip, Ye et al. 2020).
+    """
     ratio = log_ratio.exp()
     free, held = ratio * advantage, clipped(ratio, clip) * advantage
-    return torch.minimum(free, held), held < free
+    gain, acts = torch.minimum(free, held), held < free
+    if largest is None:
+        return gain, acts
+    least = torch.where(advantage < 0, largest * advantage, -torch.inf)
+    return torch.maximum(gain, least), acts | (gain < least)
 
 
 def clipped_weight(
