@@ -192,7 +192,7 @@ def gradient(trainer: Any) -> dict[str, Any]:
 
 
 def furthest(found: Any, known: Any) -> float:
-    """The largest difference, relative to the norm of a weight's gradient or the size of a number, 0.1 at least."""
+    """The largest difference, relative to a weight's gradient, or to a number and at least 0.1."""
     if isinstance(found, Mapping):
         return max(furthest(found[key], known[key]) for key in {*found, *known})
     if isinstance(found, Sequence):

@@ -1,4 +1,4 @@
-"""One small model, one batch, and cases: what TRL computes of them (`record.py`), and what we do (`test_beside_trl.py`).
+"""One small model, one batch, and cases: TRL's side is computed by `record.py`, ours by `test_beside_trl.py`.
 
 Imports neither library. Everything is the same on every machine: weights come from NumPy's `RandomState`, whose
 numbers never change between versions, and responses are given, not sampled.
