@@ -30,7 +30,7 @@ def test_the_example_learns(name: str, tmp_path: Path) -> None:
     assert before["iteration"] == 0
     print(name, {key: round(after[key], 3) for key in (reward, "eval/toy-grammar", "eval/kl/per_response")})
     assert after[reward] > before[reward] + RISES[name]
-    assert after["eval/toy-grammar"] > 0.75
+    assert after["eval/toy-grammar"] > 0.7
     assert after["eval/finished"] > 0.98
     if name == "dapo":
         assert sum(row.get("refills", 0) for row in rows) > 0
