@@ -1,0 +1,158 @@
+"""The family: policy gradients without a value function, as one component whose options say what differs.
+
+Legend: N responses, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from rlalign import Batch, Component, ComponentError, Loss, Outputs, Reward, Rollout, Run, hookimpl
+from rlalign.data.statistics import first_single
+from rlalign_plugin_reinforce.advantages import (
+    mean_of_group,
+    mean_of_others,
+    mean_of_past,
+    over_batch,
+    over_group,
+    to_go,
+)
+from rlalign_plugin_reinforce.importance import importance_weights, weight_metrics
+from rlalign_plugin_reinforce.options import Family
+from rlalign_plugin_reinforce.surrogates import (
+    average,
+    clipped_surrogate,
+    clipped_weight,
+    kl_estimate,
+    per_action,
+)
+
+
+class PolicyGradient(Component):
+    """−A·log π or a clipped ratio in its place: what the members of the family share."""
+
+    class Config(Family):
+        """Options of the family."""
+
+    config: Config
+    trains = ("policy",)
+    unit = "response"
+    responses = "sampled"
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.count, self.total = 0, 0.0
+        c = self.config
+        needs = ["logprobs"]
+        if c.ratio != "none" and c.importance is None:
+            needs.append("old_logprobs")
+        if c.kl:
+            needs += ["full_logprobs", "reference.full_logprobs"]
+            self.models: Mapping[str, Any] = {"reference": "frozen"}
+            self.regularises = True
+        self.needs = tuple(needs)
+        self.min_samples = 2 if self._compares else 1
+
+    @property
+    def _compares(self) -> bool:
+        """Whether a response is compared with others to its prompt."""
+        return self.config.baseline in ("group", "others") or self.config.scale == "group"
+
+    # -- advantage ------------------------------------------------------------------------------------
+
+    @hookimpl
+    def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
+        if self._compares and (single := first_single(rollout)):
+            raise ComponentError(
+                f"`{self.name}` compares a response with its siblings, and example `{single.id}` has one response only"
+            )
+        return Batch.of(rollout, reward, self.advantage_of(rollout, reward), **self.weights(run, rollout))
+
+    def advantage_of(self, rollout: Rollout, reward: Reward) -> Tensor:
+        """[N,1] or, where each token is paid for what came from it on, [N,T]: the reward less the baseline, scaled."""
+        c, total_N, group_N, mask_NT = self.config, reward.total_N, rollout.group_N, rollout.mask_NT
+        credit_NT = total_N[:, None] if c.credit == "response" else to_go(reward.tokens_NT, mask_NT)
+        advantage_NT = credit_NT
+        if c.baseline == "past":
+            advantage_NT = credit_NT - mean_of_past(self.total, self.count)
+        elif c.baseline == "others":
+            advantage_NT = credit_NT - mean_of_others(total_N, group_N)[:, None]
+        elif c.baseline == "group":
+            advantage_NT = credit_NT - mean_of_group(total_N, group_N)[:, None]
+        if c.scale == "group":
+            return over_group(advantage_NT, total_N, group_N, bessel=c.bessel, delta=c.delta)
+        if c.scale == "batch" and len(rollout):
+            spread_NT, size = advantage_NT.expand_as(mask_NT), credit_NT.abs().max()
+            return over_batch(spread_NT, mask_NT, bessel=c.bessel, delta=c.delta, size=size)
+        return advantage_NT
+
+    def weights(self, run: Run, rollout: Rollout) -> dict[str, Tensor]:
+        """The columns `weight`, and `now`: the policy's log-probs when the iteration began."""
+        importance = self.config.importance
+        if importance is None:
+            return {}
+        mask_NT = rollout.mask_NT
+        if bool(rollout.logprobs_NT[mask_NT].isnan().any()):
+            raise ComponentError(
+                f"`{self.name}: {{importance: …}}` weighs responses by the log-probs they were sampled with, and some "
+                "have none; leave `importance` out, or those responses"
+            )
+        now_NT = torch.where(mask_NT, run.score("policy", rollout, ["logprobs"]).logprobs_NT, 0.0)
+        weight = importance_weights(now_NT, rollout.logprobs_NT, mask_NT, importance.cap, importance.level)
+        return {"now": now_NT, "weight": weight}
+
+    # -- loss -----------------------------------------------------------------------------------------
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        c = self.config
+        longest = c.longest or run.generation.max_new_tokens
+        gain, metrics = self.gain(batch, now)
+        if c.importance is not None:
+            weight = batch.columns["weight"]
+            gain = gain * (weight[:, None] if weight.ndim < gain.ndim else weight)
+            metrics |= weight_metrics(batch, weight, c.importance.cap)
+        value = -average(batch, gain, c.mean, longest)
+        if c.kl:
+            x_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
+            kl = average(batch, kl_estimate(x_NT, c.estimator), c.mean, longest)
+            value, metrics = value + c.kl * kl, {**metrics, "reference_kl": kl}
+        return Loss(value, metrics)
+
+    def gain(self, batch: Batch, now: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is maximised at each action, [N,T] or [N], and what is worth watching."""
+        c, mask_NT = self.config, batch.rollout.mask_NT
+        advantage = batch.advantage_NT
+        logprobs = per_action(now.logprobs_NT, mask_NT, c.ratio)
+        if c.ratio == "none":
+            return advantage * logprobs, {}
+        if logprobs.ndim == 1:  # the same at every chosen step
+            advantage = advantage.gather(1, mask_NT.int().argmax(1, keepdim=True))[:, 0]
+        old_NT = batch.old_logprobs_NT if c.importance is None else batch.columns["now"]
+        log_ratio = per_action(now.logprobs_NT - old_NT, mask_NT, c.ratio)
+        if c.clipped == "surrogate":
+            gain, acts = clipped_surrogate(log_ratio, advantage, c.clip)
+        else:
+            gain, acts = clipped_weight(log_ratio, logprobs, advantage, c.clip)
+        mean = batch.mean_over_responses if gain.ndim == 1 else batch.mean_over_tokens
+        moved = mean(kl_estimate(-log_ratio.detach(), "k3"))  # KL(old ‖ now)
+        return gain, {"clip_fraction": mean(acts.to(gain)), "kl": moved}
+
+    # -- the moving average ---------------------------------------------------------------------------
+
+    @hookimpl
+    def iteration_done(self, reward: Reward) -> None:
+        if self.config.baseline == "past":
+            self.count += len(reward.total_N)
+            self.total += float(reward.total_N.double().sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "total": self.total} if self.config.baseline == "past" else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count, self.total = int(state.get("count", 0)), float(state.get("total", 0.0))
