@@ -1,4 +1,4 @@
-"""Which methods climb the objective, and where others come to rest: on a bandit, by enumeration of all that can be pulled.
+"""Which methods climb the objective, and where others rest: on a bandit, by enumeration of all that can be pulled.
 
 Every group of arms is an example, scored and learned from as in a run: component, rewards and engine, in float64.
 The policy, softmax of a row of logits, is asked for the gradient on each group, weighted by how likely the group is.
@@ -71,11 +71,14 @@ COMPONENTS = {"groups": Groups, "off-policy-pg": OffPolicyPG}
 class Enumerated:
     """An algorithm, shown every group."""
 
-    def __init__(self, folder: Path, algorithm: Any, task: Any, *, rewards: Any = None, reference: Tensor) -> None:
+    def __init__(
+        self, folder: Path, algorithm: Any, task: Any, *, rewards: Any = None, reference: Tensor | None = None
+    ) -> None:
         pipeline = {"task": {"groups": task}, "policy": {"table": {"actions": 3}}, "algorithm": algorithm}
         pipeline |= {"responses": "logged", "train": {"iterations": 1, "dtype": "float64", "prompts": 64}}
         self.bench = Bench(folder, pipeline | ({"rewards": rewards} if rewards else {}), COMPONENTS)
-        self._become("reference", reference)
+        if reference is not None:
+            self._become("reference", reference)
 
     def _become(self, model: str, probabilities: Tensor) -> None:
         table = self.bench.phase.models[model]
@@ -144,6 +147,24 @@ def test_on_its_own_samples_the_expected_gradient_is_that_of_the_objective(algor
     torch.testing.assert_close(found, truth(POLICY, REFERENCE), atol=1e-12, rtol=0)
 
 
+def on_own_samples(folder: Path, algorithm: Any, k: int) -> Tensor:
+    """What is climbed for what arms pay, without any KL."""
+    return Enumerated(folder, algorithm, {"k": k}).climbed(POLICY, of_policy(POLICY))
+
+
+def test_dr_grpo_climbs_as_it_should_and_grpo_with_its_deviation_does_not(tmp_path):
+    pays, k = torch.tensor(R, dtype=torch.float64), 3
+    true = POLICY * (pays - POLICY @ pays)
+    # The group's own mean as baseline costs a k-th of the gradient; the sum is divided by the most tokens there may be.
+    dr_grpo = on_own_samples(tmp_path / "dr", {"dr-grpo": {}}, k)
+    torch.testing.assert_close(dr_grpo, true * (k - 1) / k / 64, atol=1e-12, rtol=0)
+    # Of two, the better one has the advantage ½√2 and the other minus that, by however much it is better.
+    wins = torch.stack([POLICY[pays < pay].sum() - POLICY[pays > pay].sum() for pay in pays])
+    grpo = on_own_samples(tmp_path / "grpo", {"grpo": {"kl": 0.0}}, 2)
+    torch.testing.assert_close(grpo, POLICY * wins * 0.5**0.5, atol=1e-4, rtol=0)
+    assert cosine(grpo, true) == pytest.approx(0.954, abs=1e-3)
+
+
 @pytest.mark.parametrize("pair", [of_policy(POLICY), of_log])
 def test_rloo_with_todays_kl_is_copg_on_any_pairs(pair, tmp_path):
     """At the first step of an iteration; afterwards its reward has the KL of the policy that began it."""
@@ -166,7 +187,11 @@ def test_at_the_optimum_copg_wants_nothing_of_any_pair(tmp_path):
 
 OFF_POLICY = [
     ("copg", {"copg": {"beta": BETA}}, OPTIMUM),
-    ("ipo", {"ipo": {"tau": BETA, "average": False}}, (0.4241690588508854, 0.3527058336606691, 0.2231251074884454)),
+    (
+        "ipo",
+        {"ipo": {"tau": BETA, "average": False}},
+        (0.4241690588508854, 0.3527058336606691, 0.2231251074884454),
+    ),
     ("pg", {"off-policy-pg": {"beta": BETA}}, (0.1939902582774074, 0.2501385901689515, 0.5558711515536411)),
     (
         "pg-value",
@@ -178,7 +203,9 @@ OFF_POLICY = [
 
 
 @pytest.mark.parametrize(("name", "algorithm", "stated"), OFF_POLICY, ids=[name for name, *_ in OFF_POLICY])
-def test_on_a_skewed_log_a_method_rests_where_it_is_stated_and_nowhere_near(name, algorithm, stated, tmp_path):
+def test_on_a_skewed_log_a_method_rests_where_it_is_stated_and_nowhere_near(
+    name, algorithm, stated, tmp_path
+):
     """IPO sees who was preferred with probability σ(R(y) − R(y')); the naive gradient takes the log for its own."""
     ranked = name == "ipo"
     shown = Enumerated(tmp_path, algorithm, {"preferred": ranked}, reference=UNIFORM)

@@ -42,7 +42,7 @@ def derive(row: Row, given: Mapping[str, Any]) -> dict[str, float]:
     last = {name: row.curve[name][-1] for name in ("first", "second", "third", "regret", "distance")}
     highest, there = (exact.objective(policy, reward, reference, BETA) for policy in (best, end))
     return last | {
-        "stated_regret": highest - there,
+        "stated_regret": max(0.0, highest - there),
         "stated_distance": exact.distance(end, best),
         "off": exact.distance(end, [last["first"], last["second"], last["third"]]),
         "falls": float(
@@ -89,7 +89,8 @@ def _answer(claim: str, found: Found, arm: str, name: str, holds: Any) -> str:
     if not values:
         return f"- **{claim}**: no run yet."
     word = "yes" if all(map(holds, values)) else "no"
-    return f"- **{claim}**: {word}. `{arm}`, {name} {min(values):.3g} to {max(values):.3g} over {len(values)} seeds."
+    numbers = "" if name == "falls" else f", {name} {min(values):.3g} to {max(values):.3g}"
+    return f"- **{claim}**: {word}. `{arm}`{numbers}, {len(values)} seeds."
 
 
 def _value(row: Row, name: str) -> float:

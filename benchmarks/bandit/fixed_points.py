@@ -43,7 +43,7 @@ def naive(
 ) -> Numbers:
     """Where Σ (R_β − b) ∇log π over both arms of these pairs comes to rest, going up from π_ref."""
     pairs, reward, reference = _floats(pairs_AA), _floats(reward_A), _floats(reference_A)
-    pulled, logits = pairs.sum(0) + pairs.sum(1), numpy.log(reference)
+    pulled, logits = (pairs.sum(0) + pairs.sum(1)) / pairs.sum(), numpy.log(reference)
     for _ in range(100_000):
         policy = _normal(logits)
         regularised = reward - beta * numpy.log(policy / reference)

@@ -141,13 +141,14 @@ class Engine(Forward):
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
-        unit_N = batching.unit_of(rollout, self.unit)
-        steps_N = rollout.mask_NT.sum(1)
+        unit_N = batching.unit_of(rollout, self.unit).cpu()  # copied once; a wait for each run would be more
+        steps_N = rollout.mask_NT.sum(1).cpu()
         sizes = steps_N.new_zeros(int(unit_N.max()) + 1 if len(rollout) else 0).index_add(0, unit_N, steps_N)
         runs = batching.runs(sizes.tolist(), self.head_chunk)
         if runs is None:
             return None
-        return [((run.start <= unit_N) & (unit_N < run.stop)).nonzero()[:, 0] for run in runs]
+        rows = [((run.start <= unit_N) & (unit_N < run.stop)).nonzero()[:, 0] for run in runs]
+        return [some.to(rollout.group_N.device) for some in rows]
 
     # -- forward ----------------------------------------------------------------------------------
 
