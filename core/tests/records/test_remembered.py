@@ -209,8 +209,10 @@ def test_a_store_gives_back_the_bits(dtype: torch.dtype, tmp_path: Path) -> None
         store.add(key, values + 1)  # known: stays as it is
     for reader in (store, Remembered(tmp_path, logs, "some.output", dtype)):
         assert not reader.knows(b"x" * 16)
-        found = reader.read(list(rows))
-        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, rows.values(), strict=True))
+        assert torch.equal(reader.read(list(rows)), torch.cat(list(rows.values())))
+        twice = [bytes([3]) * 16, bytes([5]) * 16, bytes([3]) * 16]
+        assert torch.equal(reader.read(twice), torch.cat([rows[key] for key in twice]))
+        assert len(reader.read([])) == 0
 
 
 def test_keys_tell_prompts_and_responses_apart(tmp_path: Path) -> None:

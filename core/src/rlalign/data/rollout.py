@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -124,7 +125,7 @@ class Rollout:
     @cached_property
     def cost_N(self) -> Tensor:
         """Tokens of prompt and response."""
-        prompts = torch.tensor([x.numel() for x in self.inputs], device=self.group_N.device)
+        prompts = torch.tensor(list(map(Tensor.numel, self.inputs)), device=self.group_N.device)
         return self.length_N + prompts[self.group_N] if len(prompts) else self.length_N
 
     @cached_property
@@ -161,8 +162,8 @@ class Rollout:
         kept_list, row_list = kept.tolist(), rows.tolist()
         return replace(
             self,
-            examples=tuple(self.examples[g] for g in kept_list),
-            inputs=tuple(self.inputs[g] for g in kept_list),
+            examples=_picked(self.examples, kept_list),
+            inputs=_picked(self.inputs, kept_list),
             group_N=group_N,
             actions_NT=self.actions_NT[rows],
             mask_NT=self.mask_NT[rows],
@@ -170,7 +171,7 @@ class Rollout:
             setting_N=self.setting_N[rows],
             logprobs_NT=self.logprobs_NT[rows],
             full_logprobs_NT=self.full_logprobs_NT[rows],
-            texts=tuple(self.texts[i] for i in row_list),
+            texts=_picked(self.texts, row_list),
             allowed=None if self.allowed is None else self.allowed.take(row_list),
             columns={name: take_column(column, rows) for name, column in self.columns.items()},
         )
@@ -214,6 +215,11 @@ class Rollout:
     def row_order(self) -> Tensor:
         """Rows group by group, a stable order."""
         return self.group_N.argsort(stable=True)
+
+
+def _picked(some: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
+    found: tuple[Any, ...] = itemgetter(*places)(some) if len(places) > 1 else tuple(some[i] for i in places)
+    return found
 
 
 def _indices(rows: Tensor, count: int) -> Tensor:
@@ -279,12 +285,11 @@ def logged_rollout(
     """Logged responses as a policy encoded them: (actions, whether it ended by itself), in the order of the
     examples and their responses. Sampled neutrally (temperature 1, no bans), log-probs NaN. `like` is a
     weight, for dtype and device."""
-    steps = max((len(tokens) for tokens, _ in actions), default=0)
-    actions_NT = torch.zeros(len(actions), steps, dtype=torch.long)
-    for i, (tokens, _) in enumerate(actions):
-        actions_NT[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-    length_N = torch.tensor([len(tokens) for tokens, _ in actions], dtype=torch.long)
-    mask_NT = torch.arange(steps) < length_N[:, None]
+    lengths = [len(tokens) for tokens, _ in actions]
+    steps = max(lengths, default=0)
+    mask_NT = torch.arange(steps) < torch.tensor(lengths, dtype=torch.long)[:, None]
+    actions_NT = torch.zeros(mask_NT.shape, dtype=torch.long)
+    actions_NT[mask_NT] = torch.tensor([a for tokens, _ in actions for a in tokens], dtype=torch.long)
     unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=like.device, dtype=like.dtype)
     groups = [g for g, example in enumerate(examples) for _ in example.responses]
     return Rollout(

@@ -17,19 +17,22 @@ Rows = list[int]
 
 def units(rollout: Rollout, unit: str) -> list[Rows]:
     """The rows of each smallest piece a loss may be evaluated on alone."""
-    if unit == "step":
-        return [list(range(len(rollout)))]
+    found: dict[int, Rows] = {}
+    for row, number in enumerate(unit_of(rollout, unit).tolist()):
+        found.setdefault(number, []).append(row)
+    return [found[number] for number in sorted(found)]
+
+
+def unit_of(rollout: Rollout, unit: str) -> Tensor:
+    """[N]: the number of each row's unit."""
     if unit == "response":
-        return [[row] for row in range(len(rollout))]
-    groups: dict[int, Rows] = {}
-    for row, group in enumerate(rollout.group_N.tolist()):
-        groups.setdefault(group, []).append(row)
-    return [groups[group] for group in sorted(groups)]
+        return torch.arange(len(rollout), device=rollout.group_N.device)
+    return rollout.group_N if unit == "group" else torch.zeros_like(rollout.group_N)
 
 
-def padded_cost(cost_N: Sequence[int], rows: Rows) -> int:
+def padded_cost(cost_N: Sequence[int], rows: Sequence[int]) -> int:
     """Tokens a model computes when it reads these rows side by side."""
-    return max((cost_N[row] for row in rows), default=0) * len(rows)
+    return max(map(cost_N.__getitem__, rows), default=0) * len(rows)
 
 
 def fit(cost_N: Sequence[int], pieces: Sequence[Rows], budget: int) -> list[Rows]:
@@ -52,6 +55,8 @@ def micro_batches(rollout: Rollout, budget: int, unit: str = "response") -> list
     A unit larger than the budget comes back alone and whole: its caller decides how to cut it.
     """
     cost_N = rollout.cost_N.tolist()
+    if cost_N and max(cost_N) * len(cost_N) <= budget:
+        return [list(range(len(cost_N)))]
     if unit != "response":
         return fit(cost_N, units(rollout, unit), budget)
     pieces: list[Rows] = []
@@ -79,3 +84,10 @@ def runs(sizes: Sequence[int], most: int) -> list[range] | None:
 def index(rows: Rows, like: Rollout) -> Tensor:
     """Rows as an index tensor on the rollout's device."""
     return torch.tensor(rows, dtype=torch.long, device=like.group_N.device)
+
+
+def places_of(some: Tensor, among: Tensor, count: int) -> Tensor:
+    """Where in `among`, numbers below `count`, one of `some` stands. `torch.isin` would sort both."""
+    wanted = torch.zeros(count, dtype=torch.bool, device=among.device)
+    wanted[some] = True
+    return wanted[among].nonzero()[:, 0]

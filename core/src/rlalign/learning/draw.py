@@ -78,14 +78,21 @@ class Draw:
 
     def next(self, count: int) -> list[Example]:
         """The next examples. One drawn twice stands there twice."""
-        drawn = [self._at(p) for p in range(self.position, self.position + count)]
-        self.position += count
-        return drawn
-
-    def _at(self, position: int) -> Example:
+        first, self.position = self.position, self.position + count
         if self._cumulative is None:
-            epoch, place = divmod(position, len(self.data))
-            return self._example(int(self._order[self._shuffled(epoch)[place]]))
+            return [self._example(index) for index in self._in_passes(first, count)]
+        return [self._weighted(position) for position in range(first, first + count)]
+
+    def _in_passes(self, position: int, count: int) -> list[int]:
+        """Places in the data from a position of the shuffled passes on."""
+        found: list[int] = []
+        while len(found) < count:
+            epoch, place = divmod(position + len(found), len(self.data))
+            found += self._order[self._shuffled(epoch)[place : place + count - len(found)]].tolist()
+        return found
+
+    def _weighted(self, position: int) -> Example:
+        assert self._cumulative is not None
         generator = self._seeds.rng(*self._key, "weighted", position)
         target = torch.rand((), dtype=torch.float64, generator=generator) * self._cumulative[-1]
         index = int(torch.searchsorted(self._cumulative, target, right=True))

@@ -103,7 +103,7 @@ class Engine(Forward):
             at: Tensor | slice = slice(None)
             part = piece
             if len(runs) > 1:
-                part, at = piece.take(rows), torch.isin(row_M, rows).nonzero()[:, 0]
+                part, at = piece.take(rows), batching.places_of(rows, row_M, len(piece))
             h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
             outputs = self._head(h_chunk, part.rollout, part.rollout.chosen)
             v_part = v.detach()[at] if v is not None else None
@@ -123,7 +123,7 @@ class Engine(Forward):
         ]
         rollouts = [piece.rollout.take(rows) for rows in parts]
         row_M = piece.rollout.chosen[0]
-        steps = [torch.isin(row_M, rows).nonzero()[:, 0] for rows in parts]
+        steps = [batching.places_of(rows, row_M, len(piece)) for rows in parts]
         looks: list[Metrics] = []
         values: list[Tensor] = []
         with torch.no_grad():
@@ -141,12 +141,14 @@ class Engine(Forward):
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
-        units = batching.units(rollout, self.unit)
-        steps_N = rollout.mask_NT.sum(1).tolist()
-        runs = batching.runs([sum(steps_N[row] for row in unit) for unit in units], self.head_chunk)
+        unit_N = batching.unit_of(rollout, self.unit).cpu()  # copied once; a wait for each run would be more
+        steps_N = rollout.mask_NT.sum(1).cpu()
+        sizes = steps_N.new_zeros(int(unit_N.max()) + 1 if len(rollout) else 0).index_add(0, unit_N, steps_N)
+        runs = batching.runs(sizes.tolist(), self.head_chunk)
         if runs is None:
             return None
-        return [batching.index(sorted(row for i in run for row in units[i]), rollout) for run in runs]
+        rows = [((run.start <= unit_N) & (unit_N < run.stop)).nonzero()[:, 0] for run in runs]
+        return [some.to(rollout.group_N.device) for some in rows]
 
     # -- forward ----------------------------------------------------------------------------------
 

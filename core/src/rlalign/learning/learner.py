@@ -77,7 +77,7 @@ class GradientLearner:
             parts = order.split(self.train.minibatch)
         else:
             parts = order.tensor_split(self.train.minibatches)
-        return [torch.isin(batch.rollout.group_N, groups).nonzero()[:, 0] for groups in parts]
+        return [batching.places_of(groups, batch.rollout.group_N, count) for groups in parts]
 
     def gradient_step(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
         """Leave the gradient of one step in `.grad`; its metrics and norm, finite or the component is named."""

@@ -10,6 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy
 import torch
@@ -23,14 +24,15 @@ _HEAD = struct.Struct("<16sI")
 
 
 class Remembered:
-    """One output of one model. Only where each response's record begins stays in memory."""
+    """One output of one model. Only where each response's values stand stays in memory."""
 
     def __init__(self, run: Path, logs: Logs, name: str, dtype: torch.dtype) -> None:
         self._dtype = numpy.dtype("<f8" if dtype == torch.float64 else "<f4")
         self.name = f"remembered/{name}.f{8 * self._dtype.itemsize}"
         self._path = run / self.name
         self._logs = logs
-        self._starts: dict[bytes, int] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}
+        """By key: where a response's values begin, and how many bytes they are."""
         self._end = 0
         if self._path.exists():
             self._walk()
@@ -40,35 +42,37 @@ class Remembered:
         with self._path.open("rb") as file:
             while self._end < size:
                 key, count = _HEAD.unpack(file.read(_HEAD.size))
-                self._starts[key] = self._end
-                self._end += _HEAD.size + count * self._dtype.itemsize
+                self._place(key, count * self._dtype.itemsize)
                 file.seek(self._end)
+
+    def _place(self, key: bytes, size: int) -> None:
+        self._places[key] = self._end + _HEAD.size, size
+        self._end += _HEAD.size + size
 
     def knows(self, key: bytes) -> bool:
         """Whether this response was met before."""
-        return key in self._starts
+        return key in self._places
 
-    def read(self, keys: Sequence[bytes]) -> list[Tensor]:
-        """The values of responses that are known, one a step."""
+    def read(self, keys: Sequence[bytes]) -> Tensor:
+        """The values of responses that are known, one a step, those of one response after the other's."""
         if not keys:
-            return []
-        found = []
+            return torch.from_numpy(numpy.empty(0, self._dtype))
         with self._path.open("rb") as file:
-            for key in keys:
-                file.seek(self._starts[key])
-                _, count = _HEAD.unpack(file.read(_HEAD.size))
-                values = numpy.frombuffer(file.read(count * self._dtype.itemsize), dtype=self._dtype)
-                found.append(torch.from_numpy(values.copy()))
-        return found
+            found = {key: self._read(file, *self._places[key]) for key in dict.fromkeys(keys)}
+        return torch.from_numpy(numpy.frombuffer(bytearray().join(found[key] for key in keys), self._dtype))
+
+    @staticmethod
+    def _read(file: BinaryIO, start: int, size: int) -> bytes:
+        file.seek(start)
+        return file.read(size)
 
     def add(self, key: bytes, values_T: Tensor) -> None:
         """Keep the values of a response."""
-        if key in self._starts:
+        if key in self._places:
             return
-        record = _HEAD.pack(key, len(values_T)) + values_T.cpu().numpy().astype(self._dtype).tobytes()
-        self._logs.write(self.name, record)
-        self._starts[key] = self._end
-        self._end += len(record)
+        values = values_T.cpu().numpy().astype(self._dtype).tobytes()
+        self._logs.write(self.name, _HEAD.pack(key, len(values_T)) + values)
+        self._place(key, len(values))
 
 
 def keys_of(rollout: Rollout, rows: Sequence[int]) -> list[bytes]:
@@ -93,11 +97,16 @@ def scored_once(
     """Outputs [N,T] by name: read where a logged response is known, else scored; one that is there twice, once."""
     rows = logged_N.nonzero()[:, 0].tolist()
     keys = dict(zip(rows, keys_of(rollout, rows), strict=True))
-    first = {
-        key: i for i, key in reversed(keys.items()) if not all(store.knows(key) for store in stores.values())
-    }
+    places = {key: i for i, key in reversed(keys.items())}
+    first = {key: i for key, i in places.items() if not all(store.knows(key) for store in stores.values())}
     asked = [i for i in range(len(rollout)) if i not in keys or first.get(keys[i]) == i]
     known = {i: key for i, key in keys.items() if first.get(key) != i}
+    known_N = torch.zeros_like(logged_N).index_fill(
+        0, torch.tensor([*known], dtype=torch.long).to(logged_N.device), True
+    )
+    steps_NT = known_N[:, None] & (
+        torch.arange(rollout.steps, device=logged_N.device) < rollout.length_N[:, None]
+    )
     new = torch.tensor(asked, device=logged_N.device, dtype=torch.long)
     scored = score(rollout if len(new) == len(rollout) else rollout.take(new))
     length_N = rollout.length_N.tolist()
@@ -108,7 +117,6 @@ def scored_once(
         for i in asked:
             if i in keys:
                 store.add(keys[i], x_NT[i, : length_N[i]])
-        for i, values in zip(known, store.read(list(known.values())), strict=True):
-            x_NT[i, : len(values)] = values.to(x_NT)
+        x_NT[steps_NT] = store.read(list(known.values())).to(x_NT)
         found[output] = x_NT
     return found

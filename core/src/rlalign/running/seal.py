@@ -71,7 +71,7 @@ class Seal:
                     self._reach(each)
         elif kind is tuple:
             if value and isinstance(value[0], Tensor | Rollout):
-                for each in value:
+                for each in {id(each): each for each in value}.values():  # equal prompts may share a tensor
                     self._reach(each)
         elif kind is Allowed:
             self._tensors += [x for row in value.rows if row for x in vars(row).values() if x is not None]

@@ -108,7 +108,9 @@ class Table(Policy):
     # -- text and prompts ---------------------------------------------------------------------------
 
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
-        return tuple(torch.tensor([self._prompt(e)], device=self.table.device) for e in examples)
+        places = [self._prompt(example) for example in examples]
+        tensors = {place: torch.tensor([place], device=self.table.device) for place in dict.fromkeys(places)}
+        return tuple(tensors[place] for place in places)
 
     def _prompt(self, example: Example) -> int:
         if not self.config.prompts:
@@ -120,11 +122,14 @@ class Table(Policy):
         return self.config.prompts.index(str(example.prompt))
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
-        rows = [
-            self._actions(example, text, example.finished[j] if example.finished else True)
-            for example in examples
-            for j, text in enumerate(example.responses)
-        ]
+        known: dict[tuple[str, bool], tuple[list[int], bool]] = {}
+        rows = []
+        for example in examples:
+            for j, text in enumerate(example.responses):
+                finished = example.finished[j] if example.finished else True
+                if (text, finished) not in known:
+                    known[text, finished] = self._actions(example, text, finished)
+                rows.append(known[text, finished])
         return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
 
     def _actions(self, example: Example, text: str, finished: bool) -> tuple[list[int], bool]:
