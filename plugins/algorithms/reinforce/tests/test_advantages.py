@@ -23,7 +23,7 @@ from rlalign_plugin_reinforce.advantages import (
     to_go,
 )
 
-from .conftest import by_logprob
+from .conftest import by_logprob, move
 
 
 def f64(x: Any) -> Tensor:
@@ -65,6 +65,24 @@ def test_the_deviation_of_a_batch_by_hand() -> None:
     advantage, mask = f64([[3.0, 3.0], [0.0, 8.0]]), torch.tensor([[True, True], [True, False]])
     found = over_batch(advantage, mask, bessel=False, delta=0.0, size=f64(3.0))
     assert found.flatten().tolist() == pytest.approx([2**-0.5, 2**-0.5, -(2**0.5), 0.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rounding_is_no_difference(dtype: torch.dtype) -> None:
+    """Where all earned the same nobody has an advantage, however many they are and whatever δ."""
+    for size, value in ((3, 0.1), (7, 0.1), (16, 9.9), (256, 0.5697554), (1024, 6.17014)):
+        reward, group = torch.full((size,), value, dtype=dtype), torch.zeros(size, dtype=torch.long)
+        of_group = (reward - mean_of_group(reward, group))[:, None]
+        rounded = (reward - reward.mean())[:, None]
+        options: dict[str, Any] = {"bessel": True, "delta": 0.0}
+        mask, bound = torch.ones(size, 1, dtype=torch.bool), reward.max()
+        assert not over_group(of_group, reward, group, **options).any()
+        assert not over_group(rounded, reward, group, **options).any()
+        assert not over_draw(rounded, reward, **options).any()
+        assert not over_batch(reward[:, None], mask, **options, size=bound).any()
+        almost = reward * (1 + torch.finfo(dtype).eps * (torch.arange(size) % 2))
+        assert not over_group(almost[:, None], almost, group, **options).any()
+        assert not over_draw(almost[:, None], almost, **options).any()
 
 
 REWARDS = st.lists(st.integers(-50, 50), min_size=2, max_size=5).map(lambda row: [x / 7 for x in row])
@@ -147,3 +165,19 @@ def test_what_a_longer_response_does_to_the_weight_of_tokens(tmp_path: Path) -> 
     assert change["grpo"] == pytest.approx([1, 1 / 2, 1])
     assert change["dapo"] == pytest.approx([7 / 10] * 3)
     assert change["dr-grpo"] == pytest.approx([1, 1, 1])
+
+
+def test_on_one_group_of_equal_lengths_dapo_is_grpo(tmp_path: Path) -> None:
+    """Without the KL, with clips alike."""
+    logp = [[[-0.5, -1.5], [-1.0, -0.25], [-2.0, -0.5]]]
+    found = []
+    for member, options in (("grpo", {"kl": 0.0}), ("dapo", {"clip": [0.2, 0.2]})):
+        say = {**golden(logp, None, [[1.0, 0.0, 3.0]]), "algorithm": {member: options}}
+        bench = Bench(tmp_path / member, say, GIVEN)
+        batch = bench.batch()
+        move(bench, [[[-0.25, -1.5], [-1.0, -0.75], [-2.0, -0.75]]])
+        found.append(bench.gradient(batch))
+    (one, gradients), (other, others) = found
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-12)
+    assert one["grpo/clip_fraction"] == other["dapo/clip_fraction"] > 0
+    torch.testing.assert_close(gradients, others, rtol=0, atol=1e-12)

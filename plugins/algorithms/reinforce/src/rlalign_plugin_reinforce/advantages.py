@@ -36,10 +36,11 @@ def mean_of_others(reward_N: Tensor, group_N: Tensor) -> Tensor:
 def mean_of_group(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """[N]: the mean of all k rewards of the same prompt, its own among them (Shao et al. 2024).
 
-    R less it is (k−1)/k of R less the mean of the others.
+    R less it is (k−1)/k of R less the mean of the others. In float64: a deviation may divide what is left, and the
+    mean of many equal numbers must be that number.
     """
-    sum_G, count_G = sums(reward_N, group_N)
-    return (sum_G / count_G)[group_N]
+    sum_G, count_G = sums(reward_N.double(), group_N)
+    return (sum_G / count_G)[group_N].to(reward_N)
 
 
 # -- scales -------------------------------------------------------------------------------------------
