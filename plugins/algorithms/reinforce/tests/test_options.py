@@ -97,7 +97,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "length of whole responses": (
         {"dr-grpo": {"ratio": "sequence"}},
-        "no length for `mean: constant` to divide by",
+        "no tokens for `mean: constant` to count; use `mean: response-means`",
+    ),
+    "a mean over tokens of whole responses": (
+        {"dapo": {"ratio": "geometric"}},
+        "no tokens for `mean: tokens` to count; use `mean: response-means`",
     ),
     "weights of tokens": (
         {"gspo": {"importance": {}}},

@@ -133,9 +133,9 @@ def _senseless(c: Family) -> list[tuple[bool, str]]:
             "token its own; use `ratio: token`",
         ),
         (
-            whole and c.mean == "constant",
-            f"`ratio: {c.ratio}` counts each response once, so there is no length for `mean: constant` to divide by; "
-            "use `mean: response-sums`",
+            whole and c.mean in ("tokens", "constant"),
+            f"`ratio: {c.ratio}` counts each response once, so there are no tokens for `mean: {c.mean}` to count; use "
+            "`mean: response-means`",
         ),
         (
             whole and c.importance is not None and c.importance.level == "token",
