@@ -37,14 +37,40 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return {request.param: {"path": str(testing.tiny_model(tmp_path_factory.mktemp("tiny"), request.param))}}
 
 
-def phase(folder: Path, model: dict[str, Any], member: str, weighed: bool = False, **train: Any) -> Bench:
+WHOLE = {"level": "sequence", "cap": 1.2, "beyond": "drop"}
+RICH: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokens": (
+        "grpo",
+        {"kl": 0.3, "weigh_kl": True, "largest": 1.05, "scale": "rewards", "importance": WHOLE},
+    ),
+    "responses": (
+        "rloo",
+        {"ratio": "sequence", "clip": [0.02, 0.02], "scale": "responses", "importance": WHOLE},
+    ),
+    "to go": (
+        "cispo",
+        {"credit": "to-go", "scale": "batch", "clip": [0.02, 0.02], "kl": 0.3, "estimator": "k2"},
+    ),
+}
+"""Options that no member has by default."""
+
+
+def phase(
+    folder: Path,
+    model: dict[str, Any],
+    member: str,
+    weighed: bool = False,
+    options: dict[str, Any] | None = None,
+    **train: Any,
+) -> Bench:
     level = "sequence" if member == "gspo" else "token"
+    weights = {"importance": {"cap": 1.2, "level": level}} if weighed else {}
     made = {
         "task": "worded",
         "policy": model,
         "responses": "logged",
         "rewards": ["logged"],
-        "algorithm": {member: {"importance": {"cap": 1.2, "level": level}} if weighed else {}},
+        "algorithm": {member: {**weights, **(options or {})}},
         "train": {"iterations": 1, "prompts": 3, "dtype": "float64", **train},
     }
     return Bench(folder, made, {"worded": Worded})
@@ -58,12 +84,13 @@ def sampled(bench: Bench) -> tuple[Rollout, Any]:
     return replace(rollout, logprobs_NT=now_NT + 0.2 * noise_NT), reward
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", [*MEMBERS, *RICH])
 def test_loss_and_gradient_are_the_same_however_the_step_is_cut(
     member: str, model: dict[str, Any], tmp_path: Path
 ) -> None:
     """Some members with weights, some without, of a policy that has since moved."""
-    bench = phase(tmp_path, model, member, weighed=member in ("rloo", "grpo", "gspo", "cispo"))
+    name, options = RICH.get(member, (member, {}))
+    bench = phase(tmp_path, model, name, weighed=member in ("rloo", "grpo", "gspo", "cispo"), options=options)
     rollout, reward = sampled(bench)
     batch = with_old_logprobs(bench.phase, bench.stages.advantage(bench.run, rollout, reward).as_step())
     start = bench.learner.parameters()
