@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, ComponentError, ConfigError
+from rlalign import Batch, ComponentError, ConfigError, Outputs
 from rlalign.testing import Bench, ComponentTests, run
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
+from rlalign_plugin_copg.pairs import refuse_incomparable
 
 CASES = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
 NEAR = {"rel": 0, "abs": 1e-9}
@@ -405,6 +407,17 @@ def test_two_temperatures_are_two_policies(tmp_path: Path) -> None:
     assert bench.gradient(bench.batch())[0]["copg/log_ratio"] == 0
 
 
+def test_prompts_may_differ_in_temperature(tmp_path: Path) -> None:
+    """Remembered groups may be older than `generation` is; nothing is compared across prompts."""
+    bench = Bench(tmp_path, table([[0.5, 1.5, -0.25, 1.5], [2.0, 0.0]]), GIVEN)
+    batch = bench.batch()
+    (setting,) = batch.rollout.settings
+    settings = (setting, setting.model_copy(update={"temperature": 0.5}))
+    for setting_N in (batch.rollout.group_N, 1 - batch.rollout.group_N):
+        rollout = replace(batch.rollout, settings=settings, setting_N=setting_N)
+        refuse_incomparable("copg", replace(batch, rollout=rollout), "all")
+
+
 def test_a_kl_beside_it_is_refused_unless_told(tmp_path: Path) -> None:
     rewards = ["token-sum", {"kl": {"coef": 0.1}}]
     with pytest.raises(ConfigError, match="each penalise the KL to the reference"):
@@ -437,6 +450,34 @@ def test_a_constant_on_a_prompts_rewards_is_no_change(form: str, tmp_path: Path)
     assert same(gradients, others)
 
 
+@pytest.mark.parametrize("ties", ["keep", "drop"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_by_log_prob(form: str, ties: str, tmp_path: Path) -> None:
+    """(iv, v, viii) It adds up to zero in a group, knows no constant on its log-probs, and is the same at all steps."""
+    bench = Bench(tmp_path, table([[0.5, 1.5, -0.25, 1.5], [2.0, 0.0]], form=form, ties=ties), GIVEN)
+    batch = bench.batch()
+    (copg,) = [c for c in bench.phase.plan.components if c.name == "copg"]
+    mask_NT, group_N = batch.rollout.mask_NT, batch.rollout.group_N
+    start_NT = torch.where(
+        mask_NT, bench.run.score("policy", batch.rollout, ["full_logprobs"]).full_logprobs_NT, 0.0
+    )
+    raised_NT = start_NT.clone()
+    raised_NT[:, 0] += 3.0 * (group_N + 1)
+    found = []
+    for at_NT in (start_NT, raised_NT):
+        leaf_NT = at_NT.clone().requires_grad_()
+        loss = copg.loss(batch=batch, now=Outputs(full_logprobs_NT=leaf_NT)).value
+        (by_NT,) = torch.autograd.grad(loss, leaf_NT)
+        found.append((float(loss.detach()), by_NT))
+    (one, by_NT), (other, others_NT) = found
+    assert other == pytest.approx(one, rel=1e-12)
+    torch.testing.assert_close(others_NT, by_NT, rtol=0, atol=1e-12)
+    by_N = by_NT[:, 0]
+    assert torch.equal(by_NT, torch.where(mask_NT, by_N[:, None], 0.0)) and bool((by_N != 0).all())
+    for g in range(2):
+        assert float(by_N[group_N == g].sum()) == pytest.approx(0, abs=1e-15)
+
+
 def test_order_within_a_group_says_nothing(tmp_path: Path) -> None:
     """(ii)"""
     bench = Bench(tmp_path, table([[0.5, 1.5, -0.25, 1.5], [2.0, 0.0]]), GIVEN)
@@ -445,6 +486,22 @@ def test_order_within_a_group_says_nothing(tmp_path: Path) -> None:
     (one, gradients), (other, others) = bench.gradient(batch), bench.gradient(turned)
     assert one == pytest.approx(other, rel=1e-12)
     assert same(gradients, others)
+
+
+def test_what_accuracy_means(tmp_path: Path) -> None:
+    """The mean over responses of the share of each one's pairs, those with equal rewards left out, that are right."""
+    ref = [[[-1.0], [-1.5], [-2.0], [-2.5]], [[-1.0], [-2.0]]]
+    logp = [
+        [[-1.1], [-1.4], [-2.2], [-2.8]],
+        [[-1.5], [-1.5]],
+    ]  # ρ: −0.1, 0.1, −0.2, −0.3; and no difference to see
+    bench = Bench(
+        tmp_path, {**golden(logp, ref, [[1.0, 1.0, 0.5, 0.75], [1.0, 1.0]]), "algorithm": "copg"}, GIVEN
+    )
+    metrics, _ = bench.gradient(bench.batch())
+    right = [2 / 2, 2 / 2, 2 / 3, 2 / 3]
+    assert metrics["copg/accuracy"] == pytest.approx(sum(right) / 4)
+    assert metrics["copg/ties"] == pytest.approx((1 / 3 + 1 / 3 + 1 + 1) / 6)
 
 
 def test_what_explained_means(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class CoPG(Component):
         pairs = self.pairs(batch)
         logp_N = batch.sum_over_chosen(now.full_logprobs_NT)
         rho_N = batch.sum_over_chosen(now.full_logprobs_NT - batch.rollout.columns[REFERENCE])
-        reward_N = batch.reward.total_N.to(rho_N)
+        reward_N = batch.reward.total_N
         reward_GKK, rho_GKK, logp_GKK = (pairs.gaps(x_N) for x_N in (reward_N, rho_N, logp_N))
         loss_GKK = self.per_pair(reward_GKK, rho_GKK, logp_GKK)
         if self.config.ties == "drop":
