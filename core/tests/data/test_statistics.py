@@ -1,4 +1,4 @@
-"""Rewards by name, ranks within a group, whitening: by hand, and against loops."""
+"""Rewards by name, ranks within a group, whitening, clipped ratios: by hand, and against loops."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from rlalign import Batch, ComponentError, Example, Reward, Rollout
 from rlalign.data.statistics import (
     best_and_worst,
+    clipped_surrogate,
     first_single,
     moments,
     per_response,
@@ -113,3 +114,37 @@ def test_standardising_by_hand() -> None:
     torch.testing.assert_close(standardised(x_NT, mask_NT), torch.tensor(expected))
     for level in (0.0, 0.1, -1e6):
         assert not standardised(torch.full((2, 3), level), mask_NT).any()
+
+
+# -- ratios -----------------------------------------------------------------------------------------
+
+
+def test_the_surrogate_by_hand() -> None:
+    """The clip acts only where the ratio has gone the way that the advantage asked for."""
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1], dtype=torch.float64)
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0], dtype=torch.float64)
+    surrogate, acts = clipped_surrogate(ratio.log(), advantage, (0.2, 0.2))
+    assert surrogate.tolist() == pytest.approx([2.4, -3.0, 1.0, -1.6, 2.2])
+    assert acts.tolist() == [True, False, False, True, False]
+    surrogate, acts = clipped_surrogate(ratio.log(), advantage, (0.4, 0.05))
+    assert surrogate.tolist() == pytest.approx([2.1, -3.0, 1.0, -1.2, 2.1])
+    assert acts.tolist() == [True, False, False, True, True]
+    for clip in (None, (None, None)):
+        surrogate, acts = clipped_surrogate(ratio.log(), advantage, clip)
+        assert surrogate.tolist() == pytest.approx([3.0, -3.0, 1.0, -1.0, 2.2])
+        assert not acts.any()
+
+
+def test_a_largest_ratio_bounds_what_the_clip_leaves_without_a_bound() -> None:
+    """Where A < 0 the clip holds a small ratio only: one of 5 counts as 5 without `largest`, as 3 with it."""
+    ratio = torch.tensor([5.0, 2.0, 0.5, 5.0, 0.5], dtype=torch.float64)
+    advantage = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0], dtype=torch.float64)
+    gain, acts = clipped_surrogate(ratio.log(), advantage, (0.2, 0.2))
+    assert gain.tolist() == pytest.approx([-5.0, -2.0, -0.8, 1.2, 0.5])
+    assert acts.tolist() == [False, False, True, True, False]
+    log_ratio = ratio.log().requires_grad_()
+    gain, acts = clipped_surrogate(log_ratio, advantage, (0.2, 0.2), 3.0)
+    assert gain.tolist() == pytest.approx([-3.0, -2.0, -0.8, 1.2, 0.5])
+    assert acts.tolist() == [True, False, True, True, False]
+    (slope,) = torch.autograd.grad(gain.sum(), log_ratio)
+    assert slope.tolist() == pytest.approx([0.0, -2.0, 0.0, 0.0, 0.5])

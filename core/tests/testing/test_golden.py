@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rlalign import Batch, Component, Loss, Outputs, hookimpl
-from rlalign.builtin.kl import estimators
+from rlalign.data.statistics import kl_estimates
 from rlalign.testing import Bench, PolicyGradient, session
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
 
@@ -31,7 +31,7 @@ class Estimated(Component):
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        x = estimators(now.full_logprobs_NT, batch.rollout.columns["reference.full_logprobs"])
+        x = kl_estimates(now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"])
         total = batch.mean_over_responses(batch.sum_over_chosen(x[self.which])) * len(batch.step)
         return Loss(total)
 

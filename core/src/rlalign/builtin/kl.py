@@ -7,20 +7,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from rlalign.data.batch import Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Role
+from rlalign.data.statistics import kl_estimates
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-
-
-def estimators(logprobs: Tensor, reference: Tensor) -> dict[str, Tensor]:
-    """Schulman's three estimates of KL(π‖π_ref) from samples of π: with x = log π − log π_ref,
-    k1 = x, k2 = x²/2, k3 = e⁻ˣ − 1 + x."""
-    x = logprobs - reference
-    return {"k1": x, "k2": x**2 / 2, "k3": torch.expm1(-x) + x}
 
 
 def rl4lms_coefficient(coef: float, kl: float, target: float) -> float:
@@ -65,7 +58,9 @@ class KL(Component):
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        kl = estimators(rollout.columns["policy.full_logprobs"], rollout.columns["reference.full_logprobs"])
+        kl = kl_estimates(
+            rollout.columns["policy.full_logprobs"] - rollout.columns["reference.full_logprobs"]
+        )
         per_response_N = torch.where(rollout.mask_NT, kl["k1"], 0.0).sum(1)
         coef_N = torch.full_like(per_response_N, self.coef)
         return Score(-self.coef * kl["k1"], metrics={**kl, "per_response": per_response_N, "coef": coef_N})

@@ -119,3 +119,41 @@ def standardised(x_NT: Tensor, mask_NT: Tensor) -> Tensor:
     deviation = variance.sqrt()
     scale = torch.where(deviation > 1e-6 * mean.abs(), 1 / deviation, 0.0)
     return torch.where(mask_NT, ((x_NT - mean) * scale).to(x_NT), 0.0)
+
+
+# -- ratios -----------------------------------------------------------------------------------------
+
+Clip = tuple[float | None, float | None]
+
+
+def clipped(ratio: Tensor, clip: Clip | None) -> Tensor:
+    """The ratio within [1 − low, 1 + high]; a bound that is None is none."""
+    low, high = clip or (None, None)
+    if low is None and high is None:
+        return ratio
+    return ratio.clamp(None if low is None else 1 - low, None if high is None else 1 + high)
+
+
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: Clip | None, largest: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(min(ρA, clip(ρ)A), whether a bound acts), elementwise (Schulman et al. 2017, eq. 7).
+
+    With `largest` c, no less than cA where A < 0 (dual clip, Ye et al. 2020).
+    """
+    ratio = log_ratio.exp()
+    free, held = ratio * advantage, clipped(ratio, clip) * advantage
+    gain, acts = torch.minimum(free, held), held < free
+    if largest is None:
+        return gain, acts
+    least = torch.where(advantage < 0, largest * advantage, -torch.inf)
+    return torch.maximum(gain, least), acts | (gain < least)
+
+
+def kl_estimates(log_ratio: Tensor) -> dict[str, Tensor]:
+    """Schulman's three estimates of KL(π ‖ π_ref) from x = log π − log π_ref at samples of π, elementwise.
+
+    k1 = x, k2 = x²/2, k3 = e⁻ˣ − 1 + x. As a loss on samples of π, k2 has the gradient of KL(π ‖ π_ref), and k3 that
+    of KL(π_ref ‖ π), the other way round; k1 has none on average.
+    """
+    return {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": torch.expm1(-log_ratio) + log_ratio}

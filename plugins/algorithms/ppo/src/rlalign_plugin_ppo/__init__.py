@@ -8,16 +8,14 @@ T steps.
 from rlalign_plugin_ppo.a2c import A2C, policy_gradient_objective
 from rlalign_plugin_ppo.actor_critic import ActorCritic, clipped_value_error, explained_variance
 from rlalign_plugin_ppo.gae import gae
-from rlalign_plugin_ppo.ppo import PPO, clipped_surrogate, kl_estimate
+from rlalign_plugin_ppo.ppo import PPO
 
 __all__ = [
     "A2C",
     "PPO",
     "ActorCritic",
-    "clipped_surrogate",
     "clipped_value_error",
     "explained_variance",
     "gae",
-    "kl_estimate",
     "policy_gradient_objective",
 ]

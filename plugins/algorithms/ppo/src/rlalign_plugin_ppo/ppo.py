@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from rlalign import Batch, Loss, Outputs, Run, hookimpl
+from rlalign.data.statistics import clipped_surrogate, kl_estimates
 from rlalign_plugin_ppo.actor_critic import ActorCritic
-
-
-def clipped_surrogate(log_ratio_NT: Tensor, advantage_NT: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """(min(ρA, clip(ρ, 1−ε, 1+ε)A), whether the clip acts), elementwise [N,T] (Schulman et al. 2017, eq. 7).
-
-    ρ is the ratio of the policy's probability of an action to that under the policy that chose it.
-    """
-    ratio_NT = log_ratio_NT.exp()
-    free_NT = ratio_NT * advantage_NT
-    held_NT = ratio_NT.clamp(1 - clip, 1 + clip) * advantage_NT
-    return torch.minimum(free_NT, held_NT), held_NT < free_NT
-
-
-def kl_estimate(log_ratio_NT: Tensor) -> Tensor:
-    """ρ − 1 − log ρ, elementwise [N,T]: never negative, and its mean is KL(old ‖ now) (Schulman 2020, k3)."""
-    return torch.expm1(log_ratio_NT) - log_ratio_NT
-
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "rl4lms": {"gamma": 0.99, "lam": 0.95, "value": 1.0, "whiten": "minibatch", "truncated": "terminal"},
@@ -81,9 +64,10 @@ class PPO(ActorCritic):
 
     def clipped(self, run: Run, batch: Batch, now: Outputs, log_ratio_NT: Tensor) -> Loss:
         """The loss at these logarithms of the ratio."""
-        surrogate_NT, acts_NT = clipped_surrogate(log_ratio_NT, self.advantage_of(batch), self.config.clip)
+        clip = (self.config.clip, self.config.clip)
+        surrogate_NT, acts_NT = clipped_surrogate(log_ratio_NT, self.advantage_of(batch), clip)
         loss = self.total(run, batch, now, -batch.mean_over_tokens(surrogate_NT))
-        kl = batch.mean_over_tokens(kl_estimate(log_ratio_NT.detach()))
+        kl = batch.mean_over_tokens(kl_estimates(-log_ratio_NT.detach())["k3"])  # KL(old ‖ now)
         fraction = batch.mean_over_tokens(acts_NT.to(surrogate_NT))
         return Loss(loss.value, {**loss.metrics, "kl": kl, "clip_fraction": fraction})
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Batch, Component, ComponentError, Loss, Outputs, Reward, Rollout, Run, hookimpl
-from rlalign.data.statistics import first_single
+from rlalign.data.statistics import clipped_surrogate, first_single, kl_estimates
 from rlalign_plugin_reinforce.advantages import (
     mean_of_group,
     mean_of_others,
@@ -27,9 +27,7 @@ from rlalign_plugin_reinforce.importance import importance_weights, weight_metri
 from rlalign_plugin_reinforce.options import Family
 from rlalign_plugin_reinforce.surrogates import (
     average,
-    clipped_surrogate,
     clipped_weight,
-    kl_estimate,
     per_action,
 )
 
@@ -131,7 +129,7 @@ class PolicyGradient(Component):
         value = -average(batch, gain, c.mean, longest)
         if c.kl:
             x_NT = now.full_logprobs_NT - batch.rollout.columns["reference.full_logprobs"]
-            kl_NT = kl_estimate(x_NT, c.estimator)
+            kl_NT = kl_estimates(x_NT)[c.estimator]
             if c.weigh_kl:
                 kl_NT = (now.logprobs_NT - self.old(batch)).exp() * kl_NT
             kl = average(batch, kl_NT, c.mean, longest)
@@ -153,7 +151,7 @@ class PolicyGradient(Component):
         else:
             gain, acts = clipped_weight(log_ratio, logprobs, advantage, c.clip)
         mean = batch.mean_over_responses if gain.ndim == 1 else batch.mean_over_tokens
-        moved = mean(kl_estimate(-log_ratio.detach(), "k3"))  # KL(old ‖ now)
+        moved = mean(kl_estimates(-log_ratio.detach())["k3"])  # KL(old ‖ now)
         return gain, {"clip_fraction": mean(acts.to(gain)), "kl": moved}
 
     def old(self, batch: Batch) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from rlalign import Options
-from rlalign_plugin_reinforce.surrogates import Clip
+from rlalign.data.statistics import Clip
 
 
 class Importance(Options):

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rlalign import Batch
-
-Clip = tuple[float | None, float | None]
+from rlalign.data.statistics import Clip, clipped
 
 
 def per_action(x_NT: Tensor, mask_NT: Tensor, ratio: str) -> Tensor:
@@ -25,30 +24,6 @@ def per_action(x_NT: Tensor, mask_NT: Tensor, ratio: str) -> Tensor:
     return sum_N if ratio == "sequence" else sum_N / mask_NT.sum(1)
 
 
-def clipped(ratio: Tensor, clip: Clip | None) -> Tensor:
-    """The ratio within [1 − low, 1 + high]; a bound that is None is none."""
-    low, high = clip or (None, None)
-    if low is None and high is None:
-        return ratio
-    return ratio.clamp(None if low is None else 1 - low, None if high is None else 1 + high)
-
-
-def clipped_surrogate(
-    log_ratio: Tensor, advantage: Tensor, clip: Clip | None, largest: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """(min(ρA, clip(ρ)A), whether a bound acts), elementwise (Schulman et al. 2017, eq. 7).
-
-    With `largest` c, no less than cA where A < 0 (dual clip, Ye et al. 2020).
-    """
-    ratio = log_ratio.exp()
-    free, held = ratio * advantage, clipped(ratio, clip) * advantage
-    gain, acts = torch.minimum(free, held), held < free
-    if largest is None:
-        return gain, acts
-    least = torch.where(advantage < 0, largest * advantage, -torch.inf)
-    return torch.maximum(gain, least), acts | (gain < least)
-
-
 def clipped_weight(
     log_ratio: Tensor, logprobs: Tensor, advantage: Tensor, clip: Clip | None
 ) -> tuple[Tensor, Tensor]:
@@ -59,15 +34,6 @@ def clipped_weight(
     ratio = log_ratio.detach().exp()
     weight = clipped(ratio, clip)
     return weight * advantage * logprobs, weight != ratio
-
-
-def kl_estimate(log_ratio: Tensor, estimator: str) -> Tensor:
-    """An estimate of KL(π ‖ π_ref) from x = log π − log π_ref, elementwise (Schulman 2020).
-
-    As a loss on samples of π, k2 = x²/2 has the gradient of KL(π ‖ π_ref), and k3 = e⁻ˣ − 1 + x that of
-    KL(π_ref ‖ π), the other way round; k1 = x has none on average.
-    """
-    return log_ratio**2 / 2 if estimator == "k2" else torch.expm1(-log_ratio) + log_ratio
 
 
 def average(batch: Batch, x: Tensor, mean: str, longest: int) -> Tensor:
