@@ -34,6 +34,8 @@ def test_weights_by_hand() -> None:
     )
     dropped = importance_weights(now, sampled, mask, 2.0, "token", drop=True)
     assert dropped.flatten().tolist() == pytest.approx([0.0, 0.60653066, 1.28402542, 1.0])
+    at_the_cap = importance_weights(now, now, mask, 1.0, "token", drop=True)
+    assert at_the_cap.flatten().tolist() == [1.0] * 4  # only what is above it is dropped
     free = importance_weights(now, sampled, mask, None, "token")
     assert float(free[0, 0]) == pytest.approx(2.71828183)
 
@@ -69,27 +71,35 @@ def of_another(bench: Bench, cap: float) -> tuple[Batch, Tensor]:
     return batch, now_NT - rollout.logprobs_NT
 
 
-def metrics_of(w_M: Tensor, cap: float) -> Mapping[str, float]:
+def metrics_of(w_M: Tensor, raw_M: Tensor, cap: float) -> Mapping[str, float]:
     return {
         "weight": float(w_M.mean()),
         "weight_max": float(w_M.max()),
-        "weight_cut": float((w_M == cap).double().mean()),
+        "weight_cut": float((raw_M > cap).double().mean()),
         "weight_effective": float(w_M.sum() ** 2 / (w_M**2).sum() / len(w_M)),
     }
 
 
+@pytest.mark.parametrize("beyond", ["cap", "drop"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_the_gradient_is_weighed_and_the_metrics_say_how(level: str, tmp_path: Path) -> None:
-    cap, options = 1.1, {"importance": {"cap": 1.1, "level": level}}
-    bench = Bench(tmp_path, numbers({"rloo": options}))
+def test_the_gradient_is_weighed_and_the_metrics_say_how(level: str, beyond: str, tmp_path: Path) -> None:
+    """Of responses that differ in length: padding is no token."""
+    cap, options = 1.1, {"importance": {"cap": 1.1, "level": level, "beyond": beyond}}
+    long = {"samples": 4, "max_new_tokens": 6}
+    bench = Bench(tmp_path, numbers({"rloo": options}, generation=long))
     batch, gap_NT = of_another(bench, cap)
-    weight = (gap_NT if level == "token" else gap_NT.sum(1)).exp().clamp(max=cap)
+    mask_NT = batch.rollout.mask_NT
+    assert not mask_NT.all()
+    gap_NT = torch.where(mask_NT, gap_NT, 0.0)
+    raw = (gap_NT if level == "token" else gap_NT.sum(1)).exp()
+    weight = raw.clamp(max=cap) if beyond == "cap" else torch.where(raw > cap, 0.0, raw)
     weight_NT = weight if level == "token" else weight[:, None].expand_as(gap_NT)
-    expected = -weight_NT * batch.advantage_NT / len(batch)
+    expected = torch.where(mask_NT, -weight_NT * batch.advantage_NT / len(batch), 0.0)
     torch.testing.assert_close(by_logprob(bench, batch), expected, rtol=0, atol=1e-12)
+    real_M, raw_M = (x[mask_NT] if level == "token" else x for x in (weight, raw))
     for cuts in ({}, {"route": "T", "budget": 16, "head_chunk": 3}):
         metrics, _ = bench.gradient(batch, **cuts)
-        for name, value in metrics_of(weight.flatten(), cap).items():
+        for name, value in metrics_of(real_M, raw_M, cap).items():
             assert metrics[f"rloo/{name}"] == pytest.approx(value, abs=1e-12), name
     assert 0 < metrics["rloo/weight_cut"] < 1
     assert metrics["rloo/weight_effective"] < 1
