@@ -36,11 +36,10 @@ def mean_of_others(reward_N: Tensor, group_N: Tensor) -> Tensor:
 def mean_of_group(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """[N]: the mean of all k rewards of the same prompt, its own among them (Shao et al. 2024).
 
-    R less it is (k−1)/k of R less the mean of the others. In float64: a deviation may divide what is left, and the
-    mean of many equal numbers must be that number.
+    R less it is (k−1)/k of R less the mean of the others.
     """
-    sum_G, count_G = sums(reward_N.double(), group_N)
-    return (sum_G / count_G)[group_N].to(reward_N)
+    sum_G, count_G = sums(reward_N, group_N)
+    return (sum_G / count_G)[group_N]
 
 
 # -- scales -------------------------------------------------------------------------------------------
@@ -52,7 +51,12 @@ def over_group(
     """Advantages over (σ + δ), σ the standard deviation of the rewards of the same prompt (Shao et al. 2024)."""
     mean_N = mean_of_group(reward_N, group_N)
     square_G, count_G = sums((reward_N - mean_N) ** 2, group_N)
-    deviation_N = (square_G / (count_G - int(bessel))).sqrt()[group_N]
+    deviation_G = (square_G / (count_G - int(bessel))).sqrt()
+    most_G, least_G = (
+        reward_N.new_zeros(len(count_G)).scatter_reduce(0, group_N, reward_N, which, include_self=False)
+        for which in ("amax", "amin")
+    )
+    deviation_N = torch.minimum(deviation_G, most_G - least_G)[group_N]  # the mean of many may be well off
     return over(advantage_NT, deviation_N[:, None], delta, mean_N.abs()[:, None])
 
 
