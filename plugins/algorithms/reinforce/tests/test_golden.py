@@ -202,3 +202,28 @@ def test_rloo_with_a_clipped_ratio_of_whole_responses_by_hand(tmp_path: Path) ->
     move(bench, [old])
     plain = [[-a / 3] * len(row) for a, row in zip(advantages, old, strict=True)]
     in_every_route(bench, batch, -sum(advantages) / 3, [plain])
+
+
+@pytest.mark.parametrize("weigh", [False, True])
+def test_grpo_with_a_weighed_kl_by_hand(weigh: bool, tmp_path: Path) -> None:
+    """The ratio that weighs k3 has a gradient of its own. And `kl` is KL(old ‖ now), as a mean over tokens."""
+    inputs, beta = CASES["grpo_sample_std"]["inputs"], 0.5
+    bench, batch = prepare(tmp_path, CASES["grpo_sample_std"], {"grpo": {"kl": beta, "weigh_kl": weigh}})
+    old, new, ref = (
+        [torch.tensor(row, dtype=torch.float64) for row in cut(inputs[name], inputs["mask"])[0]]
+        for name in ("old_token_logp", "new_token_logp", "ref_token_logp")
+    )
+    now = [row.requires_grad_() for row in new]
+    losses, moved = [], []
+    for before, after, other, a in zip(
+        old, now, ref, CASES["grpo_sample_std"]["expected"]["advantages"], strict=True
+    ):
+        ratio, x = (after - before).exp(), after - other
+        k3 = (-x).exp() - 1 + x
+        gain = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        losses.append((-gain + beta * (ratio * k3 if weigh else k3)).mean())
+        moved.append((ratio - 1 - ratio.log()).detach())
+    loss = torch.stack(losses).mean()
+    by_logprob = [g.tolist() for g in torch.autograd.grad(loss, now)]
+    metrics = in_every_route(bench, batch, float(loss.detach()), [by_logprob])
+    assert metrics["grpo/kl"] == pytest.approx(float(torch.cat(moved).mean()), **NEAR)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from rlalign import ComponentError, ConfigError
+from rlalign import Batch, ComponentError, ConfigError, Outputs
 from rlalign.testing import Bench, ComponentTests, session
+from rlalign_plugin_reinforce import PolicyGradient
 
 from .conftest import MEMBERS, numbers
 
@@ -137,3 +139,42 @@ def test_a_run_says_how_far_it_moved_and_what_was_clipped(tmp_path: Path) -> Non
     first = json.loads((started.dir.path / "metrics.jsonl").read_text().splitlines()[0])
     assert 0 < first["grpo/clip_fraction"] < 1
     assert first["grpo/kl"] > 0 and first["grpo/reference_kl"] > 0
+
+
+def test_the_length_that_dr_grpo_divides_by_is_the_longest_that_may_be_sampled(tmp_path: Path) -> None:
+    found = {}
+    for longest in (None, 6, 3):
+        options = {"longest": longest} if longest else {}
+        made = numbers({"dr-grpo": options}, generation={"samples": 4, "max_new_tokens": 6})
+        bench = Bench(tmp_path / str(longest), made)
+        found[longest] = bench.gradient(bench.batch())[1]["policy/free"]
+    assert torch.equal(found[None], found[6])
+    torch.testing.assert_close(found[None] * 2, found[3], rtol=0, atol=1e-12)
+
+
+def test_remembered_responses_count_once_in_the_mean_of_past(tmp_path: Path) -> None:
+    pytest.importorskip("rlalign_plugin_replay")
+    made = numbers("reinforce", responses={"replay": {"groups": 4}})
+    made["train"] |= {"iterations": 3}
+    started = session(tmp_path, made, {})
+    started.run()
+    rows = [json.loads(x) for x in (started.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["replay/responses"] > 0
+    (component,) = [c for c in started.phase.plan.components if c.name == "reinforce"]
+    state = component.state_dict()
+    assert state["count"] == sum(row["responses"] for row in rows) == 3 * 24
+    assert state["total"] == pytest.approx(sum(row["responses"] * row["reward/total"] for row in rows))
+
+
+@pytest.mark.parametrize("member", ["gspo", {"rloo": {"ratio": "sequence"}}])
+def test_a_response_that_begins_with_a_given_step_keeps_its_advantage(member: Any, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, numbers(member))
+    batch = bench.batch()
+    mask_NT = batch.rollout.mask_NT.clone()
+    mask_NT[:, 0] = False
+    rollout, advantage_N = replace(batch.rollout, mask_NT=mask_NT), batch.advantage_NT[:, 0]
+    given = replace(Batch.of(rollout, batch.reward, advantage_N), old=rollout.logprobs_NT).as_step()
+    (component,) = [c for c in bench.phase.plan.components if isinstance(c, PolicyGradient)]
+    gain_N, _ = component.gain(given, Outputs(logprobs_NT=rollout.logprobs_NT))
+    torch.testing.assert_close(gain_N, advantage_N, rtol=0, atol=1e-12)
+    assert bool(advantage_N.any())
