@@ -178,3 +178,44 @@ def test_a_response_that_begins_with_a_given_step_keeps_its_advantage(member: An
     gain_N, _ = component.gain(given, Outputs(logprobs_NT=rollout.logprobs_NT))
     torch.testing.assert_close(gain_N, advantage_N, rtol=0, atol=1e-12)
     assert bool(advantage_N.any())
+
+
+@pytest.mark.parametrize("scale", ["rewards", "responses"])
+def test_scales_over_the_draw(scale: str, tmp_path: Path) -> None:
+    """By the deviation of all rewards, or by that of the advantages, less their mean."""
+    bench = Bench(tmp_path, numbers({"grpo": {"scale": scale, "kl": 0.0}}, generation={"samples": 4}))
+    batch = bench.batch()
+    total_N, rows_GK = batch.reward.total_N, batch.rollout.groups()[0]
+    less_N = total_N.index_put((rows_GK,), total_N[rows_GK] - total_N[rows_GK].mean(1, keepdim=True))
+    deviation = (total_N if scale == "rewards" else less_N).std()
+    mean = 0.0 if scale == "rewards" else less_N.mean()
+    found_N = batch.advantage_NT.sum(1) / batch.rollout.mask_NT.sum(1)
+    torch.testing.assert_close(found_N, (less_N - mean) / (deviation + 1e-4), rtol=0, atol=1e-12)
+
+
+def test_a_kl_in_the_loss_is_between_whole_distributions(tmp_path: Path) -> None:
+    """Of what top-k leaves the policy's log-probs differ from the reference's even where the two are one."""
+    made = numbers("grpo", generation={"samples": 4, "max_new_tokens": 3, "top_k": 3})
+    bench = Bench(tmp_path, made)
+    batch = bench.batch()
+    assert not torch.allclose(batch.rollout.logprobs_NT, batch.rollout.full_logprobs_NT)
+    assert bench.gradient(batch)[0]["grpo/reference_kl"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_deviation_of_a_group_wants_siblings_too(tmp_path: Path) -> None:
+    alone = numbers({"reinforce": {"scale": "group"}}, generation={"samples": 1, "max_new_tokens": 3})
+    with pytest.raises(ConfigError, match="`reinforce` needs at least 2 responses"):
+        Bench(tmp_path, alone)
+
+
+def test_what_is_not_needed_is_not_asked_for(tmp_path: Path) -> None:
+    """A log's old log-probs, and a reference, would each cost a scoring."""
+    for member, needs in (
+        ("rloo", {"logprobs"}),
+        ("dapo", {"logprobs", "old_logprobs"}),
+        ({"dapo": {"importance": {}}}, {"logprobs"}),
+        ({"rloo": {"kl": 0.1}}, {"logprobs", "full_logprobs", "reference.full_logprobs"}),
+    ):
+        bench = Bench(tmp_path / str(len(list(tmp_path.iterdir()))), numbers(member))
+        (component,) = [c for c in bench.phase.plan.components if isinstance(c, PolicyGradient)]
+        assert set(component.needs) == needs
