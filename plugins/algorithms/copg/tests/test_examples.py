@@ -23,7 +23,7 @@ def test_the_example_learns(name: str, tmp_path: Path) -> None:
     pytest.importorskip("rlalign_plugin_toy_tasks")
     pipeline = load_pipeline(EXAMPLES / f"{name}.yaml", ["evaluate.every=null"])
     finished = loop.start(pipeline, root=tmp_path, display=Silence()).run()
-    rows = logs.read(finished.path / "metrics.jsonl")
+    rows = list(logs.read(finished.path / "metrics.jsonl"))
     measured = [row for row in rows if "eval/responses" in row]
     reward = "eval/toy-coverage" if "seq2seq" in name else "eval/toy-sentiment"
     before, after = measured[0], measured[-1]
