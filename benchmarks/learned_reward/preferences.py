@@ -1,4 +1,4 @@
-"""What the runs of a seed begin with: noisy preferences, the reward model fitted to them, and the pairs scored by it."""
+"""What the runs of a seed begin with: noisy preferences, the reward model fitted to them, the pairs it has scored."""
 
 from __future__ import annotations
 
@@ -47,16 +47,14 @@ def _run(ground: Any, which: str) -> Path:
     pipeline = plan.fill(ground.given[which], world=ground.world, seed=ground.seed, work=ground.work)
     name = f"{which}-{ground.world}-{ground.seed}"
     shutil.rmtree(ground.work / name, ignore_errors=True)  # of one that was killed
-    run, broke = core.train(
-        {**pipeline, "seed": ground.seed}, ground.work, {}, root=ground.work, name=name
-    )
+    run, broke = core.train({**pipeline, "seed": ground.seed}, ground.work, {}, root=ground.work, name=name)
     if broke is not None:
         raise RuntimeError(broke)
     return run
 
 
 def scored(file: Path) -> dict[str, float]:
-    """Of the pairs that are learned from: the spread of learned scores, and how far they agree with what texts are worth."""
+    """Of the pairs that are learned from: the spread of learned scores, and how far they agree with the true ones."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     learned = [score for row in rows for score in row["scores"]]
     worth = [x for row in rows for x in (truth(row["prompt"], text) for text in row["responses"])]
@@ -68,7 +66,7 @@ def scored(file: Path) -> dict[str, float]:
 
 
 def truth(prompt: str, response: str) -> float:
-    """What a response is worth, in [0, 1): half of 1 + its sentiment, and nothing where it is no text of the language."""
+    """What a response is worth, in [0, 1): half of 1 + its sentiment, and 0 where it is no text of the language."""
     from rlalign_plugin_toy_tasks.reviews import PROMPT_WORDS, REVIEWS, sentiment
 
     text = f"{prompt} {response}"
@@ -110,7 +108,10 @@ def _pair(row: Mapping[str, Any], sharpness: float, rng: random.Random) -> dict[
     first = prefers_first(worth[0], worth[1], sharpness, rng)
     said = {"responses": texts, "scores": [float(first), float(not first)], "finished": row["finished"]}
     made = _prompt(row["id"], prompt) | said
-    made["meta"] |= {"references": texts, "truth": worth}  # references: what the reward model is normalised on
+    made["meta"] |= {
+        "references": texts,
+        "truth": worth,
+    }  # references: what the reward model is normalised on
     return made
 
 
@@ -151,9 +152,7 @@ def _sampled(given: Given, seed: int, stream: int, split: str, count: int) -> li
     import rlalign_plugin_toy_tasks as toys
 
     asked = math.ceil(SPARE * count)
-    task = {
-        "toy-reviews": {"seed": seed, "size": asked, "held_out": asked, "responses": 1, "references": 0}
-    }
+    task = {"toy-reviews": {"seed": seed, "size": asked, "held_out": asked, "responses": 1, "references": 0}}
     how = {"samples": 2, "temperature": 1.0, "max_new_tokens": given["longest"]}
     model = Path(toys.__file__).parent / "models" / "toy-reviews"
     said = {"split": split, "examples": asked} | {f"generation.{key}": value for key, value in how.items()}
