@@ -200,18 +200,19 @@ def test_a_small_study_runs(tmp_path):
     for file in FOLDER.glob("*.py"):
         (tmp_path / file.name).write_text(file.read_text())
     (tmp_path / "study.yaml").write_text(text)
-    study = Study.read(tmp_path / "study.yaml")
+    study, work = Study.read(tmp_path / "study.yaml"), tmp_path / "runs"
+    work.mkdir()
     some = {arm: plan.settings(study, "reviews", arm)[2] for arm in study.arms}
     todo = [one for one in plan.main(study, "reviews", some) if one.seed == 0]
     made: list[Row] = []
-    runner.run_all(study, plan.prepared(study, todo), tmp_path / "runs", 1, made.append)
+    runner.run_all(study, plan.prepared(study, todo), work, 1, made.append)
     assert made[0].status == "done", made[0].why
     log = made[0].metrics
     assert log["train.pairs"] == 64
     assert 0 < log["val.accuracy"] < 1
     assert log["learned_sd"] == pytest.approx(1, abs=0.5)
     made.clear()
-    runner.run_all(study, todo, tmp_path / "runs", 1, made.append)
+    runner.run_all(study, todo, work, 1, made.append)
     assert [row.status for row in made] == ["done"] * 3, [row.why for row in made]
     starts = set()
     for row in made:
