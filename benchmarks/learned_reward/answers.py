@@ -54,7 +54,8 @@ def before_world(found: Found) -> list[str]:
         [str(seed), *(f"{m[key]:.3f}" for key in columns.values())]
         for seed, m in sorted(some, key=lambda x: x[0])
     ]
-    lines.append(["mean", *(f"{fmean(m[key] for _, m in some):.3f}" for key in columns.values())])
+    means = (estimate([m[key] for _, m in some]) for key in columns.values())
+    lines.append(["mean", *(f"{one.mean:.3f} ± {one.half:.3f}" for one in means if one is not None)])
     return ["Preferences and reward models:", "", *report.rows(["seed", *columns], lines)]
 
 
