@@ -1,6 +1,7 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-bandit · make bench-gpu · make bench-rewards
+#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-learned-reward · make bench-gpu · make bench-rewards
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -16,6 +17,7 @@ export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-bandit
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-learned-reward
 
 help:
 	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +85,9 @@ bench-bandit: $(STAMP)
 	rm -rf runs/bandit
 	$(BIN)/rlalign study benchmarks/bandit/study.yaml --only /0 --jobs $(WORKERS) --results runs/bandit/results $(ARGS)
 	@sed -n '/^## Answers/,/^## paper/p' runs/bandit/results/table.md
+# The study of benchmarks/learned_reward: a quarter of an hour of processor time; stopped, it goes on where it was.
+bench-learned-reward: $(STAMP)
+	$(BIN)/rlalign study benchmarks/learned_reward/study.yaml --jobs $(WORKERS) $(ARGS)
 
 # Leaves .venv and runs/ alone.
 clean:
