@@ -1,4 +1,4 @@
-"""`best-of`, `at-least`, `best-vs-worst`: worked by hand, and what holds whatever the rewards."""
+"""`best-of`, `at-least`, `best-vs-worst`, `drop-ties`: worked by hand, and what holds whatever the rewards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rlalign.builtin.filters import AtLeast, BestOf, BestVsWorst
+from rlalign.builtin.filters import AtLeast, BestOf, BestVsWorst, DropTies
 from rlalign.data.batch import Batch, Reward
 from rlalign.data.example import Example
 from rlalign.errors import ComponentError
@@ -133,7 +133,35 @@ def test_best_vs_worst_leaves_pairs(groups: list[list[float]]) -> None:
         start += len(rewards)
 
 
-@pytest.mark.parametrize("cls, options", [(BestOf, {}), (AtLeast, {"threshold": 0.0}), (BestVsWorst, {})])
+# -- drop-ties --------------------------------------------------------------------------------------
+
+
+def test_drop_ties_keeps_whole_groups_that_differ() -> None:
+    batch = batch_of([1.0, 3.0, 1.0], [5.0, 5.0], [0.0], [-1.0, -2.0])
+    assert kept(DropTies, batch) == [0, 1, 2, 6, 7]
+
+
+def test_drop_ties_may_look_at_one_reward_of_several() -> None:
+    right_N = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    batch = batch_of([0.9, 0.7], [0.5, 0.5], parts={"right": right_N})
+    assert kept(DropTies, batch) == [0, 1]
+    assert kept(DropTies, batch, part="right") == [2, 3]
+    with pytest.raises(ComponentError, match="`filter` compares `wrong`; the rewards are total, right"):
+        kept(DropTies, batch, part="wrong")
+
+
+@settings(deadline=None)
+@given(GROUPS)
+def test_drop_ties_keeps_all_or_nothing_of_a_group(groups: list[list[float]]) -> None:
+    batch = batch_of(*groups)
+    expected = [i for i, g in enumerate(batch.rollout.group_N.tolist()) if len(set(groups[g])) > 1]
+    assert kept(DropTies, batch) == expected
+
+
+@pytest.mark.parametrize(
+    "cls, options",
+    [(BestOf, {}), (AtLeast, {"threshold": 0.0}), (BestVsWorst, {}), (DropTies, {})],
+)
 def test_filters_of_nothing_keep_nothing(cls: type[Component], options: dict[str, Any]) -> None:
     nothing = batch_of([1.0, 2.0]).take(torch.zeros(2, dtype=torch.bool))
     assert kept(cls, nothing, **options) == []
@@ -182,3 +210,7 @@ class TestAtLeast(ComponentTests):
 
 class TestBestVsWorst(ComponentTests):
     component = "best-vs-worst"
+
+
+class TestDropTies(ComponentTests):
+    component = "drop-ties"

@@ -1,4 +1,4 @@
-"""Wrappers of `advantage` that keep some of the responses: the best, the good enough, the best and the worst."""
+"""Wrappers of `advantage` that keep some of the responses: the best, the good enough, those that differ."""
 
 from __future__ import annotations
 
@@ -70,3 +70,30 @@ class BestVsWorst(Component):
         batch = yield
         best_P, worst_P = best_and_worst(batch.reward.total_N, *batch.rollout.groups())
         return batch.take(torch.cat([best_P, worst_P]).sort().values)
+
+
+class DropTies(Component):
+    """Leave out groups whose responses all earned the same: nothing can be learned from comparing them.
+
+    With `train.refill`, other prompts are drawn in their place: the dynamic sampling of DAPO (equation 11).
+    """
+
+    paper = "Qiying Yu et al., DAPO: an open-source LLM reinforcement learning system at scale, 2025"
+
+    class Config(Options):
+        """Options of `drop-ties`."""
+
+        part: str | None = Field(
+            None, description="the reward compared, by name; null: the weighted sum of all"
+        )
+
+    config: Config
+    min_samples = 2
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        batch = yield
+        value_N = reward_named(batch, self.config.part, f"`{self.name}` compares")
+        rows_GK, real_GK = batch.rollout.groups()
+        differ_G = ((value_N[rows_GK] != value_N[rows_GK[:, :1]]) & real_GK).any(1)
+        return batch.take(differ_G[batch.rollout.group_N])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlalign import Batch, ComponentError, ConfigError
 from rlalign.testing import Bench, ComponentTests, session
 from rlalign.testing.golden import GIVEN, golden, golden_gradient
-from rlalign_plugin_reinforce import leave_one_out, mean_baseline, reinforce_objective
+from rlalign_plugin_reinforce import leave_one_out, mean_baseline
 
 CASES = {c["id"]: c for c in json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]}
 NEAR = {"rel": 0, "abs": 1e-9}
@@ -30,6 +30,44 @@ class TestReinforce(ComponentTests):
     component = "reinforce"
 
 
+class TestGRPO(ComponentTests):
+    component = "grpo"
+
+
+class TestDrGRPO(ComponentTests):
+    component = "dr-grpo"
+
+
+class TestDAPO(ComponentTests):
+    component = "dapo"
+
+
+class TestGSPO(ComponentTests):
+    component = "gspo"
+
+
+class TestCISPO(ComponentTests):
+    component = "cispo"
+
+
+class TestReinforcePP(ComponentTests):
+    component = "reinforce-pp"
+
+
+class TestReinforcePPBaseline(ComponentTests):
+    component = "reinforce-pp-baseline"
+
+
+class TestImportance(ComponentTests):
+    component = "grpo"
+    options: ClassVar = {"importance": {"cap": 1.5}, "estimator": "k2"}
+
+
+class TestWholeResponses(ComponentTests):
+    component = "rloo"
+    options: ClassVar = {"ratio": "sequence", "clip": [0.2, None], "importance": {"level": "sequence"}}
+
+
 # -- the formula ------------------------------------------------------------------------------------------
 
 
@@ -38,18 +76,6 @@ def test_leave_one_out_by_hand() -> None:
     group = torch.tensor([0, 1, 0, 0, 1])
     expected = [2 - (5 + 4) / 2, 1 - 0, 5 - (2 + 4) / 2, 4 - (2 + 5) / 2, 0 - 1]
     assert leave_one_out(reward, group).tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_objective_by_hand() -> None:
-    """Padding, the 9, is never read; the gradient is A at every chosen step."""
-    logprobs = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]], dtype=torch.float64, requires_grad=True)
-    advantage = torch.tensor([[3.0, 3.0], [-2.0, 9.0]], dtype=torch.float64)
-    mask = torch.tensor([[True, True], [True, False]])
-    gain = reinforce_objective(logprobs, advantage, mask)
-    assert gain.tolist() == [-9.0, 1.0]
-    gain.sum().backward()
-    assert logprobs.grad is not None
-    assert logprobs.grad.tolist() == [[3.0, 3.0], [-2.0, 0.0]]
 
 
 def test_the_baseline_is_a_mean() -> None:

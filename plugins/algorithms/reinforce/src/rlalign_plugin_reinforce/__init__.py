@@ -1,12 +1,25 @@
-"""REINFORCE and RLOO: the whole response is one action, its reward less a baseline weighs its log-prob.
+"""Policy gradients without a value function: one family, whose members differ in their options' defaults.
 
-Ahmadian et al., "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback
-in LLMs" (2024). Loss −mean over responses of A·log π(y), A without gradient, log π(y) a sum over tokens.
-The KL to the reference belongs into the reward: put `kl` under `rewards`.
+`family` holds the component and its options; `advantages`, `surrogates` and `importance` the mathematics, as pure
+functions; `reinforce` and `grpo` the members by the names of their papers.
 """
 
-from rlalign_plugin_reinforce.loss import reinforce_objective
-from rlalign_plugin_reinforce.reinforce import Reinforce, mean_baseline
-from rlalign_plugin_reinforce.rloo import RLOO, leave_one_out
+from rlalign_plugin_reinforce.advantages import leave_one_out, mean_baseline
+from rlalign_plugin_reinforce.family import PolicyGradient
+from rlalign_plugin_reinforce.grpo import CISPO, DAPO, GRPO, GSPO, DrGRPO
+from rlalign_plugin_reinforce.reinforce import RLOO, Reinforce, ReinforcePP, ReinforcePPBaseline
 
-__all__ = ["RLOO", "Reinforce", "leave_one_out", "mean_baseline", "reinforce_objective"]
+__all__ = [
+    "CISPO",
+    "DAPO",
+    "GRPO",
+    "GSPO",
+    "RLOO",
+    "DrGRPO",
+    "PolicyGradient",
+    "Reinforce",
+    "ReinforcePP",
+    "ReinforcePPBaseline",
+    "leave_one_out",
+    "mean_baseline",
+]

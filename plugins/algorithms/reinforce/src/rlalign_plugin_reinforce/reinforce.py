@@ -1,19 +1,8 @@
-"""REINFORCE (Williams 1992) with a moving-average baseline, as in Ahmadian et al. (2024)."""
+"""REINFORCE and what grew from it: RLOO, REINFORCE++."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import BaseModel
-
-from rlalign import Batch, Reward, Rollout, hookimpl
-from rlalign_plugin_reinforce.loss import PolicyGradient
-
-
-def mean_baseline(total: float, count: int) -> float:
-    """b: the mean reward of all earlier responses, 0 before there are any (Ahmadian et al. 2024, sec. 2)."""
-    return total / count if count else 0.0
+from rlalign_plugin_reinforce.family import PolicyGradient, preset
 
 
 class Reinforce(PolicyGradient):
@@ -24,21 +13,47 @@ class Reinforce(PolicyGradient):
         "learning, 1992"
     )
 
-    def __init__(self, config: BaseModel) -> None:
-        super().__init__(config)
-        self.count, self.total = 0, 0.0
+    @preset(baseline="past")
+    class Config(PolicyGradient.Config):
+        """Options of `reinforce`."""
 
-    @hookimpl
-    def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
-        return Batch.of(rollout, reward, reward.total_N - mean_baseline(self.total, self.count))
 
-    @hookimpl
-    def iteration_done(self, reward: Reward) -> None:
-        self.count += len(reward.total_N)
-        self.total += float(reward.total_N.double().sum())
+class RLOO(PolicyGradient):
+    """REINFORCE leave-one-out: the baseline of a response is the mean reward of its siblings."""
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "total": self.total}
+    paper = (
+        "Arash Ahmadian et al., Back to basics: revisiting REINFORCE style optimization for learning from human "
+        "feedback in LLMs, 2024"
+    )
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.count, self.total = int(state["count"]), float(state["total"])
+    @preset(baseline="others")
+    class Config(PolicyGradient.Config):
+        """Options of `rloo`."""
+
+
+class ReinforcePP(PolicyGradient):
+    """REINFORCE++: each token is paid for what came from it on, standardised over all tokens; PPO's clip."""
+
+    paper = "Jian Hu, REINFORCE++: a simple and efficient approach for aligning large language models, 2025"
+
+    @preset(
+        credit="to-go",
+        scale="batch",
+        bessel=False,
+        delta=1e-8,
+        ratio="token",
+        clip=(0.2, 0.2),
+        mean="tokens",
+    )
+    class Config(PolicyGradient.Config):
+        """Options of `reinforce-pp`."""
+
+
+class ReinforcePPBaseline(PolicyGradient):
+    """REINFORCE++ with baseline: the reward less its group's mean, standardised over all tokens; PPO's clip."""
+
+    paper = ReinforcePP.paper
+
+    @preset(baseline="group")
+    class Config(ReinforcePP.Config):
+        """Options of `reinforce-pp-baseline`."""
