@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlalign import Batch, Component, ComponentError, Loss, Options, Outputs, hookimpl
-from rlalign.data.statistics import first_single
-from rlalign_plugin_copg.loss import (
-    compared,
-    copg_objective,
-    detached_objective,
-    gaps,
-    mean_over_siblings,
-    squared_gap,
-)
+from rlalign import Batch, Component, Loss, Options, Outputs, hookimpl
+from rlalign_plugin_copg.loss import copg_objective, detached_objective, squared_gap
+from rlalign_plugin_copg.pairs import Pairs, Which, refuse_incomparable
 
 REFERENCE = "reference.full_logprobs"
 
 
 class CoPG(Component):
-    """Contrastive policy gradient (Flet-Berliac et al. 2024) over all pairs of a group, whoever wrote its responses.
+    """Contrastive policy gradient (Flet-Berliac et al. 2024) over the pairs of a group, whoever wrote its responses.
 
-    A mean over responses: each counts half the mean of −ℓ over its siblings, which adds up to
-    1/(k−1) Σ_{i>j} −ℓ(y_i, y_j) for each group of k, the gradient of RLOO(k) on regularised rewards.
+    A mean over responses: each counts half the mean of −ℓ over its siblings. For a group of k that adds up to
+    1/(k−1) Σ_{i>j} −ℓ(y_i, y_j), whose gradient is RLOO's for rewards regularised by the policy as it is now.
     """
 
     paper = (
@@ -37,10 +31,21 @@ class CoPG(Component):
         """Options of `copg`."""
 
         beta: float = Field(
-            0.06, gt=0, description="β: strength of the KL to the reference, on the scale of the reward"
+            0.06,
+            gt=0,
+            description="β: strength of the KL to the reference, on the scale of the reward; the paper's best",
+        )
+        pairs: Which = Field(
+            "all",
+            description="what is compared: `all` responses to a prompt, or those `across` different sources of a `mix`",
+        )
+        ties: Literal["keep", "drop"] = Field(
+            "keep",
+            description="equal rewards draw log π − log π_ref of both together; `drop`: they say nothing",
         )
         form: Literal["autodiff", "detached", "squared"] = Field(
-            "autodiff", description="how the loss is written"
+            "autodiff",
+            description="−ℓ with β/2; `detached`: −ΔR_β·Δlog π, of the same gradient; `squared`: ΔR_β², of 2β times it",
         )
 
     config: Config
@@ -50,26 +55,60 @@ class CoPG(Component):
     min_samples = 2
     regularises = True
 
+    def pairs(self, batch: Batch) -> Pairs:
+        """What is compared."""
+        return Pairs.of(batch, self.config.pairs)
+
     def per_pair(self, reward_GKK: Tensor, rho_GKK: Tensor, logp_GKK: Tensor) -> Tensor:
-        """[G,K,K]: what is minimised of every two responses."""
+        """[G,K,K]: what is minimised."""
+        beta = self.config.beta
         if self.config.form == "squared":
-            return squared_gap(reward_GKK, rho_GKK, self.config.beta)
+            return squared_gap(reward_GKK, rho_GKK, beta)
         if self.config.form == "detached":
-            return -detached_objective(reward_GKK, rho_GKK, logp_GKK, self.config.beta)
-        return -copg_objective(reward_GKK, rho_GKK, self.config.beta)
+            return -detached_objective(reward_GKK, rho_GKK, logp_GKK, beta)
+        return -copg_objective(reward_GKK, rho_GKK, beta)
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
-        if single := first_single(batch.rollout):
-            raise ComponentError(
-                f"`{self.name}` compares responses to one prompt, and example `{single.id}` has one response only"
-            )
-        rows_GK, real_GK = batch.rollout.groups()
+        pairs = self.pairs(batch)
+        refuse_incomparable(self.name, batch, pairs)
         logp_N = batch.sum_over_chosen(now.full_logprobs_NT)
         rho_N = batch.sum_over_chosen(now.full_logprobs_NT - batch.rollout.columns[REFERENCE])
         reward_N = batch.reward.total_N.to(rho_N)
-        pairs_GKK = compared(real_GK)
-        loss_GKK = self.per_pair(*(gaps(x_N, rows_GK) for x_N in (reward_N, rho_N, logp_N)))
-        value_GK = mean_over_siblings(loss_GKK, pairs_GKK, pairs_GKK) / 2
-        value_N = value_GK.new_zeros(len(batch)).index_put((rows_GK[real_GK],), value_GK[real_GK])
-        return Loss(batch.mean_over_responses(value_N))
+        reward_GKK, rho_GKK, logp_GKK = (pairs.gaps(x_N) for x_N in (reward_N, rho_N, logp_N))
+        loss_GKK = self.per_pair(reward_GKK, rho_GKK, logp_GKK)
+        if self.config.ties == "drop":
+            loss_GKK = torch.where(reward_GKK == 0, 0.0, loss_GKK)
+        metrics = {
+            "regularised_reward": batch.mean_over_responses((reward_N - self.config.beta * rho_N).detach()),
+            "log_ratio": batch.mean_over_responses(rho_N.detach()),
+            **self.fit(batch, pairs, reward_GKK, rho_GKK.detach()),
+        }
+        return Loss(batch.mean_over_responses(pairs.mean(loss_GKK) / 2), metrics)
+
+    def fit(self, batch: Batch, pairs: Pairs, reward_GKK: Tensor, rho_GKK: Tensor) -> dict[str, Tensor]:
+        """How well βΔρ tells ΔR. A mean over pairs is one over responses of their means, as the loss is."""
+        tie_GKK = reward_GKK == 0
+        right_GKK = (rho_GKK.sign() == reward_GKK.sign()).to(rho_GKK)
+        right_N = pairs.mean(right_GKK, among_GKK=pairs.compared_GKK & ~tie_GKK)
+        residual_N = pairs.mean(squared_gap(reward_GKK, rho_GKK, self.config.beta))
+        spread = batch.step.count(self.spread)
+        explained = (pairs.mean(reward_GKK**2) - residual_N).sum() / torch.where(
+            spread > 0, spread, torch.inf
+        )
+        return {
+            "accuracy": batch.mean_over_responses(right_N, where=self.differs),
+            "explained": explained,
+            "residual": batch.mean_over_responses(residual_N),
+            "ties": batch.mean_over_responses(pairs.mean(tie_GKK.to(rho_GKK))),
+        }
+
+    def spread(self, batch: Batch) -> Tensor:
+        """[N]: each response's mean of ΔR²: what there is to explain."""
+        pairs = self.pairs(batch)
+        return pairs.mean(pairs.gaps(batch.reward.total_N.double()) ** 2)
+
+    def differs(self, batch: Batch) -> Tensor:
+        """[N]: which responses are compared with one of another reward."""
+        pairs = self.pairs(batch)
+        return pairs.flat((pairs.compared_GKK & (pairs.gaps(batch.reward.total_N) != 0)).any(2))
