@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
-#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-gpu · make bench-rewards
+#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-pg · make bench-gpu · make bench-rewards
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -15,7 +15,7 @@ PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml plugins/*/*/pypr
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-pg
 
 help:
 	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,10 @@ bench-nlpo: $(STAMP)
 # The study of benchmarks/offline: an hour and more on two cores; stopped, it goes on where it was.
 bench-offline: $(STAMP)
 	$(BIN)/rlalign study benchmarks/offline/study.yaml --jobs $(WORKERS) $(ARGS)
+
+# The study of benchmarks/pg: some two hours on two cores; stopped, it goes on where it was.
+bench-pg: $(STAMP)
+	$(BIN)/rlalign study benchmarks/pg/study.yaml --jobs $(WORKERS) $(ARGS)
 
 # Leaves .venv and runs/ alone.
 clean:

@@ -1,4 +1,4 @@
-"""PPO, A2C and vanilla PG: by hand, against golden numbers through a real phase in every route, and the conformance kit."""
+"""PPO, A2C, vanilla PG: by hand, with golden numbers through a real phase in every route, and the conformance kit."""
 
 from __future__ import annotations
 
@@ -236,9 +236,7 @@ def test_ppo_full(route: Any, budget: int, chunk: int, rewards: str, whiten: str
 
 @pytest.mark.parametrize("algorithm", [{"vanilla-pg": {"value": 0.0}}, {"a2c": {"lam": 1.0, "value": 0.0}}])
 @pytest.mark.parametrize("route, budget, chunk", ROUTES)
-def test_vanilla_policy_gradient(
-    route: Any, budget: int, chunk: int, algorithm: Any, tmp_path: Path
-) -> None:
+def test_vanilla_policy_gradient(route: Any, budget: int, chunk: int, algorithm: Any, tmp_path: Path) -> None:
     case = CASES["vanilla_pg_token_level"]
     bench, batch = prepare(tmp_path, case, algorithm)
     for name, x_NT in (("token_rewards", batch.reward.tokens_NT), ("returns", batch.columns["returns"])):
@@ -275,7 +273,13 @@ def learn(folder: Path, algorithm: Any, **more: Any) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "algorithm",
     [
-        *("ppo", "a2c", "vanilla-pg", {"ppo": {"entropy": 0.01, "value_clip": 0.2}}, {"ppo": {"preset": "rl4lms"}}),
+        *(
+            "ppo",
+            "a2c",
+            "vanilla-pg",
+            {"ppo": {"entropy": 0.01, "value_clip": 0.2}},
+            {"ppo": {"preset": "rl4lms"}},
+        ),
         *({"ppo": {"whiten": "none"}}, {"a2c": {"whiten": "batch", "whiten_rewards": True}}),
     ],
 )
