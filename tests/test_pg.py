@@ -250,13 +250,14 @@ def test_every_arm_runs_from_plan_to_row(world, tmp_path):
     todo = [one for one in plan.main(STUDY, world, first(world)) if one.seed == 0]
     for one in todo:
         one.pipeline["evaluate"] |= {"every": 2, "examples": 16}
+        one.final["final"]["examples"] = 16
         for phase in phases(one.pipeline):
             if "budget" in items(phase):
-                items(phase)["budget"]["tokens"] //= 20
+                items(phase)["budget"]["tokens"] //= 40
     runner.run_all(STUDY, todo, tmp_path, 2, made.append)
     assert {row.arm for row in made} == set(STUDY.arms)
     for row in made:
         assert row.status == "done", row.why
-        assert TOKENS / 20 <= row.metrics["sampled_tokens"] < TOKENS / 20 + 2 * 1856
+        assert TOKENS / 40 <= row.metrics["sampled_tokens"] < TOKENS / 40 + 2 * 1856
         assert row.curve["kl"][0] == pytest.approx(0, abs=1e-4)
         assert {"final.reward", "final.kl", "final.distinct_3"} <= row.metrics.keys()
