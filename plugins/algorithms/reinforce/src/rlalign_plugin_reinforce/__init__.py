@@ -1,10 +1,9 @@
 """Policy gradients without a value function: one family, whose members differ in their options' defaults.
 
-`family` holds the component and its options; `advantages`, `surrogates` and `importance` the mathematics, as pure
-functions; `reinforce` and `grpo` the members by the names of their papers.
+`family` holds the component, `options` what may be said of it; `advantages`, `surrogates` and `importance` the
+mathematics, as pure functions; `reinforce` and `grpo` the members by the names of their papers.
 """
 
-from rlalign_plugin_reinforce.advantages import leave_one_out, mean_baseline
 from rlalign_plugin_reinforce.family import PolicyGradient
 from rlalign_plugin_reinforce.grpo import CISPO, DAPO, GRPO, GSPO, DrGRPO
 from rlalign_plugin_reinforce.reinforce import RLOO, Reinforce, ReinforcePP, ReinforcePPBaseline
@@ -20,6 +19,4 @@ __all__ = [
     "Reinforce",
     "ReinforcePP",
     "ReinforcePPBaseline",
-    "leave_one_out",
-    "mean_baseline",
 ]

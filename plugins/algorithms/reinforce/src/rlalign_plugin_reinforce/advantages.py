@@ -1,7 +1,4 @@
-"""What a response's reward is worth: less a baseline, over a deviation. Legend: N responses, G groups, T steps.
-
-`credit_NT` is what each chosen step is paid for: the whole reward, or what came from that step on.
-"""
+"""What a response's reward is worth: less a baseline, over a deviation. Legend: N responses, G groups, T steps."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ def to_go(reward_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return torch.where(mask_NT, paid_NT.flip(1).cumsum(1).flip(1), 0.0)
 
 
-# -- baselines: [N] -----------------------------------------------------------------------------------
+# -- baselines ----------------------------------------------------------------------------------------
 
 
-def mean_baseline(total: float, count: int) -> float:
+def mean_of_past(total: float, count: int) -> float:
     """b: the mean reward of all earlier responses, 0 before there are any (Ahmadian et al. 2024, sec. 2)."""
     return total / count if count else 0.0
 
 
-def group_sums(x_N: Tensor, group_N: Tensor) -> tuple[Tensor, Tensor]:
+def sums(x_N: Tensor, group_N: Tensor) -> tuple[Tensor, Tensor]:
     """(each group's sum, its number of responses), [G]."""
     count_G = torch.bincount(group_N)
     sum_G = torch.zeros(len(count_G), dtype=x_N.dtype, device=x_N.device).index_add(0, group_N, x_N)
@@ -31,52 +28,39 @@ def group_sums(x_N: Tensor, group_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_of_others(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """[N]: the mean of the other k−1 rewards of the same prompt. Groups may differ in size."""
-    sum_G, count_G = group_sums(reward_N, group_N)
+    """[N]: the mean of the other k−1 rewards of the same prompt (Kool et al. 2019). Groups may differ in size."""
+    sum_G, count_G = sums(reward_N, group_N)
     return (sum_G[group_N] - reward_N) / (count_G[group_N] - 1)
-
-
-def leave_one_out(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """[N]: A_i = R_i − mean of the other k−1 rewards of the same prompt (Kool et al. 2019)."""
-    return reward_N - mean_of_others(reward_N, group_N)
 
 
 def mean_of_group(reward_N: Tensor, group_N: Tensor) -> Tensor:
     """[N]: the mean of all k rewards of the same prompt, its own among them (Shao et al. 2024).
 
-    Where they are all equal it is that number itself, so that no rounding is left to learn from.
+    R less it is (k−1)/k of R less the mean of the others.
     """
-    sum_G, count_G = group_sums(reward_N, group_N)
-    return torch.where(tied(reward_N, group_N), reward_N, (sum_G / count_G)[group_N])
-
-
-def tied(reward_N: Tensor, group_N: Tensor) -> Tensor:
-    """[N]: whether all responses of the same prompt earned the same."""
-    ends = [
-        torch.zeros_like(reward_N).scatter_reduce(0, group_N, reward_N, how, include_self=False)
-        for how in ("amin", "amax")
-    ]
-    return (ends[0] == ends[1])[group_N]
+    sum_G, count_G = sums(reward_N, group_N)
+    return (sum_G / count_G)[group_N]
 
 
 # -- scales -------------------------------------------------------------------------------------------
 
 
-def deviation_of_group(reward_N: Tensor, group_N: Tensor, bessel: bool) -> Tensor:
-    """[N]: the standard deviation of the rewards of the same prompt; over k−1 where `bessel`, else over k."""
-    sum_G, count_G = group_sums((reward_N - mean_of_group(reward_N, group_N)) ** 2, group_N)
-    return (sum_G / (count_G - int(bessel))).sqrt()[group_N]
+def over_group(
+    advantage_NT: Tensor, reward_N: Tensor, group_N: Tensor, *, bessel: bool, delta: float
+) -> Tensor:
+    """Advantages over (σ + δ), σ the standard deviation of the rewards of the same prompt (Shao et al. 2024)."""
+    mean_N = mean_of_group(reward_N, group_N)
+    square_G, count_G = sums((reward_N - mean_N) ** 2, group_N)
+    deviation_N = (square_G / (count_G - int(bessel))).sqrt()[group_N]
+    return over(advantage_NT, deviation_N[:, None], delta, mean_N.abs()[:, None])
 
 
-def over(x: Tensor, deviation: Tensor, delta: float) -> Tensor:
-    """x/(deviation + δ), elementwise; 0 where nothing deviates, whatever δ."""
-    return torch.where(deviation > 0, x / (deviation + delta), 0.0)
+def over_batch(advantage_NT: Tensor, mask_NT: Tensor, *, bessel: bool, delta: float, size: Tensor) -> Tensor:
+    """(A − mean)/(σ + δ), mean and σ over all chosen steps there are (Hu 2025)."""
+    deviation, mean = torch.std_mean(advantage_NT[mask_NT], correction=int(bessel))
+    return torch.where(mask_NT, over(advantage_NT - mean, deviation, delta, size), 0.0)
 
 
-def standardised_over_tokens(credit_NT: Tensor, mask_NT: Tensor, bessel: bool, delta: float) -> Tensor:
-    """[N,T]: (x − mean)/(deviation + δ), both over all chosen steps there are (Hu 2025); 0 where all are equal."""
-    x_M = credit_NT[mask_NT]
-    if len(x_M) < 2 or bool((x_M == x_M[0]).all()):
-        return torch.zeros_like(credit_NT)
-    deviation, mean = torch.std_mean(x_M, correction=int(bessel))
-    return torch.where(mask_NT, (credit_NT - mean) / (deviation + delta), 0.0)
+def over(x: Tensor, deviation: Tensor, delta: float, size: Tensor) -> Tensor:
+    """x/(deviation + δ), elementwise; 0 where the deviation is but the rounding of numbers of this size."""
+    return torch.where(deviation > 1e-6 * size, x / (deviation + delta), 0.0)

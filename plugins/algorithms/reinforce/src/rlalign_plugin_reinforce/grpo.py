@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlalign_plugin_reinforce.family import PolicyGradient, preset
+from rlalign_plugin_reinforce.family import PolicyGradient
+from rlalign_plugin_reinforce.options import Family, preset
 
 
 class GRPO(PolicyGradient):
@@ -14,7 +15,7 @@ class GRPO(PolicyGradient):
     )
 
     @preset(baseline="group", scale="group", ratio="token", clip=(0.2, 0.2), mean="response-means", kl=0.04)
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `grpo`."""
 
 

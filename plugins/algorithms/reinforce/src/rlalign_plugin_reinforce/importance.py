@@ -13,11 +13,11 @@ def importance_weights(
 ) -> Tensor:
     """min(π/μ, cap): [N,T] of each token, or [N] of whole responses; 1 where nothing was chosen.
 
-    π is the policy when the iteration began, μ what sampled (truncated as in Ionides 2008; for language models
-    Yao et al. 2025).
+    π is the policy when the iteration began, μ what sampled (truncated importance sampling, Ionides 2008).
     """
     gap_NT = torch.where(mask_NT, now_NT - sampled_NT, 0.0)
-    return (gap_NT if level == "token" else gap_NT.sum(1)).exp().clamp(max=cap)
+    weight = (gap_NT if level == "token" else gap_NT.sum(1)).exp()
+    return weight if cap is None else weight.clamp(max=cap)
 
 
 def weight_metrics(batch: Batch, weight: Tensor, cap: float | None) -> dict[str, Tensor]:
@@ -25,10 +25,10 @@ def weight_metrics(batch: Batch, weight: Tensor, cap: float | None) -> dict[str,
     mean = batch.mean_over_responses if weight.ndim == 1 else batch.mean_over_tokens
     step = batch.step
     all_M = step.columns["weight"] if weight.ndim == 1 else step.columns["weight"][step.rollout.mask_NT]
-    effective = all_M.sum() ** 2 / (len(all_M) * (all_M**2).sum())
+    effective = all_M.sum() ** 2 / (len(all_M) * (all_M**2).sum().clamp_min(1e-30))
     return {
         "weight": mean(weight),
         "weight_max": mean(all_M.max().expand_as(weight)),
-        "weight_cut": mean((weight == cap).to(weight) if cap is not None else torch.zeros_like(weight)),
+        "weight_cut": mean((weight == (torch.inf if cap is None else cap)).to(weight)),
         "weight_effective": mean(effective.expand_as(weight)),
     }

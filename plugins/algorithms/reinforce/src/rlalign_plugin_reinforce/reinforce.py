@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rlalign_plugin_reinforce.family import PolicyGradient, preset
+from rlalign_plugin_reinforce.family import PolicyGradient
+from rlalign_plugin_reinforce.options import Family, preset
 
 
 class Reinforce(PolicyGradient):
@@ -14,7 +15,7 @@ class Reinforce(PolicyGradient):
     )
 
     @preset(baseline="past")
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `reinforce`."""
 
 
@@ -27,7 +28,7 @@ class RLOO(PolicyGradient):
     )
 
     @preset(baseline="others")
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `rloo`."""
 
 
@@ -45,7 +46,7 @@ class ReinforcePP(PolicyGradient):
         clip=(0.2, 0.2),
         mean="tokens",
     )
-    class Config(PolicyGradient.Config):
+    class Config(Family):
         """Options of `reinforce-pp`."""
 
 
