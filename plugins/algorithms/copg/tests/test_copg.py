@@ -314,6 +314,45 @@ def test_of_one_response_a_source_all_pairs_are_across(tmp_path: Path) -> None:
     assert same(*found)
 
 
+def test_a_group_of_one_source_is_compared_with_none(tmp_path: Path) -> None:
+    """As where nothing is remembered yet: no gradient, and it is counted."""
+    bench = moved(Bench(tmp_path, say({"copg": {"beta": 0.3, "pairs": "across"}}, MIX)), 1)
+    batch = bench.batch()
+    metrics, _ = bench.gradient(batch)
+    assert metrics["copg/alone"] == 0
+    sampled = torch.tensor([s == "sampled" for s in batch.rollout.columns["source"]])
+    metrics, gradients = bench.gradient(batch.take(sampled | (batch.rollout.group_N > 0)).as_step())
+    assert metrics["copg/alone"] == pytest.approx(3 / 28)
+    metrics, gradients = bench.gradient(batch.take(sampled).as_step())
+    assert metrics["copg/alone"] == 1
+    assert not any(bool(gradient.any()) for gradient in gradients.values())
+
+
+def test_remembered_responses(tmp_path: Path) -> None:
+    """Groups of earlier iterations, and remembered responses beside new ones, are RLOO's with the KL taken now."""
+    pytest.importorskip("rlalign_plugin_replay")
+    for name, responses in (
+        ("groups", {"replay": {"groups": 3}}),
+        ("mix", {"mix": {"sampled": 2, "replay": 2}}),
+    ):
+        benches = []
+        for algorithm, rewards in (
+            ({"copg": {"beta": 0.3}}, ["token-sum"]),
+            ("rloo", ["token-sum", {"kl": {"coef": 0.3}}]),
+        ):
+            kind = "copg" if "copg" in algorithm else "rloo"
+            pipeline = say(algorithm, responses, rewards=rewards)
+            pipeline["train"]["lr"] = 0.0
+            bench = moved(Bench(tmp_path / f"{name}-{kind}", pipeline), 1)
+            bench.iterate()
+            benches.append(bench)
+        copg, rloo = (moved(bench, 2) for bench in benches)
+        batch, theirs = copg.batch(), rloo.batch()
+        assert "replay" in batch.rollout.columns["source"]
+        assert torch.equal(batch.rollout.actions_NT, theirs.rollout.actions_NT)
+        assert same(copg.gradient(batch)[1], rloo.gradient(theirs)[1])
+
+
 # -- what is refused -------------------------------------------------------------------------------------------
 
 
@@ -330,7 +369,7 @@ def test_a_response_alone(tmp_path: Path) -> None:
 def test_across_needs_sources(tmp_path: Path) -> None:
     bench = Bench(tmp_path, say({"copg": {"pairs": "across"}}))
     with pytest.raises(
-        ComponentError, match=r"have one; say `responses: \{mix: \{logged: 1, sampled: 1\}\}`"
+        ComponentError, match=r"there is one; say `responses: \{mix: \{logged: 1, sampled: 1\}\}`"
     ):
         bench.gradient(bench.batch())
 

@@ -70,8 +70,8 @@ class CoPG(Component):
 
     @hookimpl
     def loss(self, batch: Batch, now: Outputs) -> Loss:
+        refuse_incomparable(self.name, batch, self.config.pairs)
         pairs = self.pairs(batch)
-        refuse_incomparable(self.name, batch, pairs)
         logp_N = batch.sum_over_chosen(now.full_logprobs_NT)
         rho_N = batch.sum_over_chosen(now.full_logprobs_NT - batch.rollout.columns[REFERENCE])
         reward_N = batch.reward.total_N.to(rho_N)
@@ -93,15 +93,17 @@ class CoPG(Component):
         right_N = pairs.mean(right_GKK, among_GKK=pairs.compared_GKK & ~tie_GKK)
         residual_N = pairs.mean(squared_gap(reward_GKK, rho_GKK, self.config.beta))
         spread = batch.step.count(self.spread)
-        explained = (pairs.mean(reward_GKK**2) - residual_N).sum() / torch.where(
-            spread > 0, spread, torch.inf
-        )
-        return {
+        explained = (pairs.mean(reward_GKK**2) - residual_N).sum() / spread.where(spread > 0, torch.inf)
+        fit = {
             "accuracy": batch.mean_over_responses(right_N, where=self.differs),
             "explained": explained,
             "residual": batch.mean_over_responses(residual_N),
             "ties": batch.mean_over_responses(pairs.mean(tie_GKK.to(rho_GKK))),
         }
+        if self.config.pairs == "across":
+            alone_N = pairs.flat(~pairs.compared_GKK.any(2))
+            fit["alone"] = batch.mean_over_responses(alone_N.to(residual_N))
+        return fit
 
     def spread(self, batch: Batch) -> Tensor:
         """[N]: each response's mean of ΔR²: what there is to explain."""

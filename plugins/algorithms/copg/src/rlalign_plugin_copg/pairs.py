@@ -54,27 +54,27 @@ class Pairs:
 
 
 def sources(batch: Batch) -> Tensor:
-    """[N]: the source of each response in a `mix`, as a number."""
-    names = batch.rollout.columns.get("source", ("",) * len(batch))
+    """[N]: the source of each response, as a number."""
+    names = batch.rollout.columns["source"]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([numbers[name] for name in names], device=batch.rollout.group_N.device)
 
 
-def refuse_incomparable(name: str, batch: Batch, pairs: Pairs) -> None:
-    """A response with nothing to compare it with, and log-probs that are not of one policy."""
+def refuse_incomparable(name: str, batch: Batch, which: Which) -> None:
+    """A response that is alone, sources that nobody named, and log-probs that are not of one policy."""
     rollout = batch.rollout
     if single := first_single(rollout):
         raise ComponentError(
             f"`{name}` compares responses to one prompt, and example `{single.id}` has one response only; it needs two "
             "of every prompt at least"
         )
-    if alone := (~pairs.compared_GKK.any((1, 2))).nonzero()[:, 0].tolist():
+    if which == "across" and "source" not in rollout.columns:
         raise ComponentError(
-            f"`{name}` with `pairs: across` compares responses of different sources, and those to example "
-            f"`{rollout.examples[alone[0]].id}` have one; say `responses: {{mix: {{logged: 1, sampled: 1}}}}`, or "
-            "`pairs: all`"
+            f"`{name}` with `pairs: across` compares responses of different sources, and here there is one; say "
+            "`responses: {mix: {logged: 1, sampled: 1}}`, or `pairs: all`"
         )
     temperature_N = rollout.setting("temperature")
+    pairs = Pairs.of(batch, "all")
     mixed_GKK = (pairs.gaps(temperature_N) != 0) & pairs.compared_GKK
     if mixed := mixed_GKK.any((1, 2)).nonzero()[:, 0].tolist():
         found = temperature_N[rollout.group_N == mixed[0]].unique().tolist()
