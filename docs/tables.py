@@ -4,7 +4,8 @@ Below a line `<!-- options: kl, clip -->` stands a table of these components' op
 `<!-- options: rlalign.data.settings:Train -->` one of this model's fields. Names and descriptions come from the
 code; a test fails when a table is not what the code says. Below `<!-- architectures: causal -->` stands what the
 slow test of the plugin `hf` found of these models, and below `<!-- limits: rlalign.data.limits -->` the limits
-that a module says.
+that a module says. Below `<!-- defaults: grpo, dapo -->` stand the options that these components share, and the
+default of each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- (options|architectures|limits): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+MARKER = re.compile(r"(<!-- (options|defaults|architectures|limits): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 
@@ -98,6 +99,14 @@ def table(names: str) -> str:
     return as_table(rows)
 
 
+def defaults(names: str) -> str:
+    """Components of the same options side by side: a row for each option, a column for each component."""
+    listed = [name.strip() for name in names.split(",")]
+    told = [{row[0]: row[1] for row in options(load(components()[name]).Config)} for name in listed]
+    rows = [(option, *(own[option] for own in told)) for option in told[0]]
+    return as_table([("option", *(f"`{name}`" for name in listed)), *rows])
+
+
 def as_table(rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(row).replace("  ", " ") + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
@@ -135,7 +144,7 @@ def limits(modules: str) -> str:
 
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
-    made = {"options": table, "architectures": architectures, "limits": limits}
+    made = {"options": table, "defaults": defaults, "architectures": architectures, "limits": limits}
     return MARKER.sub(lambda m: f"{m[1]}\n{made[m[2]](m[3])}\n", text)
 
 

@@ -56,7 +56,7 @@ def over_group(
 
 
 def over_batch(advantage_NT: Tensor, mask_NT: Tensor, *, bessel: bool, delta: float, size: Tensor) -> Tensor:
-    """(A − mean)/(σ + δ), mean and σ over all chosen steps there are (Hu 2025)."""
+    """(A − mean)/(σ + δ), mean and σ over all chosen steps there are (Hu et al. 2025)."""
     deviation, mean = torch.std_mean(advantage_NT[mask_NT], correction=int(bessel))
     return torch.where(mask_NT, over(advantage_NT - mean, deviation, delta, size), 0.0)
 

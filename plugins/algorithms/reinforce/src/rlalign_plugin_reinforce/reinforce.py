@@ -35,7 +35,10 @@ class RLOO(PolicyGradient):
 class ReinforcePP(PolicyGradient):
     """REINFORCE++: each token is paid for what came from it on, standardised over all tokens; PPO's clip."""
 
-    paper = "Jian Hu, REINFORCE++: a simple and efficient approach for aligning large language models, 2025"
+    paper = (
+        "Jian Hu et al., REINFORCE++: an efficient RLHF algorithm with robustness to both prompt and reward models, "
+        "2025"
+    )
 
     @preset(
         credit="to-go",
@@ -55,6 +58,6 @@ class ReinforcePPBaseline(PolicyGradient):
 
     paper = ReinforcePP.paper
 
-    @preset(baseline="group")
+    @preset(baseline="group", estimator="k2")
     class Config(ReinforcePP.Config):
         """Options of `reinforce-pp-baseline`."""
