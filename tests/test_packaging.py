@@ -193,7 +193,9 @@ def test_readme_has_its_parts(package):
     assert blocks and 5 <= len(blocks[0].splitlines()) <= 15
     marked = re.findall(r"<!-- (?:options|defaults): (.+?) -->", text)
     named_there = {name.strip() for names in marked for name in names.split(",")}
-    assert {name for name in named_there if ":" not in name} == set(offers(package))  # with one, a model's fields
+    assert {name for name in named_there if ":" not in name} == set(
+        offers(package)
+    )  # with one, a model's fields
 
 
 @pytest.mark.parametrize(

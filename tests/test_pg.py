@@ -77,13 +77,13 @@ def test_every_setting_of_every_arm_samples_as_many_tokens(arm):
     for one in tuning(arm):
         spent = 0
         for phase in phases(one.pipeline):
-            responses = phase.get("responses", one.pipeline.get("responses", "sampled"))
+            responses = phase.get("responses", one.pipeline["responses"])
             if responses == "logged":
                 assert "budget" not in items(phase)
                 continue
             spent += items(phase)["budget"]["tokens"]
             drawn, generation = phase["train"].get("prompts"), one.pipeline["generation"]
-            a_prompt = responses["mix"]["sampled"] if responses != "sampled" else generation.get("samples", 1)
+            a_prompt = generation.get("samples", 1) if responses == "sampled" else responses["mix"]["sampled"]
             at_once = drawn * a_prompt * generation["max_new_tokens"]
             assert at_once <= 64 * generation["max_new_tokens"] <= 1856
         assert spent == TOKENS
@@ -259,5 +259,9 @@ def test_every_arm_runs_from_plan_to_row(world, tmp_path):
     for row in made:
         assert row.status == "done", row.why
         assert TOKENS / 40 <= row.metrics["sampled_tokens"] < TOKENS / 40 + 2 * 1856
+        assert row.metrics["steps"] > 0
+        if row.arm.startswith("raft"):  # what it is best of is sampled
+            assert row.metrics["sampled_tokens"] == row.metrics["tokens"]
+            assert row.metrics["responses"] == 64 * row.curve["iteration"][-1]
         assert row.curve["kl"][0] == pytest.approx(0, abs=1e-4)
         assert {"final.reward", "final.kl", "final.distinct_3"} <= row.metrics.keys()
