@@ -13,7 +13,7 @@ import pytest
 
 from rlalign.testing import ComponentTests
 from rlalign.testing.bench import run as trained
-from rlalign_study import plan, runner
+from rlalign_study import plan, report, runner
 from rlalign_study.analysis import Found
 from rlalign_study.file import Study, module_of
 from rlalign_study.plan import Planned
@@ -179,22 +179,33 @@ def test_a_budget_counts_in_each_phase_anew_and_what_is_logged_costs_nothing(tmp
 
 def record(one: Planned, reward: float, kl: float = 1.0) -> Row:
     metrics = {"final.reward": reward, "final.kl": kl, "final.grammar": 0.9}
-    curve = {"step": [0, 50], "reward": [0.4, 0.8], "grammar": [0.9] * 2, "kl": [0.0, kl]}
+    metrics |= {"final.distinct_grammatical": 0.5, "sampled_tokens": 32_100.0, "seconds": 15.0}
+    curve = {
+        "step": [0, 50],
+        "reward": [0.4, 0.8],
+        "grammar": [0.9] * 2,
+        "kl": [0.0, kl],
+        "tokens": [0, 32_100],
+    }
     keys = ("stage", "world", "arm", "setting", "seed", "hash")
     return Row(**{key: getattr(one, key) for key in keys}, status="done", metrics=metrics, curve=curve)
 
 
-def words(reward: Callable[[Planned], float]) -> list[str]:
-    """The answers to a whole world's results."""
+def whole(reward: Callable[[Planned], float]) -> Found:
+    """A whole world's results."""
     results = Results()
     for one in plan.tuning(STUDY, PRIMARY):
         results.rows[one.key, one.hash] = record(one, 0.5)
-    found = Found(STUDY, PRIMARY, results)
-    for one in [*found.planned, *found.ablations]:
-        results.rows[one.key, one.hash] = record(
-            one, reward(one) + 0.002 * ((7 * one.seed + len(one.arm)) % 5)
-        )
-    return [text.split("): ", 1)[1] for text in STUDY.hooks.answers([Found(STUDY, PRIMARY, results)])]
+    tuned = Found(STUDY, PRIMARY, results)
+    for one in [*tuned.planned, *tuned.ablations]:
+        wobble = 0.002 * ((7 * one.seed + len(one.arm)) % 5)
+        results.rows[one.key, one.hash] = record(one, reward(one) + wobble)
+    return Found(STUDY, PRIMARY, results)
+
+
+def words(reward: Callable[[Planned], float]) -> list[str]:
+    """The answers to it."""
+    return [text.split("): ", 1)[1] for text in STUDY.hooks.answers([whole(reward)])]
 
 
 def by(means: Mapping[str, float], lambdas: Mapping[str, float]) -> Callable[[Planned], float]:
@@ -238,6 +249,18 @@ def test_a_log_is_not_learned_from_where_it_only_hurts_less():
 
 def test_a_fall_that_is_no_fall_all_the_way_is_not_shown():
     assert words(by({}, {"0.95": 0.7, "0.5": 0.55, "0": 0.5}))[5].startswith("not shown")
+
+
+def test_the_report_has_a_row_for_every_arm_and_every_lambda():
+    found = whole(by({}, {}))
+    lines = report.table(STUDY, [found])
+    for arm in STUDY.arms:
+        cells = next(line for line in lines if line.startswith(f"| `{arm}` | 0.55"))  # the objective
+        assert "| 0.60" in cells  # the reward
+    assert sum("| λ = " in line for line in lines) == 4
+    assert sum(line.startswith("- **") for line in lines) == 6
+    written = "\n".join(line for name in STUDY.blocks for line in report.block(STUDY, [found], name))
+    assert all(written.count(f"| {PRIMARY} | `{arm}` |") == 1 for arm in STUDY.arms)
 
 
 # -- running --------------------------------------------------------------------------------------------------
