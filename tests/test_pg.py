@@ -127,6 +127,18 @@ def test_only_what_an_arm_learns_with_differs_between_worlds_and_seeds():
             assert one.pipeline["seed"] == one.seed
 
 
+def test_stored_rows_are_of_todays_plan_and_sampled_as_many_tokens():
+    results = Results.read(FOLDER / STUDY.results)
+    assert results.notes == []
+    tuned = {(one.key, one.hash) for world in STUDY.worlds for one in plan.tuning(STUDY, world)}
+    rows = list(results.rows.values())
+    assert rows
+    for row in rows:
+        assert row.stage != "tuning" or (row.key, row.hash) in tuned, row.key
+        if row.status == "done":
+            assert TOKENS <= row.metrics["sampled_tokens"] < TOKENS + 2 * 1856
+
+
 # -- the budget -----------------------------------------------------------------------------------------------
 
 
