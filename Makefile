@@ -2,6 +2,7 @@
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-bandit · make bench-gpu · make bench-rewards
 #   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-learned-reward · make bench-gpu · make bench-rewards
+#   make bench-rl4lms · make bench-nlpo · make bench-offline · make bench-pg · make bench-gpu · make bench-rewards
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -18,6 +19,7 @@ export OMP_WAIT_POLICY := passive
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-bandit
 .PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-learned-reward
+.PHONY: help setup demo test test-slow test-gpu bench-rl4lms bench-gpu bench-rewards lint format docs clean bench-nlpo bench-offline bench-pg
 
 help:
 	@sed -n '1,3s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +90,9 @@ bench-bandit: $(STAMP)
 # The study of benchmarks/learned_reward: a quarter of an hour of processor time; stopped, it goes on where it was.
 bench-learned-reward: $(STAMP)
 	$(BIN)/rlalign study benchmarks/learned_reward/study.yaml --jobs $(WORKERS) $(ARGS)
+# The study of benchmarks/pg: some two hours on two cores; stopped, it goes on where it was.
+bench-pg: $(STAMP)
+	$(BIN)/rlalign study benchmarks/pg/study.yaml --jobs $(WORKERS) $(ARGS)
 
 # Leaves .venv and runs/ alone.
 clean:
