@@ -205,6 +205,9 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
 
 def _sources(plan: PhasePlan) -> Iterator[str]:
     settings, sources = plan.settings, plan.source.component.sources
+    adds = bool(sources) and hasattr(
+        plan.source.component, "respond"
+    )  # responses of its own to those it asks for
     assert settings.responses is not None
     for member in plan.members:
         source = member.item.source
@@ -212,7 +215,7 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             continue
         if not implements(member.component, "loss"):
             yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
-        elif source not in (*sources, *([plan.source.name] if sources else [])):
+        elif source not in (*sources, *([plan.source.name] if adds else [])):
             yield (
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
                 f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
@@ -233,11 +236,15 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             f"{settings.place}: {prompts:,} prompts × {samples:,} responses are more than {limits.RESPONSES:,} an "
             "iteration; lower train.prompts or generation.samples"
         )
+    sure = plan.source.component.fewest(settings.generation.samples)
+    remedy = "set generation.samples"
+    if sure < samples:
+        remedy = f"`{plan.source.name}`, as it is set, may have no more: set it otherwise, or ask for more of `sampled`"
     for member in plan.members:
-        if samples < member.component.min_samples:
+        if sure < member.component.min_samples:
             yield (
                 f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses per "
-                f"prompt and gets {samples}; set generation.samples"
+                f"prompt and gets {sure}; {remedy}"
             )
 
 
