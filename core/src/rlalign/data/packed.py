@@ -29,7 +29,7 @@ _DTYPES = {
 
 
 def pack(rollout: Rollout) -> bytes:
-    """The bytes of a rollout. Columns are tensors or tuples; what these and examples hold is plain: texts, lists, dicts."""
+    """The bytes of a rollout. Columns are tensors or tuples; these and examples hold texts, lists and dicts."""
     tensors = {name: getattr(rollout, name) for name in _TENSORS}
     tensors |= {f"input.{g}": x for g, x in enumerate(rollout.inputs)}
     words: dict[str, Any] = {

@@ -205,20 +205,22 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
 
 def _sources(plan: PhasePlan) -> Iterator[str]:
     settings, sources = plan.settings, plan.source.component.sources
-    adds = bool(sources) and hasattr(
-        plan.source.component, "respond"
-    )  # responses of its own to those it asks for
     assert settings.responses is not None
+    known = [*sources]
+    if sources and hasattr(
+        plan.source.component, "respond"
+    ):  # it adds responses of its own to those it asks for
+        known.append(plan.source.name)
     for member in plan.members:
         source = member.item.source
         if source is None:
             continue
         if not implements(member.component, "loss"):
             yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
-        elif source not in (*sources, *([plan.source.name] if adds else [])):
+        elif source not in known:
             yield (
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
-                f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
+                f"here they come from {' and '.join(f'`{s}`' for s in known or [plan.source.name])}"
             )
     if "sampled" not in (settings.responses.component, *sources):
         return
