@@ -239,9 +239,14 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             "iteration; lower train.prompts or generation.samples"
         )
     sure = plan.source.component.fewest(settings.generation.samples)
+    unsure = [
+        f"`{n}`" for n, c in plan.source.component.source_components.items() if not getattr(c, "sure", True)
+    ]
     remedy = "set generation.samples"
-    if sure < samples:
-        remedy = f"`{plan.source.name}`, as it is set, may have no more: set it otherwise, or ask for more of `sampled`"
+    if sure < samples and unsure:
+        remedy = f"{' and '.join(unsure)} may have none, so ask for more of another source"
+    elif sure < samples:
+        remedy = f"with these options `{plan.source.name}` may bring no more of them back; change those"
     for member in plan.members:
         if sure < member.component.min_samples:
             yield (

@@ -371,8 +371,8 @@ def test_a_loss_is_restricted_to_no_source_that_there_is_not(
 @pytest.mark.parametrize(
     ("responses", "said"),
     [
-        ({"replay": {"at_least": 1.0}}, "gets 1; `replay`, as it is set, may have no more"),
-        ({"mix": {"sampled": 1, "replay": 3}}, "gets 1; `mix`, as it is set, may have no more"),
+        ({"replay": {"at_least": 1.0}}, "gets 1; with these options `replay` may bring no more"),
+        ({"mix": {"sampled": 1, "replay": 3}}, "gets 1; `replay` may have none"),
     ],
 )
 def test_what_may_not_be_there_is_nothing_to_compare_with(
