@@ -45,11 +45,12 @@ def concat_columns(parts: Sequence[Any]) -> Any:
         return tuple(value for part in parts for value in part)
     if parts[0].ndim > 1:
         longest = max(part.shape[1] for part in parts)
-        parts = [_pad(part, longest) for part in parts]
+        parts = [padded(part, longest) for part in parts]
     return torch.cat(list(parts))
 
 
-def _pad(x_NT: Tensor, steps: int) -> Tensor:
+def padded(x_NT: Tensor, steps: int) -> Tensor:
+    """[N,steps]: with zeros behind."""
     if x_NT.shape[1] == steps:
         return x_NT
     padded = x_NT.new_zeros(len(x_NT), steps, *x_NT.shape[2:])
@@ -236,7 +237,7 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
     if len(parts) == 1:
         return parts[0]
     if fill:
-        parts = [_filled(part, parts) for part in parts]
+        parts = _filled(parts)
     first = parts[0]
     settings = tuple(dict.fromkeys(s for part in parts for s in part.settings))
     offsets = [0]
@@ -264,15 +265,24 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
     return joined.take(joined.row_order()) if same_examples else joined
 
 
-def _filled(part: Rollout, parts: Sequence[Rollout]) -> Rollout:
-    """With NaN for the numbers that only other parts have."""
-    known = {name: x for other in parts for name, x in other.columns.items() if isinstance(x, Tensor)}
-    unknown = {
-        name: x.new_full((len(part), *x.shape[1:]), float("nan"))
-        for name, x in known.items()
-        if name not in part.columns and x.is_floating_point()
+def _filled(parts: Sequence[Rollout]) -> list[Rollout]:
+    """Each with NaN for the numbers that only others have."""
+    known = {
+        name: x
+        for part in parts
+        for name, x in part.columns.items()
+        if isinstance(x, Tensor) and x.is_floating_point()
     }
-    return part.with_columns(**unknown)
+    return [
+        part.with_columns(
+            **{
+                name: x.new_full((len(part), *x.shape[1:]), float("nan"))
+                for name, x in known.items()
+                if name not in part.columns
+            }
+        )
+        for part in parts
+    ]
 
 
 def logged_rollout(
