@@ -7,7 +7,7 @@ so that everything row-aligned, whatever its other axes mean, follows by plain i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from operator import itemgetter
 from types import MappingProxyType
@@ -205,13 +205,12 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same responses on a device."""
-        fields: dict[str, Any] = {
-            name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)
-        }
+        own = ((one.name, getattr(self, one.name)) for one in fields(self))
+        moved: dict[str, Any] = {name: x.to(device) for name, x in own if isinstance(x, Tensor)}
         columns = {
             name: x.to(device) if isinstance(x, Tensor | Rollout) else x for name, x in self.columns.items()
         }
-        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **fields)
+        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **moved)
 
     def row_order(self) -> Tensor:
         """Rows group by group, a stable order."""
