@@ -28,7 +28,9 @@ from rlalign_study.worker import Done, curves
 
 FOLDER = Path(large.__file__).parent
 STUDY = Study.read(FOLDER / "study.yaml")
-logs, measures, limits = (module_of(FOLDER / f"{name}.py") for name in ("logs", "measures", "limits"))
+logs, measures, limits, texts_of = (
+    module_of(FOLDER / f"{name}.py") for name in ("logs", "measures", "limits", "../common/texts")
+)
 GIVEN = STUDY.given_of("noisy") | {"prompts": 64}
 ALOL, KL = "a-lol", "a-lol-kl"
 ONLINE = ("raft", "rest", "iterative-dpo")
@@ -162,13 +164,13 @@ class TestEnding(ComponentTests):
 
 def test_distinct_n_by_hand():
     texts = ["a b c", "a b d", "e"]
-    assert measures.distinct(texts, 1) == 5 / 7
-    assert measures.distinct(texts, 2) == 3 / 4  # never across texts
-    assert measures.distinct(["a"], 2) == 0
+    assert texts_of.distinct(texts, 1) == 5 / 7
+    assert texts_of.distinct(texts, 2) == 3 / 4  # never across texts
+    assert texts_of.distinct(["a"], 2) == 0
 
 
 def test_a_final_measurement_from_exported_samples(monkeypatch):
-    monkeypatch.setattr(measures, "COMPARED", 2)
+    monkeypatch.setattr(texts_of, "COMPARED", 2)
 
     def row(texts: list[str], grammar: list[float], gated: list[float]) -> dict[str, object]:
         kl = [-1.0, -2.0]
@@ -179,11 +181,11 @@ def test_a_final_measurement_from_exported_samples(monkeypatch):
         row(["a b c d", "e e e e"], [1.0, 0.0], [0.5, 0.0]),
         row(["a b c e", "a b c d"], [1.0, 1.0], [-0.5, 1]),
     ]
-    end = measures.of_samples(rows)
+    end = texts_of.of_samples(rows)
     assert [end[k] for k in ("texts", "reward", "grammar", "kl")] == [4, (0.75 + 0.25) / 2, 0.75, 1.5]
     assert end["distinct"] == 3 / 4
     assert end["distinct_grammatical"] == 3 / 4  # abc, bcd, abc, bce
-    assert "distinct_grammatical" not in measures.of_samples(rows[:1])
+    assert "distinct_grammatical" not in texts_of.of_samples(rows[:1])
 
 
 def test_steps_of_a_curve_begin_at_its_start_and_no_step_stands_twice():
@@ -345,10 +347,12 @@ def short() -> str:
 @pytest.mark.slow
 def test_every_arm_runs_from_its_log_to_its_row(short, tmp_path):
     """And responses that are sampled earn what logged ones would."""
+    folder = tmp_path / "offline"
     for file in STUDY.code:
-        (tmp_path / file).write_text((FOLDER / file).read_text())
-    (tmp_path / "study.yaml").write_text(short)
-    study, made = Study.read(tmp_path / "study.yaml"), list[Row]()
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text((FOLDER / file).read_text())
+    (folder / "study.yaml").write_text(short)
+    study, made = Study.read(folder / "study.yaml"), list[Row]()
     first = {arm: plan.settings(study, "noisy", arm)[1] for arm in study.arms}
     todo = [one for one in plan.main(study, "noisy", first) if one.seed == 0]
     (ground,) = plan.prepared(study, todo)

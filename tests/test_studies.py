@@ -14,7 +14,8 @@ from rlalign_study.plan import Planned
 from rlalign_study.rows import Results, Row
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("nlpo", "offline")
+STORED = ("nlpo", "offline")
+NAMES = (*STORED, "pg")
 PLUGINS = {"nlpo": {"readme.md": "nlpo"}}
 PLUGINS["offline"] = {f"readme-{name}.md": name for name in ("a-lol", "imitation", "preference")}
 
@@ -44,7 +45,7 @@ def everything(study: Study) -> list[Planned]:
     return made
 
 
-# -- both ---------------------------------------------------------------------------------------------------
+# -- all ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "count"), [("nlpo", 369), ("offline", 670)])
@@ -53,7 +54,7 @@ def test_every_stored_row_is_of_todays_plan(stored, name, count):
     assert all(not found.waiting for found in stored[name])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STORED)
 def test_the_stored_tables_come_again_to_the_digit(studies, stored, name):
     folder = ROOT / "benchmarks" / name / "results"
     made = report.table(studies[name], stored[name])

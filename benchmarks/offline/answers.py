@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rlalign_study import report, stats
-from rlalign_study.analysis import Comparison, Found
-from rlalign_study.report import p_value, signed
+from rlalign_study.analysis import Found
+from rlalign_study.report import SURE, p_value, signed, verdict
 
 ALOL, WBC, KL = "a-lol", "wbc", "a-lol-kl"
 FAMILY = (ALOL, "a-lol-ref-free", "a-lol-seq", KL)
 FINAL, DIVERSITY = "last.reward", "last.distinct_grammatical"
-SURE = 0.05
 THIRD = (0.28, 0.38)
 """About a third: the interval of the mean share lies within."""
 
@@ -50,13 +49,6 @@ def before_world(found: Found) -> list[str]:
     lines.append(["the reference's", f"{ends[0]:.0f}", *(f"{x:.3f}" for x in ends[1:])])
     head = ["responses", "a log", "reward", "grammar"]
     return [f"The logs, means over {len(logs)} seeds:", "", *report.rows(head, lines)]
-
-
-def verdict(found: Comparison) -> str:
-    """What a comparison shows, in words."""
-    if found.p_holm >= SURE:
-        return "not shown"
-    return "yes" if found.difference.mean > 0 else "no, the opposite"
 
 
 def _better(found: Found) -> str | None:

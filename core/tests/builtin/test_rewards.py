@@ -114,7 +114,8 @@ def done(component: Normalise, given: list[Score], seen: list[float]) -> None:
     with pytest.raises(StopIteration) as stopped:
         wrapper.send(given)
     (name,) = stopped.value.value[0].metrics
-    component.iteration_done(Reward(x[:, None], {}, {f"a/{name}": x}))
+    responses = rollout().take(torch.zeros(len(x), dtype=torch.long))
+    component.iteration_done(responses, Reward(x[:, None], {}, {f"a/{name}": x}))
 
 
 def test_normalise_uses_finished_iterations_only() -> None:

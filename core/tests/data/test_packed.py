@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def test_nothing_is_lost(generation: dict[str, Any], tmp_path: Path) -> None:
     assert differences(rollout, unpack(pack(rollout))) == []
     some = rollout.take(torch.tensor([4, 2, 9]))
     assert differences(some, unpack(pack(some))) == []
+
+
+def test_examples_hold_what_they_held(tmp_path: Path) -> None:
+    """JSON alone would make lists of tuples, and texts of keys."""
+    meta = {"answers": ("a", ["b", (1, None)]), 3: {True: 0.1, None: {}}, "dict": {"tuple": []}}
+    rollout = sampled(tmp_path)
+    given = replace(rollout.examples[0], meta=meta, prompt=({"role": "user", "content": "é"},))
+    again = unpack(pack(replace(rollout, examples=(given, *rollout.examples[1:])))).examples[0]
+    assert again.meta == meta and again.prompt == given.prompt
+    column = tuple((i, {"of": [i]}) for i in range(len(rollout)))
+    assert unpack(pack(rollout.with_columns(pairs=column))).columns["pairs"] == column
 
 
 def test_the_comparison_sees_what_changes(tmp_path: Path) -> None:

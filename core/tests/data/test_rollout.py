@@ -204,6 +204,18 @@ def test_groups_lists_each_row_once_under_its_example(seed: int, groups: list[in
     assert not rows_GK[~real_GK].any()
 
 
+def test_on_another_device_nothing_stays_behind() -> None:
+    """What was worked out of a rollout before is none of its fields."""
+    r = rollout(3, [2, 1, 3])
+    assert len(r.length_N) == len(r.cost_N) == len(r.new_N) == 6
+    moved = r.to("meta")
+    tensors = [
+        x for x in (*vars(moved).values(), *moved.inputs, *moved.columns.values()) if isinstance(x, Tensor)
+    ]
+    assert len(tensors) > 10 and {x.device.type for x in tensors} == {"meta"}
+    assert moved.texts == r.texts and moved.examples == r.examples
+
+
 def test_lengths_and_costs() -> None:
     r = rollout(3, [2, 1, 3])
     for i in range(len(r)):

@@ -36,13 +36,13 @@ class AskedOfSteps(Asked):
         return Score(rollout.mask_NT.float())
 
 
-def opened(folder: Path, cls: type[Any] = Asked, *more: Any) -> Bench:
+def opened(folder: Path, cls: type[Any] = Asked, *more: Any, steps: int = 7) -> Bench:
     say = {
         "task": "numbers",
         "policy": {"logits": {"hidden": 16, "scale": 2.0}},
         "rewards": ["asked", *more],
         "algorithm": "policy-gradient",
-        "generation": {"samples": 3, "max_new_tokens": 7},
+        "generation": {"samples": 3, "max_new_tokens": steps},
         "train": {"iterations": 2, "prompts": 5},
     }
     return Bench(folder, say, {"asked": cls})
@@ -72,6 +72,23 @@ def test_only_what_is_unknown_is_asked_for(cls: type[Any], tmp_path: Path) -> No
             again.metrics["asked/twice"][len(new) :], reward.metrics["asked/twice"][: len(old)] + 100
         )
     assert set(again.given) == set(reward.given)
+
+
+@pytest.mark.parametrize("steps", [(3, 7), (7, 3)])
+@pytest.mark.parametrize("cls", [Asked, AskedOfSteps])
+def test_lengths_may_differ(cls: type[Any], steps: tuple[int, int], tmp_path: Path) -> None:
+    """What was given to shorter or longer responses than the new ones stands at their own steps."""
+    benches = [opened(tmp_path / str(n), cls, steps=n) for n in steps]
+    (old, known), (new, _) = (bench.rollout() for bench in benches)
+    old = old.with_columns(**{SCORE_OF + name: x for name, x in known.given.items()})
+    both = concat([new, old], fill=True)
+    assert (old.steps, new.steps, both.steps) == (*steps, 7)
+    again = benches[1].stages.reward(benches[1].run, both)
+    assert component(benches[1]).asked == [len(new), len(new)]
+    whole = cls(None).reward(both)
+    assert torch.equal(again.parts["asked"], whole.value)
+    for name, x in whole.metrics.items():
+        assert torch.equal(again.metrics[f"asked/{name}"], x)
 
 
 def test_a_group_in_which_one_is_unknown_is_scored_whole(tmp_path: Path) -> None:

@@ -245,6 +245,17 @@ def signed(found: Estimate | None) -> str:
     return "–" if found is None else f"{found.mean:+.3f} ± {found.half:.3f}"
 
 
+SURE = 0.05
+"""A corrected p below it shows something."""
+
+
+def verdict(found: Comparison) -> str:
+    """What a comparison shows, in words."""
+    if found.p_holm >= SURE:
+        return "not shown"
+    return "yes" if found.difference.mean > 0 else "no, the opposite"
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return "–"

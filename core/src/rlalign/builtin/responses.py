@@ -22,7 +22,7 @@ from rlalign.interface.run import Run
 class Source(Protocol):
     """What `mix` can draw on: `count` responses to each example, or None for as many as there are.
 
-    One that remembers may have fewer, or none.
+    One that remembers may have fewer, or none: it says `sure = False`.
     """
 
     def respond(self, run: Run, examples: Sequence[Example], count: int | None) -> Rollout: ...
@@ -102,6 +102,10 @@ class Mix(Component):
                 )
             self.sources[name] = count
             self.source_options[name] = {key: value for key, value in options.items() if key != "samples"}
+
+    def fewest(self, samples: int) -> int:
+        sure = {name for name, one in self.source_components.items() if getattr(one, "sure", True)}
+        return sum(count for name, count in self.sources.items() if name in sure)
 
     @hookimpl
     def rollout(self, run: Run, examples: Sequence[Example]) -> Rollout:

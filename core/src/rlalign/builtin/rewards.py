@@ -184,9 +184,10 @@ class Normalise(Component):
         return (x - (mean if self.config.shift else 0.0)) / scale
 
     @hookimpl
-    def iteration_done(self, reward: Reward) -> None:
-        if self.over != "run":
+    def iteration_done(self, rollout: Rollout, reward: Reward) -> None:
+        if self.over != "run" or not bool(rollout.new_N.any()):
             return
+        reward = reward.take(rollout.new_N)  # the others were counted when they were new
         mine = f"/{self.name}/raw"
         for key, raw_N in reward.metrics.items():
             if not key.endswith(mine):

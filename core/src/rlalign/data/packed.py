@@ -29,7 +29,7 @@ _DTYPES = {
 
 
 def pack(rollout: Rollout) -> bytes:
-    """The bytes of a rollout. Columns are tensors, or tuples of what JSON can say; so is all that an example holds."""
+    """The bytes of a rollout. Columns are tensors or tuples; these and examples hold texts, lists and dicts."""
     tensors = {name: getattr(rollout, name) for name in _TENSORS}
     tensors |= {f"input.{g}": x for g, x in enumerate(rollout.inputs)}
     words: dict[str, Any] = {
@@ -47,26 +47,43 @@ def pack(rollout: Rollout) -> bytes:
         words["vocabulary"] = rollout.allowed.vocabulary
         tensors |= {f"allowed.{name}": x for name, x in rollout.allowed.tensors().items()}
     held = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    return save(held, metadata={"words": json.dumps(words, allow_nan=True)})
+    return save(held, metadata={"words": json.dumps(_said(words), allow_nan=True)})
 
 
 def unpack(data: bytes) -> Rollout:
     """The rollout that `pack` took."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    words = json.loads(header["__metadata__"]["words"])
+    words = _meant(json.loads(header["__metadata__"]["words"]))
     tensors = {name: _tensor(view) for name, view in deserialize(data)}  # type: ignore[no-untyped-call]
-    columns = {name: tuple(values) for name, values in words["columns"].items()}
     allowed = _under("allowed.", tensors)
     count = len(tensors["group_N"])
     return Rollout(
         examples=tuple(Example(**one) for one in words["examples"]),
         inputs=tuple(tensors[f"input.{g}"] for g in range(len(words["examples"]))),
         settings=tuple(Sampling.model_validate_json(json.dumps(s)) for s in words["settings"]),
-        texts=tuple(words["texts"]),
+        texts=words["texts"],
         allowed=Allowed.of_tensors(words["vocabulary"], count, allowed) if "vocabulary" in words else None,
-        columns=columns | _under("column.", tensors),
+        columns=words["columns"] | _under("column.", tensors),
         **{name: tensors[name] for name in _TENSORS},
     )
+
+
+def _said(value: Any) -> Any:
+    """The same in JSON, which knows no tuples and no keys but texts."""
+    if isinstance(value, dict):
+        return {"dict": [[_said(key), _said(each)] for key, each in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_said(each) for each in value]}
+    return [_said(each) for each in value] if isinstance(value, list) else value
+
+
+def _meant(said: Any) -> Any:
+    if isinstance(said, list):
+        return [_meant(each) for each in said]
+    if not isinstance(said, dict):
+        return said
+    ((kind, each),) = said.items()
+    return tuple(map(_meant, each)) if kind == "tuple" else {_meant(k): _meant(x) for k, x in each}
 
 
 def _tensor(view: Mapping[str, Any]) -> Tensor:

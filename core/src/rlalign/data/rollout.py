@@ -7,7 +7,7 @@ so that everything row-aligned, whatever its other axes mean, follows by plain i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from operator import itemgetter
 from types import MappingProxyType
@@ -45,11 +45,12 @@ def concat_columns(parts: Sequence[Any]) -> Any:
         return tuple(value for part in parts for value in part)
     if parts[0].ndim > 1:
         longest = max(part.shape[1] for part in parts)
-        parts = [_pad(part, longest) for part in parts]
+        parts = [padded(part, longest) for part in parts]
     return torch.cat(list(parts))
 
 
-def _pad(x_NT: Tensor, steps: int) -> Tensor:
+def padded(x_NT: Tensor, steps: int) -> Tensor:
+    """[N,steps]: with zeros behind."""
     if x_NT.shape[1] == steps:
         return x_NT
     padded = x_NT.new_zeros(len(x_NT), steps, *x_NT.shape[2:])
@@ -204,13 +205,12 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same responses on a device."""
-        fields: dict[str, Any] = {
-            name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)
-        }
+        own = ((one.name, getattr(self, one.name)) for one in fields(self))
+        moved: dict[str, Any] = {name: x.to(device) for name, x in own if isinstance(x, Tensor)}
         columns = {
             name: x.to(device) if isinstance(x, Tensor | Rollout) else x for name, x in self.columns.items()
         }
-        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **fields)
+        return replace(self, inputs=tuple(x.to(device) for x in self.inputs), columns=columns, **moved)
 
     def row_order(self) -> Tensor:
         """Rows group by group, a stable order."""
@@ -236,7 +236,7 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
     if len(parts) == 1:
         return parts[0]
     if fill:
-        parts = [_filled(part, parts) for part in parts]
+        parts = _filled(parts)
     first = parts[0]
     settings = tuple(dict.fromkeys(s for part in parts for s in part.settings))
     offsets = [0]
@@ -264,15 +264,24 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
     return joined.take(joined.row_order()) if same_examples else joined
 
 
-def _filled(part: Rollout, parts: Sequence[Rollout]) -> Rollout:
-    """With NaN for the numbers that only other parts have."""
-    known = {name: x for other in parts for name, x in other.columns.items() if isinstance(x, Tensor)}
-    unknown = {
-        name: x.new_full((len(part), *x.shape[1:]), float("nan"))
-        for name, x in known.items()
-        if name not in part.columns and x.is_floating_point()
+def _filled(parts: Sequence[Rollout]) -> list[Rollout]:
+    """Each with NaN for the numbers that only others have."""
+    known = {
+        name: x
+        for part in parts
+        for name, x in part.columns.items()
+        if isinstance(x, Tensor) and x.is_floating_point()
     }
-    return part.with_columns(**unknown)
+    return [
+        part.with_columns(
+            **{
+                name: x.new_full((len(part), *x.shape[1:]), float("nan"))
+                for name, x in known.items()
+                if name not in part.columns
+            }
+        )
+        for part in parts
+    ]
 
 
 def logged_rollout(

@@ -86,6 +86,10 @@ class Component:
     def __init__(self, config: BaseModel) -> None:
         self.config = config
 
+    def fewest(self, samples: int) -> int:
+        """As a source of responses: how many of a prompt's `samples` it gives at least."""
+        return samples
+
     def signature(self) -> str:
         """What its numbers depend on beside the texts: `key:value` joined by `|`, as sacreBLEU prints it."""
         return ""

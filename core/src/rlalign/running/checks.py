@@ -206,16 +206,21 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
 def _sources(plan: PhasePlan) -> Iterator[str]:
     settings, sources = plan.settings, plan.source.component.sources
     assert settings.responses is not None
+    known = [*sources]
+    if sources and hasattr(
+        plan.source.component, "respond"
+    ):  # it adds responses of its own to those it asks for
+        known.append(plan.source.name)
     for member in plan.members:
         source = member.item.source
         if source is None:
             continue
         if not implements(member.component, "loss"):
             yield f"{member.item.place}: `source` restricts a loss, and `{member.name}` has none; leave it out"
-        elif source not in (*sources, *([plan.source.name] if sources else [])):
+        elif source not in known:
             yield (
                 f"{member.item.place}: `source: {source}` needs `responses: {{mix: {{{source}: …}}}}`; "
-                f"here they come from {' and '.join(f'`{s}`' for s in sources or [plan.source.name])}"
+                f"here they come from {' and '.join(f'`{s}`' for s in known or [plan.source.name])}"
             )
     if "sampled" not in (settings.responses.component, *sources):
         return
@@ -233,11 +238,20 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             f"{settings.place}: {prompts:,} prompts × {samples:,} responses are more than {limits.RESPONSES:,} an "
             "iteration; lower train.prompts or generation.samples"
         )
+    sure = plan.source.component.fewest(settings.generation.samples)
+    unsure = [
+        f"`{n}`" for n, c in plan.source.component.source_components.items() if not getattr(c, "sure", True)
+    ]
+    remedy = "set generation.samples"
+    if sure < samples and unsure:
+        remedy = f"{' and '.join(unsure)} may have none, so ask for more of another source"
+    elif sure < samples:
+        remedy = f"with these options `{plan.source.name}` may bring no more of them back; change those"
     for member in plan.members:
-        if samples < member.component.min_samples:
+        if sure < member.component.min_samples:
             yield (
                 f"{member.item.place}: `{member.name}` needs at least {member.component.min_samples} responses per "
-                f"prompt and gets {samples}; set generation.samples"
+                f"prompt and gets {sure}; {remedy}"
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
 from rlalign.data.rollout import Rollout, concat
@@ -39,10 +40,9 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     metrics["groups"] = float(len(batch.rollout.examples))
     if train.refill:
         metrics["refills"] = len(batches) - 1.0
-        if metrics["groups"] < train.prompts:
+        if (found := int(_new_groups(batch).sum())) < train.prompts:
             phase.workspace.display.note(
-                f"iteration {phase.iteration + 1}: {len(batch.rollout.examples)} of {train.prompts} groups "
-                f"after {train.refill} refills"
+                f"iteration {phase.iteration + 1}: {found} of {train.prompts} groups after {train.refill} refills"
             )
     _keep_rows(phase, new)
     with phase.clock("update"):
@@ -86,18 +86,28 @@ def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Ba
         seen.append((rollout, reward))
         with phase.clock("advantage"):
             batches.append(phase.plan.training.advantage(phase.run, rollout, reward))
-        if sum(len(b.rollout.examples) for b in batches) >= train.prompts:
+        if sum(int(_new_groups(b).sum()) for b in batches) >= train.prompts:
             break
     return seen, batches
 
 
 def _joined(phase: RunningPhase, batches: Sequence[Batch]) -> Batch:
-    """The rounds of a refilled iteration, cut to the wanted number of groups."""
+    """The rounds of a refilled iteration, cut to the wanted number of groups; remembered ones stand beside these."""
     train = phase.settings.train
     batch = concat_batches([b for b in batches if len(b)] or list(batches[:1]))
-    if len(batch.rollout.examples) > train.prompts and train.refill:
-        batch = batch.take(batch.rollout.group_N < train.prompts)
+    new_G = _new_groups(batch)
+    if train.refill and int(new_G.sum()) > train.prompts:
+        kept_G = ~new_G | (new_G.cumsum(0) <= train.prompts)
+        batch = batch.take(kept_G[batch.rollout.group_N])
     return batch.as_step()
+
+
+def _new_groups(batch: Batch) -> Tensor:
+    """[G]: whether a response of each group was made for this iteration."""
+    rollout = batch.rollout
+    new_G = torch.zeros(len(rollout.examples), dtype=torch.bool, device=rollout.group_N.device)
+    new_G[rollout.group_N[rollout.new_N]] = True
+    return new_G
 
 
 def _all_of(seen: Sequence[tuple[Rollout, Reward]]) -> tuple[Rollout, Reward]:

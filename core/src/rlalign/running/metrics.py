@@ -86,7 +86,7 @@ def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:
         "sampler/gap": batch.mean_over_tokens(gap_NT.abs(), _sampled),
         "sampler/kl": batch.mean_over_tokens(kl_NT, _sampled),
     }
-    if AGE not in batch.rollout.columns:
+    if AGE not in batch.rollout.columns or not int(batch.step.count(_remembered)):
         return found
     return {
         **found,

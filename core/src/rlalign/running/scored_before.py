@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Score
-from rlalign.data.rollout import SCORE_OF, Rollout
+from rlalign.data.rollout import SCORE_OF, Rollout, padded
 from rlalign.running.members import Member
 
 
@@ -36,7 +36,7 @@ def unscored(rollout: Rollout, member: Member) -> Tensor | None:
 def merged(rollout: Rollout, member: Member, rows: Tensor, new: Score | None) -> Score:
     """The score of all responses: `new` for those rows, what was known for the others."""
     known = {
-        name: torch.where(rollout.mask_NT, x, 0.0) if x.ndim == 2 else x
+        name: torch.where(rollout.mask_NT, padded(x, rollout.steps), 0.0) if x.ndim == 2 else x
         for name, x in _columns(rollout, member).items()
     }
     score = Score(known.pop(""), member.name, known)

@@ -1,4 +1,4 @@
-"""PPO and A2C: by hand, against golden numbers through a real phase in every route, and the conformance kit."""
+"""PPO, A2C, vanilla PG: by hand, with golden numbers through a real phase in every route, and the conformance kit."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rlalign.testing.golden import GIVEN, GivenLogits, golden, golden_gradient
 from rlalign_plugin_ppo import (
     A2C,
     PPO,
+    VanillaPG,
     clipped_value_error,
     explained_variance,
     gae,
@@ -43,6 +44,10 @@ class TestPPOAsInRLHF(ComponentTests):
 class TestA2C(ComponentTests):
     component = "a2c"
     options = {"entropy": 0.01}
+
+
+class TestVanillaPG(ComponentTests):
+    component = "vanilla-pg"
 
 
 class TestA2CWhitened(ComponentTests):
@@ -217,10 +222,11 @@ def test_ppo_full(route: Any, budget: int, chunk: int, rewards: str, whiten: str
     check_gradient(bench, case, gradients, "new_token_logp")
 
 
+@pytest.mark.parametrize("algorithm", [{"vanilla-pg": {"value": 0.0}}, {"a2c": {"lam": 1.0, "value": 0.0}}])
 @pytest.mark.parametrize("route, budget, chunk", ROUTES)
-def test_vanilla_policy_gradient(route: Any, budget: int, chunk: int, tmp_path: Path) -> None:
+def test_vanilla_policy_gradient(route: Any, budget: int, chunk: int, algorithm: Any, tmp_path: Path) -> None:
     case = CASES["vanilla_pg_token_level"]
-    bench, batch = prepare(tmp_path, case, {"a2c": {"lam": 1.0, "value": 0.0}})
+    bench, batch = prepare(tmp_path, case, algorithm)
     for name, x_NT in (("token_rewards", batch.reward.tokens_NT), ("returns", batch.columns["returns"])):
         close(padded(batch, x_NT), case["expected"][name])
     close(padded(batch, batch.advantage_NT), case["expected"]["advantages"])
@@ -255,7 +261,13 @@ def learn(folder: Path, algorithm: Any, **more: Any) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "algorithm",
     [
-        *("ppo", "a2c", {"ppo": {"entropy": 0.01, "value_clip": 0.2}}, {"ppo": {"preset": "rl4lms"}}),
+        *(
+            "ppo",
+            "a2c",
+            "vanilla-pg",
+            {"ppo": {"entropy": 0.01, "value_clip": 0.2}},
+            {"ppo": {"preset": "rl4lms"}},
+        ),
         *({"ppo": {"whiten": "none"}}, {"a2c": {"whiten": "batch", "whiten_rewards": True}}),
     ],
 )
@@ -341,8 +353,23 @@ def test_a_cut_response_is_worth_what_would_have_come(tmp_path: Path) -> None:
     assert torch.equal(difference_N, torch.where(rollout.finished_N, 0.0, 3.0).double())
 
 
+def test_the_return_of_vanilla_pg_owes_nothing_to_the_value(tmp_path: Path) -> None:
+    """What the value is learned towards is what was paid from the step on, cut responses included."""
+    bench = Bench(tmp_path, say("vanilla-pg", models=None))
+    with torch.no_grad():
+        bench.run.models["value"].free.normal_(generator=torch.Generator().manual_seed(0))
+    batch = bench.batch()
+    assert 0 < int(batch.rollout.finished_N.sum()) < len(batch)
+    to_come_NT = batch.reward.tokens_NT.flip(1).cumsum(1).flip(1)  # token rewards are 0 behind the end
+    mask_NT = batch.rollout.mask_NT
+    torch.testing.assert_close(batch.columns["returns"][mask_NT], to_come_NT[mask_NT], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        batch.advantage_NT[mask_NT], (to_come_NT - batch.columns["values"])[mask_NT], rtol=0, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("warmup", [0, 1])
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "a2c", "vanilla-pg"])
 def test_the_loss_is_a_sum_and_a_bonus_is_taken_off(name: str, warmup: int, tmp_path: Path) -> None:
     """policy + value·L_V − entropy·H, means over the step's tokens; while the value warms up, its part alone."""
     options = {"value": 0.7, "entropy": 0.3, "warmup": warmup}
@@ -417,6 +444,8 @@ def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_they_share() -> None:
+    vanilla, a2c = VanillaPG.Config(), A2C.Config()
+    assert vanilla.model_dump() == {**a2c.model_dump(), "lam": 1.0, "truncated": "terminal"}
     assert set(A2C.Config.model_fields) | {"clip", "target_kl", "preset"} == set(PPO.Config.model_fields)
     for preset, truncated in product(("rl4lms", "rlhf"), ("bootstrap", "terminal")):
         assert PPO.Config(preset=preset, truncated=truncated).truncated == truncated  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 from rlalign import Example, Rollout
 from rlalign.data.rollout import logged_rollout
-from rlalign_plugin_replay.memory import Memory, draw_weights, drawn
+from rlalign_plugin_replay.memory import Memory, drawn, log_weights
 from rlalign_plugin_replay.shelf import Shelf
 
 # -- the shelf ----------------------------------------------------------------------------------------------
@@ -59,6 +59,27 @@ def test_files_end_with_what_lies_in_them(tmp_path: Path) -> None:
     assert open_files() == before
 
 
+def test_a_thousand_entries_lie_in_few_files(tmp_path: Path) -> None:
+    """A process may have 1024 open."""
+    before, shelf = open_files(), Shelf(0, tmp_path)
+    for n in range(2000):
+        shelf.append(bytes([n % 256]) * 10)
+    assert open_files() <= before + 1
+    assert [shelf[i][0] for i in range(2000)] == [n % 256 for n in range(2000)]
+
+
+def test_a_file_that_is_full_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the room of what is forgotten is free again."""
+    monkeypatch.setattr("rlalign_plugin_replay.shelf.FULL", 1000)
+    before, shelf = open_files(), Shelf(0, tmp_path)
+    for n in range(3000):
+        shelf.append(bytes([n % 256]) * 100)
+        if n >= 50:
+            shelf.popleft()
+    assert before + 4 < open_files() < before + 8
+    assert [shelf[i][0] for i in range(50)] == [n % 256 for n in range(2950, 3000)]
+
+
 # -- the memory ---------------------------------------------------------------------------------------------
 
 
@@ -76,7 +97,9 @@ def test_the_oldest_are_forgotten_first() -> None:
     assert len(memory) == 3
     assert [memory[i].examples[0].id for i in range(3)] == ["e2", "e3", "e0"]
     assert [memory.age(i, 5) for i in range(3)] == [3, 2, 1]
-    assert memory.places_of("e0") == [2] and memory.places_of("e1") == []
+    e0, e1 = (group(name).examples[0] for name in ("e0", "e1"))
+    assert memory.answers(e0) == [(2, 0), (2, 1)] and memory.answers(e1) == []
+    assert memory.answers(replace(e0, prompt="another task's")) == []
 
 
 @pytest.mark.parametrize("in_memory", [0, 5000, 10**9])
@@ -91,9 +114,10 @@ def test_a_state_is_the_memory_again(in_memory: int) -> None:
         assert torch.equal(memory[i].actions_NT, other[i].actions_NT)
         assert torch.equal(memory[i].logprobs_NT, other[i].logprobs_NT)
     for law in ("uniform", "recent", "reward"):
-        assert torch.equal(memory.weights(law, 11, 2.0, 0.5), other.weights(law, 11, 2.0, 0.5))
+        assert torch.equal(memory.log_weights(law, 11, 2.0, 0.5), other.log_weights(law, 11, 2.0, 0.5))
     assert [other.phase(i) for i in range(20)] == [f"p{n % 3}" for n in range(10, 30)]
-    assert all(memory.places_of(f"e{k}") == other.places_of(f"e{k}") for k in range(7))
+    examples = [group(f"e{k}").examples[0] for k in range(7)]
+    assert all(memory.answers(e) == other.answers(e) for e in examples)
     other.load_state_dict({})
     assert len(other) == 0 and other.state_dict() == {}
 
@@ -131,10 +155,10 @@ def test_memory_is_bounded_over_ten_thousand_iterations(tmp_path: Path) -> None:
 )
 def test_what_is_drawn_follows_the_law(law: str, expected: list[float]) -> None:
     age_E, value_E = torch.tensor([6.0, 4.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 1.0, 4.0]).log() * 0.7
-    weight_E = draw_weights(law, age_E.double(), value_E.double(), 2.0, 0.7)  # type: ignore[arg-type]
+    log_weight_E = log_weights(law, age_E.double(), value_E.double(), 2.0, 0.7)  # type: ignore[arg-type]
     counts = [0] * 4
     for n in range(4000):
-        counts[drawn(weight_E, 1, torch.Generator().manual_seed(n))[0]] += 1
+        counts[drawn(log_weight_E, 1, torch.Generator().manual_seed(n))[0]] += 1
     share = [x / sum(expected) * 4000 for x in expected]
     assert chisquare(counts, share).pvalue > 1e-3
     others = {"uniform": [1, 1, 1, 1], "recent": [1, 2, 4, 8], "reward": [1, 2, 1, 4]}
@@ -149,7 +173,7 @@ def test_two_draws_are_one_after_the_other() -> None:
     weight_E = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64) / 10
     counts: dict[tuple[int, int], int] = {}
     for n in range(6000):
-        first, second = drawn(weight_E, 2, torch.Generator().manual_seed(n))
+        first, second = drawn(weight_E.log(), 2, torch.Generator().manual_seed(n))
         counts[first, second] = counts.get((first, second), 0) + 1
     w = weight_E.tolist()
     pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
@@ -160,4 +184,11 @@ def test_two_draws_are_one_after_the_other() -> None:
 def test_no_more_are_drawn_than_there_are() -> None:
     assert sorted(drawn(torch.ones(3), 9, torch.Generator())) == [0, 1, 2]
     assert drawn(torch.zeros(0), 4, torch.Generator()) == []
-    assert drawn(torch.tensor([0.0, 1.0, 0.0]), 2, torch.Generator()) == [1], "a weight of 0 is never drawn"
+
+
+def test_a_small_weight_is_no_weight_of_0() -> None:
+    """exp(-5000) is 0 in every precision; what is likelier comes first all the same."""
+    value_E = torch.tensor([-50.0, 0.0, -20.0, 3.0], dtype=torch.float64)
+    log_weight_E = log_weights("reward", torch.zeros(4).double(), value_E, 1.0, 0.01)
+    for seed in range(20):
+        assert drawn(log_weight_E, 4, torch.Generator().manual_seed(seed)) == [3, 1, 2, 0]

@@ -68,12 +68,22 @@ class Seen(Component):
 
 
 class Third(Component):
-    """Keeps a third of the groups."""
+    """Keeps a third of the new groups."""
 
     @hookimpl(wrapper=True)
     def advantage(self) -> Generator[None, Batch, Batch]:
         batch = yield
-        return batch.take(batch.rollout.group_N % 3 == 0)
+        rollout = batch.rollout
+        return batch.take((rollout.group_N % 3 == 0) | ~rollout.new_N)
+
+
+class Half(Component):
+    """Keeps the first three groups."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        batch = yield
+        return batch.take(batch.rollout.group_N < 3)
 
 
 class Watched(Component):
@@ -85,7 +95,13 @@ class Watched(Component):
         return self.batch
 
 
-EXTRA: dict[str, type[Any]] = {"watched": Watched, "asked": Asked, "seen": Seen, "third": Third}
+EXTRA: dict[str, type[Any]] = {
+    "watched": Watched,
+    "asked": Asked,
+    "seen": Seen,
+    "third": Third,
+    "half": Half,
+}
 
 
 class TestReplay(ComponentTests):
@@ -173,7 +189,7 @@ def test_what_is_logged(tmp_path: Path) -> None:
     """Rewards, lengths and counts of new responses alone; of the others how many, how old, how far off."""
     bench = opened(tmp_path)
     first = bench.iterate()
-    assert first["replay/responses"] == 0 and "replay/age" not in first
+    assert {k: v for k, v in first.items() if k.startswith("replay/")} == {"replay/responses": 0}
     second = bench.iterate()
     batch = part(bench, "seen").batches[1]
     new_N = batch.rollout.new_N
@@ -202,6 +218,21 @@ def test_a_refill_does_not_bring_them_twice(tmp_path: Path) -> None:
     metrics = [bench.iterate() for _ in range(3)]
     assert max(m["refills"] for m in metrics) > 0
     assert all(m["replay/responses"] == 12 for m in metrics[1:])
+    assert [m["groups"] for m in metrics] == [6, 10, 10], "six new ones are drawn, and four remembered"
+
+
+def test_where_nothing_is_refilled_they_stay(tmp_path: Path) -> None:
+    """The number of prompts that is wanted is of new ones."""
+    bench = opened(tmp_path, train={**BASE["train"], "refill": 3}, rewards=["asked"])
+    assert [len(b.rollout.examples) for b in batches(bench, 2)] == [6, 10]
+    assert int((~part(bench, "seen").batches[1].rollout.new_N).sum()) == 12
+
+
+def test_running_moments_count_them_once(tmp_path: Path) -> None:
+    bench = opened(tmp_path, rewards=["asked", "normalise"])
+    for _ in range(3):
+        bench.iterate()
+    assert part(bench, "normalise").seen["asked"][0] == 3 * 18
 
 
 def test_rows_that_are_kept_are_new_ones(tmp_path: Path) -> None:
@@ -263,6 +294,32 @@ def test_in_a_mix_they_answer_the_same_prompt(tmp_path: Path) -> None:
         assert rollout.new_N.tolist() == [source != "replay" for source in rollout.columns["source"]]
 
 
+def test_in_a_mix_with_refills_they_are_still_remembered_ones(tmp_path: Path) -> None:
+    """Where a round finds none, those of another are no new ones."""
+    mix = {"mix": {"sampled": 2, "replay": 2}}
+    train = {**BASE["train"], "refill": 3}
+    pipeline = {"task": {"numbers": {"size": 18}}, "responses": mix, "train": train, "rewards": ["asked"]}
+    bench = opened(tmp_path, **pipeline, algorithm=["seen", "half"])
+    for _ in range(4):
+        bench.iterate()
+        rollout = part(bench, "seen").batches[-1].rollout
+        new = [source != "replay" for source in rollout.columns["source"]]
+        assert rollout.new_N.tolist() == new
+
+
+def test_in_a_mix_their_order_does_not_matter(tmp_path: Path) -> None:
+    """The examples are what the task made of them, with their logged responses."""
+    mix = {"mix": {"replay": 1, "logged": 1, "sampled": 2}}
+    bench = opened(tmp_path, responses=mix, task="cut-logged", **TEXT, train={**BASE["train"], "prompts": 4})
+    for batch in batches(bench, 2):
+        assert all(example.responses == ("1 2",) for example in batch.rollout.examples)
+
+
+def test_a_mix_in_which_nothing_is_sampled_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ComponentError, match=r"nothing here samples: say `mix: {sampled: 2, replay: …}`"):
+        run(tmp_path, {**BASE, "rewards": ["asked"], "responses": {"mix": {"replay": 2}}}, EXTRA)
+
+
 class Logged(Cut):
     def examples(self, split: str) -> list[Example]:
         return [Example(f"{split}-{i}", str(i), ("1 2",), (1.0,)) for i in range(4)]
@@ -298,6 +355,32 @@ def test_a_loss_may_be_restricted_to_them(tmp_path: Path) -> None:
         bench.iterate()
     first, *_ = [b for b in part(bench, "seen").batches if len(b)]
     assert set(first.rollout.columns["source"]) == {"replay"}
+
+
+@pytest.mark.parametrize(
+    ("responses", "source"), [({"mix": {"sampled": 2, "replay": 1}}, "mix"), ("replay", "logged")]
+)
+def test_a_loss_is_restricted_to_no_source_that_there_is_not(
+    responses: Any, source: str, tmp_path: Path
+) -> None:
+    algorithm = ["policy-gradient", {"seen": {}, "source": source}]
+    with pytest.raises(ConfigError, match=f"`source: {source}` needs .* from `sampled` and `replay`"):
+        session(tmp_path, {**BASE, "algorithm": algorithm, "responses": responses}, EXTRA)
+
+
+@pytest.mark.parametrize(
+    ("responses", "said"),
+    [
+        ({"replay": {"at_least": 1.0}}, "gets 1; with these options `replay` may bring no more"),
+        ({"mix": {"sampled": 1, "replay": 3}}, "gets 1; `replay` may have none"),
+    ],
+)
+def test_what_may_not_be_there_is_nothing_to_compare_with(
+    responses: Mapping[str, Any], said: str, tmp_path: Path
+) -> None:
+    """Before the run, and not in its hundredth iteration."""
+    with pytest.raises(ConfigError, match=f"`rloo` needs at least 2 responses per prompt and {said}"):
+        session(tmp_path, {**BASE, "algorithm": "rloo", "responses": responses}, EXTRA)
 
 
 def test_too_few_samples_are_told_before_the_run(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class ActorCritic(Component):
     """What every method with a critic shares: advantages from values, the value loss, the entropy bonus."""
 
     class Config(Options):
-        """Options that `ppo` and `a2c` share."""
+        """Options that `ppo`, `a2c` and `vanilla-pg` share."""
 
         gamma: float = Field(1.0, ge=0, le=1, description="γ: the discount per step")
         lam: float = Field(

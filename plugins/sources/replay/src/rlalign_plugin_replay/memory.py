@@ -5,6 +5,8 @@ Legend: E remembered groups, the oldest first.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -15,28 +17,31 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rlalign import Rollout
+from rlalign import Example, Rollout
 from rlalign.data.packed import pack, unpack
 from rlalign_plugin_replay.shelf import Shelf
 
 Law = Literal["uniform", "recent", "reward"]
 
 
-def draw_weights(law: Law, age_E: Tensor, value_E: Tensor, half_life: float, temperature: float) -> Tensor:
-    """[E]: how likely each is drawn, up to a factor: alike, half as likely at each half-life, or ∝ exp(value/T)."""
+def log_weights(law: Law, age_E: Tensor, value_E: Tensor, half_life: float, temperature: float) -> Tensor:
+    """[E]: the log of how likely each is drawn, up to a summand: alike, half as likely at each half-life, or ∝
+    exp(value/T)."""
     if law == "recent":
-        return (age_E * (-math.log(2) / half_life)).softmax(0)
+        return age_E * (-math.log(2) / half_life)
     if law == "reward":
-        return (value_E / temperature).softmax(0)
-    return torch.ones_like(value_E)
+        return value_E / temperature
+    return torch.zeros_like(value_E)
 
 
-def drawn(weight_E: Tensor, count: int, generator: torch.Generator) -> list[int]:
-    """Places of `count` of them, one after the other in proportion to the weights of those that are left."""
-    possible = min(count, int((weight_E > 0).sum()))
-    if possible == 0:
-        return []
-    places: list[int] = torch.multinomial(weight_E, possible, generator=generator).tolist()
+def drawn(log_weight_E: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """Places of `count` of them, one after the other in proportion to the weights of those that are left.
+
+    With Gumbel noise on the logs the largest are such a draw, however small a weight is.
+    """
+    uniform_E = torch.rand(len(log_weight_E), dtype=torch.float64, generator=generator)
+    noisy_E = log_weight_E - (-uniform_E.log()).log()
+    places: list[int] = noisy_E.topk(min(count, len(noisy_E))).indices.tolist()
     return places
 
 
@@ -44,12 +49,20 @@ def drawn(weight_E: Tensor, count: int, generator: torch.Generator) -> list[int]
 class _About:
     """What is known of a remembered group without unpacking it."""
 
-    example: str
+    prompt: str
+    """Which prompt it answers, as `key_of` has it."""
+    size: int
+    """How many responses it has."""
     tick: int
     """The iteration of the run that it was sampled in."""
     phase: str
     value: float
     """What its responses earned, in the mean."""
+
+
+def key_of(example: Example) -> str:
+    """The same for examples of one id and one prompt; tasks of two phases may share ids."""
+    return hashlib.sha256(json.dumps([example.id, example.prompt], default=str).encode()).hexdigest()
 
 
 class Memory:
@@ -59,7 +72,7 @@ class Memory:
         self.keep = keep
         self._packed = Shelf(in_memory)
         self._about: deque[_About] = deque()
-        self._of_example: Counter[str] = Counter()
+        self._of_prompt: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._about)
@@ -73,13 +86,15 @@ class Memory:
 
     def add(self, group: Rollout, tick: int, phase: str, value: float) -> None:
         """Remember a group, and forget the oldest if there are too many."""
-        self._add(pack(group), _About(group.examples[0].id, tick, phase, value))
+        self._add(pack(group), _About(key_of(group.examples[0]), len(group), tick, phase, value))
 
-    def places_of(self, example: str) -> list[int]:
-        """Where the groups of an example are."""
-        if not self._of_example[example]:
+    def answers(self, example: Example) -> list[tuple[int, int]]:
+        """All responses to an example: the place of their group, and their row in it."""
+        prompt = key_of(example)
+        if not self._of_prompt[prompt]:
             return []
-        return [i for i, about in enumerate(self._about) if about.example == example]
+        groups = ((i, about.size) for i, about in enumerate(self._about) if about.prompt == prompt)
+        return [(i, row) for i, size in groups for row in range(size)]
 
     def age(self, place: int, tick: int) -> int:
         """How many iterations ago a group was sampled."""
@@ -89,11 +104,11 @@ class Memory:
         """The phase that a group was sampled in."""
         return self._about[place].phase
 
-    def weights(self, law: Law, tick: int, half_life: float, temperature: float) -> Tensor:
-        """[E]: how likely each group is drawn, up to a factor."""
+    def log_weights(self, law: Law, tick: int, half_life: float, temperature: float) -> Tensor:
+        """[E]: the log of how likely each group is drawn, up to a summand."""
         age_E = torch.tensor([float(tick - about.tick) for about in self._about], dtype=torch.float64)
         value_E = torch.tensor([about.value for about in self._about], dtype=torch.float64)
-        return draw_weights(law, age_E, value_E, half_life, temperature)
+        return log_weights(law, age_E, value_E, half_life, temperature)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, in tensors."""
@@ -105,7 +120,8 @@ class Memory:
             "packed": torch.cat(packed),
             "ticks": torch.tensor([about.tick for about in self._about]),
             "values": torch.tensor([about.value for about in self._about], dtype=torch.float64),
-            "examples": [about.example for about in self._about],
+            "prompts": [about.prompt for about in self._about],
+            "responses": torch.tensor([about.size for about in self._about]),
             "phases": [about.phase for about in self._about],
         }
 
@@ -116,20 +132,21 @@ class Memory:
         if not state:
             return
         pieces = state["packed"].split(state["sizes"].tolist())
-        known = (state["examples"], state["ticks"].tolist(), state["phases"], state["values"].tolist())
-        for piece, *about in zip(pieces, *known, strict=True):
+        numbers = (state["responses"].tolist(), state["ticks"].tolist())
+        known = zip(state["prompts"], *numbers, state["phases"], state["values"].tolist(), strict=True)
+        for piece, about in zip(pieces, known, strict=True):
             self._add(piece.numpy().tobytes(), _About(*about))
 
     def _add(self, packed: bytes, about: _About) -> None:
         self._packed.append(packed)
         self._about.append(about)
-        self._of_example[about.example] += 1
+        self._of_prompt[about.prompt] += 1
         if len(self) > self.keep:
             self._forget()
 
     def _forget(self) -> None:
         self._packed.popleft()
-        example = self._about.popleft().example
-        self._of_example[example] -= 1
-        if not self._of_example[example]:
-            del self._of_example[example]
+        prompt = self._about.popleft().prompt
+        self._of_prompt[prompt] -= 1
+        if not self._of_prompt[prompt]:
+            del self._of_prompt[prompt]

@@ -50,6 +50,7 @@ class Replay(Component):
 
     config: Config
     sources: Mapping[str, int] = {"sampled": 0}
+    sure = False
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
@@ -57,6 +58,9 @@ class Replay(Component):
 
     def setup(self, run: Run) -> None:
         self.memory.use(run.folder)
+
+    def fewest(self, samples: int) -> int:
+        return samples if self.config.at_least is None else 1
 
     # -- drawing ------------------------------------------------------------------------------------------
 
@@ -67,7 +71,9 @@ class Replay(Component):
         new = _aged(0, _named("sampled", sampled.respond(run, examples, None)))
         if run.position:  # a refill: what is remembered is in the batch already
             return new
-        places = drawn(self._weights(run), self.config.groups, run.rng("replay", self.name, run.iteration))
+        places = drawn(
+            self._log_weights(run), self.config.groups, run.rng("replay", self.name, run.iteration)
+        )
         old = [_named(self.name, self._recalled(place, run, new.group_N.device)) for place in places]
         return concat([new, *old], fill=True)
 
@@ -76,34 +82,31 @@ class Replay(Component):
 
         They stand in other groups than they did, so rewards are asked for their scores again.
         """
+        if run.iteration and not len(self.memory) and self.config.at_least is None:
+            raise ComponentError(
+                f"`{self.name}` brings back what the policy sampled, and nothing here samples: say `mix: {{sampled: 2, "
+                f"{self.name}: …}}`"
+            )
         bare = [replace(example, responses=(), scores=(), finished=()) for example in examples]
-        empty = run.models.policy.encode(bare)
-        weight_E, found, group_n = self._weights(run), [], []
+        empty = replace(run.models.policy.encode(bare), examples=tuple(examples))
+        log_weight_E, found, group_n = self._log_weights(run), [], []
         for g, example in enumerate(examples):
-            for part in self._responses_to(example, run, weight_E, run.position + g, count):
-                found.append(_unscored(part))
-                group_n.append(torch.full((len(part),), g))
+            answers = self.memory.answers(example)
+            log_weight_n = log_weight_E[[place for place, _ in answers]]
+            rng = run.rng("replay", self.name, run.iteration, run.position + g)
+            for n in sorted(drawn(log_weight_n, len(answers) if count is None else count, rng)):
+                place, row = answers[n]
+                found.append(_unscored(self._recalled(place, run, "cpu")).take(torch.tensor([row])))
+                group_n.append(g)
         if not found:
-            return empty
+            return _aged(0, empty)
         joined = concat(found).to(empty.group_N.device)
-        group_N = torch.cat(group_n).to(empty.group_N.device)
+        group_N = torch.tensor(group_n, device=empty.group_N.device)
         return replace(joined, examples=empty.examples, inputs=empty.inputs, group_N=group_N)
 
-    def _responses_to(
-        self, example: Example, run: Run, weight_E: Tensor, position: int, count: int | None
-    ) -> list[Rollout]:
-        """Remembered responses to one prompt, each as likely as its group."""
-        places = self.memory.places_of(example.id)
-        groups = [self._recalled(place, run, "cpu") for place in places]
-        weight_n = torch.cat(
-            [torch.zeros(0), *(weight_E[i].expand(len(g)) for i, g in zip(places, groups, strict=True))]
-        )
-        rows = drawn(weight_n, count or len(weight_n), run.rng("replay", self.name, run.iteration, position))
-        return [concat(groups).take(torch.tensor(sorted(rows)))] if rows else []
-
-    def _weights(self, run: Run) -> Tensor:
+    def _log_weights(self, run: Run) -> Tensor:
         c = self.config
-        return self.memory.weights(c.draw, run.tick, c.half_life, c.temperature)
+        return self.memory.log_weights(c.draw, run.tick, c.half_life, c.temperature)
 
     def _recalled(self, place: int, run: Run, device: torch.device | str) -> Rollout:
         group = _aged(self.memory.age(place, run.tick), self.memory[place].to(device))
@@ -119,15 +122,16 @@ class Replay(Component):
         kept_N = rollout.new_N & ~(rollout.full_logprobs_NT.isnan() & rollout.mask_NT).any(1)
         if self.config.at_least is not None:
             kept_N = kept_N & (total_N >= self.config.at_least)
-        for g in rollout.group_N[kept_N].unique().tolist():
-            rows = (kept_N & (rollout.group_N == g)).nonzero()[:, 0]
-            group = _as_sampled(rollout.take(rows), reward.take(rows))
+        known = _as_sampled(rollout.take(kept_N), reward.take(kept_N)).to("cpu")
+        total_N = total_N[kept_N].double().cpu()
+        for g, example in enumerate(known.examples):
+            in_group_N = known.group_N == g
             try:
-                self.memory.add(group, run.tick - 1, run.phase, float(total_N[rows].double().mean()))
+                value = float(total_N[in_group_N].mean())
+                self.memory.add(known.take(in_group_N), run.tick - 1, run.phase, value)
             except TypeError as error:  # JSON's
-                id = group.examples[0].id
                 raise ComponentError(
-                    f"`{self.name}` cannot keep example `{id}`, whose `meta` holds more than text and "
+                    f"`{self.name}` cannot keep example `{example.id}`, whose `meta` holds more than text and "
                     f"numbers: {error}"
                 ) from error
 
@@ -147,15 +151,15 @@ def _aged(age: int, rollout: Rollout) -> Rollout:
     return rollout.with_columns(**{AGE: rollout.logprobs_NT.new_full((len(rollout),), float(age))})
 
 
-def _as_sampled(group: Rollout, reward: Reward) -> Rollout:
-    """A group as the policy gave it, and the scores that were given to it; nothing that models said of it."""
+def _as_sampled(rollout: Rollout, reward: Reward) -> Rollout:
+    """Responses as the policy gave it, and the scores that were given to them; nothing that models said of them."""
     own = {
         name: x
-        for name, x in group.columns.items()
+        for name, x in rollout.columns.items()
         if "." not in name and name not in OURS and isinstance(x, Tensor | tuple)
     }
     scores = {SCORE_OF + name: x for name, x in reward.given.items()}
-    return replace(group, texts=group.columns[SAMPLED], columns=own | scores)
+    return replace(rollout, texts=rollout.columns[SAMPLED], columns=own | scores)
 
 
 def _unscored(group: Rollout) -> Rollout:

@@ -8,6 +8,9 @@ from collections import deque
 from pathlib import Path
 from typing import IO, NamedTuple
 
+FULL = 2**26
+"""Bytes after which a file takes no more."""
+
 
 class _Stored(NamedTuple):
     """Where a byte string lies. Its file has no name: it is gone with the last that lies in it, or with the process."""
@@ -53,8 +56,7 @@ class Shelf:
 
     def _store(self) -> None:
         """Put the oldest into a file, until half of what memory may hold is free again."""
-        file = tempfile.TemporaryFile(dir=self.folder, prefix="replay-")  # noqa: SIM115 (closed with its last entry)
-        offset = 0
+        file, offset = self._file()
         while self._recent and self.held > self.in_memory // 2:
             data = self._recent.popleft()
             file.write(data)
@@ -62,3 +64,11 @@ class Shelf:
             offset += len(data)
             self.held -= len(data)
         file.flush()
+
+    def _file(self) -> tuple[IO[bytes], int]:
+        """A file that is not full, and where it ends: so few of them that the system lets them be open at once."""
+        if self._stored:
+            file, offset, size = self._stored[-1]
+            if offset + size < FULL:
+                return file, offset + size
+        return tempfile.TemporaryFile(dir=self.folder, prefix="replay-"), 0
