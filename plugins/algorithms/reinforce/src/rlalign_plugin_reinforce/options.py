@@ -81,8 +81,8 @@ class Family(Options):
     )
     weigh_kl: bool = Field(
         False,
-        description="weigh that KL by the ratio, with its gradient: then k3's is that of KL(π ‖ reference), also of "
-        "responses that an earlier policy sampled",
+        description="weigh that KL by the ratio, with its gradient: then k3's is that of KL(π ‖ reference), on samples "
+        "of the policy that the ratio is taken to",
     )
     importance: Importance | None = Field(
         None,
