@@ -521,7 +521,7 @@ def test_padding_appended_changes_nothing(name: str, tmp_path: Path) -> None:
             mask_NT=wider(rollout.mask_NT, False),
             logprobs_NT=wider(rollout.logprobs_NT, 5.0),
             full_logprobs_NT=wider(rollout.full_logprobs_NT, 5.0),
-            columns={k: wider(x, 7.0) for k, x in rollout.columns.items()},
+            columns={k: wider(x, 7.0) if isinstance(x, Tensor) else x for k, x in rollout.columns.items()},
         )
 
     wide = replace(

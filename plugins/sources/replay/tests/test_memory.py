@@ -45,6 +45,7 @@ def open_files() -> int:
 
 
 def test_files_end_with_what_lies_in_them(tmp_path: Path) -> None:
+    gc.collect()
     before = open_files()
     shelf = Shelf(1000, tmp_path)
     for n in range(300):
