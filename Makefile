@@ -80,7 +80,7 @@ bench-nlpo: $(STAMP)
 bench-offline: $(STAMP)
 	$(BIN)/rlalign study benchmarks/offline/study.yaml --jobs $(WORKERS) $(ARGS)
 
-# One seed of benchmarks/bandit, from nothing: 110 s of processor time, a minute where two cores are free.
+# One seed of benchmarks/bandit, from nothing: a minute on two cores.
 bench-bandit: $(STAMP)
 	rm -rf runs/bandit
 	$(BIN)/rlalign study benchmarks/bandit/study.yaml --only /0 --jobs $(WORKERS) --results runs/bandit/results $(ARGS)
