@@ -27,7 +27,7 @@ def take_column(column: Any, rows: Tensor) -> Any:
         return column[rows.to(column.device)]
     if isinstance(column, Rollout):
         return column.take(rows)
-    return tuple(column[i] for i in rows.tolist())
+    return _picked(column, rows.tolist())
 
 
 def fixed(columns: Mapping[str, Any]) -> Mapping[str, Any]:

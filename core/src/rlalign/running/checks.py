@@ -206,11 +206,8 @@ def _learning(plan: PhasePlan) -> Iterator[str]:
 def _sources(plan: PhasePlan) -> Iterator[str]:
     settings, sources = plan.settings, plan.source.component.sources
     assert settings.responses is not None
-    known = [*sources]
-    if sources and hasattr(
-        plan.source.component, "respond"
-    ):  # it adds responses of its own to those it asks for
-        known.append(plan.source.name)
+    adds_its_own = bool(sources) and hasattr(plan.source.component, "respond")
+    known = [*sources, *([plan.source.name] if adds_its_own else [])]
     for member in plan.members:
         source = member.item.source
         if source is None:

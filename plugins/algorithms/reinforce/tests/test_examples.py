@@ -28,7 +28,6 @@ def test_the_example_learns(name: str, tmp_path: Path) -> None:
     reward = "eval/toy-coverage" if "seq2seq" in name else "eval/toy-sentiment"
     before, after = measured[0], measured[-1]
     assert before["iteration"] == 0
-    print(name, {key: round(after[key], 3) for key in (reward, "eval/toy-grammar", "eval/kl/per_response")})
     assert after[reward] > before[reward] + RISES[name]
     assert after["eval/toy-grammar"] > 0.7
     assert after["eval/finished"] > 0.98
