@@ -41,7 +41,7 @@ test: $(STAMP)
 
 # pytest's exit status 5 says that nothing was selected: fine for these two.
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile $(ARGS) || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadfile --durations 40 $(ARGS) || [ $$? -eq 5 ]
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS) || [ $$? -eq 5 ]
