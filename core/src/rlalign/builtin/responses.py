@@ -104,7 +104,7 @@ class Mix(Component):
             self.source_options[name] = {key: value for key, value in options.items() if key != "samples"}
 
     def fewest(self, samples: int) -> int:
-        sure = {name for name, one in self.source_components.items() if getattr(one, "sure", True)}
+        sure = {name for name, one in self.source_components.items() if one.sure}
         return sum(count for name, count in self.sources.items() if name in sure)
 
     @hookimpl

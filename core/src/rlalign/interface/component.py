@@ -72,6 +72,8 @@ class Component:
     `generation.samples` says."""
     source_options: Mapping[str, Mapping[str, Any]] = {}
     """Options of those components, where they are not their defaults."""
+    sure: bool = True
+    """As a source of responses: it has some for every prompt, from the first iteration on."""
     source_components: Mapping[str, Component] = {}
     """Those components, built; set by the core."""
     higher_is_better: bool = True

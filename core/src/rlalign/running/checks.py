@@ -236,9 +236,7 @@ def _sources(plan: PhasePlan) -> Iterator[str]:
             "iteration; lower train.prompts or generation.samples"
         )
     sure = plan.source.component.fewest(settings.generation.samples)
-    unsure = [
-        f"`{n}`" for n, c in plan.source.component.source_components.items() if not getattr(c, "sure", True)
-    ]
+    unsure = [f"`{name}`" for name, one in plan.source.component.source_components.items() if not one.sure]
     remedy = "set generation.samples"
     if sure < samples and unsure:
         remedy = f"{' and '.join(unsure)} may have none, so ask for more of another source"

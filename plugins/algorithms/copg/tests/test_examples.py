@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlalign.config.load import load_pipeline
-from rlalign.records import logs
-from rlalign.running import loop
-from rlalign.testing.bench import Silence
+from rlalign.testing.learning import learns
 
 EXAMPLES = Path(__file__).parents[4] / "examples/algorithms"
 RISES = {"copg": 0.15, "copg-on-policy": 0.5, "copg-mixed": 0.35, "copg-seq2seq": 0.15}
@@ -21,16 +18,7 @@ RISES = {"copg": 0.15, "copg-on-policy": 0.5, "copg-mixed": 0.35, "copg-seq2seq"
 def test_the_example_learns(name: str, tmp_path: Path) -> None:
     pytest.importorskip("rlalign_plugin_hf")
     pytest.importorskip("rlalign_plugin_toy_tasks")
-    pipeline = load_pipeline(EXAMPLES / f"{name}.yaml", ["evaluate.every=null"])
-    finished = loop.start(pipeline, root=tmp_path, display=Silence()).run()
-    rows = list(logs.read(finished.path / "metrics.jsonl"))
-    measured = [row for row in rows if "eval/responses" in row]
-    reward = "eval/toy-coverage" if "seq2seq" in name else "eval/toy-sentiment"
-    before, after = measured[0], measured[-1]
-    assert before["iteration"] == 0
-    assert after[reward] > before[reward] + RISES[name]
-    assert after["eval/toy-grammar"] > 0.75
-    assert after["eval/finished"] > 0.98
+    rows = learns(EXAMPLES / f"{name}.yaml", tmp_path, RISES[name])
     last = [row for row in rows if "copg/explained" in row][-1]
     assert 0 < last["copg/explained"] < 1
     assert last["copg/accuracy"] > 0.5
