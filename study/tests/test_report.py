@@ -103,6 +103,15 @@ def test_what_counts_as_collapsed(study, row, reward, kl, grammar, expected):
     assert collapsed(replace(one, status="broke"), None) is True
 
 
+@pytest.mark.parametrize(("reward", "expected"), [([0.4, 0.6], False), ([0.4, 0.1], True)])
+def test_what_training_logs_is_judged_by_what_it_holds(study, row, reward, expected):
+    start = {"reward": [0.3], "kl": [0], "grammar": [0.9]}
+    one = row(plan.tuning(study, "three")[0], curve=start, own={"reward": reward})
+    assert collapsed(one, RULE, "own") is expected
+    one = replace(one, own={"reward": [0.4, 0.6], "grammar": [0.9, 0.4]})
+    assert collapsed(one, RULE, "own") is True
+
+
 def test_a_difference_is_found_and_none_is_not(written, tuned, row):
     file = written(tuned, "compare: {pairs: [[rloo, reinforce]], by: {r: final.reward}}")
     file.write_text(file.read_text().replace("seeds: 2\n", "seeds: 10\n"))

@@ -22,7 +22,10 @@ Count = tuple[int, int]
 
 
 def collapsed(row: Row, rule: Collapse | None, curve: str = "curve") -> bool:
-    """Whether a run broke off, or by this rule at any point after its start had collapsed."""
+    """Whether a run broke off, or by this rule at any point after its start had collapsed.
+
+    `own`, what training itself logs, need not hold all that is measured; the rule is about what it holds.
+    """
     if row.status == BROKE:
         return True
     if rule is None or not row.curve:
@@ -31,6 +34,10 @@ def collapsed(row: Row, rule: Collapse | None, curve: str = "curve") -> bool:
     found: Mapping[str, Sequence[float]] = getattr(row, curve)
     if rule.metric not in found:
         return False
+    keep, limits = (
+        {name: x for name, x in of.items() if curve == "curve" or name in found}
+        for of in (rule.keep, rule.max)
+    )
     points = [dict(zip(found, at, strict=True)) for at in zip(*found.values(), strict=True)]
     best = 0.0
     for at in points[1:] if curve == "curve" else points:
@@ -39,9 +46,9 @@ def collapsed(row: Row, rule: Collapse | None, curve: str = "curve") -> bool:
             return True
         if rule.fall is not None and gain < -rule.fall:
             return True
-        if any(at[name] < share * start[name] for name, share in rule.keep.items()):
+        if any(at[name] < share * start[name] for name, share in keep.items()):
             return True
-        if any(at[name] > most for name, most in rule.max.items()):
+        if any(at[name] > most for name, most in limits.items()):
             return True
         best = max(best, gain)
     return False
