@@ -53,6 +53,7 @@ function showProgress() {
 
 function showStart() {
   rater = shown = null;
+  $("rater").value = "";
   const rate = data.axes.length ? Object.keys(data.texts).length : 0, compare = Object.keys(data.pairs).length;
   const parts = [];
   if (rate) parts.push(`rate ${rate} responses`);
