@@ -50,8 +50,8 @@ class Suite(Study):
         name = (asked.get("final") if isinstance(asked, dict) else None) or next(iter(final))
         if name not in final:
             raise ValueError(f"bench.final: there is no `{name}` in `final` (there are: {', '.join(final)})")
-        bench = {**asked, "final": name} if isinstance(asked, dict) else {}
-        return {**said, "bench": bench, "final": {**final, name: {**(final[name] or {}), "each": True}}}
+        said = {**said, "final": {**final, name: {**(final[name] or {}), "each": True}}}
+        return {**said, "bench": {**asked, "final": name}} if isinstance(asked, dict) else said
 
     def _unknown(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from super()._unknown()
