@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rlalign_bench.board import Board
+from rlalign_bench.ledger import Ledger
 from rlalign_bench.command import bench
 from rlalign_bench.entry import Entry
 from rlalign_bench.suite import Suite
@@ -51,14 +51,14 @@ def fresh(made: Path) -> Path:
     return Path(shutil.copy(made / "small.yaml", made / "elsewhere"))
 
 
-def board_of(file: Path) -> Board:
-    return Board.read(Suite.read(file), file.parent / "small-results")
+def ledger_of(file: Path) -> Ledger:
+    return Ledger.read(Suite.read(file), file.parent / "small-results")
 
 
 @pytest.fixture
 def entries(made: Path) -> dict[str, Entry]:
     """The entries of the suite, by key."""
-    return {one.key: one for one in board_of(made / "small.yaml").entries}
+    return {one.key: one for one in ledger_of(made / "small.yaml").entries}
 
 
 @pytest.fixture

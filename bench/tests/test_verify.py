@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from rlalign_bench.board import Board, misfits
+from rlalign_bench.ledger import Ledger, misfits
 from rlalign_bench.entry import mean, write
 from rlalign_bench.verify import choose
 from rlalign_study.core import ConfigError
 
-from .conftest import board_of, call
+from .conftest import ledger_of, call
 
 OTHER = {"version": "0.0.9", "code": "12" * 32}
 
@@ -22,8 +22,8 @@ def sent(made, fresh, changed) -> Iterator[Any]:
     """Sends an entry to a machine where nothing is run, and verifies it there."""
 
     def send(one, *more: str) -> tuple[int, str]:
-        board = board_of(fresh)
-        assert misfits(board.suite, one) == []
+        ledger = ledger_of(fresh)
+        assert misfits(ledger.suite, one) == []
         write(made / "theirs.jsonl", [one])
         assert call(fresh, "add", "theirs.jsonl")[0] == 0
         return call(fresh, "verify", "--runs", made / "again", *more)
@@ -35,19 +35,19 @@ def test_a_run_of_ones_own_is_the_same_again(made):
     status, said = call("small.yaml", "verify", "--entry", "steep/rloo/1", "--runs", "runs")
     assert status == 0, said
     assert said.endswith("steep/rloo/1: the same to the bit: 3 metrics, 48 values of examples\n")
-    assert len(board_of(made / "small.yaml").entries) == 6  # what was made to compare counts nowhere
+    assert len(ledger_of(made / "small.yaml").entries) == 6  # what was made to compare counts nowhere
     assert call("small.yaml", "run", "--runs", "runs")[1].endswith("main: 6 of 6 runs are there\n")
 
 
 def test_without_a_name_a_random_one_is_taken(made, fresh):
-    board = board_of(made / "small.yaml")
-    assert len({choose(board, None).key for _ in range(100)}) > 1
+    ledger = ledger_of(made / "small.yaml")
+    assert len({choose(ledger, None).key for _ in range(100)}) > 1
     with pytest.raises(
         ConfigError, match="there is no entry `steep/x`; entries are called TASK/ALGORITHM/SEED: steep"
     ):
-        choose(board, "steep/x")
+        choose(ledger, "steep/x")
     with pytest.raises(ConfigError, match="there are no entries yet"):
-        choose(Board(board.suite, [], []), None)
+        choose(Ledger(ledger.suite, [], []), None)
 
 
 def test_numbers_that_were_made_up_are_found(entries, changed, sent):

@@ -14,7 +14,7 @@ import click
 from rlalign_study.command import guarded
 
 if TYPE_CHECKING:
-    from rlalign_bench.board import Board
+    from rlalign_bench.ledger import Ledger
     from rlalign_bench.suite import Suite
     from rlalign_study.command import Work
 
@@ -38,11 +38,11 @@ class Place:
 
         return Work(suite, runs=self.runs, results=self.results, **options)  # type: ignore[arg-type]
 
-    def board(self) -> Board:
-        from rlalign_bench.board import Board
+    def ledger(self) -> Ledger:
+        from rlalign_bench.ledger import Ledger
 
         suite = self.suite
-        return Board.read(suite, self.work(suite).folder)
+        return Ledger.read(suite, self.work(suite).folder)
 
 
 _PATH = click.Path(path_type=Path)
@@ -102,11 +102,11 @@ def run(place: Place, **options: object) -> int:
 @click.argument("file", type=_PATH)
 def export(place: Place, file: Path) -> None:
     """Write all entries into FILE, which can be sent to anyone."""
-    from rlalign_bench.board import export
+    from rlalign_bench.ledger import export
 
-    board = place.board()
-    click.echo(f"{file}: {export(board, file)} entries")
-    for missing in board.missing:
+    ledger = place.ledger()
+    click.echo(f"{file}: {export(ledger, file)} entries")
+    for missing in ledger.missing:
         click.echo(f"not in it: {missing}")
 
 
@@ -114,7 +114,7 @@ def export(place: Place, file: Path) -> None:
 @click.argument("file", type=_PATH)
 def add(place: Place, file: Path) -> None:
     """Take in the entries of FILE, all or none: what does not add up is refused."""
-    from rlalign_bench.board import add
+    from rlalign_bench.ledger import add
 
     suite = place.suite
     new = add(suite, place.work(suite).folder, file)
@@ -130,10 +130,10 @@ def verify(place: Place, entry: str | None, trust: bool, memory: float | None) -
     from rlalign_bench.verify import choose, verify
     from rlalign_study.runner import alone
 
-    board = place.board()
-    work = place.work(board.suite, memory=memory)
+    ledger = place.ledger()
+    work = place.work(ledger.suite, memory=memory)
     with alone(work.runs):
-        one = choose(board, entry)
-        verdict = verify(board.suite, one, work.results(), work.runs, work.memory, trust=trust)
+        one = choose(ledger, entry)
+        verdict = verify(ledger.suite, one, work.results(), work.runs, work.memory, trust=trust)
     click.echo("\n".join(verdict.lines))
     return 0 if verdict.same else 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign_bench.board import Board, entry_of, planned_of
+from rlalign_bench.ledger import Ledger, entry_of, planned_of
 from rlalign_bench.entry import Entry, sha256
 from rlalign_bench.suite import Suite
 from rlalign_study.command import Work
@@ -61,15 +61,15 @@ class Verdict:
         return [told, *(f"  {line}" for line in self.numbers), *reason]
 
 
-def choose(board: Board, key: str | None) -> Entry:
+def choose(ledger: Ledger, key: str | None) -> Entry:
     """The entry of this name, or a random one."""
-    if not board.entries:
-        raise ConfigError(f"{board.suite.name}: there are no entries yet, so there is nothing to verify")
+    if not ledger.entries:
+        raise ConfigError(f"{ledger.suite.name}: there are no entries yet, so there is nothing to verify")
     if key is None:
-        return random.choice(board.entries)
-    found = next((one for one in board.entries if one.key == key), None)
+        return random.choice(ledger.entries)
+    found = next((one for one in ledger.entries if one.key == key), None)
     if found is None:
-        known = ", ".join(one.key for one in board.entries[:8])
+        known = ", ".join(one.key for one in ledger.entries[:8])
         raise ConfigError(f"there is no entry `{key}`; entries are called TASK/ALGORITHM/SEED: {known} …")
     return found
 

@@ -11,7 +11,7 @@ import pytest
 from rlalign_bench.entry import mean, read, write
 from rlalign_study.core import ConfigError
 
-from .conftest import board_of, call
+from .conftest import ledger_of, call
 
 KEYS = [
     "steep/rloo/0",
@@ -67,10 +67,10 @@ def test_what_is_missing_is_named(made):
     file.write_text(
         "\n".join([json.dumps({**kept, "status": "failed", "why": "no luck"}), *lines[2:]]) + "\n"
     )
-    board = board_of(made / "small.yaml")
-    assert len(board.entries) == 4
+    ledger = ledger_of(made / "small.yaml")
+    assert len(ledger.entries) == 4
     names = [f"{row['world']}/{row['arm']}/{row['seed']}" for row in (gone, failed)]
-    assert sorted(board.missing) == sorted([f"{names[0]}: not run yet", f"{names[1]}: failed: no luck"])
+    assert sorted(ledger.missing) == sorted([f"{names[0]}: not run yet", f"{names[1]}: failed: no luck"])
     status, said = call("small.yaml", "export", "some.jsonl")
     assert status == 0
     assert "some.jsonl: 4 entries" in said and f"not in it: {names[1]}: failed: no luck" in said
@@ -88,14 +88,14 @@ def test_entries_go_from_one_machine_to_another(made, fresh, entries):
     status, said = call(fresh, "add", "mine.jsonl")
     assert status == 0
     assert said.splitlines() == [f"taken in: {key}" for key in KEYS]
-    board = board_of(fresh)
-    assert board.entries == list(entries.values()) and board.missing == []
+    ledger = ledger_of(fresh)
+    assert ledger.entries == list(entries.values()) and ledger.missing == []
     # What is there already counts once, on both machines.
     assert call(fresh, "add", "mine.jsonl") == (0, "nothing new in it\n")
     assert call("small.yaml", "add", "mine.jsonl") == (0, "nothing new in it\n")
     (made / "small-results/entries").mkdir()
     write(made / "small-results/entries/mine.jsonl", entries.values())
-    assert [one.key for one in board_of(made / "small.yaml").entries] == KEYS
+    assert [one.key for one in ledger_of(made / "small.yaml").entries] == KEYS
 
 
 def test_anyone_may_send_in_another_algorithm(made, fresh, entries, changed):
@@ -103,7 +103,7 @@ def test_anyone_may_send_in_another_algorithm(made, fresh, entries, changed):
     one = changed(entries["steep/rloo/0"], {"pipeline": pipeline}, algorithm="ppo")
     write(made / "theirs.jsonl", [one])
     assert call("small.yaml", "add", "theirs.jsonl") == (0, "taken in: steep/ppo/0\n")
-    assert [e.key for e in board_of(made / "small.yaml").entries] == [*KEYS[:4], "steep/ppo/0", *KEYS[4:]]
+    assert [e.key for e in ledger_of(made / "small.yaml").entries] == [*KEYS[:4], "steep/ppo/0", *KEYS[4:]]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_is_not_of_this_suite_is_refused(made, entries, changed, made_with,
     status, told = call("small.yaml", "add", path)
     assert status == 2
     assert told.startswith("error: ") and expected in told, told
-    assert [one.key for one in board_of(made / "small.yaml").entries] == KEYS
+    assert [one.key for one in ledger_of(made / "small.yaml").entries] == KEYS
 
 
 def test_two_files_of_one_name_are_not_mixed_up(made, entries, changed):
@@ -175,4 +175,4 @@ def test_numbers_that_contradict_each_other_stop_the_leaderboard(made, entries):
     with pytest.raises(
         ConfigError, match=r"steep/rloo/0 is there already \(run steep/rloo/0\).*\ndelete what"
     ):
-        board_of(made / "small.yaml")
+        ledger_of(made / "small.yaml")

@@ -23,8 +23,8 @@ SAME = ("split", "examples", "use", "generation")
 
 
 @dataclass(frozen=True)
-class Board:
-    """All that a leaderboard is made of."""
+class Ledger:
+    """All that a leaderboard is made of: entries, and what is missing."""
 
     suite: Suite
     entries: list[Entry]
@@ -33,7 +33,7 @@ class Board:
     """What the suite plans and no entry stands for: `TASK/ALGORITHM/SEED: why`."""
 
     @classmethod
-    def read(cls, suite: Suite, folder: Path) -> Board:
+    def read(cls, suite: Suite, folder: Path) -> Ledger:
         """What lies in a folder of results."""
         own, missing = _own(suite, folder)
         placed = [(f"run {one.key}", one) for one in own]
@@ -134,25 +134,25 @@ def entry_of(suite: Suite, planned: Planned, row: Row) -> Entry:
 # -- sent out, and taken in -------------------------------------------------------------------------------
 
 
-def export(board: Board, file: Path) -> int:
+def export(ledger: Ledger, file: Path) -> int:
     """Write all entries into one file that can be sent to anyone; how many they are."""
-    if not board.entries:
-        raise ConfigError(f"{board.suite.name}: no run is done, so there is nothing to export")
+    if not ledger.entries:
+        raise ConfigError(f"{ledger.suite.name}: no run is done, so there is nothing to export")
     if file.exists():
         raise ConfigError(f"{file}: exists; move it away, or choose another name")
-    entry.write(file, board.entries)
-    return len(board.entries)
+    entry.write(file, ledger.entries)
+    return len(ledger.entries)
 
 
 def add(suite: Suite, folder: Path, file: Path) -> list[Entry]:
     """Take in a file of entries, all of them or none; those that are new."""
     taken = entry.read(file)
     wrong = [f"{file}: {one.key}: {text}" for one in taken for text in misfits(suite, one)]
-    board = Board.read(suite, folder)
-    there = {one.key: one for one in board.entries}
+    ledger = Ledger.read(suite, folder)
+    there = {one.key: one for one in ledger.entries}
     new = [one for one in taken if one.key not in there or _numbers(there[one.key]) != _numbers(one)]
     wrong += entry.conflicts(
-        [*(("the leaderboard", one) for one in board.entries), *((str(file), one) for one in new)]
+        [*(("the leaderboard", one) for one in ledger.entries), *((str(file), one) for one in new)]
     )
     if wrong:
         raise ConfigError("\n".join(wrong))
