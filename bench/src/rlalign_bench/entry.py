@@ -52,6 +52,8 @@ class Provenance:
     """Fingerprints of the models that the run began with."""
     plugins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By distribution its `version` and the hash of its `code`; rlalign is one of them."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """By name the hash of code that no distribution brought: the suite's own."""
     packages: Mapping[str, str] = field(default_factory=dict)
     """Versions of what plugins need: torch and the rest."""
     hardware: Mapping[str, Any] = field(default_factory=dict)
