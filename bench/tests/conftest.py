@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rlalign_bench.ledger import Ledger
 from rlalign_bench.command import bench
 from rlalign_bench.entry import Entry
+from rlalign_bench.ledger import Ledger
 from rlalign_bench.suite import Suite
 
 SMALL = Path(__file__).with_name("small.yaml")

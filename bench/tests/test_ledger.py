@@ -11,7 +11,7 @@ import pytest
 from rlalign_bench.entry import mean, read, write
 from rlalign_study.core import ConfigError
 
-from .conftest import ledger_of, call
+from .conftest import call, ledger_of
 
 KEYS = [
     "steep/rloo/0",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from rlalign_bench.ledger import Ledger, misfits
 from rlalign_bench.entry import mean, write
+from rlalign_bench.ledger import Ledger, misfits
 from rlalign_bench.verify import choose
 from rlalign_study.core import ConfigError
 
-from .conftest import ledger_of, call
+from .conftest import call, ledger_of
 
 OTHER = {"version": "0.0.9", "code": "12" * 32}
 

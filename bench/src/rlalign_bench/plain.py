@@ -9,43 +9,48 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from rlalign_bench.board import Board, Cell
+from rlalign_bench.standings import Cell, Standings
 from rlalign_study.stats import Estimate
 
 DIGITS = 9
 """Significant digits: fewer than what summing in another order could change."""
 
 
-def as_json(board: Board) -> str:
+def as_json(standings: Standings) -> str:
     said = {
-        "suite": board.suite,
+        "suite": standings.suite,
         "tasks": {
             task: {
-                "metric": board.metric[task],
-                "less_is_better": task in board.less,
-                "examples": board.of(task)[0].entries[0].provenance.examples,
-                "algorithms": {cell.algorithm: _cell(board, cell) for cell in board.of(task)},
+                "metric": standings.scores[task].metric,
+                "worst": standings.scores[task].worst,
+                "best": standings.scores[task].best,
+                "less_is_better": standings.less(task),
+                "examples": standings.of(task)[0].entries[0].provenance.examples,
+                "algorithms": {cell.algorithm: _cell(standings, cell) for cell in standings.of(task)},
             }
-            for task in board.tasks
+            for task in standings.tasks
         },
         "overall": {
             name: {"interquartile_mean": _estimate(one.score), "mean_rank": _estimate(one.rank)}
-            for name, one in sorted(board.overall.items())
+            for name, one in sorted(standings.overall.items())
         },
-        "pairs": [asdict(one) for one in board.pairs],
-        "missing": {name: board.missing(name) for name in sorted(board.algorithms) if board.missing(name)},
+        "pairs": [asdict(one) for one in standings.pairs],
+        "not_there": standings.not_there,
+        "missing": {
+            name: standings.missing(name) for name in sorted(standings.algorithms) if standings.missing(name)
+        },
     }
     return json.dumps(_rounded(said), indent=1, ensure_ascii=False) + "\n"
 
 
-def as_csv(board: Board) -> str:
+def as_csv(standings: Standings) -> str:
     rows = []
-    for task in board.tasks:
-        for cell in board.of(task):
-            one = _cell(board, cell)
+    for task in standings.tasks:
+        for cell in standings.of(task):
+            one = _cell(standings, cell)
             score, kl, behind = one["score"], one["kl"] or {}, one["behind_best"] or {}
-            row: dict[str, Any] = {"suite": board.suite, "task": task, "algorithm": cell.algorithm}
-            row |= {"metric": board.metric[task], **score, "normalised": one["normalised"]}
+            row: dict[str, Any] = {"suite": standings.suite, "task": task, "algorithm": cell.algorithm}
+            row |= {"metric": standings.scores[task].metric, **score, "scaled": one["scaled"]}
             row |= {"kl": kl.get("mean"), "kl_low": kl.get("low"), "kl_high": kl.get("high")}
             row |= {"frontier": one["frontier"], "tokens": one["tokens"], "seconds": one["seconds"]}
             row |= {name: behind.get(name) for name in ("p", "p_holm", "p_flips")}
@@ -57,15 +62,14 @@ def as_csv(board: Board) -> str:
     return into.getvalue()
 
 
-def _cell(board: Board, cell: Cell) -> dict[str, Any]:
-    behind = board.behind.get((cell.task, cell.algorithm))
-    worst, best = board.limits[cell.task]
+def _cell(standings: Standings, cell: Cell) -> dict[str, Any]:
+    behind = standings.behind.get((cell.task, cell.algorithm))
     return {
         "score": _estimate(cell.estimate),
-        "normalised": (cell.estimate.mean - worst) / (best - worst) if best != worst else 0.0,
+        "scaled": standings.scores[cell.task].scaled(cell.estimate.mean),
         "seeds": list(cell.seeds),
         "kl": _estimate(cell.kl) if cell.kl else None,
-        "frontier": cell.algorithm in board.frontier(cell.task),
+        "frontier": cell.algorithm in standings.frontier(cell.task),
         "tokens": cell.tokens,
         "seconds": cell.seconds,
         "behind_best": None

@@ -14,11 +14,9 @@ import numpy as np
 from rlalign_bench import statistics
 from rlalign_bench.entry import Entry
 from rlalign_bench.statistics import Array, Difference, Spread
+from rlalign_bench.suite import Score
 from rlalign_study.core import ConfigError
 from rlalign_study.stats import Estimate, holm
-
-THRESHOLDS = np.linspace(-0.5, 1.5, 201)
-"""Where the performance profile is looked at; figures show the part that has runs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Overall:
 
     algorithm: str
     score: Estimate
-    """The interquartile mean of normalised scores."""
+    """The interquartile mean of scaled scores."""
     rank: Estimate
     profile_K: Array
     low_K: Array
@@ -75,7 +73,7 @@ class Overall:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two algorithms over all tasks: the mean of normalised differences, and how often a run is above one."""
+    """Two algorithms over all tasks: the mean of scaled differences, and how often a run is above one."""
 
     ours: str
     theirs: str
@@ -85,38 +83,40 @@ class Pair:
     p_holm: float
 
 
-class Board:
-    """All that a table or figure asks of entries. The order of entries changes nothing."""
+class Standings:
+    """All that a table or figure asks of entries; `scores` says by task what it is ranked by. The order of entries
+    changes nothing."""
 
-    def __init__(self, entries: Iterable[Entry], scores: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], scores: Mapping[str, Score], missing: Sequence[str] = ()
+    ) -> None:
         every = sorted(entries, key=lambda entry: (entry.task, entry.algorithm, entry.seed))
         suites = sorted({entry.suite for entry in every})
         if not every:
             raise ConfigError("there are no entries, so that there is no leaderboard")
         if len(suites) > 1:
             raise ConfigError(f"a leaderboard is of one suite, found entries of {', '.join(suites)}")
-        self.suite = suites[0]
-        there = sorted({entry.task for entry in every})
-        self.tasks = [task for task in scores or () if task in there]
-        self.tasks += [task for task in there if task not in self.tasks]
-        first = {entry.task: next(iter(entry.metrics)) for entry in reversed(every)}
-        wanted = {task: (scores or {}).get(task, first[task]) for task in self.tasks}
-        self.metric = {task: name.removeprefix("-") for task, name in wanted.items()}
-        """By task the metric that ranks."""
-        self.less = {task for task, name in wanted.items() if name.startswith("-")}
-        """Tasks whose metric is better when it is less."""
+        there = {entry.task: entry for entry in every}
+        if unknown := sorted(set(there) - set(scores)):
+            raise ConfigError(
+                f"{there[unknown[0]].key}: nothing says which metric ranks the task `{unknown[0]}`"
+            )
+        self.suite, self.scores, self.not_there = suites[0], scores, list(missing)
+        self.tasks = [task for task in scores if task in there]
+        self.untouched = [task for task in scores if task not in there]
+        """Tasks without any run: nothing counts them."""
         self.cells: dict[tuple[str, str], Cell] = {}
         for entry in every:
             at = (entry.task, entry.algorithm)
             if at not in self.cells:
                 runs = tuple(one for one in every if (one.task, one.algorithm) == at)
-                self.cells[at] = _cell(runs, self.metric[entry.task])
+                self.cells[at] = _cell(runs, scores[entry.task].metric)
         for task in self.tasks:
             counts = {cell.scores_SE.shape[1] for cell in self.cells.values() if cell.task == task}
             if len(counts) > 1:
                 few, many = min(counts), max(counts)
                 raise ConfigError(
-                    f"{task}: some entries have {few} values of `{self.metric[task]}` and others {many}; "
+                    f"{task}: some entries have {few} values of `{scores[task].metric}` and others {many}; "
                     "algorithms compare on the same examples"
                 )
 
@@ -131,9 +131,12 @@ class Board:
 
     def of(self, task: str) -> list[Cell]:
         """The cells of a task, the best first."""
-        sign = 1 if task in self.less else -1
         cells = [cell for cell in self.cells.values() if cell.task == task]
-        return sorted(cells, key=lambda cell: (sign * cell.estimate.mean, cell.algorithm))
+        return sorted(cells, key=lambda cell: (-self.scores[task].scaled(cell.estimate.mean), cell.algorithm))
+
+    def less(self, task: str) -> bool:
+        """Whether less of a task's metric is better."""
+        return self.scores[task].best < self.scores[task].worst
 
     def missing(self, algorithm: str) -> list[str]:
         return [task for task in self.tasks if (task, algorithm) not in self.cells]
@@ -155,19 +158,19 @@ class Board:
     def frontier(self, task: str) -> set[str]:
         """The algorithms that no other one beats in score and KL at once."""
         cells = self.of(task)
-        sign = -1 if task in self.less else 1
         kl_N = np.array([math.nan if cell.kl is None else cell.kl.mean for cell in cells])
-        score_N = np.array([sign * cell.estimate.mean for cell in cells])
+        score_N = np.array([self.scores[task].scaled(cell.estimate.mean) for cell in cells])
         there = statistics.undominated(kl_N, score_N)
         return {cell.algorithm for cell, is_there in zip(cells, there, strict=True) if is_there}
 
     # -- all tasks ------------------------------------------------------------------------------------------
 
     @cached_property
-    def limits(self) -> dict[str, tuple[float, float]]:
-        """By task the lowest and the highest mean of an algorithm: 0 and 1 of normalised scores."""
-        cells = {task: self.of(task) for task in self.tasks}
-        return {task: (some[-1].estimate.mean, some[0].estimate.mean) for task, some in cells.items()}
+    def thresholds(self) -> Array:
+        """Where the performance profile is looked at: from below the lowest run to above the highest."""
+        runs = np.concatenate([scores.mean(1) for name in self.complete for scores in self.scaled(name)])
+        margin = 0.05 * (runs.max() - runs.min()) or 0.05
+        return np.linspace(runs.min() - margin, runs.max() + margin, 201)
 
     @cached_property
     def complete(self) -> list[str]:
@@ -179,7 +182,7 @@ class Board:
         """By algorithm what it is over all tasks; of those that have all tasks."""
         if not self.complete:
             return {}
-        runs = {name: [one.mean(1) for one in self._normalised(name)] for name in self.complete}
+        runs = {name: [one.mean(1) for one in self.scaled(name)] for name in self.complete}
         ranks_A = statistics.mean_ranks(_means(runs))
         drawn_BA = statistics.mean_ranks(_means(self._drawn))
         found = {}
@@ -188,8 +191,8 @@ class Board:
             seeds_S = np.concatenate(runs[name])
             score = statistics.interquartile_mean(runs[name])
             score_B = statistics.interquartile_mean(self._drawn[name])
-            profile_K = statistics.profile(runs[name], THRESHOLDS)
-            profile_BK = statistics.profile(self._drawn[name], THRESHOLDS)
+            profile_K = statistics.profile(runs[name], self.thresholds)
+            profile_BK = statistics.profile(self._drawn[name], self.thresholds)
             found[name] = Overall(
                 name,
                 statistics.interval(score, score_B, widen, seeds_S),
@@ -209,8 +212,7 @@ class Board:
             if any(pair is None for pair in shared):
                 continue
             scores = [
-                statistics.normalise(pair[0], *self.limits[task])
-                - statistics.normalise(pair[1], *self.limits[task])
+                self._scale(task, pair[0]) - self._scale(task, pair[1])
                 for task, pair in zip(self.tasks, shared, strict=True)
                 if pair is not None
             ]
@@ -219,7 +221,7 @@ class Board:
         return [Pair(**{**vars(one), "p_holm": adjusted[f"{one.ours}/{one.theirs}"]}) for one in found]
 
     def _pair(self, ours: str, theirs: str, differences: Sequence[Array]) -> Pair:
-        runs = [[scores_SE.mean(1) for scores_SE in self._normalised(name)] for name in (ours, theirs)]
+        runs = [[scores_SE.mean(1) for scores_SE in self.scaled(name)] for name in (ours, theirs)]
         widen = statistics.stretch([*self._spreads(ours), *self._spreads(theirs)])
         chance = statistics.improvement(*runs)
         chance_B = statistics.improvement(self._drawn[ours], self._drawn[theirs])
@@ -230,25 +232,23 @@ class Board:
         p = statistics.p_value(sum(means), spreads)
         return Pair(ours, theirs, statistics.mean_of(means, spreads), improvement, p, p)
 
-    def _normalised(self, algorithm: str) -> list[Array]:
-        return [
-            statistics.normalise(self.cells[task, algorithm].scores_SE, *self.limits[task])
-            for task in self.tasks
-        ]
+    def scaled(self, algorithm: str) -> list[Array]:
+        """By task the scores on the suite's scale, on which worst is 0 and best is 1."""
+        return [self._scale(task, self.cells[task, algorithm].scores_SE) for task in self.tasks]
+
+    def _scale(self, task: str, scores: Array) -> Array:
+        return statistics.scaled(scores, self.scores[task].worst, self.scores[task].best)
 
     def _spreads(self, algorithm: str) -> list[Spread]:
-        return [statistics.spread(scores_SE) for scores_SE in self._normalised(algorithm)]
+        return [statistics.spread(scores_SE) for scores_SE in self.scaled(algorithm)]
 
     @cached_property
     def _drawn(self) -> dict[str, list[Array]]:
-        """By algorithm and task the normalised scores of drawn runs: the same examples, and the same seeds where
+        """By algorithm and task the scaled scores of drawn runs: the same examples, and the same seeds where
         algorithms have the same."""
         found: dict[str, list[Array]] = {name: [] for name in self.complete}
         for task in self.tasks:
-            limits = self.limits[task]
-            scores = [
-                statistics.normalise(self.cells[task, name].scores_SE, *limits) for name in self.complete
-            ]
+            scores = [self._scale(task, self.cells[task, name].scores_SE) for name in self.complete]
             effects_EA = np.stack([statistics.effects(scores_SE) for scores_SE in scores], axis=1)
             shifts_BA = statistics.shift_examples(effects_EA, _rng(task, "examples"))
             for at, name in enumerate(self.complete):

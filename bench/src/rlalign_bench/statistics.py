@@ -220,13 +220,13 @@ def mean_of(means: Sequence[float], spreads: Sequence[Spread]) -> Estimate:
 
 # -- over tasks: Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice" --------------------
 #
-# Scores are normalised per task. `runs` has for each task an array whose last axis is that of seeds; axes before it,
+# Scores are scaled per task. `runs` has for each task an array whose last axis is that of seeds; axes before it,
 # for instance of draws, stay. Tasks are not resampled: what is found holds for these tasks.
 
 
-def normalise(scores: Array, worst: float, best: float) -> Array:
-    """Worst is 0, best is 1, whichever of them is the higher number; where nothing differs all is 0."""
-    return np.asarray((scores - worst) / (best - worst)) if best != worst else np.zeros_like(scores)
+def scaled(scores: Array, worst: float, best: float) -> Array:
+    """Worst is 0 and best is 1, whichever of them is the higher number."""
+    return np.asarray((scores - worst) / (best - worst))
 
 
 def interquartile_mean(runs: Sequence[Array]) -> Any:

@@ -1,10 +1,9 @@
 """The leaderboard in Markdown, at most 100 columns wide, and the same numbers as JSON and CSV.
 
-For the command: `table(entries)` gives by file name the texts to write: `leaderboard.md` (everything), `readme.md` (a
-block to put under a README's own headline), `leaderboard.json` and `leaderboard.csv`. `table(entries, scores)` says by
-task which metric ranks, `{"toy-reviews": "sentiment", "toy-translation": "-edits"}`, where a minus in front means that
-less is better, and the order of tasks; without it a task ranks by its entries' first metric. The same entries in any
-order give the same bytes. ConfigError says in words what cannot be compared.
+For the command: `table(board.entries, suite.bench.scores, board.missing)` gives by file name the texts to write:
+`leaderboard.md` (everything), `readme.md` (a block to put under a README's own headline), `leaderboard.json` and
+`leaderboard.csv`. Tasks stand in the order of `scores`. The same entries in any order give the same bytes. ConfigError
+says in words what cannot be compared.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rlalign_bench import plain
-from rlalign_bench.board import Board, Cell
 from rlalign_bench.entry import Entry
+from rlalign_bench.standings import Cell, Standings
+from rlalign_bench.suite import Score
 from rlalign_study.report import SURE, p_value
 from rlalign_study.stats import Estimate
 
@@ -28,24 +28,34 @@ MISSING = "–"
 Lines = list[str]
 
 
-def table(entries: Iterable[Entry], scores: Mapping[str, str] | None = None) -> dict[str, str]:
-    """By file name all texts of a leaderboard."""
-    board = Board(entries, scores)
-    lines = {"leaderboard.md": whole(board), "readme.md": block(board)}
+def table(
+    entries: Iterable[Entry], scores: Mapping[str, Score], missing: Sequence[str] = ()
+) -> dict[str, str]:
+    """By file name all texts of a leaderboard; `missing` names runs that are planned and not there."""
+    standings = Standings(entries, scores, missing)
+    lines = {"leaderboard.md": whole(standings), "readme.md": block(standings)}
     texts = {name: "\n".join(some).rstrip("\n") + "\n" for name, some in lines.items()}
-    return texts | {"leaderboard.json": plain.as_json(board), "leaderboard.csv": plain.as_csv(board)}
+    return texts | {"leaderboard.json": plain.as_json(standings), "leaderboard.csv": plain.as_csv(standings)}
 
 
-def block(board: Board) -> Lines:
+def block(standings: Standings) -> Lines:
     """Overall and by task, and what the marks mean."""
-    return [*overall(board), *by_task(board)]
+    return [*overall(standings), *by_task(standings)]
 
 
-def whole(board: Board) -> Lines:
-    lines = [f"# Leaderboard of {board.suite}", "", *wrapped(made(board)), *block(board), *pairs(board)]
-    for task in board.tasks:
-        lines += [*details(board, task), *against_best(board, task), *other_metrics(board, task)]
-    return [*lines, "## How to read the tables of tasks", "", *wrapped(READ)]
+def whole(standings: Standings) -> Lines:
+    lines = [
+        f"# Leaderboard of {standings.suite}",
+        "",
+        *wrapped(made(standings)),
+        *block(standings),
+        *pairs(standings),
+    ]
+    for task in standings.tasks:
+        lines += [*details(standings, task), *against_best(standings, task), *other_metrics(standings, task)]
+    lines += ["## How to read the tables of tasks", "", *wrapped(READ)]
+    planned = [f"- {text}" for text in standings.not_there]
+    return [*lines, *(["## Planned, and not there", "", *planned] if planned else [])]
 
 
 READ = """\
@@ -56,8 +66,8 @@ examples, p (Holm) is corrected for all pairs of all such tables, p (these runs)
 over other examples alone: a small one says only that these very runs differ."""
 
 
-def made(board: Board) -> str:
-    every = [entry for cell in board.cells.values() for entry in cell.entries]
+def made(standings: Standings) -> str:
+    every = [entry for cell in standings.cells.values() for entry in cell.entries]
     hours, count = sum(entry.seconds for entry in every) / 3600, sum(entry.tokens for entry in every)
     machines = {repr(sorted(entry.provenance.hardware.items())) for entry in every}
     said = f"{len(every)} runs, {hours:.1f} hours of processor time, {tokens(count)} tokens."
@@ -69,24 +79,25 @@ def made(board: Board) -> str:
 # -- over all tasks ---------------------------------------------------------------------------------------
 
 
-def overall(board: Board) -> Lines:
+def overall(standings: Standings) -> Lines:
     """Algorithms that have all tasks, and the names of the others."""
-    gaps = [
-        f"`{name}` has no runs of {', '.join(f'`{task}`' for task in board.missing(name))}, and so no overall score."
-        for name in board.algorithms
-        if board.missing(name)
+    gaps = [f"No runs of {_quoted(standings.untouched)}."] if standings.untouched else []
+    gaps += [
+        f"`{name}` has no runs of {_quoted(standings.missing(name))}, and so no overall score."
+        for name in standings.algorithms
+        if standings.missing(name)
     ]
-    ranked = [name for name in board.algorithms if name in board.overall]
+    ranked = [name for name in standings.algorithms if name in standings.overall]
     if len(ranked) < 2:
         gaps.append(
             "Over all tasks there is nothing to compare: fewer than two algorithms have runs of every task."
         )
         return wrapped(" ".join(gaps))
-    first = {one.theirs: one for one in board.pairs if one.ours == ranked[0]}
+    first = {one.theirs: one for one in standings.pairs if one.ours == ranked[0]}
     lines = []
     for name in ranked:
-        one, pair = board.overall[name], first.get(name)
-        cells = [board.cells[task, name] for task in board.tasks]
+        one, pair = standings.overall[name], first.get(name)
+        cells = [standings.cells[task, name] for task in standings.tasks]
         lines.append(
             [
                 f"`{name}`",
@@ -99,17 +110,17 @@ def overall(board: Board) -> Lines:
             ]
         )
     head = ["algorithm", "score [95 %]", "mean rank [95 %]", "p (Holm)", "runs", "tokens", "seconds"]
-    n = len(board.tasks)
+    n = len(standings.tasks)
     said = (
-        f"Score: the interquartile mean over all runs of {'the task' if n == 1 else f'{n} tasks'}, each task scaled "
-        "so that its lowest algorithm has mean 0 and its highest 1. Rank: by mean score, averaged over tasks. "
-        f"{BELOW} shown to be below the first (p < {SURE:g}, corrected by Holm for all pairs). "
+        f"Score: the interquartile mean over all runs of {'the task' if n == 1 else f'{n} tasks'}, each task on "
+        "the suite's scale from 0 (worst) to 1 (best). Rank: by mean score, averaged over tasks. "
+        f"{BELOW} shown to be below the first (p below {SURE:g}, corrected by Holm for all pairs). "
         "Tokens and seconds: of one run of every task."
     )
     return ["Over all tasks:", "", *fitted(*_turned(head, lines)), *wrapped(said), *wrapped(" ".join(gaps))]
 
 
-def pairs(board: Board) -> Lines:
+def pairs(standings: Standings) -> Lines:
     lines = [
         [
             f"`{one.ours}` − `{one.theirs}`",
@@ -118,7 +129,7 @@ def pairs(board: Board) -> Lines:
             p_value(_known(one.p)),
             p_value(_known(one.p_holm)),
         ]
-        for one in board.pairs
+        for one in standings.pairs
     ]
     head = ["pair", "difference [95 %]", "wins [95 %]", "p", "p (Holm)"]
     said = (
@@ -133,13 +144,13 @@ def pairs(board: Board) -> Lines:
 # -- by task ----------------------------------------------------------------------------------------------
 
 
-def by_task(board: Board) -> Lines:
-    first = ["algorithm", "*metric*", *(f"`{name}`" for name in board.algorithms)]
-    columns = [_column(board, task) for task in board.tasks]
+def by_task(standings: Standings) -> Lines:
+    first = ["algorithm", "*metric*", *(f"`{name}`" for name in standings.algorithms)]
+    columns = [_column(standings, task) for task in standings.tasks]
     cells = "".join(cell for column in columns for cell in column)
     marks = {
         "**": "**Bold**: the highest mean (↓: the lowest).",
-        BELOW: f"{BELOW} shown to be below it (p < {SURE:g}, corrected by Holm for all such pairs of the table).",
+        BELOW: f"{BELOW} shown to be below it (p below {SURE:g}, corrected by Holm for all such pairs of the table).",
         MISSING: f"{MISSING} no runs.",
         "/": "(2/3): two runs, where other algorithms have three.",
         ONE_RUN: f"{ONE_RUN} one run: the interval says nothing about other seeds.",
@@ -149,20 +160,20 @@ def by_task(board: Board) -> Lines:
     return ["By task, mean ± half of the 95 % interval:", "", *fitted(first, columns), *wrapped(said)]
 
 
-def _column(board: Board, task: str) -> Lines:
-    some = board.of(task)
+def _column(standings: Standings, task: str) -> Lines:
+    some = standings.of(task)
     most = max(len(cell.seeds) for cell in some)
     digits = _digits([cell.estimate for cell in some])
-    metric = board.metric[task] + (" ↓" if task in board.less else "")
+    metric = standings.scores[task].metric + (" ↓" if standings.less(task) else "")
     column = [task, f"*{metric}*" + (f" {SEEDS_ONLY}" if some[0].scores_SE.shape[1] == 1 else "")]
-    for name in board.algorithms:
-        cell = board.cells.get((task, name))
+    for name in standings.algorithms:
+        cell = standings.cells.get((task, name))
         if cell is None:
             column.append(MISSING)
             continue
         text = plus_minus(cell.estimate, digits)
         text = f"**{text}**" if cell is some[0] and len(some) > 1 else text
-        text += f" {BELOW}" if _below(board, cell) else ""
+        text += f" {BELOW}" if _below(standings, cell) else ""
         text += (
             f" {ONE_RUN}"
             if len(cell.seeds) == 1
@@ -172,8 +183,8 @@ def _column(board: Board, task: str) -> Lines:
     return column
 
 
-def details(board: Board, task: str) -> Lines:
-    some, frontier = board.of(task), board.frontier(task)
+def details(standings: Standings, task: str) -> Lines:
+    some, frontier = standings.of(task), standings.frontier(task)
     digits = _digits([cell.estimate for cell in some])
     of_kl = _digits([cell.kl for cell in some if cell.kl], 2)
     columns = [
@@ -188,18 +199,20 @@ def details(board: Board, task: str) -> Lines:
     ]
     n = some[0].scores_SE.shape[1]
     said = f"Mean of {n} examples" if n > 1 else "One number for all examples"
-    said += "; less is better." if task in board.less else "."
+    about = standings.scores[task]
+    said += f", on the scale 0 is {about.worst:g} and 1 is {about.best:g}"
+    said += "; less is better." if standings.less(task) else "."
     names = ["algorithm", *(f"`{cell.algorithm}`" for cell in some)]
-    return [f"## {task}: {board.metric[task]}", "", said, "", *fitted(names, columns)]
+    return [f"## {task}: {standings.scores[task].metric}", "", said, "", *fitted(names, columns)]
 
 
-def against_best(board: Board, task: str) -> Lines:
-    best, *others = board.of(task)
+def against_best(standings: Standings, task: str) -> Lines:
+    best, *others = standings.of(task)
     lines = []
     for cell in others:
-        if (task, cell.algorithm) not in board.behind:
+        if (task, cell.algorithm) not in standings.behind:
             continue
-        one, p_holm = board.behind[task, cell.algorithm]
+        one, p_holm = standings.behind[task, cell.algorithm]
         digits = _digits([best.estimate, cell.estimate])
         ps = [p_value(_known(p)) for p in (one.p, p_holm, one.p_flips)]
         lines.append([f"`{cell.algorithm}`", within(one.estimate, digits, "+"), str(one.estimate.count), *ps])
@@ -207,9 +220,9 @@ def against_best(board: Board, task: str) -> Lines:
     return fitted(*_turned(head, lines)) if lines else []
 
 
-def other_metrics(board: Board, task: str) -> Lines:
-    some = board.of(task)
-    names = [name for name in some[0].metrics if name != board.metric[task]]
+def other_metrics(standings: Standings, task: str) -> Lines:
+    some = standings.of(task)
+    names = [name for name in some[0].metrics if name != standings.scores[task].metric]
     names = [name for name in names if all(name in cell.metrics for cell in some)]
     columns = []
     for name in names:
@@ -218,8 +231,8 @@ def other_metrics(board: Board, task: str) -> Lines:
     return fitted(["algorithm", *(f"`{cell.algorithm}`" for cell in some)], columns)
 
 
-def _below(board: Board, cell: Cell) -> bool:
-    found = board.behind.get((cell.task, cell.algorithm))
+def _below(standings: Standings, cell: Cell) -> bool:
+    found = standings.behind.get((cell.task, cell.algorithm))
     return found is not None and found[1] < SURE
 
 
@@ -257,6 +270,10 @@ def _digits(some: Sequence[Estimate], small: int = 3) -> int:
     """Places after the point: fewer for larger numbers."""
     most = max((abs(one.mean) for one in some), default=0.0)
     return small if most < 10 else small - 1 if most < 100 else small - 2
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _known(p: float) -> float | None:

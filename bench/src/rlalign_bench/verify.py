@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign_bench.ledger import Ledger, entry_of, planned_of
 from rlalign_bench.entry import Entry, sha256
+from rlalign_bench.ledger import Ledger, entry_of, planned_of
 from rlalign_bench.suite import Suite
 from rlalign_study.command import Work
 from rlalign_study.core import ConfigError
