@@ -152,6 +152,19 @@ def test_a_difference_that_does_not_vary():
     assert math.isnan(statistics.paired(SCORES[:, :1], SCORES[:, 1:2], rng()).p_flips)
 
 
+def test_flips_of_many_examples_are_those_of_few(monkeypatch):
+    """Sampled as scipy samples them, and near what all of them give."""
+    differences = rng(9).normal(0.4, 1, size=16)
+    exact = statistics.flipped(differences, rng())
+    assert 0.01 < exact < 0.5
+    monkeypatch.setattr(statistics, "EXACT", 0)
+    assert statistics.flipped(differences, rng()) == pytest.approx(exact, abs=0.015)
+    monkeypatch.setattr(statistics, "CHUNK", 100)
+    assert statistics.flipped(differences, rng()) == pytest.approx(exact, abs=0.015)
+    assert statistics.flipped(np.ones(30), rng()) == 1 / 10_001
+    assert statistics.flipped(np.zeros(30), rng()) == 1
+
+
 def test_p_is_below_a_twentieth_once_in_twenty_where_nothing_differs():
     ps = [
         statistics.p_value(scores.mean(), [statistics.spread(scores)])

@@ -80,7 +80,7 @@ def _cell(standings: Standings, cell: Cell) -> dict[str, Any]:
             "p_holm": behind[1],
             "p_flips": behind[0].p_flips,
         },
-        "metrics": {name: _estimate(cell.metric(name)) for name in cell.metrics},
+        "metrics": {name: _estimate(one) for name, one in cell.metrics.items()},
     }
 
 

@@ -48,14 +48,14 @@ class Cell:
     def seconds(self) -> float:
         return sum(entry.seconds for entry in self.entries) / len(self.entries)
 
-    @property
-    def metrics(self) -> list[str]:
-        """The names of what all its runs have measured."""
-        return [name for name in self.entries[0].metrics if all(name in one.metrics for one in self.entries)]
-
-    def metric(self, name: str) -> Estimate:
-        scores_SE = _scores(self.entries, name)
-        return statistics.estimate(scores_SE, _rng(self.task, "mean", *self.seeds))
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """By name all that each of its runs has measured."""
+        names = [name for name in self.entries[0].metrics if all(name in one.metrics for one in self.entries)]
+        return {
+            name: statistics.estimate(_scores(self.entries, name), _rng(self.task, "mean", *self.seeds))
+            for name in names
+        }
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from rlalign_study.stats import Estimate, sign_flips
+from rlalign_study.stats import EXACT, Estimate, sign_flips
 
 Array = NDArray[np.float64]
 
@@ -191,9 +191,25 @@ def paired(ours_SE: Array, theirs_SE: Array, rng: np.random.Generator, draws: in
         raise ValueError(f"pairs share seeds and examples, found {ours_SE.shape} and {theirs_SE.shape}")
     scores_SE = ours_SE - theirs_SE
     found = estimate(scores_SE, rng, draws)
-    E = scores_SE.shape[1]
-    flips = sign_flips([float(x) for x in scores_SE.mean(0)]) if E > 1 else math.nan
-    return Difference(found, p_value(found.mean, [spread(scores_SE)]), flips)
+    p = p_value(found.mean, [spread(scores_SE)])
+    return Difference(found, p, flipped(scores_SE.mean(0), rng, draws))
+
+
+def flipped(differences_E: Array, rng: np.random.Generator, draws: int = DRAWS) -> float:
+    """Two-sided p of flipping the signs of examples' differences: exact for few of them; nan of a single one."""
+    E = len(differences_E)
+    if E == 1:
+        return math.nan
+    if E <= EXACT:
+        return sign_flips(differences_E.tolist())
+    total, some = differences_E.sum(), max(1, CHUNK // E)
+    least = abs(total) * (1 - 1e-12)  # sums of the same numbers differ in their last bits
+    hits = 0
+    for first in range(0, draws, some):
+        size = (min(some, draws - first), -(-E // 8))
+        flips = np.unpackbits(rng.integers(256, size=size, dtype=np.uint8), axis=1, count=E)
+        hits += int((np.abs(total - 2 * (flips @ differences_E)) >= least).sum())
+    return (hits + 1) / (draws + 1)
 
 
 def p_value(total: float, spreads: Sequence[Spread]) -> float:

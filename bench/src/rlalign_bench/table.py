@@ -226,7 +226,7 @@ def other_metrics(standings: Standings, task: str) -> Lines:
     names = [name for name in names if all(name in cell.metrics for cell in some)]
     columns = []
     for name in names:
-        found = [cell.metric(name) for cell in some]
+        found = [cell.metrics[name] for cell in some]
         columns.append([name, *(plus_minus(one, _digits(found)) for one in found)])
     return fitted(["algorithm", *(f"`{cell.algorithm}`" for cell in some)], columns)
 
