@@ -23,7 +23,7 @@ from rlalign.running.members import HOOKS
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-COMMANDS = [ROOT / "study", ROOT / "humaneval"]
+COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval"]
 PACKAGES = [ROOT / "core", *COMMANDS, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
@@ -200,7 +200,7 @@ def test_readme_has_its_parts(package):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["humaneval", "--help"], ["--version"]],
+    [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["bench", "--help"], ["humaneval", "--help"], ["--version"]],
 )
 def test_the_command_answers_at_once(arguments, tmp_path):
     """In under 0.7 s of a processor's time, the best of three, and without torch."""
