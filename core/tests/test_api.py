@@ -442,6 +442,21 @@ def test_a_run_evaluates_as_it_did_and_by_other_measures(toy: rlalign.Result) ->
     assert sampled["eval/responses"] == 12.0
 
 
+def test_an_evaluation_example_by_example(toy: rlalign.Result) -> None:
+    opened = rlalign.open(toy, {"evaluate.generation.samples": 3})
+    figures, values, examples = opened.evaluate_by_example()
+    assert figures == opened.evaluate()
+    assert set(values) == {"eval/length", "eval/finished", "eval/total", "eval/sum"}
+    for name, some in values.items():
+        assert len(some) == 4 and sum(some) / 4 == pytest.approx(figures[name], rel=1e-6)
+    scores = [row["scores"]["sum"] for row in opened.sample()]
+    means = [sum(scores[i : i + 3]) / 3 for i in range(0, 12, 3)]
+    assert len(set(means)) > 1 and values["eval/sum"] == pytest.approx(means, rel=1e-12)
+    # The hash is of what is measured on, and not of who is measured.
+    assert rlalign.open(toy, seed=5).evaluate_by_example()[2] == examples
+    assert rlalign.open(toy, examples=3).evaluate_by_example()[2] != examples
+
+
 def test_samples_to_prompts_of_one_s_own(toy: rlalign.Result) -> None:
     opened = rlalign.open(toy)
     rows = opened.sample(["1", "4"], samples=3, seed=1)

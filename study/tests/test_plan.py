@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -174,3 +177,11 @@ def test_grids_that_lead_nowhere(written, grid, expected):
 def test_there_is_no_such_file(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read: No such file"):
         Study.read(tmp_path / "nothing.yaml")
+
+
+def test_rows_from_before_budgets_and_single_values_still_count(study):
+    one = plan.tuning(study, "three")[0]
+    said = json.dumps([one.pipeline, one.final, one.given], sort_keys=True)
+    assert one.hash == hashlib.sha256(said.encode()).hexdigest()[:16]
+    assert replace(one, budget={"tokens": 10.0}).hash != one.hash
+    assert replace(one, names={"reward": "x"}).hash != one.hash

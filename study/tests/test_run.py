@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,10 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from rlalign_study import plan, runner
 from rlalign_study.command import study as command
+from rlalign_study.core import ConfigError
+from rlalign_study.rows import Results, Row
 
 EXAMPLE = Path(__file__).parents[1] / "examples/bandit.yaml"
 
@@ -230,3 +235,101 @@ def test_the_estimate_follows_what_is_known(written, work):
     assert "; how long they take is known once one is done" in call(file, "plan")[1]
     assert "main/three/rloo/0\n" in call(file, "plan", "--names")[1]
     assert time.process_time() > 0
+
+
+def test_a_budget_ends_each_run_after_the_iteration_that_reaches_it(written, work):
+    """An iteration is 8 tokens; the second world has a budget of its own, which the first iteration exceeds."""
+    file = written("budget: {tokens: 12}")
+    text = (
+        file.read_text()
+        .replace("iterations: 2", "iterations: 50")
+        .replace("every: 1, examples", "every: 7, examples")
+    )
+    text = text.replace("worlds: {three: {}}", "worlds: {three: {}, brief: {budget: {seconds: 0.000001}}}")
+    file.write_text(text.replace("arms: {rloo: {set: {algorithm: rloo}}, ", "arms: {"))
+    status, said = call(file, "run")
+    assert status == 0, said
+    for row in rows(work):
+        assert row["status"] == "done"
+        steps = {"three": 2, "brief": 1}[row["world"]]
+        assert row["metrics"]["steps"] == row["metrics"]["final.step"] == steps
+        assert row["metrics"]["tokens"] == 8 * steps
+        assert row["curve"]["step"] == [0]  # it ended between two evaluations, and is measured all the same
+
+
+def test_a_budget_holds_over_all_phases(written, work):
+    file = written("budget: {tokens: 20}")
+    text = file.read_text().replace("arms: {rloo: {set: {algorithm: rloo}}, ", "arms: {")
+    phases = "[{name: first, train: {iterations: 2}}, {name: second, train: {iterations: 2}}]"
+    file.write_text(text.replace("algorithm: reinforce", f"algorithm: reinforce, phases: {phases}"))
+    status, said = call(file, "run", "--only", "/0")
+    assert status == 0, said
+    (row,) = rows(work)
+    assert (row["metrics"]["tokens"], row["metrics"]["steps"], row["metrics"]["final.step"]) == (24, 3, 3)
+
+
+def test_rows_keep_each_value_to_the_bit_if_that_is_asked(written, work):
+    file = written()
+    text = file.read_text().replace("final: {final: {evaluate", "final: {final: {each: true, evaluate")
+    file.write_text(text.replace("metrics: {", "metrics: {length: length, both: [bandit-payout, length], "))
+    assert call(file, "run", "--only", "rloo/0")[0] == 0
+    (row,) = rows(work)
+    kept = row["measured"]["final"]
+    assert kept["names"]["both"] == ["bandit-payout", "length"]
+    assert (kept["examples"], kept["tokens"], len(kept["examples_hash"])) == (16, 16, 64)
+    values = kept["per_example"]
+    assert list(values) == ["length", "both", "reward"]  # greedy decoding has no KL
+    assert values["both"] == [(1 + paid) / 2 for paid in values["reward"]]
+    for name, value in kept["metrics"].items():
+        assert value == math.fsum(values[name]) / 16
+        assert row["metrics"][f"final.{name}"] == float(f"{value:.5g}")
+    assert {"plugins", "data", "models", "device", "threads"} <= set(row["made"]["lock"])
+    # A run that kept nothing is another run, and other metrics make another.
+    file.write_text(file.read_text().replace("length: length, ", ""))
+    assert "0 done" in call(file, "plan")[1]
+
+
+def test_a_row_that_could_not_be_written_down_is_not_made_again(study, work):
+    """Its runner was killed, say, or the disk with the results was full."""
+    (one, *_) = plan.tuning(study, "three")
+    folder = work / "runs"
+    folder.mkdir()
+
+    def full(row):
+        raise ConfigError("no space")
+
+    with pytest.raises(ConfigError):
+        runner.run_all(study, [one], folder, 1, full)
+    (left,) = folder.glob("*.json")
+    said, seen = left.read_text(), []
+    assert said == Row(**json.loads(said)).line
+    left.write_text(said.replace('"stage"', '"stage" '))  # to tell it from a row that was made anew
+    before = left.stat().st_mtime_ns
+    runner.run_all(study, [one], folder, 1, lambda row: seen.append((row, left.stat().st_mtime_ns)))
+    assert [(row.line, made) for row, made in seen] == [(said, before)]
+    assert list(folder.glob("*.*")) == []
+    # A row of another pipeline, of a run that failed, or that was cut off does not count.
+    for other in (said.replace(one.hash, "0" * 16), said.replace('"done"', '"failed"'), said[:100]):
+        left.write_text(other)
+        made = []
+        runner.run_all(study, [one], folder, 1, made.append)
+        assert [row.status for row in made] == ["done"]
+
+
+def test_results_hold_whole_rows_or_none(study, work, row):
+    some = [row(one) for one in plan.tuning(study, "three")[:3]]
+    path, results = work / "results" / "small.jsonl", Results()
+    results.add(some[0], path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"small.jsonl: .* cannot be written down: File too large"):
+            results.add(some[1], path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and len(results.rows) == 1
+    results.add(some[2], path)
+    path.write_bytes(path.read_bytes()[:-1])  # a crash of the machine cut off the end
+    results.add(some[1], path)
+    assert list(Results.read(path.parent).rows.values()) == [some[0], some[2], some[1]]

@@ -39,10 +39,15 @@ class Place:
         return Work(suite, runs=self.runs, results=self.results, **options)  # type: ignore[arg-type]
 
     def ledger(self) -> Ledger:
+        """All entries, and what is missing."""
         from rlalign_bench.ledger import Ledger
 
         suite = self.suite
-        return Ledger.read(suite, self.work(suite).folder)
+        return Ledger.read(suite, self.folder(suite))
+
+    def folder(self, suite: Suite) -> Path:
+        """Where results lie."""
+        return self.results or suite.folder / suite.results
 
 
 _PATH = click.Path(path_type=Path)
@@ -98,6 +103,43 @@ def run(place: Place, **options: object) -> int:
     return place.work(place.suite, **options).do(["plan", "run"])
 
 
+_TO = click.option(
+    "--to", type=_PATH, metavar="FOLDER", help="Where to write.  [default: beside the results]"
+)
+
+
+@_command
+@_TO
+def table(place: Place, to: Path | None) -> None:
+    """The leaderboard: shown, and written as Markdown, JSON and CSV."""
+    from rlalign_bench.table import table
+
+    ledger = place.ledger()
+    texts = table(ledger.entries, ledger.suite.bench.scores, ledger.missing)
+    to = to or place.folder(ledger.suite)
+    to.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (to / name).write_text(text, encoding="utf-8")
+    click.echo(f"{texts['leaderboard.md']}\nwritten: {', '.join(str(to / name) for name in texts)}")
+
+
+@_command
+@_TO
+@click.option("--png", is_flag=True, help="PNG in place of SVG.")
+def plot(place: Place, to: Path | None, png: bool) -> None:
+    """The leaderboard's figures."""
+    try:
+        from rlalign_bench.figures import plot
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise click.ClickException("figures need matplotlib: pip install -e './bench[plots]'") from None
+    ledger = place.ledger()
+    to = to or place.folder(ledger.suite)
+    paths = plot(ledger.entries, ledger.suite.bench.scores, to, "png" if png else "svg")
+    click.echo("written: " + ", ".join(map(str, paths)))
+
+
 @_command
 @click.argument("file", type=_PATH)
 def export(place: Place, file: Path) -> None:
@@ -117,7 +159,7 @@ def add(place: Place, file: Path) -> None:
     from rlalign_bench.ledger import add
 
     suite = place.suite
-    new = add(suite, place.work(suite).folder, file)
+    new = add(suite, place.folder(suite), file)
     click.echo("\n".join(f"taken in: {one.key}" for one in new) or "nothing new in it")
 
 

@@ -116,7 +116,7 @@ def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
     for name, part in reward.parts.items():
         values_N[f"reward/{name}"] = part.where(rollout.mask_NT, 0.0).sum(1) if part.ndim == 2 else part
     values_N |= {name: metric for name, metric in reward.metrics.items() if metric.ndim == 1}
-    logged = _logged_as({**values_N, **reward.metrics})
+    logged = _logged_as(["responses", "tokens", *values_N, *reward.metrics])
     group_N, count = (
         rollout.group_N.cpu(),
         len(rollout.examples),
