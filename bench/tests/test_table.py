@@ -82,7 +82,7 @@ def test_what_it_says():
     assert block.strip() in whole
     overall, by_task = block.split("By task")
     assert re.findall(r"^\| `(\w+)`", overall, re.M) == ["rloo", "ppo", "start"]
-    assert row(overall, "rloo")[2:] == ["1.0 [1.0, 1.0]", "", "6", "25k", "80"]
+    assert row(overall, "rloo")[2:] == ["1.0 [1.0, 1.0]", "6", "25k", "80"]
     assert "*distance ↓*" in by_task
     assert row(by_task, "rloo")[1].startswith("**0.") and row(by_task, "rloo")[2].startswith("**5.")
     assert "**" not in "".join(row(by_task, "start"))
@@ -117,7 +117,7 @@ def test_tasks_without_a_run_are_named_and_do_not_count():
     scores = {**SCORES, "dialogue": Score(metric="match", worst=0, best=1)}
     whole = table(made(), scores)["leaderboard.md"]
     assert "No runs of `dialogue`." in whole
-    assert row(whole, "rloo")[4] == "6"
+    assert row(whole, "rloo")[3] == "6"
 
 
 def test_nothing_to_compare_is_said():

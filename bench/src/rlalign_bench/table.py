@@ -104,13 +104,12 @@ def overall(standings: Standings) -> Lines:
                 f"`{name}`",
                 within(one.score, 2) + (f" {BELOW}" if pair and pair.p_holm < SURE else ""),
                 within(one.rank, 1),
-                p_value(_known(pair.p_holm)) if pair else "",
                 str(sum(len(cell.seeds) for cell in cells)),
                 tokens(sum(cell.tokens for cell in cells)),
                 seconds(sum(cell.seconds for cell in cells)),
             ]
         )
-    head = ["algorithm", "score [95 %]", "mean rank [95 %]", "p (Holm)", "runs", "tokens", "seconds"]
+    head = ["algorithm", "score [95 %]", "mean rank [95 %]", "runs", "tokens", "seconds"]
     n = len(standings.tasks)
     said = (
         f"Score: the interquartile mean over all runs of {'the task' if n == 1 else f'{n} tasks'}, each task on "
