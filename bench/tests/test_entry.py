@@ -114,7 +114,12 @@ def test_what_was_changed_or_damaged_is_refused(tmp_path, change, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", "holds no entries"), ('{"suite": "demo"', "a line was cut off?"), ("[1]", "expected an entry")],
+    [
+        ("", "holds no entries"),
+        ('{"suite": "demo"', "a line was cut off?"),
+        ("[1]", "expected an entry"),
+        ("[" * 100_000, "cut off?"),
+    ],
 )
 def test_other_files_are_refused(tmp_path, text, expected):
     (tmp_path / "some.jsonl").write_text(text)

@@ -159,7 +159,7 @@ def test_flips_of_many_examples_are_those_of_few(monkeypatch):
     assert 0.01 < exact < 0.5
     monkeypatch.setattr(statistics, "EXACT", 0)
     assert statistics.flipped(differences, rng()) == pytest.approx(exact, abs=0.015)
-    monkeypatch.setattr(statistics, "CHUNK", 100)
+    monkeypatch.setattr(statistics, "CHUNK", 10_000)
     assert statistics.flipped(differences, rng()) == pytest.approx(exact, abs=0.015)
     assert statistics.flipped(np.ones(30), rng()) == 1 / 10_001
     assert statistics.flipped(np.zeros(30), rng()) == 1

@@ -44,6 +44,10 @@ def test_a_scale_may_run_either_way():
         (("flat: {metric: payout", "flat: {metric: pay"), "small.yaml:21: there is no metric `pay`"),
         (("worst: 1.1, best: 1.2", "worst: 1.1, best: 1.1"), "the same: nothing could be ranked"),
         (("worst: 1.1,", "worse: 1.1,"), "bench.scores.flat.worse: this key is not known"),
+        (
+            ("reinforce: {set: {", "reinforce: {set: {phases: [{}, {}], "),
+            "so its KL would be to the model that the",
+        ),
         (("tokens: 44", "tokens: 0"), "budget.tokens: "),
         (("tokens: 44", "steps: 44"), "budget.steps: this key is not known"),
     ],

@@ -35,7 +35,7 @@ def entry(task: str, algorithm: str, seed: int, values: Sequence[float], **said:
     metric = SCORES[task].metric
     known: dict[str, Any] = {
         "suite": "toy",
-        "metrics": {metric: float(np.mean(values)), "diversity": 0.5},
+        "metrics": {metric: float(np.mean(values)), "diversity": 0.5, "kl": KL[algorithm]},
         "per_example": {metric: [float(value) for value in values]},
         "kl": KL[algorithm],
         "tokens": 12_500,
@@ -78,16 +78,16 @@ def test_the_order_of_entries_changes_nothing():
 def test_what_it_says():
     texts = table(made(), SCORES)
     whole, block = texts["leaderboard.md"], texts["readme.md"]
-    assert whole.startswith("# Leaderboard of toy\n\n18 runs, 0.2 hours of processor time, 225k tokens.\n")
+    assert whole.startswith("# Leaderboard of toy\n\n18 runs, 12 min of processor time, 225k tokens.\n")
     assert block.strip() in whole
     overall, by_task = block.split("By task")
     assert re.findall(r"^\| `(\w+)`", overall, re.M) == ["rloo", "ppo", "start"]
-    assert row(overall, "rloo")[2:] == ["1.0 [1.0, 1.0]", "", "6", "25k", "80"]
+    assert row(overall, "rloo")[2:] == ["1.0 [1.0, 1.0]", "6", "25k", "80"]
     assert "*distance ↓*" in by_task
     assert row(by_task, "rloo")[1].startswith("**0.") and row(by_task, "rloo")[2].startswith("**5.")
     assert "**" not in "".join(row(by_task, "start"))
     assert "Mean of 20 examples, on the scale 0 is 10 and 1 is 2; less is better." in whole
-    assert "diversity" in whole
+    assert re.search(r"\| +diversity \|", whole) and not re.search(r"\| +kl \|", whole)  # that has its column
     assert not set("–¹²") & set(by_task)  # of the marks only what is used
     assert "## Planned, and not there" not in whole
 
@@ -117,7 +117,7 @@ def test_tasks_without_a_run_are_named_and_do_not_count():
     scores = {**SCORES, "dialogue": Score(metric="match", worst=0, best=1)}
     whole = table(made(), scores)["leaderboard.md"]
     assert "No runs of `dialogue`." in whole
-    assert row(whole, "rloo")[4] == "6"
+    assert row(whole, "rloo")[3] == "6"
 
 
 def test_nothing_to_compare_is_said():

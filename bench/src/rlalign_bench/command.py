@@ -133,7 +133,7 @@ def plot(place: Place, to: Path | None, png: bool) -> None:
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        raise click.ClickException("figures need matplotlib: pip install -e './bench[plots]'") from None
+        raise click.ClickException("figures need matplotlib: `pip install matplotlib`") from None
     ledger = place.ledger()
     to = to or place.folder(ledger.suite)
     paths = plot(ledger.entries, ledger.suite.bench.scores, to, "png" if png else "svg")

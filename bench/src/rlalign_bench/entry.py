@@ -234,7 +234,7 @@ def parse(line: str) -> Entry:
     """The entry in a line; one ConfigError lists all that does not add up."""
     try:
         said = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError("is no JSON; a line was cut off?") from None
     if not isinstance(said, dict):
         raise ConfigError("expected an entry, a mapping in JSON")

@@ -1,6 +1,6 @@
 """The leaderboard's figures as SVG: scores, overall, profile and frontier. The same entries give the same files.
 
-For the command: `plot(board.entries, suite.bench.scores, folder)` writes them and returns their paths; `format="png"`
+For the command: `plot(ledger.entries, suite.bench.scores, folder)` writes them and returns their paths; `format="png"`
 writes PNG instead. matplotlib is the optional extra `plots`: import this module where it is used.
 """
 
@@ -122,8 +122,8 @@ def frontier(standings: Standings) -> Any:
             bars = {"xerr": _bar(kl), "yerr": _bar(score), "elinewidth": 1, "alpha": 0.4}
             axis.errorbar(kl.mean, score.mean, **bars, color=look["color"], linestyle="none", zorder=2)
             axis.plot(kl.mean, score.mean, look["marker"], color=look["color"], markersize=6, zorder=3)
-        values = [kl.mean for kl, _ in points.values()]
-        margin = 0.06 * (max(values) - min(values)) or 0.1
+        values = [0.0, *(kl.mean for kl, _ in points.values())]
+        margin = 0.05 * (max(values) - min(values)) or 0.1
         axis.set_xlim(
             min(values) - margin, max(values) + 4 * margin
         )  # an interval of few seeds may leave the panel

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlalign_bench import entry
 from rlalign_bench.entry import Entry, Provenance
-from rlalign_bench.suite import Suite
+from rlalign_bench.suite import Suite, from_start
 from rlalign_study import plan
 from rlalign_study.analysis import Found
 from rlalign_study.core import ConfigError
@@ -170,7 +170,7 @@ def misfits(suite: Suite, one: Entry) -> list[str]:
         return [f"is of the suite `{one.suite}`, and this one is `{suite.name}`"]
     if one.task not in suite.worlds:
         return [f"there is no task `{one.task}`; the tasks are {', '.join(suite.tasks)}"]
-    made, found = one.provenance, []
+    made, found = one.provenance, list[str]()
     for what, ours, theirs in (
         ("metrics", suite.metrics_of(one.task), made.names),
         ("final measurement", suite.measurement_of(one.task), made.evaluate),
@@ -178,7 +178,13 @@ def misfits(suite: Suite, one: Entry) -> list[str]:
     ):
         if entry.sha256(ours) != entry.sha256(theirs):
             found.append(f"its {what} is {dict(theirs)}, and the suite's {dict(ours)}")
-    theirs = _terms(made.pipeline)
+    try:
+        theirs, comparable = _terms(made.pipeline), from_start(made.pipeline)
+    except (AttributeError, KeyError, TypeError):
+        return [
+            *found,
+            "its pipeline is none: `phases`, `models` or `evaluate` in it are no lists and mappings",
+        ]
     allowed = [_terms(pipeline) for pipeline in _pipelines(suite, one.task)]
     if theirs not in allowed:
         differ = [key for key in theirs if theirs[key] != allowed[0].get(key)]
@@ -188,6 +194,10 @@ def misfits(suite: Suite, one: Entry) -> list[str]:
         )
     if one.seed != made.pipeline.get("seed"):
         found.append(f"its pipeline has the seed {made.pipeline.get('seed')}")
+    if suite.bench.kl and not comparable:
+        found.append(
+            "its KL is to the model that its last phase began with; say `models: {reference: {of: start}}`"
+        )
     if suite.bench.kl and one.kl != one.metrics.get(suite.bench.kl):
         found.append(f"`kl` is {one.kl}, and its metric `{suite.bench.kl}` {one.metrics.get(suite.bench.kl)}")
     return found
@@ -202,11 +212,12 @@ def _pipelines(suite: Suite, task: str) -> Iterator[dict[str, Any]]:
 
 def _terms(pipeline: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for every run of a task: of the last phase, as it is the one that is measured."""
-    phases = pipeline.get("phases") or [{}]
-    last = phases[-1] if isinstance(phases, list) else list(phases.values())[-1]
+    last = (pipeline.get("phases") or [{}])[-1]
     evaluate = {**(pipeline.get("evaluate") or {}), **(last.get("evaluate") or {})}
+    models = {**(pipeline.get("models") or {}), **(last.get("models") or {})}
     return {
         "policy": pipeline.get("policy"),
+        "models.reference": models.get("reference"),
         "task": last.get("task", pipeline.get("task")),
         **{f"evaluate.{key}": evaluate.get(key) for key in SAME},
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from rlalign_study import plan
 from rlalign_study.file import Overrides, Part, Study
 
 
@@ -76,6 +78,17 @@ class Suite(Study):
                 yield ("bench", "scores", task), "`worst` and `best` are the same: nothing could be ranked"
         if self.hooks.of_samples is not None:
             yield ("code",), "`of_samples` measures all responses at once, and entries need values by example"
+        for task, name in product(self.worlds, self.arms) if self.bench.kl else ():
+            if name in self.worlds[task].without:
+                continue
+            first = plan.main(self, task, {name: plan.settings(self, task, name)[0]})[0]
+            if not from_start(first.pipeline):
+                yield (
+                    ("arms", name),
+                    "has several phases, and so its KL would be to the model that the last one began with; "
+                    "say `models: {reference: {of: start}}` in `pipeline`, so that every KL is to the same policy",
+                )
+                break
 
     @property
     def tasks(self) -> list[str]:
@@ -88,3 +101,10 @@ class Suite(Study):
     def measurement_of(self, task: str) -> Overrides:
         """What the measurement of entries changes in `evaluate`: the same for every run of a task."""
         return self.final[self.bench.final].evaluate | self.evaluate
+
+
+def from_start(pipeline: Mapping[str, Any]) -> bool:
+    """Whether the KL of a run is to the policy that it began with, and not to that of its last phase."""
+    phases = pipeline.get("phases") or [{}]
+    models = {**(pipeline.get("models") or {}), **(phases[-1].get("models") or {})}
+    return len(phases) == 1 or models.get("reference") == {"of": "start"}

@@ -1,6 +1,6 @@
 """The leaderboard in Markdown, at most 100 columns wide, and the same numbers as JSON and CSV.
 
-For the command: `table(board.entries, suite.bench.scores, board.missing)` gives by file name the texts to write:
+For the command: `table(ledger.entries, suite.bench.scores, ledger.missing)` gives by file name the texts to write:
 `leaderboard.md` (everything), `readme.md` (a block to put under a README's own headline), `leaderboard.json` and
 `leaderboard.csv`. Tasks stand in the order of `scores`. The same entries in any order give the same bytes. ConfigError
 says in words what cannot be compared.
@@ -17,6 +17,7 @@ from rlalign_bench.entry import Entry
 from rlalign_bench.standings import Cell, Standings
 from rlalign_bench.suite import Score
 from rlalign_study.report import SURE, p_value
+from rlalign_study.runner import duration
 from rlalign_study.stats import Estimate
 
 WIDTH = 100
@@ -68,9 +69,9 @@ over other examples alone: a small one says only that these very runs differ."""
 
 def made(standings: Standings) -> str:
     every = [entry for cell in standings.cells.values() for entry in cell.entries]
-    hours, count = sum(entry.seconds for entry in every) / 3600, sum(entry.tokens for entry in every)
+    time, count = sum(entry.seconds for entry in every), sum(entry.tokens for entry in every)
     machines = {repr(sorted(entry.provenance.hardware.items())) for entry in every}
-    said = f"{len(every)} runs, {hours:.1f} hours of processor time, {tokens(count)} tokens."
+    said = f"{len(every)} runs, {duration(time)} of processor time, {tokens(count)} tokens."
     if len(machines) > 1:
         said += f" They were made on {len(machines)} kinds of machines, and so their seconds do not compare."
     return said
@@ -103,13 +104,12 @@ def overall(standings: Standings) -> Lines:
                 f"`{name}`",
                 within(one.score, 2) + (f" {BELOW}" if pair and pair.p_holm < SURE else ""),
                 within(one.rank, 1),
-                p_value(_known(pair.p_holm)) if pair else "",
                 str(sum(len(cell.seeds) for cell in cells)),
                 tokens(sum(cell.tokens for cell in cells)),
                 seconds(sum(cell.seconds for cell in cells)),
             ]
         )
-    head = ["algorithm", "score [95 %]", "mean rank [95 %]", "p (Holm)", "runs", "tokens", "seconds"]
+    head = ["algorithm", "score [95 %]", "mean rank [95 %]", "runs", "tokens", "seconds"]
     n = len(standings.tasks)
     said = (
         f"Score: the interquartile mean over all runs of {'the task' if n == 1 else f'{n} tasks'}, each task on "
@@ -223,12 +223,17 @@ def against_best(standings: Standings, task: str) -> Lines:
 def other_metrics(standings: Standings, task: str) -> Lines:
     some = standings.of(task)
     names = [name for name in some[0].metrics if name != standings.scores[task].metric]
-    names = [name for name in names if all(name in cell.metrics for cell in some)]
+    names = [name for name in names if all(name in cell.metrics for cell in some) and not _is_kl(some, name)]
     columns = []
     for name in names:
         found = [cell.metrics[name] for cell in some]
         columns.append([name, *(plus_minus(one, _digits(found)) for one in found)])
     return fitted(["algorithm", *(f"`{cell.algorithm}`" for cell in some)], columns)
+
+
+def _is_kl(cells: Sequence[Cell], name: str) -> bool:
+    """Whether a metric is the KL, which has its column already."""
+    return all(entry.metrics[name] == entry.kl for cell in cells for entry in cell.entries)
 
 
 def _below(standings: Standings, cell: Cell) -> bool:
