@@ -64,9 +64,9 @@ class Measuring(Reader):
 class Corpus(Task):
     """A published data set. Of its rows only the places are held; they are read as they are drawn."""
 
-    samples: ClassVar[Path]
+    samples: Path
     """The folder of its sample rows."""
-    sizes: ClassVar[Mapping[str, int]] = {}
+    sizes: Mapping[str, int] = {}
     """Rows of each split, where they are known for sure."""
     places: ClassVar[frozenset[str]] = frozenset({"path", "tokenizer"})
     """Options that say where something is: a fingerprint holds what is there."""
@@ -182,7 +182,7 @@ class Corpus(Task):
 
     def check_size(self, name: str, found: int) -> None:
         """Refuse data that is not whole, where `whole` wants it so."""
-        expected = self.sizes.get(name)
+        expected = self.sizes.get(sources.canonical(name))
         if (
             not self.whole
             or self.config.limit is not None

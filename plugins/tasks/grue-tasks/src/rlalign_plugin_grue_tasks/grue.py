@@ -91,10 +91,10 @@ class GrueTask(Corpus):
     `generation` is how it evaluates, `defaults["generation"]` how it samples to learn.
     """
 
-    published: ClassVar[Published]
+    published: Published
     licence: ClassVar[str]
     """The licence of the data."""
-    warm_start: ClassVar[str | None] = None
+    warm_start: str | None = None
     """The model, fine-tuned on the task, that was published with the benchmark."""
     metrics: ClassVar[Sequence[str | Mapping[str, Any]]] = ()
     """What it is measured by, as `evaluate: {use: …}` takes it."""

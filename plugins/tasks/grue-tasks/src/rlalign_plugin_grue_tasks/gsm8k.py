@@ -30,7 +30,10 @@ class GSM8K(GrueTask):
         """Options of `gsm8k`."""
 
         held_out: float = Field(
-            0.05, ge=0, lt=1, description="the share of `train` set aside as `val`, by a hash of the prompt; 0: none"
+            0.05,
+            ge=0,
+            lt=1,
+            description="the share of `train` set aside as `val`, by a hash of the prompt; 0: none",
         )
         calculator: bool = Field(
             False,
