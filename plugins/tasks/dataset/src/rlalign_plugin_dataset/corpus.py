@@ -156,12 +156,16 @@ class Corpus(Task):
         tables = self.tables()[name]
         readers = [self.reader(name, table) for table in tables]
         skip = self.config.bad_rows == "skip"
-        most = (self.config.limit, self.most) if self.limits_the_walk else ()
-        limit = min((one for one in most if one is not None), default=None)
+        limit = self.at_most if self.limits_the_walk else None
         found = index(tables, readers, names, split_of, skip=skip, limit=limit)
         for reader in readers:
             reader.tokens = self.tokens
         return found
+
+    @property
+    def at_most(self) -> int | None:
+        """How many examples of a split are wanted; None: all."""
+        return min((one for one in (self.config.limit, self.most) if one is not None), default=None)
 
     @property
     def place(self) -> Path | None:
@@ -185,8 +189,7 @@ class Corpus(Task):
         expected = self.sizes.get(sources.canonical(name))
         if (
             not self.whole
-            or self.config.limit is not None
-            or self.most is not None
+            or self.at_most is not None
             or expected in (None, found)
         ):
             return
