@@ -225,6 +225,18 @@ def test_what_plusplus_is_not():
         made(sample=True, responses="all").examples("train")
 
 
+def test_an_answer_is_not_right_and_wrong(tmp_path):
+    row = {
+        "context": ["a"],
+        "positive_responses": ["Yes.", "No."],
+        "adversarial_negative_responses": ["No.", "Maybe."],
+        "random_negative_responses": ["Maybe.", "Never."],
+    }
+    (example,) = made(path=rows(tmp_path, row), responses="all").examples("train")
+    assert example.responses == ended("Yes.", "No.", "Maybe.", "Never.")
+    assert example.scores == (1.0, 1.0, 0.0, 0.0)
+
+
 def test_json_lines_in_spite_of_the_ending(tmp_path):
     row = {"id": 0, "context": ["a", "b"], "positive_responses": ["c", "d"]}
     task = made(path=rows(tmp_path, row, name="dev.json"))
