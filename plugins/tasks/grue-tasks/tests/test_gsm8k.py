@@ -50,11 +50,13 @@ def test_as_a_chat():
     assert first.prompt == [
         {
             "role": "user",
-            "content": "Tom walks 2 miles to school and back every day. How far is that in 5 days?\n\nSolve this step by "
-            "step. End with a line that holds `####` and the answer, a number.",
+            "content": "Tom walks 2 miles to school and back every day. How far is that in 5 days?\n\nSolve this step "
+            "by step. End with a line that holds `####` and the answer, a number.",
         }
     ]
-    assert first.responses == ("A day he walks 2 + 2 = 4 miles.\nIn 5 days that is 4 * 5 = 20 miles.\n#### 20",)
+    assert first.responses == (
+        "A day he walks 2 + 2 = 4 miles.\nIn 5 days that is 4 * 5 = 20 miles.\n#### 20",
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,9 @@ def test_on_the_hub(monkeypatch):
 
     def load_dataset(path: str, **how: Any) -> Any:
         asked.append((path, how))
-        return {split: Split([{"question": f"{split}?", "answer": "a\n#### 1"}]) for split in ("train", "test")}
+        return {
+            split: Split([{"question": f"{split}?", "answer": "a\n#### 1"}]) for split in ("train", "test")
+        }
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert made(whole=False).examples("test")[0].prompt == "Question: test?\nAnswer:"
