@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from rlalign_plugin_grue_tasks.grue import SAMPLES, Published
+from rlalign_plugin_grue_tasks.grue import SAMPLES, CompatOptions, Published
 from rlalign_plugin_grue_tasks.translation import Translation, TranslationOptions
 
 SIZES = {
@@ -25,7 +25,7 @@ class IWSLT17(Translation):
 
     paper = "Mauro Cettolo et al., Overview of the IWSLT 2017 Evaluation Campaign, 2017"
 
-    class Config(TranslationOptions):
+    class Config(TranslationOptions, CompatOptions):
         """Options of `iwslt17`."""
 
         languages: ClassVar = ("en", *SIZES)
@@ -44,7 +44,8 @@ class IWSLT17(Translation):
                 split: f"{subset}/{part}/*.parquet"
                 for split, part in (("train", "train"), ("val", "validation"), ("test", "test"))
             },
-            elsewhere="the campaign's archive de-en.tgz holds train.tags.de-en.de, IWSLT17.TED.dev2010.de-en.de.xml, …",
+            elsewhere="The campaign's archives hold train.tags.en-de.en, IWSLT17.TED.dev2010.en-de.en.xml, …, which "
+            "`path` reads too.",
         )
         self.sizes = dict(zip(("train", "val", "test"), SIZES[other], strict=True))
         if self.pair == ("en", "de"):
