@@ -185,6 +185,26 @@ def test_files_that_do_not_belong_together(tmp_path):
         made(Multi30k, path=tmp_path).examples("train")
 
 
+def test_names_of_files_say_more_than_names_of_folders(tmp_path):
+    for split in ("train", "dev", "tst2010"):
+        write(tmp_path / f"training-data/{split}.en", split)
+        write(tmp_path / f"training-data/{split}.de", split)
+    task = made(IWSLT17, path=tmp_path)
+    assert {split: sides(task.examples(split)) for split in task.splits()} == {
+        "train": [("train", ("train",))],
+        "val": [("dev", ("dev",))],
+        "test": [("tst2010", ("tst2010",))],
+    }
+
+
+def test_half_of_a_pair(tmp_path):
+    write(tmp_path / "train.en", "One.\n")
+    with pytest.raises(ConfigError, match=r"train\.en is there, and no such file in `de`"):
+        made(Multi30k, path=tmp_path).examples("train")
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        made(Multi30k, path=tmp_path / "nowhere").examples("train")
+
+
 def test_rows_that_cannot_be_used(tmp_path):
     (tmp_path / "train.en").write_bytes(b"One.\nTw\xff.\n\nFour.\n")
     write(tmp_path / "train.de", "Eins.\nZwei.\nDrei.\n \n")

@@ -223,7 +223,10 @@ def _list(row: Row, name: str) -> list[Any]:
     value = get(row, column)
     if not isinstance(value, str):
         return list_of(row, column)
-    return value.removesuffix("\n").split(_EOU)[:-1] if name == "utterances" else value.split()
+    if name != "utterances":
+        return value.split()
+    turns = value.split(_EOU)
+    return turns if turns[-1].strip() else turns[:-1]
 
 
 def _number(value: Any, what: str) -> int:
