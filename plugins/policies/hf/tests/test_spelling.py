@@ -1,4 +1,4 @@
-"""Control tokens that data spell are text in a chat's messages and in responses; tasks and templates write real ones."""
+"""Control tokens that data spell are text in chats and responses; tasks and templates write real ones."""
 
 from __future__ import annotations
 
