@@ -1,4 +1,4 @@
-"""What the tasks share: a copy of the data, the hub, or a few rows of our own; splits; bad rows; sizes."""
+"""What tasks of published data share: a copy of it, the hub, or a few rows of our own; splits; bad rows; sizes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from pydantic import BaseModel, Field, model_validator
 from rlalign import ConfigError, Example, Options, Task
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.index import Examples, Reader, SplitOf, index
+from rlalign_plugin_dataset.lengths import Tokens
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Table
-from rlalign_plugin_dialog_tasks.text import Tokens
-
-SAMPLES = Path(__file__).parent / "samples"
-SEED = 901
-"""A-LoL's."""
 
 
 class CorpusOptions(Options):
-    """What every task of this package can be told."""
+    """What every such task can be told."""
 
     path: Path | None = Field(None, strict=False, description="a copy of the data: its folder, or one file")
     sample: bool = Field(
@@ -68,9 +64,9 @@ class Measuring(Reader):
 class Corpus(Task):
     """A published data set. Of its rows only the places are held; they are read as they are drawn."""
 
-    folder: ClassVar[str]
-    """Of its sample rows."""
-    sizes: ClassVar[Mapping[str, int]] = {}
+    samples: Path
+    """The folder of its sample rows."""
+    sizes: Mapping[str, int] = {}
     """Rows of each split, where they are known for sure."""
     places: ClassVar[frozenset[str]] = frozenset({"path", "tokenizer"})
     """Options that say where something is: a fingerprint holds what is there."""
@@ -149,26 +145,32 @@ class Corpus(Task):
         try:
             return self.download()
         except ConfigError as error:
-            raise ConfigError(
-                f"{error}\nWithout the hub: `path`, a copy of the data, or `sample: true`, a dozen rows of our own"
-            ) from error
+            raise ConfigError(f"{error}\n{self.without_hub()}") from error
+
+    def without_hub(self) -> str:
+        """What to do where the hub cannot be reached."""
+        return "Without the hub: `path`, a copy of the data, or `sample: true`, a dozen rows of our own"
 
     def indexed(self, name: str, names: Sequence[str], split_of: SplitOf) -> dict[str, Examples]:
         """One walk over a split's tables."""
         tables = self.tables()[name]
         readers = [self.reader(name, table) for table in tables]
         skip = self.config.bad_rows == "skip"
-        most = (self.config.limit, self.most) if self.limits_the_walk else ()
-        limit = min((one for one in most if one is not None), default=None)
+        limit = self.at_most if self.limits_the_walk else None
         found = index(tables, readers, names, split_of, skip=skip, limit=limit)
         for reader in readers:
             reader.tokens = self.tokens
         return found
 
     @property
+    def at_most(self) -> int | None:
+        """How many examples of a split are wanted; None: all."""
+        return min((one for one in (self.config.limit, self.most) if one is not None), default=None)
+
+    @property
     def place(self) -> Path | None:
         """The folder or file; None: the hub."""
-        return SAMPLES / self.folder if self.config.sample else self.config.path
+        return self.samples if self.config.sample else self.config.path
 
     @property
     def where(self) -> str:
@@ -184,17 +186,11 @@ class Corpus(Task):
 
     def check_size(self, name: str, found: int) -> None:
         """Refuse data that is not whole, where `whole` wants it so."""
-        expected = self.sizes.get(name)
-        if (
-            not self.whole
-            or self.config.limit is not None
-            or self.most is not None
-            or expected in (None, found)
-        ):
+        expected = self.sizes.get(sources.canonical(name))
+        if not self.whole or self.at_most is not None or expected in (None, found):
             return
         raise ConfigError(
-            f"{self.where}: `{name}` holds {found:,} rows, and the published one {expected:,}; "
-            "`whole: false` takes it as it is"
+            f"{self.where}: `{name}` holds {found:,} rows, expected {expected:,}; `whole: false` takes it as it is"
         )
 
     @property
