@@ -19,9 +19,9 @@ from rlalign import ConfigError, Task
 from rlalign.cli.commands import program
 from rlalign.config.registry import Registry
 from rlalign.testing import run
+from rlalign_plugin_dataset.corpus import Corpus
+from rlalign_plugin_dataset.lengths import Tokens
 from rlalign_plugin_dialog_tasks import HH, TLDR, Comet, FaithDial, RedditComments, WizardOfWikipedia
-from rlalign_plugin_dialog_tasks.corpus import Corpus
-from rlalign_plugin_dialog_tasks.text import Tokens
 
 END = "<|endoftext|>"
 TASKS: dict[str, type[Corpus]] = {

@@ -13,14 +13,16 @@ import numpy
 from pydantic import Field
 
 from rlalign import ConfigError, Example
+from rlalign_plugin_dataset.cells import number, text_of
+from rlalign_plugin_dataset.corpus import Corpus, LocalOptions, Measuring
 from rlalign_plugin_dataset.csv_files import Csv
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lengths import fitted
 from rlalign_plugin_dataset.limits import LONGEST_ROW
 from rlalign_plugin_dataset.opening import open_file
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import File, Row, Table
-from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
-from rlalign_plugin_dialog_tasks.text import fitted, number, text_of
+from rlalign_plugin_dialog_tasks.constants import SAMPLES, SEED
 
 RELATIONS = ("HinderedBy", "xNeed", "xWant", "xIntent", "xReact", "xAttr", "xEffect")
 SPLITS = {"train": "train", "val": "val", "test": "test10x"}
@@ -55,7 +57,7 @@ class Comet(Corpus):
         )
 
     config: Config
-    folder = "comet"
+    samples = SAMPLES / "comet"
     limits_the_walk = False
     generation = {"beams": 2, "max_new_tokens": 30, "stop": (".",)}
 

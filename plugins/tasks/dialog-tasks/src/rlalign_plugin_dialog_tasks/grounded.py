@@ -13,12 +13,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from rlalign import Example, Joined
 from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.cells import filled, list_of, text_of
+from rlalign_plugin_dataset.corpus import Corpus, CorpusOptions, Measuring
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lengths import Tokens, fitted
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
-from rlalign_plugin_dialog_tasks.text import Tokens, filled, fitted, list_of, text_of
+from rlalign_plugin_dialog_tasks.constants import SAMPLES
 
 NONE_USED = "no_passages_used"
 UNCHECKED = "are turns of the wizard without a checked sentence"
@@ -113,7 +115,7 @@ class FaithDial(Corpus):
         )
 
     config: Config
-    folder = "faithdial"
+    samples = SAMPLES / "faithdial"
     sizes = {"train": 18_357, "val": 3_417, "test": 3_539}
     generation = {"beams": 2, "max_new_tokens": 128}
 
@@ -183,7 +185,7 @@ class WizardOfWikipedia(Corpus):
             return self
 
     config: Config
-    folder = "wizard-of-wikipedia"
+    samples = SAMPLES / "wizard-of-wikipedia"
     places = frozenset({"path", "tokenizer", "faithdial"})
     generation = {"beams": 2, "max_new_tokens": 128}
 

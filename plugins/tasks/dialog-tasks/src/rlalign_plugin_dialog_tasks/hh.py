@@ -17,12 +17,14 @@ from pydantic import Field
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.cells import filled, list_of, number, text_of
+from rlalign_plugin_dataset.corpus import Corpus, CorpusOptions, Measuring
 from rlalign_plugin_dataset.index import BadRow, by_share
+from rlalign_plugin_dataset.lengths import fitted
 from rlalign_plugin_dataset.mapping import joined
 from rlalign_plugin_dataset.sources import Sources, canonical
 from rlalign_plugin_dataset.tables import File, Row, Table
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
-from rlalign_plugin_dialog_tasks.text import filled, fitted, list_of, number, text_of
+from rlalign_plugin_dialog_tasks.constants import SAMPLES
 
 SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -130,7 +132,7 @@ class HH(Corpus):
         )
 
     config: Config
-    folder = "hh"
+    samples = SAMPLES / "hh"
     sizes = {"val": 280, "test/harmless_base": 2312, "test/helpful_base": 2354, "test/helpful_online": 1135}
     generation = {"greedy": True, "max_new_tokens": 128, "stop": ("###",)}
 

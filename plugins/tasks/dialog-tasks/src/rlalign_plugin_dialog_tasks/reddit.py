@@ -18,12 +18,14 @@ from pydantic import Field
 
 from rlalign import ConfigError, Example, Joined
 from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.cells import number
+from rlalign_plugin_dataset.corpus import Corpus, LocalOptions, Measuring
 from rlalign_plugin_dataset.index import BadRow, Examples, hash_of
+from rlalign_plugin_dataset.lengths import fitted
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import SEED, Corpus, LocalOptions, Measuring
-from rlalign_plugin_dialog_tasks.text import fitted, number
+from rlalign_plugin_dialog_tasks.constants import SAMPLES, SEED
 
 FILES = {"up": ("comments_positive.csv",), "down": ("comments_negative.csv",)}
 LACKING = "have no text or no parent"
@@ -75,7 +77,7 @@ class RedditComments(Corpus):
         )
 
     config: Config
-    folder = "reddit-comments"
+    samples = SAMPLES / "reddit-comments"
     limits_the_walk = False
     generation = {"beams": 2, "max_new_tokens": 128}
 

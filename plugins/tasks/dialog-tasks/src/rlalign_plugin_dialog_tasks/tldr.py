@@ -9,12 +9,14 @@ from pydantic import Field
 
 from rlalign import Example
 from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.cells import filled, list_of, text_of
+from rlalign_plugin_dataset.corpus import Corpus, CorpusOptions, Measuring
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lengths import fitted
 from rlalign_plugin_dataset.mapping import get, joined
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table, kind_of
-from rlalign_plugin_dialog_tasks.corpus import Corpus, CorpusOptions, Measuring
-from rlalign_plugin_dialog_tasks.text import filled, fitted, list_of, text_of
+from rlalign_plugin_dialog_tasks.constants import SAMPLES
 
 NEWS = "are news articles, no posts"
 HUB = {
@@ -56,7 +58,7 @@ class TLDR(Corpus):
         )
 
     config: Config
-    folder = "tldr"
+    samples = SAMPLES / "tldr"
     generation = {"greedy": True, "max_new_tokens": 53}
 
     def download(self) -> Sources:

@@ -1,4 +1,4 @@
-"""What the tasks share: a copy of the data, the hub, or a few rows of our own; splits; bad rows; sizes."""
+"""What tasks of published data share: a copy of it, the hub, or a few rows of our own; splits; bad rows; sizes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from pydantic import BaseModel, Field, model_validator
 from rlalign import ConfigError, Example, Options, Task
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.index import Examples, Reader, SplitOf, index
+from rlalign_plugin_dataset.lengths import Tokens
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Table
-from rlalign_plugin_dialog_tasks.text import Tokens
-
-SAMPLES = Path(__file__).parent / "samples"
-SEED = 901
-"""A-LoL's."""
 
 
 class CorpusOptions(Options):
-    """What every task of this package can be told."""
+    """What every such task can be told."""
 
     path: Path | None = Field(None, strict=False, description="a copy of the data: its folder, or one file")
     sample: bool = Field(
@@ -68,8 +64,8 @@ class Measuring(Reader):
 class Corpus(Task):
     """A published data set. Of its rows only the places are held; they are read as they are drawn."""
 
-    folder: ClassVar[str]
-    """Of its sample rows."""
+    samples: ClassVar[Path]
+    """The folder of its sample rows."""
     sizes: ClassVar[Mapping[str, int]] = {}
     """Rows of each split, where they are known for sure."""
     places: ClassVar[frozenset[str]] = frozenset({"path", "tokenizer"})
@@ -168,7 +164,7 @@ class Corpus(Task):
     @property
     def place(self) -> Path | None:
         """The folder or file; None: the hub."""
-        return SAMPLES / self.folder if self.config.sample else self.config.path
+        return self.samples if self.config.sample else self.config.path
 
     @property
     def where(self) -> str:

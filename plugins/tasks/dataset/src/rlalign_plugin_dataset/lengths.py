@@ -1,54 +1,16 @@
-"""Cells that must hold something, and lengths in tokens."""
+"""Lengths in tokens, and texts cut to them."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlalign import ConfigError
-from rlalign_plugin_dataset.index import BadRow
-from rlalign_plugin_dataset.mapping import get
-from rlalign_plugin_dataset.tables import Row, kind_of
 
-
-def text_of(row: Row, name: str) -> str:
-    """A column that holds text, and not only white space."""
-    return filled(get(row, name), f"`{name}`")
-
-
-def filled(value: Any, what: str) -> str:
-    """Text that is more than white space."""
-    if not isinstance(value, str):
-        raise BadRow(f"{what} is {kind_of(value)}, expected text")
-    if not value.strip():
-        raise BadRow(f"{what} is empty")
-    return value
-
-
-def list_of(row: Row, name: str) -> list[Any]:
-    """A column that holds a list."""
-    value = get(row, name)
-    if not isinstance(value, list):
-        raise BadRow(f"`{name}` is {kind_of(value)}, expected a list")
-    return value
-
-
-def number(value: Any, what: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite number within bounds; in CSV it is written as text."""
-    try:
-        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-    except ValueError:
-        found = None
-    if found is None:
-        raise BadRow(f"{what} is {kind_of(value)}, expected a number")
-    if not math.isfinite(found):
-        raise BadRow(f"{what} is {found}")
-    if not low <= found <= high:
-        raise BadRow(f"{what} is {found:g}, expected {low:g} to {high:g}")
-    return found
+Side = Literal["left", "right"]
 
 
 class Tokens:
@@ -60,7 +22,7 @@ class Tokens:
         except ImportError as error:
             raise ConfigError(
                 f"`tokenizer` needs `transformers`, and it is not installed ({error}): "
-                "`pip install transformers` (the extra `tokenizer` of rlalign-plugin-dialog-tasks)"
+                "`pip install transformers` (the extra `tokenizer` of rlalign-plugin-dataset)"
             ) from error
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
@@ -78,10 +40,17 @@ class Tokens:
         """Tokens of a text; special ones only where they are written out."""
         return len(self._ends(text))
 
-    def cut(self, text: str, limit: int) -> str:
-        """At most this many tokens, the first ones."""
-        ends = self._ends(text)
-        return text if len(ends) <= limit else text[: ends[limit - 1]]
+    @cached_property
+    def around(self) -> int:
+        """How many tokens are put around every text."""
+        return len(self._tokenizer("")["input_ids"])
+
+    def cut(self, text: str, limit: int, side: Side = "right") -> str:
+        """At most this many tokens: the first ones, or, cut on the left, the last ones."""
+        while len(ends := self._ends(text)) > max(limit, 0):
+            # Where a cut falls within a word, what is left of it may become more tokens than it was.
+            text = text[: ends[limit - 1]] if side == "right" else text[ends[-limit - 1] :]
+        return text
 
     def _ends(self, text: str) -> Sequence[int]:
         # `verbose`: a warning about texts longer than the model reads would say nothing of ours.
