@@ -92,7 +92,7 @@ class Recipe:
             return {"iterations": said["iterations"], "prompts": self.responses, "minibatch": self.step, "lr": said["lr"]}
         prompts, groups = self.responses // self.samples, max(1, self.step // self.samples)
         steps = EPOCHS * (self.responses / self.step) / (prompts / groups)
-        return {"iterations": said["iterations"], "prompts": prompts, "minibatch": groups, "lr": steps * said["lr"]}
+        return {"iterations": said["iterations"], "prompts": prompts, "minibatch": groups, "lr": float(f"{steps * said['lr']:.2g}")}
 
     # -- sections -----------------------------------------------------------------------------------------------
 
