@@ -89,16 +89,30 @@ class Recipe:
         """`train` of what samples. In groups all are gone over once, at a learning rate that makes up for fewer steps."""
         said = self.row[self.begins]
         if not grouped:
-            return {"iterations": said["iterations"], "prompts": self.responses, "minibatch": self.step, "lr": said["lr"]}
+            return {
+                "iterations": said["iterations"],
+                "prompts": self.responses,
+                "minibatch": self.step,
+                "lr": said["lr"],
+            }
         prompts, groups = self.responses // self.samples, max(1, self.step // self.samples)
         steps = EPOCHS * (self.responses / self.step) / (prompts / groups)
-        return {"iterations": said["iterations"], "prompts": prompts, "minibatch": groups, "lr": float(f"{steps * said['lr']:.2g}")}
+        return {
+            "iterations": said["iterations"],
+            "prompts": prompts,
+            "minibatch": groups,
+            "lr": float(f"{steps * said['lr']:.2g}"),
+        }
 
     # -- sections -----------------------------------------------------------------------------------------------
 
     @property
     def header(self) -> Iterator[str]:
-        model = self.row["warm"]["model"] if self.begins == "warm" and self.published else self.row["base"]["model"]
+        model = (
+            self.row["warm"]["model"]
+            if self.begins == "warm" and self.published
+            else self.row["base"]["model"]
+        )
         yield f"{METHODS[self.method]}: {model.rpartition('/')[2]} {self.row['does']}."
         if self.method in AS:
             yield AS[self.method].format(samples=self.samples)
@@ -127,7 +141,13 @@ class Recipe:
         return bool(self.row["generation"] == self.row["evaluate"]["generation"])
 
     def evaluate(self, every: int | None, named: bool) -> dict[str, Any]:
-        found = {"every": every, "split": "val", "examples": EVALUATED, **self.row["evaluate"], "use": self.use(named)}
+        found = {
+            "every": every,
+            "split": "val",
+            "examples": EVALUATED,
+            **self.row["evaluate"],
+            "use": self.use(named),
+        }
         return {**found, "every": every} if every else {k: v for k, v in found.items() if k != "every"}
 
     def actor_critic(self) -> dict[str, Any]:
@@ -136,7 +156,11 @@ class Recipe:
         common = {"preset": "rl4lms", "whiten": "batch", **entropy}
         if not self.method.endswith("nlpo"):
             return {"ppo": common}
-        own = {"top_p": 0.9, **self.row["nlpo"], **(self.row.get("warm_nlpo", {}) if self.begins == "warm" else {})}
+        own = {
+            "top_p": 0.9,
+            **self.row["nlpo"],
+            **(self.row.get("warm_nlpo", {}) if self.begins == "warm" else {}),
+        }
         return {"nlpo": {**common, **own}}
 
     @cached_property
@@ -146,7 +170,10 @@ class Recipe:
         first = self.method == "supervised"
         options = {**row.get("task", {}), **(row["supervised"].get("task", {}) if first else {})}
         options["tokenizer"] = f"${{policy.{row['policy']}.path}}"
-        model = {"path": said["model"] or row["base"]["model"], **(row["supervised"].get("policy", {}) if first else {})}
+        model = {
+            "path": said["model"] or row["base"]["model"],
+            **(row["supervised"].get("policy", {}) if first else {}),
+        }
         found: dict[str, Any] = {"task": {self.task: options}, "policy": {row["policy"]: model}}
         if first:
             imitate = self.imitate()
@@ -179,7 +206,9 @@ class Recipe:
     def preceded(self, found: dict[str, Any]) -> dict[str, Any]:
         """The same after a phase that imitates, for want of a published model."""
         imitate = {"name": "imitate", **self.imitate(), "rewards": None, "evaluate": None}
-        rest = found.pop("phases", None) or [{"name": "align", **{k: found.pop(k) for k in ("algorithm", "train")}}]
+        rest = found.pop("phases", None) or [
+            {"name": "align", **{k: found.pop(k) for k in ("algorithm", "train")}}
+        ]
         return {**found, "phases": [imitate, *rest]}
 
     def offline(self) -> dict[str, Any]:
@@ -281,10 +310,19 @@ def _section(name: str, value: Any) -> list[str]:
     if name == "rewards" and value:
         plain = all(isinstance(one, str) or len(one) == 1 for one in value)
         line = f"rewards: {_flow(value)}".replace("[{kl", "[kl")
-        return [line] if plain and len(line) <= 100 else ["rewards:", *(line for one in value for line in _item(one))]
+        return (
+            [line]
+            if plain and len(line) <= 100
+            else ["rewards:", *(line for one in value for line in _item(one))]
+        )
     if name == "evaluate" and value:
         use = [f"  {line}" for one in value["use"] for line in _item(one)]
-        return ["evaluate:", *(f"  {key}: {_flow(each)}" for key, each in value.items() if key != "use"), "  use:", *use]
+        return [
+            "evaluate:",
+            *(f"  {key}: {_flow(each)}" for key, each in value.items() if key != "use"),
+            "  use:",
+            *use,
+        ]
     if name == "phases":
         return ["phases:", *(line for phase in value for line in _phase(phase))]
     return [f"{name}: {_flow(value)}"]

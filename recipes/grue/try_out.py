@@ -56,7 +56,11 @@ def _small(key: str, value: Any, models: Mapping[str, Path]) -> Any:
         more = {"layer": 1} if key == "bert-score" else {}
         return {**value, "path": str(models[key]), **more}
     if key == "a-lol":
-        return {**value, "draw": "uniform", "clamp": False}  # of random models nothing need be above the value
+        return {
+            **value,
+            "draw": "uniform",
+            "clamp": False,
+        }  # of random models nothing need be above the value
     if key == "evaluate" and value is not None:
         value = {**value, "examples": 4}
     if isinstance(value, Mapping):
@@ -70,7 +74,11 @@ def _short(train: Mapping[str, Any]) -> dict[str, Any]:
     """As little as still has several optimiser steps an iteration where there were several."""
     found = {name: each for name, each in train.items() if name != "passes"}
     once = train.get("iterations") == 1  # of a whole log: what the phase before it wrote
-    found |= {"iterations": 1, "prompts": ITERATIONS * PROMPTS} if once else {"iterations": ITERATIONS, "prompts": PROMPTS}
+    found |= (
+        {"iterations": 1, "prompts": ITERATIONS * PROMPTS}
+        if once
+        else {"iterations": ITERATIONS, "prompts": PROMPTS}
+    )
     found |= {name: 2 for name in ("minibatch", "minibatches") if name in train}
     return found
 
