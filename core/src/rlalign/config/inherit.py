@@ -43,8 +43,9 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         scored = any(component.scored for component in components)
         if not rewards and short(responses.component) == "logged" and scored:
             rewards = [responses]
-    generation = file.section(scope, "generation", Sampling, _defaults(file, scope, components, "generation"))
-    train = file.section(scope, "train", Train, _defaults(file, scope, components, "train"))
+    setters = [task.peek(), *components] if task is not None else components
+    generation = file.section(scope, "generation", Sampling, _defaults(file, scope, setters, "generation"))
+    train = file.section(scope, "train", Train, _defaults(file, scope, setters, "train"))
     # What an algorithm sets is not known of one that is unread.
     if train is not None and train.iterations is None and train.passes is None and not file.unread:
         file.report((*scope, "train"), "say how long: `iterations` or `passes`")
@@ -130,13 +131,13 @@ def _responses(file: File, scope: Keys, algorithm: list[Component]) -> Item | No
     return file.make((*scope, "responses"), "responses", next(iter(wishes), "sampled"))
 
 
-def _defaults(file: File, scope: Keys, algorithm: list[Component], section: str) -> dict[str, Any]:
-    """What the algorithm sets in a section unless the file does."""
+def _defaults(file: File, scope: Keys, setters: list[Component], section: str) -> dict[str, Any]:
+    """What task and algorithm set in a section unless the file does."""
     merged = file.merge(scope, section)
     said = {*merged, *(ALTERNATIVES.get(name, "") for name in merged if section == "train")}
     defaults: dict[str, Any] = {}
     by: dict[str, str] = {}
-    for component in algorithm:
+    for component in setters:
         for key, value in component.defaults.get(section, {}).items():
             if key in said:
                 continue

@@ -51,6 +51,14 @@ class Example:
         found = self.meta.get("references") or ()
         return (found,) if isinstance(found, str) else tuple(found)
 
+    @property
+    def without_references(self) -> str:
+        """What is said where there are none: why, if the task knows it (`meta["blind"]`), or what there is."""
+        if why := self.meta.get("blind"):
+            return f"example `{self.id}` has none: {why}"
+        keys = ", ".join(self.meta) or "none"
+        return f"example `{self.id}` has none: `references` is missing or empty in its `meta` (which holds: {keys})"
+
 
 def _refused(self: Any, *_: Any, **__: Any) -> Any:
     raise TypeError("an example cannot be changed, others read it too: `copy.deepcopy` it first")

@@ -66,7 +66,7 @@ class Component:
     constraint: Any = None
     """A `rlalign.Nucleus` that narrows what the policy may sample."""
     defaults: Mapping[str, Mapping[str, Any]] = {}
-    """What it sets in the pipeline's `train` and `generation` unless the file does."""
+    """What it sets in the pipeline's `train` and `generation` unless the file does; a task or an algorithm may."""
     sources: Mapping[str, int] = {}
     """Components that it asks for responses, with the number a prompt that it wants of each; 0: as many as
     `generation.samples` says."""

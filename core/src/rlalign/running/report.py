@@ -73,7 +73,7 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[
 
 
 def _defaults(plan: PhasePlan) -> list[str]:
-    """What algorithms set in `train` and `generation`, where the file left it to them."""
+    """What task and algorithms set in `train` and `generation`, where the file left it to them."""
     return [
         f"{section}.{key} {value} ({component.name})"
         for component in plan.components

@@ -726,7 +726,7 @@ def test_prompts_that_are_control_tokens_and_nothing_at_all(cls, shape, options,
 )
 def test_missing_references_are_told(cls, shape, made):
     key = {"premise": "references"} if cls is NLI else {"layer": 2} if cls is BERTScore else {}
-    with pytest.raises(ComponentError, match=r"example `lonely` has no references.*holds: other"):
+    with pytest.raises(ComponentError, match=r"example `lonely` has none.*holds: other"):
         made(cls, shape, **key).reward(rollout(["x"], [0], [Example("lonely", "x", meta={"other": 1})]))
 
 

@@ -388,7 +388,7 @@ def test_wizard_of_wikipedia_on_the_hub(hub):
     assert [e.prompt for e in task.examples("train")] == ["Knowledge: k<|endoftext|>q<|endoftext|>"] * 3
     assert task.examples("test")[0].id == "wow/chujiezheng/wizard_of_wikipedia/test:1#1"
     other = WizardOfWikipedia(WizardOfWikipedia.Config(faithdial="McGill-NLP/FaithDial"))
-    with pytest.raises(ConfigError, match="`test` holds 1 rows, and the published one 3,539"):
+    with pytest.raises(ConfigError, match="`test` holds 1 rows, expected 3,539"):
         other.examples("test")
 
 

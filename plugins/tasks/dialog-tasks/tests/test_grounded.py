@@ -108,7 +108,7 @@ def test_bad_rows_of_faithdial(tmp_path, row, why):
 def test_published_sizes(tmp_path):
     path = write(tmp_path / "train.json", [faith()])
     assert len(faithdial(path)) == 1
-    with pytest.raises(ConfigError, match=r"`train` holds 1 rows, and the published one 18,357"):
+    with pytest.raises(ConfigError, match=r"`train` holds 1 rows, expected 18,357"):
         faithdial(path, whole=True)
     assert len(faithdial(path, whole=True, limit=1)) == 1  # a part was asked for
 

@@ -200,9 +200,7 @@ def test_a_lols_files(tmp_path):
     (tmp_path / "hh_test/bad_test_indices.json").write_text("[1]")
     with pytest.raises(ConfigError, match="expected an object of lists of row numbers"):
         hh(tmp_path).examples("test")
-    with pytest.raises(
-        ConfigError, match=r"`val` holds 1 rows, and the published one 280; `whole: false` takes"
-    ):
+    with pytest.raises(ConfigError, match=r"`val` holds 1 rows, expected 280; `whole: false` takes"):
         hh(tmp_path, whole=True).examples("val")
     jsonl(tmp_path / "hh_dev/sampled_dev.json", [pro()] * 280)
     assert len(hh(tmp_path, whole=True).examples("val")) == 280

@@ -149,11 +149,7 @@ class Bleurt(Component):
 
     def _references(self, example: Example) -> tuple[str, ...]:
         if not example.references:
-            keys = ", ".join(example.meta) or "none"
-            raise ComponentError(
-                f"`{self.name}` compares with references, and example `{example.id}` has none: "
-                f"`references` is missing or empty in its `meta` (which holds: {keys})"
-            )
+            raise ComponentError(f"`{self.name}` compares with references, and {example.without_references}")
         return example.references[:1] if self.config.aggregate == "first" else example.references
 
 

@@ -180,12 +180,10 @@ class Function(Component):
         return found | (self._columns(examples, found) if self.config.style == "trl" else {})
 
     def _references(self, examples: Sequence[Example]) -> list[list[str]]:
-        without = next((e for e in examples if "references" not in e.meta), None)
+        without = next((e for e in examples if "references" not in e.meta or "blind" in e.meta), None)
         if without is not None and "references" in self._asked.required:
-            keys = ", ".join(without.meta) or "none"
             raise ComponentError(
-                f"{self.config.source} asks for references, and example `{without.id}` has none: "
-                f"`references` is missing or empty in its `meta` (which holds: {keys})"
+                f"{self.config.source} asks for references, and {without.without_references}"
             )
         found = [e.meta.get("references", []) for e in examples]
         return [[each] if isinstance(each, str) else list(each) for each in found]

@@ -227,10 +227,7 @@ class LLMJudge(Component):
 
     def _reference(self, example: Example) -> str:
         if not example.references:
-            raise ComponentError(
-                f"example `{example.id}` has no reference to compare with (its `meta` holds: "
-                f"{', '.join(example.meta) or 'nothing'})"
-            )
+            raise ComponentError(f"references are compared with, and {example.without_references}")
         return example.references[0]
 
     # -- asking -----------------------------------------------------------------------------------------------

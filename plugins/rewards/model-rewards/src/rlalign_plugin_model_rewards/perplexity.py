@@ -159,7 +159,7 @@ class ReferencePerplexity(Component):
         assert isinstance(policy, CausalLM)
         texts = [text for e in rollout.examples for text in e.references]
         if not texts:
-            raise ConfigError(f"`{self.name}` reads references, and the examples evaluated have none")
+            raise ConfigError(f"`{self.name}` reads references, and {rollout.examples[0].without_references}")
         tokenizer = policy.tokenizer
         tokens = tokenizer(
             self.config.separator.join(texts),

@@ -45,10 +45,10 @@ def texts_of(example: Example, what: str) -> tuple[str, ...]:
     found = example.references if what == "references" else example.meta.get(what) or ()
     texts = (found,) if isinstance(found, str) else tuple(found) if isinstance(found, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
-        kind = "no references" if what == "references" else f"no text under `{what}`"
-        raise ComponentError(
-            f"example `{example.id}` has {kind} (its `meta` holds: {', '.join(example.meta) or 'nothing'})"
-        )
+        if what == "references":
+            raise ComponentError(f"references are needed, and {example.without_references}")
+        keys = ", ".join(example.meta) or "nothing"
+        raise ComponentError(f"example `{example.id}` has no text under `{what}` (its `meta` holds: {keys})")
     return texts
 
 

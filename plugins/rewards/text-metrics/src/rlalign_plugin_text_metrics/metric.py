@@ -37,11 +37,7 @@ class CorpusMetric(TextMetric):
 def references(example: Example, asked_by: str) -> tuple[str, ...]:
     """The example's references, of which there must be some."""
     if not example.references:
-        keys = ", ".join(example.meta) or "none"
-        raise ComponentError(
-            f"`{asked_by}` compares with references, and example `{example.id}` has none: "
-            f"`references` is missing or empty in its `meta` (which holds: {keys})"
-        )
+        raise ComponentError(f"`{asked_by}` compares with references, and {example.without_references}")
     return example.references
 
 

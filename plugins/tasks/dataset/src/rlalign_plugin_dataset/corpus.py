@@ -145,9 +145,11 @@ class Corpus(Task):
         try:
             return self.download()
         except ConfigError as error:
-            raise ConfigError(
-                f"{error}\nWithout the hub: `path`, a copy of the data, or `sample: true`, a dozen rows of our own"
-            ) from error
+            raise ConfigError(f"{error}\n{self.without_hub()}") from error
+
+    def without_hub(self) -> str:
+        """What to do where the hub cannot be reached."""
+        return "Without the hub: `path`, a copy of the data, or `sample: true`, a dozen rows of our own"
 
     def indexed(self, name: str, names: Sequence[str], split_of: SplitOf) -> dict[str, Examples]:
         """One walk over a split's tables."""
@@ -189,8 +191,7 @@ class Corpus(Task):
         ):
             return
         raise ConfigError(
-            f"{self.where}: `{name}` holds {found:,} rows, and the published one {expected:,}; "
-            "`whole: false` takes it as it is"
+            f"{self.where}: `{name}` holds {found:,} rows, expected {expected:,}; `whole: false` takes it as it is"
         )
 
     @property

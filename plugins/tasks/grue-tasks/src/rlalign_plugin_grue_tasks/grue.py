@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from rlalign_plugin_dataset.sources import Sources
 
 SAMPLES = Path(__file__).parent / "samples"
 EXPORT = "refs/convert/parquet"
-"""The branch in which the hub keeps every data set as Parquet, those described by a script too."""
+"""The branch in which the hub keeps every data set as Parquet, those that a script describes too."""
 
 Prompt = str | list[dict[str, Any]]
 
@@ -34,63 +34,106 @@ class Published:
     revision: str | None = None
     """The commit that is read unless `revision` says otherwise; None: the latest."""
     exported: Mapping[str, str] | None = None
-    """Split → files in the hub's export, for data that are described by a script."""
+    """Split → files in the hub's export, for data that a script describes."""
     elsewhere: str = ""
-    """Where else a copy is to be had, in words."""
+    """Where else a copy is to be had: a sentence."""
+
+    def command(self) -> str:
+        """What fetches a copy, where there is a connection."""
+        revision = self.revision or (EXPORT if self.exported else None)
+        part = next(iter(self.exported.values())).partition("/")[0] if self.exported else self.subset
+        said = f"hf download {self.hub} --repo-type dataset"
+        said += f" --revision {revision}" if revision else ""
+        return said + (f" --include '{part}/*'" if part else "") + " --local-dir FOLDER"
 
 
 class GrueOptions(CorpusOptions):
     """What every task of this package can be told."""
 
-    hub: str | None = Field(None, description="the data set's name on the hub; null: the usual one")
+    hub: str | None = Field(
+        None, description="the data set's name on the hub; null: as the README's table says"
+    )
     revision: str | None = Field(
         None, description="hub: a commit, tag or branch; null: as the README's table says"
     )
     whole: bool | None = Field(
         None,
-        description="refuse data whose splits do not have the published sizes; null: yes from the hub, no from `path`",
+        description="refuse data whose splits do not have the sizes that are expected; null: yes from the hub, no from "
+        "`path`",
     )
     style: Literal["plain", "chat"] = Field(
         "plain", description="the prompt as published, or as a user's message for a chat template"
     )
-    compat: Literal["rl4lms"] | None = Field(
-        None, description="`rl4lms`: handle text as RL4LMs did where that differs, as the README lists"
+    max_prompt_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="longer prompts are cut, once for rollouts, rewards and evaluation; needs `tokenizer`; null: none "
+        "is",
     )
 
 
+class CompatOptions(GrueOptions):
+    """Of a task that RL4LMs has."""
+
+    compat: Literal["rl4lms"] | None = Field(
+        None, description="`rl4lms`: text is handled as RL4LMs did where that differs, as the README lists"
+    )
+
+
+def prompt_tokens(most: int | None) -> Any:
+    """`max_prompt_tokens` with a task's own default."""
+    return Field(most, gt=0, description=GrueOptions.model_fields["max_prompt_tokens"].description)
+
+
 class GrueTask(Corpus):
-    """A task of the benchmark, with all that its paper's code set for it."""
+    """A task of the benchmark, with all that its paper's code set for it.
+
+    `generation` is how it evaluates, `defaults["generation"]` how it samples to learn.
+    """
 
     published: ClassVar[Published]
     licence: ClassVar[str]
     """The licence of the data."""
     warm_start: ClassVar[str | None] = None
     """The model, fine-tuned on the task, that was published with the benchmark."""
-    metrics: ClassVar[Sequence[Any]] = ()
+    metrics: ClassVar[Sequence[str | Mapping[str, Any]]] = ()
     """What it is measured by, as `evaluate: {use: …}` takes it."""
     side: ClassVar[Side] = "right"
-    """The end at which a prompt is cut that is too long."""
+    """The end at which a prompt that is too long is cut."""
     blind: ClassVar[Mapping[str, str]] = {}
-    """Splits without references, and why there are none."""
+    """Splits that are published without references: what to do."""
     config: GrueOptions
+
+    @property
+    def compat(self) -> bool:
+        """Whether text is handled as RL4LMs did."""
+        return getattr(self.config, "compat", None) == "rl4lms"
 
     def download(self) -> Sources:
         c, p = self.config, self.published
         revision = c.revision or p.revision or (EXPORT if p.exported else None)
         return sources.hub(c.hub or p.hub, None if p.exported else p.subset, revision, {}, files=p.exported)
 
+    def without_hub(self) -> str:
+        told = f"Where there is a connection, `{self.published.command()}` fetches a copy, and `path: FOLDER` reads it."
+        return "\n".join(filter(None, (told, self.published.elsewhere, super().without_hub())))
+
     @property
     def where(self) -> str:
         return str(self.place or f"hub: {self.config.hub or self.published.hub}")
+
+    def postprocess(self, text: str) -> str:
+        return text.strip()
 
 
 class GrueReader(Measuring):
     """Reads rows of a task: prompts in the style asked for, cut once for all who read them."""
 
-    def __init__(self, name: str, task: GrueTask) -> None:
+    def __init__(self, name: str, task: GrueTask, split: str) -> None:
         super().__init__(name)
+        self.task = task
         self.config: Any = task.config
-        self.side = task.side
+        self.split = split
 
     def prompt(self, text: str, *, before: str = "", after: str = "", chat: str = "{text}") -> Prompt:
         """`before`, text and `after` as published; or the message `chat`, in which `{text}` stands for the text."""
@@ -101,12 +144,41 @@ class GrueReader(Measuring):
     def cut(self, text: str) -> str:
         """At most `max_prompt_tokens`; RL4LMs left that to the policy, so that its rewards read all of a prompt."""
         limit = self.config.max_prompt_tokens
-        if self.tokens is None or limit is None or self.config.compat == "rl4lms":
+        if self.tokens is None or limit is None or self.task.compat:
             return text
-        return self.tokens.cut(text, limit - self.tokens.around, self.side)
+        return self.tokens.cut(text, limit - self.tokens.around, self.task.side)
+
+    def answers(self, prompt: Prompt, texts: Sequence[str]) -> tuple[str, ...]:
+        """Texts as logged responses: RL4LMs put no space between them and a prompt."""
+        if not isinstance(prompt, str) or self.task.compat:
+            return tuple(texts)
+        return tuple(joined(prompt, text, " ") for text in texts)
 
     def example(self, name: str, prompt: Prompt, references: Sequence[str], **meta: Any) -> Example:
-        """An example whose logged responses are its references."""
-        plain = prompt if isinstance(prompt, str) and self.config.compat is None else None
-        responses = tuple(each if plain is None else joined(plain, each, " ") for each in references)
-        return Example(name, prompt, responses, meta={"references": list(references), **meta})
+        """An example whose logged responses are its references; of a blind split it has none."""
+        if self.split in self.task.blind:
+            return Example(
+                name, prompt, meta={"references": [], "blind": self.task.blind[self.split], **meta}
+            )
+        answers = self.answers(prompt, references)
+        return Example(name, prompt, answers, meta={"references": list(references), **meta})
+
+
+def gathered(
+    examples: Iterable[Example], key: Callable[[Example], Hashable], most: int | None = None
+) -> list[Example]:
+    """One example of all that have the same key, with all their references, each once."""
+    groups: dict[Hashable, list[Example]] = {}
+    for example in examples:
+        found = key(example)
+        if found not in groups and most is not None and len(groups) >= most:
+            continue
+        groups.setdefault(found, []).append(example)
+    return [_one_of(group) for group in groups.values()]
+
+
+def _one_of(group: Sequence[Example]) -> Example:
+    first = group[0]
+    references = list(dict.fromkeys(text for example in group for text in example.references))
+    responses = tuple(dict.fromkeys(text for example in group for text in example.responses))
+    return Example(first.id, first.prompt, responses, meta={**first.meta, "references": references})
