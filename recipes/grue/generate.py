@@ -40,9 +40,9 @@ AS = {
     "nlpo": "As ppo.yaml, but for `algorithm`.",
     "supervised-ppo": "As ppo.yaml, but for where it begins, which the KL is to as well.",
     "supervised-nlpo": "As supervised-ppo.yaml, but for `algorithm`.",
-    "rloo": "As supervised-ppo.yaml, but for `algorithm`: no value; {samples} responses a prompt, as many in all, gone over once at a larger `lr`.",
+    "rloo": "As supervised-ppo.yaml, but for no value, {samples} responses a prompt, one pass at a larger `lr`.",
     "grpo": "As rloo.yaml, but for `algorithm`, which holds the KL.",
-    "a-lol": "It begins as supervised-ppo.yaml, whose model writes as many responses as rloo.yaml draws; they are scored once.",
+    "a-lol": "The model of supervised-ppo.yaml writes as many responses as rloo.yaml draws; they are scored once.",
     "copg": "As a-lol.yaml, but for what it makes of the log.",
 }
 """How a file differs from another."""
@@ -86,7 +86,7 @@ class Recipe:
         return unit * math.ceil(self.row["buffer"] / self.row["generation"]["max_new_tokens"] / unit)
 
     def online(self, grouped: bool) -> dict[str, Any]:
-        """`train` of what samples. In groups all are gone over once, at a learning rate that makes up for fewer steps."""
+        """`train` of what samples. Groups are gone over once, at a learning rate that makes up for fewer steps."""
         said = self.row[self.begins]
         if not grouped:
             return {

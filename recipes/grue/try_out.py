@@ -1,7 +1,7 @@
 """Tries recipes where there is neither hub nor GPU: `python recipes/grue/try_out.py imdb/nlpo daily-dialog/rloo`.
 
-Two iterations on the task's sample rows, with tiny random models in place of those that are named: whether all of it goes
-together, and what a run leaves. Nothing is learned.
+Two iterations on the task's sample rows, with tiny random models in place of those that are named. Nothing is learned;
+it shows whether all goes together, and what a run leaves.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ LONGEST = {"max_new_tokens": 12, "min_new_tokens": 4, "beams": 2, "samples": SAM
 
 def tiny_models(folder: Path) -> dict[str, Path]:
     """Random models of every kind that recipes name, and their tokenizers, which read letter by letter."""
-    from rlalign_plugin_model_rewards.testing import tiny_scorer
     from transformers.utils import logging
+
+    from rlalign_plugin_model_rewards.testing import tiny_scorer
 
     logging.disable_progress_bar()
     labels = {i: f"LABEL_{i}" for i in range(5)}

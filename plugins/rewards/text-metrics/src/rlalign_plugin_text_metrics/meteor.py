@@ -113,8 +113,7 @@ class Meteor(_Aligned):
         )
         compat: Literal["rl4lms"] | None = Field(
             None,
-            description="`rl4lms`: all references written out as one list, `['…', '…']`, are the one reference, as RL4LMs "
-            "computes it by mistake; for comparison with its numbers",
+            description="`rl4lms`: all references, written out as a list `['…', '…']`, are the one reference: RL4LMs' mistake",
         )
 
         @model_validator(mode="after")
