@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from recipes.grue import generate, try_out
+from recipes.grue.recipe import name_of
 
 import rlalign
 from rlalign.config.load import load_pipeline
@@ -15,16 +17,15 @@ from rlalign.config.registry import Registry
 from rlalign.running import workspace
 from rlalign.running.report import describe
 from rlalign_plugin_text_metrics import wordnet
-from rlalign_study.file import module_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "grue"
-generate, try_out = (module_of(FOLDER / f"{name}.py") for name in ("generate", "try_out"))
 RECIPES = generate.recipes()
 FILES = [FOLDER / recipe.task / f"{recipe.method}.yaml" for recipe in RECIPES]
+WRITE = "python -m recipes.grue.generate"
 SOME = ("imdb/supervised-nlpo", "imdb/rloo", "imdb/a-lol")
 
 
-def name_of(path: Path) -> str:
+def called(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
@@ -52,13 +53,14 @@ def written(path: Path) -> dict[str, Any]:
 
 
 def test_the_files_are_what_the_table_gives():
-    assert sorted(FOLDER.glob("*/*.yaml")) == sorted(FILES), "python recipes/grue/generate.py"
-    for recipe, path in zip(RECIPES, FILES, strict=True):
-        assert path.read_text() == recipe.text, "python recipes/grue/generate.py"
+    assert sorted(FOLDER.glob("*/*.yaml")) == sorted(FILES), WRITE
+    for path, text in generate.files().items():
+        assert path.read_text() == text, WRITE
+    for recipe in RECIPES:
         assert yaml.safe_load(recipe.text) == recipe.sections
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", FILES, ids=called)
 def test_every_recipe_can_run(path):
     registry = Registry(trust=True)
     pipeline = load_pipeline(path, registry=registry)
@@ -125,7 +127,7 @@ def holds(result: rlalign.Result, path: Path) -> None:
     phases = recipe.get("phases", [recipe])
     assert len(result.metrics) == sum(1 if p["train"].get("iterations") == 1 else 2 for p in phases)
     for item in recipe["evaluate"]["use"]:
-        name = generate._name(item)
+        name = name_of(item)
         assert any(key == f"eval/{name}" or key.startswith(f"eval/{name}/") for key in result.last), name
 
 
@@ -138,6 +140,6 @@ def test_some_run_on_sample_rows(name, models, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", FILES, ids=called)
 def test_every_recipe_runs_on_sample_rows(path, models, tmp_path):
     holds(run(path, models, tmp_path), path)

@@ -1,4 +1,4 @@
-"""Tries recipes where there is neither hub nor GPU: `python recipes/grue/try_out.py imdb/nlpo daily-dialog/rloo`.
+"""Tries recipes where there is neither hub nor GPU: `python -m recipes.grue.try_out imdb/nlpo daily-dialog/rloo`.
 
 Two iterations on the task's sample rows, with tiny random models in place of those that are named. Nothing is learned;
 it shows whether all goes together, and what a run leaves.
@@ -26,7 +26,7 @@ def tiny_models(folder: Path) -> dict[str, Path]:
 
     from rlalign_plugin_model_rewards.testing import tiny_scorer
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     labels = {i: f"LABEL_{i}" for i in range(5)}
     named = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
     return {

@@ -113,7 +113,7 @@ class Meteor(_Aligned):
         )
         compat: Literal["rl4lms"] | None = Field(
             None,
-            description="`rl4lms`: all references, written out as a list `['…', '…']`, are the one reference: RL4LMs' mistake",
+            description="`rl4lms`: all references, written out as a list, `['…', '…']`, are one: RL4LMs' mistake",
         )
 
         @model_validator(mode="after")
