@@ -13,3 +13,19 @@ class OfASample(TaskTests):
 
 class TestIMDB(OfASample):
     component = "imdb"
+
+
+class TestCommonGen(OfASample):
+    component = "common-gen"
+
+
+class TestCNNDailyMail(OfASample):
+    component = "cnn-daily-mail"
+
+
+class TestToTTo(OfASample):
+    component = "totto"
+
+
+class TestE2E(OfASample):
+    component = "e2e"

@@ -64,9 +64,9 @@ class Measuring(Reader):
 class Corpus(Task):
     """A published data set. Of its rows only the places are held; they are read as they are drawn."""
 
-    samples: ClassVar[Path]
+    samples: Path
     """The folder of its sample rows."""
-    sizes: ClassVar[Mapping[str, int]] = {}
+    sizes: Mapping[str, int] = {}
     """Rows of each split, where they are known for sure."""
     places: ClassVar[frozenset[str]] = frozenset({"path", "tokenizer"})
     """Options that say where something is: a fingerprint holds what is there."""
@@ -156,12 +156,16 @@ class Corpus(Task):
         tables = self.tables()[name]
         readers = [self.reader(name, table) for table in tables]
         skip = self.config.bad_rows == "skip"
-        most = (self.config.limit, self.most) if self.limits_the_walk else ()
-        limit = min((one for one in most if one is not None), default=None)
+        limit = self.at_most if self.limits_the_walk else None
         found = index(tables, readers, names, split_of, skip=skip, limit=limit)
         for reader in readers:
             reader.tokens = self.tokens
         return found
+
+    @property
+    def at_most(self) -> int | None:
+        """How many examples of a split are wanted; None: all."""
+        return min((one for one in (self.config.limit, self.most) if one is not None), default=None)
 
     @property
     def place(self) -> Path | None:
@@ -185,8 +189,7 @@ class Corpus(Task):
         expected = self.sizes.get(name)
         if (
             not self.whole
-            or self.config.limit is not None
-            or self.most is not None
+            or self.at_most is not None
             or expected in (None, found)
         ):
             return

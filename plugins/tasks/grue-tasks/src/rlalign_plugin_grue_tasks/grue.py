@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from rlalign import Example
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.corpus import Corpus, CorpusOptions, Measuring
+from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.lengths import Side
 from rlalign_plugin_dataset.mapping import joined
 from rlalign_plugin_dataset.sources import Sources
@@ -38,12 +39,16 @@ class Published:
     elsewhere: str = ""
     """Where else a copy is to be had: a sentence."""
 
+    @property
+    def branch(self) -> str | None:
+        """The commit or branch that is read; None: the latest."""
+        return self.revision or (EXPORT if self.exported else None)
+
     def command(self) -> str:
         """What fetches a copy, where there is a connection."""
-        revision = self.revision or (EXPORT if self.exported else None)
         part = next(iter(self.exported.values())).partition("/")[0] if self.exported else self.subset
         said = f"hf download {self.hub} --repo-type dataset"
-        said += f" --revision {revision}" if revision else ""
+        said += f" --revision {self.branch}" if self.branch else ""
         return said + (f" --include '{part}/*'" if part else "") + " --local-dir FOLDER"
 
 
@@ -91,17 +96,17 @@ class GrueTask(Corpus):
     `generation` is how it evaluates, `defaults["generation"]` how it samples to learn.
     """
 
-    published: ClassVar[Published]
-    licence: ClassVar[str]
+    published: Published
+    licence: str
     """The licence of the data."""
-    warm_start: ClassVar[str | None] = None
+    warm_start: str | None = None
     """The model, fine-tuned on the task, that was published with the benchmark."""
-    metrics: ClassVar[Sequence[str | Mapping[str, Any]]] = ()
+    metrics: Sequence[str | Mapping[str, Any]] = ()
     """What it is measured by, as `evaluate: {use: …}` takes it."""
-    side: ClassVar[Side] = "right"
+    side: Side = "right"
     """The end at which a prompt that is too long is cut."""
-    blind: ClassVar[Mapping[str, str]] = {}
-    """Splits that are published without references: what to do."""
+    blind: Mapping[str, str] = {}
+    """Splits that may have no references: why, and what to do."""
     config: GrueOptions
 
     @property
@@ -109,18 +114,25 @@ class GrueTask(Corpus):
         """Whether text is handled as RL4LMs did."""
         return getattr(self.config, "compat", None) == "rl4lms"
 
+    @property
+    def on_the_hub(self) -> Published:
+        """Where the hub has the data: as published, or under the name and at the commit that were asked for."""
+        hub, revision = self.config.hub, self.config.revision
+        found = self.published if hub in (None, self.published.hub) else Published(str(hub))
+        return found if revision is None else replace(found, revision=revision)
+
     def download(self) -> Sources:
-        c, p = self.config, self.published
-        revision = c.revision or p.revision or (EXPORT if p.exported else None)
-        return sources.hub(c.hub or p.hub, None if p.exported else p.subset, revision, {}, files=p.exported)
+        p = self.on_the_hub
+        return sources.hub(p.hub, None if p.exported else p.subset, p.branch, {}, files=p.exported)
 
     def without_hub(self) -> str:
-        told = f"Where there is a connection, `{self.published.command()}` fetches a copy, and `path: FOLDER` reads it."
+        fetch = self.on_the_hub.command()
+        told = f"Where there is a connection, `{fetch}` fetches a copy, and `path: FOLDER` reads it."
         return "\n".join(filter(None, (told, self.published.elsewhere, super().without_hub())))
 
     @property
     def where(self) -> str:
-        return str(self.place or f"hub: {self.config.hub or self.published.hub}")
+        return str(self.place or f"hub: {self.on_the_hub.hub}")
 
     def postprocess(self, text: str) -> str:
         return text.strip()
@@ -155,11 +167,11 @@ class GrueReader(Measuring):
         return tuple(joined(prompt, text, " ") for text in texts)
 
     def example(self, name: str, prompt: Prompt, references: Sequence[str], **meta: Any) -> Example:
-        """An example whose logged responses are its references; of a blind split it has none."""
-        if self.split in self.task.blind:
-            return Example(
-                name, prompt, meta={"references": [], "blind": self.task.blind[self.split], **meta}
-            )
+        """An example whose logged responses are its references, of which a blind split may have none."""
+        if not references:
+            if self.split not in self.task.blind:
+                raise BadRow("no reference")
+            meta["blind"] = self.task.blind[self.split]
         answers = self.answers(prompt, references)
         return Example(name, prompt, answers, meta={"references": list(references), **meta})
 

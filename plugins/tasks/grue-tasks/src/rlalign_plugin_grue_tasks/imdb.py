@@ -92,12 +92,12 @@ class IMDB(GrueTask):
         self.check_size(there, found.found)
         order = numpy.random.default_rng(c.seed).permutation(len(found))
         if name == "test":
-            return {name: found.take(order[:TEST][: c.limit])}
+            return {name: found.take(order[:TEST][: self.at_most])}
         edge = int(len(found) * TRAIN)
         train = order[:edge]
         if c.train == "positive":
             train = numpy.array([row for row in train if found[row].meta["label"] == 1], dtype=order.dtype)
-        return {"train": found.take(train[: c.limit]), "val": found.take(order[edge:][: c.limit])}
+        return {"train": found.take(train[: self.at_most]), "val": found.take(order[edge:][: self.at_most])}
 
     def reader(self, split: str, table: Table) -> Reviews:
         return Reviews(table.name, self, split)

@@ -1,0 +1,145 @@
+"""A sentence with given words: CommonGen (Lin et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+
+from rlalign import Example
+from rlalign_plugin_dataset.cells import filled, list_of, text_of
+from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.opening import ENDINGS
+from rlalign_plugin_dataset.sources import Sources, canonical
+from rlalign_plugin_dataset.tables import Row, Table
+from rlalign_plugin_grue_tasks.grue import (
+    SAMPLES,
+    CompatOptions,
+    GrueReader,
+    GrueTask,
+    Published,
+    gathered,
+    prompt_tokens,
+)
+from rlalign_plugin_grue_tasks.lines import Lines, Parallel
+
+WORDS, SENTENCES = ".src_alpha.txt", ".tgt.txt"
+"""The authors' text files: a line of `commongen.dev.tgt.txt` has the words of that of `commongen.dev.src_alpha.txt`."""
+CHAT = "Write one sentence about an everyday scene that uses all of these words: {words}."
+
+
+class CommonGen(GrueTask):
+    """Three to five words, and a sentence about an everyday scene that uses all of them."""
+
+    paper = "Bill Yuchen Lin et al., CommonGen, 2020"
+
+    class Config(CompatOptions):
+        """Options of `common-gen`."""
+
+        max_prompt_tokens: int | None = prompt_tokens(20)
+
+    config: Config
+    samples = SAMPLES / "common-gen"
+    published = Published(
+        "GEM/common_gen",
+        exported={
+            "train": "common_gen/train/*.parquet",
+            "val": "common_gen/validation/*.parquet",
+            "test": "common_gen/test/*.parquet",
+        },
+        elsewhere="It also reads allenai/common_gen, and the authors' own files: commongen.*.jsonl, or "
+        "commongen.*.src_alpha.txt beside commongen.*.tgt.txt.",
+    )
+    licence = "MIT"
+    warm_start = "rajkumarrrk/t5-common-gen"
+    sizes = {"train": 67_389, "val": 993, "test": 1_497}
+    """Sentences of `train`, sets of words of the others."""
+    side = "right"
+    blind = {
+        "test": "CommonGen keeps the sentences of `test` to itself; evaluate on `val`, or by what reads no references, "
+        "such as `coverage`"
+    }
+    defaults = {"generation": {"top_k": 50, "min_new_tokens": 5, "max_new_tokens": 20}}
+    generation = {"beams": 5, "min_new_tokens": 5, "max_new_tokens": 20}
+    metrics = (
+        "meteor",
+        "rouge",
+        "bleu",
+        {"bert-score": {"path": "FacebookAI/roberta-large"}},
+        "cider",
+        "coverage",
+        "diversity",
+    )
+    limits_the_walk = False
+
+    def open(self, path: Path) -> Sources:
+        """The authors' text files; where a split is there in another form too, that one."""
+        if path.name.endswith(WORDS):
+            return {"train": [_in_step(path)]}
+        words = sorted(path.glob(f"*{WORDS}"))
+        found: Sources = {canonical(file.name.split(".")[-3]): [_in_step(file)] for file in words}
+        if found and not any(file.suffix in ENDINGS for file in path.iterdir()):
+            return found
+        return {**found, **super().open(path)}
+
+    def read(self, name: str) -> Mapping[str, Sequence[Example]]:
+        rows = self.indexed(name, [name], lambda example, reader: name)[name]
+        if name == "train":
+            self.check_size(name, rows.found)
+            if self.compat:
+                return {name: rows.take(numpy.arange(len(rows))[: self.at_most])}
+        found = gathered(rows, lambda example: tuple(example.meta["keywords"]), self.at_most)
+        if name != "train":
+            self.check_size(name, len(found))
+        return {name: [_with_one(example) for example in found] if self.compat else found}
+
+    def reader(self, split: str, table: Table) -> Scenes:
+        return Scenes(table.name, self, split)
+
+
+def _in_step(words: Path) -> Parallel:
+    stem = words.name.removesuffix(WORDS)
+    sides = {"words": words, "target": words.with_name(stem + SENTENCES)}
+    return Parallel(
+        {column: Lines(file, file.name) for column, file in sides.items() if file.is_file()}, stem
+    )
+
+
+def _with_one(example: Example) -> Example:
+    meta = {**example.meta, "references": list(example.references[:1])}
+    return replace(example, responses=example.responses[:1], meta=meta)
+
+
+class Scenes(GrueReader):
+    """Words and sentences: in rows of the hub (`concepts`, `target`, `references`), of the authors (`concept_set`,
+    `scene`), or a line of each of their text files."""
+
+    def examples(self, row: Row, place: str) -> Sequence[Example]:
+        words = [filled(word, "a word") for word in _words(row)]
+        prompt = self.prompt(
+            " ".join(words),
+            before="generate a sentence with: ",
+            after=".",
+            chat=CHAT.replace("{words}", ", ".join(words)),
+        )
+        sentences = [text for text in self._sentences(row) if text.strip()]
+        return [self.example(place, prompt, list(dict.fromkeys(sentences)), keywords=words)]
+
+    def _sentences(self, row: Row) -> list[str]:
+        if "scene" in row:
+            return [filled(text, "a sentence of `scene`") for text in list_of(row, "scene")]
+        target = row.get("target") or ""
+        others = [] if self.task.compat else row.get("references") or []
+        if not isinstance(target, str) or not all(isinstance(text, str) for text in others):
+            raise BadRow("`target` is no text, or `references` no list of texts")
+        return [*others, target] if target not in others else others
+
+
+def _words(row: Row) -> Sequence[object]:
+    if "concepts" in row:
+        return list_of(row, "concepts")
+    if "concept_set" in row:
+        return text_of(row, "concept_set").split("#")
+    return text_of(row, "words").split(" ")
