@@ -67,6 +67,31 @@ def test_every_recipe_can_run(path):
     assert describe(pipeline, workspace.plan_phases(pipeline, registry)[0]).startswith(f"{path.stem}: ")
 
 
+TASKS = sorted({recipe.task for recipe in RECIPES})
+
+
+def components(items: Any) -> set[str]:
+    """Without their options."""
+    return {item if isinstance(item, str) else next(iter(item)) for item in items}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_recipes_say_what_the_task_says(task):
+    """How it is sampled and decoded, what it is measured by, which model was fine-tuned on it."""
+    recipe = next(one for one in RECIPES if (one.task, one.method) == (task, "supervised-ppo"))
+    published = load_pipeline(FOLDER / task / "supervised.yaml").phases[0].task.peek()
+    assert recipe.sections["generation"] == plain(published.defaults["generation"])
+    assert recipe.sections["evaluate"]["generation"] == plain(published.generation)
+    evaluated = components([*recipe.sections["rewards"], *recipe.sections["evaluate"]["use"]])
+    assert components(published.metrics) - {"meteor-nosyn"} <= evaluated
+    if recipe.row["from"] == "original":
+        assert recipe.model == published.warm_start
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(each) if isinstance(each, tuple) else each for key, each in settings.items()}
+
+
 # -- what one file has that another has not -------------------------------------------------------------------
 
 
@@ -78,7 +103,7 @@ def parts(task: str, method: str) -> dict[str, Any]:
     return {**found, **{key: value for key, value in last.items() if key != "name"}}
 
 
-@pytest.mark.parametrize("task", sorted({recipe.task for recipe in RECIPES}))
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     "one, other, may",
     [
@@ -97,7 +122,7 @@ def test_files_differ_by_what_they_mean(task, one, other, may):
     assert differs <= may
 
 
-@pytest.mark.parametrize("task", sorted({recipe.task for recipe in RECIPES}))
+@pytest.mark.parametrize("task", TASKS)
 def test_all_that_sample_draw_as_many_responses(task):
     """Of those that begin with the fine-tuned model."""
 
