@@ -29,3 +29,33 @@ class TestToTTo(OfASample):
 
 class TestE2E(OfASample):
     component = "e2e"
+
+
+class TestWMT16(OfASample):
+    component = "wmt16"
+
+
+class TestIWSLT17(OfASample):
+    component = "iwslt17"
+
+
+class TestMulti30k(OfASample):
+    component = "multi30k"
+
+
+class TestNarrativeQA(OfASample):
+    component = "narrative-qa"
+
+
+class TestDailyDialog(OfASample):
+    component = "daily-dialog"
+
+
+class TestDailyDialogPlusPlus(OfASample):
+    component = "daily-dialog"
+    options = {"sample": True, "data": "plusplus", "responses": "all"}
+    other_options = {"responses": "adversarial"}
+
+
+class TestGSM8K(OfASample):
+    component = "gsm8k"

@@ -186,7 +186,7 @@ class Corpus(Task):
 
     def check_size(self, name: str, found: int) -> None:
         """Refuse data that is not whole, where `whole` wants it so."""
-        expected = self.sizes.get(name)
+        expected = self.sizes.get(sources.canonical(name))
         if (
             not self.whole
             or self.at_most is not None

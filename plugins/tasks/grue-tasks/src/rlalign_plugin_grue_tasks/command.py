@@ -1,4 +1,4 @@
-"""The command `rlalign data`: what must be fetched in another way than by reading the hub. Nothing is imported early."""
+"""The command `rlalign data`: what is fetched in another way than by reading the hub. It imports late."""
 
 from __future__ import annotations
 

@@ -55,7 +55,6 @@ class CommonGen(GrueTask):
     licence = "MIT"
     warm_start = "rajkumarrrk/t5-common-gen"
     sizes = {"train": 67_389, "val": 993, "test": 1_497}
-    """Sentences of `train`, sets of words of the others."""
     side = "right"
     blind = {
         "test": "CommonGen keeps the sentences of `test` to itself; evaluate on `val`, or by what reads no references, "
@@ -86,13 +85,10 @@ class CommonGen(GrueTask):
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         rows = self.indexed(name, [name], lambda example, reader: name)[name]
-        if name == "train":
-            self.check_size(name, rows.found)
-            if self.compat:
-                return {name: rows.take(numpy.arange(len(rows))[: self.at_most])}
+        self.check_size(name, rows.found)
+        if name == "train" and self.compat:
+            return {name: rows.take(numpy.arange(len(rows))[: self.at_most])}
         found = gathered(rows, lambda example: tuple(example.meta["keywords"]), self.at_most)
-        if name != "train":
-            self.check_size(name, len(found))
         return {name: [_with_one(example) for example in found] if self.compat else found}
 
     def reader(self, split: str, table: Table) -> Scenes:

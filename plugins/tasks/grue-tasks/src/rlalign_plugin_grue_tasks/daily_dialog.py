@@ -62,7 +62,9 @@ class DailyDialog(GrueTask):
             description="of the sample and the hub; in a copy the columns say which it is. `plusplus`: DailyDialog++, "
             "contexts with five right answers, five that only share words with them, and five random ones",
         )
-        turns: int = Field(5, gt=0, description="how many turns the prompt shows, the last ones; RL4LMs' are 5")
+        turns: int = Field(
+            5, gt=0, description="how many turns the prompt shows, the last ones; RL4LMs' are 5"
+        )
         responses: Literal["right", "adversarial", "random", "all"] = Field(
             "right",
             description="the logged responses: the right ones; or, of DailyDialog++, these scored 1 and beside them, "
@@ -80,13 +82,15 @@ class DailyDialog(GrueTask):
             return self
 
     config: Config
+    samples = SAMPLES / "daily-dialog"
     published = Published(
         "roskoN/dailydialog",
         exported={
             split: f"full/{part}/*.parquet"
             for split, part in (("train", "train"), ("val", "validation"), ("test", "test"))
         },
-        elsewhere="yanran.li/dailydialog offers ijcnlp_dailydialog.zip: dialogues_train.txt, dialogues_act_train.txt, …",
+        elsewhere="The authors' ijcnlp_dailydialog.zip (yanran.li/dailydialog) holds dialogues_train.txt, "
+        "dialogues_act_train.txt, …: `path` reads its unpacked folder too.",
     )
     licence = "CC BY-NC-SA 4.0; the answers of DailyDialog++ MIT"
     warm_start = "rajkumarrrk/gpt2-fine-tuned-on-daily-dialog"
@@ -100,15 +104,14 @@ class DailyDialog(GrueTask):
         "meteor",
         "rouge",
         "bleu",
-        "bert-score",
+        {"bert-score": {"path": "FacebookAI/roberta-large"}},
         {"sacrebleu": {"tokenize": "intl"}},
     )
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        self.samples = SAMPLES / (
-            "daily-dialog" if self.config.data == "dailydialog" else "daily-dialog-plusplus"
-        )
+        if self.config.data == "plusplus":
+            self.samples = SAMPLES / "daily-dialog-plusplus"
 
     def open(self, path: Path) -> Sources:
         """The authors' text files where they are there, else files of rows."""
@@ -118,7 +121,9 @@ class DailyDialog(GrueTask):
             kind, _, part = file.stem.removeprefix("dialogues_").rpartition("_")
             if kind == "" and part not in ("text", "topic", "act", "emotion"):
                 sides = {"utterances": file}
-                sides |= {f"{what}s": file.with_name(f"dialogues_{what}_{part}.txt") for what in ("act", "emotion")}
+                sides |= {
+                    f"{what}s": file.with_name(f"dialogues_{what}_{part}.txt") for what in ("act", "emotion")
+                }
                 lines = {c: Lines(f, f.relative_to(path).as_posix()) for c, f in sides.items() if f.is_file()}
                 found[canonical(part)] = Parallel(lines, lines["utterances"].name)
         return {split: [table] for split, table in found.items()} or super().open(path)
@@ -149,17 +154,23 @@ class Turns(GrueReader):
         """One example a turn that has enough turns before it."""
         c = self.config
         turns = [filled(turn, "a turn") for turn in _list(row, "utterances")]
-        labels = {what: [_number(each, what) for each in _list(row, f"{what}s")] for what in ("act", "emotion")}
+        labels = {
+            what: [_number(each, what) for each in _list(row, f"{what}s")] for what in ("act", "emotion")
+        }
         for what, found in labels.items():
             if len(found) != len(turns):
-                raise BadRow(f"{len(turns)} turns, and of each `{what}` there should be one, not {len(found)}")
+                raise BadRow(
+                    f"{len(turns)} turns, and of each `{what}` there should be one, not {len(found)}"
+                )
         if c.responses != "right":
             raise BadRow(f"`responses: {c.responses}` is of DailyDialog++, and this row is a dialogue")
         examples = []
         for at in range(c.turns, len(turns)):
             intent = labels["act"][at]
             meta = {"intent": intent, "label": intent - 1, "emotion": labels["emotion"][at]}
-            examples.append(self._example(f"{place}#{at + 1}", turns[at - c.turns : at], [turns[at]], (), meta))
+            examples.append(
+                self._example(f"{place}#{at + 1}", turns[at - c.turns : at], [turns[at]], (), meta)
+            )
         return examples
 
     def _of_context(self, row: Row, place: str) -> list[Example]:
@@ -179,7 +190,7 @@ class Turns(GrueReader):
         compat, chat = self.task.compat, self.config.style == "chat"
         if not compat:
             turns, right, wrong = (list(map(str.strip, texts)) for texts in (turns, right, wrong))
-        prompt: Prompt = messages(turns) if chat else self.cut(END.join(turns) + f" {END}")
+        prompt: Prompt = messages(self._fitting(turns)) if chat else self.cut(END.join(turns) + f" {END}")
         responses = [*right, *wrong] if chat else [answer + END for answer in (*right, *wrong)]
         about = {
             "references": responses[: len(right)] if compat else right,
@@ -188,6 +199,13 @@ class Turns(GrueReader):
         }
         scores = (1.0,) * len(right) + (0.0,) * len(wrong) if wrong else ()
         return Example(name, prompt, tuple(responses), scores, meta=about)
+
+    def _fitting(self, turns: Sequence[str]) -> Sequence[str]:
+        """The last turns, as many as `max_prompt_tokens` leaves room for."""
+        limit, tokens = self.config.max_prompt_tokens, self.tokens
+        while tokens and limit and len(turns) > 1 and sum(map(tokens.count, turns)) > limit:
+            turns = turns[1:]
+        return turns
 
 
 def messages(turns: Sequence[str]) -> list[dict[str, Any]]:

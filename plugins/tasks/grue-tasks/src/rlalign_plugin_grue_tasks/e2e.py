@@ -56,7 +56,6 @@ class E2E(GrueTask):
     )
     licence = "CC BY-SA 4.0"
     sizes = {"train": 42_061, "val": 4_672, "test": 4_693}
-    """Texts."""
     side = "right"
     blind = {"test": "testset.csv holds none, and testset_w_refs.csv does; take that one"}
     defaults = {"generation": {"top_k": 50, "min_new_tokens": 5, "max_new_tokens": 64}}

@@ -63,8 +63,8 @@ class GrueOptions(CorpusOptions):
     )
     whole: bool | None = Field(
         None,
-        description="refuse data whose splits do not have the sizes that are expected; null: yes from the hub, no from "
-        "`path`",
+        description="refuse data whose splits do not have the sizes that are expected; null: yes of the usual one on the "
+        "hub, no of others and of a copy",
     )
     style: Literal["plain", "chat"] = Field(
         "plain", description="the prompt as published, or as a user's message for a chat template"
@@ -129,6 +129,11 @@ class GrueTask(Corpus):
         fetch = self.on_the_hub.command()
         told = f"Where there is a connection, `{fetch}` fetches a copy, and `path: FOLDER` reads it."
         return "\n".join(filter(None, (told, self.published.elsewhere, super().without_hub())))
+
+    @property
+    def whole(self) -> bool:
+        asked = self.config.whole
+        return self.place is None and self.on_the_hub.hub == self.published.hub if asked is None else asked
 
     @property
     def where(self) -> str:

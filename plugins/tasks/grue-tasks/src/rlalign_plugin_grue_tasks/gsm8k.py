@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rlalign import Example
 from rlalign_plugin_dataset.cells import text_of
-from rlalign_plugin_dataset.index import BadRow, by_share
+from rlalign_plugin_dataset.index import BadRow, split_by_share
 from rlalign_plugin_dataset.tables import Row, Table
 from rlalign_plugin_grue_tasks.grue import SAMPLES, GrueOptions, GrueReader, GrueTask, Published
 
@@ -30,7 +30,10 @@ class GSM8K(GrueTask):
         """Options of `gsm8k`."""
 
         held_out: float = Field(
-            0.05, ge=0, lt=1, description="the share of `train` set aside as `val`, by a hash of the prompt; 0: none"
+            0.05,
+            ge=0,
+            lt=1,
+            description="the share of `train` set aside as `val`, by a hash of the question; 0: none",
         )
         calculator: bool = Field(
             False,
@@ -64,7 +67,9 @@ class GSM8K(GrueTask):
         shares = self._shares()
         if name not in shares:
             return super().read(name)
-        found = self.indexed("train", list(shares), by_share(shares))
+        found = self.indexed(
+            "train", list(shares), lambda example, reader: split_by_share(example.meta["question"], shares)
+        )
         self.check_size("train", found["train"].found)
         return found
 
@@ -89,5 +94,5 @@ class Sums(GrueReader):
         if not self.config.calculator:
             solution = _CALCULATOR.sub("", solution)
         prompt = self.prompt(question, before="Question: ", after="\nAnswer:", chat=CHAT)
-        meta = {"references": [number.strip()]}
+        meta = {"references": [number.strip()], "question": question}
         return [Example(place, prompt, self.answers(prompt, [solution]), meta=meta)]

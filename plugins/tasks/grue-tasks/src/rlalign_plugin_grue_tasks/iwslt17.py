@@ -44,7 +44,8 @@ class IWSLT17(Translation):
                 split: f"{subset}/{part}/*.parquet"
                 for split, part in (("train", "train"), ("val", "validation"), ("test", "test"))
             },
-            elsewhere="the campaign's archive de-en.tgz holds train.tags.de-en.de, IWSLT17.TED.dev2010.de-en.de.xml, …",
+            elsewhere="The campaign's archives hold train.tags.en-de.en, IWSLT17.TED.dev2010.en-de.en.xml, …, which "
+            "`path` reads too.",
         )
         self.sizes = dict(zip(("train", "val", "test"), SIZES[other], strict=True))
         if self.pair == ("en", "de"):

@@ -26,11 +26,11 @@ class Multi30k(Translation):
     samples = SAMPLES / "multi30k"
     published = Published(
         "bentrevett/multi30k",
-        elsewhere="github.com/multi30k/dataset holds data/task1/raw: train.en.gz, train.de.gz, …",
+        elsewhere="github.com/multi30k/dataset holds data/task1/raw with train.en.gz, train.de.gz, …, which `path` "
+        "reads too.",
     )
     licence = "for research and education; the captions stem from Flickr30k, whose terms hold"
     sizes = {"train": 29_000, "val": 1_014, "test": 1_000}
-    metrics = ("meteor-nosyn", "rouge", "bleu", "sacrebleu", "ter", "chrf", "diversity")
     defaults = {"generation": {"top_k": 10, "max_new_tokens": 48}}
     generation = {"beams": 4, "max_new_tokens": 48}
 

@@ -57,7 +57,7 @@ class NarrativeQA(GrueTask):
     """The question comes first, and stays."""
     defaults = {"generation": {"top_k": 50, "max_new_tokens": 50}}
     generation = {"beams": 4, "max_new_tokens": 50}
-    metrics = ("rouge-l-max", "meteor", "rouge", "bleu", "bert-score", "diversity")
+    metrics = ("rouge-l-max", "meteor", "rouge", "bleu", {"bert-score": {"path": "FacebookAI/roberta-large"}}, "diversity")
     limits_the_walk = False
 
     def open(self, path: Path) -> Sources:

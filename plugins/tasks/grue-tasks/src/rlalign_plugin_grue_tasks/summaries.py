@@ -53,7 +53,7 @@ def of_parquet(file: Any, name: str) -> list[dict[str, Any]]:
         rows = opened.read(columns=columns).to_pylist()
     return [
         {
-            "document": row["document"]["id"],
+            "document_id": row["document"]["id"],
             "summary": row["document"]["summary"]["text"],
             "question": row["question"]["text"],
             "answers": [answer["text"] for answer in row["answers"]],
@@ -110,10 +110,12 @@ def of_authors(folder: Path, split: str) -> list[dict[str, Any]]:
     rows = [row for row in _csv(folder / QAPS) if row["set"] == theirs]
     lost = next((row for row in rows if row["document_id"] not in summaries), None)
     if lost is not None:
-        raise ConfigError(f"{place}: no summary of the document {lost['document_id']}, which {QAPS} asks about")
+        raise ConfigError(
+            f"{place}: no summary of the document {lost['document_id']}, which {QAPS} asks about"
+        )
     return [
         {
-            "document": row["document_id"],
+            "document_id": row["document_id"],
             "summary": summaries[row["document_id"]],
             "question": row["question"],
             "answers": [row["answer1"], row["answer2"]],

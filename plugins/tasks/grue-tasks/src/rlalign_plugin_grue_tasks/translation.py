@@ -26,15 +26,6 @@ NAMES = {
 MARKUP = {".xml", ".sgm", ".sgml"}
 EMPTY = "are empty on one side"
 CHAT = "Translate this text from {source} to {target}. Answer with the translation alone.\n\n{{text}}"
-METRICS = (
-    "meteor",
-    "rouge",
-    "bleu",
-    {"sacrebleu": {"tokenize": "intl"}},
-    "ter",
-    "chrf",
-    "diversity",
-)
 
 _SEGMENT = re.compile(r"\s*<seg\b[^>]*>(.*?)(?:</seg>|$)", re.IGNORECASE)
 _SPLITS = {"train": "train", "val": "val", "dev": "val", "test": "test", "tst": "test"}
@@ -72,7 +63,9 @@ def named(name: str) -> Named:
 def split_of(stem: str) -> str:
     """The split of a pair of files: as a word in their name begins, else `train`."""
     words = re.split(r"[-_. ]", stem.lower())
-    return next((split for word in words for begin, split in _SPLITS.items() if word.startswith(begin)), "train")
+    return next(
+        (split for word in words for begin, split in _SPLITS.items() if word.startswith(begin)), "train"
+    )
 
 
 class TranslationOptions(GrueOptions):
@@ -91,7 +84,9 @@ class TranslationOptions(GrueOptions):
         pair = (self.source, self.target)
         for language in pair:
             if language not in self.languages:
-                raise ValueError(f"there is no language `{language}` (there are: {', '.join(self.languages)})")
+                raise ValueError(
+                    f"there is no language `{language}` (there are: {', '.join(self.languages)})"
+                )
         if len(set(pair)) == 1:
             raise ValueError("`source` and `target` are the same language")
         if not (self.any_pair or "en" in pair):
@@ -102,7 +97,16 @@ class TranslationOptions(GrueOptions):
 class Translation(GrueTask):
     """Sentences in two languages, of which one is translated to the other."""
 
-    metrics = METRICS
+    metrics = (
+        "meteor",
+        "rouge",
+        "bleu",
+        {"bert-score": {"path": "google-bert/bert-base-multilingual-cased"}},
+        {"sacrebleu": {"tokenize": "intl"}},
+        "ter",
+        "chrf",
+        "diversity",
+    )
     defaults = {"generation": {"top_k": 10, "max_new_tokens": 128}}
     generation = {"beams": 4, "max_new_tokens": 128}
     config: TranslationOptions

@@ -35,7 +35,9 @@ class WMT16(Translation):
 
     config: Config
     samples = SAMPLES / "wmt16"
-    licence = "not one for all of it: each source (Europarl, Common Crawl, News Commentary, …) has its own terms"
+    licence = (
+        "not one for all of it: each source (Europarl, Common Crawl, News Commentary, …) has its own terms"
+    )
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
@@ -44,7 +46,8 @@ class WMT16(Translation):
             "wmt/wmt16",
             subset=f"{other}-en",
             revision="41d8a4013aa1489f28fea60ec0932af246086482",
-            elsewhere="statmt.org/wmt16 offers the texts, two files a source, and the test sets as .sgm",
+            elsewhere="statmt.org/wmt16 offers the texts, two files a source, and test sets as .sgm, which `path` "
+            "reads too.",
         )
         self.sizes = dict(zip(("train", "val", "test"), SIZES[other], strict=True))
 
