@@ -53,6 +53,12 @@ QUESTIONS: dict[str, tuple[str, bytes]] = {
     "a JSON list": ("d.json", json.dumps(QA, indent=1).encode()),
     "a JSON list under the name of JSON lines": ("d.jsonl", json.dumps(QA, indent=1).encode()),
     "a JSON list on one line": ("d.jsonl", json.dumps(QA).encode()),
+    "packed JSON lines": ("d.jsonl.gz", gzip.compress(lines(*QA))),
+    "two packed files, one after the other": ("d.jsonl.gz", gzip.compress(lines(*QA[:2])) + gzip.compress(lines(QA[2]))),
+    "a packed tape": ("d.jsonl.gz", gzip.compress(lines(*QA)) + bytes(512)),
+    "a packed JSON list": ("d.json.GZ", gzip.compress(json.dumps(QA, indent=1).encode())),
+    "packed CSV": ("d.csv.gz", gzip.compress(("\ufeff" + sheet()).encode())),
+    "packed TSV": ("d.tsv.gz", gzip.compress(sheet("\t").encode())),
 }  # fmt: skip
 
 
@@ -131,15 +137,18 @@ def test_a_pair_of_chats_beside_another_prompt(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "Excel's old CSV": (
-        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*\n  files are read as UTF-8; `iconv"
+        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding: windows-1252`"
     ),
-    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  files are read as UTF-8"),
+    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  files are read as UTF-8 unless"),
     "UTF-16": ("d.csv", sheet().encode("utf-16"), "UTF-16, and UTF-8 is read: `iconv -f UTF-16 -t UTF-8 d.csv"),
     "a note to Excel": ("d.csv", b"sep=;\r\n" + sheet().encode(), "d.csv:1: `sep=` is a note to Excel"),
     "a workbook": ("d.xlsx", b"PK", "a spreadsheet is not read; save it as `CSV UTF-8`"),
-    "packed": ("d.jsonl.gz", gzip.compress(lines(*QA)), "`gunzip -k d.jsonl.gz` unpacks it"),
+    "packed otherwise": ("d.jsonl.xz", lines(*QA), "`unxz -k d.jsonl.xz` unpacks it"),
+    "packed Parquet": ("d.parquet.gz", lines(*QA), "Parquet is packed within; `gunzip -k d.parquet.gz`"),
+    "gzip by its name alone": ("d.jsonl.gz", lines(*QA), "the packed file is damaged .*, or no gzip file"),
+    "gzip that was cut": ("d.jsonl.gz", gzip.compress(lines(*QA))[:-9], "the packed file ends in its middle"),
+    "gzip with a flipped bit": ("d.jsonl.gz", gzip.compress(lines(*QA))[:-8] + bytes(8), "the packed file is damaged"),
     "a pointer of Git LFS": ("d.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "`git lfs pull`"),
-    "text": ("d.txt", b"a\nb\n", "text has no rows: write JSON lines"),
     "no ending": ("data", lines(*QA), "what a file without an ending holds; there are .jsonl"),
     "objects over several lines": ("d.jsonl", b'{\n "prompt": "a"\n}', "an object has one line to itself"),
     "commas between lines": ("d.jsonl", b'{"prompt": "a"},\n{"prompt": "b"}', "without a comma between them"),
@@ -167,7 +176,7 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, case: str) -> None:
 
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("once")
-    with pytest.raises(ConfigError, match=r"no data files .*; a\.txt: text has no rows"):
+    with pytest.raises(ConfigError, match=r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`"):
         train(tmp_path)
 
 

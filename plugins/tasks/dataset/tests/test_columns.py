@@ -54,7 +54,7 @@ def test_templates(tmp_path):
             Dataset.Config(path=tmp_path, prompt=wrong)
     bad(tmp_path, {"q": None}, "`q` is nothing", prompt="{q}")
     bad(tmp_path, {"q": True}, "`q` is true or false, expected text", prompt="{q}")
-    bad(tmp_path, {"q": ["a"]}, "`q` is a list, expected text", prompt="{q}")
+    bad(tmp_path, {"q": [1]}, "`q` is a list, expected text", prompt="{q}")
     bad(tmp_path, {"q": 3}, "`q` is a number, expected text or a list of messages", prompt="q")
 
 

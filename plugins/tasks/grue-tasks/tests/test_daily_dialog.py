@@ -1,4 +1,4 @@
-"""daily-dialog: five turns to the letter, the labels of the turn that follows, and DailyDialog++'s preference groups."""
+"""daily-dialog: five turns to the letter, the labels of the next one, and DailyDialog++'s preference groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ def rows(folder: Path, *rows: dict[str, Any], name: str = "train.jsonl") -> Path
 
 
 def dialogue(*turns: str, **other: Any) -> dict[str, Any]:
-    return {"id": "x", "utterances": list(turns), "acts": [1] * len(turns), "emotions": [0] * len(turns), **other}
+    return {
+        "id": "x",
+        "utterances": list(turns),
+        "acts": [1] * len(turns),
+        "emotions": [0] * len(turns),
+        **other,
+    }
 
 
 # -- DailyDialog --------------------------------------------------------------------------------------------
@@ -69,7 +75,9 @@ def test_as_a_chat():
 @pytest.mark.parametrize(("turns", "expected"), [(5, ["a . <EOU>b ."]), (2, [])])
 def test_fewer_than_five_turns_before_one_are_no_example(tmp_path, turns, expected):
     examples = made(path=rows(tmp_path, dialogue(*SIX), dialogue(*SIX[:5]))).examples("train")
-    assert [(e.prompt, e.references) for e in examples] == [("a .<EOU>b ?<EOU>c .<EOU>d !<EOU>e . <EOU>", ("f .",))]
+    assert [(e.prompt, e.references) for e in examples] == [
+        ("a .<EOU>b ?<EOU>c .<EOU>d !<EOU>e . <EOU>", ("f .",))
+    ]
     examples = made(path=tmp_path, turns=2).examples("train")
     assert len(examples) == 4 + 3 and examples[0].prompt == "a .<EOU>b ? <EOU>"
 
@@ -196,7 +204,10 @@ def ended(*texts: str) -> tuple[str, ...]:
 def test_right_and_wrong_answers(which, responses, scores):
     task = made(sample=True, data="plusplus", responses=which, bad_rows="error")
     first = task.examples("train")[0]
-    assert first.prompt == "Is this seat free?<EOU>Yes, please sit down.<EOU>Thank you. Is this train always so full? <EOU>"
+    assert (
+        first.prompt
+        == "Is this seat free?<EOU>Yes, please sit down.<EOU>Thank you. Is this train always so full? <EOU>"
+    )
     assert first.references == RIGHT
     assert (first.responses, first.scores) == (ended(*responses), scores)
     assert first.meta["last_turn"] == "Thank you. Is this train always so full? <EOU>"
@@ -205,8 +216,8 @@ def test_right_and_wrong_answers(which, responses, scores):
 def test_the_last_five_turns_of_a_context():
     third = made(sample=True, data="plusplus").examples("train")[2]
     assert third.prompt == (
-        "Wonderful. We went to the mountains.<EOU>Did you climb any?<EOU>Two small ones, and one by cable car.<EOU>That "
-        "one does not count.<EOU>My feet say that it does. <EOU>"
+        "Wonderful. We went to the mountains.<EOU>Did you climb any?<EOU>Two small ones, and one by cable car.<EOU>"
+        "That one does not count.<EOU>My feet say that it does. <EOU>"
     )
 
 
@@ -221,8 +232,22 @@ def test_a_chat_begins_with_the_user():
 def test_what_plusplus_is_not():
     with pytest.raises(ValidationError, match=r"is not on the hub: say `path`, .*DailyDialog-plusplus"):
         made(data="plusplus")
-    with pytest.raises(ConfigError, match="`responses: all` is of DailyDialog\\+\\+, and this row is a dialogue"):
+    with pytest.raises(
+        ConfigError, match="`responses: all` is of DailyDialog\\+\\+, and this row is a dialogue"
+    ):
         made(sample=True, responses="all").examples("train")
+
+
+def test_an_answer_is_not_right_and_wrong(tmp_path):
+    row = {
+        "context": ["a"],
+        "positive_responses": ["Yes.", "No."],
+        "adversarial_negative_responses": ["No.", "Maybe."],
+        "random_negative_responses": ["Maybe.", "Never."],
+    }
+    (example,) = made(path=rows(tmp_path, row), responses="all").examples("train")
+    assert example.responses == ended("Yes.", "No.", "Maybe.", "Never.")
+    assert example.scores == (1.0, 1.0, 0.0, 0.0)
 
 
 def test_json_lines_in_spite_of_the_ending(tmp_path):

@@ -26,8 +26,8 @@ def rows(folder: Path, *pairs: tuple[str, str], name: str = "train.jsonl") -> Pa
 
 
 def test_prompts_and_references():
-    task = made(sample=True, bad_rows="error", held_out=0)
-    assert {split: len(task.examples(split)) for split in task.splits()} == {"train": 10, "test": 2}
+    task = made(sample=True, bad_rows="error")
+    assert {split: len(task.examples(split)) for split in task.splits()} == {"train": 8, "val": 2, "test": 2}
     third = task.examples("train")[2]
     assert third.prompt == (
         "Question: A train with 6 cars has 72 seats a car. How many people find a seat on 3 such trains?\nAnswer:"
@@ -39,7 +39,7 @@ def test_prompts_and_references():
 
 
 def test_notes_for_a_calculator():
-    third = made(sample=True, held_out=0, calculator=True).examples("train")[2]
+    third = made(sample=True, calculator=True).examples("train")[2]
     assert third.responses == (
         " One train has 6 * 72 = <<6*72=432>>432 seats.\nThree have 432 * 3 = <<432*3=1296>>1296 seats.\n#### 1,296",
     )
@@ -50,11 +50,13 @@ def test_as_a_chat():
     assert first.prompt == [
         {
             "role": "user",
-            "content": "Tom walks 2 miles to school and back every day. How far is that in 5 days?\n\nSolve this step by "
-            "step. End with a line that holds `####` and the answer, a number.",
+            "content": "Tom walks 2 miles to school and back every day. How far is that in 5 days?\n\nSolve this step "
+            "by step. End with a line that holds `####` and the answer, a number.",
         }
     ]
-    assert first.responses == ("A day he walks 2 + 2 = 4 miles.\nIn 5 days that is 4 * 5 = 20 miles.\n#### 20",)
+    assert first.responses == (
+        "A day he walks 2 + 2 = 4 miles.\nIn 5 days that is 4 * 5 = 20 miles.\n#### 20",
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_as_a_chat():
     ],
 )
 def test_the_number_is_a_reward_that_can_be_checked(at, response, score):
-    task = made(sample=True, held_out=0)
+    task = made(sample=True)
     example = task.examples("train")[at]
     reward = NumericAnswer(NumericAnswer.Config())
     assert reward.values([task.postprocess(response)], [example]) == [score]
@@ -106,7 +108,9 @@ def test_on_the_hub(monkeypatch):
 
     def load_dataset(path: str, **how: Any) -> Any:
         asked.append((path, how))
-        return {split: Split([{"question": f"{split}?", "answer": "a\n#### 1"}]) for split in ("train", "test")}
+        return {
+            split: Split([{"question": f"{split}?", "answer": "a\n#### 1"}]) for split in ("train", "test")
+        }
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     assert made(whole=False).examples("test")[0].prompt == "Question: test?\nAnswer:"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,9 @@ def test_as_a_chat():
 
 
 def test_answers_that_stand_apart_are_of_one_question(tmp_path):
-    folder = tsv(tmp_path, "Q? \\n Text. \t One \n".rstrip("\n"), "R? \\n Text. \t R ", "Q? \\n Text. \t Two ")
+    folder = tsv(
+        tmp_path, "Q? \\n Text. \t One \n".rstrip("\n"), "R? \\n Text. \t R ", "Q? \\n Text. \t Two "
+    )
     examples = made(path=folder).examples("train")
     assert [(e.id, e.references) for e in examples] == [
         ("train.tsv:1", ("one", "two")),
@@ -89,7 +93,9 @@ def test_lines_that_cannot_be_used(tmp_path, line, said):
 
 def test_as_rl4lms_reads_a_line(tmp_path):
     """A prompt keeps its white space; quotation marks at its beginning are read as CSV's."""
-    folder = tsv(tmp_path, " Who  came? \\n A  text. \t  She \n".rstrip("\n"), '"Hm", Who? \\n A "text". \t B ')
+    folder = tsv(
+        tmp_path, " Who  came? \\n A  text. \t  She \n".rstrip("\n"), '"Hm", Who? \\n A "text". \t B '
+    )
     plain, quoted = made(path=folder).examples("train")
     assert (plain.prompt, plain.references) == ("who  came? \\n a text.", ("she",))
     assert quoted.prompt == '"hm", who? \\n a "text".'
@@ -120,7 +126,9 @@ def test_the_hub_is_not_read():
 
 def test_sizes_are_of_questions(tmp_path):
     folder = tsv(tmp_path, "Q? \\n Text. \t A ", "Q? \\n Text. \t B ")
-    with pytest.raises(ConfigError, match=r"`train` holds 1 rows, expected 32,747; `whole: false` takes it as it"):
+    with pytest.raises(
+        ConfigError, match=r"`train` holds 1 rows, expected 32,747; `whole: false` takes it as it"
+    ):
         made(path=folder, whole=True).examples("train")
 
 
@@ -146,7 +154,9 @@ def published(folder: Path, name: str, *questions: str) -> Path:
         for n, question in enumerate(questions)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(arrow.Table.from_pylist(rows), folder / name, compression="none", use_dictionary=False)
+    parquet.write_table(
+        arrow.Table.from_pylist(rows), folder / name, compression="none", use_dictionary=False
+    )
     return folder
 
 
@@ -271,6 +281,35 @@ def test_what_cannot_be_fetched(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     done = run(*options)
     assert done.exit_code != 0 and said in done.output
+
+
+def test_the_hub_is_asked_for_pieces(tmp_path, monkeypatch):
+    """Through a stand-in for its file system, whose files lie in a folder."""
+    dirfs = pytest.importorskip("fsspec.implementations.dirfs")
+    home = "datasets/deepmind/narrativeqa@2e643e7363944af1c33a652d1c87320d0871c4e4/data"
+    published(tmp_path / home, "train-00000-of-00001.parquet", "First?")
+    published(tmp_path / home, "test-00000-of-00001.parquet", "Second?")
+    opened: list[str] = []
+
+    class Files(dirfs.DirFileSystem):
+        def __init__(self) -> None:
+            super().__init__(str(tmp_path), fs=dirfs.filesystem("file"))
+
+        def open(
+            self, path: str, mode: str = "rb", *, cache_type: str
+        ) -> Any:  # read ahead, and books come along
+            opened.append(f"{path} {cache_type}")
+            return super().open(path, mode)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfFileSystem=Files))
+    done = run("--summaries", "--to", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert opened == [f"{home}/{split}-00000-of-00001.parquet none" for split in ("test", "train")]
+    assert made(path=tmp_path / "out").examples("test")[0].prompt == "second? \\n a story. it ends."
+    done = run("--summaries", "--to", tmp_path / "other", "--revision", "main")
+    assert (
+        done.exit_code != 0 and "there are no files datasets/deepmind/narrativeqa@main/data/" in done.output
+    )
 
 
 def test_without_a_network(tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ def model(folder: Path, texts: list[str], *, causal: bool) -> Path:
     ids: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = (
         transformers.GPT2Config(
-            vocab_size=len(words), n_embd=16, n_layer=1, n_head=2, n_positions=256, architectures=["GPT2LMHeadModel"], **ids
+            vocab_size=len(words), n_embd=16, n_layer=1, n_head=2, n_positions=256,
+            architectures=["GPT2LMHeadModel"], **ids,
         )
         if causal
         else transformers.T5Config(
@@ -63,7 +64,13 @@ class Recorded(Component):
     [
         ("wmt16", WMT16, False, 9, "translate English to German: The city council will"),
         ("narrative-qa", NarrativeQA, False, 12, "where does ilse make lamps? \\n ilse makes lamps in a"),
-        ("narrative-qa", NarrativeQA, True, 12, "where does ilse make lamps? \\n ilse makes lamps in a village"),
+        (
+            "narrative-qa",
+            NarrativeQA,
+            True,
+            12,
+            "where does ilse make lamps? \\n ilse makes lamps in a village",
+        ),
         ("daily-dialog", DailyDialog, True, 6, "are ! Thank you . <EOU>"),
         ("gsm8k", GSM8K, True, 8, "many rolls does he sell that day? Answer:"),
     ],
@@ -94,3 +101,21 @@ def test_rollouts_and_evaluation_read_the_same(tmp_path, name, cls: type[GrueTas
     assert set(sampled) == set(evaluated) and len(set(sampled)) == len(whole)
     assert max(len(tokens) for _, tokens in sampled) == most
     assert first in [" ".join(text.split()) for text, _ in sampled]
+
+
+def test_what_is_cut_of_a_chat(tmp_path):
+    """Of a summary its end, of a dialogue its first turns: the question and the last turn stay."""
+    folder = model(tmp_path, ["x"], causal=False)
+    task = NarrativeQA(NarrativeQA.Config(sample=True, style="chat", tokenizer=folder, max_prompt_tokens=5))
+    (message,) = task.examples("train")[0].prompt
+    assert isinstance(message, dict) and message["content"].endswith(
+        "Question: Where does Ilse make lamps?\n\nSummary: Ilse makes lamps in"
+    )
+    dialog = DailyDialog(
+        DailyDialog.Config(sample=True, style="chat", tokenizer=folder, max_prompt_tokens=20)
+    )
+    assert [turn["content"] for turn in dialog.examples("train")[0].prompt] == [  # type: ignore[index]
+        "I have looked there twice .",
+        "Then look under the newspaper .",
+        "Here they are ! Thank you .",
+    ]

@@ -110,6 +110,16 @@ def test_a_response_is_read_without_the_white_space_around_it(cls):
     assert made(cls, sample=True).postprocess(" Guten Tag. \n") == "Guten Tag."
 
 
+def test_white_space_around_a_sentence(tmp_path):
+    """Is left out, but where RL4LMs' text is asked for, which also puts no space before what is learned."""
+    write(tmp_path / "train.jsonl", json.dumps({"translation": {"en": "One. ", "de": " Eins. "}}) + "\n")
+    (example,) = made(WMT16, path=tmp_path).examples("train")
+    assert (example.prompt, example.references) == ("translate English to German: One.", ("Eins.",))
+    (example,) = made(WMT16, path=tmp_path, compat="rl4lms").examples("train")
+    assert example.prompt == "translate English to German: One. "
+    assert example.references == example.responses == (" Eins. ",)
+
+
 # -- languages ----------------------------------------------------------------------------------------------
 
 
@@ -153,7 +163,7 @@ def test_packed_files_and_odd_line_breaks(tmp_path):
     expected = [("One\x85and a half.", ("Eins\u2028einhalb.",)), ("Two.", ("Zwei.",))]
     assert sides(examples) == expected and sides(reversed(list(examples))) == expected[::-1]
     before = task.fingerprint("train")
-    (tmp_path / "train.de.gz").write_bytes(gzip.compress("Eins.\nZwei.\n".encode()))
+    (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"Eins.\nZwei.\n"))
     assert made(Multi30k, path=tmp_path).fingerprint("train") != before
 
 
@@ -169,14 +179,16 @@ def test_one_file_of_a_pair_names_both(tmp_path):
 def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path / "train.en", "One.\nTwo.\n")
     write(tmp_path / "train.de", "Eins.\n")
-    with pytest.raises(ConfigError, match=r"train.en has 2 rows and train.de has 1 rows|train.de has 1 rows and"):
+    with pytest.raises(
+        ConfigError, match=r"train.en has 2 rows and train.de has 1 rows|train.de has 1 rows and"
+    ):
         made(Multi30k, path=tmp_path).examples("train")
 
 
 def test_rows_that_cannot_be_used(tmp_path):
     (tmp_path / "train.en").write_bytes(b"One.\nTw\xff.\n\nFour.\n")
     write(tmp_path / "train.de", "Eins.\nZwei.\nDrei.\n \n")
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="left out") as caught:
         examples = made(Multi30k, path=tmp_path).examples("train")
     assert sides(examples) == [("One.", ("Eins.",))]
     told = "\n".join(str(each.message) for each in caught)
@@ -267,10 +279,17 @@ def test_iwslt_on_the_hub(hub):
 
 @pytest.mark.parametrize(
     ("cls", "split", "size"),
-    [(WMT16, "val", "2,169"), (WMT16, "test", "2,999"), (IWSLT17, "train", "206,112"), (Multi30k, "val", "1,014")],
+    [
+        (WMT16, "val", "2,169"),
+        (WMT16, "test", "2,999"),
+        (IWSLT17, "train", "206,112"),
+        (Multi30k, "val", "1,014"),
+    ],
 )
 def test_what_is_not_whole_is_told(hub, cls, split, size):
-    with pytest.raises(ConfigError, match=rf"holds 1 rows, expected {size}; `whole: false` takes it as it is"):
+    with pytest.raises(
+        ConfigError, match=rf"holds 1 rows, expected {size}; `whole: false` takes it as it is"
+    ):
         made(cls).examples(split)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,14 +12,18 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from rlalign import ConfigError, Example, Options, Task
 from rlalign_plugin_dataset import sources
+from rlalign_plugin_dataset.columns import Columns
+from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import Examples, by_share, index
-from rlalign_plugin_dataset.mapping import Columns, Template, glued
-from rlalign_plugin_dataset.tables import Table
+from rlalign_plugin_dataset.mapping import Template, glued
+from rlalign_plugin_dataset.rows import Rows
+from rlalign_plugin_dataset.tables import Encoding, Table
 
 __all__ = ["Dataset"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Names = tuple[str, ...]
+FileName = Annotated[str, Field(min_length=1)]
 
 
 class Dataset(Task):
@@ -31,7 +35,13 @@ class Dataset(Task):
         path: Path | None = Field(
             None,
             strict=False,
-            description="a file (.jsonl, .json, .csv, .tsv, .parquet) or a folder of them, one file or folder a split",
+            description="a file (.jsonl, .json, .csv, .tsv, .txt, each also with .gz; .parquet), or a folder, one file "
+            "or folder a split",
+        )
+        lines: dict[str, FileName] = Field(
+            {},
+            description="files of one text a line, side by side in the folder `path`: column → file; `{split}` in the "
+            "names stands for the split",
         )
         hub: str | None = Field(
             None, description="instead of `path`: the id of a dataset on the Hugging Face hub"
@@ -45,11 +55,24 @@ class Dataset(Task):
         )
         prompt: str | None = Field(
             None,
-            description="the prompt's column (text, or a list of messages), or a template: `Q: {question}`",
+            description="the prompt's column (text, a list of messages, or a dialogue as a list of texts), or a "
+            "template: `Q: {question}`",
         )
         chat: str | None = Field(
             None,
-            description="a column of message lists, instead of `prompt`; a last message by `assistant` is the response",
+            description="a column of message lists, instead of `prompt`; a last message by `assistant` is the "
+            "response, as is the last turn of a dialogue that is a list of texts",
+        )
+        style: Literal["plain", "chat"] = Field(
+            "plain",
+            description="`chat`: a prompt of text is put as a user's message, and a dialogue as turns of user and "
+            "assistant, for a model with a chat template",
+        )
+        system: str | None = Field(
+            None, description="a system message for chats that begin with none of their own"
+        )
+        turn: str = Field(
+            "\n", description="what ends each turn of a dialogue that is a list of texts, in a plain prompt"
         )
         responses: str | Names | None = Field(
             None, description="column of a logged response or a list of them, or one column a response"
@@ -70,11 +93,17 @@ class Dataset(Task):
             None,
             description="column that says whether each response ended by itself; without one they all did",
         )
-        chosen: str | None = Field(None, description="column of the better response of a pair, scored 1")
-        rejected: str | None = Field(None, description="column of the worse one, scored 0")
+        chosen: str | None = Field(
+            None, description="column of the better response of a pair, or of a list of them, scored 1"
+        )
+        rejected: str | None = Field(None, description="column of the worse one, or of several, scored 0")
         references: str | Names | None = Field(
             None,
             description="column or columns of reference answers, text or lists, for metrics: `meta['references']`",
+        )
+        gather: bool = Field(
+            False,
+            description="make one example of all rows that share a prompt, with the references and responses of all",
         )
         id: str | None = Field(
             None,
@@ -90,7 +119,9 @@ class Dataset(Task):
             "null: nothing, and say so if words run together",
         )
         limit: int | None = Field(
-            None, gt=0, description="at most this many rows of each split, the first ones"
+            None,
+            gt=0,
+            description="at most this many rows of each split, the first ones; of gathered ones, this many prompts",
         )
         bad_rows: Literal["error", "skip"] = Field(
             "error",
@@ -102,6 +133,7 @@ class Dataset(Task):
             max_length=1,
             description="between CSV fields; null: comma, semicolon or tab, as the header shows",
         )
+        encoding: Encoding = Field("utf-8", description="how the bytes of files are text")
 
         @field_validator("prompt", "id")
         @classmethod
@@ -120,6 +152,11 @@ class Dataset(Task):
                 raise ValueError("a pair needs both `chosen` and `rejected`")
             if self.chosen is not None and self.responses is not None:
                 raise ValueError("say `responses`, or `chosen` and `rejected`, not both")
+            if self.lines and self.path is None:
+                raise ValueError("`lines` names files in the folder `path`")
+            marked = {name.count(sources.SPLIT) for name in self.lines.values()}
+            if marked - {0, 1} or len(marked) > 1:
+                raise ValueError("`lines`: either each name holds `{split}` once, or none does")
             if self.prompt is not None and self.chat is not None:
                 raise ValueError("say `prompt` or `chat`, not both")
             kinds = {isinstance(value, float) for value in self.splits.values()}
@@ -151,7 +188,7 @@ class Dataset(Task):
         super().__init__(config)
         self.here = self.config.hub is None
         self._sources: sources.Sources | None = None
-        self._examples: dict[str, Examples] = {}
+        self._examples: dict[str, Examples | Gathered] = {}
 
     def examples(self, split: str) -> Sequence[Example]:
         name = self._known(split)
@@ -177,21 +214,23 @@ class Dataset(Task):
         said = json.dumps([options, name, tables], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
-    def _index(self, name: str) -> dict[str, Examples]:
-        shares = self.config.shares
+    def _index(self, name: str) -> Mapping[str, Examples | Gathered]:
+        c = self.config
         tables = self._tables(name)
-        columns = [Columns(self.config, table) for table in tables]
+        columns = [Columns(c, table) for table in tables]
         for table, mapped in zip(tables, columns, strict=True):
             table.only(mapped.needed())
-        return index(
+        most = min((most for most in (c.limit, self.most) if most is not None), default=None)
+        found = index(
             tables,
-            columns,
-            list(shares) if name in shares else [name],
-            by_share(shares) if name in shares else lambda example, reader: name,
-            skip=self.config.bad_rows == "skip",
-            limit=min((most for most in (self.config.limit, self.most) if most is not None), default=None),
-            glued=glued if self.config.join is None else None,
+            [Rows(c, mapped) for mapped in columns],
+            list(c.shares) if name in c.shares else [name],
+            by_share(c.shares) if name in c.shares else lambda example, reader: name,
+            skip=c.bad_rows == "skip",
+            limit=None if c.gather else most,
+            glued=glued if c.join is None else None,
         )
+        return {split: Gathered(rows, most) for split, rows in found.items()} if c.gather else found
 
     @property
     def _where(self) -> str:
@@ -201,13 +240,16 @@ class Dataset(Task):
         """The tables by split, as files and folders say."""
         if self._sources is None:
             c = self.config
-            if c.path is not None:
-                self._sources = sources.local(c.path, c.named, c.delimiter)
+            if c.path is not None and c.lines:
+                self._sources = sources.lines(c.path, c.lines, c.named, c.encoding)
+            elif c.path is not None:
+                self._sources = sources.local(c.path, c.named, c.delimiter, c.encoding)
             else:
                 self._sources = sources.hub(str(c.hub), c.subset, c.revision, c.named)
             if c.shares and "train" not in self._sources:
                 raise ConfigError(
-                    f"{self._where}: shares are of `train`, and there is none (splits: {', '.join(self._sources)})"
+                    f"{self._where}: shares are of `train`, and there is none (splits: {', '.join(self._sources)}); "
+                    f"{self._which('train')}"
                 )
         return self._sources
 
@@ -218,10 +260,20 @@ class Dataset(Task):
         found = sources.pick(split, names)
         if found is None:
             hint = ""
-            if not self.config.splits:
+            if not self.config.splits and "train" in names and split != "train":
                 hint = f"; `splits: {{train: 0.9, {split}: 0.1}}` would set some rows aside"
+            elif not self.config.splits:
+                hint = f"; {self._which(split)}"
             raise ConfigError(f"{self._where}: has no split `{split}` (splits: {', '.join(names)}){hint}")
         return found
+
+    def _which(self, split: str) -> str:
+        """How a split is named that is there under another name."""
+        other = next(iter(self._there()))
+        if self.config.lines or self.config.hub:
+            return f"`splits: {{{split}: {other}}}` makes it of that one"
+        (first, *_) = self._there()[other]
+        return f"`splits: {{{split}: {first.name}}}` names the file"
 
     def _tables(self, name: str) -> list[Table]:
         return self._there()["train" if name in self.config.shares else name]

@@ -1,8 +1,8 @@
-"""Lists of messages, as chat templates take them and as ShareGPT writes them."""
+"""Lists of messages, as chat templates take them and as ShareGPT writes them; dialogues as lists of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlalign_plugin_dataset.index import BadRow
@@ -19,7 +19,26 @@ def is_chat(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
+def is_dialogue(value: Any) -> bool:
+    """Whether this is a list of texts: turns of which nobody says whose they are."""
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, str) for turn in value)
+
+
+def told(turns: Sequence[str], end: str) -> str:
+    """A dialogue as one text."""
+    return "".join(turn + end for turn in turns)
+
+
+def turns_of(value: Any, name: str, last: str) -> list[dict[str, Any]]:
+    """The messages of a chat, or of a dialogue in which two speak in turn and `last` is the last one's role."""
+    if not is_dialogue(value):
+        return messages_of(value, name)
+    roles = {"user": ("user", "assistant"), "assistant": ("assistant", "user")}[last]
+    return [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(reversed(value))][::-1]
+
+
 def messages_of(value: Any, name: str) -> list[dict[str, Any]]:
+    """The messages of a chat."""
     if not isinstance(value, list) or not value:
         raise BadRow(
             f"`{name}` is {'an empty list' if value == [] else kind_of(value)}, expected a list of messages"

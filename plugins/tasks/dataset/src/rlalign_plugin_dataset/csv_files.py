@@ -15,7 +15,7 @@ from rlalign_plugin_dataset.limits import (
     lines_of,
     require_few,
 )
-from rlalign_plugin_dataset.tables import BOM, File, Row, Scanned
+from rlalign_plugin_dataset.tables import BOM, Encoding, File, Row, Scanned
 
 
 class Csv(File):
@@ -27,8 +27,15 @@ class Csv(File):
     cells = True
     unit = "line"
 
-    def __init__(self, path: Path, name: str, delimiter: str, names: Sequence[str] | None = None) -> None:
-        super().__init__(path, name)
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        delimiter: str,
+        names: Sequence[str] | None = None,
+        encoding: Encoding = "utf-8",
+    ) -> None:
+        super().__init__(path, name, encoding)
         self.delimiter = delimiter
         if csv.field_size_limit() < LONGEST_ROW:
             csv.field_size_limit(LONGEST_ROW)
@@ -56,7 +63,7 @@ class Csv(File):
             yield found._replace(row=self._named(found.row))
 
     def read(self, start: int, length: int) -> Row:
-        record = self._bytes(start, length).decode("utf-8")
+        record = self._bytes(start, length).decode(self.encoding)
         row = self._named({"cells": next(csv.reader([record], delimiter=self.delimiter, strict=True))})
         assert isinstance(row, dict)
         return row
@@ -72,7 +79,7 @@ class Csv(File):
 
     def _records(self) -> Iterator[Scanned]:
         with self.open() as file:
-            lines = _Lines(file, self.name)
+            lines = _Lines(file, self)
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             while True:
                 number, start = lines.number + 1, lines.position
@@ -100,8 +107,9 @@ class Csv(File):
 class _Lines:
     """The lines of a file as text, and how far they have been read."""
 
-    def __init__(self, file: BufferedReader, name: str) -> None:
-        self._lines = lines_of(file, name)
+    def __init__(self, file: BufferedReader, table: Csv) -> None:
+        self._lines = lines_of(file, table.name)
+        self._table = table
         self.number = 0
         self.position = 0
         self.undecodable: str | None = None
@@ -118,7 +126,7 @@ class _Lines:
         self.number += 1
         self.position += len(line)
         try:
-            return line.decode("utf-8")
+            return line.decode(self._table.encoding)
         except UnicodeDecodeError as error:
-            self.undecodable = f"not UTF-8: byte 0x{line[error.start]:02x} on line {self.number}"
-            return line.decode("utf-8", "replace")
+            self.undecodable = self._table._not_text(error, f"on line {self.number}")
+            return line.decode(self._table.encoding, "replace")

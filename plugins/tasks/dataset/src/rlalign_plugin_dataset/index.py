@@ -21,7 +21,7 @@ _BY_COLUMNS = (
     "one column after the other? pandas writes rows by `df.to_json(FILE, orient='records', lines=True)`"
 )
 CURES = {
-    "not UTF-8": "files are read as UTF-8; `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW` does it, or Excel's `CSV UTF-8`",
+    "not UTF-8": "files are read as UTF-8 unless it is said otherwise; Excel's plain CSV is `encoding: windows-1252`",
     "` is that of ": 'an id names one example: take another column, or join two, `id: "{id}-{question}"`',
     "a decimal comma": "numbers are written with a point: 0.5",
     "is a number, expected text or": 'a template writes a number out: `prompt: "{number}"`',
@@ -48,6 +48,8 @@ class Reader(ABC):
 
     has_ids = False
     """Whether rows have ids of their own, of which none may stand twice; a row then holds one example."""
+    gathers = False
+    """Whether rows that share a prompt make one example: they may share an id, and their key is the prompt."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -66,6 +68,9 @@ SplitOf = Callable[[Example, Reader], str | None]
 
 class Examples(LazyExamples):
     """Examples of tables: all that is held is where each row stands."""
+
+    response_counts: numpy.ndarray
+    row_keys: numpy.ndarray
 
     def __init__(self, readers: Readers, places: Places, rows: numpy.ndarray, found: int) -> None:
         self._readers = readers
@@ -101,7 +106,7 @@ class Places:
     answers: array[int] = field(default_factory=lambda: array("i"))
     """How many logged responses each has."""
     key: array[int] = field(default_factory=lambda: array("Q"))
-    """What it is, wherever it stands: a hash of its id, or of its texts where it has no id of its own."""
+    """What it is, wherever it stands: a hash of its id, of its prompt where rows are gathered, else of its texts."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -151,9 +156,9 @@ def split_by_share(key: str, shares: Mapping[str, float]) -> str | None:
     return split if edge > 1 - 1e-9 else None
 
 
-def key_of(example: Example, has_id: bool) -> str:
+def key_of(example: Example, reader: Reader) -> str:
     """What decides a row's split: its id, or without ids its prompt, so that no prompt is in two splits."""
-    if has_id:
+    if reader.has_ids and not reader.gathers:
         return example.id
     prompt = example.prompt
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
@@ -166,7 +171,7 @@ def text_of(example: Example) -> str:
 
 def by_share(shares: Mapping[str, float]) -> SplitOf:
     """Splits that are shares of the data."""
-    return lambda example, reader: split_by_share(key_of(example, reader.has_ids), shares)
+    return lambda example, reader: split_by_share(key_of(example, reader), shares)
 
 
 def index(
@@ -202,7 +207,9 @@ def index(
                 if not reader.has_ids or isinstance(example, str):
                     continue
                 first = seen.setdefault(hash_of(example.id), len(places))
-                if first < len(places):
+                if first < len(places) and not (
+                    reader.gathers and places.key[first] == _key_of(example, reader)
+                ):
                     before = places.place(readers, first)
                     raise BadRow(f"the id `{example.id}` is that of {before} too")
         except BadRow as error:
@@ -221,8 +228,7 @@ def index(
                 sizes[split] += 1
                 answered += bool(example.responses)
                 unspaced += glued is not None and glued(example)
-            known = example.id if reader.has_ids else text_of(example)
-            places.add(number, found, part, len(example.responses), hash_of(known))
+            places.add(number, found, part, len(example.responses), _key_of(example, reader))
             member.append(names.index(split) if split is not None and kept else -1)
     what = " and ".join(table.name for table in tables)
     _speak(what, bad, left, rows, count, skip, len(places))
@@ -236,6 +242,12 @@ def index(
     return {
         name: Examples(readers, places, (members == i).nonzero()[0], count) for i, name in enumerate(names)
     }
+
+
+def _key_of(example: Example, reader: Reader) -> int:
+    """What an example is: the hash of its id or prompt, or without ids of all that it says."""
+    known = key_of(example, reader) if reader.has_ids or reader.gathers else text_of(example)
+    return hash_of(known)
 
 
 def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Table, Reader]]:

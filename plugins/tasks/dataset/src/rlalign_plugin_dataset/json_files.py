@@ -39,12 +39,18 @@ class JsonLines(File):
             for number, line in enumerate(lines_of(file, self.name), 1):
                 skip = len(BOM) if number == 1 and line.startswith(BOM) else 0
                 if line[skip:].strip():
-                    yield Scanned(number, start + skip, len(line) - skip, _json_row(line[skip:]))
+                    yield Scanned(number, start + skip, len(line) - skip, self._row(line[skip:]))
                 start += len(line)
 
     def read(self, start: int, length: int) -> Row:
-        row: Row = json.loads(self._bytes(start, length).decode("utf-8"))
+        row: Row = json.loads(self._bytes(start, length).decode(self.encoding))
         return row
+
+    def _row(self, line: bytes) -> Row | str:
+        try:
+            return _json_row(line.decode(self.encoding), line)
+        except UnicodeDecodeError as error:
+            return self._not_text(error, f"at place {error.start + 1}")
 
 
 class JsonList(JsonLines):
@@ -82,7 +88,7 @@ class JsonList(JsonLines):
                 ):
                     yield Scanned(number, start, length, found, nth)
                 else:
-                    yield Scanned(number, start, length, _json_row(text.encode("latin-1")), nth)
+                    yield Scanned(number, start, length, self._row(text.encode("latin-1")), nth)
             window.at += 1
             window.next_is("")
             if window.at < len(window.text):
@@ -98,7 +104,7 @@ class JsonList(JsonLines):
 
 class _Window:
     """A piece of a file as latin-1 text, in which a character is a byte: all that structures JSON is ASCII,
-    so places are right, and what is not ASCII is read again, as UTF-8, from its bytes."""
+    so places are right, and what is not ASCII is read again from its bytes."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
@@ -149,11 +155,9 @@ class _Window:
 _DECODER = json.JSONDecoder()
 
 
-def _json_row(line: bytes) -> Row | str:
+def _json_row(text: str, line: bytes) -> Row | str:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}"
+        row = json.loads(text)
     except json.JSONDecodeError as error:
         return f"not valid JSON: {error.msg} at place {error.pos + 1}{_why(line.strip(), error)}"
     except ValueError:

@@ -23,6 +23,8 @@ LARGE = 2**30
 """Bytes from which on Parquet data may not be `MOST_PACKED` times larger than its file."""
 MOST_PACKED = 1_000
 """How many times larger than its file Parquet data may be, where it is large."""
+MOST_GZIPPED = 100
+"""How many times larger than its file gzip data may be, where they are larger than `LARGE`."""
 TOO_DEEP = f"JSON nested too deep: more than {DEEPEST} lists and objects within each other"
 
 

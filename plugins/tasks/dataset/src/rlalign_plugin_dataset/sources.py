@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import MOST_FILES
-from rlalign_plugin_dataset.opening import ENDINGS, PACKED, SHEETS, no_table, open_file
-from rlalign_plugin_dataset.tables import Hub, Table, extra
+from rlalign_plugin_dataset.lines import side_by_side
+from rlalign_plugin_dataset.opening import ENDINGS, PACKED, SHEETS, TEXT, is_data, no_table, open_file
+from rlalign_plugin_dataset.tables import Encoding, Hub, Table, ending, extra, is_packed, stem
 
 Sources = dict[str, list[Table]]
 
 _ALIASES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 _KNOWN = {"train", "val", "test", *_ALIASES}
 _SHARD = re.compile(r"-\d+-of-\d+$")
+SPLIT = "{split}"
+"""In names of files: what stands there is the split."""
 _NO_DATA = re.compile(r"dataset_infos?\.json|dataset_dict\.json|state\.json")
 
 
@@ -38,6 +42,7 @@ def local(
     path: Path,
     named: Mapping[str, Sequence[str]],
     delimiter: str | None = None,
+    encoding: Encoding = "utf-8",
     *,
     ignore: Collection[str] = (),
 ) -> Sources:
@@ -51,7 +56,7 @@ def local(
         )
     if path.is_file():
         return {
-            split: [open_file(file, _relative(file, path.parent), delimiter) for file in files]
+            split: [open_file(file, _relative(file, path.parent), delimiter, encoding) for file in files]
             for split, files in _beside(path, named).items()
         }
     if any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
@@ -63,7 +68,7 @@ def local(
         return _of_library(library.load_from_disk(str(path)), path.name)
     chosen = {split: _matching(path, patterns) for split, patterns in named.items()} or _layout(path, ignore)
     return {
-        split: [open_file(file, _relative(file, path), delimiter) for file in files]
+        split: [open_file(file, _relative(file, path), delimiter, encoding) for file in files]
         for split, files in chosen.items()
     }
 
@@ -98,13 +103,54 @@ def hub(
         said = str(error).strip().partition("\n")[0]
         raise ConfigError(f"hub: {name}: cannot be loaded: {type(error).__name__}: {said}") from error
     sources = _of_library(found, name if folder is None else f"{name}/{folder}")
-    if not named:
-        return sources
+    return _made_up_of(sources, named, f"hub: {name}") if named else sources
+
+
+def lines(
+    folder: Path, files: Mapping[str, str], named: Mapping[str, Sequence[str]], encoding: Encoding = "utf-8"
+) -> Sources:
+    """The splits of files of one text a line that stand side by side: `files` says which hold each column.
+
+    `{split}` in their names stands for the split; without it there is one, `train`.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: `lines` names files in a folder, and this is none")
+    found = {
+        name: side_by_side(folder, {c: f.replace(SPLIT, name) for c, f in files.items()}, encoding)
+        for name in _names(folder, files)
+    }
+    if named:
+        return _made_up_of({name: [table] for name, table in found.items()}, named, str(folder))
+    sources: Sources = {}
+    for name, table in found.items():
+        sources.setdefault(_word(name) or name, []).append(table)
+    return sources
+
+
+def _names(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """What `{split}` stands for: all for which every column has its file."""
+    first = next(iter(files.values()))
+    before, mark, after = first.partition(SPLIT)
+    names = ["train"]
+    if mark:
+        matches = islice(folder.glob(f"{escape(before)}*{escape(after)}"), MOST_FILES)
+        parts = sorted(_relative(match, folder) for match in matches if match.is_file())
+        names = [part.removeprefix(before).removesuffix(after) for part in parts]
+    if not names:
+        raise ConfigError(f"{folder}: holds no file `{first}`")
+    for name in names:
+        for pattern in files.values():
+            if not (folder / pattern.replace(SPLIT, name)).is_file():
+                raise ConfigError(f"{folder}: holds no file `{pattern.replace(SPLIT, name)}`")
+    return names
+
+
+def _made_up_of(sources: Sources, named: Mapping[str, Sequence[str]], where: str) -> Sources:
+    """Splits made up of others."""
     missing = [s for wanted in named.values() for s in wanted if pick(s, sources) is None]
     if missing:
-        raise ConfigError(
-            f"hub: {name}: has no split `{missing[0]}`{_near(missing[0], sources)} (splits: {', '.join(sources)})"
-        )
+        near = _near(missing[0], sources)
+        raise ConfigError(f"{where}: has no split `{missing[0]}`{near} (splits: {', '.join(sources)})")
     return {
         split: [t for s in wanted for t in sources[str(pick(s, sources))]] for split, wanted in named.items()
     }
@@ -135,7 +181,7 @@ SHOWN = 12
 
 def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
-    there = list(islice(folder.rglob("*"), MOST_FILES + 1))
+    there = set(islice(folder.rglob("*"), MOST_FILES + 1))
     if len(there) > MOST_FILES:
         raise ConfigError(
             f"{folder}: holds more than {MOST_FILES:,} files; name the folder of the data alone"
@@ -143,14 +189,15 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     files = sorted(
         p
         for p in there
-        if p.suffix.lower() in ENDINGS
+        if is_data(p)
         and p.is_file()
+        and not (is_packed(p) and p.with_suffix("") in there)  # `gunzip -k` leaves both
         and not _NO_DATA.fullmatch(p.name)
         and p.name not in ignore
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
     if not files:
-        other = next((p for p in sorted(there) if p.suffix.lower() in (*PACKED, *SHEETS, ".txt")), None)
+        other = next((p for p in sorted(there) if ending(p) in (*PACKED, *SHEETS, TEXT)), None)
         hint = f"; {_relative(other, folder)}: {no_table(_relative(other, folder))}" if other else ""
         raise ConfigError(f"{folder}: holds no data files ({', '.join(ENDINGS)}){hint}")
     splits: dict[str, list[Path]] = {}
@@ -159,7 +206,7 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     if len(splits) == 1 and not set(splits) & {"train", "val", "test"}:
         splits = {"train": files}
     for split, parts in splits.items():
-        formats = sorted({p.suffix for p in parts})
+        formats = sorted({ending(p) for p in parts})
         if len(formats) > 1:
             raise ConfigError(
                 f"{folder}: `{split}` is there as {' and as '.join(formats)}; say which, for instance "
@@ -169,13 +216,15 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
 
 
 def _split_of(file: Path, folder: Path) -> str:
-    stem = _SHARD.sub("", file.stem)
+    name = _SHARD.sub("", stem(file))
     parts = file.relative_to(folder).parts[:-1]
-    for part in (stem, *reversed(parts)):
-        for word in re.split(r"[-_. ]", part.lower()):
-            if word in _KNOWN:
-                return canonical(word)
-    return stem
+    return next((word for part in (name, *reversed(parts)) if (word := _word(part))), name)
+
+
+def _word(name: str) -> str | None:
+    """The split that a name speaks of: `my_test`, `devset`."""
+    words = (word.removesuffix("set") for word in re.split(r"[-_. ]", name.lower()))
+    return next((canonical(word) for word in words if word in _KNOWN), None)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -186,7 +235,7 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
         matches = sorted(p for p in folder.glob(pattern) if p.is_file())
         if not matches:
             beside = islice(folder.rglob("*") if "/" in pattern else folder.iterdir(), MOST_FILES)
-            there = sorted(_relative(p, folder) for p in beside if p.suffix.lower() in ENDINGS)
+            there = sorted(_relative(p, folder) for p in beside if is_data(p))
             listed = ", ".join(there[:SHOWN]) + (", …" if len(there) > SHOWN else "")
             raise ConfigError(
                 f"{folder}: no file `{pattern}`{_near(pattern, there)} (there are: {listed or 'none'})"

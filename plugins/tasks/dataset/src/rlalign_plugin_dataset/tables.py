@@ -13,15 +13,21 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset.gunzip import Marks, unpacked
 
 Row = dict[str, Any]
 
 LOOKED_AT = 100
 """Rows whose keys are a JSON file's columns: a key may be missing in some."""
 BOM = b"\xef\xbb\xbf"
+GZIP = ".gz"
+HELD = 2**16
+"""Bytes of a packed file that are unpacked for a row."""
+Encoding = Literal["utf-8", "latin-1", "windows-1252"]
+"""How bytes are text. In all of these a byte below 128 is itself, so that lines and brackets are found unread."""
 
 
 class Scanned(NamedTuple):
@@ -72,17 +78,21 @@ class Table(ABC):
 
 
 class File(Table):
-    """A table in a local file, which may not change while it is in use."""
+    """A table in a local file, packed or not, which may not change while it is in use."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, encoding: Encoding = "utf-8") -> None:
         super().__init__(name)
         self.path = path
+        self.encoding = encoding
+        self._marks = Marks()
+        self._held = 0, b""
+        """Of a packed file, what was unpacked last, and where it stands."""
         self._stamp = _stamp(os.stat(path))
         if self._stamp[0] == 0:
             raise ConfigError(f"{name}: the file is empty")
 
     def open(self) -> BufferedReader:
-        """The file, if it still is the one that was looked at first."""
+        """What the file holds, if it still is the one that was looked at first."""
         try:
             file = self.path.open("rb")
         except OSError as error:
@@ -90,7 +100,7 @@ class File(Table):
         if _stamp(os.fstat(file.fileno())) != self._stamp:
             file.close()
             raise ConfigError(f"{self.path}: the file has changed since it was first read; start again")
-        return file
+        return unpacked(file, self.name, self._marks) if is_packed(self.path) else file
 
     def digest(self) -> str:
         with self.open() as file:
@@ -98,7 +108,38 @@ class File(Table):
 
     def _bytes(self, start: int, length: int) -> bytes:
         with self.open() as file:
-            return os.pread(file.fileno(), length, start)
+            if not is_packed(self.path):
+                file.seek(start)
+                return file.read(length)
+            at, held = self._held
+            if not at <= start <= start + length <= at + len(held):  # rows are often read in their order
+                file.seek(start)
+                at, held = self._held = start, file.read(max(length, HELD))
+            return held[start - at :][:length]
+
+    def _not_text(self, error: UnicodeDecodeError, place: str) -> str:
+        return f"not {self.encoding.upper()}: byte 0x{error.object[error.start]:02x} {place}"
+
+
+def opened(path: Path, name: str) -> BufferedReader:
+    """What a file holds, packed or not."""
+    file = path.open("rb")
+    return unpacked(file, name) if is_packed(path) else file
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, as its name says."""
+    return path.suffix.lower() == GZIP
+
+
+def ending(path: Path) -> str:
+    """What a file's name ends in, but for `.gz`."""
+    return (path.with_suffix("") if is_packed(path) else path).suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """A file's name without what it ends in."""
+    return (path.with_suffix("") if is_packed(path) else path).stem
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:

@@ -182,6 +182,8 @@ class Turns(GrueReader):
             raise BadRow(f"`{'context' if right else RIGHT}` is empty")
         asked_for = [column for which, column in WRONG.items() if c.responses in (which, "all")]
         wrong = [filled(answer, "an answer") for column in asked_for for answer in list_of(row, column)]
+        # In some contexts an answer is there as a right and as a wrong one, or twice.
+        wrong = [answer for answer in dict.fromkeys(wrong) if answer not in right]
         return [self._example(place, turns[-c.turns :], right, wrong, {})]
 
     def _example(

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from rlalign_plugin_grue_tasks.grue import SAMPLES, Published
+from rlalign_plugin_grue_tasks.grue import SAMPLES, CompatOptions, Published
 from rlalign_plugin_grue_tasks.translation import Translation, TranslationOptions
 
 SIZES = {
@@ -25,7 +25,7 @@ class IWSLT17(Translation):
 
     paper = "Mauro Cettolo et al., Overview of the IWSLT 2017 Evaluation Campaign, 2017"
 
-    class Config(TranslationOptions):
+    class Config(TranslationOptions, CompatOptions):
         """Options of `iwslt17`."""
 
         languages: ClassVar = ("en", *SIZES)

@@ -57,7 +57,14 @@ class NarrativeQA(GrueTask):
     """The question comes first, and stays."""
     defaults = {"generation": {"top_k": 50, "max_new_tokens": 50}}
     generation = {"beams": 4, "max_new_tokens": 50}
-    metrics = ("rouge-l-max", "meteor", "rouge", "bleu", {"bert-score": {"path": "FacebookAI/roberta-large"}}, "diversity")
+    metrics = (
+        "rouge-l-max",
+        "meteor",
+        "rouge",
+        "bleu",
+        {"bert-score": {"path": "FacebookAI/roberta-large"}},
+        "diversity",
+    )
     limits_the_walk = False
 
     def open(self, path: Path) -> Sources:
@@ -86,13 +93,12 @@ class NarrativeQA(GrueTask):
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         found = self.indexed(name, [name], lambda example, reader: name)[name]
-        limits = [most for most in (self.config.limit, self.most) if most is not None]
         if any(isinstance(table, Lines) for table in self.tables()[name]):  # an answer a line
             examples = gathered(found, lambda example: str(example.prompt))
             self.check_size(name, len(examples))
-            return {name: examples[: min(limits, default=None)]}
+            return {name: examples[: self.at_most]}
         self.check_size(name, found.found)
-        return {name: found.take(numpy.arange(len(found))[: min(limits, default=None)])}
+        return {name: found.take(numpy.arange(len(found))[: self.at_most])}
 
     def reader(self, split: str, table: Table) -> Questions:
         return Questions(table.name, self, split)

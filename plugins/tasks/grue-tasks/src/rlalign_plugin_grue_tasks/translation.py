@@ -165,6 +165,8 @@ class Pairs(GrueReader):
         if "" in (str(source).strip(), str(target).strip()):
             return [EMPTY]
         source, target = filled(source, f"`{self.source}`"), filled(target, f"`{self.target}`")
+        if not self.task.compat:
+            source, target = source.strip(), target.strip()
         names = {"source": NAMES[self.source], "target": NAMES[self.target]}
         before = "translate {source} to {target}: ".format(**names)
         prompt = self.prompt(source, before=before, chat=CHAT.format(**names))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from rlalign_plugin_grue_tasks.grue import SAMPLES, Published
+from rlalign_plugin_grue_tasks.grue import SAMPLES, CompatOptions, Published
 from rlalign_plugin_grue_tasks.translation import Translation, TranslationOptions
 
 SIZES = {
@@ -28,7 +28,7 @@ class WMT16(Translation):
 
     paper = "Ondřej Bojar et al., Findings of the 2016 Conference on Machine Translation, 2016"
 
-    class Config(TranslationOptions):
+    class Config(TranslationOptions, CompatOptions):
         """Options of `wmt16`."""
 
         languages: ClassVar = ("en", *SIZES)
