@@ -100,8 +100,8 @@ def test_tags_and_markup_are_no_text():
     assert train[6].meta["source"] == "It is made of paper & glue, and it holds a cow."
     assert train[6].references == ("Sie besteht aus Papier & Leim, und sie trägt eine Kuh.",)
     assert [e.id for e in task.examples("test")] == [
-        "IWSLT17.TED.tst2010.en-de:6",
-        "IWSLT17.TED.tst2010.en-de:7",
+        "IWSLT17.TED.tst2010.en-de.en.xml:6",
+        "IWSLT17.TED.tst2010.en-de.en.xml:7",
     ]
 
 
@@ -179,10 +179,28 @@ def test_one_file_of_a_pair_names_both(tmp_path):
 def test_files_that_do_not_belong_together(tmp_path):
     write(tmp_path / "train.en", "One.\nTwo.\n")
     write(tmp_path / "train.de", "Eins.\n")
-    with pytest.raises(
-        ConfigError, match=r"train.en has 2 rows and train.de has 1 rows|train.de has 1 rows and"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.de has 1 lines and train\.en has more"):
         made(Multi30k, path=tmp_path).examples("train")
+
+
+def test_names_of_files_say_more_than_names_of_folders(tmp_path):
+    for split in ("train", "dev", "tst2010"):
+        write(tmp_path / f"training-data/{split}.en", split)
+        write(tmp_path / f"training-data/{split}.de", split)
+    task = made(IWSLT17, path=tmp_path)
+    assert {split: sides(task.examples(split)) for split in task.splits()} == {
+        "train": [("train", ("train",))],
+        "val": [("dev", ("dev",))],
+        "test": [("tst2010", ("tst2010",))],
+    }
+
+
+def test_half_of_a_pair(tmp_path):
+    write(tmp_path / "train.en", "One.\n")
+    with pytest.raises(ConfigError, match=r"train\.en is there, and no such file in `de`"):
+        made(Multi30k, path=tmp_path).examples("train")
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        made(Multi30k, path=tmp_path / "nowhere").examples("train")
 
 
 def test_rows_that_cannot_be_used(tmp_path):
@@ -192,14 +210,14 @@ def test_rows_that_cannot_be_used(tmp_path):
         examples = made(Multi30k, path=tmp_path).examples("train")
     assert sides(examples) == [("One.", ("Eins.",))]
     told = "\n".join(str(each.message) for each in caught)
-    assert "train.en:2: not UTF-8: byte 0xff at place 3" in told
-    assert "2 are empty on one side (first train:3)" in told
+    assert "train.en:2: train.en: not UTF-8: byte 0xff at place 3" in told
+    assert "2 are empty on one side (first train.en:3)" in told
 
 
 def test_a_broken_packed_file(tmp_path):
     write(tmp_path / "train.en", "One.\n")
     (tmp_path / "train.de.gz").write_bytes(b"no gzip")
-    with pytest.raises(ConfigError, match=r"train\.de\.gz: cannot be unpacked"):
+    with pytest.raises(ConfigError, match=r"train\.de\.gz: the packed file is damaged"):
         made(Multi30k, path=tmp_path).examples("train")
 
 

@@ -74,7 +74,7 @@ class SideBySide(Table):
                     lengths.append(line.length)
             row = self._row(lines)
             if isinstance(row, str) or any(row.values()):
-                yield Scanned(index + 1, index, 0, row)
+                yield Scanned(lines[0].number, index, 0, row)
 
     def _row(self, lines: Sequence[Scanned]) -> Row | str:
         row: Row = {}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 from rlalign import Example
 from rlalign_plugin_dataset.cells import filled, list_of, number
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lines import Lines, SideBySide
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources, canonical
 from rlalign_plugin_dataset.tables import Row, Table
@@ -23,7 +24,6 @@ from rlalign_plugin_grue_tasks.grue import (
     Published,
     prompt_tokens,
 )
-from rlalign_plugin_grue_tasks.lines import Lines, Parallel
 
 END = "<EOU>"
 """What ends a turn; text, and no token of its own."""
@@ -115,18 +115,15 @@ class DailyDialog(GrueTask):
 
     def open(self, path: Path) -> Sources:
         """The authors' text files where they are there, else files of rows."""
-        found: dict[str, Parallel] = {}
-        folders = [path, *sorted(p for p in path.iterdir() if p.is_dir())] if path.is_dir() else []
-        for file in (file for folder in folders for file in sorted(folder.glob("dialogues_*.txt"))):
-            kind, _, part = file.stem.removeprefix("dialogues_").rpartition("_")
-            if kind == "" and part not in ("text", "topic", "act", "emotion"):
-                sides = {"utterances": file}
-                sides |= {
-                    f"{what}s": file.with_name(f"dialogues_{what}_{part}.txt") for what in ("act", "emotion")
-                }
-                lines = {c: Lines(f, f.relative_to(path).as_posix()) for c, f in sides.items() if f.is_file()}
-                found[canonical(part)] = Parallel(lines, lines["utterances"].name)
-        return {split: [table] for split, table in found.items()} or super().open(path)
+        found: Sources = {}
+        for part in ("train", "validation", "test"):
+            sides = {"utterances": "", "acts": "act_", "emotions": "emotion_"}
+            for folder in (path, path / part):
+                files = {column: folder / f"dialogues_{kind}{part}.txt" for column, kind in sides.items()}
+                lines = [Lines(f, f.name, column=c) for c, f in files.items() if f.is_file()]
+                if lines:
+                    found[canonical(part)] = [SideBySide(lines)]
+        return found or super().open(path)
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         found = self.indexed(name, [name], lambda example, reader: name)
@@ -223,7 +220,10 @@ def _list(row: Row, name: str) -> list[Any]:
     value = get(row, column)
     if not isinstance(value, str):
         return list_of(row, column)
-    return value.removesuffix("\n").split(_EOU)[:-1] if name == "utterances" else value.split()
+    if name != "utterances":
+        return value.split()
+    turns = value.split(_EOU)
+    return turns if turns[-1].strip() else turns[:-1]
 
 
 def _number(value: Any, what: str) -> int:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 
-from rlalign import Example
+from rlalign import ConfigError, Example
 from rlalign_plugin_dataset.cells import filled
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lines import Lines, SideBySide
+from rlalign_plugin_dataset.opening import is_data
 from rlalign_plugin_dataset.sources import Sources
-from rlalign_plugin_dataset.tables import Row, Table, kind_of
+from rlalign_plugin_dataset.tables import Row, Scanned, Table, kind_of
 from rlalign_plugin_grue_tasks.grue import GrueOptions, GrueReader, GrueTask, prompt_tokens
-from rlalign_plugin_grue_tasks.lines import Clean, Lines, Parallel, as_it_stands
 
 NAMES = {
     "ar": "Arabic", "cs": "Czech", "de": "German", "en": "English", "fi": "Finnish", "fr": "French",
@@ -43,26 +44,44 @@ def untagged(line: str) -> str | None:
     return None if line.startswith("<") else line
 
 
+class Sentences(Lines):
+    """A text file of which some lines are no sentences."""
+
+    def __init__(self, path: Path, name: str, column: str, sentence: Callable[[str], str | None]) -> None:
+        super().__init__(path, name, column=column)
+        self.sentence = sentence
+
+    def every(self) -> Iterator[Scanned]:
+        for found in super().every():
+            if isinstance(found.row, str):
+                yield found
+            elif (text := self.sentence(found.row[self.column])) is not None:
+                yield found._replace(row={self.column: text})
+
+    def read(self, start: int, length: int) -> Row:
+        return {self.column: self.sentence(super().read(start, length)[self.column])}
+
+
 class Named(NamedTuple):
     """What the name of a text file says: `newstest2016-ende-src.en.sgm`."""
 
     stem: str
     language: str
-    clean: Clean
+    sentence: Callable[[str], str | None]
 
 
 def named(name: str) -> Named:
     """What a text file's name says of it."""
     path = Path(name.removesuffix(".gz"))
-    clean = segment if path.suffix in MARKUP else untagged if ".tags." in name else as_it_stands
+    sentence = segment if path.suffix in MARKUP else untagged if ".tags." in name else str
     if path.suffix in MARKUP:
         path = path.with_suffix("")
-    return Named(re.sub(r"-(src|ref)\b", "", path.stem), path.suffix[1:], clean)
+    return Named(re.sub(r"-(src|ref)\b", "", path.stem), path.suffix[1:], sentence)
 
 
 def split_of(stem: str) -> str:
-    """The split of a pair of files: as a word in their name begins, else `train`."""
-    words = re.split(r"[-_. ]", stem.lower())
+    """The split of a pair of files: as a word in their name begins, or in that of a folder, else `train`."""
+    words = [word for part in reversed(Path(stem).parts) for word in re.split(r"[-_. ]", part.lower())]
     return next(
         (split for word in words for begin, split in _SPLITS.items() if word.startswith(begin)), "train"
     )
@@ -117,31 +136,42 @@ class Translation(GrueTask):
         return self.config.source, self.config.target
 
     def open(self, path: Path) -> Sources:
-        folder = path if path.is_dir() else path.parent
+        """Pairs of text files in the two languages where there are such, else files of rows."""
+        only = None if path.is_dir() else path
+        if only is not None and (is_data(only) or not only.is_file()):
+            return super().open(path)
+        stems = self._stems(path.parent, "*") if only else self._stems(path, "**/*")
+        forth, back = "".join(self.pair), "".join(reversed(self.pair))
         found: Sources = {}
-        for stem, sides in self._pairs(folder, None if path.is_dir() else path):
-            found.setdefault(self.split_of(stem), []).append(Parallel(sides, stem))
+        for stem, sides in stems.items():
+            is_meant = only is None or any(side.path == only for side in sides.values())
+            # A test set may be there for both directions: `newstest2016-ende`, `newstest2016-deen`.
+            if is_meant and len(sides) == 2 and not (back in stem and stem.replace(back, forth) in stems):
+                found.setdefault(self.split_of(stem), []).append(
+                    SideBySide([sides[language] for language in self.pair])
+                )
+        alone = next((side for sides in stems.values() for side in sides.values()), None)
+        if not found and only is None and alone is not None:
+            other = self.pair[named(alone.path.name).language == self.pair[0]]
+            raise ConfigError(f"{path}: {alone.name} is there, and no such file in `{other}`")
         return found or super().open(path)
 
     def split_of(self, stem: str) -> str:
         """The split that a pair of text files belongs to."""
         return split_of(stem)
 
-    def _pairs(self, folder: Path, only: Path | None) -> Iterator[tuple[str, dict[str, Lines]]]:
-        """Pairs of text files in the two languages, by what their names have in common."""
-        stems: dict[str, dict[str, Lines]] = {}
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    def _stems(self, folder: Path, which: str) -> dict[str, dict[str, Sentences]]:
+        """Text files in the two languages, by what the names of a pair have in common."""
+        stems: dict[str, dict[str, Sentences]] = {}
+        for path in sorted(folder.glob(which)):
             said = named(path.name)
             if said.language in self.pair and path.is_file():
                 name = path.relative_to(folder).as_posix()
                 stem = (Path(name).parent / said.stem).as_posix()
-                stems.setdefault(stem, {})[said.language] = Lines(path, name, said.clean)
-        forth, back = "".join(self.pair), "".join(reversed(self.pair))
-        for stem, sides in stems.items():
-            if only is not None and all(side.path != only for side in sides.values()):
-                continue
-            if len(sides) == 2 and not (back in stem and stem.replace(back, forth) in stems):
-                yield stem, sides
+                stems.setdefault(stem, {})[said.language] = Sentences(
+                    path, name, said.language, said.sentence
+                )
+        return stems
 
     def reader(self, split: str, table: Table) -> Pairs:
         return Pairs(table.name, self, split)
