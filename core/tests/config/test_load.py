@@ -451,6 +451,27 @@ def test_two_algorithms_that_set_the_same_differently():
     assert published(text.replace("iterations: 5", "iterations: 5, epochs: 2"))[0].train.epochs == 2
 
 
+def test_a_task_sets_what_the_file_does_not_say_and_no_algorithm_may_differ():
+    class Long(Task):
+        defaults = {"generation": {"max_new_tokens": 9, "temperature": 0.7}}
+
+    class Short(Task):
+        defaults = {"generation": {"temperature": 0.5}}
+
+    registry = Registry({**COMPONENTS, "published": Published, "long": Long, "short": Short})
+    text = ONE.replace("{ppo: {clip: 0.3}}", "published")
+    first = next(line for line in text.splitlines() if line.startswith("task:"))
+
+    def generation(task):
+        said = text.replace(first, f"task: {task}")
+        return load_pipeline("p.yaml", registry=registry, text=said).phases[0].generation
+
+    assert (generation("long").max_new_tokens, generation("long").temperature) == (9, 0.7)
+    told = r"`temperature` is missing: `short` sets 0\.5 and `published` 0\.7; say which"
+    with pytest.raises(ConfigError, match=told):
+        generation("short")
+
+
 # --- evaluate -------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,19 @@ from rlalign.data.settings import Sampling
 from rlalign.testing import run
 from rlalign.testing.bench import registry
 from rlalign_plugin_dataset.lengths import Tokens
-from rlalign_plugin_grue_tasks import E2E, IMDB, CNNDailyMail, CommonGen, ToTTo
+from rlalign_plugin_grue_tasks import (
+    E2E,
+    GSM8K,
+    IMDB,
+    IWSLT17,
+    WMT16,
+    CNNDailyMail,
+    CommonGen,
+    DailyDialog,
+    Multi30k,
+    NarrativeQA,
+    ToTTo,
+)
 from rlalign_plugin_grue_tasks.grue import GrueTask
 
 TASKS: dict[str, type[GrueTask]] = {
@@ -28,6 +40,12 @@ TASKS: dict[str, type[GrueTask]] = {
     "cnn-daily-mail": CNNDailyMail,
     "totto": ToTTo,
     "e2e": E2E,
+    "wmt16": WMT16,
+    "iwslt17": IWSLT17,
+    "multi30k": Multi30k,
+    "narrative-qa": NarrativeQA,
+    "daily-dialog": DailyDialog,
+    "gsm8k": GSM8K,
 }
 every = pytest.mark.parametrize("name", TASKS)
 
@@ -111,7 +129,7 @@ def test_another_name_on_the_hub_is_read_as_it_is_and_has_other_sizes(hub):
         CommonGen(CommonGen.Config(hub="allenai/common_gen", whole=True)).examples("train")
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "narrative-qa"])
 def test_offline_it_is_said_how_to_get_the_data(name, monkeypatch):
     def load_dataset(path: str, **how: Any) -> Any:
         raise ConnectionError("Couldn't reach it")
@@ -191,6 +209,12 @@ def tokenizers(tmp_path: Path) -> dict[str, Path]:
         ("cnn-daily-mail", 4, "Summarize: A baker"),
         ("totto", 6, "</row_header> </cell> </table>"),
         ("e2e", 4, "describe: name[Blue Door],"),
+        ("wmt16", 7, "translate English to German: The city"),
+        ("iwslt17", 6, "translate English to German: When"),
+        ("multi30k", 7, "translate English to German: A woman"),
+        ("narrative-qa", 11, "where does ilse make lamps? \\n ilse makes lamps in"),
+        ("daily-dialog", 6, "! Thank you . <EOU>"),
+        ("gsm8k", 7, "does he sell that day?\nAnswer:"),
     ],
 )
 def test_prompts_are_cut_at_the_side_that_the_task_says(tokenizers, name, most, cut):
@@ -221,6 +245,20 @@ def test_what_a_chat_asks_for_is_never_cut(tokenizers):
     task = sample("cnn-daily-mail", style="chat", tokenizer=tokenizers["words"], max_prompt_tokens=4)
     asked = "Summarize this article in three or four short sentences.\n\n"
     assert task.examples("train")[1].prompt[0]["content"] == asked + "A baker in"
+
+
+def test_of_a_chat_the_question_and_the_last_turn_stay(tokenizers):
+    how = {"style": "chat", "tokenizer": tokenizers["words"]}
+    (message,) = sample("narrative-qa", **how, max_prompt_tokens=5).examples("train")[0].prompt
+    assert message["content"].endswith(
+        "Question: Where does Ilse make lamps?\n\nSummary: Ilse makes lamps in"
+    )
+    turns = sample("daily-dialog", **how, max_prompt_tokens=20).examples("train")[0].prompt
+    assert [turn["content"] for turn in turns] == [
+        "I have looked there twice .",
+        "Then look under the newspaper .",
+        "Here they are ! Thank you .",
+    ]
 
 
 def test_rl4lms_leaves_it_to_the_policy(tokenizers):

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy
 
 from rlalign import Example
+from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.cells import filled, list_of, text_of
+from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import BadRow
-from rlalign_plugin_dataset.opening import ENDINGS
-from rlalign_plugin_dataset.sources import Sources, canonical
+from rlalign_plugin_dataset.opening import is_data
+from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table
 from rlalign_plugin_grue_tasks.grue import (
     SAMPLES,
@@ -20,13 +22,11 @@ from rlalign_plugin_grue_tasks.grue import (
     GrueReader,
     GrueTask,
     Published,
-    gathered,
     prompt_tokens,
 )
-from rlalign_plugin_grue_tasks.lines import Lines, Parallel
 
-WORDS, SENTENCES = ".src_alpha.txt", ".tgt.txt"
-"""The authors' text files: a line of `commongen.dev.tgt.txt` has the words of that of `commongen.dev.src_alpha.txt`."""
+TEXTS = {"words": "commongen.{split}.src_alpha.txt", "target": "commongen.{split}.tgt.txt"}
+"""The authors' text files, which go together line by line."""
 CHAT = "Write one sentence about an everyday scene that uses all of these words: {words}."
 
 
@@ -75,32 +75,22 @@ class CommonGen(GrueTask):
 
     def open(self, path: Path) -> Sources:
         """The authors' text files; where a split is there in another form too, that one."""
-        if path.name.endswith(WORDS):
-            return {"train": [_in_step(path)]}
-        words = sorted(path.glob(f"*{WORDS}"))
-        found: Sources = {canonical(file.name.split(".")[-3]): [_in_step(file)] for file in words}
-        if found and not any(file.suffix in ENDINGS for file in path.iterdir()):
-            return found
-        return {**found, **super().open(path)}
+        texts = (
+            sources.lines(path, TEXTS, {}) if any(path.glob(TEXTS["words"].replace("{split}", "*"))) else {}
+        )
+        others = not texts or any(is_data(file) for file in path.iterdir())
+        return {**texts, **super().open(path)} if others else texts
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         rows = self.indexed(name, [name], lambda example, reader: name)[name]
         self.check_size(name, rows.found)
         if name == "train" and self.compat:
             return {name: rows.take(numpy.arange(len(rows))[: self.at_most])}
-        found = gathered(rows, lambda example: tuple(example.meta["keywords"]), self.at_most)
+        found = Gathered(rows, self.at_most)
         return {name: [_with_one(example) for example in found] if self.compat else found}
 
     def reader(self, split: str, table: Table) -> Scenes:
         return Scenes(table.name, self, split)
-
-
-def _in_step(words: Path) -> Parallel:
-    stem = words.name.removesuffix(WORDS)
-    sides = {"words": words, "target": words.with_name(stem + SENTENCES)}
-    return Parallel(
-        {column: Lines(file, file.name) for column, file in sides.items() if file.is_file()}, stem
-    )
 
 
 def _with_one(example: Example) -> Example:
@@ -112,6 +102,10 @@ class Scenes(GrueReader):
     """Words and sentences: in rows of the hub (`concepts`, `target`, `references`), of the authors (`concept_set`,
     `scene`), or a line of each of their text files."""
 
+    def __init__(self, name: str, task: CommonGen, split: str) -> None:
+        super().__init__(name, task, split)
+        self.gathers = not (task.compat and split == "train")
+
     def examples(self, row: Row, place: str) -> Sequence[Example]:
         words = [filled(word, "a word") for word in _words(row)]
         prompt = self.prompt(
@@ -121,7 +115,7 @@ class Scenes(GrueReader):
             chat=CHAT.replace("{words}", ", ".join(words)),
         )
         sentences = [text for text in self._sentences(row) if text.strip()]
-        return [self.example(place, prompt, list(dict.fromkeys(sentences)), keywords=words)]
+        return [self.example(place, prompt, sentences, keywords=words)]
 
     def _sentences(self, row: Row) -> list[str]:
         if "scene" in row:

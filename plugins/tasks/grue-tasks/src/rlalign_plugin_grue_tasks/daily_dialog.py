@@ -93,6 +93,7 @@ class DailyDialog(GrueTask):
         "dialogues_act_train.txt, …: `path` reads its unpacked folder too.",
     )
     licence = "CC BY-NC-SA 4.0; the answers of DailyDialog++ MIT"
+    sizes = DIALOGUES
     warm_start = "rajkumarrrk/gpt2-fine-tuned-on-daily-dialog"
     side = "left"
     defaults = {"generation": DECODING}

@@ -9,6 +9,7 @@ from pathlib import Path
 from rlalign import Example
 from rlalign_plugin_dataset import sources
 from rlalign_plugin_dataset.cells import filled
+from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table
@@ -18,7 +19,6 @@ from rlalign_plugin_grue_tasks.grue import (
     GrueReader,
     GrueTask,
     Published,
-    gathered,
     prompt_tokens,
 )
 
@@ -74,7 +74,7 @@ class E2E(GrueTask):
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         rows = self.indexed(name, [name], lambda example, reader: name)[name]
         self.check_size(name, rows.found)
-        return {name: gathered(rows, lambda example: str(example.meta["facts"]), self.at_most)}
+        return {name: Gathered(rows, self.at_most)}
 
     def reader(self, split: str, table: Table) -> Restaurants:
         return Restaurants(table.name, self, split)
@@ -83,6 +83,8 @@ class E2E(GrueTask):
 class Restaurants(GrueReader):
     """One text per row: `mr` and `ref` as the authors have them, `meaning_representation` and `human_reference` as the
     hub does."""
+
+    gathers = True
 
     def examples(self, row: Row, place: str) -> Sequence[Example]:
         facts = filled(row.get("mr", row.get("meaning_representation")), "`mr`").strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -63,8 +63,8 @@ class GrueOptions(CorpusOptions):
     )
     whole: bool | None = Field(
         None,
-        description="refuse data whose splits do not have the sizes that are expected; null: yes of the usual one on the "
-        "hub, no of others and of a copy",
+        description="refuse data whose splits do not have the sizes that are expected; null: yes of the usual one on "
+        "the hub, no of others and of a copy",
     )
     style: Literal["plain", "chat"] = Field(
         "plain", description="the prompt as published, or as a user's message for a chat template"
@@ -179,23 +179,3 @@ class GrueReader(Measuring):
             meta["blind"] = self.task.blind[self.split]
         answers = self.answers(prompt, references)
         return Example(name, prompt, answers, meta={"references": list(references), **meta})
-
-
-def gathered(
-    examples: Iterable[Example], key: Callable[[Example], Hashable], most: int | None = None
-) -> list[Example]:
-    """One example of all that have the same key, with all their references, each once."""
-    groups: dict[Hashable, list[Example]] = {}
-    for example in examples:
-        found = key(example)
-        if found not in groups and most is not None and len(groups) >= most:
-            continue
-        groups.setdefault(found, []).append(example)
-    return [_one_of(group) for group in groups.values()]
-
-
-def _one_of(group: Sequence[Example]) -> Example:
-    first = group[0]
-    references = list(dict.fromkeys(text for example in group for text in example.references))
-    responses = tuple(dict.fromkeys(text for example in group for text in example.responses))
-    return Example(first.id, first.prompt, responses, meta={**first.meta, "references": references})

@@ -12,7 +12,14 @@ from rlalign import Example
 from rlalign_plugin_dataset.cells import text_of
 from rlalign_plugin_dataset.index import BadRow, split_by_share
 from rlalign_plugin_dataset.tables import Row, Table
-from rlalign_plugin_grue_tasks.grue import SAMPLES, GrueOptions, GrueReader, GrueTask, Published
+from rlalign_plugin_grue_tasks.grue import (
+    SAMPLES,
+    GrueOptions,
+    GrueReader,
+    GrueTask,
+    Published,
+    prompt_tokens,
+)
 
 MARK = "####"
 """What stands before the number at the end."""
@@ -29,6 +36,7 @@ class GSM8K(GrueTask):
     class Config(GrueOptions):
         """Options of `gsm8k`."""
 
+        max_prompt_tokens: int | None = prompt_tokens(512)
         held_out: float = Field(
             0.05,
             ge=0,

@@ -10,6 +10,7 @@ import numpy
 
 from rlalign import ConfigError, Example
 from rlalign_plugin_dataset.cells import filled, list_of
+from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
@@ -20,7 +21,6 @@ from rlalign_plugin_grue_tasks.grue import (
     GrueReader,
     GrueTask,
     Published,
-    gathered,
     prompt_tokens,
 )
 from rlalign_plugin_grue_tasks.lines import Lines
@@ -94,9 +94,9 @@ class NarrativeQA(GrueTask):
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         found = self.indexed(name, [name], lambda example, reader: name)[name]
         if any(isinstance(table, Lines) for table in self.tables()[name]):  # an answer a line
-            examples = gathered(found, lambda example: str(example.prompt))
+            examples = Gathered(found, self.at_most)
             self.check_size(name, len(examples))
-            return {name: examples[: self.at_most]}
+            return {name: examples}
         self.check_size(name, found.found)
         return {name: found.take(numpy.arange(len(found))[: self.at_most])}
 
@@ -114,6 +114,8 @@ def cells_of(line: str, compat: bool) -> tuple[str, str]:
 
 class Questions(GrueReader):
     """A line of UnifiedQA's files, a row of the hub, or one that `rlalign data fetch` made of it."""
+
+    gathers = True
 
     def examples(self, row: Row, place: str) -> Sequence[Example]:
         if "text" in row:

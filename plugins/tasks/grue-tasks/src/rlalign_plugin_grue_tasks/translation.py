@@ -135,6 +135,11 @@ class Translation(GrueTask):
         """The two languages, in the order of translation."""
         return self.config.source, self.config.target
 
+    @property
+    def other(self) -> str:
+        """The language that is not English."""
+        return next(language for language in self.pair if language != "en")
+
     def open(self, path: Path) -> Sources:
         """Pairs of text files in the two languages where there are such, else files of rows."""
         only = None if path.is_dir() else path

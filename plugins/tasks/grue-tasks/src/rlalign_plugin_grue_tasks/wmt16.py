@@ -11,16 +11,26 @@ from rlalign_plugin_grue_tasks.grue import SAMPLES, CompatOptions, Published
 from rlalign_plugin_grue_tasks.translation import Translation, TranslationOptions
 
 SIZES = {
-    "cs": (997_240, 2_656, 2_999),
-    "de": (4_548_885, 2_169, 2_999),
-    "fi": (2_073_394, 1_370, 6_000),
-    "ro": (610_320, 1_999, 1_999),
-    "ru": (1_516_162, 2_818, 2_998),
-    "tr": (205_756, 1_001, 3_000),
+    "cs": {"train": 997_240, "val": 2_656, "test": 2_999},
+    "de": {"train": 4_548_885, "val": 2_169, "test": 2_999},
+    "fi": {"train": 2_073_394, "val": 1_370, "test": 6_000},
+    "ro": {"train": 610_320, "val": 1_999, "test": 1_999},
+    "ru": {"train": 1_516_162, "val": 2_818, "test": 2_998},
+    "tr": {"train": 205_756, "val": 1_001, "test": 3_000},
 }
-"""Of each language's pair with English, as the hub's card says: train, val, test."""
+"""Of each language's pair with English, as the hub's card says."""
 NEWS = {"newstest2015": "val", "newsdev2016": "val", "newstest2016": "test", "newstestB2016": "test"}
 """Test sets by the split that they are; others are splits under their own names."""
+
+
+def with_english(other: str) -> Published:
+    """The pair of English and another language."""
+    return Published(
+        "wmt/wmt16",
+        f"{other}-en",
+        "41d8a4013aa1489f28fea60ec0932af246086482",
+        elsewhere="statmt.org/wmt16 has the texts, two files a source, and test sets as .sgm, which `path` reads too.",
+    )
 
 
 class WMT16(Translation):
@@ -35,21 +45,13 @@ class WMT16(Translation):
 
     config: Config
     samples = SAMPLES / "wmt16"
-    licence = (
-        "not one for all of it: each source (Europarl, Common Crawl, News Commentary, …) has its own terms"
-    )
+    published = with_english("de")
+    licence = "that of each source: Europarl, Common Crawl, News Commentary, …"
+    sizes = SIZES["de"]
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        other = next(language for language in self.pair if language != "en")
-        self.published = Published(
-            "wmt/wmt16",
-            subset=f"{other}-en",
-            revision="41d8a4013aa1489f28fea60ec0932af246086482",
-            elsewhere="statmt.org/wmt16 offers the texts, two files a source, and test sets as .sgm, which `path` "
-            "reads too.",
-        )
-        self.sizes = dict(zip(("train", "val", "test"), SIZES[other], strict=True))
+        self.published, self.sizes = with_english(self.other), SIZES[self.other]
 
     def split_of(self, stem: str) -> str:
         found = re.search(r"news(?!-commentary)[A-Za-z-]*\d{4}", stem)
