@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "grue"
 RECIPES = generate.recipes()
 FILES = [FOLDER / recipe.task / f"{recipe.method}.yaml" for recipe in RECIPES]
 WRITE = "python -m recipes.grue.generate"
-SOME = ("imdb/supervised-nlpo", "imdb/rloo", "imdb/a-lol")
+SOME = ("imdb/supervised-nlpo", "e2e/rloo", "daily-dialog/a-lol")
 
 
 def called(path: Path) -> str:
