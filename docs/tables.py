@@ -53,6 +53,7 @@ def pages() -> list[Path]:
         *sorted(ROOT.glob("*.md")),
         *sorted(ROOT.glob("docs/*.md")),
         *(package / "README.md" for package in packages()),
+        *sorted(ROOT.glob("recipes/*/README.md")),
     ]
 
 

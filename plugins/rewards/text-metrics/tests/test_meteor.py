@@ -244,6 +244,22 @@ def test_without_synonyms_it_has_another_name(folder):
     assert metric.values(TEXTS[:1], EXAMPLES[:1]) == [1 - 0.5 / 6**3]
 
 
+@pytest.mark.parametrize("words", [6, 12, 25, 50])
+def test_as_rl4lms_the_list_of_references_is_the_reference(folder, words):
+    """What an answer scores that is the first of one, two and three references without a word in common."""
+    metric = ready(Meteor, wordnet=folder, compat="rl4lms")
+    texts = [" ".join(f"{letter}{i}" for i in range(words)) for letter in "xyz"]
+    found = metric.values(
+        [texts[0]] * 3, [Example(str(n), "", meta={"references": texts[:n]}) for n in (1, 2, 3)]
+    )
+    for n, score in enumerate(found, 1):
+        recall = words / (
+            n * words + 3 * n + 1
+        )  # of a list, brackets, commas and quotation marks are words too
+        assert score == pytest.approx((1 - 0.5 / words**3) * recall / (0.9 + 0.1 * recall))
+    assert "|refs:list|" in metric.signature()
+
+
 class Houses(Task):
     """A task of six prompts, with references of which some words have synonyms."""
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, computed_field, model_validator
 
@@ -80,17 +81,18 @@ class _Aligned(TextMetric):
     paper = "Lavie and Agarwal, METEOR: An Automatic Metric for MT Evaluation with High Levels of Correlation, 2007"
     synonyms: Synonyms | None = None
 
+    def compared(self, example: Example) -> Sequence[str]:
+        """The references, of which the best counts."""
+        return references(example, self.name)
+
     def values(self, texts: Sequence[str], examples: Sequence[Example]) -> list[float]:
         return [
-            max(
-                meteor(treebank(text), treebank(each), self.synonyms)
-                for each in references(example, self.name)
-            )
+            max(meteor(treebank(text), treebank(each), self.synonyms) for each in self.compared(example))
             for text, example in zip(texts, examples, strict=True)
         ]
 
-    def _signed(self, synonyms: str) -> str:
-        how = {"nrefs": "var", "refs": "best", "case": "lc", "tok": "penn", "stem": "porter", "syn": synonyms}
+    def _signed(self, synonyms: str, refs: str = "best") -> str:
+        how = {"nrefs": "var", "refs": refs, "case": "lc", "tok": "penn", "stem": "porter", "syn": synonyms}
         weights = {"alpha": ALPHA, "beta": BETA, "gamma": GAMMA}
         return signed(**how, **weights, version=version("rlalign-plugin-text-metrics"))
 
@@ -108,6 +110,10 @@ class Meteor(_Aligned):
             None,
             description="the folder of WordNet 3.0 (`index.noun`, `data.noun`, …); null: looked for in `$WNSEARCHDIR`, "
             "`$WNHOME/dict`, /usr/share/wordnet and NLTK's data",
+        )
+        compat: Literal["rl4lms"] | None = Field(
+            None,
+            description="`rl4lms`: all references, written out as a list, `['…', '…']`, are one: RL4LMs' mistake",
         )
 
         @model_validator(mode="after")
@@ -143,9 +149,14 @@ class Meteor(_Aligned):
             )
         self.synonyms = wordnet.opened(folder).synonyms
 
+    def compared(self, example: Example) -> Sequence[str]:
+        found = super().compared(example)
+        return found if self.config.compat is None else [str(list(found))]
+
     def signature(self) -> str:
         assert self.config.folder is not None
-        return self._signed(f"wordnet-{wordnet.opened(self.config.folder).version}")
+        synonyms = f"wordnet-{wordnet.opened(self.config.folder).version}"
+        return self._signed(synonyms, "best" if self.config.compat is None else "list")
 
 
 class MeteorNosyn(_Aligned):

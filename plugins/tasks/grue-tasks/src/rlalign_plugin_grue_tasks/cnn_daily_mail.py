@@ -36,7 +36,7 @@ class CNNDailyMail(GrueTask):
     warm_start = "rajkumarrrk/t5-base-fine-tuned-on-cnn-dm"
     sizes = {"train": 287_113, "val": 13_368, "test": 11_490}
     side = "right"
-    defaults = {"generation": {"top_k": 50, "min_new_tokens": 50, "max_new_tokens": 100}}
+    defaults = {"generation": {"top_k": 100, "min_new_tokens": 50, "max_new_tokens": 100}}
     generation = {"temperature": 0.7, "min_new_tokens": 50, "max_new_tokens": 100}
     metrics = ("meteor", "rouge", "bleu", {"bert-score": {"path": "FacebookAI/roberta-large"}}, "diversity")
 
