@@ -23,8 +23,8 @@ from rlalign.running.members import HOOKS
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-STUDY = ROOT / "study"
-PACKAGES = [ROOT / "core", STUDY, *PLUGINS]
+COMMANDS = [ROOT / "study", ROOT / "bench"]
+PACKAGES = [ROOT / "core", *COMMANDS, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
 
@@ -67,12 +67,12 @@ def test_folder_distribution_and_module_have_one_name(package):
     assert wheel["wheel"]["packages"] == [f"src/{module}"]
 
 
-@every([STUDY, *PLUGINS, *EXAMPLES])
+@every([*COMMANDS, *PLUGINS, *EXAMPLES])
 def test_bounds(package):
     dependencies = project(package)["dependencies"]
     assert BOUNDS in dependencies
     for dependency in dependencies:
-        if dependency.startswith("rlalign-plugin-"):
+        if dependency.startswith("rlalign-"):
             assert re.search(r">=0\.\d+,<0\.\d+$", dependency), f"{dependency}: needs bounds"
 
 
@@ -199,7 +199,8 @@ def test_readme_has_its_parts(package):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["bench", "--help"], ["--version"]],
 )
 def test_the_command_answers_at_once(arguments, tmp_path):
     """In under 0.7 s of a processor's time, the best of three, and without torch."""

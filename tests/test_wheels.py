@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = [
     ROOT / "core",
     ROOT / "study",
+    ROOT / "bench",
     *sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml")),
     *sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml")),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,19 @@ def study(file: Path, steps: tuple[str, ...], debug: bool, **options: object) ->
     Stopped at any time, the same command goes on where it was. Results of several machines count together: their
     .jsonl files need only lie in the folder of results.
     """
+    with guarded(debug):
+        from rlalign_study.file import Study
+
+        sys.exit(Work(Study.read(file), **options).do(steps or STEPS))  # type: ignore[arg-type]
+
+
+@contextmanager
+def guarded(debug: bool) -> Iterator[None]:
+    """End with a sentence and an exit status, whatever was wrong with what somebody wrote."""
     from rlalign_study.core import RLAlignError
 
     try:
-        sys.exit(Work(file, **options).do(steps or STEPS))  # type: ignore[arg-type]
+        yield
     except KeyboardInterrupt:
         click.echo("stopped: the same command goes on from here", err=True)
         sys.exit(130)
@@ -61,19 +71,17 @@ class Work:
 
     def __init__(
         self,
-        file: Path,
-        jobs: int,
-        memory: float | None,
-        only: str,
-        again: bool,
-        names: bool,
-        keep: bool,
-        runs: Path | None,
-        results: Path | None,
+        study: Study,
+        jobs: int = 1,
+        memory: float | None = None,
+        only: str = "",
+        again: bool = False,
+        names: bool = False,
+        keep: bool = False,
+        runs: Path | None = None,
+        results: Path | None = None,
     ) -> None:
-        from rlalign_study.file import Study
-
-        self.study: Study = Study.read(file)
+        self.study = study
         self.jobs, self.only, self.again, self.names, self.keep = jobs, only, again, names, keep
         self.memory = memory or self.study.memory
         self.runs = (runs or Path("runs") / self.study.name).absolute()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rlalign.config import places
@@ -34,17 +37,35 @@ def check(pipeline: Tree, folder: Path, components: Components) -> None:
 
 
 def train(
-    pipeline: Tree, folder: Path, components: Components, *, root: Path, name: str
+    pipeline: Tree,
+    folder: Path,
+    components: Components,
+    *,
+    root: Path,
+    name: str,
+    budget: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Path, str | None]:
     """Run a pipeline whose paths begin in `folder`: the run's folder, and if it broke off, why.
 
-    It broke off if what it computed was no longer finite; whatever else goes wrong is raised.
+    It broke off if what it computed was no longer finite; whatever else goes wrong is raised. It ends after the
+    iteration that has used up its `budget`: `tokens` of responses, or `seconds` of processor time.
     """
-    from rlalign import api
+    from rlalign import Interrupted, api
+
+    used = dict.fromkeys(budget, 0.0)
+    began = time.process_time()
+
+    def count(row: Tree) -> None:
+        used.update(tokens=used.get("tokens", 0) + row["tokens"], seconds=time.process_time() - began)
+        if any(used[what] >= most for what, most in budget.items()):
+            signal.raise_signal(signal.SIGTERM)  # as whoever wants a run to end after its iteration does
 
     ready = api.Pipeline(_load(pipeline, folder, components), _registry(components))
     try:
-        api.run(ready, root=root, name=name, display=False)
+        api.run(ready, root=root, name=name, display=False, callbacks=api.Callbacks(on_iteration=count))
+    except Interrupted:
+        if not any(used[what] >= most for what, most in budget.items()):
+            raise
     except ComponentError as error:
         if "not finite" not in str(error):
             raise
@@ -75,6 +96,16 @@ def signatures(run: Path) -> dict[str, str]:
 def evaluated(run: Path, how: Tree, components: Components) -> Tree:
     """A finished run's policy measured once more; `how` changes its `evaluate` section, key by key."""
     return _opened(run, how, components).evaluate()  # type: ignore[no-any-return]
+
+
+def evaluated_by_example(
+    run: Path, how: Tree, components: Components
+) -> tuple[Tree, dict[str, list[float]], str]:
+    """The same, with one value an example by the same names, where that is what a figure is a mean of.
+
+    The last is a hash of the examples.
+    """
+    return _opened(run, how, components).evaluate_by_example()  # type: ignore[no-any-return]
 
 
 def sampled(run: Path, how: Tree, components: Components) -> list[Tree]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -63,6 +63,19 @@ class Require(Part):
     """At least this share of the value that the curve starts with."""
 
 
+class Budget(Part):
+    """What a run may use up: it ends after the iteration that reaches this, and is measured where it then is."""
+
+    tokens: float | None = Field(None, gt=0)
+    """Of responses, sampled or logged."""
+    seconds: float | None = Field(None, gt=0)
+    """Processor time of training, evaluations on the way included."""
+
+    @property
+    def said(self) -> dict[str, float]:
+        return {what: most for what, most in self if most is not None}
+
+
 class World(Part):
     """A task with all that is the same for every arm in it."""
 
@@ -77,6 +90,7 @@ class World(Part):
     given: dict[str, Any] = {}
     require: Require | None = None
     collapse: Collapse | None = None
+    budget: Budget | None = None
 
 
 class Tuning(Part):
@@ -100,6 +114,8 @@ class Final(Part):
     """Where this metric of the curve was highest (the start apart), not at the end."""
     tuning: bool = True
     """Whether tuning runs are measured so too."""
+    each: bool = False
+    """Whether rows keep what it finds to the bit, with one value an example where figures are such means."""
 
 
 class Ablations(Part):
@@ -177,6 +193,7 @@ class Study(Part):
     compare: Compare | None = None
     stability: Stability | None = None
     interval: Literal["t", "bootstrap"] = "t"
+    budget: Budget = Budget()
     tables: dict[str, dict[str, str]] = {}
     blocks: dict[str, Block] = {}
     plots: dict[str, Plot] = {}
@@ -194,7 +211,7 @@ class Study(Part):
     path: Path
 
     @classmethod
-    def read(cls, path: Path) -> Study:
+    def read(cls, path: Path) -> Self:
         """The study in a file; one ConfigError lists all that is wrong with it."""
         path = path.absolute()
         data, place = core.read_yaml(path)
@@ -257,6 +274,9 @@ class Study(Part):
 
     def collapse_of(self, world: str) -> Collapse | None:
         return self.worlds[world].collapse or self.collapse
+
+    def budget_of(self, world: str) -> dict[str, float]:
+        return (self.worlds[world].budget or self.budget).said
 
     def metrics_of(self, world: str) -> dict[str, str | list[str]]:
         return self.metrics | self.worlds[world].metrics

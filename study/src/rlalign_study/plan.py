@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -41,6 +41,9 @@ class Planned:
     pipeline: dict[str, Any]
     final: Mapping[str, Overrides]
     given: Mapping[str, Any]
+    budget: Mapping[str, float] = field(default_factory=dict)
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """The metrics, where a measurement keeps its values by example."""
 
     @property
     def key(self) -> str:
@@ -51,7 +54,10 @@ class Planned:
     @property
     def hash(self) -> str:
         """Changes with anything that would make the run another one."""
-        said = json.dumps([self.pipeline, self.final, self.given], sort_keys=True)
+        what = [self.pipeline, self.final, self.given]
+        if self.budget or self.names:
+            what += [self.budget, self.names]
+        said = json.dumps(what, sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -188,7 +194,9 @@ def _planned(
     overrides = {key: value for layer in layers.values() for key, value in layer.items()}
     filled = fill(pipeline, world=world, seed=seed)
     given = study.given_of(world) if study.hooks.prepare else {}
-    return Planned(stage, world, arm, label, seed, overrides, filled, final, given)
+    names = study.metrics_of(world) if any(study.final[name].each for name in final) else {}
+    budget = study.budget_of(world)
+    return Planned(stage, world, arm, label, seed, overrides, filled, final, given, budget, names)
 
 
 def put(tree: Any, key: str, value: Any) -> None:

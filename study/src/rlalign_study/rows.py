@@ -6,12 +6,15 @@ rows that are there twice count once, and where two of them differ, both are nam
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from rlalign_study.core import ConfigError
 from rlalign_study.plan import Planned
 
 DONE, BROKE, FAILED = "done", "broke", "failed"
@@ -37,6 +40,8 @@ class Row:
     """Its evaluations: `iteration`, `step`, `tokens` and the study's metrics, each a list."""
     own: Mapping[str, list[float]] = field(default_factory=dict)
     """The responses learned from: means between two evaluations."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """By measurement, where the study keeps its values by example: `metrics` and `per_example`, numbers to the bit."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     """What can change a number: torch, the device, a hash of each plugin's code."""
@@ -50,7 +55,7 @@ class Row:
 
     @property
     def line(self) -> str:
-        """Compact JSON; numbers keep five digits."""
+        """Compact JSON; numbers keep five digits, those of `measured` all."""
         said = {key: value for key, value in vars(self).items() if value not in ("", {})}
         return json.dumps(_short(said), separators=(",", ":"))
 
@@ -69,7 +74,9 @@ def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
-        return {key: part if key == "overrides" else _short(part) for key, part in value.items()}
+        return {
+            key: part if key in ("overrides", "measured") else _short(part) for key, part in value.items()
+        }
     return [_short(part) for part in value] if isinstance(value, list | tuple) else value
 
 
@@ -113,12 +120,28 @@ class Results:
         return {key: row for key, row in found.items() if row is not None}
 
     def add(self, row: Row, path: Path) -> None:
-        """Write a row down."""
+        """Write a row down: whole, or not at all."""
+        size = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                cut = size > 0 and not _ends_a_line(file)
+                file.write((("\n" if cut else "") + row.line + "\n").encode())
+        except OSError as error:
+            if size is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, size)  # no half of a row
+            raise ConfigError(
+                f"{path}: {row.key} cannot be written down: {error.strerror}; what is done is kept, and counts when "
+                "the same command goes on"
+            ) from None
         self.rows[row.key, row.hash] = row
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if cut else "") + row.line + "\n")
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def _difference(one: Row, other: Row) -> str:

@@ -18,8 +18,8 @@ import psutil
 
 from rlalign_study.core import ConfigError
 from rlalign_study.file import Study
-from rlalign_study.plan import Planned
-from rlalign_study.rows import Row
+from rlalign_study.plan import PREPARE, Planned
+from rlalign_study.rows import FAILED, Row
 
 LOOK = 0.1
 """Seconds between two looks at the memory of runs."""
@@ -53,7 +53,13 @@ def run_all(
     # A server that has imported everything is forked for each run: a run then starts at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "rlalign_study.preload", *study.imports])
-    waiting, running = list(reversed(todo)), list[_Running]()
+    waiting, running = list[Planned](), list[_Running]()
+    for planned in reversed(todo):
+        row = _left(planned, work)  # of a study that was killed before it wrote it down
+        if row is None:
+            waiting.append(planned)
+        else:
+            _take(row, _log_of(planned, work), done)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -64,7 +70,7 @@ def run_all(
                     _cap(one, memory)
                 else:
                     running.remove(one)
-                    done(_row(one))
+                    _take(_row(one), one.log, done)
     finally:
         for one in running:
             one.process.terminate()
@@ -76,7 +82,7 @@ def _started(
 ) -> _Running:
     from rlalign_study.worker import main, result_of
 
-    log = work / f"{planned.key.replace('/', '+')}.log"
+    log = _log_of(planned, work)
     result_of(log).unlink(missing_ok=True)
     process = context.Process(target=main, args=(study, planned, work, keep, log), daemon=False)
     process.start()
@@ -98,19 +104,46 @@ def _cap(one: _Running, memory: float | None) -> None:
 
 def _row(one: _Running) -> Row:
     """What the process left behind; why it failed if it left nothing."""
-    from rlalign_study.worker import failed, result_of
+    from rlalign_study.worker import failed
 
     one.process.join()
-    result = result_of(one.log)
-    if not one.killed and result.exists():
-        row = Row(**json.loads(result.read_text(encoding="utf-8")))
-        result.unlink()
-        if row.status != "failed":
-            one.log.unlink(missing_ok=True)
+    row = None if one.killed else _read(one.log)
+    if row is not None:
         return row
     code = one.process.exitcode or 0
-    ended = f"signal {-code} (out of memory?)" if code < 0 else f"exit status {code}"
+    ended = f"signal {-code} (out of memory?)" if code < 0 else f"exit status {code} (a full disk?)"
     return failed(one.planned, one.killed or f"ended by {ended}")
+
+
+def _take(row: Row, log: Path, done: Callable[[Row], None]) -> None:
+    """Pass a row on; what its process left is deleted only then, so that no row is lost in between."""
+    from rlalign_study.worker import result_of
+
+    done(row)
+    result_of(log).unlink(missing_ok=True)
+    if row.status != FAILED:
+        log.unlink(missing_ok=True)
+
+
+def _left(planned: Planned, work: Path) -> Row | None:
+    """The row of a run that has ended and was not passed on."""
+    row = None if planned.stage == PREPARE else _read(_log_of(planned, work))
+    if row is None or row.status == FAILED or (row.key, row.hash) != (planned.key, planned.hash):
+        return None
+    return row
+
+
+def _read(log: Path) -> Row | None:
+    from rlalign_study.worker import result_of
+
+    try:
+        return Row(**json.loads(result_of(log).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _log_of(planned: Planned, work: Path) -> Path:
+    return work / f"{planned.key.replace('/', '+')}.log"
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -28,6 +29,8 @@ from rlalign_study.rows import BROKE, DONE, FAILED, Row
 
 Logged = Mapping[str, Any]
 Curve = dict[str, list[float]]
+LOCKED = ("plugins", "modules", "given", "data", "models", "device", "dtype", "threads", "deterministic")
+"""What rows that keep each value keep of lock.json."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Ground:
 
     def measure(self, run: Path, how: dict[str, Any]) -> dict[str, float]:
         """A finished run's policy, measured as those of the study are; `how` changes `evaluate`."""
-        return _measured(self.study, self.world, run, how)
+        return _measured(self.study, self.world, run, how)[0]
 
 
 def main(study: Study, planned: Planned, work: Path, keep: bool, log: Path) -> None:
@@ -70,7 +73,10 @@ def main(study: Study, planned: Planned, work: Path, keep: bool, log: Path) -> N
         except Exception as error:
             traceback.print_exc()
             row = failed(planned, f"{type(error).__name__}: {error}")
-    result_of(log).write_text(row.line, encoding="utf-8")
+    left = result_of(log)
+    beside = left.with_suffix(".part")
+    beside.write_text(row.line, encoding="utf-8")
+    beside.replace(left)  # there whole, or not at all
 
 
 def result_of(log: Path) -> Path:
@@ -106,15 +112,21 @@ def made(study: Study, planned: Planned, work: Path, *, keep: bool = False) -> R
     name = planned.key.replace("/", "+")
     shutil.rmtree(work / name, ignore_errors=True)  # of a run that was killed
     pipeline = fill(planned.pipeline, work=work)
-    folder, broke = core.train(pipeline, study.folder, hooks.components, root=work, name=name)
+    folder, broke = core.train(
+        pipeline, study.folder, hooks.components, root=work, name=name, budget=planned.budget
+    )
     logged = core.metrics(folder)
     names = study.metrics_of(planned.world)
     curve, own = curves(logged, names)
     metrics = _totals(logged)
     if hooks.of_run is not None:
         metrics |= hooks.of_run(Done(planned, pipeline, folder, work, logged))
+    measured: dict[str, Any] = {}
     if broke is None:
-        metrics |= _finals(study, planned, folder, curve, _offset(logged))
+        found, measured = _finals(study, planned, folder, curve, logged)
+        metrics |= found
+        if measured:
+            about["lock"] = {key: part for key, part in core.lock(folder).items() if key in LOCKED}
     row = _row(
         planned,
         status=BROKE if broke else DONE,
@@ -122,6 +134,7 @@ def made(study: Study, planned: Planned, work: Path, *, keep: bool = False) -> R
         metrics=metrics | _cost(started),
         curve=curve,
         own=own,
+        measured=measured,
         code=_code(core.lock(folder)),
         made={**about, "packages": core.lock(folder)["packages"], **_signed(folder)},
     )
@@ -199,19 +212,31 @@ def _offset(logged: Sequence[Logged]) -> int:
     return next((int(row["step"]) for row in logged if _evaluates(row)), 0)
 
 
-def _finals(study: Study, planned: Planned, run: Path, curve: Curve, offset: int) -> dict[str, float]:
-    """A finished run measured once more: at its end, then where it was best, which deletes what came later."""
+def _finals(
+    study: Study, planned: Planned, run: Path, curve: Curve, logged: Sequence[Logged]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """A finished run measured once more: at its end, then where it was best, which deletes what came later.
+
+    Figures of all measurements, and what is kept of those that keep each value.
+    """
     found: dict[str, float] = {}
-    known: dict[str, dict[str, float]] = {}
+    kept: dict[str, Any] = {}
+    known: dict[str, tuple[dict[str, float], dict[str, Any]]] = {}
+    offset = _offset(logged)
     for name in sorted(planned.final, key=lambda name: study.final[name].at is not None):
-        asked, by = planned.final[name], study.final[name].at
-        step = curve["step"][-1] if curve else 0
-        if by is not None:
-            step = _best(planned, run, curve, by, offset)
-        what = json.dumps([step, asked])
-        known[what] = known.get(what) or {"step": step, **_measured(study, planned.world, run, asked)}
-        found |= {f"{name}.{key}": value for key, value in known[what].items()}
-    return found
+        asked, about = planned.final[name], study.final[name]
+        step = float(logged[-1]["step"] - offset) if curve else 0
+        if about.at is not None:
+            step = _best(planned, run, curve, about.at, offset)
+        what = json.dumps([step, asked, about.each])
+        if what not in known:
+            figures, values = _measured(study, planned.world, run, asked, each=about.each)
+            known[what] = {"step": step, **figures}, values
+        figures, values = known[what]
+        found |= {f"{name}.{key}": value for key, value in figures.items()}
+        if about.each:
+            kept[name] = {**values, "tokens": int(_totals(logged)["tokens"])}
+    return found, kept
 
 
 def _best(planned: Planned, run: Path, curve: Curve, by: str, offset: int) -> float:
@@ -229,11 +254,33 @@ def _best(planned: Planned, run: Path, curve: Curve, by: str, offset: int) -> fl
     return step
 
 
-def _measured(study: Study, world: str, run: Path, how: dict[str, Any]) -> dict[str, float]:
-    hooks = study.hooks
+def _measured(
+    study: Study, world: str, run: Path, how: dict[str, Any], *, each: bool = False
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The study's metrics of a run; of each example, if that is asked, with what tells the examples."""
+    hooks, names = study.hooks, study.metrics_of(world)
     if hooks.of_samples is not None:
-        return hooks.of_samples(core.sampled(run, how, hooks.components))
-    return named(core.evaluated(run, how, hooks.components), study.metrics_of(world), "eval/")
+        return hooks.of_samples(core.sampled(run, how, hooks.components)), {}
+    if not each:
+        return named(core.evaluated(run, how, hooks.components), names, "eval/"), {}
+    figures, values, examples = core.evaluated_by_example(run, how, hooks.components)
+    found, per_example = named(figures, names, "eval/"), by_example(values, names)
+    found |= {name: math.fsum(some) / len(some) for name, some in per_example.items()}
+    count = max(map(len, values.values()), default=0)
+    about = {"names": names, "examples": count, "examples_hash": examples}
+    return found, {"metrics": found, "per_example": per_example, **about}
+
+
+def by_example(
+    values: Mapping[str, Sequence[float]], names: Mapping[str, str | list[str]]
+) -> dict[str, list[float]]:
+    """The study's metrics, one value an example, as far as there are such values."""
+    found = {}
+    for name, said in names.items():
+        keys = [f"eval/{key}" for key in ([said] if isinstance(said, str) else said)]
+        if all(key in values for key in keys):
+            found[name] = [fmean(each) for each in zip(*(values[key] for key in keys), strict=True)]
+    return found
 
 
 # -- what it was made with --------------------------------------------------------------------------------

@@ -11,10 +11,26 @@ from rlalign.data.example import Example, Prompt
 from rlalign.errors import ConfigError, RLAlignError, attributed_to
 from rlalign.interface.component import Task
 from rlalign.interface.policy import Policy
+from rlalign.running.data import Data
 from rlalign.running.plan import PhasePlan
 
 SYSTEM = ("system", "developer")
 """Roles of messages that say how to answer."""
+
+
+class AskedData(Data):
+    """The data of a phase that trains nothing is what will be answered."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.prompts: list[Example] = []
+
+    def training(self, plan: PhasePlan, repeat: int) -> Sequence[Example]:
+        if self.prompts:
+            return self.prompts
+        asked = plan.settings.evaluate
+        assert asked is not None
+        return self.split(plan, asked.split)
 
 
 class NoTask(Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlalign.data.batch import Reward
@@ -102,14 +102,37 @@ def metrics_of(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
         found.pop("reward/total", None)
     with bad_rewards.saved_if_bad(phase, rollout):
         measured = phase.plan.evaluation.evaluate(phase.run, rollout)
-    names = {name: name.removeprefix("reward/") for name in found}  # a reward may be called `length` too
     return {
-        **{
-            f"eval/{name if short != name and short in found else short}": found[name]
-            for name, short in names.items()
-        },
+        **{f"eval/{short}": found[name] for name, short in _logged_as(found).items()},
         **{f"eval/{name}": value for name, value in measured.items()},
     }
+
+
+def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[str, list[float]]:
+    """Those figures that are means over responses, by example, under the names that they are logged as."""
+    values_N = {"length": rollout.length_N, "finished": rollout.finished_N}
+    if phase.plan.evaluates_reward and reward.parts:
+        values_N["reward/total"] = reward.total_N
+    for name, part in reward.parts.items():
+        values_N[f"reward/{name}"] = part.where(rollout.mask_NT, 0.0).sum(1) if part.ndim == 2 else part
+    values_N |= {name: metric for name, metric in reward.metrics.items() if metric.ndim == 1}
+    logged = _logged_as({**values_N, **reward.metrics})
+    group_N, count = (
+        rollout.group_N.cpu(),
+        len(rollout.examples),
+    )  # on a GPU such sums differ from time to time
+    size_G = group_N.bincount(minlength=count)
+    return {
+        f"eval/{logged[name]}": (group_N.bincount(value_N.double().cpu(), count) / size_G).tolist()
+        for name, value_N in values_N.items()
+    }
+
+
+def _logged_as(names: Iterable[str]) -> dict[str, str]:
+    """What rewards and their metrics are called below `eval/`: a reward may be called `length` too."""
+    known = set(names)
+    shorts = {name: name.removeprefix("reward/") for name in names}
+    return {name: name if short != name and short in known else short for name, short in shorts.items()}
 
 
 def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:

@@ -24,13 +24,15 @@ from rlalign.config import places
 from rlalign.config.pipeline import Pipeline
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
+from rlalign.data.batch import Reward
 from rlalign.data.example import Example, Prompt
-from rlalign.data.rollout import SAMPLED
+from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, ConfigError, refusing
 from rlalign.interface.component import Component
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
+from rlalign.records.columns import data_fingerprint
 from rlalign.records.kept import write_rows
 from rlalign.records.logs import Logs, plain
 from rlalign.records.result import Result
@@ -38,35 +40,19 @@ from rlalign.records.rows import OURS, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
 from rlalign.running import evaluation
-from rlalign.running.asking import NoTask, before
+from rlalign.running.asking import AskedData, NoTask, before
 from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
-from rlalign.running.data import Data
 from rlalign.running.display import PlainDisplay
 from rlalign.running.given import NoModel
 from rlalign.running.models import load_weights
-from rlalign.running.plan import PhasePlan, new_tokens
+from rlalign.running.plan import new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.running.signatures import signatures_of
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
 
 LOGPROBS = (("policy", "logprobs"), ("policy", "full_logprobs"))
-
-
-class AskedData(Data):
-    """The data of a phase that trains nothing is what will be answered."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.prompts: list[Example] = []
-
-    def training(self, plan: PhasePlan, repeat: int) -> Sequence[Example]:
-        if self.prompts:
-            return self.prompts
-        asked = plan.settings.evaluate
-        assert asked is not None
-        return self.split(plan, asked.split)
 
 
 class Opened(Workspace):
@@ -183,9 +169,22 @@ class Opened(Workspace):
     def evaluate(self, *, logged: bool = False) -> dict[str, Any]:
         """What an evaluation logs, as a line of metrics.jsonl: of responses sampled now, or of `logged` ones."""
         self._look()
-        phase = self.phase
-        figures = evaluation.metrics_of(phase, *evaluation.measured(phase, logged=logged))
-        if isinstance(phase.models.policy, NoModel):  # whose tokens are bytes
+        return self._figures(*evaluation.measured(self.phase, logged=logged))
+
+    def evaluate_by_example(self) -> tuple[dict[str, Any], dict[str, list[float]], str]:
+        """What `evaluate` says, by its names one value an example, and a hash of the examples.
+
+        Values are there of what is a mean over responses. The hash leaves out logged responses.
+        """
+        self._look()
+        rollout, reward = evaluation.measured(self.phase)
+        asked = [replace(example, responses=(), scores=(), finished=()) for example in rollout.examples]
+        values = evaluation.by_example(self.phase, rollout, reward)
+        return self._figures(rollout, reward), values, data_fingerprint(asked)
+
+    def _figures(self, rollout: Rollout, reward: Reward) -> dict[str, Any]:
+        figures = evaluation.metrics_of(self.phase, rollout, reward)
+        if isinstance(self.phase.models.policy, NoModel):  # whose tokens are bytes
             figures = {name: x for name, x in figures.items() if name not in ("eval/tokens", "eval/length")}
         return {**self.where, **figures}
 
