@@ -80,11 +80,12 @@ class Grammar:
         beginning is written.
         """
         shape, symbols = self._shape(rng)
-        beginning = " ".join(self.fill(shape[:words], rng))
+        first = shape[:words]
+        beginning = " ".join(self.fill(first, rng))
         if beginning in beginnings:
             return beginning, " ".join(self.fill(shape[words:], rng))
         draw = rng.random
-        for _ in range(symbols - sum([part in self.lexicon for part in shape[:words]])):
+        for _ in range(symbols - sum(map(self.lexicon.__contains__, first))):
             draw()
         return None
 
