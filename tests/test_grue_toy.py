@@ -1,4 +1,4 @@
-"""benchmarks/grue_toy: what its README promises of tasks, algorithms and budgets, and that every run of it goes through."""
+"""benchmarks/grue_toy: what its README promises of tasks, algorithms and budgets; every run goes through."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_examples():
         assert example.scores == tuple(fit(wanted, topic, r) for r in example.responses)
         assert all(fit(wanted, topic, r) == 1 for r in example.meta["references"])
     scores = [s for e in examples for s in e.scores]
-    assert 0.55 < sum(scores) / len(scores) < 0.75
+    assert 0.4 < sum(scores) / len(scores) < 0.6
 
 
 def test_a_writer_whose_mind_is_on_it_is_always_right():
