@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
-#   make bench-bandit · make bench-pg · make bench-learned-reward
+#   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-grue-toy
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu lint format docs clean
-.PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward
+.PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy
 
 help:
 	@sed -n '1,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,12 @@ bench-learned-reward: $(STAMP)
 # The study of benchmarks/pg: some two hours on two cores; stopped, it goes on where it was.
 bench-pg: $(STAMP)
 	$(BIN)/rlalign study benchmarks/pg/study.yaml --jobs $(WORKERS) $(ARGS)
+
+# The suite of benchmarks/grue_toy, and its leaderboard: half an hour on two cores; stopped, it goes on where it was.
+bench-grue-toy: $(STAMP)
+	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml run --jobs $(WORKERS) $(ARGS)
+	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml table
+	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml plot
 
 # Leaves .venv and runs/ alone.
 clean:

@@ -9,11 +9,12 @@ from functools import cache
 import pytest
 
 from rlalign_plugin_toy_tasks import Grammar
+from rlalign_plugin_toy_tasks.fluency import LANGUAGES as WORLDS
 from rlalign_plugin_toy_tasks.keywords import KEYWORDS
 from rlalign_plugin_toy_tasks.reviews import REVIEWS
 
 SMALL = Grammar({"S": "A B | 2 B c | A |", "A": "a | a A2", "A2": "b | c c", "B": "A a | d"})
-LANGUAGES = {"reviews": REVIEWS, "keywords": KEYWORDS, "small": SMALL}
+LANGUAGES = {**WORLDS, "small": SMALL}
 
 
 def parses(grammar: Grammar, text: str) -> bool:
@@ -57,9 +58,9 @@ def edited(text: str, words: list[str], rng: random.Random) -> str:
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_everything_sampled_is_accepted(name):
     grammar, rng = LANGUAGES[name], random.Random(name)
-    texts = [grammar.sample(rng) for _ in range(5000)]
+    texts = [grammar.sample(rng) for _ in range(4000)]
     assert all(map(grammar.accepts, texts))
-    assert all(parses(grammar, text) for text in texts[:500])
+    assert all(parses(grammar, text) for text in texts[:100])
     low, high = grammar.lengths[grammar.start]
     assert all(low <= len(text.split()) <= high for text in texts)
     assert {word for text in texts for word in text.split()} == set(grammar.words)
@@ -68,7 +69,7 @@ def test_everything_sampled_is_accepted(name):
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_edits_are_judged_as_the_parser_judges_them(name):
     grammar, rng = LANGUAGES[name], random.Random(name)
-    sampled = (grammar.sample(rng) for _ in range(3000))
+    sampled = (grammar.sample(rng) for _ in range(1000))
     judged = [
         (grammar.accepts(text), parses(grammar, text))
         for text in (edited(sample, grammar.words, rng) for sample in sampled if sample)
@@ -111,6 +112,18 @@ def test_choices_are_drawn_by_weight():
     rng = random.Random(0)
     drawn = [Grammar({"S": "3 a | b"}).sample(rng) for _ in range(4000)]
     assert drawn.count("a") / len(drawn) == pytest.approx(0.75, abs=0.02)
+
+
+def test_a_sentence_that_is_not_wanted_takes_the_same_numbers():
+    """So that what comes after it is what came after it when it was written out."""
+    wanted = {"the plot was", "its songs were"}
+    drawn, sampled = random.Random(0), random.Random(0)
+    kept = [REVIEWS.sample_from(wanted, 3, drawn) for _ in range(2000)]
+    whole = [REVIEWS.sample(sampled).split() for _ in range(2000)]
+    cut = [(" ".join(words[:3]), " ".join(words[3:])) for words in whole]
+    assert kept == [row if row[0] in wanted else None for row in cut]
+    assert drawn.getstate() == sampled.getstate()
+    assert 10 < len(kept) - kept.count(None) < 200
 
 
 def test_recursion_is_refused():

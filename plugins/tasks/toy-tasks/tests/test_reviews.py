@@ -125,7 +125,7 @@ def test_metrics_of_the_task(tmp_path):
 
 
 def test_grammar_says_which_tasks_it_goes_with(tmp_path):
-    with pytest.raises(ComponentError, match="goes with `task: toy-reviews` and `task: toy-keywords`"):
+    with pytest.raises(ComponentError, match="goes with `task: toy-reviews`, `task: toy-keywords`, "):
         run(
             tmp_path,
             {

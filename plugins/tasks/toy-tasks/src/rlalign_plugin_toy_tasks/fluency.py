@@ -5,9 +5,23 @@ from __future__ import annotations
 import torch
 
 from rlalign import Component, ComponentError, Rollout, Score, hookimpl
+from rlalign_plugin_toy_tasks.dialogue import REPLIES
 from rlalign_plugin_toy_tasks.keywords import KEYWORDS
+from rlalign_plugin_toy_tasks.questions import ANSWERS
 from rlalign_plugin_toy_tasks.reviews import REVIEWS
+from rlalign_plugin_toy_tasks.summaries import SUMMARIES
 from rlalign_plugin_toy_tasks.texts import whole_texts
+from rlalign_plugin_toy_tasks.translation import TRANSLATIONS
+
+LANGUAGES = {
+    "toy-reviews": REVIEWS,
+    "toy-keywords": KEYWORDS,
+    "toy-summaries": SUMMARIES,
+    "toy-questions": ANSWERS,
+    "toy-translation": TRANSLATIONS,
+    "toy-dialogue": REPLIES,
+}
+"""What responses are written in; in `toy-reviews`, prompt and response together."""
 
 
 class ToyGrammar(Component):
@@ -20,13 +34,10 @@ class ToyGrammar(Component):
 
     def _value(self, rollout: Rollout, row: int, whole: str) -> float:
         example = rollout.examples[int(rollout.group_N[row])]
-        match example.meta.get("language"):
-            case "toy-reviews":
-                return float(REVIEWS.accepts(whole))
-            case "toy-keywords":
-                return float(KEYWORDS.accepts(rollout.texts[row]))
-            case other:
-                raise ComponentError(
-                    f"example `{example.id}` has no language that `toy-grammar` knows (meta: language: "
-                    f"{other!r}); it goes with `task: toy-reviews` and `task: toy-keywords`"
-                )
+        name = example.meta.get("language")
+        if name not in LANGUAGES:
+            raise ComponentError(
+                f"example `{example.id}` has no language that `{self.name}` knows (meta: language: {name!r}); it "
+                f"goes with {', '.join(f'`task: {known}`' for known in LANGUAGES)}"
+            )
+        return float(LANGUAGES[name].accepts(whole if name == "toy-reviews" else rollout.texts[row]))

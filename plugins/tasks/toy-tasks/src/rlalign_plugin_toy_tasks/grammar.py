@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import random
 import re
-from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
+from typing import TypeAlias
 
 Choice = tuple[str, ...]
+
+
+State: TypeAlias = "tuple[Choice, int, list[State], int]"
+"""A sentence being shaped: parts that are certain now, how many of them are symbols, where one may go from here
+(as often as its weight says), and how many ways those are. A plain tuple: it is taken apart millions of times."""
 
 
 class Grammar:
@@ -24,11 +28,11 @@ class Grammar:
     def __init__(self, rules: Mapping[str, str]) -> None:
         self.start = next(iter(rules))
         self.choices: dict[str, list[Choice]] = {}
-        self._cumulative: dict[str, list[float]] = {}
+        self._urns: dict[str, list[Choice]] = {}
         for symbol, rule in rules.items():
             parsed = [_choice(text) for text in rule.split("|")]
             self.choices[symbol] = [choice for _, choice in parsed]
-            self._cumulative[symbol] = list(accumulate(weight for weight, _ in parsed))
+            self._urns[symbol] = [choice for weight, choice in parsed for _ in range(weight)]
         self.lexicon = {s: c for s, c in self.choices.items() if all(map(self._is_word, c))}
         """The symbols that become one word, whatever they become."""
 
@@ -49,24 +53,71 @@ class Grammar:
 
     def shape(self, rng: random.Random) -> list[str]:
         """A sentence as a row of words and lexicon symbols: what each symbol becomes is left open."""
-        row: list[str] = []
-        stack = [self.start]
-        while stack:
-            part = stack.pop()
-            if part in self.lexicon or part not in self.choices:
-                row.append(part)
-            else:
-                stack.extend(reversed(self._draw(part, rng)))
-        return row
+        return list(self._shape(rng)[0])
+
+    def _shape(self, rng: random.Random) -> tuple[Choice, int]:
+        """A shape, and how many symbols are in it."""
+        # `Random.random` is the one method whose numbers Python promises to keep between versions.
+        draw = rng.random
+        row, symbols, ways, count = self._start
+        while count:
+            parts, more, ways, count = ways[int(draw() * count)]
+            row += parts
+            symbols += more
+        return row, symbols
 
     def fill(self, shape: Sequence[str], rng: random.Random) -> list[str]:
         """A word for every symbol of a shape."""
-        return [self._draw(part, rng)[0] if part in self.lexicon else part for part in shape]
+        draw, urns = rng.random, self._words
+        return [(urn := urns[part])[int(draw() * len(urn))] if part in urns else part for part in shape]
 
-    def _draw(self, symbol: str, rng: random.Random) -> Choice:
-        # `Random.random` is the one method whose numbers Python promises to keep between versions.
-        cumulative = self._cumulative[symbol]
-        return self.choices[symbol][bisect(cumulative, rng.random() * cumulative[-1])]
+    def sample_from(
+        self, beginnings: Container[str], words: int, rng: random.Random
+    ) -> tuple[str, str] | None:
+        """A sentence in two pieces, the first of so many words; None if that is none of these beginnings.
+
+        Either way it takes the same random numbers as `sample`, but of a sentence that is not wanted only the
+        beginning is written.
+        """
+        shape, symbols = self._shape(rng)
+        first = shape[:words]
+        beginning = " ".join(self.fill(first, rng))
+        if beginning in beginnings:
+            return beginning, " ".join(self.fill(shape[words:], rng))
+        draw = rng.random
+        for _ in range(symbols - sum(map(self.lexicon.__contains__, first))):
+            draw()
+        return None
+
+    def word(self, symbol: str, rng: random.Random) -> str:
+        """One of the words of a lexicon symbol."""
+        return self.fill([symbol], rng)[0]
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        return {symbol: [word for (word,) in self._urns[symbol]] for symbol in self.lexicon}
+
+    @cached_property
+    def _start(self) -> State:
+        """Without recursion what may be left to write at some point is one of few rows: each is a state."""
+        known: dict[Choice, State] = {}
+
+        def state(left: Choice) -> State:
+            if left not in known:
+                certain = 0
+                while certain < len(left) and (
+                    left[certain] in self.lexicon or left[certain] not in self.choices
+                ):
+                    certain += 1
+                rest = left[certain + 1 :]
+                urn = self._urns[left[certain]] if certain < len(left) else ()
+                parts = left[:certain]
+                ways = [state(choice + rest) for choice in urn]
+                known[left] = parts, sum(part in self.lexicon for part in parts), ways, len(ways)
+            return known[left]
+
+        list(self._inside_out())
+        return state((self.start,))
 
     # -- recognising ----------------------------------------------------------------------------------
 
@@ -134,8 +185,8 @@ class Grammar:
         yield from visit(self.start)
 
 
-def _choice(text: str) -> tuple[float, Choice]:
+def _choice(text: str) -> tuple[int, Choice]:
     first, *rest = text.split() or [""]
     if first.isdigit():
-        return float(first), tuple(rest)
-    return 1.0, (first, *rest) if first else ()
+        return int(first), tuple(rest)
+    return 1, (first, *rest) if first else ()

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from pydantic import Field
 
-from rlalign import Component, ComponentError, Example, Options, Rollout, Score, Task, hookimpl
+from rlalign import Example
 from rlalign_plugin_toy_tasks.grammar import Grammar
-from rlalign_plugin_toy_tasks.texts import distinct
+from rlalign_plugin_toy_tasks.worlds import ExactReward, World, shuffled
 
 KEYWORDS = Grammar(
     {
@@ -68,19 +67,18 @@ def write(keywords: Sequence[str], rng: random.Random) -> str:
     return " ".join(KEYWORDS.fill(shape, rng))
 
 
-class ToyKeywords(Task):
+class ToyKeywords(World):
     """Write a sentence with all the keywords of the prompt."""
 
     paper = (
         "after Bill Yuchen Lin et al., CommonGen: a constrained text generation challenge for generative commonsense "
         "reasoning, 2020"
     )
+    language = "toy-keywords"
 
-    class Config(Options):
+    class Config(World.Config):
         """Options of `toy-keywords`."""
 
-        size: int = Field(512, gt=0, le=1_000_000, description="examples in the split `train`")
-        held_out: int = Field(256, gt=0, le=1_000_000, description="examples in every other split")
         keywords: tuple[int, int] = Field((2, 4), description="the fewest and the most keywords of a prompt")
         responses: int = Field(2, gt=0, description="logged responses an example, scored by their coverage")
         references: int = Field(
@@ -89,21 +87,14 @@ class ToyKeywords(Task):
         forgets: float = Field(
             0.4, ge=0, lt=1, description="how often the writer of the logged responses forgets a keyword"
         )
-        seed: int = Field(0, ge=0, description="another number: other sentences, of the same language")
 
     config: Config
-    generation = {"temperature": 1.0}
 
-    def examples(self, split: str) -> Sequence[Example]:
-        count = self.config.size if split == "train" else self.config.held_out
-        rng = random.Random(f"toy-keywords {self.config.seed} {split}")
-        return [self._example(f"{split}-{i}", rng) for i in range(count)]
-
-    def _example(self, id: str, rng: random.Random) -> Example:
+    def example(self, id: str, rng: random.Random) -> Example:
         words = [word for word in dict.fromkeys(KEYWORDS.sample(rng).split()) if word in CONTENT]
         fewest, most = self.config.keywords
         count = fewest + int(rng.random() * (most - fewest + 1))
-        keywords = _shuffled(words, rng)[:count]
+        keywords = shuffled(words, rng)[:count]
         responses = [write(self._remembered(keywords, rng), rng) for _ in range(self.config.responses)]
         return Example(
             id=id,
@@ -111,7 +102,7 @@ class ToyKeywords(Task):
             responses=tuple(responses),
             scores=tuple(coverage(keywords, response) for response in responses),
             meta={
-                "language": "toy-keywords",
+                "language": self.language,
                 "keywords": keywords,
                 "references": [write(keywords, rng) for _ in range(self.config.references)],
             },
@@ -120,41 +111,13 @@ class ToyKeywords(Task):
     def _remembered(self, keywords: Sequence[str], rng: random.Random) -> list[str]:
         return [word for word in keywords if rng.random() >= self.config.forgets]
 
-    def fingerprint(self, split: str) -> str:
-        return f"toy-keywords 1 {self.config.model_dump_json()} {split}"
 
-    @hookimpl
-    def evaluate(self, rollout: Rollout) -> Mapping[str, float]:
-        return {"distinct-2": distinct(rollout.texts, 2), "distinct": len(set(rollout.texts)) / len(rollout)}
-
-
-def _shuffled(words: Sequence[str], rng: random.Random) -> list[str]:
-    keyed = sorted((rng.random(), word) for word in words)
-    return [word for _, word in keyed]
-
-
-class ToyCoverage(Component):
+class ToyCoverage(ExactReward):
     """The share of the prompt's keywords that a response holds."""
 
-    class Config(Options):
-        """Options of `toy-coverage`."""
+    task = "toy-keywords"
+    reads = "keywords"
+    language = KEYWORDS
 
-        grammatical: bool = Field(False, description="a response outside the language covers nothing")
-
-    config: Config
-
-    @hookimpl
-    def reward(self, rollout: Rollout) -> Score:
-        return Score(torch.tensor([self._value(rollout, i) for i in range(len(rollout))]))
-
-    def _value(self, rollout: Rollout, row: int) -> float:
-        example, text = rollout.examples[int(rollout.group_N[row])], rollout.texts[row]
-        keywords = example.meta.get("keywords")
-        if not keywords:
-            raise ComponentError(
-                f"example `{example.id}` has no keywords (meta: keywords); `toy-coverage` goes with "
-                "`task: toy-keywords`"
-            )
-        if self.config.grammatical and not KEYWORDS.accepts(text):
-            return 0.0
-        return coverage(keywords, text)
+    def value(self, example: Example, text: str) -> float:
+        return coverage(example.meta["keywords"], text)

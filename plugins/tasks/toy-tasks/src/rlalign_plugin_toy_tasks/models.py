@@ -5,7 +5,7 @@
     python -m rlalign_plugin_toy_tasks.models pack runs/train-toy-reviews/model toy-reviews    into the package
 
 Weights are packed as float16. On one thread (OMP_NUM_THREADS=1) and the same machine as `made.json` names
-they come out the same to the bit; `toy-keywords` is made likewise.
+they come out the same to the bit. The other worlds' models are made likewise.
 
 Nothing here is needed to use them.
 """
@@ -16,13 +16,17 @@ import argparse
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlalign_plugin_toy_tasks.dialogue import INTENTS, REPLIES
 from rlalign_plugin_toy_tasks.keywords import KEYWORDS
+from rlalign_plugin_toy_tasks.questions import ANSWERS, ASKING
 from rlalign_plugin_toy_tasks.reviews import REVIEWS
+from rlalign_plugin_toy_tasks.summaries import STORIES, SUMMARIES
+from rlalign_plugin_toy_tasks.translation import ENGLISH, TRANSLATIONS
 
 FOLDER = Path(__file__).parent / "models"
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -59,6 +63,8 @@ _T5 = {
     "pad_token_id": PAD,
     "dtype": "float32",
 }
+
+_SMALL_T5 = {**_T5, "d_model": 64, "d_kv": 16, "d_ff": 192}
 
 
 def vocabulary(words: Sequence[str]) -> dict[str, int]:
@@ -102,6 +108,10 @@ def folders() -> dict[str, dict[str, Mapping[str, Any]]]:
         "toy-digits": (letters, True, {**_GPT2, "n_embd": 64}, 32),
         "toy-reviews": (REVIEWS.words, False, {**_GPT2, "n_embd": 128}, 32),
         "toy-keywords": (KEYWORDS.words, False, _T5, 32),
+        "toy-summaries": (_all(STORIES.words, SUMMARIES.words), False, _SMALL_T5, 48),
+        "toy-questions": (_all(ANSWERS.words, ASKING), False, _SMALL_T5, 48),
+        "toy-translation": (_all(ENGLISH, TRANSLATIONS.words), False, _SMALL_T5, 32),
+        "toy-dialogue": (_all(REPLIES.words, INTENTS, "[]"), False, {**_GPT2, "n_embd": 96}, 48),
     }
     made: dict[str, dict[str, Mapping[str, Any]]] = {}
     for name, (words, by_letter, config, positions) in shapes.items():
@@ -112,6 +122,10 @@ def folders() -> dict[str, dict[str, Mapping[str, Any]]]:
             "tokenizer_config.json": _tokenizer_config(positions),
         }
     return made
+
+
+def _all(*languages: Iterable[str]) -> list[str]:
+    return sorted({word for words in languages for word in words})
 
 
 def lay(root: Path = FOLDER) -> None:

@@ -7,14 +7,15 @@ whether a text is grammatical is known exactly, so that what a reward costs in f
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 
-from rlalign import Component, Example, Options, Rollout, Score, Task, hookimpl
+from rlalign import Component, Example, Rollout, Score, hookimpl
 from rlalign_plugin_toy_tasks.grammar import Grammar
-from rlalign_plugin_toy_tasks.texts import distinct, whole_texts
+from rlalign_plugin_toy_tasks.texts import whole_texts
+from rlalign_plugin_toy_tasks.worlds import World
 
 REVIEWS = Grammar(
     {
@@ -81,25 +82,23 @@ def sentiment(text: str, given: int = 0) -> float:
     return (praise - blame) / (praise + blame + 0.5)
 
 
-class ToyReviews(Task):
+class ToyReviews(World):
     """Go on with a review from its first three words. References are what the language itself goes on with."""
 
-    class Config(Options):
+    language = "toy-reviews"
+
+    class Config(World.Config):
         """Options of `toy-reviews`."""
 
-        size: int = Field(512, gt=0, le=1_000_000, description="examples in the split `train`")
-        held_out: int = Field(256, gt=0, le=1_000_000, description="examples in every other split")
         responses: int = Field(4, gt=0, description="logged responses an example, scored by their sentiment")
         references: int = Field(2, ge=0, description="further responses an example, in `meta`")
-        seed: int = Field(0, ge=0, description="another number: other texts, of the same language")
 
     config: Config
-    generation = {"temperature": 1.0}
 
     def examples(self, split: str) -> Sequence[Example]:
         count = self.config.size if split == "train" else self.config.held_out
         rng = random.Random(f"toy-reviews {self.config.seed} {split}")
-        prompts = [_beginning(rng)[0] for _ in range(count)]
+        prompts = [" ".join(REVIEWS.sample(rng).split()[:PROMPT_WORDS]) for _ in range(count)]
         rests = _rests(prompts, self.config.responses + self.config.references, rng)
         return [self._example(f"{split}-{i}", p, rests[i]) for i, p in enumerate(prompts)]
 
@@ -110,21 +109,8 @@ class ToyReviews(Task):
             prompt=prompt,
             responses=tuple(responses),
             scores=tuple(sentiment(f"{prompt} {rest}", PROMPT_WORDS) for rest in responses),
-            meta={"language": "toy-reviews", "references": list(references)},
+            meta={"language": self.language, "references": list(references)},
         )
-
-    def fingerprint(self, split: str) -> str:
-        return f"toy-reviews 1 {self.config.model_dump_json()} {split}"
-
-    @hookimpl
-    def evaluate(self, rollout: Rollout) -> Mapping[str, float]:
-        return {"distinct-2": distinct(rollout.texts, 2), "distinct": len(set(rollout.texts)) / len(rollout)}
-
-
-def _beginning(rng: random.Random) -> tuple[str, str]:
-    """A review, cut after the words of the prompt."""
-    words = REVIEWS.sample(rng).split()
-    return " ".join(words[:PROMPT_WORDS]), " ".join(words[PROMPT_WORDS:])
 
 
 def _rests(prompts: Sequence[str], each: int, rng: random.Random) -> list[list[str]]:
@@ -134,8 +120,8 @@ def _rests(prompts: Sequence[str], each: int, rng: random.Random) -> list[list[s
     for i, prompt in reversed(list(enumerate(prompts))):
         waiting.setdefault(prompt, []).extend([i] * each)
     while waiting:
-        prompt, rest = _beginning(rng)
-        if prompt in waiting:
+        if found := REVIEWS.sample_from(waiting, PROMPT_WORDS, rng):
+            prompt, rest = found
             rests[waiting[prompt].pop()].append(rest)
             if not waiting[prompt]:
                 del waiting[prompt]
