@@ -200,7 +200,15 @@ def test_readme_has_its_parts(package):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["plugins"], ["run", "--help"], ["study", "--help"], ["bench", "--help"], ["humaneval", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["plugins"],
+        ["run", "--help"],
+        ["study", "--help"],
+        ["bench", "--help"],
+        ["humaneval", "--help"],
+        ["--version"],
+    ],
 )
 def test_the_command_answers_at_once(arguments, tmp_path):
     """In under 0.7 s of a processor's time, the best of three, and without torch."""
