@@ -40,7 +40,7 @@ class Parquet(File):
         self._groups = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
         self._require_small(max(self._groups), sum(self._groups))
         self._only: list[str] | None = None
-        self._held: OrderedDict[int, Any] = OrderedDict()
+        self._held_groups: OrderedDict[int, Any] = OrderedDict()
 
     def columns(self) -> list[str]:
         names: list[str] = self._file.schema_arrow.names
@@ -101,10 +101,10 @@ class Parquet(File):
             )
 
     def _group(self, group: int) -> Any:
-        if group not in self._held:
+        if group not in self._held_groups:
             with self.open():  # only to see that it is the same file
-                self._held[group] = self._arrow.Table.from_batches(list(self._batches(group)))
-            while len(self._held) > 1 and sum(t.nbytes for t in self._held.values()) > HELD_BYTES:
-                self._held.popitem(last=False)
-        self._held.move_to_end(group)
-        return self._held[group]
+                self._held_groups[group] = self._arrow.Table.from_batches(list(self._batches(group)))
+            while len(self._held_groups) > 1 and sum(t.nbytes for t in self._held_groups.values()) > HELD_BYTES:
+                self._held_groups.popitem(last=False)
+        self._held_groups.move_to_end(group)
+        return self._held_groups[group]
