@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -113,6 +114,13 @@ class Overrides(Target):
         )
 
 
+OPTIONS = (
+    *("prompt", "responses", "id", "splits", "limit", "chat", "join", "references", "lines"),
+    *("style", "system", "turn", "gather", "encoding"),
+)
+"""Of `dataset`, which may hold anything."""
+
+
 class Rows(Target):
     """A file of data in each format, read through the task `dataset`."""
 
@@ -128,6 +136,9 @@ class Rows(Target):
             "rows.json": json.dumps(rows).encode(),
             "rows.csv": csv,
             "rows.tsv": csv,
+            "rows.txt": "one é\r\n\ntwo\x85\n".encode(),
+            "rows.jsonl.gz": gzip.compress(jsonl),
+            "rows.csv.gz": gzip.compress(csv) + gzip.compress(csv[25:]),
         }
         try:
             import pyarrow
@@ -142,13 +153,18 @@ class Rows(Target):
         name = rng.choice(list(self.files))
         data = self.files[name]
         for _ in range(rng.choice([1, 1, 3])):
-            data = (change_json if rng.random() < 0.6 and "json" in name else change_bytes)(data, rng)
+            is_json = name.endswith((".json", ".jsonl"))
+            data = (change_json if rng.random() < 0.6 and is_json else change_bytes)(data, rng)
         (inside / name).write_bytes(data)
         options: dict[str, Any] = {"path": str(inside / name)}
+        if name == "rows.txt":
+            options["prompt"] = "text"
+        if rng.random() < 0.1:
+            options |= {"path": str(inside), "lines": {"text": name}, "prompt": "text"}
+        if rng.random() < 0.1:
+            options |= rng.choice([{"gather": True}, {"style": "chat"}, {"encoding": "latin-1"}])
         if rng.random() < 0.3:
-            options[rng.choice(["prompt", "responses", "id", "splits", "limit", "chat", "join"])] = (
-                rng.choice(VALUES)
-            )
+            options[rng.choice(OPTIONS)] = rng.choice(VALUES)
         if rng.random() < 0.3:
             options["bad_rows"] = rng.choice(["error", "skip"])
         pipeline = {**TOY, "task": {"dataset": options}, "rewards": ["kl"]}

@@ -54,7 +54,7 @@ QUESTIONS: dict[str, tuple[str, bytes]] = {
     "a JSON list under the name of JSON lines": ("d.jsonl", json.dumps(QA, indent=1).encode()),
     "a JSON list on one line": ("d.jsonl", json.dumps(QA).encode()),
     "packed JSON lines": ("d.jsonl.gz", gzip.compress(lines(*QA))),
-    "two packed files, one after the other": ("d.jsonl.gz", gzip.compress(lines(*QA[:2])) + gzip.compress(lines(QA[2]))),
+    "packed in two parts": ("d.jsonl.gz", gzip.compress(lines(*QA[:2])) + gzip.compress(lines(QA[2]))),
     "a packed tape": ("d.jsonl.gz", gzip.compress(lines(*QA)) + bytes(512)),
     "a packed JSON list": ("d.json.GZ", gzip.compress(json.dumps(QA, indent=1).encode())),
     "packed CSV": ("d.csv.gz", gzip.compress(("\ufeff" + sheet()).encode())),
@@ -137,7 +137,7 @@ def test_a_pair_of_chats_beside_another_prompt(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "Excel's old CSV": (
-        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding: windows-1252`"
+        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding` says `windows-1252`"
     ),
     "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  files are read as UTF-8 unless"),
     "UTF-16": ("d.csv", sheet().encode("utf-16"), "UTF-16, and UTF-8 is read: `iconv -f UTF-16 -t UTF-8 d.csv"),
@@ -176,7 +176,10 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, case: str) -> None:
 
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("once")
-    with pytest.raises(ConfigError, match=r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`",
+    ):
         train(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,24 @@ class TestChats(TaskTests):
             rows = [{"messages": [{"role": "user", "content": f"{split} {i}?"}]} for i in range(count)]
             write(tmp_path / f"{split}.jsonl", rows)
         self.options = {"path": tmp_path, "chat": "messages"}  # type: ignore[misc]
+
+
+class TestGatheredAndPacked(TaskTests):
+    component = "dataset"
+    other_options = {"style": "plain"}
+
+    @pytest.fixture(autouse=True)
+    def data(self, tmp_path: Path) -> None:
+        rows = [{"mr": f"name[{i % 20}]", "ref": f"It is {i % 20}, {i}."} for i in range(50)]
+        packed = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+        (tmp_path / "trainset.jsonl.gz").write_bytes(packed)
+        self.options = {  # type: ignore[misc]
+            "path": tmp_path,
+            "prompt": "mr",
+            "responses": "ref",
+            "references": "ref",
+            "gather": True,
+            "join": "",
+            "style": "chat",
+            "splits": {"train": 0.8, "val": 0.2},
+        }

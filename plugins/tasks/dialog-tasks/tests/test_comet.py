@@ -96,6 +96,39 @@ def test_with_a_critics_scores_the_best_tail_is_the_response(tmp_path, header):
         comet(write(tmp_path, [row()], test + "a\tb\n"), bad_rows="error").examples("test")
 
 
+def test_all_tails_of_an_event_in_a_row(tmp_path):
+    """As the test file of COMET's repository has them, which needs nothing beside it."""
+    test = (
+        "PersonX  runs @@ xNeed\tto breathe| shoes |none\n"
+        'PersonX runs @@ xWant\t"to say ""hi""| to rest"\n'
+        "shoe @@ ObjectUse\tto run\n"
+    )
+    (tmp_path / "test.tsv").write_text(test)
+    for path in (tmp_path, tmp_path / "test.tsv"):
+        task = comet(path)
+        assert task.splits() == ["test"]
+        with pytest.warns(UserWarning, match=r"2 of 3 examples kept; left out:\n  1 have a relation"):
+            found = task.examples("test")
+        assert [(e.id, e.prompt, e.responses, e.meta["references"]) for e in found] == [
+            (
+                "test.tsv:1",
+                "<head> PersonX  runs </head> <relation> xNeed </relation> [GEN] ",
+                (),
+                ["to breathe", "shoes", "none"],
+            ),
+            (
+                "test.tsv:2",
+                "<head> PersonX runs </head> <relation> xWant </relation> [GEN] ",
+                (),
+                ['to say "hi"', "to rest"],
+            ),
+        ]
+    (tmp_path / "test.tsv").write_text(test + "PersonX runs\tto rest\nPersonX eats @@ xNeed\t|\n")
+    with pytest.raises(ConfigError, match=r"(?s)expected `head @@ relation`.*`tails` is empty"):
+        comet(tmp_path, bad_rows="error").examples("test")
+    assert comet(write(tmp_path, [row()])).splits() == ["train", "val", "test10x", "test"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -122,7 +155,7 @@ def test_a_file_without_splits(tmp_path):
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no ATOMIC10X\.jsonl"):
+    with pytest.raises(ConfigError, match=r"holds neither ATOMIC10X\.jsonl nor test\.tsv"):
         comet(tmp_path).examples("train")
     with pytest.raises(ConfigError, match="no such file or folder"):
         comet(tmp_path / "x").examples("train")

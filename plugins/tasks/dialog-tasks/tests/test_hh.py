@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import warnings
@@ -151,6 +152,35 @@ def test_bad_rows_are_named_and_refused_or_left_out(tmp_path, row, why):
         assert len(train(tmp_path, rows)) == 1
 
 
+def test_only_what_is_learned_from_must_hold_something(tmp_path):
+    rows = [transcripts(bad=""), pro(suffix=["Tea.", ""])]
+    assert [e.responses for e in train(tmp_path, rows, responses="chosen")] == [("Tea.",)] * 2
+    for asked in ("pair", "rejected"):
+        with pytest.raises(ConfigError, match="none of 2 rows can be used"):
+            train(tmp_path, rows, responses=asked)
+    bad = [transcripts(good=""), pro(suffix=["", "No."]), pro(suffix=["Tea.", None])]
+    with pytest.raises(ConfigError, match="none of 3 rows can be used"):
+        train(tmp_path, bad, responses="chosen")
+
+
+def test_anthropics_folders_as_they_are_published(tmp_path):
+    """Packed, and nothing is read twice where some were unpacked too."""
+    for split in ("train", "test"):
+        path = jsonl(
+            tmp_path / "helpful-base" / f"{split}.jsonl", [transcripts(good=f"{split} {i}") for i in range(3)]
+        )
+        path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(path.read_bytes()))
+        if split == "train":
+            path.unlink()
+    task = hh(tmp_path)
+    assert task.splits() == ["test", "train", "test/helpful-base"]
+    assert [e.id for e in task.examples("test")] == [f"helpful-base/test.jsonl:{i}" for i in (1, 2, 3)]
+    found = task.examples("train")
+    assert [(e.id, e.responses[0]) for e in found] == [
+        (f"helpful-base/train.jsonl.gz:{i + 1}", f"train {i}") for i in range(3)
+    ]
+
+
 def test_anthropics_folders(tmp_path):
     for n, folder in enumerate(("helpful-base", "harmless-base", "red-team-attempts")):
         for split in ("train", "test"):
@@ -186,6 +216,8 @@ def test_a_lols_files(tmp_path):
     (tmp_path / "hh_test/bad_test_indices.json").write_text(
         '{"helpful_base.json": [0, 2], "other.json": [1]}'
     )
+    # The same rows by other numbers, as A-LoL's own folder has them beside.
+    jsonl(tmp_path / "hh_test/bad_test_indices.jsonl", [{"bad_index": 0}, {"bad_index": 2}])
     task = hh(tmp_path)
     assert set(task.splits()) == {"train", "val", "test", "test/helpful_base"}
     with pytest.warns(
@@ -204,6 +236,23 @@ def test_a_lols_files(tmp_path):
         hh(tmp_path, whole=True).examples("val")
     jsonl(tmp_path / "hh_dev/sampled_dev.json", [pro()] * 280)
     assert len(hh(tmp_path, whole=True).examples("val")) == 280
+
+
+def test_a_lols_files_packed(tmp_path):
+    path = jsonl(tmp_path / "hh_test/helpful_base.json", [pro(good=str(i)) for i in range(4)])
+    path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    (tmp_path / "hh_test/bad_test_indices.json").write_text('{"helpful_base.json": [0, 2]}')
+    task = hh(tmp_path)
+    assert task.splits() == ["test", "test/helpful_base"]
+    with pytest.warns(UserWarning, match="2 are listed in bad_test_indices"):
+        assert [e.responses[0] for e in task.examples("test/helpful_base")] == ["1", "3"]
+
+
+def test_the_sample_shows_what_is_left_out(tmp_path):
+    with pytest.warns(UserWarning, match="1 are listed in bad_test_indices"):
+        assert len(HH(HH.Config(sample=True)).examples("test/harmless_base")) == 1
+    assert len(HH(HH.Config(sample=True, exclude=False)).examples("test/harmless_base")) == 2
 
 
 @pytest.mark.parametrize(

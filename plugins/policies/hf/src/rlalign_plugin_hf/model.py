@@ -180,7 +180,7 @@ class LanguageModel(Policy):
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
                 require_short(example, text)
-                tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+                tokens = self._reader.spelling.plain(text)
                 rows.append((tokens + [self.end] * finished, finished))
                 self._check_row(
                     example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"

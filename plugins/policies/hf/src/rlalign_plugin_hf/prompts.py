@@ -14,6 +14,7 @@ from rlalign.data.limits import TEXT_CHARACTERS
 from rlalign_plugin_hf.loading import ModelOptions, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.rendering import ChatTemplate
+from rlalign_plugin_hf.spelling import Spelling
 
 REMEMBERED = 100_000
 """Prompts whose tokens are kept."""
@@ -24,13 +25,22 @@ LOOKED_AT, CHARACTERS, UNKNOWN = 100, 1_000, 0.2
 _log = logging.getLogger("rlalign")
 
 
+class _Written(NamedTuple):
+    """A prompt as text."""
+
+    text: str
+    plain: bool
+    """Whether it was text, and no chat."""
+    said: tuple[str, ...] = ()
+    """What marks in it stand for: control tokens that a chat's messages spell."""
+
+
 class _Unsure(NamedTuple):
-    """An example whose prompt, as text, may be too long, or empty."""
+    """An example whose prompt may be too long, or empty."""
 
     place: int
     example: Example
-    text: str
-    plain: bool
+    prompt: _Written
 
 
 def require_short(example: Example, text: str) -> None:
@@ -56,7 +66,8 @@ class PromptReader:
         self.config = config
         self._positions = positions
         self._new_tokens = new_tokens
-        self._tokens: dict[str, list[int]] = {}
+        self.spelling = Spelling(tokenizer)
+        self._tokens: dict[_Written, list[int]] = {}
         self._template: ChatTemplate | None = None
         self._noted = False
 
@@ -86,8 +97,7 @@ class PromptReader:
         long: dict[int, str] = {}
         if not counts and (not blanks or isinstance(examples, LazyExamples)):
             for example in islice(examples, 1):
-                if not isinstance(example.prompt, str):
-                    self._as_chat(example)  # is there a template at all?
+                self._written(example)  # is there a template at all?
             return found
         unsure = self._unsure(examples, longest if counts else None, rows=rows)
         while piece := list(islice(unsure, AT_ONCE)):
@@ -136,15 +146,14 @@ class PromptReader:
         """Those examples of which characters alone do not tell that they fit."""
         room = self._positions.room(0) if rows and self._positions else None
         for i, example in enumerate(examples):
-            plain = isinstance(example.prompt, str)
-            if longest is None and room is None and not plain:
+            if longest is None and room is None and not isinstance(example.prompt, str):
                 continue  # a chat has its template's tokens
-            text = str(example.prompt) if plain else self._as_chat(example)
-            prompt = self._at_most(text)
+            written = self._written(example)
+            prompt = self._at_most(written.text)
             answer = max(map(self._at_most, example.responses), default=0.0) if room is not None else 0.0
             fits = prompt <= (longest or prompt) and (room is None or prompt + answer <= room)
-            if not fits or not text.strip():
-                yield _Unsure(i, example, text, plain)
+            if not fits or not written.text.strip():
+                yield _Unsure(i, example, written)
 
     def _at_most(self, text: str) -> float:
         """Tokens that a text surely has no more of: one a character of ASCII, and what a tokenizer puts around it."""
@@ -157,11 +166,15 @@ class PromptReader:
     def _counted(self, piece: Sequence[_Unsure]) -> list[int]:
         """Tokens of each prompt, uncut."""
         for one in piece:
-            require_short(one.example, one.text)
-        found: dict[int, int] = {}
+            require_short(one.example, one.prompt.text)
+        found = {
+            one.place: len(self.spelling.shown(one.prompt.text, one.prompt.said))
+            for one in piece
+            if one.prompt.said
+        }
         for plain in (True, False):
-            alike = [one for one in piece if one.plain is plain]
-            lengths = self._lengths([one.text for one in alike], marks=plain)
+            alike = [one for one in piece if one.prompt.plain is plain and not one.prompt.said]
+            lengths = self._lengths([one.prompt.text for one in alike], marks=plain)
             found.update(zip((one.place for one in alike), lengths, strict=True))
         return [found[one.place] for one in piece]
 
@@ -178,7 +191,12 @@ class PromptReader:
         for text in example.responses:
             require_short(example, text)
         ends = example.finished or (True,) * len(example.responses)
-        lengths = self._lengths(example.responses, marks=False)
+        spelt = any(map(self.spelling.found, example.responses))
+        lengths = (
+            [len(self.spelling.plain(text)) for text in example.responses]
+            if spelt
+            else self._lengths(example.responses, marks=False)
+        )
         longest = max((length + end for length, end in zip(lengths, ends, strict=True)), default=0)
         room = self._positions.room(longest)
         return None if room is None or prompt <= room else self._positions.told(prompt, longest)
@@ -206,20 +224,24 @@ class PromptReader:
 
     def _truncated_tokens(self, example: Example) -> list[int]:
         """A prompt's tokens, which `too_long: truncate` cuts at the tokenizer's truncation side."""
-        prompt, plain = example.prompt, isinstance(example.prompt, str)
-        text = str(prompt) if plain else self._as_chat(example)
-        key = f"{int(plain)}{text}"
-        if key not in self._tokens:
+        prompt = self._written(example)
+        if prompt not in self._tokens:
             if len(self._tokens) >= REMEMBERED:
                 self._tokens.clear()
-            cut: dict[str, Any] = {}
-            if self.config.too_long == "truncate" and (longest := self._longest(True)) is not None:
-                cut = {"truncation": True, "max_length": longest}
-            # A chat template writes its special tokens itself.
-            require_short(example, text)
-            tokens = self.tokenizer(text, add_special_tokens=plain, **cut)["input_ids"]
-            self._tokens[key] = list(tokens)
-        return self._tokens[key]
+            require_short(example, prompt.text)
+            longest = self._longest(True) if self.config.too_long == "truncate" else None
+            self._tokens[prompt] = self._read(prompt, longest)
+        return self._tokens[prompt]
+
+    def _read(self, prompt: _Written, longest: int | None) -> list[int]:
+        if prompt.said:
+            tokens = self.spelling.shown(prompt.text, prompt.said)
+            if longest is None or len(tokens) <= longest:
+                return tokens
+            return tokens[-longest:] if self.tokenizer.truncation_side == "left" else tokens[:longest]
+        cut: dict[str, Any] = {} if longest is None else {"truncation": True, "max_length": longest}
+        # A chat template writes its special tokens itself.
+        return list(self.tokenizer(prompt.text, add_special_tokens=prompt.plain, **cut)["input_ids"])
 
     def own_system(self) -> str | None:
         """The system message that the chat template puts where a chat has none."""
@@ -240,14 +262,18 @@ class PromptReader:
             self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
         return self._template.render(messages)
 
-    def _as_chat(self, example: Example) -> str:
+    def _written(self, example: Example) -> _Written:
+        """The prompt as text; control tokens that a chat's messages spell are hidden from its template."""
+        if isinstance(example.prompt, str):
+            return _Written(example.prompt, plain=True)
         if self.tokenizer.chat_template is None:
             raise RLAlignError(
                 f"example `{example.id}`: its prompt is chat messages, and the tokenizer of {where(self.config)} has "
                 "no chat template; give plain text, or name a tokenizer that has one (`tokenizer:`)"
             )
+        messages, said = self.spelling.hidden(example.prompt)
         try:
-            return self._render(example.prompt)
+            return _Written(self._render(messages), False, said)
         except ValueError as error:
             raise ConfigError(
                 f"example `{example.id}`: the chat template of {where(self.config)} cannot be used: {error}; mend it, "

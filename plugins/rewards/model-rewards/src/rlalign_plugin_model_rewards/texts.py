@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from rlalign import ComponentError, ConfigError, Example
 from rlalign.data.limits import TEXT_CHARACTERS
 from rlalign_plugin_hf.rendering import ChatTemplate
+from rlalign_plugin_hf.spelling import Spelling
 
 Side = Literal["left", "right"]
 Messages = Sequence[Mapping[str, Any]]
@@ -81,12 +80,8 @@ class Reader:
         self.longest = longest
         self.side = side
         """The end at which what is too long is cut."""
-        self._one_at_a_time = Lock()
+        self.spelling = Spelling(tokenizer)
         self._plain = lru_cache(REMEMBERED)(self._read)
-        added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        self._specials = frozenset({**added, **named}.values()) - {tokenizer.unk_token_id}
-        self._spelt = _any_of([*added, *named])
         self._frames = [self._framed(1), self._framed(2)]
         least = max(frame.size for frame in self._frames) + 2
         if longest is not None and longest < least:
@@ -111,10 +106,7 @@ class Reader:
             raise ComponentError(
                 f"a text of {len(text):,} characters; the longest that becomes tokens has {TEXT_CHARACTERS:,}"
             )
-        unknown = self.tokenizer.unk_token_id
-        # A vocabulary of whole words knows them all the same.
-        known = (unknown if token in self._specials else token for token in self._tokens(text, split=True))
-        return tuple(token for token in known if token is not None)
+        return tuple(self.spelling.plain(text))
 
     def one(self, text: str) -> Row:
         """A text with the special tokens of a single one."""
@@ -130,11 +122,11 @@ class Reader:
     def joined(self, first: str, separator: str, second: str) -> Row:
         """Two texts as one; a special token that the separator spells is one. The first is cut before the second is."""
         frame = self._frames[0]
-        if not self._spelt.search(separator):
+        if not self.spelling.found(separator):
             whole = self.plain(first + separator + second)
             if self.longest is None or len(whole) + frame.size <= self.longest:
                 return self._put(frame, whole)
-        ids = (*self._trusted(separator), *self.plain(second))
+        ids = (*self.spelling.trusted(separator), *self.plain(second))
         ids = self.cut(ids, frame.size)
         return self._put(frame, (*self.cut(self.plain(first), frame.size + len(ids)), *ids))
 
@@ -170,17 +162,6 @@ class Reader:
         room = max(0, self.longest - taken)
         return ids[len(ids) - room :] if self.side == "left" else ids[:room]
 
-    def _trusted(self, text: str) -> list[int]:
-        """The tokens of what a pipeline or a template wrote: special ones are special."""
-        return self._tokens(text, split=False)
-
-    def _tokens(self, text: str, *, split: bool) -> list[int]:
-        with self._one_at_a_time:  # a tokenizer is told for all threads whether it splits
-            ids: list[int] = self.tokenizer(
-                text, add_special_tokens=False, split_special_tokens=split, verbose=False
-            )["input_ids"]
-        return ids
-
     def _put(self, frame: _Frame, *texts: tuple[int, ...]) -> Row:
         ids: list[int] = []
         types: list[int] = []
@@ -198,7 +179,7 @@ class Reader:
         made = self.tokenizer(*words)
         ids = list(made["input_ids"])
         types = list(made.get("token_type_ids") or [0] * len(ids))
-        inner = self._trusted(words[0])
+        inner = self.spelling.trusted(words[0])
         around, outer, inside, at = [], [], [], 0
         for _ in words:
             places = range(at, len(ids) - len(inner) + 1)
@@ -212,24 +193,15 @@ class Reader:
         return _Frame((*around, tuple(ids[at:])), (*outer, tuple(types[at:])), tuple(inside))
 
     def _templated(self, messages: Messages, *, answered: bool) -> tuple[int, ...]:
-        said: list[str] = []
-
-        def hide(found: re.Match[str]) -> str:
-            said.append(found[0])
-            return f"\ue000{len(said) - 1}\ue001"
-
-        shown = [{**m, "content": self._spelt.sub(hide, str(m.get("content") or ""))} for m in messages]
-        pieces = re.split("\ue000(\\d+)\ue001", self._render(shown, answered=answered))
-        ids: list[int] = []
-        for place, piece in enumerate(pieces):
-            ids += self.plain(said[int(piece)]) if place % 2 else self._trusted(piece)
-        return tuple(ids)
+        texts = [{**m, "content": str(m.get("content") or "")} for m in messages]
+        shown, said = self.spelling.hidden(texts)
+        return tuple(self.spelling.shown(self._render(shown, answered=answered), said))
 
     def _word(self) -> str:
         """A text that becomes ordinary tokens."""
         for word in ("a", *map(str, sorted(self.tokenizer.get_vocab())[:1000])):
-            ids = self._trusted(word)
-            if ids and not self._specials & set(ids):
+            ids = self.spelling.trusted(word)
+            if ids and not self.spelling.tokens & set(ids):
                 return word
         return "a"
 
@@ -244,8 +216,3 @@ class Reader:
             raise ConfigError(
                 f"{self.tokenizer.name_or_path}: its chat template cannot be used: {error}"
             ) from None
-
-
-def _any_of(words: Sequence[str]) -> re.Pattern[str]:
-    longest_first = sorted((word for word in words if word), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

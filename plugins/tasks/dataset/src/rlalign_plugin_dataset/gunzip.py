@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, NamedTuple
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import LARGE, MOST_GZIPPED
 
-PIECE = 2**16
-"""Bytes of the packed file, read at once."""
-BETWEEN, MOST_MARKS = 2**17, 1024
-"""Unpacked bytes from one mark to the next, twice as many each time there are more marks than this: 40 kB each."""
+PIECE, BUFFER = 2**14, 2**16
+"""Bytes of the packed file and of the unpacked one that are read at once."""
+BETWEEN, MOST_MARKS = 2**18, 512
+"""Unpacked bytes from one mark to the next, twice as many each time there are more marks than this: 60 kB each."""
 
 
 class Mark(NamedTuple):
@@ -51,7 +51,7 @@ class Marks:
 
 def unpacked(file: BinaryIO, name: str, marks: Marks | None = None) -> BufferedReader:
     """What a packed file holds."""
-    return BufferedReader(_Gunzipped(file, name, marks or Marks()), PIECE)
+    return BufferedReader(_Gunzipped(file, name, marks or Marks()), BUFFER)
 
 
 class _Gunzipped(RawIOBase):
@@ -85,7 +85,7 @@ class _Gunzipped(RawIOBase):
         mark = self._marks.before(wanted)
         if not mark.at <= self._at <= wanted:
             self._go_on_from(mark)
-        while self._at < wanted and self._next(min(PIECE, wanted - self._at)):
+        while self._at < wanted and self._next(min(BUFFER, wanted - self._at)):
             pass
         return self._at
 

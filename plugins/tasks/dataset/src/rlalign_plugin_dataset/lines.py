@@ -80,7 +80,7 @@ class SideBySide(Table):
         row: Row = {}
         for part, line in zip(self._parts, lines, strict=True):
             if isinstance(line.row, str):
-                return f"{part.name}: {line.row}"
+                return line.row if part is self._parts[0] else f"{part.name}: {line.row}"
             row |= line.row
         return row
 

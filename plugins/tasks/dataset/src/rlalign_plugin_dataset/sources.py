@@ -115,6 +115,8 @@ def lines(
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: `lines` names files in a folder, and this is none")
+    for file in files.values():
+        _require_within(folder, file, "lines")
     found = {
         name: side_by_side(folder, {c: f.replace(SPLIT, name) for c, f in files.items()}, encoding)
         for name in _names(folder, files)
@@ -230,8 +232,7 @@ def _word(name: str) -> str | None:
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for pattern in patterns:
-        if Path(pattern).is_absolute():
-            raise ConfigError(f"splits: {pattern}: give the name within {folder}")
+        _require_within(folder, pattern, "splits")
         matches = sorted(p for p in folder.glob(pattern) if p.is_file())
         if not matches:
             beside = islice(folder.rglob("*") if "/" in pattern else folder.iterdir(), MOST_FILES)
@@ -242,6 +243,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
             )
         files += [p for p in matches if p not in files]
     return files
+
+
+def _require_within(folder: Path, name: str, option: str) -> None:
+    if Path(name).is_absolute():
+        raise ConfigError(f"{option}: {name}: give the name within {folder}")
 
 
 def _relative(file: Path, folder: Path) -> str:

@@ -85,7 +85,7 @@ class File(Table):
         self.path = path
         self.encoding = encoding
         self._marks = Marks()
-        self._held = 0, b""
+        self._unpacked = 0, b""
         """Of a packed file, what was unpacked last, and where it stands."""
         self._stamp = _stamp(os.stat(path))
         if self._stamp[0] == 0:
@@ -111,10 +111,10 @@ class File(Table):
             if not is_packed(self.path):
                 file.seek(start)
                 return file.read(length)
-            at, held = self._held
+            at, held = self._unpacked
             if not at <= start <= start + length <= at + len(held):  # rows are often read in their order
                 file.seek(start)
-                at, held = self._held = start, file.read(max(length, HELD))
+                at, held = self._unpacked = start, file.read(max(length, HELD))
             return held[start - at :][:length]
 
     def _not_text(self, error: UnicodeDecodeError, place: str) -> str:

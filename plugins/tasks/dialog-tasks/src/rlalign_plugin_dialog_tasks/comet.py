@@ -29,6 +29,8 @@ SPLITS = {"train": "train", "val": "val", "test": "test10x"}
 """ATOMIC-10X's splits by our name."""
 CRITIC = "p_valid_model"
 OTHER = "have a relation that ATOMIC-10X has not"
+EVENT, TAILS = " @@ ", "|"
+"""What stands between head and relation, and between tails, in the test file of COMET's repository."""
 MAIN, TEST = "ATOMIC10X.jsonl", "test.tsv"
 
 
@@ -63,14 +65,13 @@ class Comet(Corpus):
 
     def open(self, path: Path) -> Sources:
         if path.is_file():
-            return _thrice(path)
+            return {"test": [_headless(path)]} if path.suffix == ".tsv" else _thrice(path)
         if not path.is_dir():
             raise ConfigError(f"{path}: there is no such file or folder")
-        main = next(iter(sorted(path.rglob(MAIN))), None)
-        if main is None:
-            raise ConfigError(f"{path}: holds no {MAIN}")
-        test = next(iter(sorted(path.rglob(TEST))), None)
-        return _thrice(main) if test is None else {**_thrice(main), "test": [_headless(test)]}
+        main, test = (next(iter(sorted(path.rglob(name))), None) for name in (MAIN, TEST))
+        if main is None and test is None:
+            raise ConfigError(f"{path}: holds neither {MAIN} nor {TEST}")
+        return {**(_thrice(main) if main else {}), **({"test": [_headless(test)]} if test else {})}
 
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         c = self.config
@@ -107,11 +108,13 @@ def _thrice(path: Path) -> Sources:
 
 
 def _headless(path: Path) -> File:
-    """ATOMIC-2020's files have no header; a fourth column would be a critic's score."""
+    """ATOMIC-2020's files have no header: a tail a row, where a fourth column would be a critic's, or all tails."""
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline(LONGEST_ROW).rstrip("\r\n").split("\t")
     if first[:3] == ["head", "relation", "tail"]:
         return open_file(path, path.name, "\t")
+    if len(first) == 2 and EVENT in first[0]:
+        return Csv(path, path.name, "\t", names=("event", "tails"))
     return Csv(path, path.name, "\t", names=("head", "relation", "tail", CRITIC)[: max(3, len(first))])
 
 
@@ -133,6 +136,8 @@ class Tails(Measuring):
         self.config = config
 
     def examples(self, row: Row, place: str) -> Sequence[Example | str]:
+        if "tails" in row:
+            return self._all_tails(row, place)
         head, relation, tail = (text_of(row, name) for name in ("head", "relation", "tail"))
         if relation not in RELATIONS:
             return [OTHER]
@@ -146,3 +151,15 @@ class Tails(Measuring):
         scores = (number(row[CRITIC], f"`{CRITIC}`", 0, 1),) if CRITIC in row else ()
         text, ends = fitted(tail.strip(), self.tokens, self.config.max_response_tokens, self.config.end)
         return [Example(place, prompt_of(head, relation), (text,), scores, (ends,), meta)]
+
+    def _all_tails(self, row: Row, place: str) -> Sequence[Example | str]:
+        head, mark, relation = text_of(row, "event").rpartition(EVENT)
+        if not mark:
+            raise BadRow("the event names no relation: expected `head @@ relation`")
+        if relation.strip() not in RELATIONS:
+            return [OTHER]
+        tails = [tail.strip() for tail in text_of(row, "tails").split(TAILS) if tail.strip()]
+        if not tails:
+            raise BadRow("`tails` is empty")
+        meta = {"head": head.strip(), "relation": relation.strip(), "references": tails}
+        return [Example(place, prompt_of(head, relation.strip()), meta=meta)]

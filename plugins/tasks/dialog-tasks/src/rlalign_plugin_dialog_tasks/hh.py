@@ -23,7 +23,7 @@ from rlalign_plugin_dataset.index import BadRow, by_share
 from rlalign_plugin_dataset.lengths import fitted
 from rlalign_plugin_dataset.mapping import joined
 from rlalign_plugin_dataset.sources import Sources, canonical
-from rlalign_plugin_dataset.tables import File, Row, Table
+from rlalign_plugin_dataset.tables import File, Row, Table, is_packed, stem
 from rlalign_plugin_dialog_tasks.constants import SAMPLES
 
 SYSTEM = (
@@ -38,6 +38,8 @@ Folder = Literal["harmless-base", "helpful-base", "helpful-online", "helpful-rej
 FOLDERS: tuple[Folder, ...] = get_args(Folder)
 NO_PAIRS = "red-team-attempts"
 UNUSED = "bad_test_indices.json"
+NUMBERED = "bad_test_indices.jsonl"
+"""The same rows, numbered through all of A-LoL's test files; it lies beside the other and is not read."""
 COLON = "have a response that ends with a colon"
 LISTED = f"are listed in {UNUSED}"
 
@@ -73,7 +75,7 @@ def turns_of(transcript: str, name: str) -> tuple[list[str], str]:
         raise BadRow(f"`{name}` does not end with a turn of the assistant")
     if len(said) == 1:
         raise BadRow(f"`{name}` holds an answer and no question")
-    response = filled(said[-1][1], f"the answer in `{name}`")
+    response = said[-1][1]
     turns = [(HUMAN if who == "Human" else ASSISTANT) + text for who, text in said[:-1]]
     return [*turns, ASSISTANT], response
 
@@ -137,7 +139,7 @@ class HH(Corpus):
     generation = {"greedy": True, "max_new_tokens": 128, "stop": ("###",)}
 
     def open(self, path: Path) -> Sources:
-        found = sources.local(path, {}, ignore=(UNUSED,))
+        found = sources.local(path, {}, ignore=(UNUSED, NUMBERED))
         for split, tables in found.items():
             found[split] = [table for table in tables if self._is_asked_for(table)]
         return _with_parts({split: tables for split, tables in found.items() if tables})
@@ -194,8 +196,7 @@ def _with_parts(found: Sources) -> Sources:
     parts: Sources = {}
     for table in found.get("test", []):
         *folders, last = table.name.split("/")
-        stem = last.rpartition(".")[0] or last
-        name = next((f for f in folders if f in FOLDERS), stem)
+        name = next((f for f in folders if f in FOLDERS), stem(Path(last)))
         if "test" not in re.split(r"[-_. ]", name):
             parts.setdefault(f"test/{name}", []).append(table)
     return found | parts
@@ -208,9 +209,10 @@ def _listed(table: Table) -> Collection[int]:
     beside = table.path.with_name(UNUSED)
     if not beside.is_file():
         return ()
+    name = (table.path.with_suffix("") if is_packed(table.path) else table.path).name
     try:
         listed = json.loads(beside.read_text(encoding="utf-8"))
-        return {int(i) for i in listed.get(table.path.name, ())}
+        return {int(i) for i in listed.get(name, ())}
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{beside}: expected an object of lists of row numbers, by file name ({error})"
@@ -227,10 +229,11 @@ class Pairs(Measuring):
         self.unused = unused
 
     def examples(self, row: Row, place: str) -> Sequence[Example | str]:
+        alone = self.config.responses == "chosen"
         if "prefix" in row:
-            turns, answers, rewards = _of_pro(row)
+            turns, answers, rewards = _of_pro(row, alone)
         elif "chosen" in row:
-            turns, answers = _of_anthropic(row)
+            turns, answers = _of_anthropic(row, alone)
             rewards = []
         else:
             raise BadRow("neither `chosen` and `rejected` nor `prefix` and `suffix`")
@@ -264,17 +267,21 @@ class Pairs(Measuring):
         )
 
 
-def _of_anthropic(row: Row) -> tuple[list[str], list[str]]:
+def _of_anthropic(row: Row, alone: bool) -> tuple[list[str], list[str]]:
+    """Turns and answers; with `alone` only the chosen one is needed, and the other may be empty."""
     turns, chosen = turns_of(text_of(row, "chosen"), "chosen")
     others, rejected = turns_of(text_of(row, "rejected"), "rejected")
     if len(turns) != len(others):
         raise BadRow(f"`chosen` has {len(turns)} turns and `rejected` {len(others)}")
     if turns != others:
         raise BadRow("`chosen` and `rejected` differ before the last turn")
+    for answer, name in ((chosen, "chosen"), (rejected, "rejected"))[: 1 if alone else 2]:
+        filled(answer, f"the answer in `{name}`")
     return turns, [chosen, rejected]
 
 
-def _of_pro(row: Row) -> tuple[list[str], list[str], list[float]]:
+def _of_pro(row: Row, alone: bool) -> tuple[list[str], list[str], list[float]]:
+    """The same, and the rewards if there are any."""
     prefixes, answers = list_of(row, "prefix"), list_of(row, "suffix")
     if len(answers) < 2 or len(prefixes) != len(answers):
         raise BadRow(f"{len(prefixes)} prefixes and {len(answers)} suffixes, expected two of each")
@@ -287,7 +294,10 @@ def _of_pro(row: Row) -> tuple[list[str], list[str], list[float]]:
         raise BadRow(f"a turn in `prefix` does not begin with {HUMAN} or {ASSISTANT}")
     if len(turns) < 2 or turns[-1] != ASSISTANT:
         raise BadRow(f"`prefix` does not end with {ASSISTANT}")
-    texts = [filled(answer, f"suffix {i}") for i, answer in enumerate(answers)]
+    texts = [
+        answer if alone and i and answer == "" else filled(answer, f"suffix {i}")
+        for i, answer in enumerate(answers)
+    ]
     if row.get("reward") is None:
         return turns, texts, []
     rewards = [number(value, "a reward") for value in list_of(row, "reward")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -84,18 +83,12 @@ class CommonGen(GrueTask):
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         rows = self.indexed(name, [name], lambda example, reader: name)[name]
         self.check_size(name, rows.found)
-        if name == "train" and self.compat:
+        if self.compat:
             return {name: rows.take(numpy.arange(len(rows))[: self.at_most])}
-        found = Gathered(rows, self.at_most)
-        return {name: [_with_one(example) for example in found] if self.compat else found}
+        return {name: Gathered(rows, self.at_most)}
 
     def reader(self, split: str, table: Table) -> Scenes:
         return Scenes(table.name, self, split)
-
-
-def _with_one(example: Example) -> Example:
-    meta = {**example.meta, "references": list(example.references[:1])}
-    return replace(example, responses=example.responses[:1], meta=meta)
 
 
 class Scenes(GrueReader):
@@ -104,7 +97,7 @@ class Scenes(GrueReader):
 
     def __init__(self, name: str, task: CommonGen, split: str) -> None:
         super().__init__(name, task, split)
-        self.gathers = not (task.compat and split == "train")
+        self.gathers = not task.compat
 
     def examples(self, row: Row, place: str) -> Sequence[Example]:
         words = [filled(word, "a word") for word in _words(row)]
@@ -114,17 +107,17 @@ class Scenes(GrueReader):
             after=".",
             chat=CHAT.replace("{words}", ", ".join(words)),
         )
-        sentences = [text for text in self._sentences(row) if text.strip()]
-        return [self.example(place, prompt, sentences, keywords=words)]
+        return [self.example(place, prompt, self._sentences(row), keywords=words)]
 
     def _sentences(self, row: Row) -> list[str]:
+        """Those of a row, each once; RL4LMs read GEM's `target` alone."""
         if "scene" in row:
-            return [filled(text, "a sentence of `scene`") for text in list_of(row, "scene")]
-        target = row.get("target") or ""
-        others = [] if self.task.compat else row.get("references") or []
-        if not isinstance(target, str) or not all(isinstance(text, str) for text in others):
+            found = [filled(text, "a sentence of `scene`") for text in list_of(row, "scene")]
+        else:
+            found = [row.get("target") or "", *(row.get("references") or [])]
+        if not all(isinstance(text, str) for text in found):
             raise BadRow("`target` is no text, or `references` no list of texts")
-        return [*others, target] if target not in others else others
+        return [text for text in dict.fromkeys(found) if text.strip()][: 1 if self.task.compat else None]
 
 
 def _words(row: Row) -> Sequence[object]:

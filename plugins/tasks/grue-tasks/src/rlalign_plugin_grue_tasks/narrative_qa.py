@@ -12,6 +12,7 @@ from rlalign import ConfigError, Example
 from rlalign_plugin_dataset.cells import filled, list_of
 from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.lines import Lines
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Table
@@ -23,7 +24,6 @@ from rlalign_plugin_grue_tasks.grue import (
     Published,
     prompt_tokens,
 )
-from rlalign_plugin_grue_tasks.lines import Lines
 from rlalign_plugin_grue_tasks.summaries import FOLDER, HUB, READ, REVISION
 
 BETWEEN = " \\n "
