@@ -105,8 +105,9 @@ def test_logged_responses_earn_what_they_are_stored_with(tmp_path):
 
 
 def test_the_reward_says_which_task_it_goes_with(tmp_path):
+    other = {"task": "toy-numbers", "policy": {"table": {"actions": 3}}, "responses": "sampled"}
     with pytest.raises(ComponentError, match=r"has no answer .*`toy-answer` goes with `task: toy-questions`"):
-        run(tmp_path, {**LOGGED, "task": {"toy-keywords": {"size": 8}}, "rewards": ["toy-answer"]})
+        run(tmp_path, {**LOGGED, **other, "rewards": ["toy-answer"]})
 
 
 class TestToyQuestions(TaskTests):
