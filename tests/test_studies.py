@@ -14,10 +14,10 @@ from rlalign_study.plan import Planned
 from rlalign_study.rows import Results, Row
 
 ROOT = Path(__file__).resolve().parents[1]
-STORED = ("nlpo", "offline")
-NAMES = (*STORED, "pg")
+NAMES = ("nlpo", "offline", "pg")
 PLUGINS = {"nlpo": {"readme.md": "nlpo"}}
 PLUGINS["offline"] = {f"readme-{name}.md": name for name in ("a-lol", "imitation", "preference")}
+PLUGINS["pg"] = {f"readme-{name}.md": name for name in ("copg", "ppo", "reinforce")}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def everything(study: Study) -> list[Planned]:
 # -- all ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "count"), [("nlpo", 369), ("offline", 670)])
+@pytest.mark.parametrize(("name", "count"), [("nlpo", 369), ("offline", 670), ("pg", 688)])
 def test_every_stored_row_is_of_todays_plan(stored, name, count):
     assert sum(len(found.rows) for found in stored[name]) == count
     assert all(not found.waiting for found in stored[name])
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_stored_tables_come_again_to_the_digit(studies, stored, name):
     folder = ROOT / "benchmarks" / name / "results"
     made = report.table(studies[name], stored[name])
