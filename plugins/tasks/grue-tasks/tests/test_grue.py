@@ -241,6 +241,22 @@ def test_bytes_are_cut_where_tokens_end(tokenizers, name):
             assert cut.prompt == whole.prompt or tokens.count(str(whole.prompt)) > most
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_character_of_several_tokens_is_cut_off_whole(tokenizers, side):
+    tokens = Tokens(tokenizers["pieces"])
+    text = "\N{GRINNING FACE}a\N{GRINNING FACE}"
+    smile = tokens.count("\N{GRINNING FACE}")
+    assert smile > 1 and tokens.count(text) == 2 * smile + 1
+    for limit in range(-1, 2 * smile + 2):
+        kept = text[: (limit >= smile) + (limit > smile) + (limit > 2 * smile)]
+        assert tokens.cut(text, limit, side) == (kept if side == "right" else kept[::-1])
+
+
+def test_a_limit_that_leaves_no_room_ends(tokenizers):
+    (first, *_) = sample("e2e", tokenizer=tokenizers["words"], max_prompt_tokens=1).examples("train")
+    assert first.prompt == ""
+
+
 def test_what_a_chat_asks_for_is_never_cut(tokenizers):
     task = sample("cnn-daily-mail", style="chat", tokenizer=tokenizers["words"], max_prompt_tokens=4)
     asked = "Summarize this article in three or four short sentences.\n\n"
