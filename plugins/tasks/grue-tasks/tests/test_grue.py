@@ -277,6 +277,15 @@ def test_of_a_chat_the_question_and_the_last_turn_stay(tokenizers):
     ]
 
 
+def test_of_a_chat_whose_last_turn_is_too_long_its_end_stays(tokenizers):
+    how = {"style": "chat", "tokenizer": tokenizers["words"], "max_prompt_tokens": 4}
+    assert sample("daily-dialog", **how).examples("train")[0].prompt == [
+        {"role": "user", "content": " ! Thank you ."}
+    ]
+    whole = sample("daily-dialog", style="chat", compat="rl4lms").examples("train")[0].prompt
+    assert sample("daily-dialog", **how, compat="rl4lms").examples("train")[0].prompt == whole
+
+
 def test_rl4lms_leaves_it_to_the_policy(tokenizers):
     how = {"tokenizer": tokenizers["words"], "max_prompt_tokens": 5}
     others = ({**how, "compat": "rl4lms"}, {}, how)
@@ -385,6 +394,9 @@ def test_the_readme_says_the_facts(name):
     limit = cls.Config.model_fields["max_prompt_tokens"].default
     facts = [cls.published.hub, cls.licence, cls.warm_start or "none", f"{limit}, {cls.side}"]
     facts += [f"{size:,}" for size in cls.sizes.values()]
+    how = cls.defaults["generation"]
+    facts += [f"top-k {how['top_k']}"] if "top_k" in how else []
+    facts += [f"{cls.generation['beams']} beams"] if "beams" in cls.generation else []
     assert [fact for fact in facts if fact not in told] == []
 
 
