@@ -103,10 +103,9 @@ def test_a_file_in_another_encoding_is_left_out(tmp_path: Path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{len(list(folder.iterdir()))}_8.txt").write_bytes(text)
     task = made(sample=False, path=tmp_path)
-    with pytest.warns(UserWarning, match=r"train/neg/0_8.txt: not UTF-8: byte 0xe9 at place 6"):
+    with pytest.warns(UserWarning, match=r"train/neg/0_8.txt: not UTF-8: byte 0xe9 at place 6\n.*iconv"):
         found = task.examples("train")
-    assert len(found) + len(task.examples("val")) == 2
-    assert len(made(sample=False, path=tmp_path, train="positive", seed=1).examples("train")) == 1
+    assert (len(found), len(task.examples("val"))) == (1, 1)
 
 
 def test_rows_that_cannot_be_used(tmp_path: Path):

@@ -218,7 +218,7 @@ def test_rows_that_cannot_be_used(tmp_path):
         examples = made(Multi30k, path=tmp_path).examples("train")
     assert sides(examples) == [("One.", ("Eins.",))]
     told = "\n".join(str(each.message) for each in caught)
-    assert "train.en:2: train.en: not UTF-8: byte 0xff at place 3" in told
+    assert "train.en:2: not UTF-8: byte 0xff at place 3" in told
     assert "2 are empty on one side (first train.en:3)" in told
 
 
