@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "Excel's old CSV": (
         "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding: windows-1252`"
     ),
-    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  `iconv -f WINDOWS-1252 -t UTF-8 FILE"),
+    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  `iconv -f WINDOWS-1252"),
     "UTF-16": ("d.csv", sheet().encode("utf-16"), "UTF-16, and UTF-8 is read: `iconv -f UTF-16 -t UTF-8 d.csv"),
     "a note to Excel": ("d.csv", b"sep=;\r\n" + sheet().encode(), "d.csv:1: `sep=` is a note to Excel"),
     "a workbook": ("d.xlsx", b"PK", "a spreadsheet is not read; save it as `CSV UTF-8`"),
