@@ -133,6 +133,23 @@ def test_all_that_sample_draw_as_many_responses(task):
     assert len({drawn(method) for method in methods}) == 1
 
 
+EVERY = {"imdb": 10, "common-gen": 5, "cnn-daily-mail": 10, "totto": 20, "iwslt17": 10, "narrative-qa": 10}
+
+
+@pytest.mark.parametrize("task", [*EVERY, "daily-dialog"])
+def test_rl4lms_is_evaluated_as_often_as_most_of_its_configurations(task):
+    for method in ("ppo", "nlpo", "supervised-ppo", "supervised-nlpo"):
+        assert parts(task, method)["evaluate"]["every"] == EVERY.get(task, 5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_value_of_0_to_1_is_of_rewards_within(task):
+    """A penalty is not: no log that A-LoL learns from has one."""
+    recipe = next(one for one in RECIPES if (one.task, one.method) == (task, "a-lol"))
+    (log,) = [phase for phase in recipe.sections["phases"] if phase["name"] == "log"]
+    assert not components(log["rewards"]) & {"commongen-penalty", "kl"}
+
+
 # -- a run of each --------------------------------------------------------------------------------------------
 
 

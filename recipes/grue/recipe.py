@@ -215,8 +215,8 @@ class Recipe:
         models: Section = {}
         if self.method == "a-lol":
             models = {
-                "models": {"value": {"attention-value": self.row.get("range", {"min": 0.0, "max": 1.0})}}
-            }
+                "models": {"value": {"attention-value": {"min": 0.0, "max": 1.0}}}
+            }  # as all rewards are
             everything = {"iterations": 1, "prompts": iterations * prompts}
             fit = {**everything, "minibatches": iterations * prompts // 16, "lr": 1.0e-3}
             phases.append(

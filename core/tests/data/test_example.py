@@ -13,6 +13,15 @@ from rlalign.data.example import Without
 from rlalign.testing import Logits, PolicyGradient, run
 
 
+def test_why_there_are_no_references():
+    def told(**meta: object) -> str:
+        return Example("e", "p", meta=meta).without_references
+
+    assert told(blind="they are kept") == "example `e` has none: they are kept"
+    assert told(blind=True).endswith("`references` is missing or empty in its `meta` (which holds: blind)")
+    assert told().endswith("(which holds: none)")
+
+
 class Numbered(LazyExamples):
     """Example i is called i; where it is known, it has i responses and the key −i."""
 

@@ -54,7 +54,8 @@ class Example:
     @property
     def without_references(self) -> str:
         """What is said where there are none: why, if the task knows it (`meta["blind"]`), or what there is."""
-        if why := self.meta.get("blind"):
+        why = self.meta.get("blind")
+        if why and isinstance(why, str):  # another's data may have such a column too
             return f"example `{self.id}` has none: {why}"
         keys = ", ".join(self.meta) or "none"
         return f"example `{self.id}` has none: `references` is missing or empty in its `meta` (which holds: {keys})"

@@ -107,6 +107,11 @@ def test_references(write):
     assert scored(write("def score(texts, references=()): return [len(r) for r in references]"), bare) == [0]
     empty = rollout([Example("e9", "p", meta={"references": []})], [0], ["x"])
     assert scored(asks, empty) == [0]
+    kept = rollout([Example("e9", "p", meta={"references": [], "blind": "they are kept"})], [0], ["x"])
+    with pytest.raises(ComponentError, match="asks for references, and example `e9` has none: they are kept"):
+        scored(asks, kept)
+    column = rollout([Example("e9", "p", meta={"references": ["a"], "blind": True})], [0], ["x"])
+    assert scored(asks, column) == [1]
 
 
 def test_data_cannot_be_changed_by_it(write):

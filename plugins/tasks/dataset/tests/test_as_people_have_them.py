@@ -137,9 +137,9 @@ def test_a_pair_of_chats_beside_another_prompt(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
     "Excel's old CSV": (
-        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding` says `windows-1252`"
+        "d.csv", sheet().encode("cp1252"), "d.csv:2: not UTF-8: byte 0xe4 .*`encoding: windows-1252`"
     ),
-    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  files are read as UTF-8 unless"),
+    "JSON lines of Windows": ("d.jsonl", '{"prompt": "ä"}'.encode("cp1252"), "sound\n  `iconv -f WINDOWS-1252"),
     "UTF-16": ("d.csv", sheet().encode("utf-16"), "UTF-16, and UTF-8 is read: `iconv -f UTF-16 -t UTF-8 d.csv"),
     "a note to Excel": ("d.csv", b"sep=;\r\n" + sheet().encode(), "d.csv:1: `sep=` is a note to Excel"),
     "a workbook": ("d.xlsx", b"PK", "a spreadsheet is not read; save it as `CSV UTF-8`"),
@@ -176,8 +176,10 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, case: str) -> None:
 
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("once")
-    told = r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`"
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(
+        ConfigError,
+        match=r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`",
+    ):
         train(tmp_path)
 
 

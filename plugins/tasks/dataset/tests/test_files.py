@@ -143,7 +143,7 @@ def test_parquet_holds_few_row_groups(tmp_path, monkeypatch):
     data = task.examples("train")
     assert [e.meta["n"] for e in data] == list(range(50))
     (table,) = task._tables("train")
-    assert 1 <= len(table._held) <= 4  # type: ignore[attr-defined]
+    assert 1 <= len(table._held_groups) <= 4  # type: ignore[attr-defined]
 
 
 def test_parquet_without_its_library(tmp_path, monkeypatch):

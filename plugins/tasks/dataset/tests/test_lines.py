@@ -152,7 +152,7 @@ def test_latin_1(tmp_path):
         ("d.neg:1", "na\xefve"),
     ]
     with pytest.raises(
-        ConfigError, match=r"(?s)d\.pos:1: not UTF-8: byte 0xe9 at place 8\n.*`encoding` says"
+        ConfigError, match=r"(?s)d\.pos:1: not UTF-8: byte 0xe9 at place 8\n.*`encoding: windows"
     ):
         dataset(tmp_path, **options).examples("train")
 

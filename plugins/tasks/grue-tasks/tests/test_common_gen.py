@@ -112,6 +112,16 @@ def test_text_files_that_do_not_go_together(tmp_path: Path):
         made(sample=False, path=tmp_path).examples("train")
 
 
+def test_references_that_are_no_list_are_refused(tmp_path: Path):
+    (tmp_path / "val.csv").write_text("concept_set,scene\na#b,A b.\n")
+    with pytest.raises(ConfigError, match="`scene` is text, expected a list"):
+        made(sample=False, path=tmp_path).examples("val")
+    (tmp_path / "val.csv").unlink()
+    (tmp_path / "val.jsonl").write_text('{"concepts": ["a"], "target": "x", "references": "An a."}\n')
+    with pytest.raises(ConfigError, match="`references` is text, expected a list"):
+        made(sample=False, path=tmp_path).examples("val")
+
+
 def test_words_without_a_sentence_are_refused_where_there_must_be_one(tmp_path: Path):
     (tmp_path / "train.jsonl").write_text(
         '{"concepts": ["a"], "target": ""}\n{"concepts": [""], "target": "x"}\n'

@@ -241,6 +241,22 @@ def test_bytes_are_cut_where_tokens_end(tokenizers, name):
             assert cut.prompt == whole.prompt or tokens.count(str(whole.prompt)) > most
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_character_of_several_tokens_is_cut_off_whole(tokenizers, side):
+    tokens = Tokens(tokenizers["pieces"])
+    text = "\N{GRINNING FACE}a\N{GRINNING FACE}"
+    smile = tokens.count("\N{GRINNING FACE}")
+    assert smile > 1 and tokens.count(text) == 2 * smile + 1
+    for limit in range(-1, 2 * smile + 2):
+        kept = text[: (limit >= smile) + (limit > smile) + (limit > 2 * smile)]
+        assert tokens.cut(text, limit, side) == (kept if side == "right" else kept[::-1])
+
+
+def test_a_limit_that_leaves_no_room_ends(tokenizers):
+    (first, *_) = sample("e2e", tokenizer=tokenizers["words"], max_prompt_tokens=1).examples("train")
+    assert first.prompt == ""
+
+
 def test_what_a_chat_asks_for_is_never_cut(tokenizers):
     task = sample("cnn-daily-mail", style="chat", tokenizer=tokenizers["words"], max_prompt_tokens=4)
     asked = "Summarize this article in three or four short sentences.\n\n"
@@ -259,6 +275,15 @@ def test_of_a_chat_the_question_and_the_last_turn_stay(tokenizers):
         "Then look under the newspaper .",
         "Here they are ! Thank you .",
     ]
+
+
+def test_of_a_chat_whose_last_turn_is_too_long_its_end_stays(tokenizers):
+    how = {"style": "chat", "tokenizer": tokenizers["words"], "max_prompt_tokens": 4}
+    assert sample("daily-dialog", **how).examples("train")[0].prompt == [
+        {"role": "user", "content": " ! Thank you ."}
+    ]
+    whole = sample("daily-dialog", style="chat", compat="rl4lms").examples("train")[0].prompt
+    assert sample("daily-dialog", **how, compat="rl4lms").examples("train")[0].prompt == whole
 
 
 def test_rl4lms_leaves_it_to_the_policy(tokenizers):
@@ -369,6 +394,9 @@ def test_the_readme_says_the_facts(name):
     limit = cls.Config.model_fields["max_prompt_tokens"].default
     facts = [cls.published.hub, cls.licence, cls.warm_start or "none", f"{limit}, {cls.side}"]
     facts += [f"{size:,}" for size in cls.sizes.values()]
+    how = cls.defaults["generation"]
+    facts += [f"top-k {how['top_k']}"] if "top_k" in how else []
+    facts += [f"{cls.generation['beams']} beams"] if "beams" in cls.generation else []
     assert [fact for fact in facts if fact not in told] == []
 
 

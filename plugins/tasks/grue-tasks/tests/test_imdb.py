@@ -97,6 +97,17 @@ def test_the_authors_folders(tmp_path: Path):
     assert again.fingerprint("train") != before and again.fingerprint("test") == task.fingerprint("test")
 
 
+def test_a_file_in_another_encoding_is_left_out(tmp_path: Path):
+    for label, text in (("neg", b"a caf\xe9"), ("pos", b"one two"), ("pos", b"three four")):
+        folder = tmp_path / "train" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{len(list(folder.iterdir()))}_8.txt").write_bytes(text)
+    task = made(sample=False, path=tmp_path)
+    with pytest.warns(UserWarning, match=r"train/neg/0_8.txt: not UTF-8: byte 0xe9 at place 6\n.*iconv"):
+        found = task.examples("train")
+    assert (len(found), len(task.examples("val"))) == (1, 1)
+
+
 def test_rows_that_cannot_be_used(tmp_path: Path):
     rows = [{"text": "one two", "label": -1}, {"text": "single", "label": 1}, {"text": " ", "label": 1}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -247,6 +247,15 @@ def test_another_source_begins_anew(tmp_path):
     ]
 
 
+def test_two_files_of_one_name_are_not_taken_for_one(tmp_path):
+    for folder in ("a", "b"):
+        published(tmp_path / folder, "train-00000-of-00001.parquet", "First?")
+    with pytest.raises(
+        ConfigError, match=r"holds several files `train-00000-of-00001\.parquet`; name the folder"
+    ):
+        in_a_folder(tmp_path)
+
+
 def test_the_authors_tables(tmp_path):
     pytest.importorskip("pyarrow")
     theirs = tmp_path / "narrativeqa"

@@ -195,6 +195,14 @@ def test_names_of_files_say_more_than_names_of_folders(tmp_path):
     }
 
 
+def test_a_folder_of_too_many_files_is_not_walked_through(tmp_path, monkeypatch):
+    for number in range(3):
+        write(tmp_path / f"{number}.en", "One.\n")
+    monkeypatch.setattr("rlalign_plugin_dataset.sources.MOST_FILES", 2)
+    with pytest.raises(ConfigError, match="holds more than 2 files; name the folder of the data alone"):
+        made(Multi30k, path=tmp_path).examples("train")
+
+
 def test_half_of_a_pair(tmp_path):
     write(tmp_path / "train.en", "One.\n")
     with pytest.raises(ConfigError, match=r"train\.en is there, and no such file in `de`"):
@@ -210,7 +218,7 @@ def test_rows_that_cannot_be_used(tmp_path):
         examples = made(Multi30k, path=tmp_path).examples("train")
     assert sides(examples) == [("One.", ("Eins.",))]
     told = "\n".join(str(each.message) for each in caught)
-    assert "train.en:2: train.en: not UTF-8: byte 0xff at place 3" in told
+    assert "train.en:2: not UTF-8: byte 0xff at place 3" in told
     assert "2 are empty on one side (first train.en:3)" in told
 
 

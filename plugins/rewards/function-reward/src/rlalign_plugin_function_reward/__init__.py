@@ -180,7 +180,10 @@ class Function(Component):
         return found | (self._columns(examples, found) if self.config.style == "trl" else {})
 
     def _references(self, examples: Sequence[Example]) -> list[list[str]]:
-        without = next((e for e in examples if "references" not in e.meta or "blind" in e.meta), None)
+        lacking = (
+            e for e in examples if not e.references and ("references" not in e.meta or "blind" in e.meta)
+        )
+        without = next(lacking, None)
         if without is not None and "references" in self._asked.required:
             raise ComponentError(
                 f"{self.config.source} asks for references, and {without.without_references}"

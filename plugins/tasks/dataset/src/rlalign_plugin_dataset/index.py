@@ -21,7 +21,8 @@ _BY_COLUMNS = (
     "one column after the other? pandas writes rows by `df.to_json(FILE, orient='records', lines=True)`"
 )
 CURES = {
-    "not UTF-8": "files are read as UTF-8 unless `encoding` says `windows-1252`, as Excel's plain CSV is, or `latin-1`",
+    "not UTF-8": "`iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW` makes one of Excel's plain CSV; of the task `dataset`, "
+    "`encoding: windows-1252`, or `latin-1`, reads it as it is",
     "` is that of ": 'an id names one example: take another column, or join two, `id: "{id}-{question}"`',
     "a decimal comma": "numbers are written with a point: 0.5",
     "is a number, expected text or": 'a template writes a number out: `prompt: "{number}"`',

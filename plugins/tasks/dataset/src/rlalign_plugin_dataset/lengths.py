@@ -38,7 +38,7 @@ class Tokens:
 
     def count(self, text: str) -> int:
         """Tokens of a text; special ones only where they are written out."""
-        return len(self._ends(text))
+        return len(self._places(text))
 
     @cached_property
     def around(self) -> int:
@@ -47,15 +47,22 @@ class Tokens:
 
     def cut(self, text: str, limit: int, side: Side = "right") -> str:
         """At most this many tokens: the first ones, or, cut on the left, the last ones."""
-        while len(ends := self._ends(text)) > max(limit, 0):
-            # Where a cut falls within a word, what is left of it may become more tokens than it was.
-            text = text[: ends[limit - 1]] if side == "right" else text[ends[-limit - 1] :]
+        if limit <= 0:
+            return ""
+        # Where a cut falls within a word, what is left of it may become more tokens than it was.
+        while len(places := self._places(text)) > limit:
+            if side == "right":  # a character may be several tokens, all of which end where it does
+                text = text[: min(places[limit - 1][1], places[limit][0], len(text) - 1)]
+            else:
+                text = text[max(places[-limit - 1][1], 1) :]
         return text
 
-    def _ends(self, text: str) -> Sequence[int]:
+    def _places(self, text: str) -> Sequence[tuple[int, int]]:
+        """Where each token begins and ends."""
         # `verbose`: a warning about texts longer than the model reads would say nothing of ours.
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [end for _, end in found["offset_mapping"]]
+        places: Sequence[tuple[int, int]] = found["offset_mapping"]
+        return places
 
 
 def fitted(text: str, tokens: Tokens | None, limit: int | None, ends: bool = True) -> tuple[str, bool]:

@@ -183,11 +183,7 @@ SHOWN = 12
 
 def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
-    there = set(islice(folder.rglob("*"), MOST_FILES + 1))
-    if len(there) > MOST_FILES:
-        raise ConfigError(
-            f"{folder}: holds more than {MOST_FILES:,} files; name the folder of the data alone"
-        )
+    there = within(folder)
     files = sorted(
         p
         for p in there
@@ -215,6 +211,16 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
                 f"`splits: {{{split}: {_relative(parts[0], folder)}}}`"
             )
     return splits
+
+
+def within(folder: Path) -> set[Path]:
+    """All that a folder and its folders hold, if it is not too much."""
+    there = set(islice(folder.rglob("*"), MOST_FILES + 1))
+    if len(there) > MOST_FILES:
+        raise ConfigError(
+            f"{folder}: holds more than {MOST_FILES:,} files; name the folder of the data alone"
+        )
+    return there
 
 
 def _split_of(file: Path, folder: Path) -> str:

@@ -28,7 +28,7 @@ def fetch() -> None:
 )
 @click.option("--to", type=click.Path(path_type=Path), help="Where to write.  [default: data/narrative-qa]")
 @click.option("--hub", help="The data set's name on the hub.  [default: deepmind/narrativeqa]")
-@click.option("--revision", help="A commit, tag or branch.  [default: the one that was looked at]")
+@click.option("--revision", help="A commit, tag or branch.  [default: the commit that the README names]")
 def narrative_qa(
     summaries: bool, folder: Path | None, to: Path | None, hub: str | None, revision: str | None
 ) -> None:

@@ -114,7 +114,8 @@ class Scenes(GrueReader):
         if "scene" in row:
             found = [filled(text, "a sentence of `scene`") for text in list_of(row, "scene")]
         else:
-            found = [row.get("target") or "", *(row.get("references") or [])]
+            others = list_of(row, "references") if row.get("references") else []
+            found = [row.get("target") or "", *others]
         if not all(isinstance(text, str) for text in found):
             raise BadRow("`target` is no text, or `references` no list of texts")
         return [text for text in dict.fromkeys(found) if text.strip()][: 1 if self.task.compat else None]

@@ -201,11 +201,13 @@ class Turns(GrueReader):
         return Example(name, prompt, tuple(responses), scores, meta=about)
 
     def _fitting(self, turns: Sequence[str]) -> Sequence[str]:
-        """The last turns, as many as `max_prompt_tokens` leaves room for."""
+        """The last turns, as many as `max_prompt_tokens` leaves room for; of the last one its end."""
         limit, tokens = self.config.max_prompt_tokens, self.tokens
-        while tokens and limit and len(turns) > 1 and sum(map(tokens.count, turns)) > limit:
-            turns = turns[1:]
-        return turns
+        if tokens is None or limit is None or self.task.compat:
+            return turns
+        lengths = [tokens.count(turn) for turn in turns]
+        first = next((at for at in range(len(turns)) if sum(lengths[at:]) <= limit), len(turns))
+        return turns[first:] or [tokens.cut(turns[-1], limit, self.task.side)]
 
 
 def messages(turns: Sequence[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from rlalign import Example
 from rlalign_plugin_dataset.cells import text_of
-from rlalign_plugin_dataset.index import BadRow
+from rlalign_plugin_dataset.index import BadRow, Reader
 from rlalign_plugin_dataset.mapping import get
 from rlalign_plugin_dataset.sources import Sources
 from rlalign_plugin_dataset.tables import Row, Scanned, Table
@@ -88,7 +88,15 @@ class IMDB(GrueTask):
     def read(self, name: str) -> Mapping[str, Sequence[Example]]:
         """Shuffled as `shuffle(seed)` of the library `datasets` does, then cut."""
         c, there = self.config, _published(name)
-        found = self.indexed(there, [there], lambda example, reader: there)[there]
+        positive: list[
+            bool
+        ] = []  # of each review: noted on the way, as to read them again in another order is slow
+
+        def split_of(example: Example, reader: Reader) -> str:
+            positive.append(example.meta["label"] == 1)
+            return there
+
+        found = self.indexed(there, [there], split_of)[there]
         self.check_size(there, found.found)
         order = numpy.random.default_rng(c.seed).permutation(len(found))
         if name == "test":
@@ -96,7 +104,7 @@ class IMDB(GrueTask):
         edge = int(len(found) * TRAIN)
         train = order[:edge]
         if c.train == "positive":
-            train = numpy.array([row for row in train if found[row].meta["label"] == 1], dtype=order.dtype)
+            train = train[numpy.array(positive)[train]]
         return {"train": found.take(train[: self.at_most]), "val": found.take(order[edge:][: self.at_most])}
 
     def reader(self, split: str, table: Table) -> Reviews:
@@ -128,7 +136,12 @@ class TextFiles(Table):
 
     def scan(self) -> Iterator[Scanned]:
         for number in range(len(self._files)):
-            yield Scanned(number + 1, number, 0, self.read(number, 0))
+            row: Row | str
+            try:
+                row = self.read(number, 0)
+            except UnicodeDecodeError as error:
+                row = f"not UTF-8: byte 0x{error.object[error.start]:02x} at place {error.start + 1}"
+            yield Scanned(number + 1, number, 0, row)
 
     def read(self, start: int, length: int) -> Row:
         file = self._files[start]

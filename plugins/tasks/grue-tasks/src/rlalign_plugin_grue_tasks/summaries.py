@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ def in_a_folder(folder: Path) -> list[Part]:
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise ConfigError(f"{folder}: holds neither Parquet files nor {QAPS}")
+    twice = next((one for one, other in pairwise(sorted(f.name for f in files)) if one == other), None)
+    if twice is not None:
+        raise ConfigError(f"{folder}: holds several files `{twice}`; name the folder that has one of each")
     return [Part(_split(f.name), f.name, partial(of_parquet, f, f.name)) for f in files]
 
 

@@ -145,9 +145,10 @@ def written_out(grid: Grid, marked: Collection[tuple[int, int]]) -> str:
 
 def _marked(row: Row) -> list[tuple[int, int]]:
     found = [tuple(place) if isinstance(place, list) else () for place in list_of(row, "highlighted_cells")]
-    if not found or not all(len(place) == 2 for place in found):
+    whole = all(isinstance(number, int) and number >= 0 for place in found for number in place)
+    if not found or not whole or not all(len(place) == 2 for place in found):
         raise BadRow("`highlighted_cells` holds no pairs of row and column")
-    return [(int(i), int(j)) for i, j in found]
+    return [(i, j) for i, j in found]
 
 
 def _title(row: Row, column: str) -> str:
@@ -160,7 +161,12 @@ def _title(row: Row, column: str) -> str:
 def _sentences(row: Row) -> list[str]:
     """The authors list objects, a hub's layout has an object of lists; where nothing is said it is empty."""
     said = row.get("sentence_annotations") or []
-    found = said.get("final_sentence") if isinstance(said, dict) else [one["final_sentence"] for one in said]
+    try:
+        found = said.get("final_sentence") if isinstance(said, dict) else [o["final_sentence"] for o in said]
+    except (KeyError, TypeError):
+        raise BadRow("`sentence_annotations` holds something without `final_sentence`") from None
+    if not isinstance(found or [], list) or not all(isinstance(text, str | None) for text in found or []):
+        raise BadRow("`final_sentence` is no list of texts")
     return [text for text in found or [] if text and text.strip()]
 
 

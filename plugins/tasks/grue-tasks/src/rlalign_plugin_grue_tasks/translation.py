@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from rlalign_plugin_dataset.cells import filled
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.lines import Lines, SideBySide
 from rlalign_plugin_dataset.opening import is_data
-from rlalign_plugin_dataset.sources import Sources
+from rlalign_plugin_dataset.sources import Sources, within
 from rlalign_plugin_dataset.tables import Row, Scanned, Table, kind_of
 from rlalign_plugin_grue_tasks.grue import GrueOptions, GrueReader, GrueTask, prompt_tokens
 
@@ -145,7 +145,7 @@ class Translation(GrueTask):
         only = None if path.is_dir() else path
         if only is not None and (is_data(only) or not only.is_file()):
             return super().open(path)
-        stems = self._stems(path.parent, "*") if only else self._stems(path, "**/*")
+        stems = self._stems(path.parent, path.parent.iterdir()) if only else self._stems(path, within(path))
         forth, back = "".join(self.pair), "".join(reversed(self.pair))
         found: Sources = {}
         for stem, sides in stems.items():
@@ -165,10 +165,10 @@ class Translation(GrueTask):
         """The split that a pair of text files belongs to."""
         return split_of(stem)
 
-    def _stems(self, folder: Path, which: str) -> dict[str, dict[str, Sentences]]:
+    def _stems(self, folder: Path, files: Iterable[Path]) -> dict[str, dict[str, Sentences]]:
         """Text files in the two languages, by what the names of a pair have in common."""
         stems: dict[str, dict[str, Sentences]] = {}
-        for path in sorted(folder.glob(which)):
+        for path in sorted(files):
             said = named(path.name)
             if said.language in self.pair and path.is_file():
                 name = path.relative_to(folder).as_posix()
