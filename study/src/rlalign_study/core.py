@@ -32,8 +32,10 @@ def read_yaml(path: Path) -> tuple[Tree, Callable[[Sequence[Any]], str]]:
 
 
 def check(pipeline: Tree, folder: Path, components: Components) -> None:
-    """Raise a ConfigError that says what is wrong with a pipeline. No model is loaded."""
-    _load(pipeline, folder, components)
+    """Raise a ConfigError that says what is wrong with a pipeline, or keeps its parts from fitting. No model is loaded."""
+    from rlalign.running.planning import plan_phases
+
+    plan_phases(_load(pipeline, folder, components), _registry(components))
 
 
 def train(
