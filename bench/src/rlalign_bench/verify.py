@@ -100,6 +100,8 @@ def verify(
         dict(about.names),
     )
     made = Results()
+    for left in work.glob(f"{STAGE}+*.json"):  # of one that was killed: made with the code of then
+        left.unlink()
     doing = Work(suite, memory=memory, runs=work, results=work / STAGE)
     failed = doing.make(STAGE, [planned], made)
     if failed:
