@@ -60,7 +60,7 @@ class Suite(Study):
         yield from super()._unknown()
         for section, name in (*product(["worlds"], self.worlds), *product(["arms"], self.arms)):
             if not NAME.fullmatch(name):
-                yield (section, name), f"entries cannot be called so; a name has {ALLOWED}"
+                yield (section, name), f"no entry can be of `{name}`: a name has {ALLOWED}"
         for task in self.worlds:
             known = self.metrics_of(task)
             if task not in self.bench.scores:
