@@ -131,6 +131,11 @@ def test_other_files_are_refused(tmp_path, text, expected):
     assert "cannot be read" in refused(tmp_path / "nowhere.jsonl")
 
 
+def test_words_of_others_do_not_reach_the_terminal_as_they_are(tmp_path):
+    (tmp_path / "some.jsonl").write_text(entry().line.replace('"tokens":128', '"tokens":128,"\\u001b[2J":5'))
+    assert "\\x1b[2J: this key is not known" in refused(tmp_path / "some.jsonl")
+
+
 def test_entries_that_cannot_be_true_together_are_refused(tmp_path):
     write(tmp_path / "some.jsonl", [entry(), entry()])
     assert f"bandit/rloo/0 is there already ({tmp_path}/some.jsonl:1); a run counts once" in refused(

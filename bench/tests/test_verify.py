@@ -15,7 +15,7 @@ from rlalign_study.core import ConfigError
 
 from .conftest import call, ledger_of
 
-OTHER = {"version": "0.0.9", "code": "12" * 32}
+OTHER = {"version": "0.0.9\x1b[2J", "code": "12" * 32}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_other_code_is_told_though_the_numbers_agree(entries, changed, sent):
     )
     assert status == 0
     assert "the same to the bit" in said and "although it was made with something else:" in said
-    assert "  plugins.rlalign-plugin-table.version: 0.0.9, 0.1.0" in said
+    assert "  plugins.rlalign-plugin-table.version: 0.0.9\\x1b[2J, 0.1.0" in said
     assert "  plugins.rlalign-plugin-table.code: 121212121212…, " in said
     assert "  hardware.cores: 96, " in said
 

@@ -120,6 +120,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def shown(text: str) -> str:
+    """What somebody else wrote, without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 # -- what does not add up ---------------------------------------------------------------------------------
 
 
@@ -241,7 +246,7 @@ def read(path: Path) -> list[Entry]:
             wrong += [f"{place}: {text}" for text in str(error).split("\n")]
     wrong = wrong or conflicts(found)
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError(shown("\n".join(wrong)))
     if not found:
         raise ConfigError(f"{path}: holds no entries")
     return [entry for _, entry in found]

@@ -50,7 +50,7 @@ class Ledger:
             if ours is None or _numbers(ours) != _numbers(one):  # else the same run: it counts once
                 placed.append((place, one))
         if wrong := wrong or entry.conflicts(placed):
-            raise ConfigError("\n".join(wrong) + f"\ndelete what should not count from {folder}")
+            raise ConfigError(entry.shown("\n".join(wrong)) + f"\ndelete what should not count from {folder}")
         tasks, algorithms = suite.tasks, suite.algorithms
 
         def order(one: Entry) -> tuple[int, int, str, int]:
@@ -162,7 +162,7 @@ def add(suite: Suite, folder: Path, file: Path) -> list[Entry]:
         [*(("the leaderboard", one) for one in ledger.entries), *((str(file), one) for one in new)]
     )
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError(entry.shown("\n".join(wrong)))
     target = folder / "entries" / f"{file.stem}.jsonl"
     if new and target.exists():
         raise ConfigError(f"{target}: exists; give {file} another name, by which its entries shall be known")
