@@ -176,7 +176,8 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, case: str) -> None:
 
 def test_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("once")
-    with pytest.raises(ConfigError, match=r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`"):
+    told = r"no data files .*; a\.txt: a folder's texts .* `splits: \{train: a\.txt\}`, or `lines`"
+    with pytest.raises(ConfigError, match=told):
         train(tmp_path)
 
 

@@ -104,7 +104,8 @@ def test_files_that_are_no_data(tmp_path):
 def test_packed_files_are_named(tmp_path):
     (tmp_path / "train.jsonl.zip").write_bytes(b"")
     with pytest.raises(
-        ConfigError, match=r"no data files .*; train\.jsonl\.zip: packed files but `\.gz` are not read; `unzip"
+        ConfigError,
+        match=r"no data files .*; train\.jsonl\.zip: packed files but `\.gz` are not read; `unzip",
     ):
         sources.local(tmp_path, {})
 

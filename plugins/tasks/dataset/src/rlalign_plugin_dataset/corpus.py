@@ -187,11 +187,7 @@ class Corpus(Task):
     def check_size(self, name: str, found: int) -> None:
         """Refuse data that is not whole, where `whole` wants it so."""
         expected = self.sizes.get(sources.canonical(name))
-        if (
-            not self.whole
-            or self.at_most is not None
-            or expected in (None, found)
-        ):
+        if not self.whole or self.at_most is not None or expected in (None, found):
             return
         raise ConfigError(
             f"{self.where}: `{name}` holds {found:,} rows, expected {expected:,}; `whole: false` takes it as it is"

@@ -104,7 +104,9 @@ class Parquet(File):
         if group not in self._held_groups:
             with self.open():  # only to see that it is the same file
                 self._held_groups[group] = self._arrow.Table.from_batches(list(self._batches(group)))
-            while len(self._held_groups) > 1 and sum(t.nbytes for t in self._held_groups.values()) > HELD_BYTES:
+            while (
+                len(self._held_groups) > 1 and sum(t.nbytes for t in self._held_groups.values()) > HELD_BYTES
+            ):
                 self._held_groups.popitem(last=False)
         self._held_groups.move_to_end(group)
         return self._held_groups[group]

@@ -124,9 +124,7 @@ class Rows(Reader):
             return told(value, self.config.turn)
         if is_chat(value) or is_dialogue(value) or value == []:
             return turns_of(value, prompt.text, "user")
-        raise BadRow(
-            f"`{prompt.text}` is {kind_of(value)}, expected text or a list of messages or texts"
-        )
+        raise BadRow(f"`{prompt.text}` is {kind_of(value)}, expected text or a list of messages or texts")
 
     def _same_prompt(self, row: Row, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The beginning of the pair's conversation, if the prompt that stands beside it is in it."""
