@@ -100,9 +100,8 @@ def read(path: Path, kind: type[_Read]) -> _Read:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:200]
-        raise ConfigError(
-            f"{path}: {f'`{place}`: ' if place else ''}{first['msg'].removeprefix('Value error, ')}; expected a {expected}"
-        ) from None
+        told = (f"`{place}`: " if place else "") + first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {told}; expected a {expected}") from None
 
 
 def read_answers(paths: list[Path], key: Key) -> list[Answers]:
