@@ -72,8 +72,12 @@ def test_entries_come_back_to_the_bit(tmp_path):
         ({"per_example": {"reward": [1 / 3]}}, "per_example.reward: 1 values, but 2 examples were measured"),
         ({"per_example": {"rouge": [0.0, 1.0]}}, "per_example.rouge: `metrics` has no `rouge`"),
         ({"metrics": {}, "per_example": {}}, "metrics: there are none"),
-        ({"task": "a/b"}, "task: `a/b` is no name"),
+        ({"task": "a/b"}, "task: 'a/b' is no name"),
+        ({"algorithm": "<b>"}, "algorithm: '<b>' is no name"),
+        ({"algorithm": "a\x1b[2J"}, "is no name"),
         ({"seed": -1}, "seed: -1 is below 0"),
+        ({"tokens": 10**400}, "nor tokens above"),
+        ({"per_example": {"reward": [1e308, 1e308]}}, "larger than anything that is measured"),
         ({"tokens": -1}, "cannot be below 0"),
         ({"provenance": provenance(hash="0" * 64)}, "one of them was changed"),
         ({"provenance": provenance(examples_hash="beef")}, "examples_hash: expected 64 hexadecimal digits"),
@@ -125,6 +129,11 @@ def test_other_files_are_refused(tmp_path, text, expected):
     (tmp_path / "some.jsonl").write_text(text)
     assert expected in refused(tmp_path / "some.jsonl")
     assert "cannot be read" in refused(tmp_path / "nowhere.jsonl")
+
+
+def test_words_of_others_do_not_reach_the_terminal_as_they_are(tmp_path):
+    (tmp_path / "some.jsonl").write_text(entry().line.replace('"tokens":128', '"tokens":128,"\\u001b[2J":5'))
+    assert "\\x1b[2J: this key is not known" in refused(tmp_path / "some.jsonl")
 
 
 def test_entries_that_cannot_be_true_together_are_refused(tmp_path):

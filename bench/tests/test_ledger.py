@@ -100,6 +100,10 @@ def test_entries_go_from_one_machine_to_another(made, fresh, entries):
 
 def test_anyone_may_send_in_another_algorithm(made, fresh, entries, changed):
     pipeline = {**entries["steep/rloo/0"].provenance.pipeline, "algorithm": {"ppo": {}}}
+    pipeline["rewards"] = [
+        "bandit-payout",
+        {"kl": {"coef": 0.1}},
+    ]  # how much it pays for KL is its own affair
     one = changed(entries["steep/rloo/0"], {"pipeline": pipeline}, algorithm="ppo")
     write(made / "theirs.jsonl", [one])
     assert call("small.yaml", "add", "theirs.jsonl") == (0, "taken in: steep/ppo/0\n")
@@ -124,13 +128,37 @@ def test_anyone_may_send_in_another_algorithm(made, fresh, entries, changed):
             "its pipeline has another policy than the suite's",
         ),
         ({"pipeline": {"phases": [{"task": "toy-numbers"}]}}, {}, "another task than"),
-        ({"pipeline": {"phases": [{}, {"evaluate": {"use": ["x"]}}]}}, {}, "another evaluate.use than"),
+        ({"pipeline": {"phases": [{}, {"evaluate": {"use": ["x"]}}]}}, {}, "evaluate.use than the suite's"),
         ({"pipeline": {"phases": [{}, {}]}}, {}, "its KL is to the model that its last phase began with"),
         ({"pipeline": {"phases": "ab"}}, {}, "its pipeline is none"),
         ({"pipeline": {"models": {"reference": "x"}}}, {}, "another models.reference than"),
         ({"pipeline": {"seed": 5}}, {}, "its pipeline has the seed 5"),
         ({}, {"kl": 0.0}, "`kl` is 0.0, and its metric `kl`"),
         ({}, {"seed": 1}, "its pipeline has the seed 0"),
+        ({"pipeline": {"seed": 5}}, {"seed": 5}, "its seed is 5, and the suite's are 0, 1: whoever picks"),
+        ({"pipeline": {"train": {}}}, {}, "its pipeline is not that of the suite's `rloo`"),
+        (
+            {"pipeline": {"rewards": ["kl", {"mine:Generous": {}, "as": "bandit-payout"}]}},
+            {"algorithm": "mine"},
+            "another rewards than the suite's",
+        ),
+        (
+            {"pipeline": {"rewards": ["bandit-payout", "kl", {"clip": {"low": 2.0}}]}},
+            {"algorithm": "mine"},
+            "another rewards than the suite's",
+        ),
+        (
+            {"pipeline": {"train": {}}},
+            {"algorithm": "mine", "tokens": 56},
+            "it used 56 tokens, and the budget is 44",
+        ),
+        ({}, {"per_example": {}}, "has values by example of other metrics than"),
+        ({}, {"metrics": {"kl": 0.0}, "per_example": {}, "kl": 0.0}, "and `payout` must be among them"),
+        (
+            {"models": {"policy": "12" * 32}},
+            {"algorithm": "mine"},
+            "steep/mine/0 began with other weights than",
+        ),
         (
             {"examples_hash": "0" * 64},
             {"algorithm": "mine"},
@@ -179,3 +207,13 @@ def test_numbers_that_contradict_each_other_stop_the_leaderboard(made, entries):
         ConfigError, match=r"steep/rloo/0 is there already \(run steep/rloo/0\).*\ndelete what"
     ):
         ledger_of(made / "small.yaml")
+
+
+def test_entries_of_before_the_suite_was_changed_do_not_count(made, fresh, entries):
+    write(made / "mine.jsonl", entries.values())
+    assert call(fresh, "add", "mine.jsonl")[0] == 0
+    fresh.write_text(fresh.read_text().replace("tokens: 44", "tokens: 88"))
+    with pytest.raises(
+        ConfigError, match=r"entries/mine.jsonl: steep/rloo/0: its budget is (?s:.*)\ndelete what"
+    ):
+        ledger_of(fresh)

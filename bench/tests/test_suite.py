@@ -48,6 +48,10 @@ def test_a_scale_may_run_either_way():
             ("reinforce: {set: {", "reinforce: {set: {phases: [{}, {}], "),
             "so its KL would be to the model that the",
         ),
+        (
+            ("arms: {rloo:", "arms: {a|b:"),
+            "small.yaml:13: no entry can be of `a|b`: a name has up to 80 letters",
+        ),
         (("tokens: 44", "tokens: 0"), "budget.tokens: "),
         (("tokens: 44", "steps: 44"), "budget.steps: this key is not known"),
     ],

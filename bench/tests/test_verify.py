@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from rlalign_study.core import ConfigError
 
 from .conftest import call, ledger_of
 
-OTHER = {"version": "0.0.9", "code": "12" * 32}
+OTHER = {"version": "0.0.9\x1b[2J", "code": "12" * 32}
 
 
 @pytest.fixture
@@ -37,6 +38,19 @@ def test_a_run_of_ones_own_is_the_same_again(made):
     assert said.endswith("steep/rloo/1: the same to the bit: 3 metrics, 48 values of examples\n")
     assert len(ledger_of(made / "small.yaml").entries) == 6  # what was made to compare counts nowhere
     assert call("small.yaml", "run", "--runs", "runs")[1].endswith("main: 6 of 6 runs are there\n")
+
+
+def test_what_a_killed_verify_left_is_not_taken_for_a_new_run(made):
+    row = next(
+        row
+        for row in map(json.loads, (made / "small-results/small.jsonl").read_text().splitlines())
+        if (row["world"], row["arm"], row["seed"]) == ("steep", "rloo", 1)
+    )
+    row["stage"] = "verify"
+    row["measured"]["final"]["metrics"]["payout"] += 1
+    (made / "runs/verify+steep+rloo+1.json").write_text(json.dumps(row))
+    status, said = call("small.yaml", "verify", "--entry", "steep/rloo/1", "--runs", "runs")
+    assert status == 0, said
 
 
 def test_without_a_name_a_random_one_is_taken(made, fresh):
@@ -76,7 +90,7 @@ def test_other_code_is_told_though_the_numbers_agree(entries, changed, sent):
     )
     assert status == 0
     assert "the same to the bit" in said and "although it was made with something else:" in said
-    assert "  plugins.rlalign-plugin-table.version: 0.0.9, 0.1.0" in said
+    assert "  plugins.rlalign-plugin-table.version: 0.0.9\\x1b[2J, 0.1.0" in said
     assert "  plugins.rlalign-plugin-table.code: 121212121212…, " in said
     assert "  hardware.cores: 96, " in said
 
@@ -96,9 +110,9 @@ def test_a_pipeline_of_somebody_else_runs_only_if_it_is_trusted(made, entries, c
 def test_a_pipeline_that_fails_is_told(entries, changed, sent):
     one = entries["steep/rloo/0"]
     theirs = {**one.provenance.pipeline, "algorithm": "nowhere:Mine"}
-    status, said = sent(changed(one, {"pipeline": theirs}), "--trust")
+    status, said = sent(changed(one, {"pipeline": theirs}, algorithm="mine"), "--trust")
     assert status == 1
-    assert "steep/rloo/0: could not be made again: ConfigError: " in said and "nowhere" in said
+    assert "steep/mine/0: could not be made again: ConfigError: " in said and "nowhere" in said
 
 
 def test_a_run_that_its_seconds_ended_ends_where_it_did(made, fresh, entries, changed):

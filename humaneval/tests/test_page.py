@@ -110,6 +110,21 @@ def test_everything_can_be_read(dark):
     assert contrast(found["on-accent"], found["accent"]) > 4.5
 
 
+def test_a_key_whose_parts_do_not_belong_together_is_refused(tmp_path):
+    key, other = made(count=2), made(count=2, seed=1)
+    path = tmp_path / "page.key.json"
+    path.write_text(key.model_dump_json())
+    assert files.read(path, files.Key) == key
+    for wrong in (
+        {"page": other.page},
+        {"wrote": other.model_dump()["wrote"]},
+        {"runs": ["someone", "else"]},
+    ):
+        path.write_text(json.dumps({**key.model_dump(mode="json"), **wrong}))
+        with pytest.raises(ConfigError, match=r"page\.key\.json: its parts do not belong together"):
+            files.read(path, files.Key)
+
+
 # -- answers ----------------------------------------------------------------------------------------------
 
 

@@ -191,6 +191,10 @@ def test_what_runs_begin_with_is_made_once_and_measured_where_it_was_best(writte
     [
         (("algorithm: rloo", "algorithm: rlo"), "the pipeline of main/three/rloo: `algorithm`|rlo"),
         (("bandit-payout, {kl", "bandit-pay, {kl"), "the pipeline of main/three/rloo"),
+        (
+            ("{kl: {coef: 0.5}}", "{kl: {coef: 0.5}}, {kl: {}, as: price}"),
+            "the pipeline of main/three/rloo: `kl` and `price` each penalise the KL",
+        ),
         (("seeds: 2", "seeds: two"), "small.yaml:13: seeds"),
     ],
 )

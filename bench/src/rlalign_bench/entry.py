@@ -21,6 +21,11 @@ from rlalign_study.core import ConfigError
 CLOSE = 1e-9
 """The share by which a metric may differ from the mean of its values: what summing in another order does."""
 HASH = re.compile(r"[0-9a-f]{64}")
+NAME = re.compile(r"[\w.+=:@~-]{1,80}")
+"""Nothing that Markdown, HTML or a terminal would read, as names stand in tables."""
+ALLOWED = "up to 80 letters, digits and . + = : @ ~ _ -"
+LARGEST = 1e15
+"""No number that is measured is larger, and sums of such numbers stay finite."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -115,6 +120,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
+def shown(text: str) -> str:
+    """What somebody else wrote, without what a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 # -- what does not add up ---------------------------------------------------------------------------------
 
 
@@ -126,8 +136,8 @@ def problems(entry: Entry) -> list[str]:
 def _numbers(entry: Entry) -> Iterator[str]:
     for name in ("suite", "task", "algorithm"):
         value = getattr(entry, name)
-        if not value or re.search(r"[/\s]", value):
-            yield f"{name}: `{value}` is no name; a name has letters and no `/` or space"
+        if not NAME.fullmatch(value):
+            yield f"{name}: {value[:80]!r} is no name; a name has {ALLOWED}"
     if entry.seed < 0:
         yield f"seed: {entry.seed} is below 0"
     if not entry.metrics:
@@ -136,18 +146,18 @@ def _numbers(entry: Entry) -> Iterator[str]:
     if entry.kl is not None:
         numbers["kl"] = entry.kl
     for name, x in numbers.items():
-        if not math.isfinite(x):
-            yield f"{name}: {x} is not finite"
-    if entry.tokens < 0 or entry.seconds < 0:
-        yield "tokens, seconds: cannot be below 0"
+        if not abs(x) <= LARGEST:
+            yield f"{name}: {x} is not finite, or larger than anything that is measured"
+    if not 0 <= entry.tokens <= LARGEST or entry.seconds < 0:
+        yield f"tokens, seconds: cannot be below 0, nor tokens above {LARGEST:g}"
     count = entry.provenance.examples
     for name, values in entry.per_example.items():
         if name not in entry.metrics:
             yield f"per_example.{name}: `metrics` has no `{name}`"
         elif len(values) != count:
             yield f"per_example.{name}: {len(values)} values, but {count} examples were measured"
-        elif not all(map(math.isfinite, values)):
-            yield f"per_example.{name}: a value is not finite"
+        elif not all(abs(x) <= LARGEST for x in values):
+            yield f"per_example.{name}: a value is not finite, or larger than anything that is measured"
         elif values and not math.isclose(
             found := mean(values), entry.metrics[name], rel_tol=CLOSE, abs_tol=CLOSE
         ):
@@ -176,6 +186,7 @@ def conflicts(entries: Sequence[tuple[str, Entry]]) -> list[str]:
     found: list[str] = []
     first: dict[str, tuple[str, Entry]] = {}
     measured: dict[str, tuple[str, Entry]] = {}
+    begun: dict[tuple[str, int], tuple[str, Entry]] = {}
     for place, entry in entries:
         there, other = first.setdefault(entry.key, (place, entry))
         if other is not entry:
@@ -190,6 +201,17 @@ def conflicts(entries: Sequence[tuple[str, Entry]]) -> list[str]:
             )
         if sorted(entry.metrics) != sorted(other.metrics) or ours.names != theirs.names:
             found.append(f"{place}: {entry.key} has other metrics than {other.key} in {there}")
+        elif sorted(entry.per_example) != sorted(other.per_example):
+            found.append(
+                f"{place}: {entry.key} has values by example of other metrics than {other.key} in {there}"
+            )
+        there, other = begun.setdefault((entry.task, entry.seed), (place, entry))
+        ours, theirs = entry.provenance, other.provenance
+        if ours.models.get("policy") != theirs.models.get("policy"):
+            found.append(
+                f"{place}: {entry.key} began with other weights than {other.key} in {there}; runs of a task compare "
+                "only from the same policy"
+            )
     return found
 
 
@@ -224,7 +246,7 @@ def read(path: Path) -> list[Entry]:
             wrong += [f"{place}: {text}" for text in str(error).split("\n")]
     wrong = wrong or conflicts(found)
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError(shown("\n".join(wrong)))
     if not found:
         raise ConfigError(f"{path}: holds no entries")
     return [entry for _, entry in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from rlalign_bench.entry import Entry, Provenance
 from rlalign_bench.suite import Suite, from_start
 from rlalign_study import plan
 from rlalign_study.analysis import Found
-from rlalign_study.core import ConfigError
+from rlalign_study.core import ITEM_KEYS, ConfigError
 from rlalign_study.plan import Planned
 from rlalign_study.rows import DONE, Results, Row
 
@@ -20,6 +21,8 @@ HARDWARE = ("platform", "cores", "python")
 LOCKED = ("device", "dtype", "threads", "deterministic")
 SAME = ("split", "examples", "use", "generation")
 """What a run may not say otherwise of its evaluation than the suite does."""
+OVER = 1.25
+"""By how much the last iteration of somebody's run may exceed the suite's budget of tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,16 @@ class Ledger:
         own, missing = _own(suite, folder)
         placed = [(f"run {one.key}", one) for one in own]
         known = {one.key: one for one in own}
+        wrong = list[str]()
         for place, one in sent_in(folder):
+            wrong += [
+                f"{place}: {one.key}: {text}" for text in misfits(suite, one)
+            ]  # the suite may have changed
             ours = known.get(one.key)
             if ours is None or _numbers(ours) != _numbers(one):  # else the same run: it counts once
                 placed.append((place, one))
-        if wrong := entry.conflicts(placed):
-            raise ConfigError("\n".join(wrong) + f"\ndelete what should not count from {folder}")
+        if wrong := wrong or entry.conflicts(placed):
+            raise ConfigError(entry.shown("\n".join(wrong)) + f"\ndelete what should not count from {folder}")
         tasks, algorithms = suite.tasks, suite.algorithms
 
         def order(one: Entry) -> tuple[int, int, str, int]:
@@ -155,7 +162,7 @@ def add(suite: Suite, folder: Path, file: Path) -> list[Entry]:
         [*(("the leaderboard", one) for one in ledger.entries), *((str(file), one) for one in new)]
     )
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError(entry.shown("\n".join(wrong)))
     target = folder / "entries" / f"{file.stem}.jsonl"
     if new and target.exists():
         raise ConfigError(f"{target}: exists; give {file} another name, by which its entries shall be known")
@@ -178,19 +185,48 @@ def misfits(suite: Suite, one: Entry) -> list[str]:
     ):
         if entry.sha256(ours) != entry.sha256(theirs):
             found.append(f"its {what} is {dict(theirs)}, and the suite's {dict(ours)}")
+    names = suite.metrics_of(one.task)
     try:
-        theirs, comparable = _terms(made.pipeline), from_start(made.pipeline)
+        theirs, comparable = _terms(made.pipeline, names), from_start(made.pipeline)
     except (AttributeError, KeyError, TypeError):
         return [
             *found,
             "its pipeline is none: `phases`, `models` or `evaluate` in it are no lists and mappings",
         ]
-    allowed = [_terms(pipeline) for pipeline in _pipelines(suite, one.task)]
+    planned = _planned(suite, one.task)
+    allowed = [_terms(p.pipeline, names) for p in planned]
     if theirs not in allowed:
         differ = [key for key in theirs if theirs[key] != allowed[0].get(key)]
         found.append(
             f"its pipeline has another {', '.join(differ)} than the suite's: on a leaderboard every run begins with "
             "the same policy, and is evaluated in the same way"
+        )
+    own = any(
+        (p.arm, p.seed) == (one.algorithm, one.seed)
+        and entry.sha256(p.pipeline) == entry.sha256(made.pipeline)
+        for p in planned
+    )
+    known = sorted({p.seed for p in planned})
+    if one.algorithm in suite.arms and one.seed in known and not own:
+        found.append(
+            f"its pipeline is not that of the suite's `{one.algorithm}`; another algorithm, or other settings, "
+            "need a name of their own"
+        )
+    if one.seed not in known:
+        found.append(
+            f"its seed is {one.seed}, and the suite's are {', '.join(map(str, known))}: whoever picks seeds could "
+            "pick the lucky ones"
+        )
+    most = made.budget.get("tokens", math.inf)
+    if one.tokens > OVER * most and not own:
+        found.append(
+            f"it used {one.tokens} tokens, and the budget is {most:g}: an iteration so large is a way around it"
+        )
+    score = suite.bench.scores[one.task].metric
+    if score not in one.metrics or not one.metrics.keys() <= made.names.keys():
+        found.append(
+            f"its metrics are {', '.join(one.metrics)}, and `{score}` must be among them, and none that it does "
+            "not name"
         )
     if one.seed != made.pipeline.get("seed"):
         found.append(f"its pipeline has the seed {made.pipeline.get('seed')}")
@@ -203,21 +239,54 @@ def misfits(suite: Suite, one: Entry) -> list[str]:
     return found
 
 
-def _pipelines(suite: Suite, task: str) -> Iterator[dict[str, Any]]:
-    """What the suite's own algorithms run on a task."""
-    chosen = {arm: plan.settings(suite, task, arm)[0] for arm in suite.arms_of(task)}
-    for one in plan.main(suite, task, chosen):
-        yield one.pipeline
+def _planned(suite: Suite, task: str) -> list[Planned]:
+    """What the suite's own algorithms run on a task, with every setting that may be chosen."""
+    return [
+        one
+        for arm in suite.arms_of(task)
+        for setting in plan.settings(suite, task, arm)
+        for one in plan.main(suite, task, {arm: setting})
+    ]
 
 
-def _terms(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+def _terms(pipeline: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for every run of a task: of the last phase, as it is the one that is measured."""
     last = (pipeline.get("phases") or [{}])[-1]
+    rewards = [*_listed(last.get("rewards")), *_listed(pipeline.get("rewards"))]
     evaluate = {**(pipeline.get("evaluate") or {}), **(last.get("evaluate") or {})}
     models = {**(pipeline.get("models") or {}), **(last.get("models") or {})}
     return {
         "policy": pipeline.get("policy"),
         "models.reference": models.get("reference"),
         "task": last.get("task", pipeline.get("task")),
+        "rewards": _measured(rewards, evaluate.get("use"), names),
         **{f"evaluate.{key}": evaluate.get(key) for key in SAME},
     }
+
+
+def _measured(rewards: list[Any], use: Any, names: Mapping[str, Any]) -> list[Any] | None:
+    """The rewards of a pipeline where its evaluation names one of them, as what is measured then hangs on them.
+
+    Wrappers change the scores of others, so all of them count; but for a `kl`, which algorithms may weigh as they
+    like, unless its price is measured.
+    """
+    asked = {_name(item) for item in _listed(use)}
+    if use is not None and asked.isdisjoint(map(_name, rewards)):
+        return None
+    means = {name.removeprefix("reward/") for said in names.values() for name in _listed(said)}
+    return [item for item in rewards if not _is_kl(item) or means & {"total", _name(item)}]
+
+
+def _listed(said: Any) -> list[Any]:
+    return said if isinstance(said, list) else [] if said is None else [said]
+
+
+def _is_kl(item: Any) -> bool:
+    return item == "kl" or (isinstance(item, Mapping) and "kl" in item)
+
+
+def _name(item: Any) -> str:
+    """What a reward is called: by `as`, else by its component."""
+    if isinstance(item, Mapping):
+        item = item.get("as") or next((key for key in item if key not in ITEM_KEYS), "")
+    return str(item).rpartition(":")[2]

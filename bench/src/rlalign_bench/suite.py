@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from rlalign_bench.entry import ALLOWED, NAME
 from rlalign_study import plan
 from rlalign_study.file import Overrides, Part, Study
 
@@ -57,6 +58,9 @@ class Suite(Study):
 
     def _unknown(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from super()._unknown()
+        for section, name in (*product(["worlds"], self.worlds), *product(["arms"], self.arms)):
+            if not NAME.fullmatch(name):
+                yield (section, name), f"no entry can be of `{name}`: a name has {ALLOWED}"
         for task in self.worlds:
             known = self.metrics_of(task)
             if task not in self.bench.scores:

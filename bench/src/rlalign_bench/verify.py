@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign_bench.entry import Entry, sha256
+from rlalign_bench.entry import Entry, sha256, shown
 from rlalign_bench.ledger import Ledger, entry_of, planned_of
 from rlalign_bench.suite import Suite
 from rlalign_study.command import Work
@@ -100,6 +100,8 @@ def verify(
         dict(about.names),
     )
     made = Results()
+    for left in work.glob(f"{STAGE}+*.json"):  # of one that was killed: made with the code of then
+        left.unlink()
     doing = Work(suite, memory=memory, runs=work, results=work / STAGE)
     failed = doing.make(STAGE, [planned], made)
     if failed:
@@ -140,7 +142,7 @@ def _made(one: Entry, again: Entry) -> Iterator[str]:
         then, now = _flat(getattr(one.provenance, part)), _flat(getattr(again.provenance, part))
         for key in {**then, **now}:
             if then.get(key) != now.get(key):
-                yield f"{part}.{key}: {_short(then.get(key))}, {_short(now.get(key))}"
+                yield shown(f"{part}.{key}: {_short(then.get(key))}, {_short(now.get(key))}")
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,4 +157,4 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
+    return f"{text[:12]}…" if len(text) == 64 else text[:80]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlalign.errors import ConfigError
 from rlalign_humaneval.questions import LEVELS, Axis
@@ -34,6 +35,11 @@ class Sheet(_File):
     pairs: dict[str, tuple[str, str]]
     """By id of a comparison, the two texts."""
 
+    @property
+    def hash(self) -> str:
+        """What the page is called."""
+        return hashlib.sha256(self.model_dump_json().encode("utf-8", "backslashreplace")).hexdigest()[:16]
+
 
 class Key(_File):
     """What the ids of a page stand for."""
@@ -49,6 +55,14 @@ class Key(_File):
     """By id of a prompt, the example's."""
     wrote: dict[str, tuple[str, ...]]
     """By id of a text, the runs that wrote it: several where they wrote the very same."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Key:
+        known = {run for wrote in self.wrote.values() for run in wrote} <= {*self.runs}
+        texts = self.wrote.keys() == self.sheet.texts.keys()
+        if not (known and texts and self.page == self.sheet.hash):
+            raise ValueError("its parts do not belong together: the file was edited, or damaged")
+        return self
 
 
 class Choice(_File):
@@ -86,9 +100,8 @@ def read(path: Path, kind: type[_Read]) -> _Read:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:200]
-        raise ConfigError(
-            f"{path}: {f'`{place}`: ' if place else ''}{first['msg']}; expected a {expected}"
-        ) from None
+        told = (f"`{place}`: " if place else "") + first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {told}; expected a {expected}") from None
 
 
 def read_answers(paths: list[Path], key: Key) -> list[Answers]:

@@ -60,7 +60,7 @@ def blinded(
     )
     return Key(
         format="rlalign-humaneval-key/1",
-        page=_sha256(sheet.model_dump_json())[:16],
+        page=sheet.hash,
         runs=tuple(runs),
         sources=tuple(source.path for source in sources),
         task=task,

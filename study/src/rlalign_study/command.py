@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -121,7 +122,8 @@ class Work:
                 try:
                     core.check(one.pipeline, self.study.folder, self.study.hooks.components)
                 except core.ConfigError as error:
-                    unplaced = str(error).replace(f"{self.study.folder / 'pipeline.yaml'}:1: ", "")
+                    place = re.escape(f"{self.study.folder / 'pipeline.yaml'}:1")
+                    unplaced = re.sub(rf"{place}: | \({place}\)", "", str(error))
                     raise core.ConfigError(f"{self.study.path}: the pipeline of {what}: {unplaced}") from None
 
     def stages(self, results: Results) -> Iterator[tuple[str, list[Planned]]]:

@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from rlalign.config import places
+from rlalign.config.pipeline import ITEM_KEYS
 from rlalign.errors import ComponentError, ConfigError, RLAlignError
 
-__all__ = ["ConfigError", "RLAlignError", "read_yaml"]
+__all__ = ["ITEM_KEYS", "ConfigError", "RLAlignError", "read_yaml"]
 
 Components = Mapping[str, type[Any]]
 """Components that a study brings itself, by the names that its pipelines use."""
@@ -32,8 +33,10 @@ def read_yaml(path: Path) -> tuple[Tree, Callable[[Sequence[Any]], str]]:
 
 
 def check(pipeline: Tree, folder: Path, components: Components) -> None:
-    """Raise a ConfigError that says what is wrong with a pipeline. No model is loaded."""
-    _load(pipeline, folder, components)
+    """Raise a ConfigError that says what is wrong with a pipeline or how its parts do not fit. No model is loaded."""
+    from rlalign.running.planning import plan_phases
+
+    plan_phases(_load(pipeline, folder, components), _registry(components))
 
 
 def train(

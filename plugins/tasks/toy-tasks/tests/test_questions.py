@@ -36,6 +36,14 @@ def test_overlap(answer, question, text, expected):
     assert overlap(answer, question, text) == pytest.approx(expected)
 
 
+def test_how_many_people_there_can_be():
+    """With more there would not be things for all, and with one nobody to mistake them for."""
+    assert len(ToyQuestions(ToyQuestions.Config(size=300, people=(5, 5))).examples("train")) == 300
+    for people in ((1, 2), (2, 6)):
+        with pytest.raises(ValueError, match="equal to"):
+            ToyQuestions.Config(people=people)
+
+
 def test_all_that_can_be_asked():
     anna = Person("anna", "garden", ("lamp", "key"))
     people = [anna, Person("ben", "forest", ("hat",)), Person("emma", "garden", ("drum",))]

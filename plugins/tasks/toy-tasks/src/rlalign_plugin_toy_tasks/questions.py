@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
@@ -32,6 +33,8 @@ ANSWERS = Grammar(
 NAMES, PLACES, THINGS = (tuple(c[0] for c in ANSWERS.choices[kind]) for kind in ("NAME", "PLACE", "THING"))
 ASKING = ("?", "does", "have", "what", "where", "who")
 CONTENT = {*NAMES, *PLACES, *THINGS}
+Count = Annotated[int, Field(ge=2, le=len(THINGS) // 2)]
+"""Of people: somebody else can be mistaken for one, and there are things for all."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class ToyQuestions(World):
     class Config(World.Config):
         """Options of `toy-questions`."""
 
-        people: tuple[int, int] = Field((2, 2), description="the fewest and the most people of a prompt")
+        people: tuple[Count, Count] = Field((2, 2), description="the fewest and the most people of a prompt")
         mistakes: float = Field(
             0.25, ge=0, lt=1, description="how often the writer of the logged responses takes a wrong word"
         )
