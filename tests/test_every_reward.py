@@ -110,6 +110,12 @@ class Needs:
     """`pytest.mark.slow` for what takes longer than two seconds; a skip says where else it is tried."""
 
 
+def world(name: str, policy: str) -> dict[str, Any]:
+    """A toy world and the model that lives in it."""
+    model = {policy: {"path": str(models.FOLDER / name)}}
+    return {"task": {name: {"size": 8, "held_out": 4}}, "policy": model}
+
+
 NEEDS: dict[str, Needs] = {
     "bandit-payout": Needs(pipeline={"task": "bandit", "policy": {"table": {"actions": 3, "steps": 1}}}),
     "bart-score": Needs(a_scorer("bart"), tolerance=1e-4),
@@ -135,6 +141,10 @@ NEEDS: dict[str, Needs] = {
     "regex": Needs({"pattern": r"\bthe\b"}),
     "reward-model": Needs(a_scorer("llama-reward"), tolerance=1e-4),
     "summac-zs": Needs(a_scorer("bert-nli"), tolerance=1e-5),
+    "toy-answer": Needs(pipeline=world("toy-questions", "seq2seq-lm")),
+    "toy-closeness": Needs(pipeline=world("toy-translation", "seq2seq-lm")),
+    "toy-facts": Needs(pipeline=world("toy-summaries", "seq2seq-lm")),
+    "toy-intent": Needs(pipeline=world("toy-dialogue", "causal-lm")),
 }
 
 

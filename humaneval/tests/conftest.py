@@ -49,6 +49,8 @@ class Chromium:
         )
         for end in (read, write, *ends):
             os.close(end)
+        self._waiting = select.poll()
+        self._waiting.register(self._in, select.POLLIN)
         self._rest, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
         self.downloads = folder / "downloads"
@@ -69,7 +71,7 @@ class Chromium:
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            assert select.select([self._in], [], [], SECONDS)[0], "the browser says nothing any more"
+            assert self._waiting.poll(SECONDS * 1000), "the browser says nothing any more"
             more = os.read(self._in, 2**20)
             assert more, f"the browser ended: {self._process.poll()}"
             self._rest += more

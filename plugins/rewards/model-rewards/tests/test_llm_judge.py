@@ -102,7 +102,7 @@ def test_responses_are_compared_with_the_reference() -> None:
     with serving(by_length) as server:
         made = judge(server, mode="pairwise", against="reference")
         assert scores(made, rollout(("a", "bbbb", "cc"), references=("xx",))) == [0, 1, 0.5]
-        with pytest.raises(ComponentError, match="has no reference"):
+        with pytest.raises(ComponentError, match=r"example `0` has none: `references` is missing"):
             scores(made, rollout(("a",)))
 
 

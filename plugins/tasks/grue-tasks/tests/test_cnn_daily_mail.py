@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlalign_plugin_grue_tasks import CNNDailyMail
+from rlalign_plugin_grue_tasks.cnn_daily_mail import CNNDailyMail
 
 ARTICLE = (
     "A baker in the old town has sold the same rye loaf for sixty years. On Friday she handed her oven to her "

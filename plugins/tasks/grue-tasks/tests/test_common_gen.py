@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import CommonGen
+from rlalign_plugin_grue_tasks.common_gen import CommonGen
 
 
 def made(**options: object) -> CommonGen:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import DailyDialog
+from rlalign_plugin_grue_tasks.daily_dialog import DailyDialog
 
 SIX = ["a .", "b ?", "c .", "d !", "e .", "f ."]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import E2E
-from rlalign_plugin_grue_tasks.e2e import slots
+from rlalign_plugin_grue_tasks.e2e import E2E, slots
 
 BLUE_DOOR = "name[Blue Door], eatType[coffee shop], area[riverside], familyFriendly[yes]"
 

@@ -19,20 +19,18 @@ from rlalign.data.settings import Sampling
 from rlalign.testing import run
 from rlalign.testing.bench import registry
 from rlalign_plugin_dataset.lengths import Tokens
-from rlalign_plugin_grue_tasks import (
-    E2E,
-    GSM8K,
-    IMDB,
-    IWSLT17,
-    WMT16,
-    CNNDailyMail,
-    CommonGen,
-    DailyDialog,
-    Multi30k,
-    NarrativeQA,
-    ToTTo,
-)
+from rlalign_plugin_grue_tasks.cnn_daily_mail import CNNDailyMail
+from rlalign_plugin_grue_tasks.common_gen import CommonGen
+from rlalign_plugin_grue_tasks.daily_dialog import DailyDialog
+from rlalign_plugin_grue_tasks.e2e import E2E
 from rlalign_plugin_grue_tasks.grue import GrueTask
+from rlalign_plugin_grue_tasks.gsm8k import GSM8K
+from rlalign_plugin_grue_tasks.imdb import IMDB
+from rlalign_plugin_grue_tasks.iwslt17 import IWSLT17
+from rlalign_plugin_grue_tasks.multi30k import Multi30k
+from rlalign_plugin_grue_tasks.narrative_qa import NarrativeQA
+from rlalign_plugin_grue_tasks.totto import ToTTo
+from rlalign_plugin_grue_tasks.wmt16 import WMT16
 
 TASKS: dict[str, type[GrueTask]] = {
     "imdb": IMDB,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import GSM8K
+from rlalign_plugin_grue_tasks.gsm8k import GSM8K
 from rlalign_plugin_text_metrics.numeric import NumericAnswer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import IMDB
+from rlalign_plugin_grue_tasks.imdb import IMDB
 
 BY_PLACE = {
     "train.jsonl:1": (

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import NarrativeQA
 from rlalign_plugin_grue_tasks.command import data
+from rlalign_plugin_grue_tasks.narrative_qa import NarrativeQA
 from rlalign_plugin_grue_tasks.summaries import fetch, in_a_folder, of_parquet
 
 SALT = (

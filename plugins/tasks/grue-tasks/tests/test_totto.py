@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlalign import ConfigError
-from rlalign_plugin_grue_tasks import ToTTo
+from rlalign_plugin_grue_tasks.totto import ToTTo
 
 # Row spans are not looked at: `Games` of the second row counts as the first column, that of `Season`. Every header cell
 # above is a header of the column, such as `Lunde`, and every one to the left one of the row.

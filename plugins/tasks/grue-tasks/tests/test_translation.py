@@ -13,8 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from rlalign import ConfigError, Example
-from rlalign_plugin_grue_tasks import IWSLT17, WMT16, Multi30k
+from rlalign_plugin_grue_tasks.iwslt17 import IWSLT17
+from rlalign_plugin_grue_tasks.multi30k import Multi30k
 from rlalign_plugin_grue_tasks.translation import Translation
+from rlalign_plugin_grue_tasks.wmt16 import WMT16
 
 TASKS: tuple[type[Translation], ...] = (WMT16, IWSLT17, Multi30k)
 every = pytest.mark.parametrize("cls", TASKS, ids=lambda cls: cls.__name__)
