@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,29 @@ def test_some_run_on_sample_rows(name, models, tmp_path):
     pipeline = rlalign.load(try_out.shortened(written(path), models))
     assert pipeline.check().startswith("pipeline: ")
     holds(run(path, models, tmp_path), path)
+
+
+def test_a_copy_takes_the_place_of_sample_rows(models, tmp_path):
+    rows = [
+        {"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(20)
+    ]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = try_out.shortened(written(FOLDER / "gsm8k" / "grpo.yaml"), models, tmp_path)
+    recipe["task"]["gsm8k"]["held_out"] = 0.5
+    assert "sample" not in recipe["task"]["gsm8k"]
+    assert "path" in recipe["task"]["gsm8k"] and rlalign.load(recipe).check().startswith("pipeline: ")
+
+
+def test_an_unknown_recipe_and_a_refused_one_are_said_in_a_line(monkeypatch, tmp_path):
+    def told(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["try_out", *words, "--runs", str(tmp_path / "runs")])
+        with pytest.raises(SystemExit) as stopped:
+            try_out.main()
+        return str(stopped.value)
+
+    assert told("imdb/none").startswith("error: imdb/none: no such recipe; there are cnn-daily-mail/a-lol, ")
+    assert told("gsm8k/grpo", "--data", str(tmp_path / "nowhere")).startswith("error: gsm8k/grpo: ")
 
 
 @pytest.mark.slow

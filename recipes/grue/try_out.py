@@ -1,6 +1,6 @@
-"""Tries recipes where there is neither hub nor GPU: `python -m recipes.grue.try_out imdb/nlpo daily-dialog/rloo`.
+"""Tries recipes where there is neither hub nor GPU: `python -m recipes.grue.try_out imdb/nlpo gsm8k/rloo`.
 
-Two iterations on the task's sample rows, with tiny random models in place of those that are named. Nothing is learned;
+Two iterations on the task's sample rows, or with `--data` on a copy of its data, with tiny random models in place of those that are named. Nothing is learned;
 it shows whether all goes together, and what a run leaves.
 """
 
@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 ITERATIONS, PROMPTS, SAMPLES = 2, 4, 2
 LONGEST = {"max_new_tokens": 12, "min_new_tokens": 4, "beams": 2, "samples": SAMPLES}
 """What `generation` is cut to."""
+LIMIT = 64
+"""Examples of each split that are taken of a copy."""
 ENOUGH = {"gsm8k": {"held_out": 0.5}}
 """Of a dozen rows a twentieth may be none."""
 
@@ -40,14 +42,19 @@ def tiny_models(folder: Path) -> dict[str, Path]:
     }
 
 
-def shortened(recipe: Mapping[str, Any], models: Mapping[str, Path]) -> dict[str, Any]:
-    """The recipe on sample rows, with tiny models, for two iterations a phase."""
+def shortened(
+    recipe: Mapping[str, Any], models: Mapping[str, Path], data: Path | None = None
+) -> dict[str, Any]:
+    """The recipe on sample rows, or a copy of its data, with tiny models, for two iterations a phase."""
     ((task, options),) = recipe["task"].items()
     chat = options.get("style") == "chat"
     found = {key: _small(key, value, models) for key, value in recipe.items() if key != "task"}
     if chat:
         found["policy"] = {"causal-lm": {**found["policy"]["causal-lm"], "path": str(models["chat"])}}
-    return {"task": {task: {**options, "sample": True, **ENOUGH.get(task, {})}}, **found}
+    rows = (
+        {"path": str(data.absolute()), "limit": LIMIT} if data else {"sample": True, **ENOUGH.get(task, {})}
+    )
+    return {"task": {task: {**options, **rows}}, **found}
 
 
 def _small(key: str, value: Any, models: Mapping[str, Path]) -> Any:
@@ -88,16 +95,26 @@ def _short(train: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     import rlalign
+    from rlalign.errors import ConfigError
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="+", metavar="TASK/ALGORITHM")
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="a copy of the task's data, for sample rows"
+    )
     parser.add_argument("--runs", default="runs", help="the folder of runs")
     said = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = tiny_models(Path(folder))
         for name in said.recipes:
-            recipe = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
-            rlalign.run(shortened(recipe, models), root=said.runs, name=name.replace("/", "-"))
+            if not (file := HERE / f"{name}.yaml").is_file():
+                there = sorted(f"{one.parent.name}/{one.stem}" for one in HERE.glob("*/*.yaml"))
+                raise SystemExit(f"error: {name}: no such recipe; there are {', '.join(there)}")
+            recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+            try:
+                rlalign.run(shortened(recipe, models, said.data), root=said.runs, name=name.replace("/", "-"))
+            except ConfigError as error:
+                raise SystemExit(f"error: {name}: {error}") from error
 
 
 if __name__ == "__main__":

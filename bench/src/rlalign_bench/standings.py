@@ -93,7 +93,9 @@ class Standings:
         every = sorted(entries, key=lambda entry: (entry.task, entry.algorithm, entry.seed))
         suites = sorted({entry.suite for entry in every})
         if not every:
-            raise ConfigError("there are no entries, so that there is no leaderboard")
+            raise ConfigError(
+                "there are no entries, so that there is no leaderboard: `run` makes them, `add FILE` takes in those of others"
+            )
         if len(suites) > 1:
             raise ConfigError(f"a leaderboard is of one suite, found entries of {', '.join(suites)}")
         there = {entry.task: entry for entry in every}

@@ -86,8 +86,8 @@ def make(
         write_atomic(out, page.html(key))
         if len(examples) < items:
             say(
-                f"note: of {items} prompts {len(examples)} were found that all of them have answered; for more, "
-                f"`rlalign sample RUN --new --n {items} --json > FILE` with each, and name the files",
+                f"note: of {items} prompts {len(examples)} were found that all of them have answered, each counted "
+                f"once; for more, `rlalign sample RUN --new --n {2 * items} --json > FILE` with each, and name the files",
                 err=True,
             )
         ratings = f"{len(key.sheet.texts)} responses to rate ({', '.join(one.name for one in asked)})"

@@ -28,7 +28,10 @@ class Tokens:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"tokenizer: {source}: cannot be loaded: {first}") from error
+            raise ConfigError(
+                f"tokenizer: {source}: cannot be loaded: {first} "
+                "Without the hub, name the folder of a tokenizer or model that is here"
+            ) from error
         if not self._tokenizer.is_fast:
             raise ConfigError(f"tokenizer: {source}: does not say where its tokens stand; name a fast one")
 
