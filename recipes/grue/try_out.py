@@ -1,6 +1,7 @@
 """Tries recipes where there is neither hub nor GPU: `python -m recipes.grue.try_out imdb/nlpo gsm8k/rloo`.
 
-Two iterations on the task's sample rows, or with `--data` on a copy of its data, with tiny random models in place of those that are named. Nothing is learned;
+Two iterations on the task's sample rows, or with `--data` on a copy of its data,
+with tiny random models in place of those that are named. Nothing is learned;
 it shows whether all goes together, and what a run leaves.
 """
 

@@ -94,7 +94,7 @@ class Standings:
         suites = sorted({entry.suite for entry in every})
         if not every:
             raise ConfigError(
-                "there are no entries, so that there is no leaderboard: `run` makes them, `add FILE` takes in those of others"
+                "there are no entries, so no leaderboard: `run` makes them, `add FILE` takes in others'"
             )
         if len(suites) > 1:
             raise ConfigError(f"a leaderboard is of one suite, found entries of {', '.join(suites)}")

@@ -87,7 +87,7 @@ def make(
         if len(examples) < items:
             say(
                 f"note: of {items} prompts {len(examples)} were found that all of them have answered, each counted "
-                f"once; for more, `rlalign sample RUN --new --n {2 * items} --json > FILE` with each, and name the files",
+                f"once; for more, `rlalign sample RUN --new --n {2 * items} --json > FILE` with each; name the files",
                 err=True,
             )
         ratings = f"{len(key.sheet.texts)} responses to rate ({', '.join(one.name for one in asked)})"
