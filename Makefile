@@ -2,6 +2,7 @@
 #   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
 #   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-grue-toy
+#   make bench-grue-small MODEL=… ENCODER=… DATA=…
 
 PYTHON  ?= python3
 WORKERS ?= 2
@@ -17,7 +18,7 @@ export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu lint format docs clean
-.PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy
+.PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy bench-grue-small
 
 help:
 	@sed -n '1,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +100,16 @@ bench-grue-toy: $(STAMP)
 	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml run --jobs $(WORKERS) $(ARGS)
 	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml table
 	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml plot
+
+# The suites of benchmarks/grue_small, and their leaderboards: three hours on two cores; stopped, they go on where they were.
+# MODEL and ENCODER are models of yours, DATA a folder of data: see benchmarks/grue_small/README.md.
+bench-grue-small: $(STAMP)
+	$(BIN)/python benchmarks/grue_small/prepare.py "$(MODEL)" "$(ENCODER)" "$(DATA)"
+	for suite in online offline; do \
+	  for step in "run --jobs $(WORKERS) $(ARGS)" table plot; do \
+	    $(BIN)/rlalign bench benchmarks/grue_small/$$suite.yaml $$step || exit 1; \
+	  done; \
+	done
 
 # Leaves .venv and runs/ alone.
 clean:

@@ -1,0 +1,195 @@
+"""benchmarks/grue_small: what its README promises; every run goes through, on sample rows with tiny random models."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlalign_bench.suite import Suite
+from rlalign_study import core, plan, runner
+from rlalign_study.plan import Planned
+from rlalign_study.rows import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks/grue_small"
+SAMPLES = ROOT / "plugins/tasks/grue-tasks/src/rlalign_plugin_grue_tasks/samples"
+README = (FOLDER / "README.md").read_text()
+TASKS = {"online": ["imdb", "common-gen", "e2e"], "offline": ["daily-dialog"]}
+VADER = importlib.util.find_spec("vaderSentiment") is not None
+
+
+def suite(name: str, folder: Path = FOLDER) -> Suite:
+    return Suite.read(folder / f"{name}.yaml")
+
+
+def planned(suite: Suite, world: str) -> list[Planned]:
+    first = {arm: plan.settings(suite, world, arm)[0] for arm in suite.arms_of(world)}
+    return plan.main(suite, world, first)
+
+
+EACH = [(name, world) for name, worlds in TASKS.items() for world in worlds]
+
+
+def module(name: str) -> Any:
+    from rlalign_study.file import module_of
+
+    return module_of(FOLDER / f"{name}.py")
+
+
+# -- what the README promises ---------------------------------------------------------------------------
+
+
+def test_there_are_as_many_runs_as_the_readme_says():
+    runs = Counter(
+        {name: sum(len(planned(suite(name), w)) for w in worlds) for name, worlds in TASKS.items()}
+    )
+    assert runs == {"online": 24, "offline": 12}
+    assert "24 runs" in README and "12 runs" in README
+    for name in TASKS:
+        found = suite(name)
+        assert list(found.worlds) == TASKS[name]
+        for said in (*found.worlds, *found.arms):
+            assert f"`{said}`" in README
+
+
+@pytest.mark.parametrize("name, world", EACH)
+def test_arms_of_a_world_differ_in_nothing_but_the_algorithm(name, world):
+    made = planned(suite(name), world)
+    for what in ("task", "policy", "evaluate"):
+        assert len({str(one.pipeline[what]) for one in made}) == 1
+    assert len({str(one.budget) for one in made}) == len({str(one.final) for one in made}) == 1
+    if name == "online":
+        for one in made:
+            *rewards, price = one.pipeline["rewards"]
+            assert rewards == made[0].pipeline["rewards"][:-1]
+            assert price["kl"]["coef"] == (0.0 if one.arm == "supervised" else 0.03)
+
+
+# -- what prepare.py makes ------------------------------------------------------------------------------
+
+
+def gathered(target: Path, *parts: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(part.read_text() for part in parts))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample rows in the layout of the published slices."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, here in (("imdb", "imdb"), ("commongen", "common-gen")):
+        shutil.copytree(SAMPLES / here, folder / name)
+    e2e, talk = SAMPLES / "e2e", SAMPLES / "daily-dialog-plusplus"
+    gathered(folder / "e2e/devset.csv", e2e / "trainset.csv", e2e / "devset.csv")
+    lines = (folder / "e2e/devset.csv").read_text().splitlines(keepends=True)
+    (folder / "e2e/devset.csv").write_text("".join(dict.fromkeys(lines)))  # one head
+    gathered(folder / "dailydialog-plusplus/dev.json", talk / "train.json", talk / "dev.json")
+    shutil.copy(talk / "test.json", folder / "dailydialog-plusplus")
+    (folder / "rt-polarity").mkdir()
+    for label, word in (("neg", b"bad"), ("pos", b"good")):
+        rows = b"".join(b"the film was %s , man number %d\x85\n" % (word, i) for i in range(20))
+        (folder / f"rt-polarity/rt-polarity.{label}").write_bytes(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ground(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suites' folder with all that prepare.py makes, from tiny random models."""
+    from rlalign_plugin_model_rewards.testing import tiny_scorer
+
+    root = tmp_path_factory.mktemp("root")
+    there = root / "benchmarks/grue_small"
+    there.mkdir(parents=True)
+    for name in ("online.yaml", "offline.yaml", "samples.py"):
+        shutil.copy(FOLDER / name, there)
+    shutil.copytree(ROOT / "examples/sentiment-reward", root / "examples/sentiment-reward")
+    chat = tiny_scorer(root / "chat", "llama", max_position_embeddings=4096)
+    encoder = tiny_scorer(root / "encoder", "bert", max_position_embeddings=512)
+    module("prepare").main(chat, encoder, data, there / "prepared")
+    return there
+
+
+@pytest.mark.slow
+def test_what_is_prepared_is_parted_and_left_alone_the_second_time(data, ground):
+    there = ground / "prepared"
+    made = {file: file.stat().st_mtime_ns for file in there.rglob("*") if file.is_file()}
+    rows = {
+        part: [
+            json.loads(row) for row in (there / f"dailydialog-plusplus/{part}.json").read_text().splitlines()
+        ]
+        for part in ("train", "dev")
+    }
+    assert [len(some) for some in rows.values()] == [4, 1]
+    assert not {str(row["context"]) for row in rows["train"]} & {str(row["context"]) for row in rows["dev"]}
+    for row in (*rows["train"], *rows["dev"]):
+        assert len(row["positive_responses"]) == len(row["adversarial_negative_responses"]) == 2
+    facts = []
+    for part in ("trainset", "devset"):
+        with (there / f"e2e/{part}.csv").open() as file:
+            facts.append({row["mr"] for row in csv.DictReader(file)})
+    assert facts[0] and facts[1] and not facts[0] & facts[1]
+    module("prepare").main(Path("nowhere"), Path("nowhere"), data, there)
+    assert made == {file: file.stat().st_mtime_ns for file in there.rglob("*") if file.is_file()}
+
+
+def test_a_missing_folder_of_data_is_named(tmp_path):
+    (tmp_path / "imdb").mkdir()
+    with pytest.raises(SystemExit, match="no folder commongen, e2e, dailydialog-plusplus, rt-polarity"):
+        module("prepare").main(tmp_path, tmp_path, tmp_path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+# -- runs -----------------------------------------------------------------------------------------------
+
+
+def small(one: Planned) -> Planned:
+    """With few tokens and examples, and without VADER where it is not installed."""
+    one.pipeline["evaluate"] |= {"examples": 4}
+    one.final["final"]["examples"] = 4
+    if not VADER:
+        one.pipeline["evaluate"]["use"] = [
+            u for u in one.pipeline["evaluate"]["use"] if "vader" not in str(u)
+        ]
+    tokens = {"daily-dialog": 4500.0 if one.arm == "a-lol" else 1000.0}  # a value is learned first
+    return replace(one, budget={"tokens": tokens.get(one.world, 200.0)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, world", EACH)
+def test_every_algorithm_runs_from_plan_to_row(name, world, ground, tmp_path):
+    about = suite(name, ground)
+    todo = [small(one) for one in planned(about, world) if one.seed == 0]
+    for one in todo:
+        core.check(one.pipeline, about.folder, about.hooks.components)
+    made: list[Row] = []
+    runner.run_all(about, todo, tmp_path, 2, made.append)
+    assert {row.arm for row in made} == set(about.arms)
+    for row in made:
+        assert row.status == "done", (row.arm, row.why)
+        assert row.metrics["steps"] > 0
+        assert row.metrics["tokens"] >= 200
+        assert row.curve["kl"][0] == pytest.approx(0, abs=1e-4)
+        assert {f"final.{key}" for key in about.metrics_of(world)} - {"final.vader"} <= row.metrics.keys()
+        page = (tmp_path / f"samples/{world}-{row.arm}-0.md").read_text()
+        assert "**before**" in page and "**after**" in page
+
+
+def test_a_page_of_samples_shows_a_prompt_with_what_was_said_before_and_after():
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]
+    rows = [
+        {"iteration": i, "prompt": prompt, "response": f"{word}\nline", "id": str(n)}
+        for i, word in ((0, "old"), (3, "middle"), (5, "new"))
+        for n, prompt in enumerate(["A film", chat])
+    ]
+    page = module("samples").page_of("a run", rows)
+    assert page.count("**before**") == page.count("**after**") == 2
+    assert "middle" not in page
+    assert page.index("A film") < page.index("old line") < page.index("new line") < page.index("user: Hello")
