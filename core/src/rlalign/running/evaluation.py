@@ -117,10 +117,8 @@ def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
         values_N[f"reward/{name}"] = part.where(rollout.mask_NT, 0.0).sum(1) if part.ndim == 2 else part
     values_N |= {name: metric for name, metric in reward.metrics.items() if metric.ndim == 1}
     logged = _logged_as(["responses", "tokens", *values_N, *reward.metrics])
-    group_N, count = (
-        rollout.group_N.cpu(),
-        len(rollout.examples),
-    )  # on a GPU such sums differ from time to time
+    group_N = rollout.group_N.cpu()  # on a GPU such sums differ from time to time
+    count = len(rollout.examples)
     size_G = group_N.bincount(minlength=count)
     return {
         f"eval/{logged[name]}": (group_N.bincount(value_N.double().cpu(), count) / size_G).tolist()

@@ -253,9 +253,8 @@ def test_as_rl4lms_the_list_of_references_is_the_reference(folder, words):
         [texts[0]] * 3, [Example(str(n), "", meta={"references": texts[:n]}) for n in (1, 2, 3)]
     )
     for n, score in enumerate(found, 1):
-        recall = words / (
-            n * words + 3 * n + 1
-        )  # of a list, brackets, commas and quotation marks are words too
+        listed = n * words + 3 * n + 1  # brackets, commas and quotation marks are words too
+        recall = words / listed
         assert score == pytest.approx((1 - 0.5 / words**3) * recall / (0.9 + 0.1 * recall))
     assert "|refs:list|" in metric.signature()
 
