@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rlalign_bench.ledger import Ledger
 from rlalign_bench.suite import Suite
+from rlalign_bench.table import table
 from rlalign_study import core, plan, runner
 from rlalign_study.plan import Planned
 from rlalign_study.rows import Row
@@ -37,6 +39,17 @@ def test_there_are_as_many_runs_as_the_readme_says():
     assert "108 runs" in README
     for name in (*SUITE.worlds, *SUITE.arms):
         assert f"`{name}`" in README
+
+
+def test_the_stored_leaderboard_comes_again_from_stored_runs_and_stands_in_the_readme():
+    ledger = Ledger.read(SUITE, FOLDER / SUITE.results)
+    assert len(ledger.entries) == 108 and not ledger.missing
+    texts = table(ledger.entries, SUITE.bench.scores, ledger.missing)
+    for name, text in texts.items():
+        assert (FOLDER / SUITE.results / name).read_text() == text
+    assert texts["readme.md"] in README
+    overall, _, _ = texts["readme.md"].partition("\nBy task")
+    assert overall.removeprefix("Over all tasks:\n\n") in (FOLDER.parents[1] / "README.md").read_text()
 
 
 @pytest.mark.parametrize("world", SUITE.worlds)
