@@ -48,6 +48,7 @@ def test_the_stored_leaderboard_comes_again_from_stored_runs_and_stands_in_the_r
     for name, text in texts.items():
         assert (FOLDER / SUITE.results / name).read_text() == text
     assert texts["readme.md"] in README
+    assert texts["readme.md"] in (FOLDER.parents[1] / "docs/leaderboards.md").read_text()
     overall, _, _ = texts["readme.md"].partition("\nBy task")
     assert overall.removeprefix("Over all tasks:\n\n") in (FOLDER.parents[1] / "README.md").read_text()
 
