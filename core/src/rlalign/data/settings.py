@@ -50,6 +50,12 @@ class Sampling(Options):
         le=limits.SAMPLES,
         description="width of a beam search, where the policy has one (for evaluation only)",
     )
+    length_penalty: float = Field(
+        1.0,
+        ge=-10,
+        le=10,
+        description="a beam search divides the sum of log-probs by the length to this power: more favours longer ones",
+    )
 
     @property
     def narrows(self) -> bool:

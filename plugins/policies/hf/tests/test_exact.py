@@ -157,11 +157,14 @@ def test_greedy_is_generate(
         assert rollout.texts[row] == policy.tokenizer.decode(kept, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("penalty", (1.0, -2.0))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_beams_are_generate(exact_policy_of: MakePolicy, examples: Sequence[Example], family: str) -> None:
+def test_beams_are_generate(
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str, penalty: float
+) -> None:
     """The search over all prompts at once finds what it finds for each alone."""
     policy = exact_policy_of(family)
-    how = Sampling(samples=2, beams=4, max_new_tokens=10)
+    how = Sampling(samples=2, beams=4, max_new_tokens=10, length_penalty=penalty)
     rollout = sampled(policy, examples, how)
     assert rollout.flaw() is None
     assert rollout.group_N.tolist() == [g for g in range(len(examples)) for _ in range(2)]
@@ -171,6 +174,7 @@ def test_beams_are_generate(exact_policy_of: MakePolicy, examples: Sequence[Exam
             attention_mask=torch.ones_like(prompt[None]),
             do_sample=False,
             num_beams=4,
+            length_penalty=penalty,
             num_return_sequences=2,
             max_new_tokens=10,
             pad_token_id=0,

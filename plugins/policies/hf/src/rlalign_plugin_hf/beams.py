@@ -28,6 +28,7 @@ def searched(policy: LanguageModel, examples: Sequence[Example], how: Sampling) 
     own = policy.network.generation_config
     plan = GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=how.beams,
+        length_penalty=how.length_penalty,
         num_return_sequences=how.samples,
         do_sample=False,
         min_new_tokens=how.min_new_tokens,

@@ -50,6 +50,7 @@ class IWSLT17(Translation):
     published = between("en", "de")
     licence = "CC BY-NC-ND 4.0; the talks are TED's"
     warm_start: str | None = WARM_START
+    generation = {"beams": 4, "length_penalty": 0.6, "max_new_tokens": 128}
     sizes = SIZES["de"]
 
     def __init__(self, config: BaseModel) -> None:
