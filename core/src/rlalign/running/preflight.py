@@ -12,6 +12,7 @@ from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.policy import Policy
 from rlalign.running.asking import told
 from rlalign.running.display import NoDisplay
+from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
 from rlalign.running.report import describe
 from rlalign.running.workspace import Workspace
@@ -77,6 +78,7 @@ def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str]
         if train and plan.reads_train and "logged" in plan.responses:
             faults.found += _without_log(plan, train)
     faults.stop()
+    note_if_slow(space)
     return found
 
 

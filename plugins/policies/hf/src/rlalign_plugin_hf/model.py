@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.sampler import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf import adapter, precision
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
 from rlalign_plugin_hf.loading import (
@@ -403,23 +403,13 @@ class LanguageModel(Policy):
             except ValueError:
                 # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
                 generation.do_sample = True
-        fits = self._half is not None and not self.saves_float32 and self._half.holds(network)
-        half = self._half if fits else None
-        with quiet(), half.put_on(network) if half else nullcontext():
+        written, told = precision.to_write(
+            network, self._half, self.saves_float32, self.config.lora is not None
+        )
+        with quiet(), written.put_on(network) if written else nullcontext():
             network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if self._half is None:
-            return None
-        name = str(self._half.dtype).removeprefix("torch.")
-        if half is None:
-            why = "as was asked" if self.saves_float32 else f"some are too large for {name}"
-            return f"The weights are float32: {why}. The base model's files are {name}."
-        held = "They are" if self.config.lora is None else "The adapters are"
-        return (
-            f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
-            "nearest when they were written, so what is measured of this folder may differ a little from what the run "
-            f"measured, and the smallest changes of weights are lost. {held} in float32 in the run's checkpoints."
-        )
+        return told
 
 
 def _key(name: str) -> str:
