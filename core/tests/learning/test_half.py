@@ -114,7 +114,7 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="say `dtype: bfloat16` too"):
         session(tmp_path, pipeline(weights="bfloat16"), COMPONENTS)
     two = pipeline() | {"phases": [{"name": "a", "train": HALF}, {"name": "b"}]}
-    with pytest.raises(ConfigError, match="train.weights: bfloat16 in one phase means bfloat16 in all"):
+    with pytest.raises(ConfigError, match="weights: bfloat16 in one phase means bfloat16 in all"):
         session(tmp_path, two, COMPONENTS)
 
 

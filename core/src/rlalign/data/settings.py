@@ -107,14 +107,15 @@ class Train(Options):
     )
     weights: Literal["bfloat16"] | None = Field(
         None,
-        description="bfloat16: weights are held in half precision too, and the optimiser keeps float32 masters of those "
-        "that learn; null: in full precision",
+        description="bfloat16: weights too are held in half precision, and the optimiser keeps float32 masters of "
+        "those that learn; null: they are held in full precision",
     )
     importance_cap: float | None = Field(
         None,
         ge=1,
-        description="weigh the gradient of each sampled token's log-prob by the token's probability now over that when it "
-        "was sampled, by this at most (2 in the paper); null: do not. Losses that take this ratio themselves stay as they are",
+        description="weigh the gradient of each sampled token's log-prob by its probability now over that when it was "
+        "sampled, by this at most (2 in the paper); null: do not. Losses that take such ratios themselves stay as they "
+        "are",
     )
     budget: Positive | None = Field(
         None, description="padded tokens per micro-batch; found by itself if not given"

@@ -21,8 +21,8 @@ def note_if_slow(space: Workspace) -> None:
         space.note_once(
             "train.dtype: bfloat16:",
             "slow",
-            f"on this processor a product of matrices took {times:.1f} times as long as in float32, so `dtype: float32` "
-            "will be faster by much; half precision saves memory here, and only with `weights: bfloat16`",
+            f"on this processor a product of matrices took {times:.1f} times as long as in float32, so "
+            "`dtype: float32` will be faster by much; half precision saves memory, and that with `weights: bfloat16` only",
         )
 
 
