@@ -10,11 +10,15 @@ M rows × columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Relative = Callable[[Tensor], Tensor]
+"""How far back keys are -> [...,H], what is added to their scores."""
 
 
 class Columns:
@@ -47,6 +51,12 @@ class Cross(NamedTuple):
     bias_nS: Tensor | None
     """−∞ at padding; None where nothing is padded."""
 
+    def taken(self, rows: Tensor) -> Cross:
+        """Of these rows."""
+        length = self.columns.length
+        bias_nS = None if self.bias_nS is None else self.bias_nS[rows]
+        return Cross(self.columns.taken(rows, length, length), bias_nS)
+
 
 class Attention(Protocol):
     """What a family's layers call; their states are rows [M,…] of whatever stands side by side."""
@@ -67,13 +77,13 @@ class Reading:
         shape: tuple[int, int],
         scale: float,
         real_nP: Tensor | None = None,
-        relative_HL: Tensor | None = None,
+        relative: Relative | None = None,
         cross: Cross | None = None,
     ) -> None:
         self._columns, self._shape, self._scale, self._cross = columns, shape, scale, cross
         self._mask = None if real_nP is None else _readable(real_nP)
-        if relative_HL is not None:
-            self._mask = _with_distance(relative_HL, shape[1], self._mask)
+        if relative is not None:
+            self._mask = _with_distance(relative, columns.both.device, shape[1], self._mask)
 
     def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
         n, P = self._shape
@@ -117,7 +127,7 @@ class Stepping:
         scale: float,
         column: int | Tensor,
         bias_nL: Tensor | None = None,
-        relative_HL: Tensor | None = None,
+        relative: Relative | None = None,
         cross: Cross | None = None,
     ) -> None:
         self._columns, self._scale, self._column, self._cross = columns, scale, column, cross
@@ -126,8 +136,10 @@ class Stepping:
         self._used = column + 1 if isinstance(column, int) else columns.length
         self._rows = None if isinstance(column, int) else torch.arange(rows, device=column.device)
         bias = None if bias_nL is None else bias_nL[:, None, : self._used].expand(rows, heads, self._used)
-        if relative_HL is not None:
-            near = _distances(relative_HL, column, self._used)
+        if relative is not None:
+            places = torch.arange(self._used, device=columns.both.device)
+            back = column - places if isinstance(column, int) else (column[:, None] - places).clamp_min(0)
+            near = relative(back).transpose(-1, -2)
             bias = near.expand(rows, heads, self._used) if bias is None else bias + near
         self._bias = None if bias is None else bias.reshape(*self._shape[:2], self._used)
         self._cross_bias = None
@@ -174,19 +186,10 @@ def _readable(real_nP: Tensor) -> Tensor:
     return ((before_PP & real_nP[:, None]) | itself_PP)[:, None]
 
 
-def _with_distance(relative_HL: Tensor, length: int, mask: Tensor | None) -> Tensor:
+def _with_distance(relative: Relative, device: torch.device, length: int, mask: Tensor | None) -> Tensor:
     """[·,H,P,P]: the bias of how far back a key is, −∞ at what is not read."""
-    places = torch.arange(length, device=relative_HL.device)
+    places = torch.arange(length, device=device)
     back_PP = places[:, None] - places
     if mask is None:
         mask = (back_PP >= 0)[None, None]
-    return relative_HL[:, back_PP.clamp_min(0)][None].masked_fill(~mask, -math.inf)
-
-
-def _distances(relative_HL: Tensor, column: int | Tensor, used: int) -> Tensor:
-    """[·,H,used]: the bias of each key before this column."""
-    if isinstance(column, int):
-        return relative_HL[None, :, :used].flip(2)
-    places = torch.arange(used, device=column.device)
-    back_nL = (column[:, None] - places).clamp_min(0)
-    return relative_HL[:, back_nL].transpose(0, 1)
+    return relative(back_PP.clamp_min(0)).permute(2, 0, 1)[None].masked_fill(~mask, -math.inf)

@@ -19,7 +19,8 @@ from rlalign_plugin_hf.native.attention import Columns, hiding
 if TYPE_CHECKING:
     from rlalign_plugin_hf.causal import CausalLM
     from rlalign_plugin_hf.model import LanguageModel
-    from rlalign_plugin_hf.native.family import Family
+    from rlalign_plugin_hf.native.family import EncoderDecoder, Family
+    from rlalign_plugin_hf.seq2seq import Seq2SeqLM
 
 ROOM = 64
 """Columns for responses; where they do not suffice, there are as many again."""
@@ -93,6 +94,35 @@ class NativeCausalDecoder(NativeDecoder):
     def _keep(self, rows: Tensor, room: int = 0) -> None:
         super()._keep(rows, room)
         self._next_n = self._next_n[rows]
+
+
+class NativeSeq2SeqDecoder(NativeDecoder):
+    """Each distinct prompt is encoded once, by transformers; keys and values of it are made once."""
+
+    policy: Seq2SeqLM
+    family: EncoderDecoder
+
+    def __init__(self, policy: Seq2SeqLM, family: EncoderDecoder, inputs: Sequence[Tensor], k: int) -> None:
+        super().__init__(policy, family)
+        prompts, which_G = distinct(inputs)
+        with policy.acting(training=False):
+            states_nSC, mask_nS = policy.encoded(prompts)
+        begin = torch.tensor(policy._begin, device=which_G.device)
+        self._column = len(begin)
+        self._columns = family.columns(len(prompts), self._column)
+        with precisely(begin):
+            self._cross = family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
+            ids_nP = begin.expand(len(prompts), -1)
+            self._hidden_nC = family.prefill(self._columns, ids_nP, cross=self._cross)
+        self._keep(which_G.repeat_interleave(k), room=ROOM)
+
+    def _step(self, token_n: Tensor) -> Tensor:
+        position_n = torch.full_like(token_n, self._column)
+        return self.family.step(self._columns, token_n, position_n, self._column, cross=self._cross)
+
+    def _keep(self, rows: Tensor, room: int = 0) -> None:
+        super()._keep(rows, room)
+        self._cross = self._cross.taken(rows)
 
 
 def refresh(family: Family, policy: LanguageModel) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign_plugin_hf.native.attention import Attention, Columns, Cross, Reading, Stepping
+from rlalign_plugin_hf.native.attention import Attention, Columns, Cross, Reading, Relative, Stepping, hiding
+from rlalign_plugin_hf.native.layers import Linear
 from rlalign_plugin_hf.native.weights import Weights
 
 
@@ -60,9 +61,7 @@ class Family(ABC):
     def logits(self, hidden_nC: Tensor) -> Tensor:
         """[n,V]."""
 
-    def relative(self, length: int) -> Tensor | None:
-        """[H,length]: what is added to the scores of keys so far back; None: nothing."""
-        return None
+    relative: Relative | None = None
 
     def columns(self, rows: int, length: int) -> Columns:
         """Empty buffers."""
@@ -87,7 +86,7 @@ class Family(ABC):
             position_nP = torch.arange(P, device=ids_nP.device).expand(n, P)
         else:
             position_nP = (real_nP.cumsum(1) - 1).clamp_min(0)
-        attention = Reading(columns, (n, P), self.scale, real_nP, self.relative(P), cross)
+        attention = Reading(columns, (n, P), self.scale, real_nP, self.relative, cross)
         hidden_nPC = self.hidden(ids_nP.reshape(-1), position_nP.reshape(-1), attention).view(n, P, -1)
         if real_nP is None:
             return hidden_nPC[:, -1]
@@ -115,7 +114,27 @@ class Family(ABC):
             self.scale,
             column,
             bias_nL,
-            self.relative(columns.length if isinstance(column, Tensor) else column + 1),
+            self.relative,
             cross,
         )
         return self.hidden(token_n, position_n, attention)
+
+
+class EncoderDecoder(Family):
+    """One whose prompt is read by an encoder, transformers' own, before the decoder's first step."""
+
+    @abstractmethod
+    def cross_layers(self) -> list[Linear]:
+        """Of each block, what makes keys and values of the encoder's states."""
+
+    def cross(self, states_nSC: Tensor, real_nS: Tensor | None = None) -> Cross:
+        """The prompts for `prefill` and `step`; `real_nS` says what is no padding."""
+        n, S, C = states_nSC.shape
+        both = torch.stack(
+            [
+                kv(states_nSC.reshape(n * S, C)).view(n, S, 2, self.kv_heads, self.head_dim)
+                for kv in self.cross_layers()
+            ]
+        )
+        bias_nS = None if real_nS is None else hiding(real_nS, self.dtype)
+        return Cross(Columns(both.permute(0, 3, 1, 4, 2, 5).contiguous()), bias_nS)

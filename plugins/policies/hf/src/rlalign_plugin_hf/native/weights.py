@@ -64,7 +64,7 @@ class Weights:
         if isinstance(base := _base(module), nn.Embedding):
             if base is module:
                 return self.own(base.weight)
-            return self._copied(module, (self._effective(module, "weight"),), base.weight.dtype)
+            return self.copied(module, (self._effective(module, "weight"),), base.weight.dtype)
         raise Unfit(f"its embedding is a {type(base).__name__}")
 
     def _joint(self, modules: Sequence[nn.Module], name: str) -> Tensor:
@@ -75,11 +75,12 @@ class Weights:
             for source in sources:
                 self._see(source)
             return whole
-        return self._copied(
+        return self.copied(
             (*modules, name), [self._effective(module, name) for module in modules], self.dtype
         )
 
-    def _copied(self, key: Any, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def copied(self, key: Any, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """These rows as one tensor, which stays where it is when it is made again under the same key."""
         rows = sum(len(part) for part in parts)
         copy = self._copies.get(key)
         if copy is None or copy.device != parts[0].device or copy.dtype != dtype:
