@@ -22,7 +22,7 @@ def note_if_slow(space: Workspace) -> None:
             "train.dtype: bfloat16:",
             "slow",
             f"on this processor a product of matrices took {times:.1f} times as long as in float32, so "
-            "`dtype: float32` will be faster by much; half precision saves memory, and that with `weights: bfloat16` only",
+            "`dtype: float32` will be much faster; half precision saves memory only, and that with `weights: bfloat16`",
         )
 
 
