@@ -30,6 +30,7 @@ class Nucleus:
         self.min_keep = min_keep
         self.always = tuple(always)
         self._policy: Policy | None = None
+        self._always: Tensor | None = None
         self._decoder: Decoder | None = None
         self._logits_nV = torch.empty(0, 0)
         self._step = 0
@@ -38,32 +39,45 @@ class Nucleus:
         model = models[self.model]
         if not isinstance(model, Policy):
             raise RLAlignError(f"a nucleus needs a policy, and `{self.model}` is a {type(model).__name__}")
-        self._policy = model
+        self._policy, self._always = model, None
+
+    @property
+    def policy(self) -> Policy:
+        """The other model."""
+        assert self._policy is not None, "a constraint is resolved when its phase starts"
+        return self._policy
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
-        assert self._policy is not None, "a constraint is resolved when its phase starts"
-        self._decoder = self._policy.decoder(inputs, k)
+        self._decoder = self.policy.decoder(inputs, k)
         self._step = 0
 
     def allowed(self) -> Tensor:
-        assert self._decoder is not None and self._policy is not None
+        assert self._decoder is not None
         self._step += 1
         logits_nV = self._logits_nV = full_precision(self._decoder.logits())
         if not bool(logits_nV.amax(1).isfinite().all()):
-            raise bad_logits(self._policy, f"step {self._step} of a response")
+            raise bad_logits(self.policy, f"step {self._step} of a response")
+        return self.keeps(logits_nV)
+
+    def keeps(self, logits_nV: Tensor) -> Tensor:
+        """[n,V] bool: what the other model's logits leave."""
         kept_nV = nucleus(logits_nV, self.top_p)
         if self.top_k:
             kept_nV &= best(logits_nV, self.top_k)
         if self.min_keep > 1:
             best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
             kept_nV.scatter_(1, best_nK, True)
-        always = [*self.always, *self._policy.ends, *self._policy.specials]
-        kept_nV[:, always] = True
-        return kept_nV
+        if self._always is None or self._always.device != logits_nV.device:
+            always = {*self.always, *self.policy.ends, *self.policy.specials}
+            self._always = torch.tensor(sorted(always), dtype=torch.long, device=logits_nV.device)
+        return kept_nV.index_fill_(1, self._always, True)
 
     def instead(self, banned_V: Tensor) -> Tensor:
+        return self.instead_of(self._logits_nV, banned_V)
+
+    def instead_of(self, logits_nV: Tensor, banned_V: Tensor) -> Tensor:
         """[n,V] bool: the `min_keep` most probable tokens of those that are not banned."""
-        return best(self._logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
+        return best(logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
 
     def advance(self, tokens_n: Tensor) -> None:
         assert self._decoder is not None

@@ -41,10 +41,15 @@ def nucleus(logits_nV: Tensor, top_p: float) -> Tensor:
     count, vocabulary = logits_nV.shape
     if top_p >= 1:  # a sum that rounds to 1 early would cut the tail
         return logits_nV > -math.inf
-    if vocabulary < HISTOGRAM_FROM or count == 0:
+    if vocabulary < HISTOGRAM_FROM or count == 0 or _captured(logits_nV):
         return _by_sorting(logits_nV, top_p)
     together = max(1, _PIECE // vocabulary) if logits_nV.device.type == "cpu" else count
     return torch.cat([_by_histogram(piece_nV, top_p) for piece_nV in logits_nV.split(together)])
+
+
+def _captured(x: Tensor) -> bool:
+    """Whether a CUDA graph is made of what is computed: a histogram looks at numbers, a sort does not."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _by_histogram(logits_nV: Tensor, top_p: float) -> Tensor:

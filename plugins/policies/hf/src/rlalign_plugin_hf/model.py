@@ -23,6 +23,7 @@ from rlalign.interface.policy import Model, NoRoom
 from rlalign_plugin_hf import adapter, precision
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
+from rlalign_plugin_hf.engine.engines import Engine
 from rlalign_plugin_hf.loading import (
     Kind,
     ModelOptions,
@@ -55,6 +56,8 @@ class LanguageModel(Policy):
     """The rows it reads."""
     decoding: Decoding
     """How it decodes, and why."""
+    engine: Engine
+    """What samples, and why."""
     _settings: Any
     """The network's configuration."""
 
@@ -89,6 +92,7 @@ class LanguageModel(Policy):
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
         self.positions = Positions(self._settings, self.kind)
         self.decoding = Decoding(self._settings)
+        self.engine = Engine(self.config.engine)
         self._require_room()
         self.tokenizer = open_tokenizer(self.config)
         side = "left" if self.kind == "causal" else "right"
@@ -212,7 +216,8 @@ class LanguageModel(Policy):
             self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
-        return super().sample(examples, how, uniforms, within, finished)
+        rollout = self.engine.sample(self, examples, how, uniforms, within, finished)
+        return super().sample(examples, how, uniforms, within, finished) if rollout is None else rollout
 
     @property
     def _weight(self) -> Tensor:
@@ -356,7 +361,7 @@ class LanguageModel(Policy):
         )
         for name in shared:
             setattr(made, name, getattr(self, name))
-        made.decoding = self.decoding.twin()
+        made.decoding, made.engine = self.decoding.twin(), Engine(self.config.engine)
         if self.config.lora is None:
             made.model = copy.deepcopy(self.network)
             return made.eval()
