@@ -131,7 +131,7 @@ def refresh(family: Family, policy: LanguageModel) -> None:
     half = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if half else policy._weight.dtype
     with torch.no_grad(), policy.acting(training=False):
-        family.refresh(policy.network, dtype, adapters=lora and not policy._switched_off())
+        family.refresh(policy.network, dtype, state=(policy.version, lora and policy._switched_off()))
 
 
 @contextmanager
