@@ -35,7 +35,16 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
     space = Workspace(pipeline, registry, _Told())
     found = preflight(space, LOOKED_AT)
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans])
-    return said + told(pipeline.policy, space.plans)
+    return said + told(pipeline.policy, space.plans) + _sampling(space)
+
+
+def _sampling(space: Workspace) -> str:
+    """What will sample, where the policy lies on this machine and can say so."""
+    policy = space.pipeline.policy.peek()
+    if not isinstance(policy, Policy) or not policy.here:
+        return ""
+    how = space.models.opened().sampling(space.device)
+    return "" if how is None else f"\nsampling: {how}\n"
 
 
 def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:

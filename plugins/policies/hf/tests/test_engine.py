@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,23 +13,28 @@ import torch
 from torch import Tensor
 
 from rlalign import Example, Nucleus, Rollout, Sampling
+from rlalign.config.load import load_pipeline
 from rlalign.errors import BadLogits
 from rlalign.randomness import Seeds
+from rlalign.running.preflight import check
+from rlalign.testing.bench import registry
 from rlalign_plugin_hf.engine.engines import Engine
 from rlalign_plugin_hf.engine.graphs import Graphs
 from rlalign_plugin_hf.engine.slots import Slots
 
 FAMILIES = ("gpt2", "llama", "t5", "bart")
-EXAMPLES = [
-    Example(str(i), " ".join(f"w{(7 * i + j) % 60}" for j in range(1 + 5 * i % 9))) for i in range(7)
-]
+EXAMPLES = [Example(str(i), " ".join(f"w{(7 * i + j) % 60}" for j in range(1 + 5 * i % 9))) for i in range(7)]
 """Prompts of 1 to 9 words."""
 SETTINGS = {
     "plain": Sampling(samples=3, max_new_tokens=14, temperature=1.5),
     "greedy": Sampling(greedy=True, max_new_tokens=9),
-    "truncated": Sampling(samples=3, max_new_tokens=12, temperature=2.0, top_k=40, top_p=0.95, min_new_tokens=3),
+    "truncated": Sampling(
+        samples=3, max_new_tokens=12, temperature=2.0, top_k=40, top_p=0.95, min_new_tokens=3
+    ),
     "min-p": Sampling(samples=2, max_new_tokens=9, temperature=2.0, min_p=0.01, min_new_tokens=2),
-    "stop": Sampling(samples=3, max_new_tokens=14, temperature=3.0, stop=("w7", "w21 w", "w3"), min_new_tokens=2),
+    "stop": Sampling(
+        samples=3, max_new_tokens=14, temperature=3.0, stop=("w7", "w21 w", "w3"), min_new_tokens=2
+    ),
 }
 NUMBERS = ("logprobs_NT", "full_logprobs_NT")
 EXACT = ("group_N", "actions_NT", "mask_NT", "finished_N")
@@ -110,14 +117,17 @@ def test_groups_are_told_of_as_they_end(exact_policy_of: Callable[..., Any]) -> 
 def test_buffers_stay_and_weights_are_the_present_ones(policy_of: Callable[..., Any], lora: Any) -> None:
     """What an optimiser changes in place is what the next rollout samples from, at the same addresses."""
     policy, how = policy_of("llama", **lora), SETTINGS["plain"]
-    sampled(policy, how, "slots")
-    held = policy.engine._held[1]
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     uniforms = Seeds(3).uniforms("slots", positions=range(len(EXAMPLES)), samples=3, steps=how.max_new_tokens)
-    again = policy.sample(EXAMPLES, how, uniforms)
-    assert policy.engine._held[1] is held
+    generator, held = torch.Generator().manual_seed(1), []
+    sampled(policy, how, "slots")
+    for _ in range(3):
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+        policy.version += 1
+        again = policy.sample(EXAMPLES, how, uniforms)
+        held.append(policy.engine._held[1])
+    assert held[1] is held[2], "an adapter is left out until it has learned"
     require_same(again, sampled(policy, how, "loop"), atol=1e-5)
 
 
@@ -179,9 +189,30 @@ def test_what_slots_cannot_do_the_loop_does_and_says_so(
     (record,) = [r.getMessage() for r in caplog.records if "samples by" in r.getMessage()]
     assert "the sampling loop: a Odd takes steps of its own" in record
     assert policy.engine._held is None
-    assert "a step over slots, without graphs, by the native GPT2 step" in policy.engine.said(policy, policy.device)
+    assert "a step over slots, without graphs, by the native GPT2 step" in policy.engine.said(
+        policy, policy.device
+    )
     assert "CUDA graphs" in Engine().said(policy, torch.device("cuda"))
     assert Engine().said(policy, policy.device) == "the sampling loop, by the native GPT2 step"
+
+
+def test_check_says_what_samples(folders: Mapping[str, Path], tmp_path: Path, components: Any) -> None:
+    for engine, expected in (
+        (None, "the sampling loop, by"),
+        ("slots", "a step over slots, without graphs, by"),
+    ):
+        pipeline = {
+            "task": "sentences",
+            "policy": {"causal-lm": {"path": str(folders["gpt2"]), "engine": engine}},
+            "rewards": ["evens"],
+            "algorithm": "rloo",
+            "generation": {"samples": 2, "max_new_tokens": 4},
+            "train": {"iterations": 1, "prompts": 2},
+            "device": "cpu",
+        }
+        known = registry(components)
+        loaded = load_pipeline(tmp_path / "p.yaml", registry=known, text=json.dumps(pipeline))
+        assert f"\nsampling: {expected} the native GPT2 step" in check(loaded, known)
 
 
 def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(exact_policy_of: Callable[..., Any]) -> None:
@@ -217,3 +248,89 @@ def test_a_step_with_nothing_to_do_leaves_no_trace(exact_policy_of: Callable[...
     slots.step = step  # type: ignore[method-assign]
     uniforms = Seeds(3).uniforms("slots", positions=range(len(EXAMPLES)), samples=3, steps=how.max_new_tokens)
     require_same(policy.sample(EXAMPLES, how, uniforms), expected)
+
+
+# -- on a GPU ------------------------------------------------------------------------------------------------
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def on_gpu(policy: Any, how: Sampling, kind: Any, within: Any = None) -> Rollout:
+    rollout = sampled(policy, how, kind, within)
+    if kind == "graphs":
+        engine = policy.engine._held[1]
+        assert isinstance(engine, Graphs) and engine.failed is None and engine._graphs, engine.failed
+    return rollout
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graphs_sample_what_the_step_without_samples(
+    exact_policy_of: Callable[..., Any], family: str, setting: str
+) -> None:
+    """In float64, where no rounding moves a token: graphs, slots and loop, there and on the CPU."""
+    policy, how = exact_policy_of(family), SETTINGS[setting]
+    expected = sampled(policy, how, "loop")
+    policy.cuda()
+    for kind in ("loop", "slots", "graphs"):
+        require_same(on_gpu(policy, how, kind).to("cpu"), expected)
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("family", ("llama", "t5"))
+def test_two_models_in_one_graph(exact_policy_of: Callable[..., Any], family: str) -> None:
+    policy, how = exact_policy_of(family).cuda(), Sampling(samples=3, max_new_tokens=10, temperature=2.0)
+    other = policy.copy("lagging")
+    found = []
+    for kind in ("loop", "slots", "graphs"):
+        within = Nucleus("mask", top_p=0.6, min_keep=2)
+        within.resolve({"mask": other})
+        found.append(on_gpu(policy, how, kind, within))
+    require_same(found[1], found[0])
+    require_same(found[2], found[0])
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("half", ("float32", "autocast", "weights"))
+@pytest.mark.parametrize("lora", ({}, {"lora": {"r": 3}}), ids=("full", "lora"))
+def test_a_graph_stays_good_when_weights_change(policy_of: Callable[..., Any], lora: Any, half: str) -> None:
+    """What an optimiser changes in place: the graph of before samples from it, as a fresh one would."""
+    from rlalign.running.models import hold
+
+    policy, how = policy_of("llama", **lora).cuda(), SETTINGS["plain"]
+    if half == "weights":
+        hold(policy, torch.bfloat16)
+    uniforms = Seeds(3).uniforms("slots", positions=range(len(EXAMPLES)), samples=3, steps=how.max_new_tokens)
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=half == "autocast"):
+        on_gpu(policy, how, "graphs")
+        held = []
+        for _ in range(2):
+            with torch.no_grad():
+                for weight in policy.parameters():
+                    weight.mul_(1.1)
+            policy.version += 1
+            again = policy.sample(EXAMPLES, how, uniforms.cuda())
+            held.append(policy.engine._held[1])
+        assert held[0] is held[1]
+        for kind in ("graphs", "slots"):
+            fresh = on_gpu(policy, how, kind)
+            first = slice(None), slice(0, 1)  # from there on rounding may move a token
+            same_N1 = again.actions_NT[first] == fresh.actions_NT[first]
+            assert bool(same_N1.all()) or half != "float32"
+            off_N1 = (again.logprobs_NT[first] - fresh.logprobs_NT[first])[same_N1].abs()
+            assert float(off_N1.max()) < (1e-5 if half == "float32" else 0.05)
+
+
+@pytest.mark.gpu
+@gpu
+def test_log_probs_on_a_gpu_are_those_of_scoring(policy_of: Callable[..., Any]) -> None:
+    from rlalign.learning.engine import Engine as Learning
+
+    policy, how = policy_of("gpt2").cuda(), SETTINGS["truncated"]
+    rollout = on_gpu(policy, how, "graphs")
+    again = Learning({"policy": policy}).score("policy", rollout, ("logprobs",))
+    torch.testing.assert_close(rollout.logprobs_NT, again.logprobs_NT, rtol=0, atol=1e-5)

@@ -89,8 +89,8 @@ class ModelOptions(Source):
     lora: LoRA | None = Field(None, description="train adapters only (needs the extra `lora`)")
     engine: Literal["graphs", "slots", "loop"] | None = Field(
         None,
-        description="what samples: CUDA graphs of a step over slots, the same step without graphs, or the sampling loop; "
-        "null: graphs on a GPU, the loop on a CPU",
+        description="what samples: CUDA graphs of a step over slots, the same step without graphs, or the sampling "
+        "loop; null: graphs on a GPU, the loop on a CPU",
     )
     max_prompt_tokens: int | None = Field(
         None,

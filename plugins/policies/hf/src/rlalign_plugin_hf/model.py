@@ -109,6 +109,9 @@ class LanguageModel(Policy):
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
 
+    def sampling(self, device: torch.device) -> str | None:
+        return self.engine.said(self, device)
+
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind, self._settings)

@@ -56,16 +56,18 @@ class Graphs(Eager):
         slots.time_B.fill_(slots.shape.steps)
         slots.tick_.zero_()
         try:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
+            with torch.cuda.device(slots.token_B.device):
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP):
+                        slots.step(n)
+                        slots.tick_.zero_()
+                torch.cuda.current_stream().wait_stream(stream)
+                graph = torch.cuda.CUDAGraph()
+                # Of this thread alone: others may copy checkpoints meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     slots.step(n)
-                    slots.tick_.zero_()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                slots.step(n)
             self._pool = graph.pool()
         finally:
             for buffer, before in held:

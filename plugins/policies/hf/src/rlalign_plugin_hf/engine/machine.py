@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlalign import Constraint, Example, Rollout, Sampling
+from rlalign import Constraint, Example, Rollout
 from rlalign.data.allowed import Allowed
 from rlalign.decoding import sampler
 from rlalign.decoding.logits import bad_logits
@@ -134,7 +134,11 @@ class Machine:
         stopped = self._stopped(times)
         self._leave(sorted({*over, *stopped}), stopped)
         self._times = {slot: times[slot] for slot in self._rows}
-        report("response", len(self._trace.length_N) - len(self._waiting) - len(self._rows), len(self._trace.length_N))
+        report(
+            "response",
+            len(self._trace.length_N) - len(self._waiting) - len(self._rows),
+            len(self._trace.length_N),
+        )
 
     def _take_down_kept(self) -> None:
         """What could be chosen from since the last look."""

@@ -108,7 +108,9 @@ class Model:
 class Slots:
     """The state of all rows in progress."""
 
-    def __init__(self, models: Sequence[Model], rules: Rules, shape: Shape, vocabulary: int, looks: int) -> None:
+    def __init__(
+        self, models: Sequence[Model], rules: Rules, shape: Shape, vocabulary: int, looks: int
+    ) -> None:
         """`looks`: steps between two looks from outside."""
         self.models, self.rules, self.shape, self.vocabulary = list(models), rules, shape, vocabulary
         family = models[0].family
@@ -165,7 +167,7 @@ class Slots:
         self.length_B[:n] += going_n
         token_n.copy_(torch.where(going_n & ~over_n, chosen.token_n, token_n))
         column_n += going_n & ~over_n
-        time_n.copy_(torch.where(over_n, T, time_n + 1))
+        time_n.add_(1).masked_fill_(over_n, T)
 
     def _kept(self, scaled_nV: Tensor, token_n: Tensor, column_n: Tensor, time_n: Tensor) -> Tensor | None:
         """[n,V] bool: what may be chosen, or None for everything. As the sampling loop of the core has it."""
