@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlalign import Constraint, Example, Rollout, Sampling
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.interfaces import Finished
 from rlalign_plugin_hf.engine.graphs import Eager, Graphs
 from rlalign_plugin_hf.engine.machine import LOOKS, Machine
 from rlalign_plugin_hf.engine.prompts import Prompts

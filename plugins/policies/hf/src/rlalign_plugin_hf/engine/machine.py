@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rlalign import Constraint, Example, Rollout
-from rlalign.data.allowed import Allowed
-from rlalign.decoding import sampler
+from rlalign.decoding.interfaces import Finished
 from rlalign.decoding.logits import bad_logits
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.sampler import Teller, refuse_nan
+from rlalign.decoding.trace import Trace
 from rlalign.progress import report
 from rlalign_plugin_hf.batches import distinct
 from rlalign_plugin_hf.engine.graphs import Eager
@@ -61,20 +60,21 @@ class Machine:
         finished: Finished | None = None,
     ) -> Rollout:
         """As `rlalign.decoding.sampler.sample`."""
-        self._begin(examples, inputs, uniforms, within)
-        told_G = torch.zeros(len(examples), dtype=torch.bool, device=self._trace.length_N.device)
+        self._begin(examples, inputs, uniforms)
+        told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
+        teller = None if finished is None else Teller(finished, told_G)
         self._come_in()
         while self._rows:
             self._run()
             self._look()
-            if finished is not None and (rows := self._worth_telling(told_G)) is not None:
-                finished(self._rollout(rows))
+            if teller is not None and self._rows:
+                teller.tell(self._trace)
             self._come_in()
             self._move_together()
-        sampler._refuse_nan(self._policy, examples, self._how, within, self._trace)
-        rollout = self._rollout()
-        if finished is not None:
-            finished(rollout.take(~told_G[rollout.group_N]) if bool(told_G.any()) else rollout)
+        rollout = self._trace.rollout()
+        refuse_nan(self._policy, within, rollout)
+        if teller is not None:
+            teller.tell_rest(rollout)
         return rollout
 
     def _begin(
@@ -82,24 +82,13 @@ class Machine:
         examples: Sequence[Example],
         inputs: tuple[Tensor, ...],
         uniforms: Tensor,
-        within: Constraint | None,
     ) -> None:
-        slots, self._how = self._slots, self._slots.rules.how
-        self._examples, self._inputs, self._within, self._k = examples, inputs, within, self._how.samples
+        slots, how = self._slots, self._slots.rules.how
+        self._k = how.samples
         count, steps = len(examples) * self._k, slots.shape.steps
         self._uniform_NT = uniforms[:, : self._k, :steps].reshape(count, steps)
-        like = slots.logprob_BT
-        self._trace = sampler._Trace(
-            actions_NT=torch.zeros(count, steps, dtype=torch.long, device=like.device),
-            logprobs_NT=like.new_zeros(count, steps),
-            full_logprobs_NT=like.new_zeros(count, steps),
-            length_N=torch.zeros(count, dtype=torch.long, device=like.device),
-            finished_N=torch.zeros(count, dtype=torch.bool, device=like.device),
-            narrowed=None,
-            vocabulary=0,
-        )
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        """(row, time, what could be chosen from, packed) of steps that were narrowed."""
+        like_nV = slots.logprob_BT.new_empty(0, slots.vocabulary)
+        self._trace = Trace(self._policy, examples, inputs, how, steps, like_nV=like_nV)
         distinct_prompts, self._prompt_G = distinct(inputs)
         for reader in self._prompts:
             reader.open(distinct_prompts)
@@ -109,7 +98,7 @@ class Machine:
         self._times: dict[int, int] = {}
         """How far each was at the last look."""
         self._n = next((b for b in self._buckets if b >= count), self._buckets[-1])
-        slots.stop(torch.arange(slots.shape.slots, device=like.device))
+        slots.stop(torch.arange(slots.shape.slots, device=uniforms.device))
         slots.tick_.zero_()
         slots.bad_.zero_()
 
@@ -150,43 +139,34 @@ class Machine:
         row_n = torch.tensor([self._rows.get(slot, -1) for slot in range(n)])
         mine_tn = (time_tn < slots.shape.steps) & (row_n >= 0)
         kept_tnb = slots.kept_tBb[:ticks, :n].cpu()
-        self._kept.append((row_n.expand_as(time_tn)[mine_tn], time_tn[mine_tn], kept_tnb[mine_tn]))
+        self._trace.narrow(row_n.expand_as(time_tn)[mine_tn], time_tn[mine_tn], kept_tnb[mine_tn])
 
     def _stopped(self, times: Sequence[int]) -> dict[int, int]:
         """The slots whose text holds a stop string by now, and after how many tokens it first did."""
-        how, found = self._how, {}
-        if not how.stop:
+        if not self._slots.rules.how.stop:
             return {}
+        found: dict[int, int] = {}
         length_B, action_BT = self._slots.length_B.tolist(), self._slots.action_BT.cpu()
         for slot in self._rows:
-            for length in range(max(self._times[slot], how.min_new_tokens - 1) + 1, length_B[slot] + 1):
-                text = self._policy.text(action_BT[slot, :length])
-                if any(stop in text for stop in how.stop):
-                    found[slot] = length
-                    break
+            at = self._trace.stopped(action_BT[slot, : length_B[slot]], self._times[slot])
+            if at is not None:
+                found[slot] = at
         return found
 
     def _leave(self, over: list[int], stopped: dict[int, int]) -> None:
         """Take down the rows in these slots; they end where they were stopped, or where they did by themselves."""
         if not over:
             return
-        slots, trace = self._slots, self._trace
-        slot_m = torch.tensor(over, device=trace.length_N.device)
+        slots = self._slots
+        slot_m = torch.tensor(over, device=slots.token_B.device)
         row_m = torch.tensor([self._rows.pop(slot) for slot in over], device=slot_m.device)
         length_m, finished_m = slots.length_B[slot_m], slots.finished_B[slot_m]
         if stopped:
             cut_m = torch.tensor([stopped.get(slot, 0) for slot in over], device=slot_m.device)
             length_m = torch.where(cut_m > 0, cut_m, length_m)
             finished_m |= cut_m > 0
-        real_mT = torch.arange(slots.shape.steps, device=slot_m.device) < length_m[:, None]
-        for held_NT, buffer_BT in (
-            (trace.actions_NT, slots.action_BT),
-            (trace.logprobs_NT, slots.logprob_BT),
-            (trace.full_logprobs_NT, slots.full_logprob_BT),
-        ):
-            found_mT = buffer_BT[slot_m, :-1]
-            held_NT[row_m] = torch.where(real_mT, found_mT, found_mT.new_zeros(()))
-        trace.length_N[row_m], trace.finished_N[row_m] = length_m, finished_m
+        buffers = slots.action_BT, slots.logprob_BT, slots.full_logprob_BT
+        self._trace.put(row_m, tuple(buffer[slot_m, :-1] for buffer in buffers), length_m, finished_m)
         slots.stop(slot_m)
 
     # -- coming in, moving together -------------------------------------------------------------------------
@@ -222,28 +202,3 @@ class Machine:
         for old, new in zip(source, target, strict=True):
             self._rows[new], self._times[new] = self._rows.pop(old), self._times.pop(old)
         self._n = fewer
-
-    # -- what came of it ------------------------------------------------------------------------------------
-
-    def _worth_telling(self, told_G: Tensor) -> Tensor | None:
-        """The rows of whole groups that have ended, once these are worth telling of."""
-        going = [*self._waiting, *self._rows.values()]
-        if not going:
-            return None
-        going_n = torch.tensor(going, device=told_G.device)
-        return sampler._newly_ended(self._trace, going_n, told_G, self._k)
-
-    def _rollout(self, rows: Tensor | None = None) -> Rollout:
-        """All responses, or those in these rows."""
-        found = sampler._rollout(self._policy, self._examples, self._inputs, self._how, self._trace, rows)
-        if not self._kept:
-            return found
-        wanted = torch.arange(len(self._trace.length_N)) if rows is None else rows.cpu()
-        length_N = torch.zeros_like(self._trace.length_N, device="cpu")
-        length_N[wanted] = self._trace.length_N.cpu()[wanted]
-        row_M, time_M, kept_Mb = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        mine_M = time_M < length_N[row_M]
-        row_M, time_M, kept_Mb = row_M[mine_M], time_M[mine_M], kept_Mb[mine_M]
-        kept_Mb = kept_Mb[(row_M * self._slots.shape.steps + time_M).argsort()]
-        allowed = Allowed.of(self._slots.vocabulary, kept_Mb.split(length_N[wanted].tolist()))
-        return replace(found, allowed=allowed) if any(row is not None for row in allowed.rows) else found

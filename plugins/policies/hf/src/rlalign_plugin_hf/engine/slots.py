@@ -24,7 +24,7 @@ from rlalign import Sampling
 from rlalign.data.allowed import pack
 from rlalign.decoding.choosing import choose, only
 from rlalign.decoding.logits import full_precision
-from rlalign.decoding.top_k_top_p import truncate
+from rlalign.decoding.truncation import truncate
 from rlalign_plugin_hf.native.attention import Columns, Cross, hiding
 from rlalign_plugin_hf.native.family import Family
 
