@@ -39,7 +39,7 @@ class Graphs(Eager):
         if n not in self._graphs and self.failed is None:
             try:
                 self._graphs[n] = self._captured(n)
-            except RuntimeError as error:
+            except Exception as error:  # if the step itself is at fault, it says so again
                 self.failed = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if n in self._graphs:
             self._graphs[n].replay()
