@@ -71,10 +71,12 @@ class Optimiser:
     @torch.no_grad()
     def round(self) -> None:
         """Give the models what their masters are now."""
-        for key, master in self.masters.items():
-            if master is not (held := self.parameters[key]):
-                held.copy_(master)
-                master.grad = None
+        pairs = [(self.parameters[key], master) for key, master in self.masters.items()]
+        rounded = [(held, master) for held, master in pairs if held is not master]
+        if rounded:
+            torch._foreach_copy_([held for held, _ in rounded], [master for _, master in rounded])
+        for _, master in rounded:
+            master.grad = None
 
     def gradient_norm(self) -> Tensor:
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]

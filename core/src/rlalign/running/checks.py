@@ -119,6 +119,11 @@ def machine_of(pipeline: Pipeline) -> Iterator[str]:
         elif (found.index or 0) >= count:
             yield f"{place}: device: {asked}: there are {count}, numbered from 0"
     held = {phase.train.held: phase for phase in pipeline.phases}
+    if "bfloat16" in held and not hasattr(torch.Tensor, "grad_dtype"):
+        yield (
+            f"{held['bfloat16'].place_of('train.weights')}: train.weights: bfloat16: torch {torch.__version__} is too "
+            "old for it (tensors have no `grad_dtype`); update torch, or leave it out"
+        )
     for dtype, key in (("float64", "dtype"), ("bfloat16", "weights")):
         if dtype in held and len(held) > 1:
             other = next(phase for found, phase in held.items() if found != dtype)

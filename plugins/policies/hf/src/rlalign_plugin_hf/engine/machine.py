@@ -89,9 +89,10 @@ class Machine:
         self._uniform_NT = uniforms[:, : self._k, :steps].reshape(count, steps)
         like_nV = slots.logprob_BT.new_empty(0, slots.vocabulary)
         self._trace = Trace(self._policy, examples, inputs, how, steps, like_nV=like_nV)
-        distinct_prompts, self._prompt_G = distinct(inputs)
+        prompts, which_G = distinct(inputs)
+        self._prompt_N = which_G.repeat_interleave(self._k).tolist()
         for reader in self._prompts:
-            reader.open(distinct_prompts)
+            reader.open(prompts)
         self._waiting = deque(range(count))
         self._rows: dict[int, int] = {}
         """The row in each slot that has one."""
@@ -178,8 +179,8 @@ class Machine:
             return
         free = free[: len(self._waiting)]
         rows = [self._waiting.popleft() for _ in free]
-        prompts = [int(self._prompt_G[row // self._k]) for row in rows]
-        still = {int(self._prompt_G[row // self._k]) for row in self._waiting}
+        prompts = [self._prompt_N[row] for row in rows]
+        still = {self._prompt_N[row] for row in self._waiting}
         device = self._trace.length_N.device
         slot_m, row_m = torch.tensor(free, device=device), torch.tensor(rows, device=device)
         for reader in self._prompts:
