@@ -6,7 +6,7 @@ Legend: m rows that come in, n prompts, P columns of prompts.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,8 +76,9 @@ class Prompts:
                 family.prefill(columns, ids_nP, None if bool(real_nP.all()) else real_nP)
             return columns, None
         assert isinstance(family, EncoderDecoder)
+        reader: Any = policy
         with policy.acting(training=False):
-            states_nSC, mask_nS = policy.encoded(inputs)  # type: ignore[attr-defined]
+            states_nSC, mask_nS = reader.encoded(inputs)
         ids_nP = torch.tensor(begin, device=states_nSC.device).expand(len(inputs), -1)
         columns = family.columns(*ids_nP.shape)
         with precisely(ids_nP):
