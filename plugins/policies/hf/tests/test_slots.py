@@ -160,6 +160,27 @@ def test_logits_that_are_none(policy_of: Callable[..., Any]) -> None:
         sampled(good, how, "slots", within)
 
 
+class Scarce(Slots):
+    """Runs out of memory in a step with more than two slots."""
+
+    def step(self, n: int) -> None:
+        if n > 2 and int(self.tick_) == 1:
+            raise torch.OutOfMemoryError("scarce")
+        super().step(n)
+
+
+def test_out_of_memory_fewer_slots_take_more_turns(
+    exact_policy_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, how = exact_policy_of("gpt2"), SETTINGS["plain"]
+    expected = sampled(policy, how, "loop")
+    monkeypatch.setattr("rlalign_plugin_hf.engine.engines.Slots", Scarce)
+    told: list[Rollout] = []
+    require_same(sampled(policy, how, "slots", told=told), expected)
+    assert policy.engine._held[1].slots.shape.slots == 2
+    assert sorted(int(e.id) for part in told for e in part.examples) == list(range(len(EXAMPLES)))
+
+
 class Odd:
     """A constraint with steps of its own: everything is allowed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlalign import Constraint, Example, Rollout, Sampling
 from rlalign.decoding.interfaces import Finished
+from rlalign.decoding.sampler import Teller
 from rlalign_plugin_hf.engine.graphs import Eager, Graphs
 from rlalign_plugin_hf.engine.machine import LOOKS, Machine
 from rlalign_plugin_hf.engine.prompts import Prompts
@@ -57,6 +59,8 @@ class Engine:
         self._held: tuple[Any, Eager, list[Model]] | None = None
         """Buffers and graphs of the last rollout, and what they are good for."""
         self._told: set[str] = set()
+        self._room = math.inf
+        """Bytes that keys and values may take; less once memory has run out."""
 
     def kind(self, device: torch.device) -> Kind:
         """What is tried first."""
@@ -88,20 +92,20 @@ class Engine:
         if isinstance(models, str):
             self._tell(policy, f"the sampling loop: {models}")
             return None
+        told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
+        teller = None if finished is None else Teller(finished, told_G)
         buckets = self._fitting(models, inputs, len(examples) * how.samples, how.max_new_tokens)
         while True:
             try:
                 engine, held = self._ready(kind, models, buckets, inputs, how, within)
+                readers = [Prompts(model, slots) for (model, _), slots in zip(models, held, strict=True)]
+                machine = Machine(policy, engine, readers, buckets, self.looks)
+                rollout = machine.sample(examples, inputs, uniforms, within, teller)
                 break
             except torch.OutOfMemoryError:
-                self._held, buckets = None, buckets[:-1]
+                self._held, self._room, buckets = None, self._room / 2, buckets[:-1]
                 if not buckets:
-                    self._tell(policy, "the sampling loop: there is no memory for slots")
-                    return None
-        readers = [Prompts(model, slots) for (model, _), slots in zip(models, held, strict=True)]
-        rollout = Machine(policy, engine, readers, buckets, self.looks).sample(
-            examples, inputs, uniforms, within, finished
-        )
+                    raise
         if isinstance(engine, Graphs) and engine.failed is not None:
             self._tell(policy, f"slots without CUDA graphs: {engine.failed}")
         if uniforms.device.type == "cuda":
@@ -141,9 +145,13 @@ class Engine:
             for _, family in models
         )
         device = models[0][1].device
-        room = torch.cuda.mem_get_info(device)[0] * SHARE if device.type == "cuda" else float("inf")
+        if (
+            device.type == "cuda" and self._room == math.inf
+        ):  # once, so that the next rollout finds its buffers
+            held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            self._room = SHARE * (torch.cuda.mem_get_info(device)[0] + held)
         enough = next((b for b in self.buckets if b >= count), self.buckets[-1])
-        fit = tuple(b for b in self.buckets if b <= enough and b * each <= room)
+        fit = tuple(b for b in self.buckets if b <= enough and b * each <= self._room)
         return fit or self.buckets[:1]
 
     def _ready(

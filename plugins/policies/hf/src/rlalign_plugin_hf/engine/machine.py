@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from rlalign import Constraint, Example, Rollout
-from rlalign.decoding.interfaces import Finished
 from rlalign.decoding.logits import bad_logits
 from rlalign.decoding.sampler import Teller, refuse_nan
 from rlalign.decoding.trace import Trace
@@ -57,12 +56,10 @@ class Machine:
         inputs: tuple[Tensor, ...],
         uniforms: Tensor,
         within: Constraint | None = None,
-        finished: Finished | None = None,
+        teller: Teller | None = None,
     ) -> Rollout:
-        """As `rlalign.decoding.sampler.sample`."""
+        """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]."""
         self._begin(examples, inputs, uniforms)
-        told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
-        teller = None if finished is None else Teller(finished, told_G)
         self._come_in()
         while self._rows:
             self._run()
@@ -77,12 +74,7 @@ class Machine:
             teller.tell_rest(rollout)
         return rollout
 
-    def _begin(
-        self,
-        examples: Sequence[Example],
-        inputs: tuple[Tensor, ...],
-        uniforms: Tensor,
-    ) -> None:
+    def _begin(self, examples: Sequence[Example], inputs: tuple[Tensor, ...], uniforms: Tensor) -> None:
         slots, how = self._slots, self._slots.rules.how
         self._k = how.samples
         count, steps = len(examples) * self._k, slots.shape.steps
