@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.sampler import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf import adapter, heads
 from rlalign_plugin_hf.beams import searched
-from rlalign_plugin_hf.bypass import bypassed
+from rlalign_plugin_hf.fused import fuse
 from rlalign_plugin_hf.loading import (
     Kind,
     ModelOptions,
@@ -104,6 +104,7 @@ class LanguageModel(Policy):
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind, self._settings)
+        fuse(self.model)
         self._half = half_of(self.base) if self.base is not None else None
         self.eval()
         self._read_ends()
@@ -111,7 +112,7 @@ class LanguageModel(Policy):
             self._find_trunk()
             self._require_room()
             refuse_if_inexact(self)
-            self._bare_head = self._head_is_bare()
+            self._bare_head = heads.is_bare(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
             self._slots = [adapter.Slots(self.model)]
@@ -249,28 +250,17 @@ class LanguageModel(Policy):
 
     def head(self, features: Tensor) -> Tensor:
         bare = self._bare_head
-        logits: Tensor = self.network.get_output_embeddings()(features) if bare else self._own_head(features)
+        logits: Tensor = (
+            self.network.get_output_embeddings()(features) if bare else heads.own_head(self, features)
+        )
         if self.never is not None:
             logits[:, self.never] = -math.inf
         return logits
 
-    def _head_is_bare(self) -> bool:
-        """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
-        lm_head = self.network.get_output_embeddings()
-        if lm_head is None:
-            return False
-        generator = torch.Generator().manual_seed(0)
-        far = 50 * torch.randn(4, self.width, generator=generator).to(self._weight)
-        bare = lm_head(far)
-        return torch.allclose(bare, self._own_head(far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
-
-    def _own_head(self, features: Tensor) -> Tensor:
-        """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
-        with bypassed(self._trunk(), features[None]) as bypass:
-            logits: Tensor = self._forward_without_trunk(features)
-        if not bypass.used:
-            raise RLAlignError("the trunk was not called")
-        return logits[0]
+    def head_matrix(self) -> Tensor | None:
+        if not self._bare_head or self.never is not None:
+            return None
+        return heads.matrix_of(self.network.get_output_embeddings())
 
     @abstractmethod
     def _trunk(self) -> Any:

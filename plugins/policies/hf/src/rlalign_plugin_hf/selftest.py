@@ -14,6 +14,7 @@ from rlalign import Example, RLAlignError, logged_rollout
 from rlalign_plugin_hf.loading import where
 
 if TYPE_CHECKING:
+    from rlalign_plugin_hf.causal import CausalLM
     from rlalign_plugin_hf.model import LanguageModel
 
 CLOSE = 1e-3
@@ -81,6 +82,33 @@ def _wrong(policy: LanguageModel, pad: int | None) -> str | None:
         if not off <= CLOSE * spread:
             return f"{way}, its logits differ by {off:.2g} from those of the row alone"
     return None
+
+
+def computes_prompts_once(policy: CausalLM) -> bool:
+    """Whether states, and the gradient of the embeddings, are those of whole rows where prompts are computed once."""
+    from rlalign_plugin_hf import prompts_once
+
+    ids = (torch.arange(1, 12, device=policy.device) * 5) % policy.vocabulary
+    examples = [Example(str(i), "", responses=("", "")) for i in range(2)]
+    rows = [(ids[i : i + length].tolist(), False) for i, length in enumerate((6, 3, 1, 4))]
+    rollout = logged_rollout(examples, (ids[:5], ids[3:5]), rows, like=policy._weight)
+    try:
+        if not prompts_once.plain_cache(policy.network.config):
+            return False
+        with torch.enable_grad():
+            found = [
+                (h_MC, *torch.autograd.grad((h_MC * h_MC.detach().cos()).sum(), policy._weight))
+                for h_MC in (
+                    prompts_once.features(policy, rollout, last=True),
+                    policy._features_of_rows(rollout, last=True),
+                )
+            ]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # then it is computed as whole rows, which is right
+        return False
+    pairs = [(ours.detach(), own.detach()) for ours, own in zip(*found, strict=True)]
+    return all(bool(((ours - own).abs() <= CLOSE * own.std()).all()) for ours, own in pairs)
 
 
 def _step_by_step(policy: LanguageModel, inputs: Any, actions_NT: Tensor) -> Tensor:
