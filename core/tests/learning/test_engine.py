@@ -804,9 +804,7 @@ class AnyHead(Logits):
 @pytest.mark.parametrize("loss", ["plain", "entropy-bonus", "weighted-sum", "value-loss-shared", "coupled"])
 @pytest.mark.parametrize("policy", ["logits", "any-head"])
 @pytest.mark.parametrize("route", ["A", "B", "T"])
-def test_no_logits_outlive_their_chunk(
-    route: str, policy: str, loss: str, data: str, tmp_path: Path
-) -> None:
+def test_no_logits_outlive_their_chunk(route: str, policy: str, loss: str, data: str, tmp_path: Path) -> None:
     """Nothing as wide as the vocabulary has more rows than a chunk, or is left when the next chunk begins."""
     say = pipeline(LOSSES[loss], DATA[data])
     say["policy"] = {policy: {"hidden": 5, "vocabulary": V}}

@@ -31,6 +31,8 @@ class Model(nn.Module):
     """Where its method was published, for `rlalign plugins NAME`."""
     version: int = 0
     """Raised whenever the weights change; set by the core."""
+    recomputes: bool = False
+    """Whether the activations of its layers are computed again in the backward pass, not kept; set by the core."""
     saves_float32: bool = False
     """`save` writes the weights as they were trained, not in the precision they came in."""
     ephemeral: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class Forward:
         head_chunk: int = 256,
         dtype: str = "float32",
         dropout: bool = False,
+        recompute: bool = False,
         before_forward: Callable[[int, int], None] = lambda micro, part: None,
     ) -> None:
         self.models = models
@@ -54,6 +55,8 @@ class Forward:
         self.dtype = dtype
         self.dropout = dropout
         self.before_forward = before_forward
+        for model in models.values():
+            model.recomputes = recompute
         self.forwards = 0
         """Trunk forwards of `policy` since the start; tests count them."""
 
@@ -189,9 +192,7 @@ class Forward:
         learns: bool = False,
     ) -> Head:
         want = self.want if want is None else want
-        return opened(
-            self.policy(model), h, rollout, chosen_M, want, learns=learns, autocast=self.autocast
-        )
+        return opened(self.policy(model), h, rollout, chosen_M, want, learns=learns, autocast=self.autocast)
 
     @torch.no_grad()
     def _look(

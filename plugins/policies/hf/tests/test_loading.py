@@ -23,6 +23,7 @@ from rlalign.config.validate import check
 from rlalign.errors import BadLogits
 from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
+from rlalign_plugin_hf.heads import own_head
 
 MakePolicy = Callable[..., Any]
 

@@ -38,6 +38,7 @@ from rlalign_plugin_hf.loading import (
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
+from rlalign_plugin_hf.recomputed import recomputed
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
 if TYPE_CHECKING:
@@ -280,7 +281,17 @@ class LanguageModel(Policy):
 
     @contextmanager
     def acting(self, training: bool | None = None) -> Iterator[None]:
-        """With this model's weights in the network, and its dropout on or off."""
+        """With this model's weights in the network, its dropout on or off, and its layers kept or recomputed."""
+        with self._in_network(training):
+            if not (self.recomputes and torch.is_grad_enabled()):
+                yield
+                return
+            now = bool(self.network.training)
+            with recomputed(self.network, lambda: self._in_network(now)):
+                yield
+
+    @contextmanager
+    def _in_network(self, training: bool | None) -> Iterator[None]:
         network = self.network
         wanted = self.training if training is None else training
         before = bool(network.training)

@@ -19,8 +19,12 @@ from rlalign_plugin_hf.batches import accepted, left_padded, with_actions
 if TYPE_CHECKING:
     from rlalign_plugin_hf.causal import CausalLM
 
+
 class PromptLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The keys and values [G,H,L,D] of prompts."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -35,7 +39,7 @@ class ResponseLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A prompt's keys and values before those of each response to it. It keeps nothing of a response, so that a layer
     may be computed again in the backward pass."""
 
-    def __init__(self, prompts: DynamicLayer, group_N: Tensor) -> None:
+    def __init__(self, prompts: PromptLayer, group_N: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         assert prompts.keys is not None and prompts.values is not None
         self.lazy_initialization(prompts.keys, prompts.values)
@@ -59,13 +63,14 @@ def plain_cache(config: Any) -> bool:
 def features(policy: CausalLM, rollout: Rollout, last: bool) -> Tensor:
     """[M,C], with `last` [M+N,C], as `CausalLM.features`."""
     trunk, group_N = policy._trunk(), rollout.group_N
-    cache = DynamicCache(config=policy.network.config)
-    cache.layers = [PromptLayer() for _ in cache.layers]
+    prompts, responses = (DynamicCache(config=policy.network.config) for _ in range(2))
+    layers = [PromptLayer() for _ in prompts.layers]
+    prompts.layers = [*layers]
     ids_GL, real_GL = left_padded(rollout.inputs, policy._filler)
     even = len({len(prompt) for prompt in rollout.inputs}) == 1
     inputs = {} if even else _padded_inputs(real_GL)
-    prompt_GLC = trunk(
-        input_ids=ids_GL, past_key_values=cache, use_cache=True, **accepted(trunk, **inputs)
+    prompt_GLC: Tensor = trunk(
+        input_ids=ids_GL, past_key_values=prompts, use_cache=True, **accepted(trunk, **inputs)
     ).last_hidden_state
     before_N1C = prompt_GLC[group_N, -1][:, None]
 
@@ -76,12 +81,14 @@ def features(policy: CausalLM, rollout: Rollout, last: bool) -> Tensor:
     read_N = rollout.length_N if last else rollout.length_N - 1
     if rollout.steps == 1 and not last:
         return before_N1C[row_M, step_M]
-    cache.layers = [ResponseLayer(layer, group_N) for layer in cache.layers]
+    responses.layers = [ResponseLayer(layer, group_N) for layer in layers]
     ids_NT = with_actions(ids_GL[group_N, :0], torch.zeros_like(read_N), rollout, policy._filler, read_N)
     if not even:
-        inputs = _padded_inputs(real_GL[group_N], torch.arange(ids_NT.shape[1], device=read_N.device) < read_N[:, None])
-    after_NTC = trunk(
-        input_ids=ids_NT, past_key_values=cache, use_cache=True, **accepted(trunk, **inputs)
+        inputs = _padded_inputs(
+            real_GL[group_N], torch.arange(ids_NT.shape[1], device=read_N.device) < read_N[:, None]
+        )
+    after_NTC: Tensor = trunk(
+        input_ids=ids_NT, past_key_values=responses, use_cache=True, **accepted(trunk, **inputs)
     ).last_hidden_state
     return torch.cat([before_N1C, after_NTC], 1)[row_M, step_M]
 
