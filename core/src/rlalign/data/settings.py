@@ -117,6 +117,11 @@ class Train(Options):
         "sampled, by this at most (2 in the paper); null: do not. Losses that take such ratios themselves stay as they "
         "are",
     )
+    recompute: bool = Field(
+        False,
+        description="compute the activations of layers again in the backward pass instead of keeping them, where the "
+        "policy can: less memory, about a third more time",
+    )
     budget: Positive | None = Field(
         None, description="padded tokens per micro-batch; found by itself if not given"
     )
