@@ -50,8 +50,12 @@ class Trace:
         self._new: list[Chosen] = []
         """The steps that are not written yet."""
         self._written = self._seen = 0
-        self._narrowed: list[tuple[Tensor, int | Tensor, Tensor]] = []
-        """Rows, the step of all or of each, and what each could choose from, packed [n,B]."""
+        self._narrowed: list[Tensor] = []
+        """Of each step, packed [n,B]: what each row computed could choose from."""
+        self._spans = [(0, self.rows_n)]
+        """From which step which rows were computed."""
+        self._scattered: list[tuple[Tensor, Tensor, Tensor]] = []
+        """The same of single steps of single rows: (row, step, packed)."""
         self._texts: dict[int, str] = {}
         """Of responses that have ended."""
 
@@ -61,14 +65,13 @@ class Trace:
         """Put a step down."""
         self._new.append(chosen)
         if kept_nV is not None:
-            self._narrowed.append((self.rows_n, len(self._narrowed), pack(kept_nV)))
+            self._narrowed.append(pack(kept_nV))
 
     def look(self) -> int:
         """Find out which responses have ended since the last look; returns how many go on."""
         start, self._seen = self._seen, self._written + len(self._new)
         for step in range(start, len(self._narrowed)):
-            rows_n, _, bits_nB = self._narrowed[step]
-            self._narrowed[step] = rows_n.cpu(), step, bits_nB.cpu()
+            self._narrowed[step] = self._narrowed[step].cpu()
         token_sn = torch.stack([step.token_n for step in self._new[start - self._written :]])
         ended_sn = torch.isin(token_sn, self.ends)
         if bool(ended_sn.any()) or self.how.stop:
@@ -114,6 +117,7 @@ class Trace:
         """Go on with these of the rows being computed."""
         self.write()
         self.rows_n, self.alive_n = self.rows_n[places], self.alive_n[places]
+        self._spans.append((self._written, self.rows_n))
 
     def write(self) -> None:
         """Move the steps put down to their columns."""
@@ -141,7 +145,7 @@ class Trace:
 
     def narrow(self, rows_m: Tensor, step_m: Tensor, bits_mB: Tensor) -> None:
         """Put down what some responses could choose from, packed, at a step of each; all on the CPU."""
-        self._narrowed.append((rows_m, step_m, bits_mB))
+        self._scattered.append((rows_m, step_m, bits_mB))
 
     def put(
         self, rows_m: Tensor, chosen_mT: tuple[Tensor, ...], length_m: Tensor, finished_m: Tensor
@@ -198,15 +202,22 @@ class Trace:
 
     def _allowed(self, rows: Tensor) -> Allowed | None:
         """What was narrowed, response by response; None if nothing was."""
-        if not self._narrowed:
+        if not self._narrowed and not self._scattered:
             return None
         length_N = torch.zeros_like(self.length_N, device="cpu")
         length_N[rows] = self.length_N.cpu()[rows]
         start_N = length_N.cumsum(0) - length_N
-        bits_MB = torch.empty(int(length_N.sum()), self._narrowed[0][2].shape[1], dtype=torch.uint8)
-        for rows_n, t, bits_nB in self._narrowed:
-            mine_n = t < length_N[rows_n]
-            bits_MB[start_N[rows_n[mine_n]] + (t if isinstance(t, int) else t[mine_n])] = bits_nB[mine_n]
+        like_nB = self._narrowed[0] if self._narrowed else self._scattered[0][2]
+        bits_MB = like_nB.new_empty(int(length_N.sum()), like_nB.shape[1])
+        for rows_m, step_m, bits_mB in self._scattered:
+            real_m = step_m < length_N[rows_m]
+            bits_MB[start_N[rows_m[real_m]] + step_m[real_m]] = bits_mB[real_m]
+        lasts = [first for first, _ in self._spans[1:]] + [len(self._narrowed)]
+        for (first, rows_n), last in zip(self._spans if self._narrowed else (), lasts, strict=False):
+            rows_n1, step_s = rows_n.cpu()[:, None], torch.arange(first, last)
+            real_ns = step_s < length_N[rows_n1]
+            place_ns = start_N[rows_n1] + step_s
+            bits_MB[place_ns[real_ns]] = torch.stack(self._narrowed[first:last], 1)[real_ns]
         allowed = Allowed.of(self.vocabulary, bits_MB.split(length_N[rows].tolist()))
         return allowed if any(row is not None for row in allowed.rows) else None
 
