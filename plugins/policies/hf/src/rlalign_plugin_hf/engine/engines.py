@@ -28,8 +28,10 @@ BUCKETS = (8, 16, 32, 64, 128, 256, 512)
 """Numbers of slots that a step is made for."""
 ROUND = 64
 """Columns come by as many, so that buffers fit the next rollout too."""
-SHARE = 0.5
-"""Of the memory that is free, what keys and values may take."""
+SHARE = 1 / 4
+"""Of a device's memory, what keys and values may take. Not of what is free: a run that is resumed finds other memory
+free, and goes on to the bit.
+"""
 KEPT_SHARE = 1 / 8
 """Of a device's memory, what they may go on to hold while there is no rollout."""
 _log = logging.getLogger("rlalign")
@@ -59,7 +61,7 @@ class Engine:
         self._held: tuple[Any, Eager, list[Model]] | None = None
         """Buffers and graphs of the last rollout, and what they are good for."""
         self._told: set[str] = set()
-        self._room = math.inf
+        self._room: float | None = None
         """Bytes that keys and values may take; less once memory has run out."""
 
     def kind(self, device: torch.device) -> Kind:
@@ -103,15 +105,13 @@ class Engine:
                 rollout = machine.sample(examples, inputs, uniforms, within, teller)
                 break
             except torch.OutOfMemoryError:
-                self._held, self._room, buckets = None, self._room / 2, buckets[:-1]
+                self._held, self._room, buckets = None, (self._room or 0) / 2, buckets[:-1]
                 if not buckets:
                     raise
         if isinstance(engine, Graphs) and engine.failed is not None:
             self._tell(policy, f"slots without CUDA graphs: {engine.failed}")
-        if uniforms.device.type == "cuda":
-            total = torch.cuda.get_device_properties(uniforms.device).total_memory
-            if engine.slots.nbytes > KEPT_SHARE * total:
-                self._held = None
+        if engine.slots.nbytes > KEPT_SHARE * _memory(uniforms.device):
+            self._held = None
         return rollout
 
     def _models(
@@ -144,12 +144,8 @@ class Engine:
             2 * family.layers * family.kv_heads * family.head_dim * columns * family.dtype.itemsize
             for _, family in models
         )
-        device = models[0][1].device
-        if (
-            device.type == "cuda" and self._room == math.inf
-        ):  # once, so that the next rollout finds its buffers
-            held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            self._room = SHARE * (torch.cuda.mem_get_info(device)[0] + held)
+        if self._room is None:
+            self._room = SHARE * _memory(models[0][1].device)
         enough = next((b for b in self.buckets if b >= count), self.buckets[-1])
         fit = tuple(b for b in self.buckets if b <= enough and b * each <= self._room)
         return fit or self.buckets[:1]
@@ -188,6 +184,11 @@ class Engine:
         if what not in self._told:
             self._told.add(what)
             _log.warning("%s samples by %s", policy.config.path, what)
+
+
+def _memory(device: torch.device) -> float:
+    """A device's bytes; a CPU's are not counted here."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
 
 
 def _rounded(length: int) -> int:
