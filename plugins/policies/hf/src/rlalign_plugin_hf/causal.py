@@ -25,7 +25,7 @@ from rlalign_plugin_hf.batches import (
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
-from rlalign_plugin_hf.native.decoder import NativeCausalDecoder
+from rlalign_plugin_hf.native.decoder import causal_decoder
 
 
 class CausalLM(LanguageModel):
@@ -43,7 +43,7 @@ class CausalLM(LanguageModel):
         return CausalDecoder(self, inputs, k)
 
     def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
-        return NativeCausalDecoder(self, family, inputs, k)
+        return causal_decoder(self, family, inputs, k)
 
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return left_padded(inputs, self._filler)
