@@ -40,7 +40,7 @@ from rlalign_plugin_hf.batches import left_padded, right_padded
 from rlalign_plugin_hf.causal import CausalDecoder
 from rlalign_plugin_hf.native import choice
 from rlalign_plugin_hf.native.attention import hiding
-from rlalign_plugin_hf.native.decoder import ROOM, NativeDecoder
+from rlalign_plugin_hf.native.decoder import ROOM, NativeDecoder, SharedCausalDecoder
 from rlalign_plugin_hf.native.gpt2 import GPT2
 from rlalign_plugin_hf.testing import WORDS, tiny_model
 
@@ -84,7 +84,7 @@ NETWORKS: Mapping[str, Callable[[], Any]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ROTARY, head_dim=12)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**T5S)),
     "t5 gated, untied": lambda: T5ForConditionalGeneration(
-        T5Config(**T5S, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=3)
+        T5Config(**T5S, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1)
     ),
     "mt5": lambda: MT5ForConditionalGeneration(MT5Config(**T5S)),
     "bart": lambda: BartForConditionalGeneration(BartConfig(**BARTS)),
@@ -203,6 +203,21 @@ def test_rows_may_stand_at_columns_of_their_own(policy_from: MakePolicy, name: s
             bias = hiding(torch.arange(L) <= column_n[:, None], family.dtype)
             hidden = family.step(columns, actions_nT[:, t], column_n, column_n, bias, cross)
             column_n = column_n + 1
+
+
+@pytest.mark.parametrize("name", ("gpt2", "qwen3"))
+def test_long_prompts_are_shared(policy_from: MakePolicy, name: str) -> None:
+    """While rows and whole prompts leave, and where one prompt was drawn twice; no token differs from the loop's."""
+    policy, how = policy_from(name), Sampling(samples=3, max_new_tokens=30)
+    lengths = (90, 97, 90, 98, 5)
+    prompts = policy.prompts([Example("a", words(length)) for length in lengths])
+    assert isinstance(policy.decoder(prompts, 3), SharedCausalDecoder)
+    assert not isinstance(policy.decoder(prompts, 1), SharedCausalDecoder)
+    rollout = sampled(policy, lengths, how)
+    assert len(set(rollout.length_N.tolist())) > 4
+    assert_exact(policy, rollout)
+    policy.decoding._family = None
+    assert torch.equal(sampled(policy, lengths, how).actions_NT, rollout.actions_NT)
 
 
 def test_each_prompt_is_read_once(policy_from: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.heads import own_head
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
-from rlalign_plugin_hf.native.decoder import NativeCausalDecoder
+from rlalign_plugin_hf.native.decoder import causal_decoder
 from rlalign_plugin_hf.selftest import computes_prompts_once
 
 
@@ -47,7 +47,7 @@ class CausalLM(LanguageModel):
         return CausalDecoder(self, inputs, k)
 
     def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
-        return NativeCausalDecoder(self, family, inputs, k)
+        return causal_decoder(self, family, inputs, k)
 
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return left_padded(inputs, self._filler)

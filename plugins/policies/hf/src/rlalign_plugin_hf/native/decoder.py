@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from rlalign_plugin_hf.batches import distinct, left_padded
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.native.attention import Columns, hiding
+from rlalign_plugin_hf.native.shared import SharedStepping, Sharing
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.causal import CausalLM
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ROOM = 64
 """Columns for responses; where they do not suffice, there are as many again."""
+SHARED_FROM = 64
+"""Columns that a row need not read for itself from which on sharing prompts pays: about even on a CPU at 48."""
 
 
 class NativeDecoder(LazyDecoder):
@@ -114,6 +117,40 @@ class NativeCausalDecoder(NativeDecoder):
         self._next_n = self._next_n[rows]
         if self._bias_nL is not None:
             self._bias_nL = self._bias_nL[rows]
+
+
+class SharedCausalDecoder(NativeCausalDecoder):
+    """Prompts stay as they are, one a row of their own, and buffers hold responses alone."""
+
+    def _spread(self, rows: Tensor) -> None:
+        self._prompts, self._sharing = self._columns, Sharing(rows)
+        self._columns, self._column = self.family.columns(len(rows), ROOM), 0
+        self._hidden_nC, self._next_n = self._hidden_nC[rows], self._next_n[rows]
+
+    def _step(self, token_n: Tensor) -> Tensor:
+        attention = SharedStepping(
+            self._prompts, self._sharing, self._columns, self.family.scale, self._column, self._bias_nL
+        )
+        hidden_nC = self.family.hidden(token_n, self._next_n, attention)
+        self._next_n = self._next_n + 1
+        return hidden_nC
+
+    @torch.no_grad()
+    def _keep(self, rows: Tensor) -> None:
+        NativeDecoder._keep(self, rows)
+        self._next_n = self._next_n[rows]
+        self._sharing, left = self._sharing.kept(rows)
+        if left is not None:
+            self._prompts = self._prompts.kept(left, self._prompts.length)
+            if self._bias_nL is not None:
+                self._bias_nL = self._bias_nL[left]
+
+
+def causal_decoder(policy: CausalLM, family: Family, inputs: Sequence[Tensor], k: int) -> NativeCausalDecoder:
+    """Responses to prompts, which are shared where that spares more than it costs."""
+    longest = max(map(len, inputs))
+    shares = family.relative is None and longest - longest // k >= SHARED_FROM
+    return (SharedCausalDecoder if shares else NativeCausalDecoder)(policy, family, inputs, k)
 
 
 class NativeSeq2SeqDecoder(NativeDecoder):
