@@ -27,6 +27,7 @@ class Seq2SeqLM(LanguageModel):
         """Options of `seq2seq-lm`."""
 
     kind: ClassVar[Kind] = "seq2seq"
+    prompts_once = True
     _anatomy = ("_begin",)
     _begin: tuple[int, ...] = ()
     """What every response begins with and nobody chose: the decoder's start, and a forced first token."""
