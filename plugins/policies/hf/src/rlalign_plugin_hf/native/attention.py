@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlalign_plugin_hf.native.sharing import Sharing, over_prompts
+
 Relative = Callable[[Tensor], Tensor]
 """How far back keys are -> [...,H], what is added to their scores."""
 
@@ -62,18 +64,23 @@ class Cross(NamedTuple):
     columns: Columns
     bias_nS: Tensor | None
     """−∞ at padding; None where nothing is padded."""
+    sharing: Sharing | None = None
+    """Which row reads which prompt; None: each its own."""
 
     def spread(self, rows: Tensor) -> Cross:
-        """These rows, any of them several times."""
-        length = self.columns.length
-        return Cross(self.columns.spread(rows, length, length), self._biases(rows))
+        """For these rows, any prompt several times."""
+        return self._replace(sharing=Sharing(rows))
 
     def kept(self, rows: Tensor) -> Cross:
-        """These rows, each once at most."""
-        return Cross(self.columns.kept(rows, self.columns.length), self._biases(rows))
+        """For these rows, each once at most."""
+        if self.sharing is None:
+            return self._of(rows, None)
+        sharing, left = self.sharing.kept(rows)
+        return self._replace(sharing=sharing) if left is None else self._of(left, sharing)
 
-    def _biases(self, rows: Tensor) -> Tensor | None:
-        return None if self.bias_nS is None else self.bias_nS[rows]
+    def _of(self, rows: Tensor, sharing: Sharing | None) -> Cross:
+        bias_nS = None if self.bias_nS is None else self.bias_nS[rows]
+        return Cross(self.columns.kept(rows, self.columns.length), bias_nS, sharing)
 
 
 class Attention(Protocol):
@@ -164,7 +171,10 @@ class Stepping:
         self._cross_bias = None
         if cross is not None and cross.bias_nS is not None:
             S = cross.bias_nS.shape[1]
-            self._cross_bias = cross.bias_nS[:, None].expand(rows, heads, S).reshape(*self._shape[:2], S)
+            if cross.sharing is None:
+                self._cross_bias = cross.bias_nS[:, None].expand(rows, heads, S).reshape(*self._shape[:2], S)
+            else:
+                self._cross_bias = cross.bias_nS[:, None].expand(-1, K, S).reshape(-1, 1, S)
 
     def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
         keys, values = self._columns.layers[layer]
@@ -179,7 +189,10 @@ class Stepping:
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         assert self._cross is not None
-        return self._attend(q_MHD, *self._cross.columns.flat[layer], self._cross_bias)
+        keys, values = self._cross.columns.flat[layer]
+        if self._cross.sharing is None:
+            return self._attend(q_MHD, keys, values, self._cross_bias)
+        return over_prompts(q_MHD, keys, values, self._cross_bias, self._scale, self._cross.sharing)
 
     def _attend(self, q_MHD: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         if q_MHD.dtype is not keys.dtype:

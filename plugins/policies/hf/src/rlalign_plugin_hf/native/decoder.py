@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from rlalign_plugin_hf.batches import distinct, left_padded
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.native.attention import Columns, hiding
-from rlalign_plugin_hf.native.shared import SharedStepping, Sharing
+from rlalign_plugin_hf.native.shared import SharedStepping
+from rlalign_plugin_hf.native.sharing import Sharing
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.causal import CausalLM

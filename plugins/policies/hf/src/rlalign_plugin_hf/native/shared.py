@@ -1,7 +1,4 @@
-"""Prompts whose keys and values stand once, for all the responses to them.
-
-The queries of a prompt's rows are the rows of one matrix product, so that a long prompt is read from memory once a
-step, and not once for each of its responses.
+"""Attention to long prompts that several responses share.
 
 Legend: n rows, G prompts, k most rows a prompt has, P columns of prompts, R columns of responses, H query heads,
 K key heads, D width of a head.
@@ -13,47 +10,7 @@ import torch
 from torch import Tensor
 
 from rlalign_plugin_hf.native.attention import Columns
-
-
-class Sharing:
-    """Which row reads which prompt."""
-
-    def __init__(self, which_n: Tensor) -> None:
-        self.which_n = which_n
-        """Of 0 to G−1, each at least once."""
-        count_G = torch.bincount(which_n)
-        self.prompts, self.most = len(count_G), int(count_G.max())
-        """G and k."""
-        every_n = torch.arange(len(which_n), device=which_n.device)
-        order_n = which_n.argsort(stable=True)
-        within_n = torch.empty_like(which_n)
-        within_n[order_n] = every_n - (count_G.cumsum(0) - count_G)[which_n[order_n]]
-        self._place_n = which_n * self.most + within_n
-        full = len(which_n) == self.prompts * self.most
-        self._even = full and bool((self._place_n == every_n).all())
-        self._row_Gk = torch.zeros(self.prompts * self.most, dtype=torch.long, device=which_n.device)
-        self._row_Gk[self._place_n] = every_n
-
-    def kept(self, rows: Tensor) -> tuple[Sharing, Tensor | None]:
-        """(that of these rows, the prompts that are left; None: all)."""
-        which_n = self.which_n[rows]
-        left, which_n = which_n.unique(return_inverse=True)
-        return Sharing(which_n), None if len(left) == self.prompts else left
-
-    def by_prompt(self, x_nK: Tensor) -> Tensor:
-        """[n,K,g,X] -> [G·K,k·g,X]; what is missing repeats some row."""
-        _, K, group, X = x_nK.shape
-        if not self._even:
-            x_nK = x_nK.index_select(0, self._row_Gk)
-        x_GKk = x_nK.reshape(self.prompts, self.most, K, group, X).transpose(1, 2)
-        return x_GKk.reshape(self.prompts * K, self.most * group, X)
-
-    def by_row(self, x_BX: Tensor, K: int) -> Tensor:
-        """[G·K,k·g,X] -> [n,K,g,X]."""
-        X = x_BX.shape[2]
-        x_Gk = x_BX.view(self.prompts, K, self.most, -1, X).transpose(1, 2)
-        x_nK = x_Gk.reshape(self.prompts * self.most, K, -1, X)
-        return x_nK if self._even else x_nK.index_select(0, self._place_n)
+from rlalign_plugin_hf.native.sharing import Sharing, scores
 
 
 class SharedStepping:
@@ -86,7 +43,7 @@ class SharedStepping:
             self._nothing, flat_q, keys[:, :used].transpose(1, 2), beta=0, alpha=self._scale
         )
         prompt_nKgP = self._sharing.by_row(
-            _scores(self._sharing.by_prompt(q_nKgD), self._prompts.flat[layer][0], self._bias, self._scale), K
+            scores(self._sharing.by_prompt(q_nKgD), self._prompts.flat[layer][0], self._bias, self._scale), K
         )
         P = prompt_nKgP.shape[3]
         share = torch.cat([prompt_nKgP.reshape(n * K, -1, P), own_BgR], 2).softmax(2)
@@ -97,10 +54,3 @@ class SharedStepping:
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         raise NotImplementedError("prompts and responses are one row")
-
-
-def _scores(q_BqD: Tensor, keys_BPD: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    keys_BDP = keys_BPD.transpose(1, 2)
-    if bias is None:
-        return torch.baddbmm(q_BqD.new_empty(1), q_BqD, keys_BDP, beta=0, alpha=scale)
-    return torch.baddbmm(bias, q_BqD, keys_BDP, alpha=scale)
