@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -17,6 +18,13 @@ _EACH = 0x8040_2010_0804_0201 - (1 << 64)
 
 def pack(mask_MV: Tensor) -> Tensor:
     """Eight choices a byte: [M,V] bool → [M,⌈V/8⌉] uint8."""
+    if mask_MV.device.type != "cpu":
+        return _pack_by_multiplying(mask_MV)
+    return torch.from_numpy(numpy.packbits(mask_MV.numpy(), axis=1, bitorder="little"))
+
+
+def _pack_by_multiplying(mask_MV: Tensor) -> Tensor:
+    """The same on a GPU, where NumPy does not compute."""
     count, vocabulary = mask_MV.shape
     padded = mask_MV.new_zeros(count, -(-vocabulary // 8) * 8)
     padded[:, :vocabulary] = mask_MV
@@ -29,11 +37,12 @@ def unpack(bits_MB: Tensor, vocabulary: int) -> Tensor:
     return (spread.view(torch.uint8) != 0).view(len(bits_MB), 8 * bits_MB.shape[1])[:, :vocabulary]
 
 
+_BITS = numpy.unpackbits(numpy.arange(256, dtype=numpy.uint8)[:, None], axis=1).sum(1).astype(numpy.int32)
+
+
 def _count(bits_MB: Tensor) -> Tensor:
     """[M]: how many choices each row has."""
-    pairs = bits_MB - ((bits_MB >> 1) & 0x55)
-    fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return ((fours + (fours >> 4)) & 0x0F).sum(-1)
+    return torch.from_numpy(numpy.take(_BITS, bits_MB.numpy()).sum(1))
 
 
 @dataclass(frozen=True, eq=False)

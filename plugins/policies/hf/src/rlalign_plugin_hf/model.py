@@ -18,11 +18,12 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf import adapter, heads, precision
 from rlalign_plugin_hf.beams import searched
-from rlalign_plugin_hf.bypass import bypassed
+from rlalign_plugin_hf.engine.engines import Engine
+from rlalign_plugin_hf.fused import fuse
 from rlalign_plugin_hf.loading import (
     Kind,
     ModelOptions,
@@ -35,9 +36,11 @@ from rlalign_plugin_hf.loading import (
     source_of_weights,
     where,
 )
+from rlalign_plugin_hf.native.choice import Decoding
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
+from rlalign_plugin_hf.recomputed import recomputed
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
 if TYPE_CHECKING:
@@ -52,6 +55,10 @@ class LanguageModel(Policy):
     config: ModelOptions
     positions: Positions
     """The rows it reads."""
+    decoding: Decoding
+    """How it decodes, and why."""
+    engine: Engine
+    """What samples, and why."""
     _settings: Any
     """The network's configuration."""
 
@@ -85,6 +92,8 @@ class LanguageModel(Policy):
             adapter.require_peft()
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
         self.positions = Positions(self._settings, self.kind)
+        self.decoding = Decoding(self._settings)
+        self.engine = Engine(self.config.engine)
         self._require_room()
         self.tokenizer = open_tokenizer(self.config)
         side = "left" if self.kind == "causal" else "right"
@@ -101,9 +110,13 @@ class LanguageModel(Policy):
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
 
+    def sampling(self, device: torch.device) -> str | None:
+        return self.engine.said(self, device)
+
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind, self._settings)
+        fuse(self.model)
         self._half = half_of(self.base) if self.base is not None else None
         self.eval()
         self._read_ends()
@@ -111,7 +124,8 @@ class LanguageModel(Policy):
             self._find_trunk()
             self._require_room()
             refuse_if_inexact(self)
-            self._bare_head = self._head_is_bare()
+            self._bare_head = heads.is_bare(self)
+            self.decoding.verify(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
             self._slots = [adapter.Slots(self.model)]
@@ -139,6 +153,13 @@ class LanguageModel(Policy):
             )
         self.ends = tuple(ends)
         self.end = own if own in ends else ends[0]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Another device or precision: parameters have moved."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if hasattr(self, "decoding") and not self._lender:
+            self.decoding.settle(self)
+        return self
 
     @property
     def network(self) -> Any:
@@ -207,7 +228,8 @@ class LanguageModel(Policy):
             self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
-        return super().sample(examples, how, uniforms, within, finished)
+        rollout = self.engine.sample(self, examples, how, uniforms, within, finished)
+        return super().sample(examples, how, uniforms, within, finished) if rollout is None else rollout
 
     @property
     def _weight(self) -> Tensor:
@@ -230,8 +252,17 @@ class LanguageModel(Policy):
                 f"{self.positions}; {remedy}"
             )
 
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        family = self.decoding.native(self, inputs)
+        return self._by_forward(inputs, k) if family is None else self._natively(family, inputs, k)
+
     @abstractmethod
-    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...
+    def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """By transformers' forward, whatever the architecture."""
+
+    @abstractmethod
+    def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """By its family's step."""
 
     # -- trunk and head -------------------------------------------------------------------------------
 
@@ -249,28 +280,17 @@ class LanguageModel(Policy):
 
     def head(self, features: Tensor) -> Tensor:
         bare = self._bare_head
-        logits: Tensor = self.network.get_output_embeddings()(features) if bare else self._own_head(features)
+        logits: Tensor = (
+            self.network.get_output_embeddings()(features) if bare else heads.own_head(self, features)
+        )
         if self.never is not None:
             logits[:, self.never] = -math.inf
         return logits
 
-    def _head_is_bare(self) -> bool:
-        """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
-        lm_head = self.network.get_output_embeddings()
-        if lm_head is None:
-            return False
-        generator = torch.Generator().manual_seed(0)
-        far = 50 * torch.randn(4, self.width, generator=generator).to(self._weight)
-        bare = lm_head(far)
-        return torch.allclose(bare, self._own_head(far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
-
-    def _own_head(self, features: Tensor) -> Tensor:
-        """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
-        with bypassed(self._trunk(), features[None]) as bypass:
-            logits: Tensor = self._forward_without_trunk(features)
-        if not bypass.used:
-            raise RLAlignError("the trunk was not called")
-        return logits[0]
+    def head_matrix(self) -> Tensor | None:
+        if not self._bare_head or self.never is not None:
+            return None
+        return heads.matrix_of(self.network.get_output_embeddings())
 
     @abstractmethod
     def _trunk(self) -> Any:
@@ -290,7 +310,17 @@ class LanguageModel(Policy):
 
     @contextmanager
     def acting(self, training: bool | None = None) -> Iterator[None]:
-        """With this model's weights in the network, and its dropout on or off."""
+        """With this model's weights in the network, its dropout on or off, and its layers kept or recomputed."""
+        with self._in_network(training):
+            if not (self.recomputes and torch.is_grad_enabled()):
+                yield
+                return
+            now = bool(self.network.training)
+            with recomputed(self.network, lambda: self._in_network(now)):
+                yield
+
+    @contextmanager
+    def _in_network(self, training: bool | None) -> Iterator[None]:
         network = self.network
         wanted = self.training if training is None else training
         before = bool(network.training)
@@ -342,8 +372,10 @@ class LanguageModel(Policy):
         )
         for name in shared:
             setattr(made, name, getattr(self, name))
+        made.decoding, made.engine = self.decoding.twin(), Engine(self.config.engine)
         if self.config.lora is None:
             made.model = copy.deepcopy(self.network)
+            made.decoding.settle(made)
             return made.eval()
         maker = self._lender[0] if self._lender else self
         made._lender, made._trainable = [maker], trainable
@@ -403,23 +435,13 @@ class LanguageModel(Policy):
             except ValueError:
                 # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
                 generation.do_sample = True
-        fits = self._half is not None and not self.saves_float32 and self._half.holds(network)
-        half = self._half if fits else None
-        with quiet(), half.put_on(network) if half else nullcontext():
+        written, told = precision.to_write(
+            network, self._half, self.saves_float32, self.config.lora is not None
+        )
+        with quiet(), written.put_on(network) if written else nullcontext():
             network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if self._half is None:
-            return None
-        name = str(self._half.dtype).removeprefix("torch.")
-        if half is None:
-            why = "as was asked" if self.saves_float32 else f"some are too large for {name}"
-            return f"The weights are float32: {why}. The base model's files are {name}."
-        held = "They are" if self.config.lora is None else "The adapters are"
-        return (
-            f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
-            "nearest when they were written, so what is measured of this folder may differ a little from what the run "
-            f"measured, and the smallest changes of weights are lost. {held} in float32 in the run's checkpoints."
-        )
+        return told
 
 
 def _key(name: str) -> str:

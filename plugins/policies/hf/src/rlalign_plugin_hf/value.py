@@ -48,6 +48,7 @@ class ValueHead(Value):
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
         if self.trunk is None:
+            self.body.recomputes = self.recomputes
             if self.per_prompt:
                 return self._value(self.body.prompt_features(rollout))[rollout.group_N]
             return self._value(self.body.features(rollout, last))
@@ -60,5 +61,6 @@ class ValueHead(Value):
         return self._value(features)
 
     def _value(self, features: Tensor) -> Tensor:
-        # Not a matrix product: autocast would make it half-precision.
-        return (features.to(self.weight.dtype) * self.weight).sum(-1) + self.bias
+        # Not a matrix product, which autocast would make half-precision, and never a sum in half precision.
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+        return (features.to(weight.dtype) * weight).sum(-1) + self.bias
