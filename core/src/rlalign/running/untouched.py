@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import ne
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rlalign.running.seal import Ledger, Seal, held_by
 
 SAMPLED = 1024
 """How many numbers of a weight tensor are looked at, evenly spaced; of a smaller one all."""
+_GONE = torch.empty(0)
 CLONE = "what a hook is given is not its own: `.clone()` it first"
 _LEARNING = ("loss", "step_ready", "update", "reward")
 _OFTEN = ("loss", "step_ready")
@@ -165,15 +167,8 @@ class Weight:
 
     @property
     def tensor(self) -> Tensor:
-        found: Tensor = self._holder[self._leaf]
-        return found
-
-    def stamp(self) -> tuple[Any, ...]:
-        x = self._holder.get(self._leaf)
-        if x is None:
-            return ()
-        # Its model's version too: a fused AdamW moves none of the tensor's.
-        return self.model.version, id(x), x._version, x.data_ptr(), x.requires_grad
+        found: Tensor | None = self._holder.get(self._leaf)
+        return _GONE if found is None else found
 
 
 class Weights:
@@ -182,26 +177,38 @@ class Weights:
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._weights = weights
         self._stamps: list[tuple[Any, ...]] = []
+        self._places: list[tuple[int, int]] = []
         self._some: list[Some] = []
 
-    def forget(self) -> None:
-        self._stamps = []
-
     def mark(self) -> None:
-        stamps = [w.stamp() for w in self._weights]
-        if stamps != self._stamps:
-            self._stamps = stamps
+        if (stamps := self._stamp()) == self._stamps:
+            return
+        self._stamps = stamps
+        if (places := [stamp[:2] for stamp in stamps]) != self._places:
+            self._places = places
             kinds: dict[object, list[Weight]] = {}
             for w in self._weights:
                 kinds.setdefault((w.tensor.device, w.tensor.dtype), []).append(w)
             self._some = [Some(each) for each in kinds.values()]
+        for some in self._some:
+            some.mark()
+
+    def forget(self) -> None:
+        self._stamps = []
 
     def changed(self) -> Weight | None:
         """One that is not as it was."""
-        for w, was in zip(self._weights, self._stamps, strict=True):
-            if w.stamp() != was:
-                return w
+        now = self._stamp()
+        if now != self._stamps:
+            return next(w for w, *pair in zip(self._weights, now, self._stamps, strict=True) if ne(*pair))
         return next((w for some in self._some if (w := some.changed()) is not None), None)
+
+    def _stamp(self) -> list[tuple[Any, ...]]:
+        # The model's version too: a fused AdamW moves none of the tensor's.
+        return [
+            (id(x := w.tensor), x.data_ptr(), x._version, x.requires_grad, w.model.version)
+            for w in self._weights
+        ]
 
 
 class Some:
@@ -210,6 +217,9 @@ class Some:
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._weights = weights
         self._views = [_some(w.tensor) if w.tensor.is_contiguous() else None for w in weights]
+        self.mark()
+
+    def mark(self) -> None:
         self._held = self._read()
 
     def _read(self) -> Tensor:
