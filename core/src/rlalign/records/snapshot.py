@@ -24,26 +24,23 @@ class Snapshot:
 
     def fits(self, state: Any, free: int) -> bool:
         """Whether there is room for what is to be copied and has no place yet."""
-        held = self._held
-        new = sum(x.nbytes for place, x in _tensors(state) if place not in held or not _fits(held[place], x))
+        new = sum(x.nbytes for place, x, of in _tensors(state) if of == place and not self._serves(place, x))
         return new <= SHARE * free
 
     def take(self, state: Any) -> Any:
         """The nested state, with copies of its tensors and containers. The copies before this one are overwritten."""
         copies: dict[str, Tensor] = {}
-        first: dict[object, Tensor] = {}
-        before, self._held = self._held, {}
-        for place, x in _tensors(state):
-            same = (x.device, x.data_ptr(), x.dtype, x.shape, x.stride())
-            if x.numel() and same in first:  # one tensor of two names stays one
-                copies[place] = first[same]
+        held: dict[str, Tensor] = {}
+        for place, x, of in (found := list(_tensors(state))):
+            if of != place:
+                copies[place] = copies[of]
                 continue
-            held = before.pop(place, None)
-            if held is None or not _fits(held, x):
-                held = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=x.is_cuda)
-            self._held[place] = copies[place] = first[same] = held
-            held.copy_(x.detach(), non_blocking=x.is_cuda)
-        devices = {x.device for _, x in _tensors(state) if x.is_cuda}
+            serves, known = self._serves(place, x), self._held.pop(place, None)
+            if known is None or not serves:
+                known = torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=x.is_cuda)
+            copies[place] = held[place] = known.copy_(x.detach(), non_blocking=x.is_cuda)
+        self._held = held
+        devices = {x.device for _, x, _ in found if x.is_cuda}
         self._copied = [torch.cuda.current_stream(device).record_event() for device in devices]
         return _with(state, copies)
 
@@ -52,22 +49,29 @@ class Snapshot:
         for event in self._copied:
             event.synchronize()
 
+    def _serves(self, place: str, x: Tensor) -> bool:
+        held = self._held.get(place)
+        return held is not None and held.shape == x.shape and held.dtype == x.dtype
 
-def _fits(held: Tensor, x: Tensor) -> bool:
-    return held.shape == x.shape and held.dtype == x.dtype
+
+def _tensors(state: Any) -> Iterator[tuple[str, Tensor, str]]:
+    """Those that a file can hold, each with its place and the first place of the same tensor."""
+    first: dict[object, str] = {}
+    for place, x in _places(state, ""):
+        same = (x.device, x.data_ptr(), x.dtype, x.shape, x.stride())
+        yield place, x, first.setdefault(same, place) if x.numel() else place
 
 
-def _tensors(state: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Those that a file can hold, each with its place."""
+def _places(state: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
         if state.layout is torch.strided and not state.is_meta:
             yield place, state
     elif isinstance(state, Mapping):
         for key, item in state.items():
-            yield from _tensors(item, f"{place}/{key!r}")
+            yield from _places(item, f"{place}/{key!r}")
     elif type(state) in (list, tuple):
         for i, item in enumerate(state):
-            yield from _tensors(item, f"{place}/{i}")
+            yield from _places(item, f"{place}/{i}")
 
 
 def _with(state: Any, copies: Mapping[str, Tensor], place: str = "") -> Any:
