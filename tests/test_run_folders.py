@@ -39,7 +39,12 @@ def server() -> Iterator[Server]:
 def broken(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A run that was killed in its second phase, which learns from the rows of the first."""
     runs = Runs(HERE / "phases.yaml", tmp_path_factory.mktemp("broken"), server)
-    assert runs.start(("signal_at_call", {"function": STEP, "at": 6, "when": "before"})).code == KILLED
+    assert (
+        runs.start(
+            ("writes_at_once", {}), ("signal_at_call", {"function": STEP, "at": 6, "when": "before"})
+        ).code
+        == KILLED
+    )
     return runs
 
 

@@ -277,9 +277,10 @@ class Session(Workspace):
             saver.give_up()
             raise
         finally:
-            with ExitStack() as closing:  # the last that is named is the first to be closed
-                for each in (self.dir, self.logs, self.display, *reversed(self.served), saver):
-                    closing.callback(each.close)
+            with ExitStack() as closing:  # the last that is named is closed first
+                served = [component.close for component in reversed(self.served)]
+                for close in (self.dir.close, self.logs.close, self.display.close, *served, saver.close):
+                    closing.callback(close)
 
     def _tell_ended(self, error: Exception | None) -> None:
         """Tell the components that this process worked with, each once."""
