@@ -342,7 +342,7 @@ def test_killed_while_it_is_changed(shop: Workshop, instant: str) -> None:
     """The change is made or not; once it is, the run ends as one whose change nobody interrupted."""
     quiet, runs = shop.runs("on-policy"), shop.runs("on-policy")
     for each in (quiet, runs):
-        assert each.start(calls(STEP, 9)).code == KILLED
+        assert each.start(AT_ONCE, calls(STEP, 9)).code == KILLED
     change = ("train.lr=0.3", "--extend", "2")
     assert runs.resume(CHANGING[instant], options=change).code == KILLED
     finish(runs)

@@ -323,6 +323,7 @@ FILES = ["models/policy.safetensors", "optimiser.safetensors", "state.json", "ma
 @pytest.mark.parametrize("harm", ["remove", "truncate", "edit"])
 def test_damage_is_named_with_the_way_out(tmp_path, name, harm):
     folder = tmp_path / "runs/ppo/checkpoints"
+    folder.mkdir(parents=True)
     for index in (1, 2):
         write(folder, index)
     file = folder / "00000002" / name

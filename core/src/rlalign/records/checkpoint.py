@@ -98,7 +98,7 @@ def write(
     state = {name: tree for name, (_, tree) in split.items()}
     temporary, made = folder / f".tmp-{path.name}", False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         settle(folder, index - 1)
         temporary.mkdir()
         made = True

@@ -115,6 +115,7 @@ class Saver:
 
         def write() -> Path:
             self._snapshot.wait()
+            self._go_on()
             sync()
             return checkpoint.write(
                 folder,
@@ -199,8 +200,10 @@ class Saver:
             self._writer.close()
 
     def _go_on(self) -> None:
+        """What the thread asks between files: the folder may have been moved, and another run have its name now."""
         if self._given_up:
             raise GivenUp("the run was stopped at once")
+        self._workspace.dir.require_mine()
 
 
 def is_last(space: Workspace, repeat: int, place: int) -> bool:
