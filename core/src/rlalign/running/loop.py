@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,9 +277,10 @@ class Session(Workspace):
             saver.give_up()
             raise
         finally:
-            with ExitStack() as closing:  # the last that is named is closed first
-                served = [component.close for component in reversed(self.served)]
-                for close in (self.dir.close, self.logs.close, self.display.close, *served, saver.close):
+            closes: list[Callable[[], None]] = [self.dir.close, self.logs.close, self.display.close]
+            closes += [component.close for component in reversed(self.served)]
+            with ExitStack() as closing:  # the last is closed first
+                for close in (*closes, saver.close):
                     closing.callback(close)
 
     def _tell_ended(self, error: Exception | None) -> None:
