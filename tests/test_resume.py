@@ -92,6 +92,15 @@ def tears(log: str, at: int, bytes_written: int) -> Interference:
     return "die_in_log_line", {"log": log, "at": at, "bytes_written": bytes_written}
 
 
+AT_ONCE: Interference = ("writes_at_once", {})
+STEP = "rlalign.learning.optimiser:Optimiser.step"
+
+
+def held(gate: Path, at: int) -> Interference:
+    """The writer stands still in the n-th checkpoint, all but the manifest written, until `gate` is there."""
+    return "wait_for", {"file": str(gate), "function": "rlalign.records.checkpoint:checksum_of", "at": at}
+
+
 def finish(runs: Runs) -> None:
     ended = runs.go_on()
     assert ended.code == 0, ended
@@ -227,7 +236,7 @@ def test_the_command_killed_ten_times(shop: Workshop, name: str) -> None:
 CHOSEN: dict[str, tuple[str, Interference]] = {
     "between two optimiser steps": (
         "on-policy",
-        calls("rlalign.learning.optimiser:Optimiser.step", 7, "after"),
+        calls(STEP, 7, "after"),
     ),
     "in an optimiser step": ("on-policy", calls("rlalign.learning.optimiser:Optimiser.gradient_norm", 12)),
     "in the rollout": ("on-policy", calls("rlalign_plugin_table:TableDecoder.advance", 50)),
@@ -333,7 +342,7 @@ def test_killed_while_it_is_changed(shop: Workshop, instant: str) -> None:
     """The change is made or not; once it is, the run ends as one whose change nobody interrupted."""
     quiet, runs = shop.runs("on-policy"), shop.runs("on-policy")
     for each in (quiet, runs):
-        assert each.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+        assert each.start(AT_ONCE, calls(STEP, 9)).code == KILLED
     change = ("train.lr=0.3", "--extend", "2")
     assert runs.resume(CHANGING[instant], options=change).code == KILLED
     finish(runs)
@@ -366,10 +375,91 @@ def test_without_a_commit_point_a_run_starts_again(shop: Workshop) -> None:
 
 def test_commit_points_as_often_and_as_many_as_asked(shop: Workshop) -> None:
     runs = shop.runs("on-policy", "checkpoints.every=3", "checkpoints.last=2")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 7 * 4 + 1)).code == KILLED
+    assert runs.start(AT_ONCE, calls(STEP, 7 * 4 + 1)).code == KILLED
     assert checkpoint.find(runs.path / "checkpoints") == [3, 6]
     finish(runs)
     assert checkpoint.find(runs.path / "checkpoints") == [9, 10]
+    shop.same(runs)
+
+
+# -- while the writer is at work -------------------------------------------------------------------------
+
+
+def test_the_run_goes_on_while_a_checkpoint_is_written_and_may_be_killed_then(shop: Workshop) -> None:
+    """The writer stands still in the third checkpoint; the fourth iteration learns, and is killed half-way."""
+    runs, gate = shop.runs("on-policy"), shop.root / "never"
+    ended = runs.start(held(gate, 3), calls(STEP, 3 * 4 + 2))
+    assert ended.code == KILLED and gate.with_name("never.here").exists(), ended
+    assert checkpoint.find(runs.path / "checkpoints") == [1, 2]
+    assert (runs.path / "checkpoints/.tmp-00000003").is_dir()
+    assert len((runs.path / "metrics.jsonl").read_text().splitlines()) == 5, "two of them are evaluations"
+    finish(runs)
+    shop.same(runs)
+
+
+def test_the_next_checkpoint_waits_for_the_one_before(shop: Workshop) -> None:
+    runs, gate = shop.runs("on-policy"), shop.root / "queue"
+    process = runs.begin(held(gate, 3))
+    wait_until(gate.with_name("queue.here"))
+    rows = runs.path / "metrics.jsonl"
+    wait_for_lines(rows, 6)  # four iterations and two evaluations
+    time.sleep(0.2)
+    assert len(rows.read_text().splitlines()) == 6 and checkpoint.find(runs.path / "checkpoints") == [1, 2]
+    gate.touch()
+    assert process.wait().code == 0
+    shop.same(runs)
+
+
+def wait_for_lines(log: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < count:
+        assert time.monotonic() < until, log
+        time.sleep(0.005)
+
+
+def test_asked_to_stop_it_waits_for_the_writer(shop: Workshop) -> None:
+    runs, gate = shop.runs("on-policy"), shop.root / "asked"
+    process = runs.begin(held(gate, 3))
+    wait_until(gate.with_name("asked.here"))
+    process.signal(signal.SIGINT)
+    while "once more" not in process.output.read_text():
+        time.sleep(0.005)
+    gate.touch()
+    ended = process.wait()
+    assert ended.code == 130 and "and saved" in ended.output, ended
+    found = checkpoint.find(runs.path / "checkpoints")
+    assert found[:3] == [1, 2, 3] and f"stopped after iteration {found[-1]} of" in ended.output
+    assert not list((runs.path / "checkpoints").glob(".*"))
+    finish(runs)
+    shop.same(runs)
+
+
+def test_asked_twice_it_gives_up_the_checkpoint_that_is_written(shop: Workshop) -> None:
+    runs, gate = shop.runs("on-policy"), shop.root / "twice"
+    process = runs.begin(held(gate, 3))
+    wait_until(gate.with_name("twice.here"))
+    for said in ("once more", ""):
+        process.signal(signal.SIGINT)
+        while said not in process.output.read_text():
+            time.sleep(0.005)
+    time.sleep(0.1)
+    gate.touch()
+    ended = process.wait()
+    assert ended.code == -signal.SIGINT and "stopped at once; the last checkpoint stands" in ended.output
+    assert os.listdir(runs.path / "checkpoints") and checkpoint.find(runs.path / "checkpoints") == [1, 2]
+    assert not list((runs.path / "checkpoints").glob(".*"))
+    finish(runs)
+    shop.same(runs)
+
+
+def test_a_run_is_not_over_before_its_last_checkpoint_is_whole(shop: Workshop) -> None:
+    runs, gate = shop.runs("on-policy"), shop.root / "over"
+    process = runs.begin(held(gate, 10))
+    wait_until(gate.with_name("over.here"))
+    time.sleep(0.2)
+    assert not (runs.path / "model").exists() and checkpoint.find(runs.path / "checkpoints")[-1] == 9
+    gate.touch()
+    assert process.wait().code == 0
     shop.same(runs)
 
 
@@ -397,9 +487,7 @@ def test_asked_to_stop(shop: Workshop, name: str, asked: str) -> None:
 def test_asked_twice_it_stops_at_once(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
     gate = shop.root / "gate"
-    process = runs.begin(
-        ("wait_for", {"file": str(gate), "function": "rlalign.learning.optimiser:Optimiser.step", "at": 9})
-    )
+    process = runs.begin(("wait_for", {"file": str(gate), "function": STEP, "at": 9}))
     wait_until(gate.with_name("gate.here"))
     process.signal(signal.SIGINT)
     while "once more" not in process.output.read_text():
@@ -463,10 +551,10 @@ def test_a_finished_run_is_left_alone(shop: Workshop, environment: str) -> None:
 
 def test_a_second_process_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls(STEP, 9)).code == KILLED
     gate = shop.root / "second"
     first = runs.begin(
-        ("wait_for", {"file": str(gate), "function": "rlalign.learning.optimiser:Optimiser.step", "at": 5}),
+        ("wait_for", {"file": str(gate), "function": STEP, "at": 5}),
         resume=True,
     )
     wait_until(gate.with_name("second.here"))
@@ -486,7 +574,7 @@ def edit_lock(runs: Runs, **changes: Any) -> None:
 
 def test_a_changed_environment_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls(STEP, 9)).code == KILLED
     whole = json.loads((runs.path / "lock.json").read_text())
     edit_lock(runs, plugins=whole["plugins"] | {"rlalign": {"version": "0.0.9", "code": None}}, threads=2)
     ended = runs.resume()
@@ -505,7 +593,7 @@ def test_a_changed_environment_is_refused(shop: Workshop) -> None:
 
 def test_a_changed_seed_in_the_pipeline_is_refused(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls(STEP, 9)).code == KILLED
     file = runs.path / "pipeline.yaml"
     file.write_text(file.read_text().replace("seed: 0", "seed: 3"))
     ended = runs.resume()
@@ -516,7 +604,7 @@ def test_a_module_of_ones_own_that_changed_is_refused(shop: Workshop, tmp_path: 
     for name in ("offline.yaml", "components_for_resume.py"):
         (tmp_path / name).write_text((HERE / name).read_text())
     runs = Runs(tmp_path / "offline.yaml", tmp_path / "runs", shop.server)
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls(STEP, 9)).code == KILLED
     with (tmp_path / "components_for_resume.py").open("a") as file:
         file.write("\nCHANGED = True\n")
     ended = runs.resume()
@@ -527,7 +615,7 @@ def test_a_module_of_ones_own_that_changed_is_refused(shop: Workshop, tmp_path: 
 @pytest.mark.parametrize("harm", fast(["truncate", "edit", "remove"], "edit"))
 def test_a_damaged_commit_point_is_refused_and_the_one_before_taken(shop: Workshop, harm: str) -> None:
     runs = shop.runs("phases")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 12)).code == KILLED
+    assert runs.start(AT_ONCE, calls(STEP, 12)).code == KILLED
     one, two = checkpoint.find(runs.path / "checkpoints")[-2:]
     file = runs.path / f"checkpoints/{two:08d}/models/policy.safetensors"
     data = file.read_bytes()
@@ -546,7 +634,7 @@ def test_a_damaged_commit_point_is_refused_and_the_one_before_taken(shop: Worksh
 def test_killed_on_the_way_back_to_the_previous_commit_point(shop: Workshop) -> None:
     """What was left is left: resumed plainly it goes on from there."""
     runs = shop.runs("phases")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 12)).code == KILLED
+    assert runs.start(AT_ONCE, calls(STEP, 12)).code == KILLED
     left = checkpoint.find(runs.path / "checkpoints")[-1]
     ended = runs.resume(calls("rlalign.running.loop:run_iteration"), options=("--previous",))
     assert ended.code == KILLED, ended
@@ -566,7 +654,7 @@ def test_a_finished_run_can_go_back(shop: Workshop) -> None:
 
 def test_a_column_that_is_gone_is_not_computed_from_other_weights(shop: Workshop) -> None:
     runs = shop.runs("offline")
-    assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 9)).code == KILLED
+    assert runs.start(calls(STEP, 9)).code == KILLED
     (file,) = (runs.path / "columns").glob("*/values.f64")
     file.unlink()
     ended = runs.resume()
@@ -625,7 +713,7 @@ def test_a_baseline_that_is_not_saved_shows(shop: Workshop) -> None:
     mutant = "algorithm={'components_for_resume:ForgetfulReinforce':{}}"
     for overrides, same in (((), True), ((mutant,), False)):
         runs = shop.runs("baseline", *overrides)
-        assert runs.start(calls("rlalign.learning.optimiser:Optimiser.step", 5)).code == KILLED
+        assert runs.start(calls(STEP, 5)).code == KILLED
         finish(runs)
         different = differences(shop.whole("baseline", *overrides), outcome(runs.path), common=True)
         assert (different == []) is same, different

@@ -39,7 +39,12 @@ def server() -> Iterator[Server]:
 def broken(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A run that was killed in its second phase, which learns from the rows of the first."""
     runs = Runs(HERE / "phases.yaml", tmp_path_factory.mktemp("broken"), server)
-    assert runs.start(("signal_at_call", {"function": STEP, "at": 6, "when": "before"})).code == KILLED
+    assert (
+        runs.start(
+            ("writes_at_once", {}), ("signal_at_call", {"function": STEP, "at": 6, "when": "before"})
+        ).code
+        == KILLED
+    )
     return runs
 
 
@@ -251,6 +256,25 @@ def test_a_run_that_is_moved_and_a_new_one_of_its_name_leave_each_other_alone(
     ended = first.wait()
     assert ended.code == 1 and "the run's folder was moved or deleted while it ran" in ended.output, ended
     assert differences(whole, outcome(runs.path)) == []
+    assert inspected(runs, "run", "--plain", "--resume", moved).code == 0
+    assert differences(whole, outcome(moved)) == []
+
+
+def test_a_run_that_is_moved_while_a_checkpoint_is_written(
+    server: Server, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """The writer finds another run where its own was, and leaves it alone."""
+    runs, gate = Runs(HERE / "phases.yaml", tmp_path / "root", server), tmp_path / "gate"
+    writing = "rlalign.records.checkpoint:checksum_of"
+    first = runs.begin(("wait_for", {"file": str(gate), "function": writing, "at": 2}))
+    wait_until(gate.with_name("gate.here"))
+    moved = runs.path.rename(tmp_path / "run")
+    assert runs.start().code == 0
+    gate.touch()
+    ended = first.wait()
+    assert ended.code == 1 and "the run's folder was moved or deleted while it ran" in ended.output, ended
+    assert differences(whole, outcome(runs.path)) == []
+    assert checkpoint.find(moved / "checkpoints") == [1]
     assert inspected(runs, "run", "--plain", "--resume", moved).code == 0
     assert differences(whole, outcome(moved)) == []
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records import checkpoint
-from rlalign.records.manifest import checksum_of, damage
+from rlalign.records.manifest import checksum_of, damage, fingerprint
 from rlalign.records.tensors import STORABLE, join_state, load_tensors, save_tensors, split_state
 
 DTYPES = sorted(STORABLE, key=str)
@@ -268,6 +268,46 @@ def test_a_model_is_written_again_where_the_earlier_file_is_gone(tmp_path):
     assert torch.equal(checkpoint.read(tmp_path, 2).models["reference"][1]["w"], torch.arange(6.0))
 
 
+def test_an_unchanged_model_needs_no_weights(tmp_path, monkeypatch):
+    """It is neither written nor read: its file is linked, and named where that is gone."""
+    write(tmp_path, 1)
+    versions = {"policy": 2, "reference": 0, "value": 0}
+    assert checkpoint.unchanged(tmp_path, 1, versions) == {"reference"}
+    assert checkpoint.unchanged(tmp_path, None, versions) == set()
+    saved, read = [], []
+    monkeypatch.setattr(
+        checkpoint, "save_tensors", lambda path, x: (saved.append(path.name), save_tensors(path, x))
+    )
+    monkeypatch.setattr(
+        checkpoint, "fingerprint", lambda path: (read.append(path.name), fingerprint(path))[1]
+    )
+    models = {"policy": (2, {"w": torch.ones(3)}), "reference": (0, None)}
+    two = write(tmp_path, 2, previous=1, models=models)
+    assert "reference.safetensors" not in saved + read and saved[0] == read[0] == "policy.safetensors"
+    assert (two / "models/reference.safetensors").samefile(tmp_path / "00000001/models/reference.safetensors")
+    assert torch.equal(checkpoint.read(tmp_path, 2).models["reference"][1]["w"], torch.arange(6.0))
+    (two / "models/reference.safetensors").unlink()
+    assert checkpoint.unchanged(tmp_path, 2, versions) == {"policy"}
+    with pytest.raises(RLAlignError, match=r"models/reference\.safetensors of the one before is gone"):
+        write(tmp_path, 3, previous=2, models=models)
+    assert checkpoint.find(tmp_path) == [1, 2] and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_checkpoint_that_is_given_up_leaves_nothing(tmp_path, at):
+    """Before any of its files, or before it gets its name."""
+    write(tmp_path, 1)
+    asked = iter(range(99))
+
+    def go_on() -> None:
+        if next(asked) == at:
+            raise RLAlignError("given up")
+
+    with pytest.raises(RLAlignError, match="given up"):
+        write(tmp_path, 2, previous=1, go_on=go_on)
+    assert os.listdir(tmp_path) == ["00000001"] and damage(tmp_path / "00000001") is None
+
+
 def test_commit_points_of_a_course_that_was_left_are_deleted(tmp_path):
     for index in (1, 2, 3):
         write(tmp_path, index, last=3)
@@ -283,6 +323,7 @@ FILES = ["models/policy.safetensors", "optimiser.safetensors", "state.json", "ma
 @pytest.mark.parametrize("harm", ["remove", "truncate", "edit"])
 def test_damage_is_named_with_the_way_out(tmp_path, name, harm):
     folder = tmp_path / "runs/ppo/checkpoints"
+    folder.mkdir(parents=True)
     for index in (1, 2):
         write(folder, index)
     file = folder / "00000002" / name

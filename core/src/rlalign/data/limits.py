@@ -92,6 +92,19 @@ def machine_memory() -> int:
     return min(bounds)
 
 
+def free_memory() -> int:
+    """Bytes of memory that are free, for this process and others."""
+    free = [machine_memory()]
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        most, used = ((group / f"memory.{what}").read_text() for what in ("max", "current"))
+        free.append(int(most) - int(used))
+    return max(0, min(free))
+
+
 def require_memory(what: str, *sizes: int, remedy: str) -> None:
     """Refuse what needs more memory than the machine has, before any is taken; `sizes` are factors, in bytes."""
     needed, there = math.prod(sizes), machine_memory()

@@ -163,7 +163,7 @@ class Save(Options):
 
     every: Positive | None = Field(
         None,
-        description="iterations between checkpoints; null: each, less often once they cost 5 % of the time",
+        description="iterations between checkpoints; null: each, less often once writing takes 5 % of the time",
     )
     last: Positive = Field(2, description="how many of the last ones are kept")
     best: str | dict[str, Literal["high", "low"]] | None = Field(

@@ -20,9 +20,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def write(
     folder: StrPath,
     index: int,
     *,
-    models: Mapping[str, tuple[int, Mapping[str, Tensor]]],
+    models: Mapping[str, tuple[int, Mapping[str, Tensor] | None]],
     optimiser: Any,
     components: Any,
     loop: Any,
@@ -75,15 +76,19 @@ def write(
     last: int,
     best: int | None = None,
     previous: int | None = None,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write checkpoint `index` into the folder `checkpoints`, and keep the `last` ones and the best of each of them.
 
     `best` is the checkpoint of the best evaluation so far, if there is one; it may be this one.
 
     `previous` is the checkpoint this run wrote, or was resumed from, last. A model of the same name and
-    version there is linked instead of written again, so frozen models cost nothing; a file that turns out to hold
-    what another of this checkpoint or of that one holds becomes a link to it. Checkpoints from `index` on belong to
-    a course the run has left (it was resumed from an earlier one), and are deleted.
+    version there is linked instead of written again, so frozen models cost nothing, and of those that `unchanged`
+    names no weights need be given (None); a file that turns out to hold what another of this checkpoint or of that
+    one holds becomes a link to it. Checkpoints from `index` on belong to a course the run has left (it was resumed
+    from an earlier one), and are deleted.
+
+    `go_on` is called before each file, and before the checkpoint gets its name; what it raises gives the checkpoint up.
     """
     assert previous is None or previous < index, f"checkpoint {index} after {previous}"
     folder = Path(folder)
@@ -93,7 +98,7 @@ def write(
     state = {name: tree for name, (_, tree) in split.items()}
     temporary, made = folder / f".tmp-{path.name}", False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         settle(folder, index - 1)
         temporary.mkdir()
         made = True
@@ -106,15 +111,20 @@ def write(
             if file.startswith("models/") and file.count("/") == 1
         }
         for name, (version, weights) in models.items():
-            file = f"models/{name}.safetensors"
-            if before and before["models"].get(name) == version and _link(before, file, temporary):
+            go_on()
+            file = _file_of(name)
+            if _is_there(folder, before, name, version):
+                _link(_path(folder, before["index"]) / file, temporary / file)
                 files[file] = before["files"][file]
+            elif weights is None:
+                raise OSError(ENOENT, f"the file {file} of the one before is gone")
             else:
                 save_tensors(temporary / file, weights)
                 files[file] = fingerprint(temporary / file)
                 _store_once(temporary / file, files[file], stored)
         for name, (tensors, _) in split.items():
             if tensors:
+                go_on()
                 file = f"{name}.safetensors"
                 save_tensors(temporary / file, tensors)
                 files[file] = fingerprint(temporary / file)
@@ -132,6 +142,7 @@ def write(
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         for written in (*files, "manifest.json", "models", "."):
             sync(temporary / written)
+        go_on()
         os.rename(temporary, path)
         sync(folder)
     except (OSError, SafetensorError) as error:
@@ -145,6 +156,12 @@ def write(
         if old not in kept and old not in bests:
             _discard(_path(folder, old))
     return path
+
+
+def unchanged(folder: StrPath, previous: int | None, versions: Mapping[str, int]) -> set[str]:
+    """The models that a checkpoint after `previous` need not write, as that one has them at the same version."""
+    before = {} if previous is None else read_or_empty(_path(Path(folder), previous))
+    return {name for name, version in versions.items() if _is_there(Path(folder), before, name, version)}
 
 
 def find(folder: StrPath) -> list[int]:
@@ -195,10 +212,7 @@ def read(folder: StrPath, index: int) -> Checkpoint:
         return load_tensors(path / file) if file in manifest["files"] else {}
 
     with fitting(path):
-        models = {
-            name: (version, load(f"models/{name}.safetensors"))
-            for name, version in manifest["models"].items()
-        }
+        models = {name: (version, load(_file_of(name))) for name, version in manifest["models"].items()}
         parts = {name: join_state(load(f"{name}.safetensors"), state[name]) for name in PARTS}
     return Checkpoint(index, path, models, **parts, logs=state["logs"])
 
@@ -238,16 +252,23 @@ def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:08d}"
 
 
-def _link(manifest: Mapping[str, Any], file: str, temporary: Path) -> bool:
-    """Take a file over from an earlier checkpoint; False if it is not there as it should be."""
-    source = _path(temporary.parent, manifest["index"]) / file
-    if not source.is_file() or source.stat().st_size != manifest["files"][file]["size"]:
+def _file_of(model: str) -> str:
+    return f"models/{model}.safetensors"
+
+
+def _is_there(folder: Path, manifest: Mapping[str, Any], name: str, version: int) -> bool:
+    """Whether an earlier checkpoint has this model as it is now, by its version."""
+    if not manifest or manifest["models"].get(name) != version:
         return False
+    file = _path(folder, manifest["index"]) / _file_of(name)
+    return file.is_file() and file.stat().st_size == manifest["files"][_file_of(name)]["size"]
+
+
+def _link(source: Path, to: Path) -> None:
     try:
-        os.link(source, temporary / file)
+        os.link(source, to)
     except OSError:  # no hard links on this file system
-        shutil.copyfile(source, temporary / file)
-    return True
+        shutil.copyfile(source, to)
 
 
 def _store_once(file: Path, found: Mapping[str, Any], stored: dict[str, Path]) -> None:

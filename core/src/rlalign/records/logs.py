@@ -70,10 +70,8 @@ class Logs:
         self.write(self._events, record)
 
     def sums(self) -> dict[str, Saved]:
-        """Size and checksum of every log, once all of it is on the disk."""
+        """Size and checksum of every log. They hold once what `syncing` gives was called."""
         self._guard()
-        for file in self._open.values():
-            os.fsync(file.fileno())
         found = {}
         for name in sorted(self._names):
             path = self._run / name
@@ -89,6 +87,19 @@ class Logs:
                         f"`rlalign run --resume {self._run}`."
                     )
         return found
+
+    def syncing(self) -> Callable[[], None]:
+        """What forces all that is written by now to the disk, in any thread, while the logs are open."""
+        files = dict(self._open)
+
+        def sync_all() -> None:
+            for name, file in files.items():
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    raise RLAlignError(_unwritable(self._run / name, error.strerror)) from error
+
+        return sync_all
 
     def damage(self, saved: Mapping[str, Saved]) -> dict[str, str]:
         """What is wrong with each log, as far as a checkpoint counts on it. Those that are whole are known from now."""

@@ -37,6 +37,8 @@ class RunDir:
 
     def __init__(self, path: StrPath, held: tuple[int, bytes] | None = None) -> None:
         self.path = Path(path)
+        self._stays = self.path.absolute()
+        """The same wherever this process works."""
         self._held = held
         """The open `.running`, and what this process wrote there."""
 
@@ -115,7 +117,7 @@ class RunDir:
             return
         held, token = self._held
         try:
-            there = os.open(self.path / ".running", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            there = os.open(self._stays / ".running", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             raise RLAlignError(_moved(self.path)) from None
         try:

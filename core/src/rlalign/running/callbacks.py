@@ -39,7 +39,7 @@ class Callbacks:
     on_evaluation: Callable[[dict[str, Any]], object] | None = None
     """Gets the row of an evaluation."""
     on_checkpoint: Callable[[Path], object] | None = None
-    """Gets the folder of a checkpoint that was written."""
+    """Gets the folder of a checkpoint, once it is whole: after the next iteration as a rule."""
     on_note: Callable[[str], object] | None = None
     """Gets a line for whoever watches: what was left out, and why."""
     on_finish: Callable[[Path], object] | None = None

@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
-from rlalign.errors import CheckpointError, ConfigError
+from rlalign.data.limits import free_memory
+from rlalign.errors import CheckpointError, ConfigError, RLAlignError, describe_error
 from rlalign.records import checkpoint, manifest
+from rlalign.records.background import Background
 from rlalign.records.files import inside, read_bytes, require_shape
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
+from rlalign.records.snapshot import Snapshot
 from rlalign.running.best import Best
 from rlalign.running.phase import RunningPhase
 from rlalign.running.workspace import Workspace
 
 SAVING_COST = 0.05
-"""The share of the time that checkpoints may take unless the pipeline says how often to write them."""
+"""The share of the time that checkpoints may be written in unless the pipeline says how often to write them."""
+NO_ROOM = (
+    "a copy of what they hold does not fit in half of the memory that is free, so the run stands still while they are "
+    "written; `checkpoints: {every: N}` makes them fewer"
+)
 
 
 class _Phase(BaseModel):
@@ -56,8 +64,15 @@ class _Loop(BaseModel):
     lock: str
 
 
+class GivenUp(RLAlignError):
+    """The run stops at once, so the checkpoint that is being written is not."""
+
+
 class Saver:
-    """Writes the checkpoints of a run."""
+    """Writes the checkpoints of a run: copied while the run stands still, written by a thread while it goes on.
+
+    There is one copy and one thread, so that the next checkpoint waits until the one before is whole.
+    """
 
     def __init__(self, workspace: Workspace, best: Best, previous: int | None = None) -> None:
         self._workspace = workspace
@@ -67,6 +82,10 @@ class Saver:
         self._lock = fingerprint_of_lock(workspace.dir)
         self._saved_at = time.perf_counter()
         self._cost = 0.0
+        """Seconds for which the run stood still for the last one."""
+        self._snapshot = Snapshot()
+        self._writer = Background[Path]("checkpoint")
+        self._given_up = False
 
     def due(self, phase: RunningPhase) -> bool:
         if self._best.index == self._workspace.ticks + phase.iteration:
@@ -74,13 +93,58 @@ class Saver:
         every = self._workspace.pipeline.checkpoints.every
         if every is not None:
             return phase.iteration % every == 0
-        return self._cost <= SAVING_COST * (time.perf_counter() - self._saved_at)
+        took = self._cost + self._writer.took
+        return not self._writer.busy and took <= SAVING_COST * (time.perf_counter() - self._saved_at)
 
     def save(self, phase: RunningPhase) -> None:
+        """Begin to write the run as it stands, once the checkpoint before is whole."""
         space, started = self._workspace, time.perf_counter()
+        space.display.stage("checkpoint")
+        self.wait()
         index = space.ticks + phase.iteration
+        states = self._states(phase)
+        space.dir.require_mine()
+        fits = self._snapshot.fits(states, free_memory())
+        held = self._snapshot.take(states) if fits else states
+        logs, sync = space.logs.sums(), space.logs.syncing()
+        folder, previous = (
+            space.dir.checkpoints.absolute(),
+            self._previous,
+        )  # a hook may work in another folder
+        last, best = space.pipeline.checkpoints.last, self._best.index
+
+        def write() -> Path:
+            self._snapshot.wait()
+            self._go_on()
+            sync()
+            return checkpoint.write(
+                folder,
+                index,
+                **held,
+                logs=logs,
+                last=last,
+                best=best,
+                previous=previous,
+                go_on=self._go_on,
+            )
+
+        self._writer.start(write)
+        self._previous = index
+        if not fits:
+            space.note_once("checkpoints:", "memory", NO_ROOM)
+            self.wait()
+        self._saved_at = time.perf_counter()
+        self._cost = self._saved_at - started
+
+    def _states(self, phase: RunningPhase) -> dict[str, Any]:
+        """What a checkpoint holds; no weights of models that the one before holds."""
+        space = self._workspace
         goes_on = not phase.done or is_last(space, phase.repeat, phase.place)  # the last may be extended
         optimiser = phase.learner.optimiser.state_dict() if phase.learner and goes_on else {}
+        components = space.components.states()
+        models = space.models.state()
+        versions = {name: version for name, (version, _) in models.items()}
+        there = checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)
         loop = {
             "repeat": phase.repeat,
             "place": phase.place,
@@ -93,25 +157,53 @@ class Saver:
             "best": self._best.state(),
             "lock": self._lock,
         }
-        space.dir.require_mine()
-        space.display.stage("checkpoint")
-        path = checkpoint.write(
-            space.dir.checkpoints,
-            index,
-            models=space.models.state(),
-            optimiser=optimiser,
-            components=space.components.states(),
-            loop=loop,
-            logs=space.logs.sums(),
-            last=space.pipeline.checkpoints.last,
-            best=self._best.index,
-            previous=self._previous,
-        )
-        space.answers.drop(checkpoint.find(space.dir.checkpoints)[-space.pipeline.checkpoints.last :][0])
-        self._previous = index
-        self._saved_at = time.perf_counter()
-        self._cost = self._saved_at - started
-        space.display.saved(path)
+        return {
+            "models": {
+                name: (version, None if name in there else w) for name, (version, w) in models.items()
+            },
+            "optimiser": optimiser,
+            "components": components,
+            "loop": loop,
+        }
+
+    def look(self) -> None:
+        """Tell of a checkpoint that has become whole, or raise what went wrong with it."""
+        if not self._writer.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is whole."""
+        space = self._workspace
+        try:
+            path = self._writer.result()
+        except RLAlignError:
+            space.dir.require_mine()  # a folder that was moved is a better reason
+            raise
+        if path is not None:
+            folder = space.dir.checkpoints
+            space.answers.drop(checkpoint.find(folder)[-space.pipeline.checkpoints.last :][0])
+            space.display.saved(folder / path.name)
+
+    def give_up(self) -> None:
+        """Leave a checkpoint that is not whole: the run stops at once."""
+        self._given_up = True
+
+    def close(self) -> None:
+        """End once the last checkpoint is whole. The run has ended for a reason of its own, so its errors are notes."""
+        try:
+            self.wait()
+        except GivenUp:
+            pass
+        except Exception as error:
+            self._workspace.display.note(describe_error(error))
+        finally:
+            self._writer.close()
+
+    def _go_on(self) -> None:
+        """What the thread asks between files: the folder may have been moved, and another run have its name now."""
+        if self._given_up:
+            raise GivenUp("the run was stopped at once")
+        self._workspace.dir.require_mine()
 
 
 def is_last(space: Workspace, repeat: int, place: int) -> bool:

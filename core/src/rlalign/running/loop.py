@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,7 @@ class Session(Workspace):
                 for place in range(first, len(self.plans)):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
+            saver.wait()
             self._drop_model()
             self.logs.event(events.ended())  # before the model, whose presence says that all is done
             self.display.stage("writing the model")
@@ -271,12 +273,15 @@ class Session(Workspace):
             except RLAlignError as another:  # what went wrong first is what is told
                 self.display.note(str(another))
             raise
+        except KeyboardInterrupt:
+            saver.give_up()
+            raise
         finally:
-            for component in self.served:
-                component.close()
-            self.display.close()
-            self.logs.close()
-            self.dir.close()
+            closes: list[Callable[[], None]] = [self.dir.close, self.logs.close, self.display.close]
+            closes += [component.close for component in reversed(self.served)]
+            with ExitStack() as closing:  # the last is closed first
+                for close in (*closes, saver.close):
+                    closing.callback(close)
 
     def _tell_ended(self, error: Exception | None) -> None:
         """Tell the components that this process worked with, each once."""
@@ -297,11 +302,13 @@ class Session(Workspace):
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)
         ends = is_last(self, repeat, place)
         for _ in iterate(phase):
+            saver.look()
             if phase.done and ends:
                 self._drop_model()  # of a run that was shorter: beside a finished run's last checkpoint lies its own
             if phase.done or self.stopping or saver.due(phase):
                 saver.save(phase)
             if self.stopping and not (phase.done and ends):
+                saver.wait()
                 raise Interrupted(
                     f"stopped after iteration {phase.iteration} of {name}, and saved; "
                     f"go on with `rlalign run --resume {self.dir.path}`"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import ne
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch
@@ -20,6 +22,7 @@ from rlalign.running.seal import Ledger, Seal, held_by
 
 SAMPLED = 1024
 """How many numbers of a weight tensor are looked at, evenly spaced; of a smaller one all."""
+_GONE = torch.empty(0)
 CLONE = "what a hook is given is not its own: `.clone()` it first"
 _LEARNING = ("loss", "step_ready", "update", "reward")
 _OFTEN = ("loss", "step_ready")
@@ -41,9 +44,7 @@ class Untouched:
         self._note = note
         self._where = where
         """Where the run stands, by name."""
-        self._weights: list[Weight] = []
-        self._stamp: list[Any] = []
-        self._some: list[bytes] | None = None
+        self._weights: Weights | None = None
         self._stood: dict[str, Any] = {}
         self._calls: dict[tuple[str, str], int] = {}
         self._ledger = Ledger()
@@ -113,7 +114,8 @@ class Untouched:
         """A hook that is called again gets the same random numbers as after a resume."""
         self._calls.clear()
         self._ledger.forget()
-        self._stamp = []
+        if self._weights is not None:
+            self._weights.forget()
 
     @property
     def hook_now(self) -> str | None:
@@ -122,7 +124,7 @@ class Untouched:
 
     # -- weights and counters --------------------------------------------------------------------------------
 
-    def _all_weights(self) -> list[Weight]:
+    def _all_weights(self) -> Weights:
         """Of every model but the lagging ones, which components may write to."""
         models = self._models
         found: dict[int, Weight] = {}
@@ -130,17 +132,13 @@ class Untouched:
             if models.recipes[name]["role"] != "lagging":
                 for weight in weights_of(model):
                     found.setdefault(id(weight.tensor), weight)
-        return list(found.values())
+        return Weights(list(found.values()))
 
     def _mark(self) -> None:
         """Remember where the run stands, and the weights."""
-        if not self._weights:
+        if self._weights is None:
             self._weights = self._all_weights()
-        stamp = [w.stamp() for w in self._weights]
-        if stamp != self._stamp:
-            self._stamp, self._some = stamp, None
-        if self._some is None:
-            self._some = [w.some() for w in self._weights]
+        self._weights.mark()
         self._stood = self._where()
 
     def _check(self, hook: str, name: str, seal: Seal) -> None:
@@ -151,13 +149,9 @@ class Untouched:
         if (now := self._where()) != self._stood:
             what = next(key for key, value in now.items() if value != self._stood[key])
             raise Altered(f"{whose}changed the run's {what} from {self._stood[what]} to {now[what]}")
-        changed = [w for w, was in zip(self._weights, self._stamp, strict=True) if w.stamp() != was]
-        if not changed and self._some is not None:
-            pairs = zip(self._weights, self._some, strict=True)
-            changed = [w for w, was in pairs if w.some() != was]
-        if changed:
+        if self._weights is not None and (changed := self._weights.changed()) is not None:
             raise Altered(
-                f"{whose}changed the weights `{changed[0].key}` of the model `{changed[0].model.name}`; weights are "
+                f"{whose}changed the weights `{changed.key}` of the model `{changed.model.name}`; weights are "
                 "learned through a loss, or written in an `update` hook with `learner.assign`"
             )
 
@@ -173,22 +167,77 @@ class Weight:
 
     @property
     def tensor(self) -> Tensor:
-        found: Tensor = self._holder[self._leaf]
-        return found
+        found: Tensor | None = self._holder.get(self._leaf)
+        return _GONE if found is None else found
 
-    def stamp(self) -> tuple[Any, ...]:
-        x = self._holder.get(self._leaf)
-        if x is None:
-            return ()
-        # Its model's version too: a fused AdamW moves none of the tensor's.
-        return self.model.version, id(x), x._version, x.data_ptr(), x.requires_grad
 
-    def some(self) -> bytes:
-        """Some of its numbers."""
-        x = self.tensor.detach()
-        if x.numel() > SAMPLED:
-            x = x.flatten()[:: x.numel() // SAMPLED]
-        return held_by(x.cpu())
+class Weights:
+    """Many of them, as they were when they were marked."""
+
+    def __init__(self, weights: Sequence[Weight]) -> None:
+        self._weights = weights
+        self._stamps: list[tuple[Any, ...]] = []
+        self._places: list[tuple[int, int]] = []
+        self._some: list[Some] = []
+
+    def mark(self) -> None:
+        if (stamps := self._stamp()) == self._stamps:
+            return
+        self._stamps = stamps
+        if (places := [stamp[:2] for stamp in stamps]) != self._places:
+            self._places = places
+            kinds: dict[object, list[Weight]] = {}
+            for w in self._weights:
+                kinds.setdefault((w.tensor.device, w.tensor.dtype), []).append(w)
+            self._some = [Some(each) for each in kinds.values()]
+        for some in self._some:
+            some.mark()
+
+    def forget(self) -> None:
+        self._stamps = []
+
+    def changed(self) -> Weight | None:
+        """One that is not as it was."""
+        now = self._stamp()
+        if now != self._stamps:
+            return next(w for w, *pair in zip(self._weights, now, self._stamps, strict=True) if ne(*pair))
+        return next((w for some in self._some if (w := some.changed()) is not None), None)
+
+    def _stamp(self) -> list[tuple[Any, ...]]:
+        # The model's version too: a fused AdamW moves none of the tensor's.
+        return [
+            (id(x := w.tensor), x.data_ptr(), x._version, x.requires_grad, w.model.version)
+            for w in self._weights
+        ]
+
+
+class Some:
+    """Some numbers of weights of one kind, read all at once: one after the other would take longer than a hook does."""
+
+    def __init__(self, weights: Sequence[Weight]) -> None:
+        self._weights = weights
+        self._views = [_some(w.tensor) if w.tensor.is_contiguous() else None for w in weights]
+        self.mark()
+
+    def mark(self) -> None:
+        self._held = self._read()
+
+    def _read(self) -> Tensor:
+        pairs = zip(self._views, self._weights, strict=True)
+        return torch.cat([_some(w.tensor) if view is None else view for view, w in pairs]).cpu()
+
+    def changed(self) -> Weight | None:
+        now = self._read()
+        if held_by(now) == held_by(self._held):
+            return None
+        sizes = [_some(w.tensor).numel() for w in self._weights]
+        pieces = zip(self._weights, now.split(sizes), self._held.split(sizes), strict=True)
+        return next(w for w, one, other in pieces if held_by(one) != held_by(other))
+
+
+def _some(x: Tensor) -> Tensor:
+    """Numbers of a tensor, evenly spaced: of a contiguous one a view."""
+    return x.detach().flatten()[:: max(1, x.numel() // SAMPLED)]
 
 
 def weights_of(model: Model) -> Iterator[Weight]:
