@@ -67,6 +67,8 @@ class Policy(Model):
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
     base: str | None = None
     """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
+    licence: str | None = None
+    """Its base's licence, where that is one file and not a folder with a card that says so."""
     loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
     horizon: int | None = None

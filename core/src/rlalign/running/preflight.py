@@ -34,7 +34,7 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
     space = Workspace(pipeline, registry, _Told())
     found = preflight(space, LOOKED_AT)
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans])
-    return said + told(pipeline.policy, space.plans)
+    return said + told(space.models, space.plans)
 
 
 def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:

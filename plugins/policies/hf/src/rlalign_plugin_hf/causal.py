@@ -23,8 +23,8 @@ from rlalign_plugin_hf.batches import (
     with_actions,
 )
 from rlalign_plugin_hf.decoding import LazyDecoder
-from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
+from rlalign_plugin_hf.options import Kind, ModelOptions, where
 
 
 class CausalLM(LanguageModel):

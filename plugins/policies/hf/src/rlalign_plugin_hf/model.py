@@ -20,21 +20,11 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.sampler import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf import adapter, gguf
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
-from rlalign_plugin_hf.loading import (
-    Kind,
-    ModelOptions,
-    digest,
-    is_here,
-    load_network,
-    open_config,
-    open_tokenizer,
-    quiet,
-    source_of_weights,
-    where,
-)
+from rlalign_plugin_hf.loading import digest, load_network, open_config, open_tokenizer, quiet
+from rlalign_plugin_hf.options import Kind, ModelOptions, is_here, source_of_weights, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
@@ -84,6 +74,7 @@ class LanguageModel(Policy):
         if self.config.lora is not None:
             adapter.require_peft()
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
+        self.licence = gguf.licence(self.base) if self.base is not None else None
         self.positions = Positions(self._settings, self.kind)
         self._require_room()
         self.tokenizer = open_tokenizer(self.config)

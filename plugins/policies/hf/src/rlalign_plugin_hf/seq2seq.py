@@ -15,8 +15,8 @@ from torch import Tensor
 from rlalign import Decoder, RLAlignError, Rollout
 from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_padded, with_actions
 from rlalign_plugin_hf.decoding import LazyDecoder
-from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
+from rlalign_plugin_hf.options import Kind, ModelOptions, where
 
 
 class Seq2SeqLM(LanguageModel):
