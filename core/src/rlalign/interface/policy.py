@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel
@@ -56,6 +56,18 @@ class NoRoom(ConfigError):
     """A response may not be as long as the pipeline asks: whatever the prompt, a policy cannot give so many tokens."""
 
 
+class Footprint(NamedTuple):
+    """About how much memory a policy takes, in bytes."""
+
+    weights: int
+    learned: int
+    """Of the weights that learn: a gradient and two moments come to each."""
+    token: int
+    """What each token of a row leaves behind for the backward pass."""
+    logits: int
+    """Of one row."""
+
+
 class Policy(Model):
     """A distribution over responses. Prompt and response are its own business; logits are the core's."""
 
@@ -86,6 +98,10 @@ class Policy(Model):
 
         The run's policy is opened before its data is looked at.
         """
+
+    def footprint(self) -> Footprint | None:
+        """The memory it takes, asked after `open`; micro-batches follow from it. None: too little to matter."""
+        return None
 
     def refuse(
         self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)

@@ -16,7 +16,7 @@ from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint, events
-from rlalign.records.environment import refuse_changed
+from rlalign.records.environment import read_lock, refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.result import Result
 from rlalign.records.rewriting import complete
@@ -140,7 +140,7 @@ class Session(Workspace):
         self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
-        lock = lock_of(self, text, {})
+        lock = lock_of(self, text, self.fit({}))
         self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
         self.logs = self._logs()
 
@@ -184,6 +184,7 @@ class Session(Workspace):
             preflight(self)
         self.display.stage("loading the model")
         self.build_policy()
+        self.fit({} if inexact else read_lock(directory.lock)["budgets"])
         changed = differing(self, was or self, saved, inexact=inexact)
         if not inexact:
             refuse_changed(changed, str(directory.path))

@@ -239,14 +239,9 @@ def _require_plausible(raw: dict[str, Any], source: str) -> None:
 
 def _require_memory(config: Any, options: Source, kind: Kind) -> None:
     """Refuse a network that is larger than the memory, by building it without its weights."""
-    auto, how = _auto(options, kind)
-    try:
-        with torch.device("meta"), seeded(0):
-            network = auto.from_config(config, **how)
-    except (RuntimeError, MemoryError) as error:
-        if "meta" in str(error):  # its class computes with weights while it is built
-            return
-        raise RLAlignError(explained(where(options), error)) from error
+    network = empty(config, options, kind)
+    if network is None:
+        return
     count = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
     require_memory(
         f"{where(options)}: a model of {count:,} weights",
@@ -254,6 +249,18 @@ def _require_memory(config: Any, options: Source, kind: Kind) -> None:
         4,
         remedy="use a smaller model, or another machine",
     )
+
+
+def empty(config: Any, options: Source, kind: Kind) -> Any:
+    """The network without numbers in its weights; None where its class computes with them while it is built."""
+    auto, how = _auto(options, kind)
+    try:
+        with torch.device("meta"), seeded(0):
+            return auto.from_config(config, **how)
+    except (RuntimeError, MemoryError) as error:
+        if "meta" in str(error):
+            return None
+        raise RLAlignError(explained(where(options), error)) from error
 
 
 @contextmanager

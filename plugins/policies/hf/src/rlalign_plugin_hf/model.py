@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.sampler import Finished
-from rlalign.interface.policy import Model, NoRoom
+from rlalign.interface.policy import Footprint, Model, NoRoom
 from rlalign_plugin_hf import adapter, gguf
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.bypass import bypassed
-from rlalign_plugin_hf.loading import digest, load_network, open_config, open_tokenizer, quiet
+from rlalign_plugin_hf.loading import digest, empty, load_network, open_config, open_tokenizer, quiet
+from rlalign_plugin_hf.memory import footprint
 from rlalign_plugin_hf.options import Kind, ModelOptions, is_here, source_of_weights, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
@@ -88,6 +89,10 @@ class LanguageModel(Policy):
         room = self.positions.room(self.new_tokens)
         if room is not None and room < 1:
             raise NoRoom(self.positions.without_room(self.new_tokens))
+
+    def footprint(self) -> Footprint | None:
+        network = empty(self._settings, self.config, self.kind)
+        return None if network is None else footprint(self._settings, network, self.config.lora)
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
