@@ -44,7 +44,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt gguf accelerate vaderSentiment
 	@touch $@
 
-# Ten minutes on two cores that do nothing else; needs 4 GB of memory.
+# 350 seconds of one processor, beside the download; needs 4 GB of memory.
 demo-real: .venv/.real
 	$(BIN)/python examples/real/demo_real.py $(ARGS)
 

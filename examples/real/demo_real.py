@@ -60,7 +60,7 @@ def show(result: rlalign.Result) -> None:
         [row for row in result.samples if row["iteration"] == at] for at in (0, last["iteration"])
     )
     gained, low, high = difference(of_prompts(before), of_prompts(after))
-    known = "more than its interval" if low > 0 else "which may be chance: the interval holds 0"
+    known = "better by more than chance" if low > 0 else "this may be chance, the interval holds 0"
     print(
         f"\n  The judge: {gained:+.3f} on the same prompts, 95 % interval {low:+.3f} to {high:+.3f}: {known}."
     )
