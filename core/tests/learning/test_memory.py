@@ -116,7 +116,7 @@ def test_check_says_it(train: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     known = registry(GIVEN)
     said = check(load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline(**train))), known)
     if train:
-        assert "micro-batch  300 padded tokens (`train.budget`)\n" in said
+        assert "  micro-batches of 300 padded tokens (`train.budget`)\n" in said
     else:
         why = "about 2 MiB each while it learns, and 16 GiB of memory are free now"
-        assert f"micro-batch  2,048 padded tokens: {why}\n" in said
+        assert f"  micro-batches of 2,048 padded tokens: {why}\n" in said

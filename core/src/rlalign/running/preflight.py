@@ -46,7 +46,7 @@ def _tokens(space: Workspace) -> str:
     most = space.budget
     size = space.models.opened().footprint() if policy.here else None
     if size is None:
-        return f"{most:,} padded tokens" if policy.here else "as the memory allows"
+        return f"{most:,} padded tokens" if policy.here else "as many tokens as the memory allows"
     found = f"{space.fit({}, loaded=False)[TOKENS]:,} padded tokens"
     if space.budget == most:
         return found

@@ -78,7 +78,8 @@ def _phase(
         size = f"{_count(train.minibatch, 'group')} a step"
     learning = f", {steps}{size}" if plan.learns else ""
     if plan.learns and (train.budget or tokens):
-        rows["micro-batch"] = f"{train.budget:,} padded tokens (`train.budget`)" if train.budget else tokens
+        most = f"{train.budget:,} padded tokens (`train.budget`)" if train.budget else tokens
+        rows["memory"] = f"micro-batches of {most}"
     rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
     wide = max(map(len, rows))
     return [f"{name:{wide}}  {value}" for name, value in rows.items()]
