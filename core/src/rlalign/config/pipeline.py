@@ -160,6 +160,7 @@ class Evaluate(Options):
     every: Positive | None = Field(None, description="iterations in between; null: start and end only")
     split: str = Field("val", description="the task's split")
     examples: Positive = Field(256, description="examples, from the start of the split")
+    show: Positive = Field(8, description="responses, the first ones, that samples.jsonl gets each time")
     use: tuple[Item, ...] = Field(
         None,  # type: ignore[arg-type]  # the file may leave it out
         description="names of rewards, or components; null: the phase's rewards",

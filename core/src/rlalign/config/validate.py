@@ -107,8 +107,9 @@ def _with_absolute_paths(
         return located if isinstance(value, dict) else list(located.values())
     if not isinstance(value, str) or Path not in choices:
         return value
-    # `str | Path` is a name on some hub unless it looks like a path.
-    if str in choices and not value.startswith(("./", "../", "/", "~", "pkg:")):
+    # `str | Path` is a name on some hub unless it looks like a path, or like a file of weights.
+    looks = value.startswith(("./", "../", "/", "~", "pkg:")) or value.endswith(".gguf")
+    if str in choices and not looks:
         return value
     try:
         return str(absolute(value, folder))

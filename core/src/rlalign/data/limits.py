@@ -86,23 +86,44 @@ def require_file(path: Path, most: float = math.inf) -> None:
 
 def machine_memory() -> int:
     """Bytes of memory that this process may use at most."""
-    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, ValueError):  # no such group, or `max`
-        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(bounds)
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(most for most, _ in _groups())])
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free, for this process and others."""
-    free = [machine_memory()]
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        most, used = ((group / f"memory.{what}").read_text() for what in ("max", "current"))
-        free.append(int(most) - int(used))
-    return max(0, min(free))
+    """Bytes of memory that this process may still take, without pushing anything out that is in use."""
+    free = machine_memory() // 2  # where nothing says how much
+    with suppress(OSError, ValueError, IndexError):
+        said = Path("/proc/meminfo").read_text()
+        free = int(said.partition("MemAvailable:")[2].split()[0]) * 2**10
+    return max(0, min([free, *(most - used for most, used in _groups())]))
+
+
+def _groups(
+    root: Path = Path("/sys/fs/cgroup"), member: Path = Path("/proc/self/cgroup")
+) -> list[tuple[int, int]]:
+    """(limit, use) in bytes of every group of processes that this one is in and that has a limit.
+
+    Use is without copies of files, which are given up when memory runs short.
+    """
+    folders = [root]
+    with suppress(OSError):
+        for line in member.read_text().splitlines():
+            _, kinds, place = line.split(":", 2)
+            if not kinds or "memory" in kinds.split(","):
+                below = (root / "memory" if kinds else root) / place.lstrip("/")
+                folders += [below, *(folder for folder in below.parents if folder.is_relative_to(root))]
+    found = []
+    for folder in dict.fromkeys(folders):
+        for most, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with suppress(OSError, ValueError):  # no such group, or `max`
+                limit, use = (int((folder / name).read_text()) for name in (most, used))
+                stat = (folder / "memory.stat").read_text()
+                files = re.findall(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE)
+                found.append((limit, use - max(map(int, files), default=0)))
+    return found
 
 
 def require_memory(what: str, *sizes: int, remedy: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel
@@ -58,6 +58,18 @@ class NoRoom(ConfigError):
     """A response may not be as long as the pipeline asks: whatever the prompt, a policy cannot give so many tokens."""
 
 
+class Footprint(NamedTuple):
+    """About how much memory a policy takes, in bytes."""
+
+    weights: int
+    learned: int
+    """Of the weights that learn: a gradient and two moments come to each."""
+    token: int
+    """What each token of a row leaves behind for the backward pass."""
+    logits: int
+    """Of one row."""
+
+
 class Policy(Model):
     """A distribution over responses. Prompt and response are its own business; logits are the core's."""
 
@@ -69,6 +81,8 @@ class Policy(Model):
     """Whether its copies compute with its own weights, as those of adapters on one network do."""
     base: str | None = None
     """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
+    licence: str | None = None
+    """Its base's licence, where that is one file and not a folder with a card that says so."""
     loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
     prompts_once: bool = False
@@ -88,6 +102,10 @@ class Policy(Model):
 
         The run's policy is opened before its data is looked at.
         """
+
+    def footprint(self) -> Footprint | None:
+        """The memory it takes, asked after `open`; micro-batches follow from it. None: too little to matter."""
+        return None
 
     def refuse(
         self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlalign.config.pipeline import Item, Phase
+from rlalign.config.pipeline import Phase
 from rlalign.config.words import found
 from rlalign.data.example import Example, Prompt
 from rlalign.errors import ConfigError, RLAlignError, attributed_to
 from rlalign.interface.component import Task
 from rlalign.interface.policy import Policy
 from rlalign.running.data import Data
+from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
 
 SYSTEM = ("system", "developer")
@@ -85,15 +86,15 @@ def system_of(prompt: Prompt) -> list[Any] | None:
     return list(prompt[: turns[0] if turns else len(prompt)])
 
 
-def told(item: Item, plans: Sequence[PhasePlan]) -> str:
+def told(models: Models, plans: Sequence[PhasePlan]) -> str:
     """How each phase asks a model that reads chats, and whose system message comes first, for `rlalign check`.
 
     Nothing of a model on the hub, which would have to be fetched.
     """
-    policy = item.peek()
-    if not isinstance(policy, Policy) or not policy.here:
+    peeked = models.item.peek()
+    if not isinstance(peeked, Policy) or not peeked.here:
         return ""
-    policy.open()
+    policy = models.opened()
     if not policy.chats:
         return ""
     wide = max(len(plan.settings.name) for plan in plans)

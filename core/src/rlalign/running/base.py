@@ -39,17 +39,21 @@ class Base:
     on_the_hub: str | None = None
     """Its own name there, or else that of the model its card names as its base."""
     licence: Mapping[str, str] = field(default_factory=dict)
-    """What its card says: `license`, `license_name`, `license_link`."""
+    """What it says of itself: `license`, `license_name`, `license_link`."""
     files: tuple[Path, ...] = ()
     """Its licence, and what belongs to it."""
 
 
-def base_of(source: str) -> Base:
-    """What is known of a model folder, or of a model by its name on the hub; nothing is fetched."""
+def base_of(source: str, licence: str | None = None) -> Base:
+    """What is known of a model folder, or of a model by its name on the hub; nothing is fetched.
+
+    `licence` is what a model that is no folder says of its own.
+    """
     folder = Path(source)
     if not folder.is_dir():
         named = _ON_THE_HUB.fullmatch(source)
-        return Base(source if named else _plain(folder.name), source if named else None)
+        said = {"license": licence} if licence and _SAID["license"].fullmatch(licence) else {}
+        return Base(source if named else _plain(folder.name), source if named else None, said)
     folder = folder.resolve()
     said = _front_matter(folder)
     own = _name_in_cache(folder)
@@ -58,12 +62,12 @@ def base_of(source: str) -> Base:
         (named_base,) = named_base
     if not isinstance(named_base, str) or not _ON_THE_HUB.fullmatch(named_base):
         named_base = None
-    licence = {
+    found = {
         key: value
         for key, looks in _SAID.items()
         if isinstance(value := said.get(key), str) and looks.fullmatch(value)
     }
-    return Base(own or _plain(folder.name), own or named_base, licence, tuple(_licences(folder)))
+    return Base(own or _plain(folder.name), own or named_base, found, tuple(_licences(folder)))
 
 
 def _plain(name: str) -> str:

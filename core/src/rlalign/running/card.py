@@ -69,7 +69,7 @@ def _of_base(base: Base) -> str:
         said += f", whose card names `{base.on_the_hub}` as its base model"
     licence = base.licence.get("license_name") or base.licence.get("license")
     if licence is not None:
-        said += f". The licence that its card names is `{licence}`; those terms go on holding for this model"
+        said += f". The licence that it names is `{licence}`; those terms go on holding for this model"
     elif not base.files:
         said += ". Its licence is not known here: look it up before you pass this model on"
     if base.files:
@@ -86,7 +86,7 @@ def save_folder(policy: Policy, folder: Path, card: Card) -> str | None:
     temporary.mkdir()
     try:
         note = policy.save(temporary)
-        base = base_of(policy.base) if policy.base is not None else None
+        base = base_of(policy.base, policy.licence) if policy.base is not None else None
         for file in base.files if base else ():
             with suppress(FileExistsError):
                 (temporary / file.name).open("xb").close()

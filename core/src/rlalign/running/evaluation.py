@@ -17,8 +17,8 @@ from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
 from rlalign.running.responses import rewarded, sample, told
 
-SHOWN = 8
-"""Responses written to samples.jsonl each time."""
+IN_EVENTS = 8
+"""Responses that TensorBoard gets each time."""
 CHARACTERS = 1000
 """Of a prompt or a response that TensorBoard gets."""
 
@@ -30,10 +30,12 @@ def evaluate(phase: RunningPhase) -> None:
     rollout, reward = measured(phase)
     metrics = metrics_of(phase, rollout, reward)
     metrics["time/evaluate"] = time.perf_counter() - started
-    logs, rows = phase.workspace.logs, shown(rollout, reward, SHOWN)
+    asked = phase.settings.evaluate
+    assert asked is not None
+    logs, rows = phase.workspace.logs, shown(rollout, reward, asked.show)
     for row in rows:
         logs.append("samples.jsonl", {**phase.where, **row})
-    logs.event(events.texts("samples", [in_words(row) for row in rows], phase.tick))
+    logs.event(events.texts("samples", [in_words(row) for row in rows[:IN_EVENTS]], phase.tick))
     phase.log(metrics, evaluation=True)
     phase.workspace.display.evaluated(metrics)
     phase.workspace.display.sample(rows[0])

@@ -17,7 +17,7 @@ from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint, events
-from rlalign.records.environment import refuse_changed
+from rlalign.records.environment import read_lock, refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.result import Result
 from rlalign.records.rewriting import complete
@@ -141,7 +141,7 @@ class Session(Workspace):
         self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
-        lock = lock_of(self, text, {})
+        lock = lock_of(self, text, self.fit({}))
         self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
         self.logs = self._logs()
 
@@ -185,6 +185,7 @@ class Session(Workspace):
             preflight(self)
         self.display.stage("loading the model")
         self.build_policy()
+        self.fit({} if inexact else read_lock(directory.lock)["budgets"])
         changed = differing(self, was or self, saved, inexact=inexact)
         if not inexact:
             refuse_changed(changed, str(directory.path))

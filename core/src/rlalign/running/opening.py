@@ -136,8 +136,8 @@ def open_model(
 
 def _config_of(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
-    if not folder.exists():
-        return {}  # on the hub
+    if not folder.exists() or (folder.suffix == ".gguf" and folder.is_file()):
+        return {}  # on the hub, or all in one file
     require_file(file, CONFIG_BYTES)
     try:
         said = json.loads(file.read_text(encoding="utf-8"))

@@ -134,6 +134,11 @@ def new_tokens(plans: Sequence[PhasePlan], *, training: bool = True) -> NewToken
     return max(asked, key=lambda one: one.tokens)
 
 
+def copies_of(plans: Sequence[PhasePlan]) -> set[str]:
+    """The models, beside the policy, that are as large as it is."""
+    return {name for plan in plans for name, role in plan.models.items() if role != "value"}
+
+
 def asked_of(plans: Sequence[PhasePlan], task: Task, split: str) -> tuple[Collection[str], int | None]:
     """Which responses to a split's examples there will be, and how many of the first examples; None: all of them."""
     responses: set[str] = set()

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
 from rlalign.config.registry import Registry
 from rlalign.data.example import Example
+from rlalign.data.limits import in_words
 from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.policy import Policy
+from rlalign.learning.memory import free_on
 from rlalign.running.asking import told
 from rlalign.running.display import NoDisplay
 from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
 from rlalign.running.report import describe
-from rlalign.running.workspace import Workspace
+from rlalign.running.workspace import TOKENS, Workspace
 
 LOOKED_AT = 1_000
 """Examples of a split that `rlalign check` looks at."""
@@ -34,8 +36,8 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
     """The pipeline in words, once nothing is wrong with it that can be known without weights and in little time."""
     space = Workspace(pipeline, registry, _Told())
     found = preflight(space, LOOKED_AT)
-    said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans])
-    return said + told(pipeline.policy, space.plans) + _sampling(space)
+    said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans], _tokens(space))
+    return said + told(space.models, space.plans) + _sampling(space)
 
 
 def _sampling(space: Workspace) -> str:
@@ -45,6 +47,21 @@ def _sampling(space: Workspace) -> str:
         return ""
     how = space.models.opened().sampling(space.device)
     return "" if how is None else f"\nsampling: {how}\n"
+
+
+def _tokens(space: Workspace) -> str:
+    """How large micro-batches may be, and why, where that follows from the memory."""
+    policy = space.pipeline.policy.peek()
+    assert isinstance(policy, Policy)
+    most = space.budget
+    size = space.models.opened().footprint() if policy.here else None
+    if size is None:
+        return f"{most:,} padded tokens" if policy.here else "as many tokens as the memory allows"
+    found = f"{space.fit({}, loaded=False)[TOKENS]:,} padded tokens"
+    if space.budget == most:
+        return found
+    free = in_words(free_on(space.device) or 0)
+    return f"{found}: about {in_words(size.token)} each while it learns, and {free} of memory are free now"
 
 
 def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:

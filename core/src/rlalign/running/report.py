@@ -8,8 +8,13 @@ from rlalign.config.pipeline import Pipeline
 from rlalign.running.plan import PhasePlan
 
 
-def describe(pipeline: Pipeline, plans: Sequence[PhasePlan], examples: Sequence[str] = ()) -> str:
-    """The whole pipeline in a few lines per phase; `examples` says of each what its task gave."""
+def describe(
+    pipeline: Pipeline, plans: Sequence[PhasePlan], examples: Sequence[str] = (), tokens: str = ""
+) -> str:
+    """The whole pipeline in a few lines per phase.
+
+    `examples` says of each what its task gave, `tokens` how large micro-batches may be.
+    """
     repeat = f", repeated {pipeline.repeat} times" if pipeline.repeat > 1 else ""
     count = "1 phase" if len(plans) == 1 else f"{len(plans)} phases"
     lines = [f"{pipeline.stem}: {count}{repeat}; policy {pipeline.policy.component}, seed {pipeline.seed}"]
@@ -18,13 +23,18 @@ def describe(pipeline: Pipeline, plans: Sequence[PhasePlan], examples: Sequence[
         lines += [
             "",
             f"{plan.settings.name}:",
-            *(f"  {line}" for line in _phase(plan, known, first=place == 0, examples=examples[place:][:1])),
+            *(
+                f"  {line}"
+                for line in _phase(plan, known, tokens, first=place == 0, examples=examples[place:][:1])
+            ),
         ]
         known |= set(plan.models)
     return "\n".join(lines) + "\n"
 
 
-def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[str]) -> list[str]:
+def _phase(
+    plan: PhasePlan, known: set[str], tokens: str, *, first: bool, examples: Sequence[str]
+) -> list[str]:
     phase, train = plan.settings, plan.settings.train
     rows = {"task": f"{phase.task.name}" + (f" (from {phase.origin.phase})" if phase.origin else "")}
     if examples and examples[0]:
@@ -67,6 +77,9 @@ def _phase(plan: PhasePlan, known: set[str], *, first: bool, examples: Sequence[
     if train.minibatch:
         size = f"{_count(train.minibatch, 'group')} a step"
     learning = f", {steps}{size}" if plan.learns else ""
+    if plan.learns and (train.budget or tokens):
+        most = f"{train.budget:,} padded tokens (`train.budget`)" if train.budget else tokens
+        rows["memory"] = f"micro-batches of {most}"
     rows["length"] = f"{length} of {_count(train.prompts, 'prompt')}{learning}"
     wide = max(map(len, rows))
     return [f"{name:{wide}}  {value}" for name, value in rows.items()]

@@ -10,6 +10,7 @@ import torch
 
 from rlalign.config.pipeline import Item, Pipeline
 from rlalign.config.registry import Registry
+from rlalign.learning.memory import fitting_tokens, free_on, head_chunk, most_tokens
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.answers import Answers
@@ -19,9 +20,12 @@ from rlalign.running.components import Components
 from rlalign.running.data import Data
 from rlalign.running.display import Display
 from rlalign.running.models import Models
-from rlalign.running.plan import new_tokens
+from rlalign.running.plan import copies_of, new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.serving.served import Served
+
+TOKENS = "tokens_per_micro_batch"
+"""What `lock.json` calls the budget of a run."""
 
 
 class Workspace:
@@ -39,8 +43,7 @@ class Workspace:
         self.plans, self.builder = plan_phases(pipeline, registry)
         self.seeds = Seeds(pipeline.seed)
         self.device = _device(pipeline.device)
-        self.budget = 16384 if self.device.type == "cpu" else 65536
-        self.head_chunk = 256 if self.device.type == "cpu" else 2048
+        self.budget, self.head_chunk = most_tokens(self.device), head_chunk(self.device)
         self.step = 0
         self.told: set[tuple[str, str]] = set()
         self.ticks = 0
@@ -67,6 +70,24 @@ class Workspace:
         torch.use_deterministic_algorithms(self.pipeline.deterministic)
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
+
+    def fit(self, known: Mapping[str, Any], loaded: bool = True) -> dict[str, Any]:
+        """How large micro-batches may be: as a run's lock has it, or what fits the memory that is free now.
+
+        `loaded`: whether the policy's weights are there already.
+        """
+        size, free = self.models.opened().footprint(), free_on(self.device)
+        if type(known.get(TOKENS)) is int:
+            self.budget = max(1, min(int(known[TOKENS]), self.budget))
+        elif size is not None and free is not None:
+            self.budget = fitting_tokens(
+                size,
+                free - (0 if loaded else size.weights),
+                copies=0 if self.models.opened().shares else len(copies_of(self.plans)),
+                most=self.budget,
+                chunk=self.head_chunk,
+            )
+        return {TOKENS: self.budget}
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
         """The models as they were, and all that is known of the phases before."""

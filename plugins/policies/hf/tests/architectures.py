@@ -72,6 +72,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "gemma3n_text": {"num_kv_shared_layers": 1},
     "led": {"attention_window": [4, 4]},
+    "encoder-decoder": {"encoder": {"is_decoder": False}, "decoder": {"add_cross_attention": True}},
     "kimi_linear": {
         "linear_attn_config": {
             "full_attn_layers": [2, 4],
@@ -115,7 +116,8 @@ def _sized(cls: Any, own: Mapping[str, Any]) -> Any:
         inner = getattr(plain, name, None)
         if inner is not None and type(inner).__name__ != "AutoConfig":
             said[name] = _sized(type(inner), own.get(name, {}))
-    return cls(**{**said, **own})
+    parts = said.keys() & getattr(cls, "sub_configs", {}).keys()
+    return cls(**{**said, **{name: value for name, value in own.items() if name not in parts}})
 
 
 def tokenizer() -> Any:

@@ -1,4 +1,4 @@
-"""Four families of tiny random models, with tokenizers of a hundred words."""
+"""Five families of tiny random models, with tokenizers of a hundred words."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -31,7 +34,7 @@ WORDS = 60
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PROMPTS = ("w1", "w2 w3 w4 w5", "w6 w7 w8 w9 w10 w11 w12 w13", "w1 w14 w15 w16 w17 w18 w19 w20 w21")
 """1, 4, 8 and 9 tokens: up to 8 pads."""
-CAUSAL, SEQ2SEQ = ("gpt2", "llama"), ("t5", "bart")
+CAUSAL, SEQ2SEQ = ("gpt2", "llama"), ("t5", "bart", "bert2bert")
 FAMILIES = CAUSAL + SEQ2SEQ
 
 
@@ -39,7 +42,14 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate([*SPECIALS, *(f"w{i}" for i in range(WORDS))])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    template = {"gpt2": "$A", "llama": "<s> $A", "t5": "$A </s>", "bart": "<s> $A </s>"}[family]
+    templates = {
+        "gpt2": "$A",
+        "llama": "<s> $A",
+        "t5": "$A </s>",
+        "bart": "<s> $A </s>",
+        "bert2bert": "<s> $A </s>",
+    }
+    template = templates[family]
     named = [(word, i) for i, word in enumerate(SPECIALS)]
     made.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
     tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -83,6 +93,16 @@ def _network(family: str) -> Any:
                 relative_attention_num_buckets=8, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2,
             )
         )  # fmt: skip
+    if family == "bert2bert":
+        halves = [
+            BertConfig(
+                vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                max_position_embeddings=48, initializer_range=0.2, **ids,
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        config = EncoderDecoderConfig.from_encoder_decoder_configs(*halves, decoder_start_token_id=1, **ids)
+        return EncoderDecoderModel(config)
     made = BartForConditionalGeneration(
         BartConfig(
             vocab_size=size, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,

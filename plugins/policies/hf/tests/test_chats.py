@@ -14,7 +14,7 @@ import rlalign
 from rlalign import ConfigError, Example, Options, Task
 from rlalign.cli import inspection
 from rlalign.cli.commands import program
-from rlalign_plugin_hf.loading import ModelOptions
+from rlalign_plugin_hf.options import ModelOptions
 from rlalign_plugin_hf.prompts import PromptReader
 
 PLAIN = "{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}w0"

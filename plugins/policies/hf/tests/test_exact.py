@@ -22,7 +22,7 @@ from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
 from rlalign.running.models import hold
 
-FAMILIES = ("gpt2", "llama", "t5", "bart")
+FAMILIES = ("gpt2", "llama", "t5", "bart", "bert2bert")
 SETTINGS = {
     "plain": Sampling(samples=3, max_new_tokens=10),
     "truncated": Sampling(

@@ -19,7 +19,7 @@ from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign_plugin_nlpo import NLPO
 from rlalign_plugin_ppo import PPO
 
-FAMILIES = ("gpt2", "llama", "t5", "bart")
+FAMILIES = ("gpt2", "llama", "t5", "bart", "bert2bert")
 Pipeline = Callable[..., dict[str, Any]]
 FULL, LORA = {}, {"lora": {"r": 3}}
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlalign import Example
-from rlalign_plugin_hf.loading import ModelOptions
+from rlalign_plugin_hf.options import ModelOptions
 from rlalign_plugin_hf.prompts import PromptReader
 from rlalign_plugin_hf.spelling import Spelling
 

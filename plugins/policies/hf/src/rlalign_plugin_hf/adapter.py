@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlalign import RLAlignError
-from rlalign_plugin_hf.loading import LoRA, seeded
+from rlalign_plugin_hf.loading import seeded
+from rlalign_plugin_hf.options import LoRA
 
 NAME = "default"
 

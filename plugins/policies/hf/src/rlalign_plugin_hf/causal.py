@@ -26,9 +26,9 @@ from rlalign_plugin_hf.batches import (
 )
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.heads import own_head
-from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import causal_decoder
+from rlalign_plugin_hf.options import Kind, ModelOptions, where
 from rlalign_plugin_hf.selftest import computes_prompts_once
 
 

@@ -19,24 +19,15 @@ from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.interfaces import Finished
-from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter, heads, precision
+from rlalign.interface.policy import Footprint, Model, NoRoom
+from rlalign_plugin_hf import adapter, gguf, heads, precision
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.engine.engines import Engine
 from rlalign_plugin_hf.fused import fuse
-from rlalign_plugin_hf.loading import (
-    Kind,
-    ModelOptions,
-    digest,
-    is_here,
-    load_network,
-    open_config,
-    open_tokenizer,
-    quiet,
-    source_of_weights,
-    where,
-)
+from rlalign_plugin_hf.loading import digest, empty, load_network, open_config, open_tokenizer, quiet
+from rlalign_plugin_hf.memory import footprint
 from rlalign_plugin_hf.native.choice import Decoding
+from rlalign_plugin_hf.options import Kind, ModelOptions, is_here, source_of_weights, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
@@ -91,6 +82,7 @@ class LanguageModel(Policy):
         if self.config.lora is not None:
             adapter.require_peft()
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
+        self.licence = gguf.licence(self.base) if self.base is not None else None
         self.positions = Positions(self._settings, self.kind)
         self.decoding = Decoding(self._settings)
         self.engine = Engine(self.config.engine)
@@ -106,6 +98,10 @@ class LanguageModel(Policy):
         room = self.positions.room(self.new_tokens)
         if room is not None and room < 1:
             raise NoRoom(self.positions.without_room(self.new_tokens))
+
+    def footprint(self) -> Footprint | None:
+        network = empty(self._settings, self.config, self.kind)
+        return None if network is None else footprint(self._settings, network, self.config.lora)
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None

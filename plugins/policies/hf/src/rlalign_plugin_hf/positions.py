@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rlalign_plugin_hf.loading import Kind
+from rlalign_plugin_hf.options import Kind
 
 
 class Longest(NamedTuple):

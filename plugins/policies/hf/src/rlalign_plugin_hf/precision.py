@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from rlalign_plugin_hf import gguf
+
 KINDS = {"BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -78,6 +80,8 @@ def to_write(
 
 def half_of(source: str) -> Half | None:
     """What a model's files, of a folder or in the hub's cache, hold most weights in; None where that is not half."""
+    if gguf.named(source):
+        return None  # packed, and no longer so once it learns
     numbers: Counter[str] = Counter()
     kinds: dict[str, str] = {}
     for path in _files(source):

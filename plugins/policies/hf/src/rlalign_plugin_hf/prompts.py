@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rlalign import ConfigError, Example, LazyExamples, RLAlignError
 from rlalign.data.limits import TEXT_CHARACTERS
-from rlalign_plugin_hf.loading import ModelOptions, where
+from rlalign_plugin_hf.options import ModelOptions, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.rendering import ChatTemplate
 from rlalign_plugin_hf.spelling import Spelling

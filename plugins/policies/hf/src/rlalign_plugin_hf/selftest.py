@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign import Example, RLAlignError, logged_rollout
-from rlalign_plugin_hf.loading import where
+from rlalign_plugin_hf.options import where
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.causal import CausalLM

@@ -15,9 +15,9 @@ from torch import Tensor
 from rlalign import Decoder, RLAlignError, Rollout
 from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_padded, with_actions
 from rlalign_plugin_hf.decoding import LazyDecoder
-from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import NativeSeq2SeqDecoder
+from rlalign_plugin_hf.options import Kind, ModelOptions, where
 
 
 class Seq2SeqLM(LanguageModel):
@@ -45,7 +45,8 @@ class Seq2SeqLM(LanguageModel):
         return len(self._begin)
 
     def _trunk(self) -> Any:
-        return self.network.get_decoder()
+        decoder = self.network.get_decoder()
+        return getattr(decoder, "base_model", decoder)  # of an EncoderDecoderModel it is a language model
 
     def encoded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """(states [n,S,C], mask [n,S] or None where nothing is padded), one row per prompt."""
@@ -54,7 +55,8 @@ class Seq2SeqLM(LanguageModel):
         states: Tensor = self.network.get_encoder()(
             input_ids=ids_nS, attention_mask=mask_nS
         ).last_hidden_state
-        return states, mask_nS
+        between = getattr(self.network, "enc_to_dec_proj", None)  # where the two are of different width
+        return states if between is None else between(states), mask_nS
 
     def _features(self, rollout: Rollout, last: bool) -> Tensor:
         states_nSC, mask_nS, which_N = self._encoded_rows(rollout.inputs, rollout.group_N)

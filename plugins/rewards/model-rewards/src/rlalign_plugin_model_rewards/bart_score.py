@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from rlalign import Example, Rollout, Score, hookimpl
-from rlalign_plugin_hf.loading import Kind
+from rlalign_plugin_hf.options import Kind
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 from rlalign_plugin_model_rewards.texts import texts_of
 

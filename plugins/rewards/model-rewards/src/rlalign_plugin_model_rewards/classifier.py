@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from rlalign import ComponentError, Example, Rollout, Run, Score, hookimpl
-from rlalign_plugin_hf.loading import Kind
+from rlalign_plugin_hf.options import Kind
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 from rlalign_plugin_model_rewards.texts import Row, Side, texts_of
 

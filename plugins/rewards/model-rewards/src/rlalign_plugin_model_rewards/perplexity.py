@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from rlalign import Component, ConfigError, Example, Options, Rollout, Run, Score, hookimpl, logged_rollout
 from rlalign_plugin_hf.causal import CausalLM
-from rlalign_plugin_hf.loading import Kind
+from rlalign_plugin_hf.options import Kind
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from rlalign import Component, ConfigError, RLAlignError, Run
 from rlalign_plugin_hf.batches import accepted
-from rlalign_plugin_hf.loading import Kind, Source, load_weights, open_config, open_tokenizer, peek
+from rlalign_plugin_hf.loading import load_weights, open_config, open_tokenizer, peek
+from rlalign_plugin_hf.options import Kind, Source
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from rlalign import Policy, RLAlignError, Value
 from rlalign.interface.policy import Model
 from rlalign_plugin_hf.batches import accepted
-from rlalign_plugin_hf.loading import Source, digest, is_here, open_config, open_tokenizer, peek, quiet
+from rlalign_plugin_hf.loading import digest, open_config, open_tokenizer, peek, quiet
+from rlalign_plugin_hf.options import Source, is_here
 from rlalign_plugin_model_rewards.new_head import has_head, load, output_layer
 from rlalign_plugin_model_rewards.scorer import Padded, Remembered, filler_of, longest_of
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side
