@@ -1,0 +1,175 @@
+"""The tables of measured speed, from the files under benchmarks/results; `make docs` puts them into the READMEs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+LABELS = {"tiny": "GPT-2, 2 × 128, V 1,000", "qwen": "Qwen2, 4 × 256, V 8,000", "gpt2": "GPT-2 small's shape"}
+LABELS |= {"real": "a real model of 135M"}
+_GROUPED = {
+    "float32": {"tiny": 3.5, "qwen": 2.6, "gpt2": 1.85, "real": 2.0},
+    "bfloat16": {"tiny": 3.5, "qwen": 4.5},
+}
+ROLLOUT_AIM = {"V": 5.0}
+"""How many times as fast sampling should be, of a scenario's rows in float32."""
+
+
+def aim(row: str) -> float | None:
+    """How many times as fast as TRL a row's step should be."""
+    model, algorithm, scenario, dtype = row.split("/")
+    if algorithm in ("rloo", "grpo"):
+        if scenario == "L" and dtype == "float32":
+            return 4.0
+        if scenario == "S":
+            return _GROUPED[dtype].get(model)
+    return 2.5 if scenario == "S" and dtype == "float32" and algorithm in ("ppo", "dpo") else None
+
+
+def latest(kind: str) -> Mapping[str, Any]:
+    """What the newest results file of a kind holds; nothing where there is none."""
+    found = sorted(RESULTS.glob(f"{kind}-[0-9]*.json"))
+    return json.loads(found[-1].read_text()) if found else {}
+
+
+def times(ratio: Mapping[str, float], wanted: float | None = None) -> str:
+    """`2.41 [2.2, 2.6]`, in bold where it misses what is wanted."""
+    middle = f"{ratio['median']:.2f}"
+    if wanted is not None and ratio["median"] < wanted:
+        middle = f"**{middle}**"
+    return f"{middle} [{ratio['least']:.2f}, {ratio['most']:.2f}]"
+
+
+def done(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were measured."""
+    return {name: one for name, one in part.items() if "failed" not in one}
+
+
+def beside_trl(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """A line a row: seconds of a step, how many times as long TRL took, and of the sampling alone."""
+    lines: list[Sequence[str]] = [
+        ("model", "algorithm", "scenario", "precision", "s a step", "TRL's", "× (processor)", "× (clock)")
+        + ("aim", "rollout ×", "n", "load")
+    ]
+    for name, one in done(data.get("rows", {})).items():
+        model, algorithm, scenario, dtype = name.split("/")
+        cpu, wall, wanted = one["step"]["cpu"], one["step"]["wall"], aim(name)
+        rollout = ""
+        if "rollout" in one:
+            least = ROLLOUT_AIM.get(scenario) if dtype == "float32" else None
+            rollout = times(one["rollout"]["cpu"]["ratio"], least)
+        lines.append(
+            (LABELS.get(model, model), algorithm, scenario, dtype)
+            + (f"{cpu['ours']['median']:.3f}", f"{cpu['other']['median']:.3f}", times(cpu["ratio"], wanted))
+            + (times(wall["ratio"]), f"{wanted:g}" if wanted else "", rollout, str(one["n"]))
+            + (f"{max(one['load']):.1f}",)
+        )
+    return lines
+
+
+def short(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Models down, algorithms across: how many times as fast as TRL, in float32 on equal prompts."""
+    rows = done(data.get("rows", {}))
+    algorithms = ("rloo", "grpo", "ppo", "dpo")
+    lines: list[Sequence[str]] = [("times as fast as TRL", *(a.upper() for a in algorithms), "RLOO, bfloat16")]
+    for model, label in LABELS.items():
+        names = [*(f"{model}/{a}/S/float32" for a in algorithms), f"{model}/rloo/S/bfloat16"]
+        if any(name in rows for name in names):
+            cells = [f"{rows[n]['step']['cpu']['ratio']['median']:.2f}" if n in rows else "" for n in names]
+            lines.append((label, *cells))
+    return lines
+
+
+def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Peak memory of each side, in a process of its own."""
+    held = done(data.get("memory", {}))
+    lines: list[Sequence[str]] = [("row", "GB at most", "TRL's", "share")]
+    for name in held:
+        row, _, side = name.rpartition("/")
+        if side == "ours" and f"{row}/trl" in held:
+            ours, theirs = held[name]["peak_gb"], held[f"{row}/trl"]["peak_gb"]
+            lines.append((f"`{row}`", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}"))
+    return lines
+
+
+def parity(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """How far the gradients of both sides are from each other, and how far padding moves TRL's log-probs."""
+    lines: list[Sequence[str]] = [
+        ("row", "gradients apart", "prompt + response tokens, both", "nats that 1, 4, 8 pads move TRL's log-probs")
+    ]
+    for name, one in done(data.get("parity", {})).items():
+        ours, moved = one["ours"], one.get("moved by padding", {})
+        pads = ", ".join(f"{moved[p]:.1g}" for p in ("1", "4", "8")) if moved else ""
+        lines.append((f"`{name}`", f"{one['far']:.0e}", f"{ours['prompt tokens']} + {ours['response tokens']}", pads))
+    return lines
+
+
+def further(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """What has no counterpart in TRL: each beside what it is made of."""
+    lines: list[Sequence[str]] = [("what", "beside", "s", "its s", "costs × (processor)", "n")]
+    for one in done(data.get("further", {})).get("all", {}).get("pairs", []):
+        cpu = one["cpu"]
+        lines.append(
+            (one["what"], one["beside"], f"{cpu['other']['median']:.3f}", f"{cpu['ours']['median']:.3f}")
+            + (times(cpu["ratio"]), str(one["n"]))
+        )
+    return lines
+
+
+def rl4lms(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Rows A, B and S beside RL4LMs' recorded runs, from the benchmark of that name."""
+    from benchmarks.rl4lms.bench import AIMS, RECORDED, ratios
+
+    lines: list[Sequence[str]] = [("row", "s an iteration", "recorded", "×", "aim")]
+    for row, one in data.get("rows", {}).items():
+        if row.rpartition("-")[0] in ("A", "B", "S"):
+            ratio, wanted = ratios(row, one)["iteration"], AIMS[row.rpartition("-")[0]]
+            shown = f"{ratio:.1f}" if ratio >= wanted else f"**{ratio:.1f}**"
+            recorded = RECORDED["rows"][row]["iteration_s"]
+            lines.append((row, f"{one['iteration_s']:.2f}", f"{recorded:.1f}", shown, f"{wanted}"))
+    return lines
+
+
+def growth(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Tokens a processor second as one size grows and the others stay."""
+    lines: list[Sequence[str]] = [("what grows", "from", "to", "tokens/s at first", "most", "at", "at last", "knee")]
+    for what, one in done(data.get("growth", {})).get("all", {}).get("axes", {}).items():
+        sizes, speed = one["sizes"], one["tokens/s"]
+        best = max(range(len(speed)), key=speed.__getitem__)
+        lines.append(
+            (what, f"{sizes[0]:,}", f"{sizes[-1]:,}", f"{speed[0]:,.0f}", f"{speed[best]:,.0f}")
+            + (f"{sizes[best]:,}", f"{speed[-1]:,.0f}", f"{one['knee']:,}")
+        )
+    return lines
+
+
+TABLES = {
+    "speed, short": ("speed", short),
+    "speed": ("speed", beside_trl),
+    "speed, memory": ("speed", memory),
+    "speed, parity": ("speed", parity),
+    "speed, further": ("speed", further),
+    "speed, growth": ("speed", growth),
+    "rl4lms": ("rl4lms", rl4lms),
+}
+
+
+def measured(name: str) -> list[Sequence[str]]:
+    """The rows of a table by its name; one that says so where nothing is measured yet."""
+    kind, way = TABLES[name]
+    lines = way(latest(kind))
+    return lines if len(lines) > 1 else [*lines, ("not measured yet", *[""] * (len(lines[0]) - 1))]
+
+
+def as_text(lines: Sequence[Sequence[str]]) -> str:
+    first, *others = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(first), *others))
+
+
+def tables(data: Mapping[str, Any]) -> list[str]:
+    """All that a results file holds."""
+    made = [way(data) for kind, way in TABLES.values() if kind == "speed"]
+    return [as_text(lines) for lines in made if len(lines) > 1]
