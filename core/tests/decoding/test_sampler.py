@@ -19,7 +19,7 @@ from rlalign.builtin.nucleus import Nucleus
 from rlalign.data.example import Example
 from rlalign.data.settings import Sampling
 from rlalign.decoding import top_k_top_p
-from rlalign.decoding.sampler import choose, sample
+from rlalign.decoding.sampler import sample
 from rlalign.decoding.top_k_top_p import nucleus, truncate
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
@@ -41,50 +41,6 @@ def by_walking(probs: Sequence[float], u: float) -> int:
             if reached > target:
                 return i
     return last
-
-
-edge = st.sampled_from([0.0, 2.0**-24, 1e-7, 0.5, 1 - 2.0**-24, 1 - 2.0**-53, 1.0])
-probability = st.one_of(st.just(0.0), st.floats(1e-30, 1.0), st.sampled_from([1e-8, 0.5, 1.0]))
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.lists(probability, min_size=5, max_size=5), min_size=1, max_size=4),
-    st.lists(st.one_of(edge, st.floats(0, 1)), min_size=4, max_size=4),
-    st.sampled_from([torch.float32, torch.float64]),
-)
-def test_a_token_of_probability_zero_is_never_chosen(
-    rows: list[list[float]], us: list[float], dtype: torch.dtype
-) -> None:
-    rows = [row if any(torch.tensor(row, dtype=dtype) > 0) else [0, 0, 1.0, 0, 0] for row in rows]
-    probs = torch.tensor(rows, dtype=dtype)
-    u = torch.tensor(us[: len(rows)], dtype=torch.float32)
-    token = choose(probs, u)
-    assert token.dtype == torch.long
-    assert (probs.gather(1, token[:, None]) > 0).all()
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 8), min_size=1, max_size=9), st.integers(0, 2**12 - 1))
-def test_choose_is_the_inverse_of_the_cumulative_distribution(counts: list[int], place: int) -> None:
-    """On numbers that floats hold exactly the two must agree everywhere, boundaries included."""
-    counts = counts if sum(counts) else [1]
-    total = 2 ** math.ceil(math.log2(sum(counts)))
-    counts = [*counts, total - sum(counts)]
-    probs, u = [c / total for c in counts], place / 2**12
-    assert int(choose(torch.tensor([probs]), torch.tensor([u]))) == by_walking(probs, u)
-
-
-def test_frequencies_follow_the_probabilities() -> None:
-    """χ² over a quarter of a million draws of the run's own uniforms."""
-    probs = torch.tensor([0.3, 0.0, 0.2, 1e-3, 0.0, 0.25, 0.15, 0.099, 0.0])
-    n = 1 << 18
-    u = Seeds(3).uniforms("sample", positions=range(1 << 10), samples=1, steps=1 << 8).reshape(-1)
-    counts = torch.bincount(choose(probs.expand(n, -1), u), minlength=len(probs)).double()
-    assert counts[probs == 0].sum() == 0
-    expected = probs[probs > 0].double() / probs.double().sum() * n
-    chi2 = float(((counts[probs > 0] - expected) ** 2 / expected).sum())
-    assert chi2 < 20.5  # 5 degrees of freedom, 0.1 %
 
 
 # -- truncating -----------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from rlalign.data.allowed import Allowed, pack
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
+from rlalign.decoding.choosing import choose, only
 from rlalign.decoding.logits import bad_logits, full_precision
-from rlalign.decoding.top_k_top_p import only, truncate
+from rlalign.decoding.top_k_top_p import truncate
 from rlalign.errors import RLAlignError
 from rlalign.progress import report
 
@@ -76,19 +77,6 @@ COMPACT_SHARE = 1 / 8
 """Finished rows are dropped once they are this share of the rows being computed."""
 TOLD_SHARE = 1 / 8
 """Finished groups are told of once they are this share of those that nobody was told of."""
-
-
-def choose(probs_nV: Tensor, uniform_n: Tensor) -> Tensor:
-    """Inverse CDF: the first token whose cumulative probability exceeds u. Never one of probability 0."""
-    cdf_nV = probs_nV.cumsum(1)
-    target_n1 = uniform_n.to(cdf_nV.dtype)[:, None] * cdf_nV[:, -1:]
-    places_V = torch.arange(probs_nV.shape[1], device=probs_nV.device)
-    token_n1 = torch.searchsorted(cdf_nV, target_n1, right=True).clamp_max_(len(places_V) - 1)
-    if not bool((probs_nV.gather(1, token_n1) > 0).all()):
-        # Where rounding lifts the target to the total, the last token that has any probability.
-        last_n1 = torch.where(probs_nV > 0, places_V, 0).amax(1, keepdim=True)
-        token_n1 = torch.minimum(token_n1, last_n1)
-    return token_n1[:, 0]
 
 
 @dataclass
@@ -149,16 +137,11 @@ def sample(
         temperature = 1.0 if how.greedy else how.temperature
         scaled_nV = raw_nV / temperature
         kept_nV = _kept(scaled_nV, how, within, ends, t)
-        full_nV = scaled_nV.log_softmax(1)
-        logp_nV = full_nV if kept_nV is None else only(scaled_nV, kept_nV).log_softmax(1)
-        if how.greedy:
-            token_n = logp_nV.argmax(1)
-        else:
-            token_n = choose(logp_nV.exp(), uniform_NT[rows_n, t])
+        token_n, logp_n, full_n = choose(scaled_nV, None if how.greedy else uniform_NT[rows_n, t], kept_nV)
         live_n = rows_n[alive_n]
         trace.actions_NT[live_n, t] = token_n[alive_n]
-        trace.logprobs_NT[live_n, t] = logp_nV.gather(1, token_n[:, None])[alive_n, 0]
-        trace.full_logprobs_NT[live_n, t] = full_nV.gather(1, token_n[:, None])[alive_n, 0]
+        trace.logprobs_NT[live_n, t] = logp_n[alive_n]
+        trace.full_logprobs_NT[live_n, t] = full_n[alive_n]
         trace.length_N[live_n] = t + 1
         if trace.narrowed is not None and kept_nV is not None:
             trace.narrowed.append((live_n.cpu(), pack(kept_nV)[alive_n].cpu()))

@@ -8,18 +8,13 @@ import torch
 from torch import Tensor
 
 from rlalign.data.settings import Sampling
+from rlalign.decoding.choosing import only
 
 HISTOGRAM_FROM = 512
 """Vocabularies from which a nucleus is found with a histogram, instead of by sorting all of it."""
 _BINS = 1024
 _PIECE = 1 << 17
 """Entries that such a histogram looks at together: what lies in between then stays in a processor's cache."""
-
-
-def only(logits_nV: Tensor, kept_nV: Tensor) -> Tensor:
-    """−∞ where nothing is kept. (A CPU's `masked_fill` branches at every entry, and is several times slower.)"""
-    bound_nV = kept_nV.to(logits_nV.dtype).sub_(0.5).mul_(math.inf)
-    return torch.minimum(logits_nV, bound_nV)
 
 
 def truncate(logits_nV: Tensor, how: Sampling) -> Tensor:

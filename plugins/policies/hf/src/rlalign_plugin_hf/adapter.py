@@ -117,3 +117,12 @@ def merged(network: Any) -> Any:
         parent, _, child = name.rpartition(".")
         setattr(modules[parent], child, layer.get_base_layer())
     return twin
+
+
+def added(layer: Any) -> tuple[Tensor | None, list[Tensor]]:
+    """(what the adapter adds to its layer's weight, the factors that make it); nothing, where it is off."""
+    if layer.disable_adapters:
+        return None, []
+    factors = [p for name, p in layer.named_parameters() if name.startswith("lora_")]
+    delta: Tensor = layer.get_delta_weight(NAME)
+    return delta.detach(), factors

@@ -25,6 +25,7 @@ from rlalign_plugin_hf.batches import (
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
+from rlalign_plugin_hf.native.decoder import NativeCausalDecoder
 
 
 class CausalLM(LanguageModel):
@@ -38,8 +39,11 @@ class CausalLM(LanguageModel):
     _trunk_name = ""
     _filler = 0
 
-    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+    def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:
         return CausalDecoder(self, inputs, k)
+
+    def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
+        return NativeCausalDecoder(self, family, inputs, k)
 
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return left_padded(inputs, self._filler)

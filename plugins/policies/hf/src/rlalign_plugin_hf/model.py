@@ -35,6 +35,7 @@ from rlalign_plugin_hf.loading import (
     source_of_weights,
     where,
 )
+from rlalign_plugin_hf.native.choice import Decoding
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
@@ -52,6 +53,8 @@ class LanguageModel(Policy):
     config: ModelOptions
     positions: Positions
     """The rows it reads."""
+    decoding: Decoding
+    """How it decodes, and why."""
     _settings: Any
     """The network's configuration."""
 
@@ -85,6 +88,7 @@ class LanguageModel(Policy):
             adapter.require_peft()
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
         self.positions = Positions(self._settings, self.kind)
+        self.decoding = Decoding(self._settings)
         self._require_room()
         self.tokenizer = open_tokenizer(self.config)
         side = "left" if self.kind == "causal" else "right"
@@ -112,6 +116,7 @@ class LanguageModel(Policy):
             self._require_room()
             refuse_if_inexact(self)
             self._bare_head = self._head_is_bare()
+            self.decoding.verify(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
             self._slots = [adapter.Slots(self.model)]
@@ -230,8 +235,17 @@ class LanguageModel(Policy):
                 f"{self.positions}; {remedy}"
             )
 
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        family = self.decoding.native(self, inputs)
+        return self._by_forward(inputs, k) if family is None else self._natively(family, inputs, k)
+
     @abstractmethod
-    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...
+    def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """By transformers' forward, whatever the architecture."""
+
+    @abstractmethod
+    def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
+        """By its family's step."""
 
     # -- trunk and head -------------------------------------------------------------------------------
 
@@ -342,6 +356,7 @@ class LanguageModel(Policy):
         )
         for name in shared:
             setattr(made, name, getattr(self, name))
+        made.decoding = self.decoding.twin()
         if self.config.lora is None:
             made.model = copy.deepcopy(self.network)
             return made.eval()

@@ -36,8 +36,8 @@ def refuse_if_inexact(policy: LanguageModel) -> None:
     cannot be done; such a network is exact as long as its padding token is never chosen, so it is ruled out.
     """
     pad = padding_token(policy)
-    wrong = _wrong(policy, pad)
-    if wrong and pad is not None and not _wrong(policy, None):
+    wrong = fault(policy, pad)
+    if wrong and pad is not None and not fault(policy, None):
         policy.never = pad
         return
     if wrong:
@@ -46,7 +46,7 @@ def refuse_if_inexact(policy: LanguageModel) -> None:
         )
 
 
-def _wrong(policy: LanguageModel, pad: int | None) -> str | None:
+def fault(policy: LanguageModel, pad: int | None) -> str | None:
     """What comes out otherwise than from the network's own forward of one row, unpadded and without a cache."""
     ids = (torch.arange(1, 12, device=policy.device) * 5) % policy.vocabulary
     inputs = ids[:5], ids[3:5]

@@ -17,6 +17,7 @@ from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_
 from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
+from rlalign_plugin_hf.native.decoder import NativeSeq2SeqDecoder
 
 
 class Seq2SeqLM(LanguageModel):
@@ -30,8 +31,11 @@ class Seq2SeqLM(LanguageModel):
     _begin: tuple[int, ...] = ()
     """What every response begins with and nobody chose: the decoder's start, and a forced first token."""
 
-    def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
+    def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:
         return Seq2SeqDecoder(self, inputs, k)
+
+    def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
+        return NativeSeq2SeqDecoder(self, family, inputs, k)
 
     def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return right_padded(inputs, 0)  # encoders may count positions from the left
