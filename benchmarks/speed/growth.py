@@ -16,17 +16,13 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks.common import shapes
+from benchmarks.common.sampling import open_policy, ours
 from benchmarks.common.timing import alternating
-
-from rlalign import Example
-from rlalign.data.settings import Sampling
-from rlalign.randomness import Seeds
 
 ROWS, PROMPT, NEW, VOCABULARY = 32, 16, 48, 1000
 SHARED = 128
@@ -48,27 +44,13 @@ WHY = {
 def policy_of(vocabulary: int, folder: Path, longest: int) -> Any:
     from transformers import AutoModelForCausalLM
 
-    from rlalign_plugin_hf import CausalLM
-
     config = shapes.config_of("tiny")
     config.vocab_size, config.n_positions = vocabulary, longest
     torch.manual_seed(0)
     auto: Any = AutoModelForCausalLM
     auto.from_config(config).save_pretrained(folder)
     shapes.write_tokenizer(folder / "tokenizer", vocabulary)
-    policy: Any = CausalLM(CausalLM.Config(path=str(folder), tokenizer=str(folder / "tokenizer")))
-    policy.setup()
-    policy.ends = ()  # every response has all its steps
-    return policy.eval()
-
-
-def sampling(policy: Any, rows: int, k: int, prompt: int, new: int) -> Callable[[], Any]:
-    """Samples `rows` responses, k to each prompt."""
-    words = shapes.FIRST, min(policy.network.config.vocab_size, 900) - shapes.FIRST
-    texts = [" ".join(f"w{words[0] + (7 * i + j) % words[1]}" for j in range(prompt)) for i in range(rows // k)]
-    examples = [Example(id=str(i), prompt=text) for i, text in enumerate(texts)]
-    uniforms = Seeds(0).uniforms("bench", positions=range(rows // k), samples=k, steps=new)
-    return partial(policy.sample, examples, Sampling(samples=k, max_new_tokens=new), uniforms)
+    return open_policy(folder)
 
 
 def axis(what: str, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -82,10 +64,10 @@ def axis(what: str, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     ways: dict[str, Callable[[], Any]] = {}
     for size in sizes:
         ways[str(size)] = {
-            "batch": lambda n=size: sampling(plain, n, 1, PROMPT, NEW),
-            "length": lambda n=size: sampling(plain, ROWS, 1, PROMPT, n),
-            "vocabulary": lambda n=size: sampling(held[n], ROWS, 1, PROMPT, NEW),
-            "samples": lambda n=size: sampling(plain, max(sizes), n, SHARED, NEW),
+            "batch": lambda n=size: ours(plain, n, 1, PROMPT, NEW),
+            "length": lambda n=size: ours(plain, ROWS, 1, PROMPT, n),
+            "vocabulary": lambda n=size: ours(held[n], ROWS, 1, PROMPT, NEW),
+            "samples": lambda n=size: ours(plain, max(sizes), n, SHARED, NEW),
         }[what]()
     spent = alternating(ways, rounds)
     tokens = [(n if what == "batch" else ROWS) * (n if what == "length" else NEW) for n in sizes]
