@@ -62,7 +62,8 @@ def _network(folder: Path) -> Any:
 
 
 def _prompts(row: Row, folder: Path, steps: int) -> list[str]:
-    return texts(row, folder, steps * row.shape.prompts)[0]
+    s = row.shape
+    return texts(folder, steps * s.prompts, s.prompt, s.new, s.mixed)[0]
 
 
 def _grouped(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, common: dict[str, Any]) -> Any:
@@ -88,11 +89,12 @@ def _grouped(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, c
 
 
 def _pairs(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, common: dict[str, Any]) -> Any:
-    prompts, pairs = texts(row, folder, steps * row.shape.prompts)
+    s = row.shape
+    prompts, pairs = texts(folder, steps * s.prompts, s.prompt, s.new)
     data = [{"prompt": p, "chosen": f" {a}", "rejected": f" {b}"} for p, (a, b) in zip(prompts, pairs, strict=True)]
     args = trl.DPOConfig(
         **common, max_steps=steps, max_grad_norm=1.0, disable_dropout=True, beta=BETA, max_length=None,
-        per_device_train_batch_size=row.shape.prompts,
+        per_device_train_batch_size=s.prompts,
     )  # fmt: skip
     return trl.DPOTrainer(
         model=_network(folder),

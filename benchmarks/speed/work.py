@@ -99,13 +99,15 @@ def folder_of(row: Row, root: Path, real: str | None) -> Path:
     return shapes.lay(row.model, root, ends_after=row.shape.mean if row.shape.mixed else None)
 
 
-def texts(row: Row, folder: Path, count: int) -> tuple[list[str], list[tuple[str, str]]]:
+def texts(
+    folder: Path, count: int, prompt: int, new: int, mixed: bool = False
+) -> tuple[list[str], list[tuple[str, str]]]:
     """`count` prompts, and two logged responses to each."""
-    s = row.shape
-    prompts = shapes.prompts(folder, count, s.prompt)
-    if s.mixed:
-        prompts = [" ".join(x.split()[: s.prompt // 2 + i % (s.prompt // 2 + 1)]) for i, x in enumerate(prompts)]
-    made = shapes.prompts(folder, count + 1, s.new)
+    prompts = shapes.prompts(folder, count, prompt)
+    if mixed:
+        least = prompt // 2
+        prompts = [" ".join(x.split()[: least + i % (prompt - least + 1)]) for i, x in enumerate(prompts)]
+    made = shapes.prompts(folder, count + 1, new)
     return prompts, list(zip(made, made[1:], strict=False))
 
 
@@ -116,23 +118,25 @@ def odd(text: str) -> float:
 
 
 class Texts(Task):
-    """The prompts, with two logged responses each where they are asked for."""
+    """Prompts of a given number of tokens, with two logged responses each where they are asked for."""
 
     class Config(Options):
         """Options of `texts`."""
 
-        row: str = Field(description="the row's name")
-        folder: str = Field(description="the folder of its model")
+        folder: str = Field(description="the folder of the model whose tokens are counted")
         size: int = Field(description="examples")
+        prompt: int = Field(description="tokens of a prompt")
+        new: int = Field(description="tokens of a logged response")
+        mixed: bool = Field(False, description="prompts of half to all of those tokens")
+        logged: bool = Field(False, description="whether there are logged responses")
 
     config: Config
 
     def examples(self, split: str) -> Sequence[Example]:
-        row = row_of(self.config.row)
-        prompts, pairs = texts(row, Path(self.config.folder), self.config.size)
-        logged = row.algorithm == "dpo"
+        c = self.config
+        prompts, pairs = texts(Path(c.folder), c.size, c.prompt, c.new, c.mixed)
         return [
-            Example(id=str(i), prompt=prompt, **({"responses": pair, "scores": (1.0, 0.0)} if logged else {}))
+            Example(id=str(i), prompt=prompt, **({"responses": pair, "scores": (1.0, 0.0)} if c.logged else {}))
             for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
         ]
 
@@ -167,7 +171,10 @@ def pipeline(row: Row, folder: Path, iterations: int) -> dict[str, Any]:
     s, ppo = row.shape, row.algorithm == "ppo"
     least = {} if s.mixed else {"min_new_tokens": s.new}
     return {
-        "task": {"texts": {"row": row.name, "folder": str(folder), "size": iterations * s.prompts}},
+        "task": {
+            "texts": {"folder": str(folder), "size": iterations * s.prompts, "prompt": s.prompt, "new": s.new}
+            | {"mixed": s.mixed, "logged": row.algorithm == "dpo"}
+        },
         "policy": {"causal-lm": {"path": str(folder), "tokenizer": str(shapes.tokenizer_of(folder))}},
         **_METHODS[row.algorithm],
         "generation": {"samples": s.samples, "max_new_tokens": s.new, **least},
