@@ -31,7 +31,7 @@ from torch import Tensor
 from rlalign import Example
 from rlalign.builtin.nucleus import Nucleus
 from rlalign.data.settings import Sampling
-from rlalign.decoding.top_k_top_p import nucleus
+from rlalign.decoding.nucleus import nucleus
 from rlalign.randomness import Seeds
 
 PROMPTS, SAMPLES, PROMPT, STEPS = 8, 4, 16, 48

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from rlalign.data.example import Example, Joined, LazyExamples
     from rlalign.data.rollout import Rollout, concat, logged_rollout
     from rlalign.data.settings import Options, Sampling
+    from rlalign.decoding.interfaces import Constraint, Decoder
     from rlalign.decoding.logits import log_distribution
-    from rlalign.decoding.sampler import Constraint, Decoder, sample
+    from rlalign.decoding.sampler import sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.interface.code import Code, RunsCode
     from rlalign.interface.component import Component, Lagging, Task
@@ -42,7 +43,8 @@ _HOMES = {
     "interface.policy": ("Policy", "Value"),
     "interface.run": ("Learner", "Run"),
     "decoding.logits": ("log_distribution",),
-    "decoding.sampler": ("Constraint", "Decoder", "sample"),
+    "decoding.interfaces": ("Constraint", "Decoder"),
+    "decoding.sampler": ("sample",),
     "builtin.nucleus": ("Nucleus",),
     "data.rollout": ("Rollout", "concat", "logged_rollout"),
     "data.batch": (

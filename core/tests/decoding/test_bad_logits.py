@@ -15,8 +15,8 @@ from torch import Tensor
 from rlalign import Component, Learner, Nucleus, Rollout, Run, Sampling, hookimpl
 from rlalign.data.example import Example
 from rlalign.decoding.logits import bad_logits
+from rlalign.decoding.nucleus import nucleus
 from rlalign.decoding.sampler import sample
-from rlalign.decoding.top_k_top_p import nucleus
 from rlalign.errors import BadLogits, RLAlignError
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds

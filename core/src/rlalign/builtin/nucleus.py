@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rlalign.decoding.interfaces import Decoder
 from rlalign.decoding.logits import bad_logits, full_precision
-from rlalign.decoding.sampler import Decoder
-from rlalign.decoding.top_k_top_p import best, nucleus
+from rlalign.decoding.nucleus import nucleus
+from rlalign.decoding.sampler import steps_between_looks
+from rlalign.decoding.truncation import best
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Model, Policy
 
@@ -31,8 +33,11 @@ class Nucleus:
         self.always = tuple(always)
         self._policy: Policy | None = None
         self._decoder: Decoder | None = None
+        self._always = torch.empty(0, dtype=torch.long)
         self._logits_nV = torch.empty(0, 0)
         self._step = 0
+        self._sound: list[Tensor] = []
+        """Of the steps since the last look: whether all logits were numbers."""
 
     def resolve(self, models: Mapping[str, Model]) -> None:
         model = models[self.model]
@@ -42,24 +47,37 @@ class Nucleus:
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
         assert self._policy is not None, "a constraint is resolved when its phase starts"
+        self._decoder = None  # makes room for the next
         self._decoder = self._policy.decoder(inputs, k)
-        self._step = 0
+        self._step, self._sound = 0, []
 
     def allowed(self) -> Tensor:
         assert self._decoder is not None and self._policy is not None
-        self._step += 1
         logits_nV = self._logits_nV = full_precision(self._decoder.logits())
-        if not bool(logits_nV.amax(1).isfinite().all()):
-            raise bad_logits(self._policy, f"step {self._step} of a response")
+        if self._step == 0:
+            always = [*self.always, *self._policy.ends, *self._policy.specials]
+            self._always = torch.tensor(always, dtype=torch.long, device=logits_nV.device)
+        self._step += 1
+        sound_n1 = logits_nV.amax(1, keepdim=True).isfinite()
+        self._sound.append(sound_n1.all())
+        if len(self._sound) == steps_between_looks(logits_nV.device):
+            self._look()
         kept_nV = nucleus(logits_nV, self.top_p)
         if self.top_k:
             kept_nV &= best(logits_nV, self.top_k)
         if self.min_keep > 1:
             best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
             kept_nV.scatter_(1, best_nK, True)
-        always = [*self.always, *self._policy.ends, *self._policy.specials]
-        kept_nV[:, always] = True
+        # Nothing is left where logits are no numbers; the sampler refuses that if nobody has looked before.
+        kept_nV[:, self._always] = sound_n1
         return kept_nV
+
+    def _look(self) -> None:
+        first = self._step - len(self._sound) + 1
+        sound = torch.stack(self._sound).tolist()
+        self._sound = []
+        if not all(sound):
+            raise bad_logits(self._policy, f"step {first + sound.index(False)} of a response")
 
     def instead(self, banned_V: Tensor) -> Tensor:
         """[n,V] bool: the `min_keep` most probable tokens of those that are not banned."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -17,6 +18,12 @@ _EACH = 0x8040_2010_0804_0201 - (1 << 64)
 
 def pack(mask_MV: Tensor) -> Tensor:
     """Eight choices a byte: [M,V] bool → [M,⌈V/8⌉] uint8."""
+    if mask_MV.device.type != "cpu":
+        return _gathered(mask_MV)
+    return torch.from_numpy(numpy.packbits(mask_MV.numpy(), axis=1, bitorder="little"))
+
+
+def _gathered(mask_MV: Tensor) -> Tensor:
     count, vocabulary = mask_MV.shape
     padded = mask_MV.new_zeros(count, -(-vocabulary // 8) * 8)
     padded[:, :vocabulary] = mask_MV

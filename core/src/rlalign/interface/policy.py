@@ -15,7 +15,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
 from rlalign.decoding import sampler
-from rlalign.decoding.sampler import Constraint, Decoder, Finished
+from rlalign.decoding.interfaces import Constraint, Decoder, Finished
 from rlalign.errors import ConfigError, RLAlignError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout, logged_rollout
 from rlalign.data.settings import Options, Sampling
-from rlalign.decoding.sampler import Constraint, Finished
+from rlalign.decoding.interfaces import Constraint, Finished
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy, Value
 

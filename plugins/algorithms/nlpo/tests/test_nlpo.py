@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlalign import Batch, Component, Rollout, Run, hookimpl
-from rlalign.decoding.top_k_top_p import nucleus
+from rlalign.decoding.nucleus import nucleus
 from rlalign.testing import Bench, ComponentTests, session
 
 POLICY = {"logits": {"prompts": 3, "responses": 1, "steps": 4, "vocabulary": 6, "hidden": 8, "scale": 0.3}}

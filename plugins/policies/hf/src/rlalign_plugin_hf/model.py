@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Model, NoRoom
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.beams import searched

@@ -26,7 +26,7 @@ from rlalign import (
     logged_rollout,
 )
 from rlalign.data.limits import NEW_TOKENS, require_memory
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.interfaces import Finished
 
 __all__ = ["Table", "TableValue"]
 

@@ -24,7 +24,7 @@ from rlalign import (
     Value,
     logged_rollout,
 )
-from rlalign.decoding.sampler import Finished
+from rlalign.decoding.interfaces import Finished
 from rlalign_plugin_model_rewards.pairs import ReadsPairs
 from rlalign_plugin_model_rewards.text_policy import OneStep, TextPolicy, TextPolicyOptions
 from rlalign_plugin_model_rewards.texts import Row

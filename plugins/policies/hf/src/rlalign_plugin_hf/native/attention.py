@@ -28,20 +28,31 @@ class Columns:
         self.both = both
         """[layers, 2, n, K, L, D]."""
         self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in both.unbind(0)]
+        """Of each, keys and values [n,K,L,D]."""
+        self.flat = [(keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in self.layers]
+        """The same buffers, [n·K,L,D]."""
 
     @property
     def length(self) -> int:
         """L."""
         return self.both.shape[4]
 
-    def taken(self, rows: Tensor | None, used: int, length: int) -> Columns:
-        """These rows (None: all, in place) in buffers of this length, with their first `used` columns."""
-        layers, two, n, heads, _, width = self.both.shape
-        count = n if rows is None else len(rows)
-        made = self.both.new_zeros(layers, two, count, heads, length, width)
-        kept = self.both[..., :used, :]
-        made[..., :used, :] = kept if rows is None else kept.index_select(2, rows)
+    def spread(self, rows: Tensor, used: int, length: int) -> Columns:
+        """These rows, any of them several times, in buffers of this length, with their first `used` columns."""
+        layers, two, _, heads, _, width = self.both.shape
+        made = self.both.new_zeros(layers, two, len(rows), heads, length, width)
+        made[..., :used, :] = self.both[..., :used, :].index_select(2, rows)
         return Columns(made)
+
+    def kept(self, rows: Tensor, used: int) -> Columns:
+        """These rows, each once at most, with their first `used` columns; they move within the same buffers."""
+        for layer in self.both:
+            layer[:, : len(rows), :, :used] = layer[..., :used, :].index_select(1, rows)
+        return Columns(self.both[:, :, : len(rows)])
+
+    def longer(self, more: int) -> Columns:
+        """With so many columns more."""
+        return Columns(F.pad(self.both, (0, 0, 0, more)))
 
 
 class Cross(NamedTuple):
@@ -51,11 +62,17 @@ class Cross(NamedTuple):
     bias_nS: Tensor | None
     """−∞ at padding; None where nothing is padded."""
 
-    def taken(self, rows: Tensor) -> Cross:
-        """Of these rows."""
+    def spread(self, rows: Tensor) -> Cross:
+        """These rows, any of them several times."""
         length = self.columns.length
-        bias_nS = None if self.bias_nS is None else self.bias_nS[rows]
-        return Cross(self.columns.taken(rows, length, length), bias_nS)
+        return Cross(self.columns.spread(rows, length, length), self._biases(rows))
+
+    def kept(self, rows: Tensor) -> Cross:
+        """These rows, each once at most."""
+        return Cross(self.columns.kept(rows, self.columns.length), self._biases(rows))
+
+    def _biases(self, rows: Tensor) -> Tensor | None:
+        return None if self.bias_nS is None else self.bias_nS[rows]
 
 
 class Attention(Protocol):
@@ -142,6 +159,7 @@ class Stepping:
             near = relative(back).transpose(-1, -2)
             bias = near.expand(rows, heads, self._used) if bias is None else bias + near
         self._bias = None if bias is None else bias.reshape(*self._shape[:2], self._used)
+        self._nothing = columns.both.new_empty(1)
         self._cross_bias = None
         if cross is not None and cross.bias_nS is not None:
             S = cross.bias_nS.shape[1]
@@ -155,22 +173,22 @@ class Stepping:
         else:
             keys[self._rows, :, self._column] = k_MKD.to(keys.dtype)
             values[self._rows, :, self._column] = v_MKD.to(keys.dtype)
-        return self._attend(q_MHD, keys[:, :, : self._used], values[:, :, : self._used], self._bias)
+        keys, values = self._columns.flat[layer]
+        return self._attend(q_MHD, keys[:, : self._used], values[:, : self._used], self._bias)
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         assert self._cross is not None
-        return self._attend(q_MHD, *self._cross.columns.layers[layer], self._cross_bias)
+        return self._attend(q_MHD, *self._cross.columns.flat[layer], self._cross_bias)
 
     def _attend(self, q_MHD: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        B, group, D = self._shape
-        q_BGD = q_MHD.to(keys.dtype).reshape(B, group, D)
-        k_BDL = keys.reshape(B, -1, D).transpose(1, 2)
+        if q_MHD.dtype is not keys.dtype:
+            q_MHD = q_MHD.to(keys.dtype)
+        q_BGD, k_BDL = q_MHD.reshape(self._shape), keys.transpose(1, 2)
         if bias is None:
-            score_BGL = torch.bmm(q_BGD * self._scale, k_BDL) if self._scale != 1 else torch.bmm(q_BGD, k_BDL)
+            score_BGL = torch.baddbmm(self._nothing, q_BGD, k_BDL, beta=0, alpha=self._scale)
         else:
-            score_BGL = torch.baddbmm(bias.to(keys.dtype), q_BGD, k_BDL, alpha=self._scale)
-        found_BGD = torch.bmm(score_BGL.softmax(-1), values.reshape(B, -1, D))
-        return found_BGD.view(len(q_MHD), -1)
+            score_BGL = torch.baddbmm(bias, q_BGD, k_BDL, alpha=self._scale)
+        return torch.bmm(score_BGL.softmax(-1), values).view(len(q_MHD), -1)
 
 
 def hiding(real_nL: Tensor, dtype: torch.dtype) -> Tensor:

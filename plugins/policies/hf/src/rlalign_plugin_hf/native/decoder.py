@@ -27,15 +27,18 @@ ROOM = 64
 
 
 class NativeDecoder(LazyDecoder):
-    """What both kinds share: buffers with room for responses, and rows that grow at one column."""
+    """Each distinct prompt is read once; then what was made of it stands before each of its responses."""
 
     _columns: Columns
     _column: int
+    """Where all rows stand."""
 
-    def __init__(self, policy: LanguageModel, family: Family) -> None:
+    def __init__(self, policy: LanguageModel, family: Family, inputs: Sequence[Tensor], k: int) -> None:
         self.policy, self.family = policy, family
-        self._bias_nL: Tensor | None = None
         refresh(family, policy)
+        prompts, which_G = distinct(inputs)
+        self._read(prompts)
+        self._spread(which_G.repeat_interleave(k))
 
     def logits(self) -> Tensor:
         with precisely(self._hidden_nC):
@@ -49,80 +52,95 @@ class NativeDecoder(LazyDecoder):
 
     def _take(self, token_n: Tensor) -> None:
         if self._column == self._columns.length:
-            self._columns = self._columns.taken(None, self._column, self._column + ROOM)
-            if self._bias_nL is not None:
-                self._bias_nL = pad(self._bias_nL, (0, ROOM))
+            self._columns = self._columns.longer(ROOM)
         self._hidden_nC = self._step(token_n)
         self._column += 1
+
+    def _spread(self, rows: Tensor) -> None:
+        """Prompts become the rows of responses."""
+        self._columns = self._columns.spread(rows, self._column, self._column + ROOM)
+        self._hidden_nC = self._hidden_nC[rows]
+
+    def _keep(self, rows: Tensor) -> None:
+        self._columns = self._columns.kept(rows, self._column)
+        self._hidden_nC = self._hidden_nC[rows]
+
+    @abstractmethod
+    def _read(self, prompts: Sequence[Tensor]) -> None:
+        """Fill columns with them; the states after them go to `_hidden_nC`."""
 
     @abstractmethod
     def _step(self, token_n: Tensor) -> Tensor:
         """The family's step at the present column."""
 
-    def _keep(self, rows: Tensor, room: int = 0) -> None:
-        self._columns = self._columns.taken(rows, self._column, self._columns.length + room)
-        self._hidden_nC = self._hidden_nC[rows]
-        if self._bias_nL is not None:
-            self._bias_nL = self._bias_nL[rows]
-
 
 class NativeCausalDecoder(NativeDecoder):
-    """Each distinct prompt is read once, then its keys and values stand before each of its responses."""
+    """Prompts and responses are one row."""
 
     policy: CausalLM
+    _bias_nL: Tensor | None = None
+    """What hides padding, if there is any."""
 
-    def __init__(self, policy: CausalLM, family: Family, inputs: Sequence[Tensor], k: int) -> None:
-        super().__init__(policy, family)
-        prompts, which_G = distinct(inputs)
-        ids_nP, real_nP = left_padded(prompts, policy._filler)
+    def _read(self, prompts: Sequence[Tensor]) -> None:
+        ids_nP, real_nP = left_padded(prompts, self.policy._filler)
         self._column = ids_nP.shape[1]
         self._next_n = real_nP.sum(1)
         padded = any(len(prompt) < self._column for prompt in prompts)
-        columns = family.columns(len(prompts), self._column)
+        self._columns = self.family.columns(len(prompts), self._column)
         with precisely(ids_nP):
-            self._hidden_nC = family.prefill(columns, ids_nP, real_nP if padded else None)
+            self._hidden_nC = self.family.prefill(self._columns, ids_nP, real_nP if padded else None)
         if padded:
-            self._bias_nL = hiding(pad(real_nP, (0, ROOM), value=True), family.dtype)
-        self._columns = columns
-        self._keep(which_G.repeat_interleave(k), room=ROOM)
+            self._bias_nL = hiding(real_nP, self.family.dtype)
 
     def _step(self, token_n: Tensor) -> Tensor:
+        if self._bias_nL is not None and self._bias_nL.shape[1] < self._columns.length:
+            self._bias_nL = pad(self._bias_nL, (0, self._columns.length - self._bias_nL.shape[1]))
         hidden_nC = self.family.step(self._columns, token_n, self._next_n, self._column, self._bias_nL)
         self._next_n = self._next_n + 1
         return hidden_nC
 
-    def _keep(self, rows: Tensor, room: int = 0) -> None:
-        super()._keep(rows, room)
+    def _spread(self, rows: Tensor) -> None:
+        super()._spread(rows)
+        self._follow(rows)
+
+    def _keep(self, rows: Tensor) -> None:
+        super()._keep(rows)
+        self._follow(rows)
+
+    def _follow(self, rows: Tensor) -> None:
         self._next_n = self._next_n[rows]
+        if self._bias_nL is not None:
+            self._bias_nL = self._bias_nL[rows]
 
 
 class NativeSeq2SeqDecoder(NativeDecoder):
-    """Each distinct prompt is encoded once, by transformers; keys and values of it are made once."""
+    """Prompts are encoded by transformers; keys and values of them are made once."""
 
     policy: Seq2SeqLM
     family: EncoderDecoder
 
-    def __init__(self, policy: Seq2SeqLM, family: EncoderDecoder, inputs: Sequence[Tensor], k: int) -> None:
-        super().__init__(policy, family)
-        prompts, which_G = distinct(inputs)
-        with policy.acting(training=False):
-            states_nSC, mask_nS = policy.encoded(prompts)
-        begin = torch.tensor(policy._begin, device=which_G.device)
+    def _read(self, prompts: Sequence[Tensor]) -> None:
+        begin = torch.tensor(self.policy._begin, device=self.policy.device)
         self._column = len(begin)
-        self._columns = family.columns(len(prompts), self._column)
+        with self.policy.acting(training=False):
+            states_nSC, mask_nS = self.policy.encoded(prompts)
+        self._columns = self.family.columns(len(prompts), self._column)
         with precisely(begin):
-            self._cross = family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
+            self._cross = self.family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
             ids_nP = begin.expand(len(prompts), -1)
-            self._hidden_nC = family.prefill(self._columns, ids_nP, cross=self._cross)
-        self._keep(which_G.repeat_interleave(k), room=ROOM)
+            self._hidden_nC = self.family.prefill(self._columns, ids_nP, cross=self._cross)
 
     def _step(self, token_n: Tensor) -> Tensor:
         position_n = torch.full_like(token_n, self._column)
         return self.family.step(self._columns, token_n, position_n, self._column, cross=self._cross)
 
-    def _keep(self, rows: Tensor, room: int = 0) -> None:
-        super()._keep(rows, room)
-        self._cross = self._cross.taken(rows)
+    def _spread(self, rows: Tensor) -> None:
+        super()._spread(rows)
+        self._cross = self._cross.spread(rows)
+
+    def _keep(self, rows: Tensor) -> None:
+        super()._keep(rows)
+        self._cross = self._cross.kept(rows)
 
 
 def refresh(family: Family, policy: LanguageModel) -> None:
@@ -131,7 +149,7 @@ def refresh(family: Family, policy: LanguageModel) -> None:
     half = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if half else policy._weight.dtype
     with torch.no_grad(), policy.acting(training=False):
-        family.refresh(policy.network, dtype, adapters=lora and not policy._switched_off())
+        family.refresh(policy.network, dtype, state=(policy.version, lora and policy._switched_off()))
 
 
 @contextmanager

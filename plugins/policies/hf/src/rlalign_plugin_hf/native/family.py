@@ -6,6 +6,7 @@ Legend: n rows, P columns of prompts, L columns of the buffers, M rows × column
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -33,21 +34,22 @@ class Family(ABC):
     def __init__(self, config: Any) -> None:
         """Read a network's configuration; raises `Unfit` at what is not computed here."""
         self._weights: Weights | None = None
-        self._how: tuple[torch.dtype, bool] | None = None
+        self._state: tuple[Hashable] | None = None
 
-    def refresh(self, network: Any, dtype: torch.dtype, adapters: bool = False) -> None:
+    def refresh(self, network: Any, dtype: torch.dtype, state: Hashable = None) -> None:
         """Take the network's present weights, if they have changed; matrices are multiplied in `dtype`.
 
-        `adapters` says whether those in the network are on. Buffers stay where they are, and so do addresses.
+        Copies are written where they were, so that addresses stay. `state` is compared too: a fused AdamW leaves no
+        trace on the tensors it changes.
         """
         if self._weights is None or self._weights.dtype != dtype:
-            self._weights, self._how = Weights(dtype), None
-        if self._how != (dtype, adapters) or self._weights.changed():
-            self._how = None
+            self._weights, self._state = Weights(dtype), None
+        if self._state != (state,) or self._weights.changed():
+            self._state = None
             self._weights.begin()
             self.device = network.get_input_embeddings().weight.device
             self.bind(network, self._weights)
-            self._how = dtype, adapters
+            self._state = (state,)
 
     @abstractmethod
     def bind(self, network: Any, weights: Weights) -> None:

@@ -31,14 +31,15 @@ class Linear(NamedTuple):
     bias_O: Tensor | None
 
     def __call__(self, x_MI: Tensor) -> Tensor:
-        x_MI = x_MI.to(self.weight_IO.dtype)
+        if x_MI.dtype is not self.weight_IO.dtype:
+            x_MI = x_MI.to(self.weight_IO.dtype)
         if self.bias_O is None:
             return torch.mm(x_MI, self.weight_IO)
         return torch.addmm(self.bias_O, x_MI, self.weight_IO)
 
     def add_to(self, sum_MO: Tensor, x_MI: Tensor) -> None:
         """Add its output to what is there."""
-        if sum_MO.dtype != self.weight_IO.dtype:
+        if sum_MO.dtype is not self.weight_IO.dtype or x_MI.dtype is not sum_MO.dtype:
             sum_MO.add_(self(x_MI))
             return
         sum_MO.addmm_(x_MI, self.weight_IO)

@@ -69,8 +69,8 @@ class Weights:
 
     def _joint(self, modules: Sequence[nn.Module], name: str) -> Tensor:
         sources = [getattr(_base(module), name) for module in modules]
-        plain = all(_base(module) is module for module in modules)
-        if plain and sources[0].dtype == self.dtype:
+        plain = all(_base(module) is module or module.disable_adapters for module in modules)
+        if plain and all(source.dtype == self.dtype for source in sources):
             whole = joined(sources)
             for source in sources:
                 self._see(source)

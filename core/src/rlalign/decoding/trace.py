@@ -1,0 +1,194 @@
+"""What is sampled, step by step, until it is a rollout.
+
+Steps are put down as they come. Where responses ended is looked up every few of them, so that no step waits for the
+device; what was sampled behind an end is left out when a rollout is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlalign.data.allowed import Allowed, pack
+from rlalign.data.example import Example
+from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Sampling
+from rlalign.decoding.choosing import Chosen
+from rlalign.decoding.interfaces import Decodable
+from rlalign.decoding.stopping import Stops
+
+
+class Trace:
+    """The responses in progress: all N of them, of which n are being computed."""
+
+    def __init__(
+        self,
+        policy: Decodable,
+        examples: Sequence[Example],
+        inputs: Sequence[Tensor],
+        how: Sampling,
+        steps: int,
+        *,
+        like_nV: Tensor,
+    ) -> None:
+        self.policy, self.examples, self.inputs, self.how = policy, examples, inputs, how
+        count, device = len(examples) * how.samples, like_nV.device
+        self.vocabulary = like_nV.shape[1]
+        self.actions_NT = torch.zeros(count, steps, dtype=torch.long, device=device)
+        self.logprobs_NT = like_nV.new_zeros(count, steps)
+        self.full_logprobs_NT = like_nV.new_zeros(count, steps)
+        self.length_N = torch.zeros(count, dtype=torch.long, device=device)
+        self.finished_N = torch.zeros(count, dtype=torch.bool, device=device)
+        self.rows_n = torch.arange(count, device=device)
+        """Which responses are being computed; some of them have ended."""
+        self.alive_n = torch.ones(count, dtype=torch.bool, device=device)
+        self._going = count
+        self.ends = torch.tensor(policy.ends, dtype=torch.long, device=device)
+        self._stops = Stops(how.stop, policy.text, how.min_new_tokens)
+        self._new: list[Chosen] = []
+        """The steps that are not written yet."""
+        self._written = self._seen = 0
+        self._narrowed: list[tuple[Tensor, Tensor]] = []
+        """Of each step: the rows computed, and what each could choose from, packed [n,B]."""
+        self._texts: dict[int, str] = {}
+        """Of responses that have ended."""
+
+    # -- while sampling -------------------------------------------------------------------------------
+
+    def add(self, chosen: Chosen, kept_nV: Tensor | None) -> None:
+        """Put a step down."""
+        self._new.append(chosen)
+        if kept_nV is not None:
+            self._narrowed.append((self.rows_n, pack(kept_nV)))
+
+    def look(self) -> int:
+        """Find out which responses have ended since the last look; returns how many go on."""
+        start, self._seen = self._seen, self._written + len(self._new)
+        for step in range(start, len(self._narrowed)):
+            rows_n, bits_nB = self._narrowed[step]
+            self._narrowed[step] = rows_n.cpu(), bits_nB.cpu()
+        token_sn = torch.stack([step.token_n for step in self._new[start - self._written :]])
+        ended_sn = torch.isin(token_sn, self.ends)
+        if bool(ended_sn.any()) or self.how.stop:
+            self._end(start, ended_sn)
+        return self._going
+
+    def _end(self, start: int, ended_sn: Tensor) -> None:
+        """End what met an end in the steps since `start`, or a stop string before that."""
+        end_n = torch.where(ended_sn.any(0), start + 1 + ended_sn.byte().argmax(0), 0)
+        if self.how.stop:
+            self._stop(start, end_n)
+        ended_n = self.alive_n & (end_n > 0)
+        rows_m = self.rows_n[ended_n]
+        self.length_N[rows_m] = end_n[ended_n]
+        self.finished_N[rows_m] = True
+        self.alive_n = self.alive_n & ~ended_n
+        self._going -= len(rows_m)
+        self._settle(rows_m)
+
+    def _stop(self, start: int, end_n: Tensor) -> None:
+        """Ends by a stop string, where they come before those by a token."""
+        self.write()
+        places = self.alive_n.nonzero()[:, 0]
+        actions_mT = self.actions_NT[self.rows_n[places], : self._seen].cpu()
+        for i, actions_T in zip(places.tolist(), actions_mT, strict=True):
+            found = self._stops.length(actions_T[: int(end_n[i]) or None], start)
+            if found is not None:
+                end_n[i] = found
+
+    def _settle(self, rows_m: Tensor) -> None:
+        """Make the texts of responses that have ended, and see that they did not end too late."""
+        if not self.how.stop:
+            return
+        for row in rows_m.tolist():
+            actions_T = self.actions_NT[row, : int(self.length_N[row])]
+            text = self.policy.text(actions_T)
+            if (earlier := self._stops.earlier(actions_T, text)) is not None:
+                self.length_N[row], self.finished_N[row] = earlier, True
+                text = self.policy.text(actions_T[:earlier])
+            self._texts[row] = self._stops.cut(text)
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with these of the rows being computed."""
+        self.write()
+        self.rows_n, self.alive_n = self.rows_n[places], self.alive_n[places]
+
+    def write(self) -> None:
+        """Move the steps put down to their columns."""
+        if self._new:
+            columns = slice(self._written, self._written + len(self._new))
+            token_sn, logp_sn, full_sn = (torch.stack(part) for part in zip(*self._new, strict=True))
+            self.actions_NT[self.rows_n, columns] = token_sn.T
+            self.logprobs_NT[self.rows_n, columns] = logp_sn.T
+            self.full_logprobs_NT[self.rows_n, columns] = full_sn.T
+            self._written += len(self._new)
+            self._new = []
+
+    def close(self) -> None:
+        """Nothing comes any more: what has not ended is cut."""
+        self.write()
+        cut_m = self.rows_n[self.alive_n]
+        self.length_N[cut_m] = self._written
+        self._settle(cut_m)
+
+    # -- rollouts ---------------------------------------------------------------------------------------
+
+    def going(self) -> Tensor:
+        """[G]: how many responses of each group go on."""
+        going_n = self.rows_n[self.alive_n]
+        return torch.bincount(going_n // self.how.samples, minlength=len(self.examples))
+
+    def rollout(self, groups: Tensor | None = None) -> Rollout:
+        """All responses, or those of these groups; all of them have ended."""
+        self.write()
+        k, device = self.how.samples, self.actions_NT.device
+        which_G = torch.arange(len(self.examples), device=device) if groups is None else groups
+        which = which_G.tolist()
+        rows = (which_G[:, None] * k + torch.arange(k, device=device)).flatten()
+        length_N = self.length_N[rows]
+        longest = int(length_N.max())
+        mask_NT = torch.arange(longest, device=device) < length_N[:, None]
+
+        def kept(x_NT: Tensor) -> Tensor:
+            return torch.where(mask_NT, x_NT[rows, :longest], 0)
+
+        return Rollout(
+            examples=tuple(self.examples[g] for g in which),
+            inputs=tuple(self.inputs[g] for g in which),
+            group_N=torch.arange(len(which), device=device).repeat_interleave(k),
+            actions_NT=kept(self.actions_NT),
+            mask_NT=mask_NT,
+            finished_N=self.finished_N[rows],
+            settings=(neutral_if_greedy(self.how),),
+            setting_N=torch.zeros_like(length_N),
+            logprobs_NT=kept(self.logprobs_NT),
+            full_logprobs_NT=kept(self.full_logprobs_NT),
+            texts=tuple(self._text(row) for row in rows.tolist()),
+            allowed=self._allowed(rows.cpu()),
+        )
+
+    def _text(self, row: int) -> str:
+        if row not in self._texts:
+            self._texts[row] = self.policy.text(self.actions_NT[row, : int(self.length_N[row])])
+        return self._texts[row]
+
+    def _allowed(self, rows: Tensor) -> Allowed | None:
+        """What was narrowed, response by response; None if nothing was."""
+        if not self._narrowed:
+            return None
+        length_N = torch.zeros_like(self.length_N, device="cpu")
+        length_N[rows] = self.length_N.cpu()[rows]
+        start_N = length_N.cumsum(0) - length_N
+        bits_MB = torch.empty(int(length_N.sum()), self._narrowed[0][1].shape[1], dtype=torch.uint8)
+        for t, (rows_n, bits_nB) in enumerate(self._narrowed):
+            mine_n = t < length_N[rows_n]
+            bits_MB[start_N[rows_n[mine_n]] + t] = bits_nB[mine_n]
+        allowed = Allowed.of(self.vocabulary, bits_MB.split(length_N[rows].tolist()))
+        return allowed if any(row is not None for row in allowed.rows) else None
+
+
+def neutral_if_greedy(how: Sampling) -> Sampling:
+    """Greedy responses carry log-probs at temperature 1."""
+    return how.model_copy(update={"temperature": 1.0}) if how.greedy else how
