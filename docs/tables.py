@@ -25,7 +25,9 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+MARKER = re.compile(
+    r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?((?:\|.*\n)*)\n?"
+)
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 

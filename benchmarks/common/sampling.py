@@ -30,7 +30,9 @@ def open_policy(folder: Path, device: str = "cpu") -> Any:
 def ours(policy: Any, rows: int, k: int, prompt: int, new: int, within: Any = None) -> Callable[[], Rollout]:
     """Samples `rows` responses, k to each prompt."""
     words = shapes.FIRST, min(policy.network.config.vocab_size, 900) - shapes.FIRST
-    texts = [" ".join(f"w{words[0] + (7 * i + j) % words[1]}" for j in range(prompt)) for i in range(rows // k)]
+    texts = [
+        " ".join(f"w{words[0] + (7 * i + j) % words[1]}" for j in range(prompt)) for i in range(rows // k)
+    ]
     examples = [Example(id=str(i), prompt=text) for i, text in enumerate(texts)]
     uniforms = Seeds(0).uniforms("bench", positions=range(rows // k), samples=k, steps=new)
     how = Sampling(samples=k, max_new_tokens=new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +102,13 @@ def end_after(network: Any, mean: float) -> None:
     head = network.get_output_embeddings().weight
     if head is not network.get_input_embeddings().weight:
         head[:, 0] = 0.0
+    head[END, 1:] = 0.0
     ids = torch.randint(FIRST, len(head), (8, 16), generator=torch.Generator().manual_seed(1))
-    for _ in range(8):  # with tied weights the end token's own row moves a little of what it reads
+    wanted = torch.tensor(1 / mean)
+    for _ in range(8):  # the row of a tied end token is moved a little by what it moves
         state = network.base_model(input_ids=ids).last_hidden_state
-        logits = network(input_ids=ids).logits.double()
-        others = logits.clone()
-        others[..., END] = -math.inf
-        gap = others.logsumexp(-1) - math.log(mean - 1) - logits[..., END]
-        head[END, 0] += (gap.mean() / state[..., 0].double().mean()).float()
+        found = network(input_ids=ids).logits.softmax(-1)[..., END].mean()
+        head[END, 0] += (wanted.logit() - found.logit()) / state[..., 0].mean()
 
 
 def prompts(folder: Path, count: int, tokens: int) -> list[str]:
@@ -122,7 +120,9 @@ def prompts(folder: Path, count: int, tokens: int) -> list[str]:
         words = [f"w{i}" for i in range(FIRST, 900)]
     else:
         words = [w for w in COMMON.split() if len(tokenizer(f"the {w} the")["input_ids"]) == 3]
-    made = [" ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(tokens)) for i in range(count)]
+    made = [
+        " ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(tokens)) for i in range(count)
+    ]
     wrong = next((x for x in made if len(tokenizer(x)["input_ids"]) != tokens), None)
     if wrong is not None:
         raise SystemExit(f"{folder}: `{wrong}` is not {tokens} tokens")

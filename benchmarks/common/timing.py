@@ -20,7 +20,9 @@ def since(then: Spent) -> Spent:
     return cpu - then[0], wall - then[1]
 
 
-def alternating(ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[Spent]]:
+def alternating(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
+) -> dict[str, list[Spent]]:
     """What each way took in each round, in turn; rounds before those do not count."""
     found: dict[str, list[Spent]] = {name: [] for name in ways}
     for count in range(warm_up + rounds):

@@ -96,7 +96,9 @@ class Bench:
             if shape != "qwen-7b":  # with AdamW in float32 it does not fit one card
                 yield Piece("training", f"{shape}/rloo", 30, lambda _, m=shape: self.learn(m, "rloo"))
         for method in ("nlpo", "ppo", "dpo"):
-            yield Piece("runs", f"{self.names[0]}/{method}", 20, lambda _, m=method: self.learn(self.names[0], m))
+            yield Piece(
+                "runs", f"{self.names[0]}/{method}", 20, lambda _, m=method: self.learn(self.names[0], m)
+            )
         yield Piece("tests", "gpu", 60, lambda left: others.tests(min(left - 20, 150)))
         yield Piece("profile", f"{self.names[0]}/rloo", 20, lambda _: self.profile(self.names[0]))
         yield Piece("toys", "grue-toy", 60, lambda left: others.toys(left - 15))

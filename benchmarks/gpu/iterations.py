@@ -28,7 +28,13 @@ METHODS: dict[str, dict[str, Any]] = {
 def pipeline(
     folder: Path, device: str, method: str, prompts: int, k: int, prompt: int, new: int, count: int
 ) -> dict[str, Any]:
-    texts = {"folder": str(folder), "size": prompts * count, "prompt": prompt, "new": new, "logged": method == "dpo"}
+    texts = {
+        "folder": str(folder),
+        "size": prompts * count,
+        "prompt": prompt,
+        "new": new,
+        "logged": method == "dpo",
+    }
     tokenizer = str(shapes.tokenizer_of(folder))
     return {
         "task": {"texts": texts},

@@ -35,7 +35,16 @@ def tests(seconds: float) -> dict[str, Any]:
 
 def toys(seconds: float) -> dict[str, Any]:
     """Runs of the suite GRUE-toy, as many as fit."""
-    command = [sys.executable, "-m", "rlalign.cli", "bench", "benchmarks/grue_toy/suite.yaml", "run", "--jobs", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "rlalign.cli",
+        "bench",
+        "benchmarks/grue_toy/suite.yaml",
+        "run",
+        "--jobs",
+        "4",
+    ]
     return told(command, seconds)
 
 

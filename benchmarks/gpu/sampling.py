@@ -1,4 +1,4 @@
-"""Sampling: ours by every engine there is, transformers' `generate` and its continuous batching; shares of the floor."""
+"""Sampling: ours by every engine there is, transformers' `generate` and its continuous batching; share of the floor."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def continuous(policy: Any, rows: int, prompt: int, new: int) -> Callable[[], An
 
     ids = (shapes.FIRST + 7 * torch.arange(rows)[:, None] + torch.arange(prompt)) % 900
     # An end that never comes: nothing ends early.
-    how = GenerationConfig(max_new_tokens=new, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1, pad_token_id=2)
+    how = GenerationConfig(
+        max_new_tokens=new, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1, pad_token_id=2
+    )
     return lambda: policy.network.generate_batch(ids.tolist(), generation_config=how, progress_bar=False)
 
 
@@ -80,7 +82,10 @@ def sampling(
 ) -> dict[str, Any]:
     """Tokens a second of each way in turn, its peak memory, and its share of the floor."""
     run = ours(policy, rows, k, prompt, new)
-    ways: dict[str, Callable[[], Any]] = {**engines(policy, run), "generate": generated(policy, rows, prompt, new)}
+    ways: dict[str, Callable[[], Any]] = {
+        **engines(policy, run),
+        "generate": generated(policy, rows, prompt, new),
+    }
     found: dict[str, Any] = {"rows": rows, "samples": k, "prompt": prompt, "new": new, "ways": {}}
     if torch.cuda.is_available() and importlib.util.find_spec("transformers"):
         ways["generate_batch"] = continuous(policy, rows, prompt, new)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,16 @@ class Results:
         except Exception as error:
             traceback.print_exc()
             held[name] = {"failed": f"{type(error).__name__}: {error}"}
-        held[name]["about"] = about("trl")
+        held[name]["about"] = about(*(["trl"] if find_spec("trl") else []))
         beside = self.path.with_suffix(".tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps(self.data, indent=1) + "\n")
         beside.replace(self.path)
 
 
-def measure(results: Results, rows: Sequence[work.Row], parts: Sequence[str], said: argparse.Namespace) -> None:
+def measure(
+    results: Results, rows: Sequence[work.Row], parts: Sequence[str], said: argparse.Namespace
+) -> None:
     ppo = said.ppo_trl if said.ppo_trl.exists() else None
 
     def arguments(row: work.Row) -> tuple[str, ...]:
@@ -90,7 +93,9 @@ def measure(results: Results, rows: Sequence[work.Row], parts: Sequence[str], sa
             results.take("parity", row.name, lambda row=row: run("parity", *arguments(row)))
     for row in rows if "rows" in parts else ():
         steps = ("--steps", str(said.steps)) if said.steps else ()
-        results.take("rows", row.name, lambda r=row, s=steps: run("measure", *arguments(r), *s, ppo=path_of(r)))
+        results.take(
+            "rows", row.name, lambda r=row, s=steps: run("measure", *arguments(r), *s, ppo=path_of(r))
+        )
     if "memory" in parts:
         row = work.row_of(said.memory)
         for side in ("ours", "trl"):

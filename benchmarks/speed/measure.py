@@ -1,7 +1,7 @@
 """One row in a process of its own; prints what was measured as JSON.
 
-    python -m benchmarks.speed.measure tiny/rloo/S/float32 --folder MODEL           both sides, step by step in turn
-    … --side ours|trl                                                               one of them: its memory
+python -m benchmarks.speed.measure tiny/rloo/S/float32 --folder MODEL           both sides, step by step in turn
+… --side ours|trl                                                               one of them: its memory
 """
 
 from __future__ import annotations

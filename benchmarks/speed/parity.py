@@ -59,11 +59,19 @@ def work(row: Row, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, Any]:
     """Tokens of each side."""
     rollout = batch.rollout
     prompts = sum(len(rollout.inputs[int(g)]) for g in rollout.group_N)
-    ours = {"responses": len(rollout), "prompt tokens": prompts, "response tokens": int(rollout.length_N.sum())}
+    ours = {
+        "responses": len(rollout),
+        "prompt tokens": prompts,
+        "response tokens": int(rollout.length_N.sum()),
+    }
     if row.algorithm == "dpo":
         chosen = int(data["completion_mask"].sum())
         whole = int(data["attention_mask"].sum())
-        theirs = {"responses": len(data["input_ids"]), "prompt tokens": whole - chosen, "response tokens": chosen}
+        theirs = {
+            "responses": len(data["input_ids"]),
+            "prompt tokens": whole - chosen,
+            "response tokens": chosen,
+        }
     else:
         theirs = {
             "responses": len(data["completion_ids"]),
@@ -115,7 +123,9 @@ def padding(row: Row, folder: Path, place: Path) -> dict[str, float]:
     def logprobs(pads: int) -> Tensor:
         before = torch.full((len(ids), pads), shapes.PAD)
         mask = torch.cat([torch.zeros_like(before), torch.ones_like(ids)], 1)
-        found: Tensor = made._get_per_token_logps_and_entropies(made.model, torch.cat([before, ids], 1), mask, new)[0]
+        found: Tensor = made._get_per_token_logps_and_entropies(
+            made.model, torch.cat([before, ids], 1), mask, new
+        )[0]
         return found
 
     alone = logprobs(0)

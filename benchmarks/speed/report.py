@@ -50,23 +50,17 @@ def done(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def beside_trl(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """A line a row: seconds of a step, how many times as long TRL took, and of the sampling alone."""
-    lines: list[Sequence[str]] = [
-        ("model", "algorithm", "scenario", "precision", "s a step", "TRL's", "× (processor)", "× (clock)")
-        + ("aim", "rollout ×", "n", "load")
-    ]
+    heads = "model, algorithm, scenario, precision, s a step, TRL's, × (processor), × (clock), aim, rollout ×, n, load"
+    lines: list[Sequence[str]] = [heads.split(", ")]
     for name, one in done(data.get("rows", {})).items():
         model, algorithm, scenario, dtype = name.split("/")
         cpu, wall, wanted = one["step"]["cpu"], one["step"]["wall"], aim(name)
-        rollout = ""
-        if "rollout" in one:
-            least = ROLLOUT_AIM.get(scenario) if dtype == "float32" else None
-            rollout = times(one["rollout"]["cpu"]["ratio"], least)
-        lines.append(
-            (LABELS.get(model, model), algorithm, scenario, dtype)
-            + (f"{cpu['ours']['median']:.3f}", f"{cpu['other']['median']:.3f}", times(cpu["ratio"], wanted))
-            + (times(wall["ratio"]), f"{wanted:g}" if wanted else "", rollout, str(one["n"]))
-            + (f"{max(one['load']):.1f}",)
-        )
+        least = ROLLOUT_AIM.get(scenario) if dtype == "float32" else None
+        cells = [LABELS.get(model, model), algorithm, scenario, dtype]
+        cells += [f"{cpu['ours']['median']:.3f}", f"{cpu['other']['median']:.3f}"]
+        cells += [times(cpu["ratio"], wanted), times(wall["ratio"]), f"{wanted:g}" if wanted else ""]
+        cells += [times(one["rollout"]["cpu"]["ratio"], least) if "rollout" in one else ""]
+        lines.append([*cells, str(one["n"]), f"{max(one['load']):.1f}"])
     return lines
 
 
@@ -74,7 +68,9 @@ def short(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Models down, algorithms across: how many times as fast as TRL, in float32 on equal prompts."""
     rows = done(data.get("rows", {}))
     algorithms = ("rloo", "grpo", "ppo", "dpo")
-    lines: list[Sequence[str]] = [("times as fast as TRL", *(a.upper() for a in algorithms), "RLOO, bfloat16")]
+    lines: list[Sequence[str]] = [
+        ("times as fast as TRL", *(a.upper() for a in algorithms), "RLOO, bfloat16")
+    ]
     for model, label in LABELS.items():
         names = [*(f"{model}/{a}/S/float32" for a in algorithms), f"{model}/rloo/S/bfloat16"]
         if any(name in rows for name in names):
@@ -98,12 +94,19 @@ def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
 def parity(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """How far the gradients of both sides are from each other, and how far padding moves TRL's log-probs."""
     lines: list[Sequence[str]] = [
-        ("row", "gradients apart", "prompt + response tokens, both", "nats that 1, 4, 8 pads move TRL's log-probs")
+        (
+            "row",
+            "gradients apart",
+            "prompt + response tokens, both",
+            "nats that 1, 4, 8 pads move TRL's log-probs",
+        )
     ]
     for name, one in done(data.get("parity", {})).items():
         ours, moved = one["ours"], one.get("moved by padding", {})
         pads = ", ".join(f"{moved[p]:.1g}" for p in ("1", "4", "8")) if moved else ""
-        lines.append((f"`{name}`", f"{one['far']:.0e}", f"{ours['prompt tokens']} + {ours['response tokens']}", pads))
+        lines.append(
+            (f"`{name}`", f"{one['far']:.0e}", f"{ours['prompt tokens']} + {ours['response tokens']}", pads)
+        )
     return lines
 
 
@@ -112,10 +115,8 @@ def further(data: Mapping[str, Any]) -> list[Sequence[str]]:
     lines: list[Sequence[str]] = [("what", "beside", "s", "its s", "costs × (processor)", "n")]
     for one in done(data.get("further", {})).get("all", {}).get("pairs", []):
         cpu = one["cpu"]
-        lines.append(
-            (one["what"], one["beside"], f"{cpu['other']['median']:.3f}", f"{cpu['ours']['median']:.3f}")
-            + (times(cpu["ratio"]), str(one["n"]))
-        )
+        seconds = f"{cpu['other']['median']:.3f}", f"{cpu['ours']['median']:.3f}"
+        lines.append((one["what"], one["beside"], *seconds, times(cpu["ratio"]), str(one["n"])))
     return lines
 
 
@@ -135,14 +136,14 @@ def rl4lms(data: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def growth(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Tokens a processor second as one size grows and the others stay."""
-    lines: list[Sequence[str]] = [("what grows", "from", "to", "tokens/s at first", "most", "at", "at last", "knee")]
+    lines: list[Sequence[str]] = [
+        ("what grows", "from", "to", "tokens/s at first", "most", "at", "at last", "knee")
+    ]
     for what, one in done(data.get("growth", {})).get("all", {}).get("axes", {}).items():
         sizes, speed = one["sizes"], one["tokens/s"]
         best = max(range(len(speed)), key=speed.__getitem__)
-        lines.append(
-            (what, f"{sizes[0]:,}", f"{sizes[-1]:,}", f"{speed[0]:,.0f}", f"{speed[best]:,.0f}")
-            + (f"{sizes[best]:,}", f"{speed[-1]:,.0f}", f"{one['knee']:,}")
-        )
+        numbers = sizes[0], sizes[-1], speed[0], speed[best], sizes[best], speed[-1], one["knee"]
+        lines.append((what, *(f"{number:,.0f}" for number in numbers)))
     return lines
 
 

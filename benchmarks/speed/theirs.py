@@ -68,7 +68,9 @@ def _prompts(row: Row, folder: Path, steps: int) -> list[str]:
 
 def _grouped(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, common: dict[str, Any]) -> Any:
     s = row.shape
-    classes = (trl.RLOOTrainer, trl.RLOOConfig) if row.algorithm == "rloo" else (trl.GRPOTrainer, trl.GRPOConfig)
+    classes = (
+        (trl.RLOOTrainer, trl.RLOOConfig) if row.algorithm == "rloo" else (trl.GRPOTrainer, trl.GRPOConfig)
+    )
     own = {"beta": KL} if row.algorithm == "rloo" else {"beta": 0.0, "loss_type": "grpo"}
     args = classes[1](
         **common, **own, max_steps=steps, max_grad_norm=1.0, disable_dropout=True,
@@ -91,7 +93,10 @@ def _grouped(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, c
 def _pairs(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, common: dict[str, Any]) -> Any:
     s = row.shape
     prompts, pairs = texts(folder, steps * s.prompts, s.prompt, s.new)
-    data = [{"prompt": p, "chosen": f" {a}", "rejected": f" {b}"} for p, (a, b) in zip(prompts, pairs, strict=True)]
+    data = [
+        {"prompt": p, "chosen": f" {a}", "rejected": f" {b}"}
+        for p, (a, b) in zip(prompts, pairs, strict=True)
+    ]
     args = trl.DPOConfig(
         **common, max_steps=steps, max_grad_norm=1.0, disable_dropout=True, beta=BETA, max_length=None,
         per_device_train_batch_size=s.prompts,
@@ -140,5 +145,7 @@ def _ppo(row: Row, folder: Path, tokenizer: Any, steps: int, clock: Clock, commo
         train_dataset=datasets.Dataset.from_dict({"input_ids": ids}),
         callbacks=[clock],
     )
-    clock.sampling = ppo_trainer.batch_generation = Span(getattr(ppo_trainer.batch_generation, "function", ppo_trainer.batch_generation))
+    clock.sampling = ppo_trainer.batch_generation = Span(
+        getattr(ppo_trainer.batch_generation, "function", ppo_trainer.batch_generation)
+    )
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,9 @@ def row_of(name: str) -> Row:
     return Row(*name.split("/"))
 
 
-def rows(models: Sequence[str], algorithms: Sequence[str], scenarios: Sequence[str], dtypes: Sequence[str]) -> list[Row]:
+def rows(
+    models: Sequence[str], algorithms: Sequence[str], scenarios: Sequence[str], dtypes: Sequence[str]
+) -> list[Row]:
     """All that can be compared, the plain ones first."""
     every = [Row(m, a, s, d) for d in dtypes for s in scenarios for m in models for a in algorithms]
     return [row for row in every if not row.fits()]
@@ -108,7 +111,7 @@ def texts(
         least = prompt // 2
         prompts = [" ".join(x.split()[: least + i % (prompt - least + 1)]) for i, x in enumerate(prompts)]
     made = shapes.prompts(folder, count + 1, new)
-    return prompts, list(zip(made, made[1:], strict=False))
+    return prompts, list(itertools.pairwise(made))
 
 
 def odd(text: str) -> float:
@@ -136,7 +139,9 @@ class Texts(Task):
         c = self.config
         prompts, pairs = texts(Path(c.folder), c.size, c.prompt, c.new, c.mixed)
         return [
-            Example(id=str(i), prompt=prompt, **({"responses": pair, "scores": (1.0, 0.0)} if c.logged else {}))
+            Example(
+                id=str(i), prompt=prompt, **({"responses": pair, "scores": (1.0, 0.0)} if c.logged else {})
+            )
             for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
         ]
 
