@@ -12,11 +12,13 @@ from benchmarks.gpu.roofline import Rates, sizes, train_seconds
 from benchmarks.gpu.sampling import peak
 from benchmarks.speed.work import COMPONENTS
 
+from rlalign.data.settings import Train
 from rlalign.records import logs
 from rlalign.testing import bench
 
 KL: dict[str, Any] = {"rewards": ["odd", {"kl": {"coef": 0.05}}]}
 OWN: dict[str, Any] = {"models": {"value": {"value-head": {"trunk": "own"}}}}
+HALVES = {"weights": "bfloat16"} if "weights" in Train.model_fields else {}
 METHODS: dict[str, dict[str, Any]] = {
     "rloo": {"algorithm": "rloo", **KL},
     "ppo": {"algorithm": "ppo", **KL, **OWN},
@@ -42,7 +44,7 @@ def pipeline(
         **METHODS[method],
         "device": device,
         "generation": {"samples": k, "min_new_tokens": new, "max_new_tokens": new},
-        "train": {"iterations": count, "prompts": prompts, "lr": 1e-6, "dtype": "bfloat16"},
+        "train": {"iterations": count, "prompts": prompts, "lr": 1e-6, "dtype": "bfloat16", **HALVES},
         "checkpoints": {"every": 1000},
     }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -56,13 +56,28 @@ def peak(into: dict[str, Any], name: str = "peak GiB") -> Iterator[None]:
 
 
 def engines(policy: Any, run: Callable[[], Rollout]) -> dict[str, Callable[[], Any]]:
-    """Ours as a user gets it, and with its parts taken away one by one."""
+    """Ours as a user gets it, by each engine that can be asked for, and by transformers' forward."""
+    ways: dict[str, Callable[[], Any]] = {"ours": run}
+    if hasattr(policy, "engine"):
+        kinds = ("graphs", "slots", "loop") if policy.device.type == "cuda" else ("slots", "loop")
+        # One engine for all rounds: what it holds, a user's holds too.
+        ways |= {
+            f"engine: {kind}": partial(_by_engine, policy, type(policy.engine)(kind), run) for kind in kinds
+        }
 
     def by_forward() -> Any:
         with patch.object(policy, "decoder", policy._by_forward):
             return run()
 
-    return {"ours": run, "ours, by transformers' forward": by_forward}
+    loop = (
+        partial(_by_engine, policy, type(policy.engine)("loop"), by_forward) if len(ways) > 1 else by_forward
+    )
+    return {**ways, "transformers' forward": loop}
+
+
+def _by_engine(policy: Any, engine: Any, run: Callable[[], Rollout]) -> Any:
+    with patch.object(policy, "engine", engine):
+        return run()
 
 
 def continuous(policy: Any, rows: int, prompt: int, new: int) -> Callable[[], Any]:
@@ -87,7 +102,10 @@ def sampling(
         "generate": generated(policy, rows, prompt, new),
     }
     found: dict[str, Any] = {"rows": rows, "samples": k, "prompt": prompt, "new": new, "ways": {}}
-    if torch.cuda.is_available() and importlib.util.find_spec("transformers"):
+    found["ours is"] = policy.sampling(policy.device) if hasattr(policy, "sampling") else str(policy.decoding)
+    if not hasattr(policy, "engine"):
+        found["ways"]["engine: graphs"] = {"left out": "this policy has no engine but the sampling loop"}
+    if policy.device.type == "cuda":
         ways["generate_batch"] = continuous(policy, rows, prompt, new)
     else:
         found["ways"]["generate_batch"] = {"left out": "it is no engine for a CPU"}
