@@ -120,9 +120,10 @@ def prompts(folder: Path, count: int, tokens: int) -> list[str]:
         words = [f"w{i}" for i in range(FIRST, 900)]
     else:
         words = [w for w in COMMON.split() if len(tokenizer(f"the {w} the")["input_ids"]) == 3]
-    made = [
-        " ".join(words[(7 * i + j * (1 + i % 5)) % len(words)] for j in range(tokens)) for i in range(count)
-    ]
+    made = []
+    for i in range(count):
+        first, apart = 7 * i + i // 10, 1 + i % 5
+        made.append(" ".join(words[(first + j * apart) % len(words)] for j in range(tokens)))
     wrong = next((x for x in made if len(tokenizer(x)["input_ids"]) != tokens), None)
     if wrong is not None:
         raise SystemExit(f"{folder}: `{wrong}` is not {tokens} tokens")
