@@ -75,6 +75,9 @@ def test_rows_are_those_that_can_be_compared() -> None:
     assert names[0] == "tiny/rloo/S/float32" and len(set(names)) == len(names)
     assert all(work.row_of(row.name) == row and row.responses == 32 for row in every)
     assert {n.split("/")[2] for n in names if "/ppo/" in n or "/dpo/" in n} == {"S", "L"}
+    told = [row.name for row in every if row.tells()]
+    assert "gpt2/ppo/S/float32" in told and "gpt2/ppo/L/float32" in names and "gpt2/ppo/L/float32" not in told
+    assert work.row_of("gpt2/rloo/L/float32").steps == (1, 3)
     assert "tiny/rloo/V/float32" in names and "real/rloo/V/float32" not in names
     with pytest.raises(SystemExit, match="MODEL=FOLDER"):
         work.folder_of(work.row_of("real/rloo/S/float32"), Path(), None)

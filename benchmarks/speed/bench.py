@@ -120,6 +120,7 @@ def main() -> None:
     ask.add_argument("--ppo-trl", type=Path, default=PPO_TRL, help="folder with a TRL that has PPO")
     ask.add_argument("--work", type=Path, default=ROOT / "runs" / "bench-speed", help="models are kept here")
     ask.add_argument("--out", type=Path, help="by default benchmarks/results/speed-DATE.json")
+    ask.add_argument("--all", action="store_true", help="also rows that say what cheaper ones say")
     ask.add_argument("--again", action="store_true", help="measure anew what is in the file")
     said = ask.parse_args()
     out = said.out or ROOT / "benchmarks/results" / f"speed-{datetime.date.today().isoformat()}.json"
@@ -127,7 +128,8 @@ def main() -> None:
     said.work.mkdir(parents=True, exist_ok=True)
     models = said.models or [m for m in work.MODELS if m != "real" or said.real]
     results = Results(out, again=said.again)
-    measure(results, work.rows(models, said.algorithms, said.scenarios, said.dtypes), said.only, said)
+    rows = work.rows(models, said.algorithms, said.scenarios, said.dtypes)
+    measure(results, [row for row in rows if said.all or row.tells()], said.only, said)
     shown: Mapping[str, Any] = results.data
     print("\n\n".join(report.tables(shown)))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from benchmarks.common.timing import compared
-from benchmarks.speed.work import STEPS, Row, row_of
+from benchmarks.speed.work import Row, row_of
 
 MEMORY_STEPS = 2
 
@@ -59,7 +59,7 @@ def main() -> None:
     ask.add_argument("--steps", type=int, help="steps that count")
     said = ask.parse_args()
     row = row_of(said.row)
-    warm_up, count = STEPS[row.model]
+    warm_up, count = row.steps
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as place:
         if said.side == "both":

@@ -40,6 +40,8 @@ MODELS = ("tiny", "qwen", "gpt2", "real")
 DTYPES = ("float32", "bfloat16")
 STEPS = {"tiny": (3, 17), "qwen": (3, 15), "gpt2": (1, 5), "real": (1, 5)}
 """Steps that do not count, and that do."""
+LONG = 3
+"""Steps of a large model that count where prompts are long."""
 LR, KL, BETA, EPOCHS = 1e-6, 0.05, 0.1, 4
 
 
@@ -69,6 +71,24 @@ class Row:
     @property
     def responses(self) -> int:
         return self.shape.prompts * self.shape.samples
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps that do not count, and that do."""
+        warm_up, count = STEPS[self.model]
+        return warm_up, min(count, LONG) if self.large and self.scenario == "L" else count
+
+    @property
+    def large(self) -> bool:
+        return self.model in ("gpt2", "real")
+
+    def tells(self) -> bool:
+        """Whether it is measured unless all are asked for: not where it would say what a cheaper row says too."""
+        if self.scenario in ("V", "K"):
+            return self.algorithm == "rloo" and self.dtype == "float32"
+        if self.scenario == "L":
+            return self.dtype == "float32" and (self.algorithm == "rloo" or not self.large)
+        return self.dtype == "float32" or self.algorithm == "rloo" or not self.large
 
     def fits(self) -> str:
         """Why nothing can be compared here; empty where something can."""
