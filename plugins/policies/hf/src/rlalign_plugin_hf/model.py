@@ -145,6 +145,13 @@ class LanguageModel(Policy):
         self.ends = tuple(ends)
         self.end = own if own in ends else ends[0]
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Another device or precision: parameters have moved."""
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if hasattr(self, "decoding") and not self._lender:
+            self.decoding.settle(self)
+        return self
+
     @property
     def network(self) -> Any:
         """The transformers model it computes with; a LoRA copy borrows its maker's."""
@@ -359,6 +366,7 @@ class LanguageModel(Policy):
         made.decoding = self.decoding.twin()
         if self.config.lora is None:
             made.model = copy.deepcopy(self.network)
+            made.decoding.settle(made)
             return made.eval()
         maker = self._lender[0] if self._lender else self
         made._lender, made._trainable = [maker], trainable

@@ -161,7 +161,7 @@ class Seq2SeqDecoder(LazyDecoder):
         from rlalign_plugin_hf.cache import growing_cache
 
         self.policy = policy
-        config = policy.network.config
+        config = policy._trunk().config  # a T5's decoder may have more layers than its encoder
         prompts, which_G = distinct(inputs)
         with policy.acting(training=False):
             self._states_nSC, self._mask_nS = policy.encoded(prompts)

@@ -29,7 +29,8 @@ class Columns:
         """[layers, 2, n, K, L, D]."""
         self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in both.unbind(0)]
         """Of each, keys and values [n,K,L,D]."""
-        self.flat = [(keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in self.layers]
+        flat = both.shape[2] * both.shape[3], *both.shape[4:]
+        self.flat = [(keys.view(flat), values.view(flat)) for keys, values in self.layers]
         """The same buffers, [n·K,L,D]."""
 
     @property

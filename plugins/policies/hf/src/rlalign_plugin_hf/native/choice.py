@@ -76,18 +76,23 @@ class Decoding:
 
     def verify(self, policy: LanguageModel) -> None:
         """Go on natively only if that gives the network's own logits; says so once where it does not."""
+        self._verified = True
+        self.settle(policy)
         if self._family is None:
             return
-        try:
-            refresh(self._family, policy)
-        except Unfit as unfit:
-            self._family, self._why = None, str(unfit)
-            return
-        self._verified = True
         pad = None if policy.never is not None else padding_token(policy)
         if (why := fault(policy, pad)) is not None:
             self._family, self._why = None, f"natively, {why}"
             _log.warning("%s decodes %s", policy.config.path, self)
+
+    def settle(self, policy: LanguageModel) -> None:
+        """Move the parameters of a network, which was just made or moved, to where no copies are needed."""
+        if self._family is None or not self._verified:
+            return
+        try:
+            refresh(self._family, policy, join=True)
+        except Unfit as unfit:
+            self._family, self._why = None, str(unfit)
 
     def native(self, policy: LanguageModel, inputs: Sequence[Tensor]) -> Family | None:
         """The family that decodes these prompts, or None."""

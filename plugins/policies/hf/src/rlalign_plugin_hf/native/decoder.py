@@ -33,6 +33,7 @@ class NativeDecoder(LazyDecoder):
     _column: int
     """Where all rows stand."""
 
+    @torch.no_grad()
     def __init__(self, policy: LanguageModel, family: Family, inputs: Sequence[Tensor], k: int) -> None:
         self.policy, self.family = policy, family
         refresh(family, policy)
@@ -40,6 +41,7 @@ class NativeDecoder(LazyDecoder):
         self._read(prompts)
         self._spread(which_G.repeat_interleave(k))
 
+    @torch.no_grad()
     def logits(self) -> Tensor:
         with precisely(self._hidden_nC):
             if self._pending_n is not None:
@@ -61,6 +63,7 @@ class NativeDecoder(LazyDecoder):
         self._columns = self._columns.spread(rows, self._column, self._column + ROOM)
         self._hidden_nC = self._hidden_nC[rows]
 
+    @torch.no_grad()
     def _keep(self, rows: Tensor) -> None:
         self._columns = self._columns.kept(rows, self._column)
         self._hidden_nC = self._hidden_nC[rows]
@@ -143,13 +146,15 @@ class NativeSeq2SeqDecoder(NativeDecoder):
         self._cross = self._cross.kept(rows)
 
 
-def refresh(family: Family, policy: LanguageModel) -> None:
+def refresh(family: Family, policy: LanguageModel, *, join: bool = False) -> None:
     """Give a family the policy's present weights, adapters added, in the precision that is asked for now."""
     kind, lora = policy.device.type, policy.config.lora is not None
     half = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if half else policy._weight.dtype
     with torch.no_grad(), policy.acting(training=False):
-        family.refresh(policy.network, dtype, state=(policy.version, lora and policy._switched_off()))
+        family.refresh(
+            policy.network, dtype, state=(policy.version, lora and policy._switched_off()), join=join
+        )
 
 
 @contextmanager

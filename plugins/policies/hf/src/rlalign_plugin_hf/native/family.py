@@ -36,17 +36,17 @@ class Family(ABC):
         self._weights: Weights | None = None
         self._state: tuple[Hashable] | None = None
 
-    def refresh(self, network: Any, dtype: torch.dtype, state: Hashable = None) -> None:
+    def refresh(self, network: Any, dtype: torch.dtype, state: Hashable = None, join: bool = False) -> None:
         """Take the network's present weights, if they have changed; matrices are multiplied in `dtype`.
 
         Copies are written where they were, so that addresses stay. `state` is compared too: a fused AdamW leaves no
-        trace on the tensors it changes.
+        trace on the tensors it changes. With `join`, parameters may be moved, so that fewer have to be copied.
         """
         if self._weights is None or self._weights.dtype != dtype:
             self._weights, self._state = Weights(dtype), None
-        if self._state != (state,) or self._weights.changed():
+        if join or self._state != (state,) or self._weights.changed():
             self._state = None
-            self._weights.begin()
+            self._weights.begin(join)
             self.device = network.get_input_embeddings().weight.device
             self.bind(network, self._weights)
             self._state = (state,)

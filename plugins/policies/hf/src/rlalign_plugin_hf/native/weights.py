@@ -1,8 +1,9 @@
 """The weights a decode step reads: the network's own wherever that is possible, copies where it is not.
 
-Matrices that read the same input are made one. In the network's own precision that costs no memory: the
-parameters become rows of the joint matrix, in place, and an update of them is seen at once. Copies remain where
-the step computes in another precision than the network, and where an adapter has to be added into a weight.
+Matrices that read the same input are made one. In the network's own precision that costs no memory: when a
+network is loaded, such parameters are moved to be rows of the joint matrix, and an update of them is seen at once.
+Copies remain where the step computes in another precision than the network, where an adapter has to be added into a
+weight, and where something else has moved the parameters since.
 
 Legend: I inputs, O outputs.
 """
@@ -24,6 +25,7 @@ class Weights:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         """What matrices are multiplied in; everything else stays in the network's precision."""
+        self._join = False
         self._copies: dict[Any, Tensor] = {}
         self._seen: list[tuple[Tensor, int, int]] = []
 
@@ -33,9 +35,9 @@ class Weights:
             weight._version != version or weight.data_ptr() != place for weight, version, place in self._seen
         )
 
-    def begin(self) -> None:
-        """Everything is about to be read again."""
-        self._seen = []
+    def begin(self, join: bool) -> None:
+        """Everything is about to be read again; with `join`, parameters may be moved."""
+        self._seen, self._join = [], join
 
     def linear(self, *modules: nn.Module) -> Linear:
         """One layer of these, which read the same input. Copies are written where they were before."""
@@ -71,10 +73,12 @@ class Weights:
         sources = [getattr(_base(module), name) for module in modules]
         plain = all(_base(module) is module or module.disable_adapters for module in modules)
         if plain and all(source.dtype == self.dtype for source in sources):
-            whole = joined(sources)
-            for source in sources:
-                self._see(source)
-            return whole
+            if self._join:
+                join(sources)
+            if (whole := joint(sources)) is not None:
+                for source in sources:
+                    self._see(source)
+                return whole
         return self.copied(
             (*modules, name), [self._effective(module, name) for module in modules], self.dtype
         )
@@ -112,21 +116,24 @@ def _base(module: Any) -> Any:
     return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """One tensor whose consecutive rows these parameters are; where they are not yet, they become so."""
-    first = parts[0].detach()
-    if len(parts) == 1:
-        return first
-    rows = sum(len(part) for part in parts)
-    end = parts[0].data_ptr()
-    apart = False
+def joint(parts: Sequence[Tensor]) -> Tensor | None:
+    """One tensor whose consecutive rows these are, if they stand so."""
+    first, place = parts[0].detach(), parts[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
     for part in parts:
-        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        apart |= part.data_ptr() != end or not same or not part.is_contiguous()
-        end = part.data_ptr() + part.nbytes
-    if apart:
+        if (
+            part.data_ptr() != place
+            or part.untyped_storage().data_ptr() != storage
+            or not part.is_contiguous()
+        ):
+            return None
+        place += part.nbytes
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+
+
+def join(parts: Sequence[Tensor]) -> None:
+    """Let these parameters be consecutive rows of one tensor."""
+    if len(parts) > 1 and joint(parts) is None:
         whole = torch.cat([part.detach() for part in parts])
         for part, mine in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             part.data = mine
-        return whole
-    return first.as_strided((rows, *first.shape[1:]), first.stride())
