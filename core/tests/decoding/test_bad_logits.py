@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign import Component, Learner, Nucleus, Rollout, Run, Sampling, hookimpl
+from rlalign.builtin import nucleus as nucleus_of_a_model
 from rlalign.data.example import Example
+from rlalign.decoding import sampler
 from rlalign.decoding.logits import bad_logits
 from rlalign.decoding.nucleus import nucleus
 from rlalign.decoding.sampler import sample
@@ -96,6 +98,22 @@ def test_a_nucleus_of_bad_logits_says_whose() -> None:
     with pytest.raises(
         BadLogits, match=r"step 3 of a response: the logits of the model `mask`.*it has diverged"
     ):
+        drawn(model, HOW["plain"], within)
+
+
+@pytest.mark.parametrize("every", [2, 3, 8])
+def test_a_nucleus_that_looks_seldom_still_finds_bad_logits(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU. Where the rollout is over before the next look nothing is left to choose, which is refused too."""
+    model, mask = policy(ending=False), policy(ending=False)
+    with torch.no_grad():
+        mask.free[2, 2] = NAN
+    for module in (sampler, nucleus_of_a_model):
+        monkeypatch.setattr(module, "steps_between_looks", lambda device: every)
+    within = Nucleus("mask", top_p=0.5)
+    within.resolve({"mask": mask})
+    with pytest.raises(RLAlignError, match="nothing is left to choose" if every == 8 else "step 3 of a resp"):
         drawn(model, HOW["plain"], within)
 
 

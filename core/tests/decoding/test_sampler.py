@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from rlalign import Batch, Component, Loss, Outputs, RLAlignError, Rollout, hookimpl
+from rlalign.builtin import nucleus
 from rlalign.builtin.nucleus import Nucleus
 from rlalign.data.example import Example
 from rlalign.data.settings import Sampling
+from rlalign.decoding import sampler
 from rlalign.decoding.sampler import sample
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
@@ -140,6 +142,24 @@ def test_batch_size_order_and_compaction_never_change_a_token(name: str, constra
         assert [r for part in parts for r in part] == whole
     fewer = responses(draw(policy, how.model_copy(update={"samples": 2}), mask=mask))
     assert fewer == [r for i, r in enumerate(whole) if i % 4 < 2]
+
+
+@pytest.mark.parametrize("every", [3, 8])
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_looking_less_often_for_ends_changes_nothing(
+    name: str, constrained: bool, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where what is sampled behind an end is left out afterwards."""
+    policy, other = policies()
+    mask = other if constrained else None
+    whole = draw(policy, SETTINGS[name], mask=mask)
+    for module in (sampler, nucleus):
+        monkeypatch.setattr(module, "steps_between_looks", lambda device: every)
+    late = draw(policy, SETTINGS[name], mask=mask)
+    assert responses(late) == responses(whole)
+    for column in ("actions_NT", "logprobs_NT", "full_logprobs_NT", "mask_NT"):
+        assert torch.equal(getattr(late, column)[~whole.mask_NT], getattr(whole, column)[~whole.mask_NT])
 
 
 @pytest.mark.parametrize("constrained", [False, True])

@@ -109,6 +109,16 @@ def test_without_compaction_too() -> None:
     assert len(told) > 1
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_where_ends_are_looked_for_every_few_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, how = POLICIES[name](), Sampling(samples=K, max_new_tokens=STEPS)
+    alone = sampled(policy, how, None)
+    monkeypatch.setattr(sampler, "steps_between_looks", lambda device: 5)
+    told: list[Rollout] = []
+    check(sampled(policy, how, told), alone, told)
+    assert len(told) > 1
+
+
 def test_within_a_constraint(tmp_path: Path) -> None:
     policy, how = logits(), Sampling(samples=K, max_new_tokens=STEPS)
     parts: list[list[Rollout]] = [[], []]

@@ -36,11 +36,12 @@ def unpack(bits_MB: Tensor, vocabulary: int) -> Tensor:
     return (spread.view(torch.uint8) != 0).view(len(bits_MB), 8 * bits_MB.shape[1])[:, :vocabulary]
 
 
+_BITS = numpy.unpackbits(numpy.arange(256, dtype=numpy.uint8)[:, None], axis=1).sum(1).astype(numpy.int32)
+
+
 def _count(bits_MB: Tensor) -> Tensor:
     """[M]: how many choices each row has."""
-    pairs = bits_MB - ((bits_MB >> 1) & 0x55)
-    fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return ((fours + (fours >> 4)) & 0x0F).sum(-1)
+    return torch.from_numpy(numpy.take(_BITS, bits_MB.numpy()).sum(1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,8 +50,10 @@ class Trace:
         self._new: list[Chosen] = []
         """The steps that are not written yet."""
         self._written = self._seen = 0
-        self._narrowed: list[tuple[Tensor, Tensor]] = []
-        """Of each step: the rows computed, and what each could choose from, packed [n,B]."""
+        self._narrowed: list[Tensor] = []
+        """Of each step, packed [n,B]: what each row computed could choose from."""
+        self._spans = [(0, self.rows_n)]
+        """From which step which rows were computed."""
         self._texts: dict[int, str] = {}
         """Of responses that have ended."""
 
@@ -61,14 +63,13 @@ class Trace:
         """Put a step down."""
         self._new.append(chosen)
         if kept_nV is not None:
-            self._narrowed.append((self.rows_n, pack(kept_nV)))
+            self._narrowed.append(pack(kept_nV))
 
     def look(self) -> int:
         """Find out which responses have ended since the last look; returns how many go on."""
         start, self._seen = self._seen, self._written + len(self._new)
         for step in range(start, len(self._narrowed)):
-            rows_n, bits_nB = self._narrowed[step]
-            self._narrowed[step] = rows_n.cpu(), bits_nB.cpu()
+            self._narrowed[step] = self._narrowed[step].cpu()
         token_sn = torch.stack([step.token_n for step in self._new[start - self._written :]])
         ended_sn = torch.isin(token_sn, self.ends)
         if bool(ended_sn.any()) or self.how.stop:
@@ -114,6 +115,7 @@ class Trace:
         """Go on with these of the rows being computed."""
         self.write()
         self.rows_n, self.alive_n = self.rows_n[places], self.alive_n[places]
+        self._spans.append((self._written, self.rows_n))
 
     def write(self) -> None:
         """Move the steps put down to their columns."""
@@ -181,10 +183,13 @@ class Trace:
         length_N = torch.zeros_like(self.length_N, device="cpu")
         length_N[rows] = self.length_N.cpu()[rows]
         start_N = length_N.cumsum(0) - length_N
-        bits_MB = torch.empty(int(length_N.sum()), self._narrowed[0][1].shape[1], dtype=torch.uint8)
-        for t, (rows_n, bits_nB) in enumerate(self._narrowed):
-            mine_n = t < length_N[rows_n]
-            bits_MB[start_N[rows_n[mine_n]] + t] = bits_nB[mine_n]
+        bits_MB = torch.empty(int(length_N.sum()), self._narrowed[0].shape[1], dtype=torch.uint8)
+        lasts = [first for first, _ in self._spans[1:]] + [len(self._narrowed)]
+        for (first, rows_n), last in zip(self._spans, lasts, strict=True):
+            rows_n1, step_s = rows_n.cpu()[:, None], torch.arange(first, last)
+            real_ns = step_s < length_N[rows_n1]
+            place_ns = start_N[rows_n1] + step_s
+            bits_MB[place_ns[real_ns]] = torch.stack(self._narrowed[first:last], 1)[real_ns]
         allowed = Allowed.of(self.vocabulary, bits_MB.split(length_N[rows].tolist()))
         return allowed if any(row is not None for row in allowed.rows) else None
 
