@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rlalign import (
     Batch,
     Component,
     ComponentError,
+    Example,
     Loss,
     Nucleus,
     Options,
@@ -31,10 +33,11 @@ from rlalign import (
     Rollout,
     Run,
     hookimpl,
+    logged_rollout,
 )
 from rlalign.config.registry import Registry, installed
 from rlalign.config.validate import check
-from rlalign.learning import batching
+from rlalign.learning import batching, heads
 from rlalign.running.members import implements
 from rlalign.testing import Bench, LinearValue, Logits, plain_gradient
 
@@ -388,7 +391,7 @@ class ByHand:
 
     def logits(self, i: int, t: int, policy: Logits) -> Tensor:
         h = self.feature(i, t, policy)
-        return h if policy.config.hidden is None else h @ policy.output
+        return h if policy.config.hidden is None else policy.output @ h
 
     def value(self, i: int, t: int) -> Tensor:
         value = self.bench.run.models["value"]
@@ -751,8 +754,8 @@ def test_the_trunk_runs_once_a_micro_batch(loss: str, route: str, times: int, tm
     bench.gradient(batch, route=route, budget=40, head_chunk=21 if route == "A" else 4)
     pieces = batching.micro_batches(batch.rollout, 40, bench.engine.unit)
     if route == "T":
-        cut = [batching.micro_batches(batch.rollout.take(torch.tensor(rows)), 40) for rows in pieces]
-        pieces = [rows for rows_of in cut for rows in rows_of]
+        cut = [batching.micro_batches(batch.rollout.take(torch.tensor(piece.rows)), 40) for piece in pieces]
+        pieces = [one for pieces_of in cut for one in pieces_of]
     assert len(pieces) > 2
     assert bench.engine.forwards - before == len(ran) == times * len(pieces)
 
@@ -785,31 +788,89 @@ class Watch(TorchDispatchMode):
         """Rows of the largest of them that is still there."""
         return max((rows for ref, rows in self.made if not ref.expired()), default=0)
 
+    def largest(self) -> int:
+        """Rows of the largest that there ever was."""
+        return max(rows for _, rows in self.made)
+
+
+class AnyHead(Logits):
+    """The same policy, whose head does not say that it is one matrix."""
+
+    def head_matrix(self) -> None:
+        return None
+
 
 @pytest.mark.parametrize("data", ["logged", "top-p"])
 @pytest.mark.parametrize("loss", ["plain", "entropy-bonus", "weighted-sum", "value-loss-shared", "coupled"])
+@pytest.mark.parametrize("policy", ["logits", "any-head"])
 @pytest.mark.parametrize("route", ["A", "B", "T"])
-def test_no_logits_outlive_their_chunk(route: str, loss: str, data: str, tmp_path: Path) -> None:
-    """When the head is called again nothing as wide as the vocabulary is left of the chunk before."""
+def test_no_logits_outlive_their_chunk(route: str, policy: str, loss: str, data: str, tmp_path: Path) -> None:
+    """Nothing as wide as the vocabulary has more rows than a chunk, or is left when the next chunk begins."""
     say = pipeline(LOSSES[loss], DATA[data])
-    say["policy"] = {"logits": {"hidden": 5, "vocabulary": V}}
-    bench = Bench(tmp_path, say, COMPONENTS)
+    say["policy"] = {policy: {"hidden": 5, "vocabulary": V}}
+    bench = Bench(tmp_path, say, {**COMPONENTS, "any-head": AnyHead})
     batch = bench.batch()
-    policy = bench.run.models.policy
-    head, left, largest = policy.head, [], []
+    now = bench.run.models.policy
+    begins, left = now.head_matrix, []
     chunk = 21 if route == "A" and loss != "coupled" else 4
     with Watch(spared=(5,)) as watch:  # the head's own weight and its gradient are [5,V]
 
-        def watched(features: Tensor) -> Tensor:
+        def watched() -> Tensor | None:
             left.append(watch.alive())
-            largest.append(len(features))
-            return head(features)
+            return begins()
 
-        policy.head = watched  # type: ignore[method-assign]
+        now.head_matrix = watched  # type: ignore[method-assign]
         bench.gradient(batch, route=route, budget=64, head_chunk=chunk)
     assert len(left) > 4
     assert max(left) == 0
-    assert max(largest) <= chunk
+    assert 0 < watch.largest() <= chunk
+
+
+@pytest.mark.parametrize("data", ["logged", "top-p"])
+@pytest.mark.parametrize("want", [("logprobs",), ("full_logprobs",), ("entropy",), ("logprobs", "entropy")])
+def test_heads_in_place_give_what_autograd_gives(want: Any, data: str, tmp_path: Path) -> None:
+    """Outputs and gradients, also where only some of them have a cotangent."""
+    say = pipeline(LOSSES["plain"], DATA[data])
+    say["policy"] = {"logits": {"hidden": 5, "vocabulary": V}}
+    bench = Bench(tmp_path, say, COMPONENTS)
+    rollout, policy = bench.batch().rollout, bench.run.models.policy
+    row_M, step_M = rollout.chosen
+    generator = torch.Generator().manual_seed(0)
+    cotangents = {name: torch.randn(len(row_M), generator=generator, dtype=torch.float64) for name in want}
+    matrix = policy.head_matrix()
+    assert matrix is not None
+    found = []
+    for ours in (True, False):
+        policy.zero_grad()
+        h_MC = policy.features(rollout).detach().requires_grad_()
+        steps = policy, h_MC, rollout, (row_M, step_M), want
+        if ours:
+            head = heads.opened(*steps, learns=True, autocast=nullcontext)
+            assert isinstance(head, heads.ByAutograd) == (want == ("full_logprobs",) and data == "top-p")
+        else:
+            head = heads.ByAutograd(*steps, True, nullcontext)
+        dh_MC = head.backward(cotangents)
+        assert dh_MC is not None and matrix.grad is not None
+        found.append({**head.outputs, "h": dh_MC, "matrix": matrix.grad.clone()})
+    assert found[0].keys() == found[1].keys() == {*want, "h", "matrix"}
+    for name, expected in found[1].items():
+        torch.testing.assert_close(found[0][name], expected, rtol=0, atol=1e-13)
+
+
+def test_prompts_computed_once_count_once() -> None:
+    """Two prompts of 10 tokens with three responses each of 2, 3 and 4 tokens."""
+    rollout = logged_rollout(
+        [Example(str(i), "", responses=("", "", "")) for i in range(2)],
+        [torch.zeros(10, dtype=torch.long)] * 2,
+        [([0] * length, True) for length in (2, 3, 4) * 2],
+        like=torch.zeros(1),
+    )
+    (apart,), (once,) = (batching.micro_batches(rollout, 100, once=o) for o in (False, True))
+    assert (apart.cost, once.cost) == (6 * 14, 2 * 10 + 6 * 4)
+    assert [b.rows for b in batching.micro_batches(rollout, 44, once=True)] == [[0, 1, 2, 3, 4, 5]]
+    assert [b.rows for b in batching.micro_batches(rollout, 43, once=True)] == [[0, 1, 2], [3, 4, 5]]
+    assert [b.rows for b in batching.micro_batches(rollout, 43)] == [[0, 1, 2], [3, 4, 5]]
+    assert [b.cost for b in batching.micro_batches(rollout, 14, once=True)] == [14, 14, 13, 13, 12, 12]
 
 
 # -- out of memory -----------------------------------------------------------------------------------------

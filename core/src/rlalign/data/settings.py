@@ -105,6 +105,11 @@ class Train(Options):
     dtype: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16 computes under autocast and keeps float32 weights"
     )
+    recompute: bool = Field(
+        False,
+        description="compute the activations of layers again in the backward pass instead of keeping them, where the "
+        "policy can: less memory, about a third more time",
+    )
     budget: Positive | None = Field(
         None, description="padded tokens per micro-batch; found by itself if not given"
     )

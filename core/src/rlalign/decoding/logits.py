@@ -97,10 +97,15 @@ def log_distribution(
 
 def scaled(logits_MV: Tensor, rollout: Rollout, row_M: Tensor) -> Tensor:
     """Logits over the temperature each row was sampled at."""
-    full_MV = full_precision(logits_MV)
+    full_MV, over_M1 = full_precision(logits_MV), temperatures(rollout, row_M)
+    return full_MV if over_M1 is None else full_MV / over_M1.to(full_MV.dtype)
+
+
+def temperatures(rollout: Rollout, row_M: Tensor) -> Tensor | None:
+    """[M,1]: what each row's logits were divided by; None if by nothing."""
     if all(how.temperature == 1 for how in rollout.settings):
-        return full_MV
-    return full_MV / rollout.setting("temperature")[row_M][:, None].to(full_MV.dtype)
+        return None
+    return rollout.setting("temperature")[row_M][:, None]
 
 
 def removed(

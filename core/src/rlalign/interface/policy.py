@@ -31,6 +31,8 @@ class Model(nn.Module):
     """Where its method was published, for `rlalign plugins NAME`."""
     version: int = 0
     """Raised whenever the weights change; set by the core."""
+    recomputes: bool = False
+    """Whether the activations of its layers are computed again in the backward pass, not kept; set by the core."""
     saves_float32: bool = False
     """`save` writes the weights as they were trained, not in the precision they came in."""
     ephemeral: tuple[str, ...] = ()
@@ -69,6 +71,8 @@ class Policy(Model):
     """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
     loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
+    prompts_once: bool = False
+    """Whether `features` computes a prompt once for all its responses; then micro-batches hold more of them."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
     chats: bool = False
@@ -142,6 +146,13 @@ class Policy(Model):
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:
         """[m,V]: logits of any of those rows (never of the `last` ones)."""
+
+    def head_matrix(self) -> Tensor | None:
+        """[V,C]: the weight whose product with the features is all that `head` does; None if it does more.
+
+        The engine then computes log-probs and gradients in place, and calls no `head`.
+        """
+        return None
 
     @abstractmethod
     def copy(self, role: Literal["frozen", "lagging", "value"]) -> Policy | Value:

@@ -6,6 +6,7 @@ Rows are plain integers here: one copy from the device, and no wait for it after
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,39 +31,87 @@ def unit_of(rollout: Rollout, unit: str) -> Tensor:
     return rollout.group_N if unit == "group" else torch.zeros_like(rollout.group_N)
 
 
-def padded_cost(cost_N: Sequence[int], rows: Sequence[int]) -> int:
-    """Tokens a model computes when it reads these rows side by side."""
-    return max(map(cost_N.__getitem__, rows), default=0) * len(rows)
+@dataclass(frozen=True)
+class Block:
+    """Rows that a model reads side by side, padded to the longest of them."""
+
+    rows: Rows
+    groups: frozenset[int]
+    prompt: int
+    response: int
+    longest: int
+    once: bool
+    """Whether the model computes a prompt once for all its rows, where that is less."""
+
+    @property
+    def cost(self) -> int:
+        """Tokens that the model computes, padding included."""
+        apart = len(self.rows) * self.longest
+        shared = len(self.groups) * self.prompt + len(self.rows) * self.response
+        return min(apart, shared) if self.once else apart
+
+    def with_(self, other: Block) -> Block:
+        """Both side by side."""
+        return Block(
+            self.rows + other.rows,
+            self.groups | other.groups,
+            max(self.prompt, other.prompt),
+            max(self.response, other.response),
+            max(self.longest, other.longest),
+            self.once,
+        )
 
 
-def fit(cost_N: Sequence[int], pieces: Sequence[Rows], budget: int) -> list[Rows]:
+def blocks(rollout: Rollout, pieces: Sequence[Rows], *, once: bool) -> list[Block]:
+    """Each piece's rows side by side."""
+    group_N, response_N = rollout.group_N.tolist(), rollout.length_N.tolist()
+    prompt_G = list(map(Tensor.numel, rollout.inputs))
+
+    def block(rows: Rows) -> Block:
+        sizes = [(prompt_G[group_N[row]], response_N[row]) for row in rows]
+        return Block(
+            rows,
+            frozenset(group_N[row] for row in rows),
+            max(prompt for prompt, _ in sizes),
+            max(response for _, response in sizes),
+            max(prompt + response for prompt, response in sizes),
+            once,
+        )
+
+    return [block(rows) for rows in pieces]
+
+
+def fit(pieces: Sequence[Block], budget: int) -> list[Block]:
     """Pack pieces, longest first, so that no micro-batch exceeds the budget unless one piece alone does."""
-    longest = [max(cost_N[row] for row in piece) for piece in pieces]
-    packed: list[Rows] = []
-    width = 0
-    for p in sorted(range(len(pieces)), key=lambda p: -longest[p]):
-        if packed and (len(packed[-1]) + len(pieces[p])) * width <= budget:
-            packed[-1] += pieces[p]
+    packed: list[Block] = []
+    for piece in sorted(pieces, key=lambda piece: -piece.longest):
+        joined = packed[-1].with_(piece) if packed else piece
+        if packed and joined.cost <= budget:
+            packed[-1] = joined
         else:
-            packed.append(list(pieces[p]))
-            width = longest[p]
-    return [sorted(rows) for rows in packed]
+            packed.append(piece)
+    return [replace(block, rows=sorted(block.rows)) for block in packed]
 
 
-def micro_batches(rollout: Rollout, budget: int, unit: str = "response") -> list[Rows]:
-    """Row sets of forward passes. Rows of one prompt stay together where they fit, which saves prompt work.
+def micro_batches(
+    rollout: Rollout, budget: int, unit: str = "response", *, once: bool = False
+) -> list[Block]:
+    """The forward passes. Rows of one prompt stay together where they fit, which saves prompt work.
 
     A unit larger than the budget comes back alone and whole: its caller decides how to cut it.
     """
-    cost_N = rollout.cost_N.tolist()
-    if cost_N and max(cost_N) * len(cost_N) <= budget:
-        return [list(range(len(cost_N)))]
+    if len(rollout) == 0:
+        return []
+    whole = blocks(rollout, [list(range(len(rollout)))], once=once)
+    if whole[0].cost <= budget:
+        return whole
     if unit != "response":
-        return fit(cost_N, units(rollout, unit), budget)
-    pieces: list[Rows] = []
-    for group in units(rollout, "group"):
-        pieces += [group] if padded_cost(cost_N, group) <= budget else [[row] for row in group]
-    return fit(cost_N, pieces, budget)
+        return fit(blocks(rollout, units(rollout, unit), once=once), budget)
+    pieces: list[Block] = []
+    for group in blocks(rollout, units(rollout, "group"), once=once):
+        apart = [group] if group.cost <= budget else blocks(rollout, [[row] for row in group.rows], once=once)
+        pieces += apart
+    return fit(pieces, budget)
 
 
 def runs(sizes: Sequence[int], most: int) -> list[range] | None:

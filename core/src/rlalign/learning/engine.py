@@ -75,11 +75,10 @@ class Engine(Forward):
 
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         total: Metrics = {}
-        cost_N = batch.rollout.cost_N.tolist()
-        cuts = batching.micro_batches(batch.rollout, self.budget, self.unit)
-        for micro, rows in enumerate(cuts):
-            piece = batch if len(cuts) == 1 else batch.take(batching.index(rows, batch.rollout))
-            fits = batching.padded_cost(cost_N, rows) <= self.budget or len(rows) == 1
+        cuts = self.cut(batch.rollout, self.unit)
+        for micro, block in enumerate(cuts):
+            piece = batch if len(cuts) == 1 else batch.take(batching.index(block.rows, batch.rollout))
+            fits = block.cost <= self.budget or len(block.rows) == 1
             if self.route == "T" or not fits:
                 self._in_turns(piece, losses, total, micro)
             else:
@@ -96,7 +95,7 @@ class Engine(Forward):
             self._push(h, v, piece.rollout, cotangents)
             return
         assert h is not None
-        row_M = piece.rollout.chosen[0]
+        row_M, learns = piece.rollout.chosen[0], self._policy_learns()
         dh = torch.zeros_like(h) if h.requires_grad else None
         dv = torch.zeros_like(v) if v is not None and v.requires_grad else None
         for rows in runs:
@@ -104,23 +103,20 @@ class Engine(Forward):
             part = piece
             if len(runs) > 1:
                 part, at = piece.take(rows), batching.places_of(rows, row_M, len(piece))
-            h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
-            outputs = self._head(h_chunk, part.rollout, part.rollout.chosen)
+            head = self._opened(h[at], part.rollout, part.rollout.chosen, learns=learns)
             v_part = v.detach()[at] if v is not None else None
-            leaves = {name: x.detach() for name, x in outputs.items()}
-            cotangents = self._cotangents(part, leaves, v_part, losses, total)
-            _backward([outputs[name] for name in self.want], [cotangents.get(name) for name in self.want])
-            if dh is not None and h_chunk.grad is not None:
-                dh[at] = h_chunk.grad
+            cotangents = self._cotangents(part, head.outputs, v_part, losses, total)
+            g_chunk = head.backward({name: cotangents[name] for name in self.want if name in cotangents})
+            if dh is not None and g_chunk is not None:
+                dh[at] = g_chunk
             if dv is not None and "values" in cotangents:
                 dv[at] = cotangents["values"]
+            del head
         _backward([h, v], [dh, dv])
 
     def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
         """Route T: look at the whole piece first, then forward and backward part by part."""
-        parts = [
-            batching.index(rows, piece.rollout) for rows in batching.micro_batches(piece.rollout, self.budget)
-        ]
+        parts = [batching.index(block.rows, piece.rollout) for block in self.cut(piece.rollout)]
         rollouts = [piece.rollout.take(rows) for rows in parts]
         row_M = piece.rollout.chosen[0]
         steps = [batching.places_of(rows, row_M, len(piece)) for rows in parts]
@@ -150,8 +146,6 @@ class Engine(Forward):
         rows = [((run.start <= unit_N) & (unit_N < run.stop)).nonzero()[:, 0] for run in runs]
         return [some.to(rollout.group_N.device) for some in rows]
 
-    # -- forward ----------------------------------------------------------------------------------
-
     # -- backward ---------------------------------------------------------------------------------
 
     def _cotangents(
@@ -177,19 +171,21 @@ class Engine(Forward):
         """Carry the cotangents through head and trunk, recomputing the head chunk by chunk."""
         dh = None
         live = [name for name in self.want if name in cotangents]
-        if h is not None and live and "policy" in self.trains and torch.is_grad_enabled():
+        if h is not None and live and self._policy_learns():
             dh = torch.zeros_like(h) if h.requires_grad else None
             row_M, step_M = rollout.chosen
             for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk):
-                h_chunk = h.detach()[at].requires_grad_(h.requires_grad)
-                outputs = self._head(h_chunk, rollout, (row_M[at], step_M[at]))
-                _backward([outputs[name] for name in live], [cotangents[name][at] for name in live])
-                if dh is not None and h_chunk.grad is not None:
-                    dh[at] = h_chunk.grad
+                head = self._opened(h[at], rollout, (row_M[at], step_M[at]), want=live, learns=True)
+                g_chunk = head.backward({name: cotangents[name][at] for name in live})
+                if dh is not None and g_chunk is not None:
+                    dh[at] = g_chunk
         _backward([h, v], [dh, cotangents.get("values")])
 
+    def _policy_learns(self) -> bool:
+        return "policy" in self.trains and torch.is_grad_enabled()
 
-def _backward(outputs: list[Tensor | None] | list[Tensor], cotangents: list[Tensor | None]) -> None:
+
+def _backward(outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:
     pairs = [
         (y, g)
         for y, g in zip(outputs, cotangents, strict=True)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from rlalign.data.batch import Outputs, field_of
 from rlalign.data.rollout import Rollout
-from rlalign.decoding.logits import LIVE, bad_logits, full_precision, steps_outputs
+from rlalign.decoding.logits import LIVE, bad_logits, full_precision
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Model, Policy, Value
 from rlalign.learning import batching
+from rlalign.learning.batching import Block
+from rlalign.learning.heads import Head, opened
 from rlalign.progress import report
 
 Metrics = dict[str, Tensor]
@@ -41,6 +43,7 @@ class Forward:
         head_chunk: int = 256,
         dtype: str = "float32",
         dropout: bool = False,
+        recompute: bool = False,
         before_forward: Callable[[int, int], None] = lambda micro, part: None,
     ) -> None:
         self.models = models
@@ -52,6 +55,8 @@ class Forward:
         self.dtype = dtype
         self.dropout = dropout
         self.before_forward = before_forward
+        for model in models.values():
+            model.recomputes = recompute
         self.forwards = 0
         """Trunk forwards of `policy` since the start; tests count them."""
 
@@ -72,7 +77,7 @@ class Forward:
             none_NT1 = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
             return Outputs(**{field_of(name): none_NT1[:, name != "state_values" :] for name in want})
         live = [name for name in LIVE if name in want]
-        parts = [batching.index(rows, rollout) for rows in batching.micro_batches(rollout, self.budget)]
+        parts = [batching.index(block.rows, rollout) for block in self.cut(rollout)]
         rollouts = [rollout.take(rows) for rows in parts]
         found: dict[str, list[Tensor]] = {}
         for i, part in enumerate(rollouts, 1):
@@ -177,18 +182,17 @@ class Forward:
         device = next((p.device.type for m in self.models.values() for p in m.parameters()), "cpu")
         return torch.autocast(device, dtype=torch.bfloat16)
 
-    def _head(
+    def _opened(
         self,
         h: Tensor,
         rollout: Rollout,
         chosen_M: tuple[Tensor, Tensor],
         model: str = "policy",
         want: Collection[str] | None = None,
-    ) -> Metrics:
-        policy = self.policy(model)
-        with self.autocast():
-            logits = policy.head(h)
-        return steps_outputs(logits, rollout, chosen_M, policy.ends, self.want if want is None else want)
+        learns: bool = False,
+    ) -> Head:
+        want = self.want if want is None else want
+        return opened(self.policy(model), h, rollout, chosen_M, want, learns=learns, autocast=self.autocast)
 
     @torch.no_grad()
     def _look(
@@ -199,10 +203,16 @@ class Forward:
             return {}
         row_M, step_M = rollout.chosen
         pieces = [
-            self._head(h[at], rollout, (row_M[at], step_M[at]), model, want)
+            self._opened(h[at], rollout, (row_M[at], step_M[at]), model, want).outputs
             for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk)
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
+
+    def cut(self, rollout: Rollout, unit: str = "response") -> list[Block]:
+        """The rows of each forward pass."""
+        policies = [model for model in self.models.values() if isinstance(model, Policy)]
+        once = bool(policies) and all(policy.prompts_once for policy in policies)
+        return batching.micro_batches(rollout, self.budget, unit, once=once)
 
     # -- memory and dropout -------------------------------------------------------------------------
 

@@ -171,8 +171,8 @@ class GradientLearner:
             self.engine.clear_gradients()
             try:
                 total = 0.0
-                for rows in batching.micro_batches(rollout, self.engine.budget):
-                    part = rollout.take(batching.index(rows, rollout))
+                for block in self.engine.cut(rollout):
+                    part = rollout.take(batching.index(block.rows, rollout))
                     steps_M = torch.arange(len(part.chosen[0]), device=part.group_N.device)
                     with self.engine.autocast():
                         total += compute(part, steps_M.split(self.engine.head_chunk))

@@ -125,6 +125,7 @@ class RunningPhase:
             head_chunk=self.workspace.head_chunk,
             dtype=train.dtype,
             dropout=train.dropout,
+            recompute=train.recompute,
             before_forward=self._seed_forward,
         )
         self.outputs = ModelOutputs(self.engine, self.workspace)

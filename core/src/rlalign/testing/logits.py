@@ -54,7 +54,8 @@ class Logits(Policy):
 
         self.free = weights(c.prompts * c.responses, c.steps + 1, width)
         if c.hidden is not None:
-            self.mixing, self.output = weights(width, width), weights(width, c.vocabulary)
+            self.mixing = weights(width, width)
+            self.output = nn.Parameter(weights(width, c.vocabulary).detach().T.contiguous())
         self.dropout = nn.Dropout(c.dropout)
         self.ends = (c.vocabulary - 1,) if c.ending else ()
         self.horizon = c.steps
@@ -122,7 +123,10 @@ class Logits(Policy):
         return self.trunk(self.free[self.index_of(rollout, last)])
 
     def head(self, features: Tensor) -> Tensor:
-        return features if self.config.hidden is None else features @ self.output
+        return features if self.config.hidden is None else nn.functional.linear(features, self.output)
+
+    def head_matrix(self) -> Tensor | None:
+        return None if self.config.hidden is None else self.output
 
     def copy(self, role: Literal["frozen", "lagging", "value"]) -> Logits | FreeValue:
         if role == "value":

@@ -23,6 +23,7 @@ from rlalign.config.validate import check
 from rlalign.errors import BadLogits
 from rlalign.learning.engine import Engine
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
+from rlalign_plugin_hf.heads import own_head
 
 MakePolicy = Callable[..., Any]
 
@@ -328,7 +329,7 @@ def test_heads_and_trunks_of_other_families(
     assert policy._bare_head == (not capped)
     features = 30 * torch.randn(3, policy.width)
     with torch.no_grad():
-        torch.testing.assert_close(policy.head(features), policy._own_head(features))
+        torch.testing.assert_close(policy.head(features), own_head(policy, features))
         if model == "gemma2":
             assert float(policy.head(features).abs().max()) <= 5
 

@@ -62,6 +62,17 @@ def feature_places(rollout: Rollout, start_N: Tensor, last: bool) -> tuple[Tenso
     return torch.cat([row_M, rows_N]), torch.cat([column_M, start_N + rollout.length_N - 1])
 
 
+WORTH = 0.9
+"""The largest share of the tokens of whole rows for which two passes are better than one."""
+
+
+def worth_prompts_once(rollout: Rollout) -> bool:
+    """Whether computing each prompt once leaves few enough tokens to pay for a second pass."""
+    prompts = max(map(Tensor.numel, rollout.inputs)) * len(rollout.inputs)
+    whole, response = torch.stack([rollout.cost_N.max(), rollout.length_N.max()]).tolist()
+    return bool(prompts + len(rollout) * response <= WORTH * len(rollout) * whole)
+
+
 def accepted(module: Any, **inputs: Any) -> dict[str, Any]:
     """Those of the inputs that the module's `forward` names and that are given."""
     names = _names(module.__class__)

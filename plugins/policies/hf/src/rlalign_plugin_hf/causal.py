@@ -1,8 +1,9 @@
 """Decoder-only models: prompt and response are one row.
 
 Sampling pads prompts on the left, so that all rows grow at the same column; positions count real tokens
-only. Training pads on the right, where a causal model never looks: no mask, and the positions are those
-of the row alone. Both give what the unpadded row gives (tests/test_exact.py).
+only. Training computes a prompt once for all its responses (`prompts_once`), or pads whole rows on the right,
+where a causal model never looks: no mask, and the positions are those of the row alone. All give what the
+unpadded row gives (tests/test_exact.py).
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from rlalign_plugin_hf.batches import (
     left_padded,
     right_padded,
     with_actions,
+    worth_prompts_once,
 )
 from rlalign_plugin_hf.decoding import LazyDecoder
+from rlalign_plugin_hf.heads import own_head
 from rlalign_plugin_hf.loading import Kind, ModelOptions, where
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import NativeCausalDecoder
+from rlalign_plugin_hf.selftest import computes_prompts_once
 
 
 class CausalLM(LanguageModel):
@@ -35,7 +39,7 @@ class CausalLM(LanguageModel):
         """Options of `causal-lm`."""
 
     kind: ClassVar[Kind] = "causal"
-    _anatomy = ("_trunk_name", "_filler")
+    _anatomy = ("_trunk_name", "_filler", "prompts_once")
     _trunk_name = ""
     _filler = 0
 
@@ -55,6 +59,14 @@ class CausalLM(LanguageModel):
         return self.network.get_submodule(self._trunk_name)
 
     def _features(self, rollout: Rollout, last: bool) -> Tensor:
+        if self.prompts_once and worth_prompts_once(rollout):
+            from rlalign_plugin_hf import prompts_once
+
+            return prompts_once.features(self, rollout, last)
+        return self._features_of_rows(rollout, last)
+
+    def _features_of_rows(self, rollout: Rollout, last: bool) -> Tensor:
+        """[M,C], each row computed whole."""
         prompt_GL, real_GL = right_padded(rollout.inputs, self._filler)
         start_N = real_GL.sum(1)[rollout.group_N]
         steps_N = rollout.length_N if last else rollout.length_N - 1
@@ -99,12 +111,13 @@ class CausalLM(LanguageModel):
             try:
                 hidden = self._hidden(probe)
                 self.width = hidden.shape[-1]
-                self._own_head(hidden[0])
+                own_head(self, hidden[0])
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # not this one: the head reads another module
                 why = f" ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
                 continue
+            self.prompts_once = computes_prompts_once(self)
             return
         raise RLAlignError(
             f"{where(self.config)}: a {type(network).__name__} has no trunk whose states its head reads; it cannot be "

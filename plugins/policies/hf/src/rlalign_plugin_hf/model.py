@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter
+from rlalign_plugin_hf import adapter, heads
 from rlalign_plugin_hf.beams import searched
-from rlalign_plugin_hf.bypass import bypassed
+from rlalign_plugin_hf.fused import fuse
 from rlalign_plugin_hf.loading import (
     Kind,
     ModelOptions,
@@ -39,6 +39,7 @@ from rlalign_plugin_hf.native.choice import Decoding
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
+from rlalign_plugin_hf.recomputed import recomputed
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class LanguageModel(Policy):
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind, self._settings)
+        fuse(self.model)
         self._half = half_of(self.base) if self.base is not None else None
         self.eval()
         self._read_ends()
@@ -115,7 +117,7 @@ class LanguageModel(Policy):
             self._find_trunk()
             self._require_room()
             refuse_if_inexact(self)
-            self._bare_head = self._head_is_bare()
+            self._bare_head = heads.is_bare(self)
             self.decoding.verify(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
@@ -270,28 +272,17 @@ class LanguageModel(Policy):
 
     def head(self, features: Tensor) -> Tensor:
         bare = self._bare_head
-        logits: Tensor = self.network.get_output_embeddings()(features) if bare else self._own_head(features)
+        logits: Tensor = (
+            self.network.get_output_embeddings()(features) if bare else heads.own_head(self, features)
+        )
         if self.never is not None:
             logits[:, self.never] = -math.inf
         return logits
 
-    def _head_is_bare(self) -> bool:
-        """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
-        lm_head = self.network.get_output_embeddings()
-        if lm_head is None:
-            return False
-        generator = torch.Generator().manual_seed(0)
-        far = 50 * torch.randn(4, self.width, generator=generator).to(self._weight)
-        bare = lm_head(far)
-        return torch.allclose(bare, self._own_head(far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
-
-    def _own_head(self, features: Tensor) -> Tensor:
-        """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
-        with bypassed(self._trunk(), features[None]) as bypass:
-            logits: Tensor = self._forward_without_trunk(features)
-        if not bypass.used:
-            raise RLAlignError("the trunk was not called")
-        return logits[0]
+    def head_matrix(self) -> Tensor | None:
+        if not self._bare_head or self.never is not None:
+            return None
+        return heads.matrix_of(self.network.get_output_embeddings())
 
     @abstractmethod
     def _trunk(self) -> Any:
@@ -311,7 +302,17 @@ class LanguageModel(Policy):
 
     @contextmanager
     def acting(self, training: bool | None = None) -> Iterator[None]:
-        """With this model's weights in the network, and its dropout on or off."""
+        """With this model's weights in the network, its dropout on or off, and its layers kept or recomputed."""
+        with self._in_network(training):
+            if not (self.recomputes and torch.is_grad_enabled()):
+                yield
+                return
+            now = bool(self.network.training)
+            with recomputed(self.network, lambda: self._in_network(now)):
+                yield
+
+    @contextmanager
+    def _in_network(self, training: bool | None) -> Iterator[None]:
         network = self.network
         wanted = self.training if training is None else training
         before = bool(network.training)

@@ -14,6 +14,7 @@ from rlalign import Example, RLAlignError, logged_rollout
 from rlalign_plugin_hf.loading import where
 
 if TYPE_CHECKING:
+    from rlalign_plugin_hf.causal import CausalLM
     from rlalign_plugin_hf.model import LanguageModel
 
 CLOSE = 1e-3
@@ -81,6 +82,31 @@ def fault(policy: LanguageModel, pad: int | None) -> str | None:
         if not off <= CLOSE * spread:
             return f"{way}, its logits differ by {off:.2g} from those of the row alone"
     return None
+
+
+def computes_prompts_once(policy: CausalLM) -> bool:
+    """Whether states, and the gradient of the embeddings, are those of whole rows where prompts are computed once."""
+    from rlalign_plugin_hf import prompts_once
+
+    ids = (torch.arange(1, 12, device=policy.device) * 5) % policy.vocabulary
+    examples = [Example(str(i), "", responses=("", "")) for i in range(2)]
+    rows = [(ids[i : i + length].tolist(), False) for i, length in enumerate((6, 3, 1, 4))]
+    rollout = logged_rollout(examples, (ids[:5], ids[3:5]), rows, like=policy._weight)
+    try:
+        if not prompts_once.plain_cache(policy.network.config):
+            return False
+        with torch.enable_grad():
+            ways = (
+                prompts_once.features(policy, rollout, last=True),
+                policy._features_of_rows(rollout, last=True),
+            )
+            weights = torch.arange(ways[0].numel(), device=policy.device).cos().view_as(ways[0])
+            found = [(h, *torch.autograd.grad(h, policy._weight, weights.to(h))) for h in ways]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # then it is computed as whole rows, which is right
+        return False
+    return all(bool((ours - own).norm() <= CLOSE * own.norm()) for ours, own in zip(*found, strict=True))
 
 
 def _step_by_step(policy: LanguageModel, inputs: Any, actions_NT: Tensor) -> Tensor:

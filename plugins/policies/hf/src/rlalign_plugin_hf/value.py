@@ -48,6 +48,7 @@ class ValueHead(Value):
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
         if self.trunk is None:
+            self.body.recomputes = self.recomputes
             if self.per_prompt:
                 return self._value(self.body.prompt_features(rollout))[rollout.group_N]
             return self._value(self.body.features(rollout, last))

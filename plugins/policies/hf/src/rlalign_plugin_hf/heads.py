@@ -1,0 +1,39 @@
+"""A network's head: what its own `forward` makes of the trunk's states, and whether that is one matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rlalign import RLAlignError
+from rlalign_plugin_hf.bypass import bypassed
+
+if TYPE_CHECKING:
+    from rlalign_plugin_hf.model import LanguageModel
+
+
+def own_head(policy: LanguageModel, features: Tensor) -> Tensor:
+    """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
+    with bypassed(policy._trunk(), features[None]) as bypass:
+        logits: Tensor = policy._forward_without_trunk(features)
+    if not bypass.used:
+        raise RLAlignError("the trunk was not called")
+    return logits[0]
+
+
+def is_bare(policy: LanguageModel) -> bool:
+    """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
+    lm_head = policy.network.get_output_embeddings()
+    if lm_head is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    far = 50 * torch.randn(4, policy.width, generator=generator).to(policy._weight)
+    bare = lm_head(far)
+    return torch.allclose(bare, own_head(policy, far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
+
+
+def matrix_of(lm_head: nn.Module | None) -> Tensor | None:
+    """[V,C]: the weight of a bare head that adds nothing to it; an adapter on it would."""
+    return lm_head.weight if type(lm_head) is nn.Linear and lm_head.bias is None else None
