@@ -317,7 +317,7 @@ def test_a_change_changes_something(tmp_path: Path) -> None:
         (ONE, 1, ["policy.logits.hidden=5"], "policy: its checkpoints hold the weights of the one that it has"),
         (ONE, 1, ["seed=3"], "seed: every number so far follows from it"),
         (TWO, 1, ["phases.second.name=third"], "phases: their names and their order"),
-        (ONE, 1, ["train.dtype=float64"], "train.dtype: float64 holds the weights in another precision"),
+        (ONE, 1, ["train.dtype=float64"], "train.dtype: the weights of this run are held in another precision"),
         ({**ONE, "repeat": 2}, 5, ["repeat=1"], "repeat: pass 2 over the phases has begun; say at least as many"),
         (ONE, 1, ["rewards=[token-sum]"], "models: `learns` has begun with those that it has"),
         (ONE, 1, ["models={reference: {of: start}}"], "models: `learns` has begun with those that it has"),

@@ -33,7 +33,7 @@ class Nucleus:
         self.always = tuple(always)
         self._policy: Policy | None = None
         self._decoder: Decoder | None = None
-        self._always = torch.empty(0, dtype=torch.long)
+        self._always: Tensor | None = None
         self._logits_nV = torch.empty(0, 0)
         self._step = 0
         self._sound: list[Tensor] = []
@@ -43,25 +43,33 @@ class Nucleus:
         model = models[self.model]
         if not isinstance(model, Policy):
             raise RLAlignError(f"a nucleus needs a policy, and `{self.model}` is a {type(model).__name__}")
-        self._policy = model
+        self._policy, self._always = model, None
+
+    @property
+    def policy(self) -> Policy:
+        """The other model."""
+        assert self._policy is not None, "a constraint is resolved when its phase starts"
+        return self._policy
 
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
-        assert self._policy is not None, "a constraint is resolved when its phase starts"
         self._decoder = None  # makes room for the next
-        self._decoder = self._policy.decoder(inputs, k)
+        self._decoder = self.policy.decoder(inputs, k)
         self._step, self._sound = 0, []
 
     def allowed(self) -> Tensor:
-        assert self._decoder is not None and self._policy is not None
+        assert self._decoder is not None
         logits_nV = self._logits_nV = full_precision(self._decoder.logits())
-        if self._step == 0:
-            always = [*self.always, *self._policy.ends, *self._policy.specials]
-            self._always = torch.tensor(always, dtype=torch.long, device=logits_nV.device)
         self._step += 1
-        sound_n1 = logits_nV.amax(1, keepdim=True).isfinite()
-        self._sound.append(sound_n1.all())
+        self._sound.append(logits_nV.amax(1).isfinite().all())
         if len(self._sound) == steps_between_looks(logits_nV.device):
             self._look()
+        return self.keeps(logits_nV)
+
+    def keeps(self, logits_nV: Tensor) -> Tensor:
+        """[n,V] bool: what logits of the other model leave; no device is waited for."""
+        if self._always is None or self._always.device != logits_nV.device:
+            always = [*self.always, *self.policy.ends, *self.policy.specials]
+            self._always = torch.tensor(always, dtype=torch.long, device=logits_nV.device)
         kept_nV = nucleus(logits_nV, self.top_p)
         if self.top_k:
             kept_nV &= best(logits_nV, self.top_k)
@@ -69,7 +77,7 @@ class Nucleus:
             best_nK = logits_nV.topk(min(self.min_keep, logits_nV.shape[1]), dim=1).indices
             kept_nV.scatter_(1, best_nK, True)
         # Nothing is left where logits are no numbers; the sampler refuses that if nobody has looked before.
-        kept_nV[:, self._always] = sound_n1
+        kept_nV[:, self._always] = logits_nV.amax(1, keepdim=True).isfinite()
         return kept_nV
 
     def _look(self) -> None:
@@ -77,11 +85,15 @@ class Nucleus:
         sound = torch.stack(self._sound).tolist()
         self._sound = []
         if not all(sound):
-            raise bad_logits(self._policy, f"step {first + sound.index(False)} of a response")
+            raise bad_logits(self.policy, f"step {first + sound.index(False)} of a response")
 
     def instead(self, banned_V: Tensor) -> Tensor:
         """[n,V] bool: the `min_keep` most probable tokens of those that are not banned."""
-        return best(self._logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
+        return self.instead_of(self._logits_nV, banned_V)
+
+    def instead_of(self, logits_nV: Tensor, banned_V: Tensor) -> Tensor:
+        """`instead`, by logits of the other model."""
+        return best(logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
 
     def advance(self, tokens_n: Tensor) -> None:
         assert self._decoder is not None

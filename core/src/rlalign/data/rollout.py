@@ -293,13 +293,14 @@ def logged_rollout(
 ) -> Rollout:
     """Logged responses as a policy encoded them: (actions, whether it ended by itself), in the order of the
     examples and their responses. Sampled neutrally (temperature 1, no bans), log-probs NaN. `like` is a
-    weight, for dtype and device."""
+    weight, for the device, and for the dtype where that is float32 at least."""
     lengths = [len(tokens) for tokens, _ in actions]
     steps = max(lengths, default=0)
     mask_NT = torch.arange(steps) < torch.tensor(lengths, dtype=torch.long)[:, None]
     actions_NT = torch.zeros(mask_NT.shape, dtype=torch.long)
     actions_NT[mask_NT] = torch.tensor([a for tokens, _ in actions for a in tokens], dtype=torch.long)
-    unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=like.device, dtype=like.dtype)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=like.device, dtype=dtype)
     groups = [g for g, example in enumerate(examples) for _ in example.responses]
     return Rollout(
         examples=tuple(examples),

@@ -103,7 +103,19 @@ class Train(Options):
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null does not clip")
     dropout: bool = Field(False, description="leave dropout on while learning")
     dtype: Literal["float32", "bfloat16", "float64"] = Field(
-        "float32", description="bfloat16 computes under autocast and keeps float32 weights"
+        "float32", description="what is computed in; losses and probabilities are float32 at least"
+    )
+    weights: Literal["bfloat16"] | None = Field(
+        None,
+        description="bfloat16: weights too are held in half precision, and the optimiser keeps float32 masters of "
+        "those that learn; null: they are held in full precision",
+    )
+    importance_cap: float | None = Field(
+        None,
+        ge=1,
+        description="weigh the gradient of each sampled token's log-prob by its probability now over that when it was "
+        "sampled, by this at most (2 in the paper); null: do not. Losses that take such ratios themselves stay as they "
+        "are",
     )
     recompute: bool = Field(
         False,
@@ -130,7 +142,14 @@ class Train(Options):
             raise ValueError("say `iterations` or `passes`, not both")
         if self.minibatch is not None and self.minibatches != 1:
             raise ValueError("say `minibatches` or `minibatch`, not both")
+        if self.weights is not None and self.dtype != "bfloat16":
+            raise ValueError("weights in bfloat16 are computed with in bfloat16: say `dtype: bfloat16` too")
         return self
+
+    @property
+    def held(self) -> Literal["float32", "bfloat16", "float64"]:
+        """What the weights of all models are held in."""
+        return "float64" if self.dtype == "float64" else self.weights or "float32"
 
 
 class Save(Options):

@@ -66,13 +66,13 @@ def sample(
 
     def decode(part: slice) -> Rollout:
         uniform_NT = uniform_GKT[part].reshape(-1, steps)
-        teller = None if finished is None else _Teller(finished, told_G[part])
+        teller = None if finished is None else Teller(finished, told_G[part])
         return _decode(policy, examples[part], inputs[part], how, uniform_NT, within, teller, compact)
 
     return concat(in_chunks(policy, len(examples), k, decode))
 
 
-class _Teller:
+class Teller:
     """Tells of whole groups that have ended, of each once, several at a time."""
 
     def __init__(self, finished: Finished, told_G: Tensor) -> None:
@@ -104,7 +104,7 @@ def _decode(
     how: Sampling,
     uniform_NT: Tensor,
     within: Constraint | None,
-    teller: _Teller | None,
+    teller: Teller | None,
     compact: bool,
 ) -> Rollout:
     """The responses to some prompts, all at once."""
@@ -144,7 +144,7 @@ def _decode(
         raise RLAlignError("nothing to sample: no steps")
     trace.close()
     rollout = trace.rollout()
-    _refuse_nan(policy, within, rollout)
+    refuse_nan(policy, within, rollout)
     if teller is not None:
         teller.tell_rest(rollout)
     return rollout
@@ -167,7 +167,7 @@ def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, ends: Ten
     return kept_nV
 
 
-def _refuse_nan(policy: Decodable, within: Constraint | None, rollout: Rollout) -> None:
+def refuse_nan(policy: Decodable, within: Constraint | None, rollout: Rollout) -> None:
     """One look a rollout: log-probs are NaN wherever logits were NaN or +∞, or nothing was left to choose."""
     bad_NT = rollout.logprobs_NT.isnan()
     if not bool(bad_NT.any()):

@@ -54,6 +54,8 @@ class Trace:
         """Of each step, packed [n,B]: what each row computed could choose from."""
         self._spans = [(0, self.rows_n)]
         """From which step which rows were computed."""
+        self._scattered: list[tuple[Tensor, Tensor, Tensor]] = []
+        """The same of single steps of single rows: (row, step, packed)."""
         self._texts: dict[int, str] = {}
         """Of responses that have ended."""
 
@@ -135,6 +137,28 @@ class Trace:
         self.length_N[cut_m] = self._written
         self._settle(cut_m)
 
+    # -- whole responses, from who does not sample all of them step by step ----------------------------
+
+    def stopped(self, actions_T: Tensor, seen: int) -> int | None:
+        """The length past `seen` at which the text of these tokens first holds a stop string."""
+        return self._stops.length(actions_T, seen) if self.how.stop else None
+
+    def narrow(self, rows_m: Tensor, step_m: Tensor, bits_mB: Tensor) -> None:
+        """Put down what some responses could choose from, packed, at a step of each; all on the CPU."""
+        self._scattered.append((rows_m, step_m, bits_mB))
+
+    def put(
+        self, rows_m: Tensor, chosen_mT: tuple[Tensor, ...], length_m: Tensor, finished_m: Tensor
+    ) -> None:
+        """Put down responses that have ended: tokens, log-probs and full log-probs [m,T], whatever stands behind."""
+        for held_NT, found_mT in zip(
+            (self.actions_NT, self.logprobs_NT, self.full_logprobs_NT), chosen_mT, strict=True
+        ):
+            held_NT[rows_m] = found_mT
+        self.length_N[rows_m], self.finished_N[rows_m] = length_m, finished_m
+        self.alive_n[rows_m] = False
+        self._settle(rows_m)
+
     # -- rollouts ---------------------------------------------------------------------------------------
 
     def going(self) -> Tensor:
@@ -178,14 +202,18 @@ class Trace:
 
     def _allowed(self, rows: Tensor) -> Allowed | None:
         """What was narrowed, response by response; None if nothing was."""
-        if not self._narrowed:
+        if not self._narrowed and not self._scattered:
             return None
         length_N = torch.zeros_like(self.length_N, device="cpu")
         length_N[rows] = self.length_N.cpu()[rows]
         start_N = length_N.cumsum(0) - length_N
-        bits_MB = torch.empty(int(length_N.sum()), self._narrowed[0].shape[1], dtype=torch.uint8)
+        like_nB = self._narrowed[0] if self._narrowed else self._scattered[0][2]
+        bits_MB = like_nB.new_empty(int(length_N.sum()), like_nB.shape[1])
+        for rows_m, step_m, bits_mB in self._scattered:
+            real_m = step_m < length_N[rows_m]
+            bits_MB[start_N[rows_m[real_m]] + step_m[real_m]] = bits_mB[real_m]
         lasts = [first for first, _ in self._spans[1:]] + [len(self._narrowed)]
-        for (first, rows_n), last in zip(self._spans, lasts, strict=True):
+        for (first, rows_n), last in zip(self._spans if self._narrowed else (), lasts, strict=False):
             rows_n1, step_s = rows_n.cpu()[:, None], torch.arange(first, last)
             real_ns = step_s < length_N[rows_n1]
             place_ns = start_N[rows_n1] + step_s

@@ -102,6 +102,10 @@ class Policy(Model):
         """The system message that it puts before a chat without one; asked after `open`."""
         return None
 
+    def sampling(self, device: torch.device) -> str | None:
+        """What samples on a device, and why, in words, for `rlalign check`; asked after `open`."""
+        return None
+
     def setup(self) -> None:
         """Make or load the weights; what `open` does, if that has not been called."""
 

@@ -27,6 +27,8 @@ from rlalign.learning.forward import Forward, Metrics, gathered, lay_out
 Losses = Callable[[Batch, Outputs], tuple[Tensor, Mapping[str, Tensor]]]
 """(piece of a step, leaves) → (weighted sum of all losses, metrics that add over pieces)."""
 Route = Literal["A", "B", "T"]
+CHOSEN = ("logprobs", "full_logprobs")
+"""Outputs that depend on which token was chosen."""
 
 
 def add(total: Metrics, more: Mapping[str, Tensor]) -> None:
@@ -45,11 +47,13 @@ class Engine(Forward):
         trains: Collection[str] = (),
         unit: str = "group",
         route: Route | None = None,
+        importance_cap: float | None = None,
         **forward: Any,
     ) -> None:
         super().__init__(models, trains=trains, **forward)
         self.unit = unit
         self.route = route
+        self.importance_cap = importance_cap
         # Of all that train, also while some of it is kept still. Looked up once: the walk over all modules is
         # something small models would feel at every step.
         self._parameters = [p for name in self.trains for p in models[name].parameters()]
@@ -165,6 +169,10 @@ class Engine(Forward):
         cotangents = {
             name: g_NT[rollout.mask_NT] for name, g_NT in zip(leaves, grads, strict=True) if g_NT is not None
         }
+        chosen = [name for name in CHOSEN if name in cotangents]
+        if self.importance_cap is not None and chosen:
+            weight_M = importance(outputs, rollout, self.importance_cap)
+            cotangents |= {name: cotangents[name] * weight_M for name in chosen}
         return cotangents
 
     def _push(self, h: Tensor | None, v: Tensor | None, rollout: Rollout, cotangents: Metrics) -> None:
@@ -183,6 +191,18 @@ class Engine(Forward):
 
     def _policy_learns(self) -> bool:
         return "policy" in self.trains and torch.is_grad_enabled()
+
+def importance(outputs: Mapping[str, Tensor], rollout: Rollout, cap: float) -> Tensor:
+    """[M]: a chosen token's probability now over that when it was sampled, `cap` at most; 1 where it was not sampled.
+
+    Truncated importance weights: Ionides (2008), equation 3; on tokens, for samplers that round otherwise than the
+    learner, Yao et al. (2025), *Your efficient RL framework secretly brings you off-policy RL training*.
+    """
+    name = next(name for name in CHOSEN if name in outputs)
+    sampled_M = getattr(rollout, f"{name}_NT")[rollout.mask_NT]
+    new_M = rollout.new_N[rollout.chosen[0]] & ~sampled_M.isnan()
+    ratio_M = (outputs[name].detach() - sampled_M).exp().clamp_max(cap)
+    return torch.where(new_M, ratio_M, 1.0)
 
 
 def _backward(outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:

@@ -177,7 +177,8 @@ class InPlace:
             return
         h_mC = self._h_mC.detach().to(d_mV.dtype)
         if matrix_VC.grad is None:
-            matrix_VC.grad = (d_mV.T @ h_mC).to(matrix_VC.dtype)
+            # float32 where the matrix is held in half precision
+            matrix_VC.grad = (d_mV.T @ h_mC).to(getattr(matrix_VC, "grad_dtype", matrix_VC.dtype))
         elif matrix_VC.grad.dtype == d_mV.dtype:
             matrix_VC.grad.addmm_(d_mV.T, h_mC)
         else:

@@ -131,13 +131,14 @@ class GradientLearner:
 
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
-        return torch.cat([p.detach().reshape(-1) for p in self.optimiser.parameters.values()])
+        return torch.cat([p.detach().reshape(-1) for p in self.optimiser.masters.values()])
 
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""
         with torch.no_grad():
-            for parameter, piece in zip(self.optimiser.parameters.values(), self._split(vector), strict=True):
-                parameter.copy_(piece)
+            for master, piece in zip(self.optimiser.masters.values(), self._split(vector), strict=True):
+                master.copy_(piece)
+        self.optimiser.round()
         for name in self.engine.trains:
             self.models[name].version += 1
 
@@ -183,7 +184,11 @@ class GradientLearner:
     def _taken(self) -> Tensor:
         """What `.grad` holds, as one vector; nothing is left there."""
         parameters = self.optimiser.parameters.values()
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        masters = self.optimiser.masters.values()
+        grads = [
+            torch.zeros_like(m) if p.grad is None else p.grad
+            for p, m in zip(parameters, masters, strict=True)
+        ]
         flat = torch.cat([g.detach().reshape(-1) for g in grads])
         self.engine.clear_gradients()
         return flat

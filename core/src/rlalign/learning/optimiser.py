@@ -1,4 +1,4 @@
-"""AdamW with a learning rate per model, and schedules of progress."""
+"""AdamW with a learning rate per model, schedules of progress, and float32 masters of weights in half precision."""
 
 from __future__ import annotations
 
@@ -24,17 +24,26 @@ def factor(schedule: Schedule, progress: float) -> float:
 
 
 class Optimiser:
-    """AdamW over the models a phase trains. Its state goes by parameter names, not by order."""
+    """AdamW over the models a phase trains. Its state goes by parameter names, not by order.
+
+    Where weights are held in half precision a step would often be less than they can move. So AdamW works on float32
+    masters of them, in float32 gradients, and they are the masters rounded to the nearest.
+    """
 
     def __init__(self, models: Mapping[str, nn.Module], train: Train) -> None:
         self.train = train
         self.parameters: dict[str, nn.Parameter] = {}
+        """What the models compute with."""
+        self.masters: dict[str, nn.Parameter] = {}
+        """What is optimised: the same, but for weights in half precision."""
         groups: list[dict[str, Any]] = []
         for name, model in models.items():
             lr = train.lrs.get(name, train.lr)
             named = [(f"{name}/{key}", p) for key, p in model.named_parameters() if p.requires_grad]
             named = [(key, p) for key, p in named if all(p is not q for q in self.parameters.values())]
             self.parameters |= dict(named)
+            named = [(key, master_of(p)) for key, p in named]
+            self.masters |= dict(named)
             for decay, matrices in ((train.weight_decay, True), (0.0, False)):
                 chosen = [p for _, p in named if (p.ndim > 1) == matrices]
                 if chosen:
@@ -43,9 +52,7 @@ class Optimiser:
                     )
         if not groups:
             raise ValueError("nothing to optimise")
-        fused = all(
-            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters.values()
-        )
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.masters.values())
         self.adam = torch.optim.AdamW(groups, betas=train.betas, eps=train.eps, fused=fused)
 
     def step(self, progress: float, norm: Tensor) -> float:
@@ -55,8 +62,21 @@ class Optimiser:
         times = factor(self.train.schedule, progress)
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * times
+        for key, master in self.masters.items():
+            master.grad = self.parameters[key].grad
         self.adam.step()
+        self.round()
         return self.train.lr * times
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """Give the models what their masters are now."""
+        pairs = [(self.parameters[key], master) for key, master in self.masters.items()]
+        rounded = [(held, master) for held, master in pairs if held is not master]
+        if rounded:
+            torch._foreach_copy_([held for held, _ in rounded], [master for _, master in rounded])
+        for _, master in rounded:
+            master.grad = None
 
     def gradient_norm(self) -> Tensor:
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
@@ -65,15 +85,34 @@ class Optimiser:
         return torch.nn.utils.get_total_norm(grads)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {name: dict(self.adam.state[p]) for name, p in self.parameters.items() if p in self.adam.state}
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, master in self.masters.items():
+            own = {} if master is self.parameters[name] else {"master": master.detach()}
+            if kept := {**self.adam.state.get(master, {}), **own}:
+                found[name] = kept
+        return found
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         for name, held in state.items():
-            parameter = self.parameters[name]
-            self.adam.state[parameter] = {
-                key: value.to(parameter.device) if key != "step" or self._fused() else value
+            master = self.masters[name]
+            if "master" in held:
+                with torch.no_grad():
+                    master.copy_(held["master"])
+            moments = {
+                key: value.to(master.device) if key != "step" or self._fused() else value
                 for key, value in held.items()
+                if key != "master"
             }
+            if moments:
+                self.adam.state[master] = moments
 
     def _fused(self) -> bool:
         return bool(self.adam.defaults.get("fused"))
+
+
+def master_of(parameter: nn.Parameter) -> nn.Parameter:
+    """A float32 copy of a weight in half precision, whose gradients are float32 from now on; any other itself."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
+        return parameter
+    parameter.grad_dtype = torch.float32
+    return nn.Parameter(parameter.detach().float())

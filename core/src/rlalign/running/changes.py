@@ -95,8 +95,10 @@ def _fixed(was: Workspace, now: Workspace, saved: Checkpoint | None) -> Iterator
         yield "seed: every number so far follows from it; start a new run"
     if [phase.name for phase in before.phases] != [phase.name for phase in after.phases]:
         yield f"phases: their names and their order are what its checkpoints count by; {NEW_RUN}"
-    if was.models.dtype != now.models.dtype:
-        yield "train.dtype: float64 holds the weights in another precision; start a new run"
+    held = {phase.train.held for phase in (*before.phases, *after.phases)}
+    if len(held) > 1:
+        key = "dtype" if "float64" in held else "weights"
+        yield f"train.{key}: the weights of this run are held in another precision; start a new run"
     if saved is None:
         return
     place, repeat = saved.loop["place"], saved.loop["repeat"]

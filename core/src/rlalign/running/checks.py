@@ -118,10 +118,17 @@ def machine_of(pipeline: Pipeline) -> Iterator[str]:
             yield f"{place}: device: {asked}: no such device here; `device: auto` takes what there is"
         elif (found.index or 0) >= count:
             yield f"{place}: device: {asked}: there are {count}, numbered from 0"
-    dtypes = {phase.train.dtype: phase for phase in pipeline.phases}
-    if "float64" in dtypes and len(dtypes) > 1:
-        other = next(phase for dtype, phase in dtypes.items() if dtype != "float64")
-        yield f"{other.place_of('train.dtype')}: train.dtype: float64 in one phase means float64 in all"
+    held = {phase.train.held: phase for phase in pipeline.phases}
+    if "bfloat16" in held and not hasattr(torch.Tensor, "grad_dtype"):
+        yield (
+            f"{held['bfloat16'].place_of('train.weights')}: train.weights: bfloat16: torch {torch.__version__} is too "
+            "old for it (tensors have no `grad_dtype`); update torch, or leave it out"
+        )
+    for dtype, key in (("float64", "dtype"), ("bfloat16", "weights")):
+        if dtype in held and len(held) > 1:
+            other = next(phase for found, phase in held.items() if found != dtype)
+            yield f"{other.place_of(f'train.{key}')}: train.{key}: {dtype} in one phase means {dtype} in all"
+            break
 
 
 # -- a phase -----------------------------------------------------------------------------------------------

@@ -72,8 +72,8 @@ def tied(seen: Sequence[tuple[Rollout, Reward]]) -> float | None:
 def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:
     """How far the policy, as it learns, is from what was sampled: by rounding alone, before the first optimiser step.
 
-    The mean of |log ratio| over sampled tokens, and the KL from sampler to learner (its estimate r − 1 − log r).
-    Both are this piece's shares of the step's. The same of tokens from earlier iterations, with their mean ratio r.
+    The mean of |log ratio| over sampled tokens, the mean ratio r of learner to sampler, and the KL between them (its
+    estimate r − 1 − log r). All are this piece's shares of the step's. The same of tokens from earlier iterations.
     """
     name = "logprobs_NT" if "logprobs_NT" in now else "full_logprobs_NT"
     if name not in now:
@@ -85,6 +85,7 @@ def sampler_gap(batch: Batch, now: Outputs) -> dict[str, Tensor]:
     found = {
         "sampler/gap": batch.mean_over_tokens(gap_NT.abs(), _sampled),
         "sampler/kl": batch.mean_over_tokens(kl_NT, _sampled),
+        "sampler/ratio": batch.mean_over_tokens(gap_NT.exp(), _sampled),
     }
     if AGE not in batch.rollout.columns or not int(batch.step.count(_remembered)):
         return found

@@ -15,8 +15,7 @@ from rlalign.errors import CheckpointError, RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
 from rlalign.running.plan import NewTokens
 
-_WEIGHTS = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
-_HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class NoModel(RLAlignError, KeyError):
@@ -33,7 +32,8 @@ class Models(ModelMap):
     ) -> None:
         self.item = policy
         self.device = device
-        self.dtype = _WEIGHTS[dtype]
+        self.dtype = _DTYPES[dtype]
+        """What the weights are held in, unless a model's recipe says otherwise."""
         self._seed = seed
         self._models: dict[str, Model] = {}
         self.recipes: dict[str, dict[str, str | None]] = {}
@@ -157,9 +157,10 @@ class Models(ModelMap):
 
     def _put(self, name: str, model: Model, recipe: dict[str, str | None]) -> None:
         model.name = name
-        model.to(device=self.device, dtype=self.dtype)
-        if recipe["dtype"] is not None:
-            hold(model, _HELD[recipe["dtype"]])
+        half = self.dtype == torch.bfloat16
+        model.to(device=self.device, dtype=torch.float32 if half else self.dtype)
+        if recipe["dtype"] is not None or half:
+            hold(model, _DTYPES[recipe["dtype"]] if recipe["dtype"] else self.dtype)
         model.eval()
         self._models[name] = model
         self.recipes[name] = recipe

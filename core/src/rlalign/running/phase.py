@@ -123,7 +123,8 @@ class RunningPhase:
             unit=plan.unit,
             budget=train.budget or self.workspace.budget,
             head_chunk=self.workspace.head_chunk,
-            dtype=train.dtype,
+            dtype="float32" if train.weights else train.dtype,  # nothing is left to round
+            importance_cap=None if "old_logprobs" in plan.live else train.importance_cap,
             dropout=train.dropout,
             recompute=train.recompute,
             before_forward=self._seed_forward,

@@ -12,6 +12,7 @@ from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.policy import Policy
 from rlalign.running.asking import told
 from rlalign.running.display import NoDisplay
+from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
 from rlalign.running.report import describe
 from rlalign.running.workspace import Workspace
@@ -34,7 +35,16 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
     space = Workspace(pipeline, registry, _Told())
     found = preflight(space, LOOKED_AT)
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans])
-    return said + told(pipeline.policy, space.plans)
+    return said + told(pipeline.policy, space.plans) + _sampling(space)
+
+
+def _sampling(space: Workspace) -> str:
+    """What will sample, where the policy lies on this machine and can say so."""
+    policy = space.pipeline.policy.peek()
+    if not isinstance(policy, Policy) or not policy.here:
+        return ""
+    how = space.models.opened().sampling(space.device)
+    return "" if how is None else f"\nsampling: {how}\n"
 
 
 def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:
@@ -77,6 +87,7 @@ def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str]
         if train and plan.reads_train and "logged" in plan.responses:
             faults.found += _without_log(plan, train)
     faults.stop()
+    note_if_slow(space)
     return found
 
 

@@ -39,7 +39,6 @@ class Workspace:
         self.plans, self.builder = plan_phases(pipeline, registry)
         self.seeds = Seeds(pipeline.seed)
         self.device = _device(pipeline.device)
-        dtypes = {phase.train.dtype for phase in pipeline.phases}
         self.budget = 16384 if self.device.type == "cpu" else 65536
         self.head_chunk = 256 if self.device.type == "cpu" else 2048
         self.step = 0
@@ -51,7 +50,7 @@ class Workspace:
         self.models = Models(
             pipeline.policy,
             self.device,
-            "float64" if "float64" in dtypes else "float32",
+            pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
         )
         self.components = Components(self.plans, self.seeds, self.note_once)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import rlalign
 from rlalign.testing import run
+from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign_plugin_hf import CausalLM
 from rlalign_plugin_hf.adapter import merged
 from rlalign_plugin_hf.precision import half_of
@@ -86,6 +87,34 @@ def test_a_model_comes_back_in_the_precision_it_came_in(
         assert f"The weights are {dtype}, as those of the base model are." in card
         assert ("The adapters are in float32" if lora else "They are in float32") in card
     assert any((expected[name].to(DTYPES[dtype]).float() != expected[name]).any() for name in expected)
+
+
+@pytest.mark.parametrize("lora", ({}, {"lora": {"r": 3}}), ids=("full", "lora"))
+@pytest.mark.parametrize("family", ("gpt2", "llama", "t5", "bart"))
+def test_weights_in_half_precision(
+    tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str, lora: Any
+) -> None:
+    """With a reference and a value: exact resuming, and the folder holds what the run sampled from."""
+    pipeline = pipeline_of(family, lora, algorithm="ppo", rewards=["evens", {"kl": {"coef": 0.1}}])
+    pipeline["models"] = {"value": {"value-head": {"trunk": "own"}}}
+    pipeline["train"] = {**pipeline["train"], "lr": 1e-3, "dtype": "bfloat16", "weights": "bfloat16"}
+    finished, whole = run(tmp_path, pipeline, components, name="whole")
+    assert {p.dtype for model in whole.models.values() for p in model.parameters()} == {torch.bfloat16}
+    assert finished.metrics["sampler/gap"] < 0.1 and finished.metrics["grad_norm"] > 0
+    resumed = stopped_and_resumed(tmp_path, pipeline, components)
+    assert logged(whole.dir.path) == logged(resumed.dir.path)
+    for name, model in whole.models.items():
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
+    network: Any = whole.models.policy.network  # type: ignore[attr-defined]
+    expected = (merged(network) if lora else network).state_dict()
+    plain = auto(family).from_pretrained(finished.path / "model")
+    assert plain.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in expected.items())
+    assert "The weights are bfloat16, as the run held them" in (finished.path / "model/README.md").read_text()
+    opened = rlalign.open(finished.path, components=components, trust=True)
+    opened.export(tmp_path / "float32", float32=True)
+    assert auto(family).from_pretrained(tmp_path / "float32").dtype == torch.float32
 
 
 def test_what_is_float32_stays_as_it_was(

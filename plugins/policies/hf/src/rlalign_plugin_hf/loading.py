@@ -87,6 +87,11 @@ class ModelOptions(Source):
     )
     seed: int = Field(0, description="of random weights: all of them (`init: random`), or the adapters'")
     lora: LoRA | None = Field(None, description="train adapters only (needs the extra `lora`)")
+    engine: Literal["graphs", "slots", "loop"] | None = Field(
+        None,
+        description="what samples: CUDA graphs of a step over slots, the same step without graphs, or the sampling "
+        "loop; null: graphs on a GPU, the loop on a CPU",
+    )
     max_prompt_tokens: int | None = Field(
         None,
         gt=0,

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Model, NoRoom
-from rlalign_plugin_hf import adapter, heads
+from rlalign_plugin_hf import adapter, heads, precision
 from rlalign_plugin_hf.beams import searched
+from rlalign_plugin_hf.engine.engines import Engine
 from rlalign_plugin_hf.fused import fuse
 from rlalign_plugin_hf.loading import (
     Kind,
@@ -56,6 +57,8 @@ class LanguageModel(Policy):
     """The rows it reads."""
     decoding: Decoding
     """How it decodes, and why."""
+    engine: Engine
+    """What samples, and why."""
     _settings: Any
     """The network's configuration."""
 
@@ -90,6 +93,7 @@ class LanguageModel(Policy):
         self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
         self.positions = Positions(self._settings, self.kind)
         self.decoding = Decoding(self._settings)
+        self.engine = Engine(self.config.engine)
         self._require_room()
         self.tokenizer = open_tokenizer(self.config)
         side = "left" if self.kind == "causal" else "right"
@@ -105,6 +109,9 @@ class LanguageModel(Policy):
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
+
+    def sampling(self, device: torch.device) -> str | None:
+        return self.engine.said(self, device)
 
     def setup(self) -> None:
         self.open()
@@ -221,7 +228,8 @@ class LanguageModel(Policy):
             self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
-        return super().sample(examples, how, uniforms, within, finished)
+        rollout = self.engine.sample(self, examples, how, uniforms, within, finished)
+        return super().sample(examples, how, uniforms, within, finished) if rollout is None else rollout
 
     @property
     def _weight(self) -> Tensor:
@@ -364,7 +372,7 @@ class LanguageModel(Policy):
         )
         for name in shared:
             setattr(made, name, getattr(self, name))
-        made.decoding = self.decoding.twin()
+        made.decoding, made.engine = self.decoding.twin(), Engine(self.config.engine)
         if self.config.lora is None:
             made.model = copy.deepcopy(self.network)
             made.decoding.settle(made)
@@ -427,23 +435,13 @@ class LanguageModel(Policy):
             except ValueError:
                 # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
                 generation.do_sample = True
-        fits = self._half is not None and not self.saves_float32 and self._half.holds(network)
-        half = self._half if fits else None
-        with quiet(), half.put_on(network) if half else nullcontext():
+        written, told = precision.to_write(
+            network, self._half, self.saves_float32, self.config.lora is not None
+        )
+        with quiet(), written.put_on(network) if written else nullcontext():
             network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        if self._half is None:
-            return None
-        name = str(self._half.dtype).removeprefix("torch.")
-        if half is None:
-            why = "as was asked" if self.saves_float32 else f"some are too large for {name}"
-            return f"The weights are float32: {why}. The base model's files are {name}."
-        held = "They are" if self.config.lora is None else "The adapters are"
-        return (
-            f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
-            "nearest when they were written, so what is measured of this folder may differ a little from what the run "
-            f"measured, and the smallest changes of weights are lost. {held} in float32 in the run's checkpoints."
-        )
+        return told
 
 
 def _key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The precision a model's files are in. It is trained in float32, and written in that precision again."""
+"""The precision a model's files are in. Whatever it is trained in, it is written in that precision again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Half:
     """The precision of a model whose files hold most weights in half."""
 
     dtype: torch.dtype
-    full: frozenset[str]
+    full: frozenset[str] = frozenset()
     """The tensors that the files hold otherwise."""
 
     def holds(self, network: Any) -> bool:
@@ -46,6 +46,34 @@ class Half:
         finally:
             for tensor, data in before.values():
                 tensor.data = data
+
+
+def to_write(
+    network: Any, files: Half | None, float32: bool, adapters: bool
+) -> tuple[Half | None, str | None]:
+    """What to put on a network before it is saved, and what its card then says; `files` are those of its base."""
+    held = network.get_input_embeddings().weight.dtype
+    if held == torch.bfloat16:
+        if float32:
+            return Half(
+                torch.float32
+            ), "The weights are float32, as was asked. They were trained in bfloat16."
+        return None, (
+            "The weights are bfloat16, as the run held them (`train.weights`): what it measured it measured of these. "
+            "The float32 masters that its optimiser moved are in the run's checkpoints."
+        )
+    if files is None:
+        return None, None
+    name = str(files.dtype).removeprefix("torch.")
+    if float32 or not files.holds(network):
+        why = "as was asked" if float32 else f"some are too large for {name}"
+        return None, f"The weights are float32: {why}. The base model's files are {name}."
+    return files, (
+        f"The weights are {name}, as those of the base model are. They were trained in float32 and rounded to the "
+        "nearest when they were written, so what is measured of this folder may differ a little from what the run "
+        f"measured, and the smallest changes of weights are lost. {'The adapters' if adapters else 'They'} are in "
+        "float32 in the run's checkpoints."
+    )
 
 
 def half_of(source: str) -> Half | None:

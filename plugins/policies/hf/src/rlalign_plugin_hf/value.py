@@ -61,5 +61,6 @@ class ValueHead(Value):
         return self._value(features)
 
     def _value(self, features: Tensor) -> Tensor:
-        # Not a matrix product: autocast would make it half-precision.
-        return (features.to(self.weight.dtype) * self.weight).sum(-1) + self.bias
+        # Not a matrix product, which autocast would make half-precision, and never a sum in half precision.
+        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+        return (features.to(weight.dtype) * weight).sum(-1) + self.bias

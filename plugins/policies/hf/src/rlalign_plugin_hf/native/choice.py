@@ -66,6 +66,11 @@ class Decoding:
         short = "" if window is None else f", where prompt and response are no longer than {window} tokens"
         return f"by the native {type(self._family).__name__} step{short}"
 
+    @property
+    def has_native(self) -> bool:
+        """Whether there is a native step, as far as is known."""
+        return self._family is not None
+
     def twin(self) -> Decoding:
         """The same, for a policy of the same architecture."""
         made = Decoding(self._config)

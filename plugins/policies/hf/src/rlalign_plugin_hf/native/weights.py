@@ -39,6 +39,13 @@ class Weights:
         """Everything is about to be read again; with `join`, parameters may be moved."""
         self._seen, self._join = [], join
 
+    def addresses(self) -> tuple[int, ...]:
+        """Where all that was read stands, copies included."""
+        return (
+            *(weight.data_ptr() for weight, _, _ in self._seen),
+            *(copy.data_ptr() for copy in self._copies.values()),
+        )
+
     def linear(self, *modules: nn.Module) -> Linear:
         """One layer of these, which read the same input. Copies are written where they were before."""
         from transformers.pytorch_utils import Conv1D

@@ -1,0 +1,1 @@
+"""Sampling at fixed addresses: slots that rows come into and leave, one step for all, on a GPU in CUDA graphs."""

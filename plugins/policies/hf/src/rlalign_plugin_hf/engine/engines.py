@@ -1,0 +1,194 @@
+"""Which engine samples, and why: CUDA graphs of a step over slots, the same step without graphs, or the core's loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rlalign import Constraint, Example, Rollout, Sampling
+from rlalign.decoding.interfaces import Finished
+from rlalign.decoding.sampler import Teller
+from rlalign_plugin_hf.engine.graphs import Eager, Graphs
+from rlalign_plugin_hf.engine.machine import LOOKS, Machine
+from rlalign_plugin_hf.engine.prompts import Prompts
+from rlalign_plugin_hf.engine.slots import Model, Rules, Shape, Slots
+from rlalign_plugin_hf.native.decoder import refresh
+
+if TYPE_CHECKING:
+    from rlalign_plugin_hf.model import LanguageModel
+    from rlalign_plugin_hf.native.family import Family
+
+Kind = Literal["graphs", "slots", "loop"]
+BUCKETS = (8, 16, 32, 64, 128, 256, 512)
+"""Numbers of slots that a step is made for."""
+ROUND = 64
+"""Columns come by as many, so that buffers fit the next rollout too."""
+SHARE = 0.5
+"""Of the memory that is free, what keys and values may take."""
+KEPT_SHARE = 1 / 8
+"""Of a device's memory, what they may go on to hold while there is no rollout."""
+_log = logging.getLogger("rlalign")
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """A constraint that is a function of a second policy's logits, which decodes the same rows."""
+
+    policy: Any
+
+    def keeps(self, logits_nV: Tensor) -> Tensor:
+        """[n,V] bool: what may be sampled; looks at no number."""
+
+    def instead_of(self, logits_nV: Tensor, banned_V: Tensor) -> Tensor:
+        """[n,V] bool: what may be sampled where all of that is banned."""
+
+
+class Engine:
+    """What samples for one policy."""
+
+    buckets: tuple[int, ...] = BUCKETS
+    looks: int = LOOKS
+
+    def __init__(self, asked: Kind | None = None) -> None:
+        self._asked = asked
+        self._held: tuple[Any, Eager, list[Model]] | None = None
+        """Buffers and graphs of the last rollout, and what they are good for."""
+        self._told: set[str] = set()
+        self._room = math.inf
+        """Bytes that keys and values may take; less once memory has run out."""
+
+    def kind(self, device: torch.device) -> Kind:
+        """What is tried first."""
+        if self._asked == "graphs" and device.type != "cuda":
+            return "slots"
+        return self._asked or ("graphs" if device.type == "cuda" else "loop")
+
+    def said(self, policy: LanguageModel, device: torch.device) -> str:
+        """How it samples, in words; known once the policy is open."""
+        if (kind := self.kind(device)) == "loop" or not policy.decoding.has_native:
+            return f"the sampling loop, {policy.decoding}"
+        graphs = "CUDA graphs of a step over slots (where one cannot be captured, the same step without)"
+        return f"{graphs if kind == 'graphs' else 'a step over slots, without graphs'}, {policy.decoding}"
+
+    def sample(
+        self,
+        policy: LanguageModel,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None = None,
+        finished: Finished | None = None,
+    ) -> Rollout | None:
+        """Responses; None where the loop is to give them."""
+        kind, inputs = self.kind(uniforms.device), policy.prompts(examples)
+        if kind == "loop" or not examples:
+            return None
+        models = self._models(policy, inputs, within)
+        if isinstance(models, str):
+            self._tell(policy, f"the sampling loop: {models}")
+            return None
+        told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
+        teller = None if finished is None else Teller(finished, told_G)
+        buckets = self._fitting(models, inputs, len(examples) * how.samples, how.max_new_tokens)
+        while True:
+            try:
+                engine, held = self._ready(kind, models, buckets, inputs, how, within)
+                readers = [Prompts(model, slots) for (model, _), slots in zip(models, held, strict=True)]
+                machine = Machine(policy, engine, readers, buckets, self.looks)
+                rollout = machine.sample(examples, inputs, uniforms, within, teller)
+                break
+            except torch.OutOfMemoryError:
+                self._held, self._room, buckets = None, self._room / 2, buckets[:-1]
+                if not buckets:
+                    raise
+        if isinstance(engine, Graphs) and engine.failed is not None:
+            self._tell(policy, f"slots without CUDA graphs: {engine.failed}")
+        if uniforms.device.type == "cuda":
+            total = torch.cuda.get_device_properties(uniforms.device).total_memory
+            if engine.slots.nbytes > KEPT_SHARE * total:
+                self._held = None
+        return rollout
+
+    def _models(
+        self, policy: LanguageModel, inputs: Sequence[Tensor], within: Constraint | None
+    ) -> list[tuple[LanguageModel, Family]] | str:
+        """The policy, and the model that a constraint reads, each with its family; or why slots will not do."""
+        from rlalign_plugin_hf.model import LanguageModel
+
+        needed = [policy]
+        if within is not None:
+            other = within.policy if isinstance(within, Beside) else None
+            if not isinstance(other, LanguageModel) or other.kind != policy.kind:
+                return f"a {type(within).__name__} takes steps of its own"
+            needed.append(other)
+        found = []
+        for model in needed:
+            family = model.decoding.native(model, inputs)
+            if family is None:
+                return f"{model.name or 'the policy'} decodes {model.decoding} here"
+            refresh(family, model)
+            found.append((model, family))
+        return found
+
+    def _fitting(
+        self, models: Sequence[tuple[Any, Family]], inputs: Sequence[Tensor], count: int, steps: int
+    ) -> tuple[int, ...]:
+        """The numbers of slots for so many rows: not more than there are, nor than keys and values have room for."""
+        columns = _rounded(max(map(len, inputs)) + steps)
+        each = sum(
+            2 * family.layers * family.kv_heads * family.head_dim * columns * family.dtype.itemsize
+            for _, family in models
+        )
+        device = models[0][1].device
+        if (
+            device.type == "cuda" and self._room == math.inf
+        ):  # once, so that the next rollout finds its buffers
+            held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            self._room = SHARE * (torch.cuda.mem_get_info(device)[0] + held)
+        enough = next((b for b in self.buckets if b >= count), self.buckets[-1])
+        fit = tuple(b for b in self.buckets if b <= enough and b * each <= self._room)
+        return fit or self.buckets[:1]
+
+    def _ready(
+        self,
+        kind: Kind,
+        models: Sequence[tuple[LanguageModel, Family]],
+        buckets: tuple[int, ...],
+        inputs: Sequence[Tensor],
+        how: Sampling,
+        within: Constraint | None,
+    ) -> tuple[Eager, list[Model]]:
+        """Buffers, and what steps over them; those of the last rollout if they will do."""
+        policy = models[0][0]
+        begin = len(getattr(policy, "_begin", ()))
+        longest = max(map(len, inputs))
+        shape = Shape(
+            slots=buckets[-1],
+            columns=_rounded((begin or longest) + how.max_new_tokens),
+            steps=how.max_new_tokens,
+            prompt=_rounded(longest) if begin else 0,
+        )
+        rules = Rules(how, policy.ends, policy.never, within)
+        key = kind, shape, rules, tuple((id(family), family.addresses()) for _, family in models)
+        if self._held is None or self._held[0] != key:
+            self._held = None
+            held = [Model(family, shape, model.never) for model, family in models]
+            vocabulary = len(policy.network.get_output_embeddings().weight)
+            slots = Slots(held, rules, shape, vocabulary, self.looks)
+            self._held = key, Graphs(slots) if kind == "graphs" else Eager(slots), held
+        return self._held[1:]
+
+    def _tell(self, policy: LanguageModel, what: str) -> None:
+        """Say once what samples instead, and why."""
+        if what not in self._told:
+            self._told.add(what)
+            _log.warning("%s samples by %s", policy.config.path, what)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // ROUND) * ROUND
