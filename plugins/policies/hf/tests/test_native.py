@@ -84,7 +84,7 @@ NETWORKS: Mapping[str, Callable[[], Any]] = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ROTARY, head_dim=12)),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**T5S)),
     "t5 gated, untied": lambda: T5ForConditionalGeneration(
-        T5Config(**T5S, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=3)
+        T5Config(**T5S, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1)
     ),
     "mt5": lambda: MT5ForConditionalGeneration(MT5Config(**T5S)),
     "bart": lambda: BartForConditionalGeneration(BartConfig(**BARTS)),
