@@ -44,10 +44,12 @@ def choose(logits_nV: Tensor, uniform_n: Tensor | None, kept_nV: Tensor | None =
 
 
 def only(logits_nV: Tensor, kept_nV: Tensor) -> Tensor:
-    """−∞ where nothing is kept. (A CPU's `masked_fill` branches at every entry, and is several times slower; so
-    is memory that is new.)
+    """−∞ where nothing is kept.
+
+    (A CPU's `masked_fill` branches at every entry, reading Booleans as such costs twice as much as reading bytes, and
+    memory that is new has to be fetched.)
     """
-    bound_nV = kept_nV.to(logits_nV.dtype).sub_(0.5).mul_(math.inf)
+    bound_nV = kept_nV.view(torch.uint8).to(logits_nV.dtype).sub_(0.5).mul_(math.inf)
     return torch.minimum(logits_nV, bound_nV, out=bound_nV)
 
 
