@@ -5,6 +5,7 @@ Rows are plain integers here: one copy from the device, and no wait for it after
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,10 +37,16 @@ class Block:
     """Rows that a model reads side by side, padded to the longest of them."""
 
     rows: Rows
-    groups: frozenset[int]
-    prompt: int
+    prompts: dict[int, int]
+    """How long the prompt of each of their groups is."""
+    responses: int
+    """Tokens of all responses."""
+    apart: int
+    """The same with its prompt before each."""
     response: int
+    """The longest."""
     longest: int
+    """The same with its prompt."""
     once: bool
     """Whether the model computes a prompt once for all its rows, where that is less."""
 
@@ -47,15 +54,22 @@ class Block:
     def cost(self) -> int:
         """Tokens that the model computes, padding included."""
         apart = len(self.rows) * self.longest
-        shared = len(self.groups) * self.prompt + len(self.rows) * self.response
+        shared = len(self.prompts) * max(self.prompts.values()) + len(self.rows) * self.response
         return min(apart, shared) if self.once else apart
 
-    def with_(self, other: Block) -> Block:
+    @property
+    def padding(self) -> int:
+        """How many of them are none of its own."""
+        shared = sum(self.prompts.values()) + self.responses
+        return self.cost - (min(self.apart, shared) if self.once else self.apart)
+
+    def beside(self, other: Block) -> Block:
         """Both side by side."""
         return Block(
             self.rows + other.rows,
-            self.groups | other.groups,
-            max(self.prompt, other.prompt),
+            self.prompts | other.prompts,
+            self.responses + other.responses,
+            self.apart + other.apart,
             max(self.response, other.response),
             max(self.longest, other.longest),
             self.once,
@@ -68,50 +82,57 @@ def blocks(rollout: Rollout, pieces: Sequence[Rows], *, once: bool) -> list[Bloc
     prompt_G = list(map(Tensor.numel, rollout.inputs))
 
     def block(rows: Rows) -> Block:
-        sizes = [(prompt_G[group_N[row]], response_N[row]) for row in rows]
-        return Block(
-            rows,
-            frozenset(group_N[row] for row in rows),
-            max(prompt for prompt, _ in sizes),
-            max(response for _, response in sizes),
-            max(prompt + response for prompt, response in sizes),
-            once,
-        )
+        prompts = [prompt_G[group_N[row]] for row in rows]
+        responses = [response_N[row] for row in rows]
+        whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        groups = dict(zip([group_N[row] for row in rows], prompts, strict=True))
+        return Block(rows, groups, sum(responses), sum(whole), max(responses), max(whole), once)
 
     return [block(rows) for rows in pieces]
 
 
-def fit(pieces: Sequence[Block], budget: int) -> list[Block]:
-    """Pack pieces, longest first, so that no micro-batch exceeds the budget unless one piece alone does."""
+def fit(pieces: Sequence[Block], budget: int, padding: float) -> list[Block]:
+    """Pack pieces, longest first: no micro-batch exceeds the budget, or adds more padding, unless one piece does."""
     packed: list[Block] = []
+    allowed = padding
     for piece in sorted(pieces, key=lambda piece: -piece.longest):
-        joined = packed[-1].with_(piece) if packed else piece
-        if packed and joined.cost <= budget:
+        joined = packed[-1].beside(piece) if packed else piece
+        if packed and joined.cost <= budget and joined.padding <= allowed + piece.padding:
             packed[-1] = joined
+            allowed += piece.padding
         else:
             packed.append(piece)
+            allowed = padding + piece.padding
     return [replace(block, rows=sorted(block.rows)) for block in packed]
+
+
+PASS = {"cpu": 256}
+"""What a forward pass and its backward cost beside their tokens, in tokens, by device."""
+PASS_ELSEWHERE = 8192
 
 
 def micro_batches(
     rollout: Rollout, budget: int, unit: str = "response", *, once: bool = False
 ) -> list[Block]:
-    """The forward passes. Rows of one prompt stay together where they fit, which saves prompt work.
+    """The forward passes, sorted by length where that spares more padding than it adds passes.
 
-    A unit larger than the budget comes back alone and whole: its caller decides how to cut it.
+    Rows of one prompt stay together where they fit, which saves prompt work. A unit larger than the budget comes back
+    alone and whole: its caller decides how to cut it.
     """
     if len(rollout) == 0:
         return []
-    whole = blocks(rollout, [list(range(len(rollout)))], once=once)
-    if whole[0].cost <= budget:
-        return whole
-    if unit != "response":
-        return fit(blocks(rollout, units(rollout, unit), once=once), budget)
-    pieces: list[Block] = []
-    for group in blocks(rollout, units(rollout, "group"), once=once):
-        apart = [group] if group.cost <= budget else blocks(rollout, [[row] for row in group.rows], once=once)
-        pieces += apart
-    return fit(pieces, budget)
+    a_pass = PASS.get(rollout.group_N.device.type, PASS_ELSEWHERE)
+    (whole,) = blocks(rollout, [list(range(len(rollout)))], once=once)
+    if whole.cost <= budget and whole.padding <= a_pass:
+        return [whole]
+    ways = [blocks(rollout, units(rollout, unit), once=once)]
+    if unit == "response":
+        rows, groups = ways[0], blocks(rollout, units(rollout, "group"), once=once)
+        kept = [group for group in groups if group.cost <= budget]
+        alone = set(range(len(rollout))).difference(*(group.rows for group in kept))
+        ways.insert(0, kept + [rows[row] for row in sorted(alone)])
+    packed = [fit(pieces, budget, padding) for pieces in ways for padding in (a_pass, math.inf)]
+    return min(packed, key=lambda found: sum(block.cost + a_pass for block in found))
 
 
 def runs(sizes: Sequence[int], most: int) -> list[range] | None:
