@@ -127,4 +127,4 @@ bench-grue-small: $(STAMP)
 # Leaves .venv and runs/ alone.
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist bench/dist humaneval/dist plugins/*/*/dist
-	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name ".venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
