@@ -192,6 +192,7 @@ class Engine(Forward):
     def _policy_learns(self) -> bool:
         return "policy" in self.trains and torch.is_grad_enabled()
 
+
 def importance(outputs: Mapping[str, Tensor], rollout: Rollout, cap: float) -> Tensor:
     """[M]: a chosen token's probability now over that when it was sampled, `cap` at most; 1 where it was not sampled.
 
