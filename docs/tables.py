@@ -57,7 +57,7 @@ def pages() -> list[Path]:
         *sorted(ROOT.glob("docs/*.md")),
         *(package / "README.md" for package in packages()),
         *sorted(ROOT.glob("recipes/*/README.md")),
-        ROOT / "benchmarks/speed/README.md",
+        *(ROOT / "benchmarks" / name / "README.md" for name in ("gpu", "speed")),
     ]
 
 

@@ -230,6 +230,13 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     assert ways["generate_batch"] == {"left out": "it is no engine for a CPU"}
     assert statistics.median(found["rates"].values()) > 0
     assert found["training"]["tiny/rloo"]["tokens"] == 4 * 2 * 14
+    assert [line[0] for line in report.gpu_sampling(found)[1:]] == ["tiny, 8", "tiny, 4"]
+    assert [line[0] for line in report.gpu_iterations(found)[1:]] == [
+        "tiny, rloo",
+        "tiny, nlpo",
+        "tiny, ppo",
+        "tiny, dpo",
+    ]
     assert found["profile"]["tiny/rloo"]["rollout"]["top"]
     assert "update at" in capsys.readouterr().out
 

@@ -147,6 +147,41 @@ def growth(data: Mapping[str, Any]) -> list[Sequence[str]]:
     return lines
 
 
+def gpu_sampling(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Tokens a second on a GPU, their share of the floor, and how many times as long other ways take."""
+    others = ("generate", "generate_batch", "engine: slots", "engine: loop", "transformers' forward")
+    lines: list[Sequence[str]] = [
+        ("model, rows", "tokens/s", "of the floor", "GiB", *(f"× {x}" for x in others))
+    ]
+    for name, one in done(_by_name(data, "sampling")).items():
+        if "tokens/s" in (ours := one["ways"]["ours"]):
+            faster = one["times as fast"]
+            cells = [name.replace("/", ", "), f"{ours['tokens/s']:,.0f}", f"{ours['share of the floor']:.0%}"]
+            cells += [f"{ours['peak GiB']:.1f}" if "peak GiB" in ours else ""]
+            lines.append([*cells, *(f"{faster[x]['median']:.1f}" if x in faster else "" for x in others)])
+    return lines
+
+
+def gpu_iterations(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Iterations on a GPU by parts, and the share of the card's rate that an update reaches."""
+    parts = ("rollout", "score", "reward", "update", "iteration")
+    lines: list[Sequence[str]] = [
+        ("model, algorithm", "tokens", *(f"{x} s" for x in parts), "update at", "GiB")
+    ]
+    for name, one in [*done(_by_name(data, "training")).items(), *done(_by_name(data, "runs")).items()]:
+        seconds = [f"{one[f'time/{x}']['median']:.3f}" if f"time/{x}" in one else "" for x in parts]
+        share = one["share of the card's rate in the update"]
+        peak = f"{one['peak GiB']:.1f}" if "peak GiB" in one else ""
+        lines.append([name.replace("/", ", "), f"{one['tokens']:,}", *seconds, f"{share:.0%}", peak])
+    return lines
+
+
+def _by_name(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """A part of a results file; nothing of one from before the parts had names."""
+    held = data.get(part, {})
+    return held if isinstance(held, Mapping) else {}
+
+
 TABLES = {
     "speed, short": ("speed", short),
     "speed": ("speed", beside_trl),
@@ -155,6 +190,8 @@ TABLES = {
     "speed, further": ("speed", further),
     "speed, growth": ("speed", growth),
     "rl4lms": ("rl4lms", rl4lms),
+    "gpu, sampling": ("gpu", gpu_sampling),
+    "gpu, iterations": ("gpu", gpu_iterations),
 }
 
 
