@@ -160,6 +160,7 @@ def test_how_cost_grows(tmp_path: Path) -> None:
     assert all(speed > 0 for axis in axes.values() for speed in axis["tokens/s"])
     assert growth.knee("batch", (1, 2, 4, 8), (10, 19, 35, 39)) == 4
     assert growth.knee("length", (16, 32, 64), (10, 8, 4)) == 64
+    assert growth.knee("length", (16, 32), (10, 8)) is None
     assert growth.knee("samples", (1, 2, 4), (1, 95, 100)) == 2
     pytest.importorskip("matplotlib")
     assert growth.draw(axes, tmp_path / "growth.svg").read_text().startswith("<?xml")

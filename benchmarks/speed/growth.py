@@ -33,12 +33,6 @@ AXES: dict[str, Sequence[int]] = {
     "vocabulary": (250, 1000, 4000, 16000, 50257),
     "samples": (1, 2, 4, 8, 16, 32),
 }
-WHY = {
-    "batch": "half of the highest speed is reached",
-    "length": "half of the speed is lost",
-    "vocabulary": "half of the speed is lost",
-    "samples": "nine tenths of the highest speed are reached",
-}
 
 
 def policy_of(vocabulary: int, folder: Path, longest: int) -> Any:
@@ -78,10 +72,10 @@ def axis(what: str, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     return {"sizes": list(sizes), "tokens/s": speed, "knee": knee(what, sizes, speed), "seconds": seconds}
 
 
-def knee(what: str, sizes: Sequence[int], speed: Sequence[float]) -> int:
-    """Where the curve bends: `WHY` says what that means for each; the last size where it does not."""
+def knee(what: str, sizes: Sequence[int], speed: Sequence[float]) -> int | None:
+    """Where half of the highest speed is lost (length, vocabulary), or half (batch) or nine tenths of it are reached."""
     if what in ("length", "vocabulary"):
-        return next((n for n, x in zip(sizes, speed, strict=True) if x < max(speed) / 2), sizes[-1])
+        return next((n for n, x in zip(sizes, speed, strict=True) if x < max(speed) / 2), None)
     share = 0.5 if what == "batch" else 0.9
     return next(n for n, x in zip(sizes, speed, strict=True) if x >= share * max(speed))
 
@@ -97,7 +91,8 @@ def draw(axes: Mapping[str, Any], path: Path) -> Path:
     figure, panels = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3), layout="constrained")
     for panel, (what, one) in zip(panels, axes.items(), strict=True):
         panel.plot(one["sizes"], one["tokens/s"], color="#1f4e79", linewidth=1.8, marker="o", markersize=3)
-        panel.axvline(one["knee"], color="#b4552d", linewidth=0.9, linestyle=":")
+        if one["knee"] is not None:
+            panel.axvline(one["knee"], color="#b4552d", linewidth=0.9, linestyle=":")
         panel.set_xscale("log", base=2)
         panel.set_xlabel({"length": "new tokens", "samples": "samples a prompt"}.get(what, what))
         panel.set_ylim(0)

@@ -142,8 +142,9 @@ def growth(data: Mapping[str, Any]) -> list[Sequence[str]]:
     for what, one in done(data.get("growth", {})).get("all", {}).get("axes", {}).items():
         sizes, speed = one["sizes"], one["tokens/s"]
         best = max(range(len(speed)), key=speed.__getitem__)
-        numbers = sizes[0], sizes[-1], speed[0], speed[best], sizes[best], speed[-1], one["knee"]
-        lines.append((what, *(f"{number:,.0f}" for number in numbers)))
+        numbers = sizes[0], sizes[-1], speed[0], speed[best], sizes[best], speed[-1]
+        knee = "none" if one["knee"] is None else f"{one['knee']:,}"
+        lines.append((what, *(f"{number:,.0f}" for number in numbers), knee))
     return lines
 
 
