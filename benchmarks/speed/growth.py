@@ -73,7 +73,7 @@ def axis(what: str, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
 
 
 def knee(what: str, sizes: Sequence[int], speed: Sequence[float]) -> int | None:
-    """Where half of the highest speed is lost (length, vocabulary), or half (batch) or nine tenths of it are reached."""
+    """Where half of the speed is lost (length, vocabulary), or half (batch) or nine tenths of it are reached."""
     if what in ("length", "vocabulary"):
         return next((n for n, x in zip(sizes, speed, strict=True) if x < max(speed) / 2), None)
     share = 0.5 if what == "batch" else 0.9
