@@ -124,7 +124,8 @@ def rl4lms(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Rows A, B and S beside RL4LMs' recorded runs, from the benchmark of that name."""
     from benchmarks.rl4lms.bench import AIMS, RECORDED, ratios
 
-    lines: list[Sequence[str]] = [("row", "s an iteration", "recorded", "×", "aim")]
+    on = f"row, measured {data['date']}" if data else "row"
+    lines: list[Sequence[str]] = [(on, "s an iteration", "recorded", "×", "aim")]
     for row, one in data.get("rows", {}).items():
         if row.rpartition("-")[0] in ("A", "B", "S"):
             ratio, wanted = ratios(row, one)["iteration"], AIMS[row.rpartition("-")[0]]
