@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlalign.data.allowed import Allowed, pack, unpack
+from rlalign.data.allowed import Allowed, _pack_by_multiplying, pack, unpack
 
 
 def dense(random: torch.Generator, rows: int, steps: int, vocabulary: int, share: float) -> Tensor:
@@ -23,6 +23,7 @@ def test_unpack_undoes_pack(rows: int, vocabulary: int, share: float, seed: int)
     assert bits.dtype == torch.uint8
     assert bits.shape == (rows, -(-vocabulary // 8))
     assert torch.equal(unpack(bits, vocabulary), mask)
+    assert torch.equal(_pack_by_multiplying(mask), bits)
 
 
 @st.composite

@@ -19,11 +19,12 @@ _EACH = 0x8040_2010_0804_0201 - (1 << 64)
 def pack(mask_MV: Tensor) -> Tensor:
     """Eight choices a byte: [M,V] bool → [M,⌈V/8⌉] uint8."""
     if mask_MV.device.type != "cpu":
-        return _gathered(mask_MV)
+        return _pack_by_multiplying(mask_MV)
     return torch.from_numpy(numpy.packbits(mask_MV.numpy(), axis=1, bitorder="little"))
 
 
-def _gathered(mask_MV: Tensor) -> Tensor:
+def _pack_by_multiplying(mask_MV: Tensor) -> Tensor:
+    """The same on a GPU, where NumPy does not compute."""
     count, vocabulary = mask_MV.shape
     padded = mask_MV.new_zeros(count, -(-vocabulary // 8) * 8)
     padded[:, :vocabulary] = mask_MV

@@ -34,13 +34,20 @@ def choose(logits_nV: Tensor, uniform_n: Tensor | None, kept_nV: Tensor | None =
     """
     if kept_nV is not None:
         left = choose(only(logits_nV, kept_nV), uniform_n)
-        # Not from probabilities, as one that is kept may be 0 among all.
-        full_n1 = logits_nV.log_softmax(1).gather(1, left.token_n[:, None])
-        return Chosen(left.token_n, left.logprob_n, full_n1[:, 0])
+        return left._replace(full_logprob_n=_logprob(logits_nV, left.token_n))
     probs_nV = logits_nV.softmax(1)
     token_n = logits_nV.argmax(1) if uniform_n is None else inverse_cdf(probs_nV, uniform_n)
     logprob_n = probs_nV.gather(1, token_n[:, None])[:, 0].log()
     return Chosen(token_n, logprob_n, logprob_n)
+
+
+def _logprob(logits_nV: Tensor, token_n: Tensor) -> Tensor:
+    """Of one token a row among all. As `choose` has it, but where its probability is too small for a float."""
+    probs_nV = logits_nV.softmax(1)
+    prob_n1, logit_n1 = (x_nV.gather(1, token_n[:, None]) for x_nV in (probs_nV, logits_nV))
+    below_n1 = logit_n1 - logits_nV.amax(1, keepdim=True) + probs_nV.amax(1, keepdim=True).log()
+    tiny_n1 = prob_n1 < torch.finfo(probs_nV.dtype).tiny
+    return torch.where(tiny_n1, below_n1, prob_n1.log())[:, 0]
 
 
 def only(logits_nV: Tensor, kept_nV: Tensor) -> Tensor:
