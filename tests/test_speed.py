@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlalign.records import logs
 
-AT_LEAST = 1.8
-"""How many times as many tokens a processor second as `generate`, on the smallest model."""
+AT_LEAST = 2.0
+"""How many times as many tokens a processor second as `generate`, on the smallest model; 2.5 with little else running."""
 TRIES = 6
 """A busy machine disturbs a measurement; one that is right is enough."""
 
@@ -186,7 +186,7 @@ def test_beside_trl(models: Path, tmp_path: Path, algorithm: str) -> None:
     row = work.Row("tiny", algorithm, "S", "float32")
     folder = shapes.lay("tiny", models)
     found = parity.parity(row, folder, tmp_path)
-    assert found["far"] < parity.NEAR and found["ours"] == found["trl"]
+    assert found["far"] < 1e-4 and found["ours"] == found["trl"]
     timed = measure.both(row, folder, tmp_path / "both", 1, 2)
     assert timed["n"] == 2 and timed["step"]["cpu"]["ratio"]["least"] > 0
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from rlalign.data.batch import Batch
 from rlalign.testing.bench import Bench
 
-NEAR = 1e-4
-"""Of the gradient's norm."""
+NEAR = 1e-3
+"""Of the gradient's norm: float32 summed in another order, 10⁻⁶ in two layers, 2·10⁻⁴ in thirty."""
 PADS = (0, 1, 4, 8)
 
 
