@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlalign.records import logs
 
 AT_LEAST = 2.0
-"""How many times as many tokens a processor second as `generate`, on the smallest model; 2.5 with little else running."""
+"""How many times as many tokens a processor second as `generate`, on the smallest model; 2.5 on an idle machine."""
 TRIES = 6
 """A busy machine disturbs a measurement; one that is right is enough."""
 
