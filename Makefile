@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make demo-real · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
-#   make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
+#   make bench-speed [MODEL=…] · make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
 #   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-grue-toy
 #   make bench-grue-small MODEL=… ENCODER=… DATA=…
 
@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-real test test-slow test-gpu lint format docs clean
-.PHONY: bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy bench-grue-small
+.PHONY: bench-speed bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy bench-grue-small
 
 help:
 	@sed -n '1,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -62,9 +62,22 @@ test-gpu: $(STAMP)
 bench-rl4lms: $(STAMP)
 	$(BIN)/python -m benchmarks.rl4lms.bench $(ARGS)
 
-# Sampling beside transformers' `generate`, whole iterations by parts, and where time goes; minutes on an H100.
+# Sampling beside transformers' own, whole iterations, the tests marked `gpu`: one call of eight minutes on a GPU.
 bench-gpu: $(STAMP)
-	$(BIN)/python -m benchmarks.gpu_step $(ARGS)
+	$(BIN)/python -m benchmarks.gpu.bench $(ARGS)
+
+# Step by step beside TRL, which has an environment of its own, with the last TRL that has PPO in a folder within; two
+# hours on a machine that does nothing else, most of them GPT-2 small's. MODEL=FOLDER adds rows for a model of some 135M.
+TRL := .venv-trl
+bench-speed: $(TRL)/.stamp
+	OMP_NUM_THREADS=1 $(TRL)/bin/python -m benchmarks.speed.bench $(if $(MODEL),--real "$(MODEL)") $(ARGS)
+
+$(TRL)/.stamp: benchmarks/speed/requirements.txt constraints.txt requirements-dev.txt $(PACKAGES)
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(TRL)/bin/python -m pip install --quiet --no-build-isolation -r requirements-dev.txt -r benchmarks/speed/requirements.txt
+	$(TRL)/bin/python -m pip install --quiet --upgrade --no-deps --target $(TRL)/ppo trl==1.12.0
+	@touch $@
 
 # What every metric of text costs, in processor seconds per 1,000 responses; a few minutes.
 bench-rewards: $(STAMP)
@@ -125,4 +138,4 @@ bench-grue-small: $(STAMP)
 # Leaves .venv and runs/ alone.
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist bench/dist humaneval/dist plugins/*/*/dist
-	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name ".venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from benchmarks.common.machine import about
-from tokenizers import Tokenizer, models, pre_tokenizers
+from benchmarks.common.shapes import FIRST, write_tokenizer
 from torch import Tensor
 
 from rlalign import Example
@@ -50,7 +50,7 @@ PEAKED = 12.0
 
 def policy_of(shape: str, *, peaked: bool) -> Any:
     """A policy with random weights and a tokenizer of numbered words."""
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from rlalign_plugin_hf import CausalLM
 
@@ -63,12 +63,8 @@ def policy_of(shape: str, *, peaked: bool) -> Any:
         if peaked:
             network.get_output_embeddings().weight.data *= PEAKED
         network.save_pretrained(folder)
-        words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(config.vocab_size)}, unk_token="w2"))
-        words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w0", eos_token="w1").save_pretrained(
-            folder
-        )
-        policy = CausalLM(CausalLM.Config(path=folder))
+        write_tokenizer(Path(folder) / "tokenizer", config.vocab_size)
+        policy = CausalLM(CausalLM.Config(path=folder, tokenizer=f"{folder}/tokenizer"))
         policy.setup()
     policy.ends = ()  # every response has all its steps
     return policy.eval()
@@ -98,7 +94,7 @@ def sampling(shape: str, *, peaked: bool, rounds: int, top_p: float, halves: boo
         from rlalign.running.models import hold
 
         masks["nlpo, bfloat16 mask"] = hold(policy.copy("lagging"), torch.bfloat16)
-    prompts = [" ".join(f"w{2 + 7 * i + j}" for j in range(PROMPT)) for i in range(PROMPTS)]
+    prompts = [" ".join(f"w{FIRST + 7 * i + j}" for j in range(PROMPT)) for i in range(PROMPTS)]
     examples = [Example(id=str(i), prompt=prompt) for i, prompt in enumerate(prompts)]
     how = Sampling(samples=SAMPLES, max_new_tokens=STEPS)
     uniforms = Seeds(0).uniforms("bench", positions=range(PROMPTS), samples=SAMPLES, steps=STEPS)

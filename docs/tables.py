@@ -5,7 +5,8 @@ Below a line `<!-- options: kl, clip -->` stands a table of these components' op
 code; a test fails when a table is not what the code says. Below `<!-- architectures: causal -->` stands what the
 slow test of the plugin `hf` found of these models, and below `<!-- limits: rlalign.data.limits -->` the limits
 that a module says. Below `<!-- defaults: grpo, dapo -->` stand the options that these components share, and the
-default of each.
+default of each. Below `<!-- measured: speed -->` stands what the newest file under `benchmarks/results` says
+(`benchmarks/speed/report.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
-MARKER = re.compile(r"(<!-- (options|defaults|architectures|limits): (.+?) -->\n)\n?((?:\|.*\n)*)\n?")
+MARKER = re.compile(
+    r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?((?:\|.*\n)*)\n?"
+)
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 
@@ -54,6 +57,7 @@ def pages() -> list[Path]:
         *sorted(ROOT.glob("docs/*.md")),
         *(package / "README.md" for package in packages()),
         *sorted(ROOT.glob("recipes/*/README.md")),
+        *(ROOT / "benchmarks" / name / "README.md" for name in ("gpu", "speed")),
     ]
 
 
@@ -143,9 +147,17 @@ def limits(modules: str) -> str:
     return as_table(rows)
 
 
+def measured(name: str) -> str:
+    """The table below `<!-- measured: name -->`."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    return as_table(load("benchmarks.speed.report:measured")(name))
+
+
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
     made = {"options": table, "defaults": defaults, "architectures": architectures, "limits": limits}
+    made["measured"] = measured
     return MARKER.sub(lambda m: f"{m[1]}\n{made[m[2]](m[3])}\n", text)
 
 

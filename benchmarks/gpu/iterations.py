@@ -1,0 +1,78 @@
+"""Whole iterations through the ordinary loop: seconds by parts, and the share of the card's arithmetic in an update."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import shapes
+from benchmarks.common.timing import summary
+from benchmarks.gpu.roofline import Rates, sizes, train_seconds
+from benchmarks.gpu.sampling import peak
+from benchmarks.speed.work import COMPONENTS
+
+from rlalign.data.settings import Train
+from rlalign.records import logs
+from rlalign.testing import bench
+
+KL: dict[str, Any] = {"rewards": ["odd", {"kl": {"coef": 0.05}}]}
+OWN: dict[str, Any] = {"models": {"value": {"value-head": {"trunk": "own"}}}}
+HALVES = {"weights": "bfloat16"} if "weights" in Train.model_fields else {}
+METHODS: dict[str, dict[str, Any]] = {
+    "rloo": {"algorithm": "rloo", **KL},
+    "ppo": {"algorithm": "ppo", **KL, **OWN},
+    "nlpo": {"algorithm": {"nlpo": {"top_p": 0.9}}, **KL, **OWN},
+    "dpo": {"algorithm": "dpo", "responses": "logged"},
+}
+
+
+def pipeline(
+    folder: Path, device: str, method: str, prompts: int, k: int, prompt: int, new: int, count: int
+) -> dict[str, Any]:
+    texts = {
+        "folder": str(folder),
+        "size": prompts * count,
+        "prompt": prompt,
+        "new": new,
+        "logged": method == "dpo",
+    }
+    tokenizer = str(shapes.tokenizer_of(folder))
+    return {
+        "task": {"texts": texts},
+        "policy": {"causal-lm": {"path": str(folder), "tokenizer": tokenizer, "init": "random"}},
+        **METHODS[method],
+        "device": device,
+        "generation": {"samples": k, "min_new_tokens": new, "max_new_tokens": new},
+        "train": {"iterations": count, "prompts": prompts, "lr": 1e-6, "dtype": "bfloat16", **HALVES},
+        "checkpoints": {"every": 1000},
+    }
+
+
+def iterations(said: dict[str, Any], rates: Rates) -> dict[str, Any]:
+    """Seconds of an iteration by parts, and what share of the card's rate the update reaches; the first is left out.
+
+    The share counts six operations a weight and token, prompts and responses alike, once for each epoch: what is
+    saved by reading a prompt once for all its responses counts as speed.
+    """
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as root, peak(found):
+        finished, session = bench.run(Path(root), said, COMPONENTS)
+        rows = [r for r in logs.read(finished.path / "metrics.jsonl") if "time/iteration" in r][1:]
+        for key in sorted({key for row in rows for key in row if key.startswith("time/")}):
+            found[key] = summary([row[key] for row in rows if key in row])
+        texts, train = said["task"]["texts"], session.plans[0].settings.train
+        k = 2 if texts["logged"] else said["generation"]["samples"]
+        tokens = train.prompts * k * (texts["prompt"] + texts["new"])
+        found["tokens"] = tokens
+        work = train_seconds(sizes(session.models.policy.network), tokens * train.epochs, rates)
+        found["share of the card's rate in the update"] = work / found["time/update"]["median"]
+        found["whole iteration, tokens/s"] = tokens / found["time/iteration"]["median"]
+        found["budget"], found["head_chunk"] = session.budget, session.head_chunk
+    return found
+
+
+def brief(one: dict[str, Any]) -> str:
+    parts = ", ".join(f"{k.removeprefix('time/')} {v['median']:.3f}" for k, v in one.items() if "time/" in k)
+    share = one["share of the card's rate in the update"]
+    return f"{one['tokens']:,} tokens: {parts} s; update at {share:.0%} of the card; {one.get('peak GiB', 0):.1f} GiB"
