@@ -79,7 +79,7 @@ def test_killed_and_resumed_it_exports_what_it_would_have(
     assert len(rows) == len({row["id"] for row in rows}) > 150
     interference, committed = INSTANTS[instant]
     runs = Runs(HERE / "on-policy.yaml", tmp_path, server, [KEEP])
-    assert runs.start(interference).code == -signal.SIGKILL
+    assert runs.start(("writes_at_once", {}), interference).code == -signal.SIGKILL
     # What is there of it now are the iterations that were committed, and nothing torn.
     if committed:
         early = export(runs.path, tmp_path / "early.jsonl")

@@ -319,7 +319,7 @@ RESUMING: dict[str, Interference] = {
 def test_killed_again_while_it_resumes(shop: Workshop) -> None:
     """One run meets all of these one after the other."""
     runs = shop.runs("phases")
-    assert runs.start(tears("rows/grow-1.jsonl", 7, 30)).code == KILLED
+    assert runs.start(AT_ONCE, tears("rows/grow-1.jsonl", 7, 30)).code == KILLED
     for instant, interference in RESUMING.items():
         ended = runs.resume(interference)
         assert ended.code == KILLED, (instant, ended)

@@ -324,6 +324,7 @@ def test_check_describes_one_phase() -> None:
         "  models   policy built",
         "  trains   policy",
         "  needs    logprobs",
+        "  memory   micro-batches of 16,384 padded tokens",
         "  length   7 iterations of 2 prompts, 1 optimiser step",
     ]
     assert not Path("runs").exists()

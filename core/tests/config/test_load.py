@@ -792,7 +792,7 @@ def test_everything_is_listed_at_once(refusal):
     assert refusal(text, "seed=x").splitlines() == [
         "command line (seed=x): seed: expected a whole number, found 'x' (text)",
         "p.yaml:4: generation.samplse: unknown option; did you mean `samples`? (options: samples, temperature, "
-        "top_k, top_p, min_p, min_new_tokens, max_new_tokens, stop, greedy, beams)",
+        "top_k, top_p, min_p, min_new_tokens, max_new_tokens, stop, greedy, beams, length_penalty)",
         "p.yaml:7: phases[0].train.passes: expected more than 0, found -1 (a whole number)",
         "p.yaml:9: phases[1].algorithm.ppo.clipp: unknown option; did you mean `clip`? "
         "(options: clip, form, betas, nested)",

@@ -37,7 +37,7 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
     space = Workspace(pipeline, registry, _Told())
     found = preflight(space, LOOKED_AT)
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans], _tokens(space))
-    return said + told(space.models, space.plans) + _sampling(space)
+    return said + _sampling(space) + told(space.models, space.plans)
 
 
 def _sampling(space: Workspace) -> str:
