@@ -16,6 +16,7 @@ from rlalign import Component, Learner, Nucleus, Rollout, Run, Sampling, hookimp
 from rlalign.builtin import nucleus as nucleus_of_a_model
 from rlalign.data.example import Example
 from rlalign.decoding import sampler
+from rlalign.decoding.interfaces import Finished
 from rlalign.decoding.logits import bad_logits
 from rlalign.decoding.nucleus import nucleus
 from rlalign.decoding.sampler import sample
@@ -35,9 +36,11 @@ def policy(**options: Any) -> Logits:
     return made.double().eval()
 
 
-def drawn(model: Logits, how: Sampling, within: Nucleus | None = None) -> Rollout:
+def drawn(
+    model: Logits, how: Sampling, within: Nucleus | None = None, finished: Finished | None = None
+) -> Rollout:
     u = Seeds(1).uniforms("sample", positions=range(3), samples=how.samples, steps=4)
-    rollout = sample(model, [Example(f"e{i}", str(i)) for i in range(3)], how, u, within)
+    rollout = sample(model, [Example(f"e{i}", str(i)) for i in range(3)], how, u, within, finished)
     return rollout.with_columns(slot=torch.arange(how.samples).repeat(3))
 
 
@@ -60,6 +63,20 @@ def test_no_token_comes_of_bad_logits(how: str, bad: list[float]) -> None:
         BadLogits, match=r"example `e1`, response 1, step 3: the logits of the model `Logits`"
     ):
         drawn(model, HOW[how])
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_bad_logits_of_a_token_that_is_banned_are_found_too(told: bool) -> None:
+    """What is left to choose from has log-probs; among all tokens there are none."""
+    model = policy()
+    with torch.no_grad():
+        model.free[2, 2, V - 1] = INF
+    seen: list[Rollout] = []
+    with pytest.raises(
+        BadLogits, match=r"example `e1`, response 1, step 3: the logits of the model `Logits`"
+    ):
+        drawn(model, HOW["banned"], finished=seen.append if told else None)
+    assert not any(bool(part.full_logprobs_NT.isnan().any()) for part in seen)
 
 
 @pytest.mark.parametrize("how", HOW)

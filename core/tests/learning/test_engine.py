@@ -827,7 +827,16 @@ def test_no_logits_outlive_their_chunk(route: str, policy: str, loss: str, data:
 
 
 @pytest.mark.parametrize("data", ["logged", "top-p"])
-@pytest.mark.parametrize("want", [("logprobs",), ("full_logprobs",), ("entropy",), ("logprobs", "entropy")])
+@pytest.mark.parametrize(
+    "want",
+    [
+        ("logprobs",),
+        ("full_logprobs",),
+        ("entropy",),
+        ("logprobs", "entropy"),
+        ("logprobs", "full_logprobs"),
+    ],
+)
 def test_heads_in_place_give_what_autograd_gives(want: Any, data: str, tmp_path: Path) -> None:
     """Outputs and gradients, also where only some of them have a cotangent."""
     say = pipeline(LOSSES["plain"], DATA[data])
@@ -846,7 +855,8 @@ def test_heads_in_place_give_what_autograd_gives(want: Any, data: str, tmp_path:
         steps = policy, h_MC, rollout, (row_M, step_M), want
         if ours:
             head = heads.opened(*steps, learns=True, autocast=nullcontext)
-            assert isinstance(head, heads.ByAutograd) == (want == ("full_logprobs",) and data == "top-p")
+            both = want == ("logprobs", "full_logprobs") and data == "top-p"
+            assert isinstance(head, heads.ByAutograd) == both
         else:
             head = heads.ByAutograd(*steps, True, nullcontext)
         dh_MC = head.backward(cotangents)

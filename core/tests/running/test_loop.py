@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlalign import Batch, Component, Example, Loss, Rollout, Run, Score, Task, hookimpl
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.running import loop
 from rlalign.running.models import fingerprint
-from rlalign.testing import PolicyGradient, registry, session
+from rlalign.testing import Logits, PolicyGradient, registry, session
 from rlalign.testing.bench import Silence, logged
+from rlalign.testing.logits import LogitsDecoder
 
 
 class Stops(Silence):
@@ -349,6 +351,22 @@ def test_a_budget_that_was_found_outlives_its_phase(tmp_path: Path) -> None:
     phases = [{"name": "one", "algorithm": ["learns", "memory"]}, {"name": "two"}]
     whole, stopped = check(tmp_path, pipeline(phases=phases), {"memory": Memory}, after=[4])
     assert stopped.budget == whole.budget < 16384
+
+
+class Crowded(Logits):
+    """Has memory for no more than two prompts' responses in the second iteration."""
+
+    def decoder(self, inputs: Sequence[Tensor], k: int) -> LogitsDecoder:
+        if self.version == 4 and len(inputs) > 2:
+            raise torch.OutOfMemoryError
+        return super().decoder(inputs, k)
+
+
+def test_how_many_responses_fit_is_remembered(tmp_path: Path) -> None:
+    """A policy may round otherwise beside fewer responses."""
+    given = pipeline(policy={"crowded": {"hidden": 4}})
+    whole, stopped = check(tmp_path, given, {"crowded": Crowded}, after=[3])
+    assert stopped.models.policy.at_once == whole.models.policy.at_once == 6
 
 
 # -- how phases and runs end -------------------------------------------------------------------------------

@@ -120,8 +120,8 @@ class Train(Options):
         None,
         ge=1,
         description="weigh the gradient of each sampled token's log-prob by its probability now over that when it was "
-        "sampled, by this at most (2 in the paper); null: do not. Losses that take such ratios themselves stay as they "
-        "are",
+        "sampled, by this at most (2 in the paper); null: do not. It does nothing in a phase where a loss takes such "
+        "ratios itself",
     )
     recompute: bool = Field(
         False,

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 
+from rlalign.decoding.interfaces import Decodable
+
 Done = TypeVar("Done")
 
-_fit: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-"""How many responses a policy gives at once, where more of them did not fit."""
 
-
-def in_chunks(policy: object, prompts: int, k: int, do: Callable[[slice], Done]) -> list[Done]:
+def in_chunks(policy: Decodable, prompts: int, k: int, do: Callable[[slice], Done]) -> list[Done]:
     """`do` for all prompts, in as few pieces as fit: where memory runs out, a piece is half as large from then on."""
     found: list[Done] = []
     at = 0
     while at < prompts:
-        size = max(1, _fit.get(policy, prompts * k) // k)
+        size = max(1, (policy.at_once or prompts * k) // k)
         piece = slice(at, min(at + size, prompts))
         try:
             found.append(do(piece))
@@ -31,7 +29,7 @@ def in_chunks(policy: object, prompts: int, k: int, do: Callable[[slice], Done])
                     "use a smaller model"
                 )
                 raise
-            _fit[policy] = k * (-(-most // 2))
+            policy.at_once = k * (-(-most // 2))
         else:
             at = piece.stop
     return found

@@ -51,6 +51,8 @@ class Decodable(Protocol):
 
     ends: tuple[int, ...]
     horizon: int | None
+    at_once: int | None
+    """How many responses it gives at once, where more did not fit; set by the loop."""
 
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]: ...
     def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder: ...

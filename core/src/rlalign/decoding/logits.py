@@ -66,7 +66,7 @@ def steps_outputs(
     row_M, step_M = chosen_M
     action_M1 = rollout.actions_NT[row_M, step_M][:, None]
     scaled_MV = scaled(logits_MV, rollout, row_M)
-    removed_MV = removed(scaled_MV, rollout, row_M, step_M, ends)
+    removed_MV = None if only_full(want) else removed(scaled_MV, rollout, row_M, step_M, ends)
     outputs: dict[str, Tensor] = {}
     full_M1 = scaled_MV.gather(1, action_M1)
     if removed_MV is None:
@@ -84,6 +84,11 @@ def steps_outputs(
         if "entropy" in want:
             outputs["entropy"] = -(logp_MV.exp() * logp_MV.masked_fill(logp_MV == -math.inf, 0.0)).sum(1)
     return {name: outputs[name] for name in LIVE if name in want}
+
+
+def only_full(want: Collection[str]) -> bool:
+    """Whether nothing is wanted that bans and truncations move."""
+    return set(want) == {"full_logprobs"}
 
 
 def log_distribution(

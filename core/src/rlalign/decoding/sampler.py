@@ -85,7 +85,7 @@ class Teller:
         if len(new_G) == 0 or len(new_G) < TOLD_SHARE * int((~self.told_G).sum()):
             return
         rollout = trace.rollout(new_G)
-        if not bool(rollout.logprobs_NT.isnan().any()):  # refused at the end
+        if not bool(unknown(rollout).any()):  # refused at the end
             self.told_G[new_G] = True
             self.finished(rollout)
 
@@ -167,9 +167,14 @@ def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, ends: Ten
     return kept_nV
 
 
+def unknown(rollout: Rollout) -> Tensor:
+    """[N,T]: where a log-prob is NaN: logits were NaN or +∞, of a token that is banned too, or nothing was left."""
+    return rollout.logprobs_NT.isnan() | rollout.full_logprobs_NT.isnan()
+
+
 def refuse_nan(policy: Decodable, within: Constraint | None, rollout: Rollout) -> None:
-    """One look a rollout: log-probs are NaN wherever logits were NaN or +∞, or nothing was left to choose."""
-    bad_NT = rollout.logprobs_NT.isnan()
+    """One look a rollout."""
+    bad_NT = unknown(rollout)
     if not bool(bad_NT.any()):
         return
     row, step = min(bad_NT.nonzero().tolist(), key=lambda place: place[1])

@@ -96,10 +96,11 @@ class Trace:
         self.write()
         places = self.alive_n.nonzero()[:, 0]
         actions_mT = self.actions_NT[self.rows_n[places], : self._seen].cpu()
-        for i, actions_T in zip(places.tolist(), actions_mT, strict=True):
-            found = self._stops.length(actions_T[: int(end_n[i]) or None], start)
-            if found is not None:
-                end_n[i] = found
+        ends = [
+            self._stops.length(actions_T[: end or None], start) or end
+            for actions_T, end in zip(actions_mT, end_n[places].tolist(), strict=True)
+        ]
+        end_n[places] = torch.tensor(ends, dtype=end_n.dtype, device=end_n.device)
 
     def _settle(self, rows_m: Tensor) -> None:
         """Make the texts of responses that have ended, and see that they did not end too late."""
@@ -214,10 +215,10 @@ class Trace:
             bits_MB[start_N[rows_m[real_m]] + step_m[real_m]] = bits_mB[real_m]
         lasts = [first for first, _ in self._spans[1:]] + [len(self._narrowed)]
         for (first, rows_n), last in zip(self._spans if self._narrowed else (), lasts, strict=False):
-            rows_n1, step_s = rows_n.cpu()[:, None], torch.arange(first, last)
-            real_ns = step_s < length_N[rows_n1]
-            place_ns = start_N[rows_n1] + step_s
-            bits_MB[place_ns[real_ns]] = torch.stack(self._narrowed[first:last], 1)[real_ns]
+            rows_n = rows_n.cpu()
+            for step in range(first, last):
+                real_n = step < length_N[rows_n]
+                bits_MB[start_N[rows_n[real_n]] + step] = self._narrowed[step][real_n]
         allowed = Allowed.of(self.vocabulary, bits_MB.split(length_N[rows].tolist()))
         return allowed if any(row is not None for row in allowed.rows) else None
 

@@ -61,6 +61,8 @@ class Component:
     """It reads rewards. Where nothing in `algorithm` does, logged responses need no stored scores."""
     regularises: bool = False
     """Its loss holds a KL to the reference already."""
+    weighs: bool = False
+    """Its loss weighs responses by what they were sampled with, so `train.importance_cap` does not."""
     estimates: bool = False
     """Its score says something of sampled responses only: an evaluation that decodes otherwise leaves it out."""
     constraint: Any = None

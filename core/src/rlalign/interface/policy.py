@@ -89,6 +89,8 @@ class Policy(Model):
     """Whether `features` computes a prompt once for all its responses; then micro-batches hold more of them."""
     horizon: int | None = None
     """The longest response it can give; None: no limit of its own."""
+    at_once: int | None = None
+    """How many responses it gives at once, where memory did not hold more; set by the core."""
     chats: bool = False
     """Whether it reads lists of messages; known once it is open."""
 

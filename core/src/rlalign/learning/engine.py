@@ -194,7 +194,7 @@ class Engine(Forward):
 
 
 def importance(outputs: Mapping[str, Tensor], rollout: Rollout, cap: float) -> Tensor:
-    """[M]: a chosen token's probability now over that when it was sampled, `cap` at most; 1 where it was not sampled.
+    """[M]: a new token's probability now over that when it was sampled, `cap` at most; 1 where it is not new.
 
     Truncated importance weights: Ionides (2008), equation 3; on tokens, for samplers that round otherwise than the
     learner, Yao et al. (2025), *Your efficient RL framework secretly brings you off-policy RL training*.

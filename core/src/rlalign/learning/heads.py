@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlalign.data.rollout import Rollout
-from rlalign.decoding.logits import LIVE, full_precision, removed, steps_outputs, temperatures
+from rlalign.decoding.logits import LIVE, full_precision, only_full, removed, steps_outputs, temperatures
 from rlalign.interface.policy import Policy
 
 Outputs = dict[str, Tensor]
@@ -49,7 +49,10 @@ def opened(
     """The head over these steps. Unless it `learns` it has no backward."""
     matrix_VC = policy.head_matrix()
     narrowed = rollout.allowed is not None or any(how.min_new_tokens for how in rollout.settings)
-    if matrix_VC is None or (narrowed and "full_logprobs" in want):
+    both = (
+        narrowed and "full_logprobs" in want and not only_full(want)
+    )  # two distributions of the same logits
+    if matrix_VC is None or both:
         return ByAutograd(policy, h_mC, rollout, chosen_m, want, learns, autocast)
     return InPlace(policy, matrix_VC, h_mC, rollout, chosen_m, want, learns, autocast)
 
@@ -108,7 +111,7 @@ class InPlace:
         self._over_m1 = None if over_m1 is None else over_m1.to(z_mV.dtype)
         if self._over_m1 is not None:
             z_mV /= self._over_m1
-        gone_mV = removed(z_mV, rollout, *chosen_m, policy.ends)
+        gone_mV = None if only_full(want) else removed(z_mV, rollout, *chosen_m, policy.ends)
         if gone_mV is not None:
             z_mV.masked_fill_(gone_mV, -math.inf)
         z_mV -= z_mV.amax(1, keepdim=True)

@@ -25,7 +25,10 @@ BELONGS = {
     **dict.fromkeys(("advantage", "loss", "update", "step_ready"), "algorithm"),
 }
 """Hooks that change a run or measure it, and where their components stand."""
-DECLARED = ("models", "trains", "needs", "responses", "regularises", "constraint", "defaults", "sources")
+DECLARED = (
+    *("models", "trains", "needs", "responses", "regularises", "weighs"),
+    *("constraint", "defaults", "sources"),
+)
 """What a component may say that has the run do something for it."""
 
 

@@ -124,7 +124,7 @@ class RunningPhase:
             budget=train.budget or self.workspace.budget,
             head_chunk=self.workspace.head_chunk,
             dtype="float32" if train.weights else train.dtype,  # nothing is left to round
-            importance_cap=None if "old_logprobs" in plan.live else train.importance_cap,
+            importance_cap=plan.importance_cap,
             dropout=train.dropout,
             recompute=train.recompute,
             before_forward=self._seed_forward,
@@ -206,6 +206,7 @@ class RunningPhase:
             "guarded": self.models.guarded,
             "budget": self.engine.budget,
             "head_chunk": self.engine.head_chunk,
+            "at_once": self.models.policy.at_once,
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:

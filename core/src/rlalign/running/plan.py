@@ -82,6 +82,12 @@ class PhasePlan:
         return [m.component for m in self.everybody]
 
     @property
+    def importance_cap(self) -> float | None:
+        """What the weights are cut at that tokens get for who sampled them; None where losses see to that."""
+        weighs = "old_logprobs" in self.live or any(component.weighs for component in self.components)
+        return None if weighs else self.settings.train.importance_cap
+
+    @property
     def observers(self) -> list[Member]:
         """Those that only watch."""
         return [m for m in self.members if m.role == "observers"]

@@ -101,6 +101,7 @@ class Workspace:
         self.components.saved = dict(saved.components)
         self.step, self.ticks, self.last = loop["step"], loop["ticks"], loop["last"]
         self.budget, self.head_chunk = loop["phase"]["budget"], loop["phase"]["head_chunk"]
+        self.models.policy.at_once = loop["phase"]["at_once"]
 
     def _item_of(self, recipe: Mapping[str, Any]) -> Item | None:
         specs = [spec.item for phase in self.pipeline.phases for spec in phase.models.values() if spec.item]

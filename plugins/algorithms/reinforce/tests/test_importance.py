@@ -138,6 +138,13 @@ def test_a_kl_in_the_loss_is_not_weighed(tmp_path: Path) -> None:
     assert found["with"] > 0.001
 
 
+@pytest.mark.parametrize("member", ["rloo", "grpo", "reinforce"])
+def test_what_is_weighed_is_not_weighed_again(member: str, tmp_path: Path) -> None:
+    made = numbers({member: {"importance": {"level": level_of(member)}}})
+    made["train"] = {**made["train"], "importance_cap": 2.0}
+    assert Bench(tmp_path, made).engine.importance_cap is None
+
+
 def test_responses_of_nobody_cannot_be_weighed(tmp_path: Path) -> None:
     made = numbers({"reinforce": {"importance": {}}}, responses="logged", rewards=["logged"])
     with pytest.raises(ComponentError, match="weighs responses by the log-probs they were sampled with"):

@@ -55,6 +55,7 @@ class PolicyGradient(Component):
             self.models: Mapping[str, Any] = {"reference": "frozen"}
             self.regularises = True
         self.needs = tuple(needs)
+        self.weighs = c.importance is not None
         self.min_samples = 2 if self._compares else 1
 
     @property
