@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from benchmarks.common.sampling import generated, open_policy, ours
 from benchmarks.common.timing import Span, alternating, compared
 from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import others, roofline
+from benchmarks.gpu import sampling as gpu_sampling
 from benchmarks.speed import bench, further, growth, report, work
 from benchmarks.speed.ours import Ours
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,9 +38,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sampling_is_ahead_of_generate(models: Path) -> None:
     policy = open_policy(shapes.lay("tiny", models))
-    ways = {"ours": ours(policy, 32, 4, 16, 48), "generate": generated(policy, 32, 16, 48)}
-    assert ways["ours"]().actions_NT.shape == (32, 48)
-    assert ways["generate"]().shape == (32, 64)
+    ways = {"ours": ours(policy, 32, 4, 16, 48), "generate": generated(policy, 32, 4, 16, 48)}
+    sampled, other = ways["ours"](), ways["generate"]()
+    assert sampled.actions_NT.shape == (32, 48) and other.shape == (32, 64)
+    assert torch.equal(other[::4, :16], torch.stack(list(sampled.inputs))), "the same prompts"
     best = 0.0
     for _ in range(TRIES):
         spent = alternating(ways, rounds=3)
@@ -140,6 +144,27 @@ def test_tables_say_what_missed_its_aim() -> None:
     assert report.aim("tiny/dpo/S/bfloat16") is None and report.aim("tiny/rloo/L/float32") == 4
 
 
+def test_a_page_has_one_sentence_where_nothing_is_measured_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a table once something is, either made of the other."""
+    spec = importlib.util.spec_from_file_location("tables", report.RESULTS.parents[1] / "docs/tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    page = "<!-- measured: speed, short -->\n\n| old | table |\n|---|---|\n\nafter\n"
+    nothing = tables.filled(page)
+    assert nothing == f"<!-- measured: speed, short -->\n\n{tables.NOTHING}\n\nafter\n"
+    assert tables.filled(nothing) == nothing
+    rows = {"rows": {"tiny/rloo/S/float32": one(3.6)}}
+    (tmp_path / "speed-2026-01-01.json").write_text(json.dumps(rows))
+    filled = tables.filled(nothing)
+    assert "| 3.60 |" in filled and tables.NOTHING not in filled and tables.filled(filled) == filled
+    (tmp_path / "speed-2026-01-01.json").unlink()
+    assert tables.filled(filled) == nothing
+
+
 def test_what_is_measured_is_written_at_once_and_not_measured_again(tmp_path: Path) -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("busy")
@@ -240,6 +265,24 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     ]
     assert found["profile"]["tiny/rloo"]["rollout"]["top"]
     assert "update at" in capsys.readouterr().out
+
+
+def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> None:
+    """`generate_batch` only logs that it failed: what came of it is looked at."""
+    asked: dict[str, Any] = {}
+    given = [7, 6]
+
+    def generate_batch(ids: list[list[int]], *, generation_config: Any, progress_bar: bool) -> dict[str, Any]:
+        asked.update(ids=ids, k=generation_config.num_return_sequences)
+        return {str(i): SimpleNamespace(generated_tokens=[5] * given[i % len(given)]) for i in range(8)}
+
+    network = SimpleNamespace(generate_batch=generate_batch, config=SimpleNamespace(vocab_size=1000))
+    policy = SimpleNamespace(network=network)
+    with pytest.raises(RuntimeError, match="52 of 56 tokens"):
+        gpu_sampling.continuous(policy, 8, 4, 16, 7)()
+    given[1] = 7
+    assert len(gpu_sampling.continuous(policy, 8, 4, 16, 7)()) == 8
+    assert len(asked["ids"]) == 2 and asked["k"] == 4
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
