@@ -234,6 +234,11 @@ def test_the_floor_is_that_of_the_formulas() -> None:
     rollout = roofline.rollout_seconds(gpt2, 64, 8, 448, 128, card)
     assert rollout == pytest.approx(128 * roofline.step_seconds(gpt2, 64, 511.5, card), rel=0.05)
     assert roofline.train_seconds(gpt2, 1000, card) == pytest.approx(6e3 * gpt2.trained / 790e12)
+    # Without prompts there is nothing to share; with them no prompt is read twice, and none has a head.
+    alone = roofline.least_train_seconds(gpt2, 10, 8, 0, 100, card)
+    assert alone == pytest.approx(roofline.train_seconds(gpt2, 8000, card))
+    shared = roofline.least_train_seconds(gpt2, 10, 8, 100, 100, card) - alone
+    assert shared == pytest.approx(6e3 * (gpt2.trained - 50257 * 768) / 790e12)
 
 
 def test_the_gpu_benchmark_runs_on_tiny_shapes(
@@ -255,7 +260,9 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     assert "step" in found["sampling"]["tiny/8"]["ours is"]
     assert ways["generate_batch"] == {"left out": "it is no engine for a CPU"}
     assert statistics.median(found["rates"].values()) > 0
-    assert found["training"]["tiny/rloo"]["tokens"] == 4 * 2 * 14
+    learned = found["training"]["tiny/rloo"]
+    assert learned["tokens"] == 4 * 2 * 14
+    assert 0 < learned["share of what must be computed"] < learned["share of the card's rate in the update"]
     assert [line[0] for line in report.gpu_sampling(found)[1:]] == ["tiny, 8", "tiny, 4"]
     assert [line[0] for line in report.gpu_iterations(found)[1:]] == [
         "tiny, rloo",

@@ -167,13 +167,21 @@ def gpu_iterations(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Iterations on a GPU by parts, and the share of the card's rate that an update reaches."""
     parts = ("rollout", "score", "reward", "update", "iteration")
     lines: list[Sequence[str]] = [
-        ("model, algorithm", "tokens", *(f"{x} s" for x in parts), "update at", "GiB")
+        ("model, algorithm", "tokens", *(f"{x} s" for x in parts), "update at", "each prompt once", "GiB")
     ]
     for name, one in [*done(_by_name(data, "training")).items(), *done(_by_name(data, "runs")).items()]:
         seconds = [f"{one[f'time/{x}']['median']:.3f}" if f"time/{x}" in one else "" for x in parts]
-        share = one["share of the card's rate in the update"]
+        shares = "share of the card's rate in the update", "share of what must be computed"
         peak = f"{one['peak GiB']:.1f}" if "peak GiB" in one else ""
-        lines.append([name.replace("/", ", "), f"{one['tokens']:,}", *seconds, f"{share:.0%}", peak])
+        lines.append(
+            [
+                name.replace("/", ", "),
+                f"{one['tokens']:,}",
+                *seconds,
+                *(f"{one[x]:.0%}" if x in one else "" for x in shares),
+                peak,
+            ]
+        )
     return lines
 
 
