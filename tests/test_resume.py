@@ -397,6 +397,18 @@ def test_the_run_goes_on_while_a_checkpoint_is_written_and_may_be_killed_then(sh
     shop.same(runs)
 
 
+@pytest.mark.parametrize("name", fast(SCENARIOS, "on-policy"))
+def test_a_checkpoint_that_is_written_late_holds_what_was(shop: Workshop, name: str) -> None:
+    """Models, optimiser, states of components: all as they stood when it was begun, at every checkpoint."""
+    runs = [shop.runs(name, "checkpoints.last=99"), shop.runs(name, "checkpoints.last=99")]
+    for each, interference in zip(runs, (AT_ONCE, ("writes_late", {"seconds": 0.03})), strict=True):
+        ended = each.start(interference)
+        assert ended.code == 0, ended
+    at_once, late = (outcome(each.path) for each in runs)
+    assert len(checkpoint.find(runs[0].path / "checkpoints")) > 3
+    assert differences(at_once, late) == []
+
+
 def test_the_next_checkpoint_waits_for_the_one_before(shop: Workshop) -> None:
     runs, gate = shop.runs("on-policy"), shop.root / "queue"
     process = runs.begin(held(gate, 3))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from benchmarks.common.sampling import generated, open_policy, ours
 from benchmarks.common.timing import Span, alternating, compared
 from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import others, roofline
+from benchmarks.gpu import sampling as gpu_sampling
 from benchmarks.speed import bench, further, growth, report, work
 from benchmarks.speed.ours import Ours
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,9 +38,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sampling_is_ahead_of_generate(models: Path) -> None:
     policy = open_policy(shapes.lay("tiny", models))
-    ways = {"ours": ours(policy, 32, 4, 16, 48), "generate": generated(policy, 32, 16, 48)}
-    assert ways["ours"]().actions_NT.shape == (32, 48)
-    assert ways["generate"]().shape == (32, 64)
+    ways = {"ours": ours(policy, 32, 4, 16, 48), "generate": generated(policy, 32, 4, 16, 48)}
+    sampled, other = ways["ours"](), ways["generate"]()
+    assert sampled.actions_NT.shape == (32, 48) and other.shape == (32, 64)
+    assert torch.equal(other[::4, :16], torch.stack(list(sampled.inputs))), "the same prompts"
     best = 0.0
     for _ in range(TRIES):
         spent = alternating(ways, rounds=3)
@@ -140,6 +144,27 @@ def test_tables_say_what_missed_its_aim() -> None:
     assert report.aim("tiny/dpo/S/bfloat16") is None and report.aim("tiny/rloo/L/float32") == 4
 
 
+def test_a_page_has_one_sentence_where_nothing_is_measured_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a table once something is, either made of the other."""
+    spec = importlib.util.spec_from_file_location("tables", report.RESULTS.parents[1] / "docs/tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    page = "<!-- measured: speed, short -->\n\n| old | table |\n|---|---|\n\nafter\n"
+    nothing = tables.filled(page)
+    assert nothing == f"<!-- measured: speed, short -->\n\n{tables.NOTHING}\n\nafter\n"
+    assert tables.filled(nothing) == nothing
+    rows = {"rows": {"tiny/rloo/S/float32": one(3.6)}}
+    (tmp_path / "speed-2026-01-01.json").write_text(json.dumps(rows))
+    filled = tables.filled(nothing)
+    assert "| 3.60 |" in filled and tables.NOTHING not in filled and tables.filled(filled) == filled
+    (tmp_path / "speed-2026-01-01.json").unlink()
+    assert tables.filled(filled) == nothing
+
+
 def test_what_is_measured_is_written_at_once_and_not_measured_again(tmp_path: Path) -> None:
     def fails() -> dict[str, Any]:
         raise RuntimeError("busy")
@@ -209,6 +234,11 @@ def test_the_floor_is_that_of_the_formulas() -> None:
     rollout = roofline.rollout_seconds(gpt2, 64, 8, 448, 128, card)
     assert rollout == pytest.approx(128 * roofline.step_seconds(gpt2, 64, 511.5, card), rel=0.05)
     assert roofline.train_seconds(gpt2, 1000, card) == pytest.approx(6e3 * gpt2.trained / 790e12)
+    # Without prompts there is nothing to share; with them no prompt is read twice, and none has a head.
+    alone = roofline.least_train_seconds(gpt2, 10, 8, 0, 100, card)
+    assert alone == pytest.approx(roofline.train_seconds(gpt2, 8000, card))
+    shared = roofline.least_train_seconds(gpt2, 10, 8, 100, 100, card) - alone
+    assert shared == pytest.approx(6e3 * (gpt2.trained - 50257 * 768) / 790e12)
 
 
 def test_the_gpu_benchmark_runs_on_tiny_shapes(
@@ -230,7 +260,9 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     assert "step" in found["sampling"]["tiny/8"]["ours is"]
     assert ways["generate_batch"] == {"left out": "it is no engine for a CPU"}
     assert statistics.median(found["rates"].values()) > 0
-    assert found["training"]["tiny/rloo"]["tokens"] == 4 * 2 * 14
+    learned = found["training"]["tiny/rloo"]
+    assert learned["tokens"] == 4 * 2 * 14
+    assert 0 < learned["share of what must be computed"] < learned["share of the card's rate in the update"]
     assert [line[0] for line in report.gpu_sampling(found)[1:]] == ["tiny, 8", "tiny, 4"]
     assert [line[0] for line in report.gpu_iterations(found)[1:]] == [
         "tiny, rloo",
@@ -240,6 +272,24 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     ]
     assert found["profile"]["tiny/rloo"]["rollout"]["top"]
     assert "update at" in capsys.readouterr().out
+
+
+def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> None:
+    """`generate_batch` only logs that it failed: what came of it is looked at."""
+    asked: dict[str, Any] = {}
+    given = [7, 6]
+
+    def generate_batch(ids: list[list[int]], *, generation_config: Any, progress_bar: bool) -> dict[str, Any]:
+        asked.update(ids=ids, k=generation_config.num_return_sequences)
+        return {str(i): SimpleNamespace(generated_tokens=[5] * given[i % len(given)]) for i in range(8)}
+
+    network = SimpleNamespace(generate_batch=generate_batch, config=SimpleNamespace(vocab_size=1000))
+    policy = SimpleNamespace(network=network)
+    with pytest.raises(RuntimeError, match="52 of 56 tokens"):
+        gpu_sampling.continuous(policy, 8, 4, 16, 7)()
+    given[1] = 7
+    assert len(gpu_sampling.continuous(policy, 8, 4, 16, 7)()) == 8
+    assert len(asked["ids"]) == 2 and asked["k"] == 4
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:

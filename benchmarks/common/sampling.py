@@ -27,12 +27,15 @@ def open_policy(folder: Path, device: str = "cpu") -> Any:
     return policy.eval()
 
 
+def prompts(policy: Any, count: int, size: int) -> torch.Tensor:
+    """[count,size]: ids of plain words."""
+    words = min(policy.network.config.vocab_size, 900) - shapes.FIRST
+    return shapes.FIRST + (7 * torch.arange(count)[:, None] + torch.arange(size)) % words
+
+
 def ours(policy: Any, rows: int, k: int, prompt: int, new: int, within: Any = None) -> Callable[[], Rollout]:
     """Samples `rows` responses, k to each prompt."""
-    words = shapes.FIRST, min(policy.network.config.vocab_size, 900) - shapes.FIRST
-    texts = [
-        " ".join(f"w{words[0] + (7 * i + j) % words[1]}" for j in range(prompt)) for i in range(rows // k)
-    ]
+    texts = [" ".join(f"w{i}" for i in ids) for ids in prompts(policy, rows // k, prompt).tolist()]
     examples = [Example(id=str(i), prompt=text) for i, text in enumerate(texts)]
     uniforms = Seeds(0).uniforms("bench", positions=range(rows // k), samples=k, steps=new)
     how = Sampling(samples=k, max_new_tokens=new)
@@ -45,13 +48,12 @@ def ours(policy: Any, rows: int, k: int, prompt: int, new: int, within: Any = No
     return sampled
 
 
-def generated(policy: Any, rows: int, prompt: int, new: int) -> Callable[[], Any]:
+def generated(policy: Any, rows: int, k: int, prompt: int, new: int) -> Callable[[], Any]:
     """The same of `generate`, with its own cache and sampler."""
-    first = shapes.FIRST + 7 * torch.arange(rows)[:, None] + torch.arange(prompt)
-    ids = (first % min(policy.network.config.vocab_size, 900)).to(policy.device)
+    ids = prompts(policy, rows // k, prompt).to(policy.device)
     return torch.no_grad()(
         partial(
             policy.network.generate, input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True,
-            top_k=0, top_p=1.0, min_new_tokens=new, max_new_tokens=new, pad_token_id=shapes.PAD,
+            num_return_sequences=k, top_k=0, top_p=1.0, min_new_tokens=new, max_new_tokens=new, pad_token_id=shapes.PAD,
         )
     )  # fmt: skip

@@ -100,3 +100,9 @@ def rollout_seconds(
 def train_seconds(model: Sizes, tokens: int, rates: Rates) -> float:
     """Forward and backward at six operations a weight and token."""
     return 6 * model.trained * tokens / rates.flops
+
+
+def least_train_seconds(model: Sizes, prompts: int, k: int, prompt: int, new: int, rates: Rates) -> float:
+    """The same of what must be computed: each prompt once for its k responses, the head for responses alone."""
+    head, answers = model.vocabulary * model.hidden, prompts * k * new
+    return 6 * ((model.read - head) * (prompts * prompt + answers) + head * answers) / rates.flops

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 from benchmarks.common import shapes
-from benchmarks.common.sampling import generated, ours
+from benchmarks.common.sampling import generated, ours, prompts
 from benchmarks.common.timing import summary
 from benchmarks.gpu.roofline import Rates, rollout_seconds, sizes, timed
 
@@ -80,16 +80,25 @@ def _by_engine(policy: Any, engine: Any, run: Callable[[], Rollout]) -> Any:
         return run()
 
 
-def continuous(policy: Any, rows: int, prompt: int, new: int) -> Callable[[], Any]:
-    """transformers' own engine for many requests."""
+def continuous(policy: Any, rows: int, k: int, prompt: int, new: int) -> Callable[[], Any]:
+    """transformers' own engine for many requests, which may share a prompt; called as TRL calls it."""
     from transformers import GenerationConfig
 
-    ids = (shapes.FIRST + 7 * torch.arange(rows)[:, None] + torch.arange(prompt)) % 900
+    ids = prompts(policy, rows // k, prompt).tolist()
     # An end that never comes: nothing ends early.
     how = GenerationConfig(
-        max_new_tokens=new, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1, pad_token_id=2
-    )
-    return lambda: policy.network.generate_batch(ids.tolist(), generation_config=how, progress_bar=False)
+        max_new_tokens=new, num_return_sequences=k, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1,
+        pad_token_id=shapes.PAD,
+    )  # fmt: skip
+
+    def batch() -> Any:
+        found = policy.network.generate_batch(ids, generation_config=how, progress_bar=False)
+        # It logs what goes wrong, and gives what it has.
+        if (tokens := sum(len(each.generated_tokens) for each in found.values())) != rows * new:
+            raise RuntimeError(f"generate_batch gave {tokens} of {rows * new} tokens")
+        return found
+
+    return batch
 
 
 def sampling(
@@ -99,14 +108,14 @@ def sampling(
     run = ours(policy, rows, k, prompt, new)
     ways: dict[str, Callable[[], Any]] = {
         **engines(policy, run),
-        "generate": generated(policy, rows, prompt, new),
+        "generate": generated(policy, rows, k, prompt, new),
     }
     found: dict[str, Any] = {"rows": rows, "samples": k, "prompt": prompt, "new": new, "ways": {}}
     found["ours is"] = policy.sampling(policy.device) if hasattr(policy, "sampling") else str(policy.decoding)
     if not hasattr(policy, "engine"):
         found["ways"]["engine: graphs"] = {"left out": "this policy has no engine but the sampling loop"}
     if policy.device.type == "cuda":
-        ways["generate_batch"] = continuous(policy, rows, prompt, new)
+        ways["generate_batch"] = continuous(policy, rows, k, prompt, new)
     else:
         found["ways"]["generate_batch"] = {"left out": "it is no engine for a CPU"}
     floor = rollout_seconds(sizes(policy.network), rows, k, prompt, new, rates)

@@ -16,6 +16,7 @@ _GROUPED = {
 }
 ROLLOUT_AIM = {"V": 5.0}
 """How many times as fast sampling should be, of a scenario's rows in float32."""
+SHORT_HEAD = "times as fast as TRL: processor time of a whole step, median, float32 unless said"
 
 
 def aim(row: str) -> float | None:
@@ -68,9 +69,7 @@ def short(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Models down, algorithms across: how many times as fast as TRL, in float32 on equal prompts."""
     rows = done(data.get("rows", {}))
     algorithms = ("rloo", "grpo", "ppo", "dpo")
-    lines: list[Sequence[str]] = [
-        ("times as fast as TRL", *(a.upper() for a in algorithms), "RLOO, bfloat16")
-    ]
+    lines: list[Sequence[str]] = [(SHORT_HEAD, *(a.upper() for a in algorithms), "RLOO, bfloat16")]
     for model, label in LABELS.items():
         names = [*(f"{model}/{a}/S/float32" for a in algorithms), f"{model}/rloo/S/bfloat16"]
         if any(name in rows for name in names):
@@ -168,13 +167,21 @@ def gpu_iterations(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Iterations on a GPU by parts, and the share of the card's rate that an update reaches."""
     parts = ("rollout", "score", "reward", "update", "iteration")
     lines: list[Sequence[str]] = [
-        ("model, algorithm", "tokens", *(f"{x} s" for x in parts), "update at", "GiB")
+        ("model, algorithm", "tokens", *(f"{x} s" for x in parts), "update at", "each prompt once", "GiB")
     ]
     for name, one in [*done(_by_name(data, "training")).items(), *done(_by_name(data, "runs")).items()]:
         seconds = [f"{one[f'time/{x}']['median']:.3f}" if f"time/{x}" in one else "" for x in parts]
-        share = one["share of the card's rate in the update"]
+        shares = "share of the card's rate in the update", "share of what must be computed"
         peak = f"{one['peak GiB']:.1f}" if "peak GiB" in one else ""
-        lines.append([name.replace("/", ", "), f"{one['tokens']:,}", *seconds, f"{share:.0%}", peak])
+        lines.append(
+            [
+                name.replace("/", ", "),
+                f"{one['tokens']:,}",
+                *seconds,
+                *(f"{one[x]:.0%}" if x in one else "" for x in shares),
+                peak,
+            ]
+        )
     return lines
 
 
@@ -198,10 +205,9 @@ TABLES = {
 
 
 def measured(name: str) -> list[Sequence[str]]:
-    """The rows of a table by its name; one that says so where nothing is measured yet."""
+    """The rows of a table by its name; none below its head where nothing is measured yet."""
     kind, way = TABLES[name]
-    lines = way(latest(kind))
-    return lines if len(lines) > 1 else [*lines, ("not measured yet", *[""] * (len(lines[0]) - 1))]
+    return way(latest(kind))
 
 
 def as_text(lines: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,6 @@ def full_disk(megabytes: float, after: str, at: int) -> None:
 
 def wait_for(file: str, function: str, at: int = 1) -> None:
     """At the n-th call of a function say `file.here`, and go on when `file` is there."""
-    import time
-
     seen = 0
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,3 +172,11 @@ def writes_at_once() -> None:
     """Let the run stand still until each checkpoint is whole, so that what is there when it dies is known."""
     save = "rlalign.running.checkpointing:Saver.save"
     _replace(save, lambda original: lambda saver, phase: (original(saver, phase), saver.wait())[0])
+
+
+def writes_late(seconds: float) -> None:
+    """Let the run go on for a while before each file of tensors is written."""
+    _replace(
+        "rlalign.records.checkpoint:save_tensors",
+        lambda original: lambda path, tensors: (time.sleep(seconds), original(path, tensors))[1],
+    )

@@ -63,7 +63,16 @@ def test_one_tensor_of_two_names_is_one_only_while_it_is(tmp_path):
     assert (taken["embed"] == 2).all() and (taken["head"] == 5).all()
 
 
-@pytest.mark.parametrize("odd", [torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"), object(), {1}])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2, dtype=torch.complex64),
+        object(),
+        {1},
+    ],
+)
 def test_what_no_checkpoint_can_hold_is_left_to_whoever_writes_it(odd):
     assert Snapshot().take({"a": odd})["a"] is odd
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,29 @@ def test_a_run_that_fails_leaves_its_last_checkpoint_whole_and_its_own_error_cou
         run.run()
     assert checkpoint.find(run.dir.checkpoints) == [1, 2]
     assert damage(run.dir.checkpoints / "00000002") is None
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_run_that_is_moved_once_its_checkpoint_is_whole_says_so(tmp_path: Path, another: bool) -> None:
+    """And touches nothing of the run that has its name by then."""
+    served = tmp_path / "runs/run/served/00000000.jsonl"
+
+    def moves(i: int) -> None:
+        if i == 2:
+            while not checkpoint.find(run.dir.checkpoints):
+                time.sleep(0.005)
+            run.dir.path.rename(tmp_path / "moved")
+            if another:
+                (served.parents[1] / "checkpoints/00000005").mkdir(parents=True)
+                served.parent.mkdir()
+                served.touch()
+
+    display = Told(moves)
+    run = session(tmp_path, pipeline(), GIVEN, name="run", display=display)
+    assert run.dir.path == served.parents[1]
+    with pytest.raises(RLAlignError, match="the run's folder was moved or deleted while it ran"):
+        run.run()
+    assert display.notes == [] and served.exists() == another
 
 
 def test_without_room_for_a_copy_the_run_stands_still(

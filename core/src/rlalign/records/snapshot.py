@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlalign.records.tensors import can_be_stored
+
 SHARE = 0.5
 """Of the memory that is free, what new copies may take."""
 
@@ -64,7 +66,7 @@ def _tensors(state: Any) -> Iterator[tuple[str, Tensor, str]]:
 
 def _places(state: Any, place: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
-        if state.layout is torch.strided and not state.is_meta:
+        if can_be_stored(state):
             yield place, state
     elif isinstance(state, Mapping):
         for key, item in state.items():

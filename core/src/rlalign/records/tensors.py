@@ -110,11 +110,16 @@ def join_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
     return {key: join_state(tensors, value) for key, value in items}
 
 
+def can_be_stored(x: Tensor) -> bool:
+    """Whether a file can hold it."""
+    return x.dtype in STORABLE and x.layout == torch.strided and not x.is_meta
+
+
 def _unfit(value: object) -> str | None:
     """Why a value is no tensor that a file can hold; None if it is one."""
     if not isinstance(value, Tensor):
         return _type(value)
-    if value.dtype not in STORABLE or value.layout != torch.strided or value.is_meta:
+    if not can_be_stored(value):
         return f"a tensor of {value.dtype}, {value.layout}, on {value.device}"
     return None
 

@@ -180,6 +180,7 @@ class Saver:
             space.dir.require_mine()  # a folder that was moved is a better reason
             raise
         if path is not None:
+            space.dir.require_mine()  # an iteration may have passed since it was written
             folder = space.dir.checkpoints
             space.answers.drop(checkpoint.find(folder)[-space.pipeline.checkpoints.last :][0])
             space.display.saved(folder / path.name)
