@@ -251,6 +251,7 @@ def hold(model: Model, dtype: torch.dtype) -> Model:
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
+    model._apply(lambda tensor: tensor)  # as `to` says it: one that lays its weights out does so again
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,14 @@ from rlalign_plugin_hf.bypass import bypassed
 
 if TYPE_CHECKING:
     from rlalign_plugin_hf.model import LanguageModel
+
+
+def logits(policy: LanguageModel, features: Tensor, bare: bool) -> Tensor:
+    """[n,V] of states [n,C]; `bare`: the output layer is all there is."""
+    if not bare:
+        return own_head(policy, features)
+    found: Tensor = policy.network.get_output_embeddings()(features)
+    return found
 
 
 def own_head(policy: LanguageModel, features: Tensor) -> Tensor:
@@ -37,3 +45,12 @@ def is_bare(policy: LanguageModel) -> bool:
 def matrix_of(lm_head: nn.Module | None) -> Tensor | None:
     """[V,C]: the weight of a bare head that adds nothing to it; an adapter on it would."""
     return lm_head.weight if type(lm_head) is nn.Linear and lm_head.bias is None else None
+
+
+def remove(network: Any) -> None:
+    """Leave the trunk only."""
+    head = network.get_output_embeddings()
+    for name, module in list(network.named_modules()):
+        if module is head and module is not network.get_input_embeddings():
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, nn.Identity())

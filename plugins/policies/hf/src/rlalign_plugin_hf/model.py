@@ -1,4 +1,4 @@
-"""What causal and encoder–decoder language models share: text, head, roles, saving.
+"""A language model as a policy, causal or encoder–decoder: its text, its head, its copies.
 
 Legend: N responses, G groups, T steps, M chosen steps, C width of the trunk, V vocabulary.
 """
@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from rlalign import Constraint, Decoder, Example, Policy, RLAlignError, Rollout, Sampling, logged_rollout
+from rlalign import Constraint, Decoder, Example, RLAlignError, Rollout, Sampling, logged_rollout
 from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Footprint, Model, NoRoom
-from rlalign_plugin_hf import adapter, gguf, heads, precision
+from rlalign_plugin_hf import adapter, gguf, heads, saving
+from rlalign_plugin_hf.anatomy import Anatomy
 from rlalign_plugin_hf.beams import searched
+from rlalign_plugin_hf.ends import ends_of
 from rlalign_plugin_hf.engine.engines import Engine
-from rlalign_plugin_hf.fused import fuse
-from rlalign_plugin_hf.loading import digest, empty, load_network, open_config, open_tokenizer, quiet
+from rlalign_plugin_hf.loading import digest, empty, load_network, open_config, open_tokenizer
 from rlalign_plugin_hf.memory import footprint
 from rlalign_plugin_hf.native.choice import Decoding
-from rlalign_plugin_hf.options import Kind, ModelOptions, is_here, source_of_weights, where
+from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.precision import Half, half_of
 from rlalign_plugin_hf.prompts import PromptReader, require_short
@@ -38,10 +38,9 @@ if TYPE_CHECKING:
     from rlalign_plugin_hf.value import ValueHead
 
 
-class LanguageModel(Policy):
+class LanguageModel(Anatomy):
     """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
 
-    kind: ClassVar[Kind]
     loaded_by = "transformers"
     config: ModelOptions
     positions: Positions
@@ -60,10 +59,10 @@ class LanguageModel(Policy):
         """C."""
         self.end = 0
         """The token that ends a logged response."""
-        self._lender: list[LanguageModel] = []
-        """Under LoRA: whose network a copy computes with. In a list, so that it is no part of this module."""
-        self._slots: list[adapter.Slots] = []
-        self._idle: bool | None = None
+        self.slots: adapter.Slots | None = None
+        """Under LoRA: the places of the adapters in its network."""
+        self._loan: adapter.Loan | None = None
+        """Under LoRA: the network that a copy computes with."""
         self._bare_head = False
         self.never: int | None = None
         """A token that is never chosen: padding, where positions are counted by it."""
@@ -112,10 +111,9 @@ class LanguageModel(Policy):
     def setup(self) -> None:
         self.open()
         self.model = load_network(self.config, self.kind, self._settings)
-        fuse(self.model)
         self._half = half_of(self.base) if self.base is not None else None
         self.eval()
-        self._read_ends()
+        self.ends, self.end = ends_of(self)
         with torch.no_grad():
             self._find_trunk()
             self._require_room()
@@ -124,53 +122,33 @@ class LanguageModel(Policy):
             self.decoding.verify(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
-            self._slots = [adapter.Slots(self.model)]
-            trained = {f"model.{name}" for name in self._slots[0].names}
+            self.slots = adapter.Slots(self.model)
+            trained = {f"model.{name}" for name in self.slots.names}
             self.ephemeral = tuple(key for key in self.state_dict() if key not in trained)
             # Checkpoints leave the frozen network out; its hash tells them apart.
-            self.register_buffer("frozen", digest(self.model, set(self._slots[0].names)))
+            self.register_buffer("frozen", digest(self.model, set(self.slots.names)))
         self.eval()
-
-    def _read_ends(self) -> None:
-        generation = getattr(self.model, "generation_config", None)
-        found = getattr(generation, "eos_token_id", None)
-        if found is None:
-            found = getattr(self.model.config, "eos_token_id", None)
-        ends = list(found) if isinstance(found, list | tuple) else [] if found is None else [int(found)]
-        own = self.tokenizer.eos_token_id
-        if own is not None and own not in ends and (not ends or self.config.tokenizer is not None):
-            ends.append(own)
-        vocabulary = self.vocabulary
-        ends = [end for end in ends if isinstance(end, int) and 0 <= end < vocabulary]
-        if not ends:
-            raise RLAlignError(
-                f"{where(self.config)}: no token ends a response: neither the model's generation config nor the "
-                "tokenizer names an `eos_token` within the vocabulary; add one to the tokenizer"
-            )
-        self.ends = tuple(ends)
-        self.end = own if own in ends else ends[0]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Another device or precision: parameters have moved."""
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        if hasattr(self, "decoding") and not self._lender:
+        if hasattr(self, "decoding") and self._loan is None:
             self.decoding.settle(self)
         return self
 
     @property
     def network(self) -> Any:
         """The transformers model it computes with; a LoRA copy borrows its maker's."""
-        return self._lender[0].model if self._lender else self.model
+        return self.model if self._loan is None else self._loan.network
 
     @property
     def device(self) -> torch.device:
-        found: torch.device = self.network.get_input_embeddings().weight.device
-        return found
+        return self._weight.device
 
     @property
     def vocabulary(self) -> int:
         """V."""
-        return int(self.network.get_input_embeddings().num_embeddings)
+        return len(self._weight)
 
     # -- text and prompts -----------------------------------------------------------------------------
 
@@ -232,14 +210,6 @@ class LanguageModel(Policy):
         weight: Tensor = self.network.get_input_embeddings().weight
         return weight
 
-    @abstractmethod
-    def _side_by_side(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(ids_GL, real_GL) of prompts, padded where `generate` wants it."""
-
-    @abstractmethod
-    def _given(self, prompt: int) -> int:
-        """How many leading tokens of what `generate` returns were not chosen."""
-
     def _check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
         room = self.positions.room(response)
         if room is not None and prompt > room:
@@ -252,33 +222,15 @@ class LanguageModel(Policy):
         family = self.decoding.native(self, inputs)
         return self._by_forward(inputs, k) if family is None else self._natively(family, inputs, k)
 
-    @abstractmethod
-    def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:
-        """By transformers' forward, whatever the architecture."""
-
-    @abstractmethod
-    def _natively(self, family: Any, inputs: Sequence[Tensor], k: int) -> Decoder:
-        """By its family's step."""
-
     # -- trunk and head -------------------------------------------------------------------------------
 
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:
         with self.acting():
             return self._features(rollout, last)
 
-    @abstractmethod
-    def _features(self, rollout: Rollout, last: bool) -> Tensor:
-        """`features`, with this model's weights in the network."""
-
-    @abstractmethod
-    def prompt_features(self, rollout: Rollout) -> Tensor:
-        """[G,C]: the state before the first step of each group's responses; nothing but prompts is read."""
-
     def head(self, features: Tensor) -> Tensor:
-        bare = self._bare_head
-        logits: Tensor = (
-            self.network.get_output_embeddings()(features) if bare else heads.own_head(self, features)
-        )
+        with nullcontext() if self._loan is None else self._in_network(None):  # it may have an adapter too
+            logits = heads.logits(self, features, self._bare_head)
         if self.never is not None:
             logits[:, self.never] = -math.inf
         return logits
@@ -287,22 +239,6 @@ class LanguageModel(Policy):
         if not self._bare_head or self.never is not None:
             return None
         return heads.matrix_of(self.network.get_output_embeddings())
-
-    @abstractmethod
-    def _trunk(self) -> Any:
-        """The module whose last hidden state the head reads."""
-
-    @abstractmethod
-    def _forward_without_trunk(self, features: Tensor) -> Tensor:
-        """[1,m,V]: the network's `forward` on the least input there is."""
-
-    @abstractmethod
-    def own_logits(self, prompt: Tensor, actions_T: Tensor) -> Tensor:
-        """[T,V] before each action, by the network's own forward of this row alone: nothing padded, nothing cached."""
-
-    @abstractmethod
-    def _find_trunk(self) -> None:
-        """Learn how this architecture is built."""
 
     @contextmanager
     def acting(self, training: bool | None = None) -> Iterator[None]:
@@ -321,24 +257,12 @@ class LanguageModel(Policy):
         wanted = self.training if training is None else training
         before = bool(network.training)
         with ExitStack() as stack:
-            if self._lender:
-                slots = self._lender[0]._slots[0]
-                if self._switched_off():
-                    stack.enter_context(slots.off())
-                else:
-                    stack.enter_context(slots.filled(self._adapter_weights()))
+            if self._loan is not None:
+                stack.enter_context(self._loan.acting())
             if wanted != before:
                 network.train(wanted)
                 stack.callback(network.train, before)
             yield
-
-    def _switched_off(self) -> bool:
-        """Whether this copy's adapter does nothing and never will: then it is left out."""
-        if self._idle is None:
-            self._idle = not self._trainable and adapter.idle(self._adapter_weights())
-        return self._idle
-
-    _trainable = False
 
     # -- roles ----------------------------------------------------------------------------------------
 
@@ -349,10 +273,13 @@ class LanguageModel(Policy):
             value = ValueHead(ValueHead.Config())
             value.setup(self)
             return value
-        return self.twin()
+        return self.twin(changes=role == "lagging")
 
-    def twin(self, *, trainable: bool = False) -> LanguageModel:
-        """A model with the present weights. Under LoRA it has adapters of its own and shares the network."""
+    def twin(self, *, changes: bool = False) -> LanguageModel:
+        """A model with the present weights. Under LoRA it has adapters of its own and shares the network.
+
+        `changes`: it learns, or somebody else writes to it.
+        """
         made = type(self)(self.config)
         shared = (
             "tokenizer",
@@ -360,6 +287,7 @@ class LanguageModel(Policy):
             "end",
             "ends",
             "positions",
+            "new_tokens",
             "_bare_head",
             "never",
             "_half",
@@ -373,73 +301,49 @@ class LanguageModel(Policy):
             made.model = copy.deepcopy(self.network)
             made.decoding.settle(made)
             return made.eval()
-        maker = self._lender[0] if self._lender else self
-        made._lender, made._trainable = [maker], trainable
-        made.adapter = nn.ParameterDict()
-        for name, weight in self._adapter_weights().items():
-            made.adapter[_key(name)] = nn.Parameter(weight.detach().clone())
+        made.adapter = adapter.copied(self.adapter_weights())
+        made._loan = adapter.Loan(self if self._loan is None else self._loan.lender, made.adapter, changes)
         return made.eval()
 
     def forget_head(self) -> None:
         """Keep the trunk only (a copy that serves as a value's body)."""
-        if self._lender:
-            return
-        head = self.model.get_output_embeddings()
-        for name, module in list(self.model.named_modules()):
-            if module is head and module is not self.model.get_input_embeddings():
-                parent, _, child = name.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, nn.Identity())
+        if self._loan is None:
+            heads.remove(self.model)
 
-    _anatomy: tuple[str, ...] = ()
-    """Attributes that `_find_trunk` sets."""
-
-    def _adapter_weights(self) -> dict[str, nn.Parameter]:
+    def adapter_weights(self) -> Mapping[str, nn.Parameter]:
         """This model's own adapters, by their names in the network."""
-        if not self._lender:
-            return adapter.parameters(self.model)
-        own: Any = self.adapter
-        return {name: own[_key(name)] for name in self._lender[0]._slots[0].names}
+        return adapter.parameters(self.model) if self._loan is None else self._loan.weights()
+
+    def switched_off(self) -> bool:
+        """Whether it is a copy whose adapter does nothing and never will: then it is left out."""
+        return self._loan is not None and self._loan.idle()
 
     def sync(self, source: Model) -> None:
-        if not self._lender:
+        if self._loan is None:
             super().sync(source)
             return
         assert isinstance(source, LanguageModel)
         with torch.no_grad():
-            theirs = source._adapter_weights()
-            for name, mine in self._adapter_weights().items():
+            theirs = source.adapter_weights()
+            for name, mine in self.adapter_weights().items():
                 mine.copy_(theirs[name])
-        self._idle = None
+        self._loan.renewed()
         self.version += 1
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self._idle = None
-        return super().load_state_dict(*args, **kwargs)
+        found = super().load_state_dict(*args, **kwargs)
+        if self._loan is not None:
+            self._loan.renewed()
+        return found
 
     def save(self, folder: Path) -> str | None:
         """A folder that transformers loads, in the precision of the model's own files; adapters are merged."""
-        network = self.network
-        if self._lender:
-            with self._lender[0]._slots[0].filled(self._adapter_weights()):
-                network = adapter.merged(network)
-        elif self.config.lora is not None:
-            network = adapter.merged(network)
-        generation: Any = getattr(network, "generation_config", None)
-        if generation is not None:
-            try:
-                generation.validate(strict=True)
-            except ValueError:
-                # A temperature without `do_sample`, as some hub models have: it may be read, but not written.
-                generation.do_sample = True
-        written, told = precision.to_write(
-            network, self._half, self.saves_float32, self.config.lora is not None
-        )
-        with quiet(), written.put_on(network) if written else nullcontext():
-            network.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        return told
-
-
-def _key(name: str) -> str:
-    """A parameter's name without dots, which a ParameterDict does not take."""
-    return name.replace(".", "/")
+        with self._in_network(None):
+            return saving.save(
+                folder,
+                self.network,
+                self.tokenizer,
+                self._half,
+                self.config.lora is not None,
+                self.saves_float32,
+            )

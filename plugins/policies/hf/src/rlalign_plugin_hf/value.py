@@ -43,7 +43,7 @@ class ValueHead(Value):
         if self.trunk is None:
             if not isinstance(policy, LanguageModel):
                 raise RLAlignError("`value-head: {trunk: own}` copies a `causal-lm` or `seq2seq-lm`")
-            self.body = policy.twin(trainable=True)
+            self.body = policy.twin(changes=True)
             self.body.forget_head()
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:

@@ -186,13 +186,12 @@ class NativeSeq2SeqDecoder(NativeDecoder):
 
 def refresh(family: Family, policy: LanguageModel, *, join: bool = False) -> None:
     """Give a family the policy's present weights, adapters added, in the precision that is asked for now."""
-    kind, lora = policy.device.type, policy.config.lora is not None
+    kind = policy.device.type
     half = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if half else policy._weight.dtype
     with torch.no_grad(), policy.acting(training=False):
-        family.refresh(
-            policy.network, dtype, state=(policy.version, lora and policy._switched_off()), join=join
-        )
+        state = policy.version, policy.switched_off()
+        family.refresh(policy.network, dtype, state=state, join=join)
 
 
 @contextmanager
