@@ -102,3 +102,14 @@ def test_a_copy_that_does_nothing_is_saved_as_that(
     plain.setup()
     rollout = policy.encode(examples)
     torch.testing.assert_close(logits_of(plain, rollout), logits_of(start, rollout))
+
+
+def test_a_copy_that_acts_within_another_s_acting(policy_of: MakePolicy) -> None:
+    policy = policy_of("gpt2", lora={"r": 4})
+    start = policy.copy("frozen")
+    off = lambda: [layer.disable_adapters for layer in policy.slots._layers]  # noqa: E731
+    with start.acting():
+        with start.acting():
+            assert all(off())
+        assert all(off())
+    assert not any(off())

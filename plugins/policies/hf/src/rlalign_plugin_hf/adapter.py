@@ -125,13 +125,14 @@ class Slots:
     @contextmanager
     def off(self) -> Iterator[None]:
         """No adapters at all. (peft's own switch would also move `requires_grad`.)"""
+        before = [layer._disable_adapters for layer in self._layers]
         try:
             for layer in self._layers:
                 layer._disable_adapters = True
             yield
         finally:
-            for layer in self._layers:
-                layer._disable_adapters = False
+            for layer, off in zip(self._layers, before, strict=True):
+                layer._disable_adapters = off
 
 
 class Loan:
