@@ -29,7 +29,8 @@ def moved(policy: Any, seed: int = 0) -> None:
 def logits_of(policy: Any, rollout: Any) -> torch.Tensor:
     """Of scoring."""
     with torch.no_grad():
-        return policy.head(policy.features(rollout)).clone()
+        found: torch.Tensor = policy.head(policy.features(rollout)).clone()
+        return found
 
 
 @pytest.mark.parametrize("lora", (HEAD, TOKENS), ids=("head", "tokens"))
@@ -107,7 +108,10 @@ def test_a_copy_that_does_nothing_is_saved_as_that(
 def test_a_copy_that_acts_within_another_s_acting(policy_of: MakePolicy) -> None:
     policy = policy_of("gpt2", lora={"r": 4})
     start = policy.copy("frozen")
-    off = lambda: [layer.disable_adapters for layer in policy.slots._layers]  # noqa: E731
+
+    def off() -> list[bool]:
+        return [layer.disable_adapters for layer in policy.slots._layers]
+
     with start.acting():
         with start.acting():
             assert all(off())

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from rlalign import Decoder, Policy, Rollout
@@ -21,6 +22,26 @@ class Anatomy(Policy):
     kind: ClassVar[Kind]
     _anatomy: tuple[str, ...] = ()
     """Attributes that `_find_trunk` sets."""
+
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The transformers model it computes with."""
+
+    @property
+    def _weight(self) -> Tensor:
+        """[V,·]: the embeddings of tokens."""
+        weight: Tensor = self.network.get_input_embeddings().weight
+        return weight
+
+    @property
+    def device(self) -> torch.device:
+        return self._weight.device
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return len(self._weight)
 
     @abstractmethod
     def _find_trunk(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,11 @@ def matrix_of(lm_head: nn.Module | None) -> Tensor | None:
     return lm_head.weight if type(lm_head) is nn.Linear and lm_head.bias is None else None
 
 
-def remove(network: Any) -> None:
-    """Leave the trunk only."""
+def forget(policy: LanguageModel) -> None:
+    """Keep the trunk only, of a copy that serves as a value's body and has a network of its own."""
+    if policy.config.lora is not None:
+        return
+    network = policy.network
     head = network.get_output_embeddings()
     for name, module in list(network.named_modules()):
         if module is head and module is not network.get_input_embeddings():

@@ -1,13 +1,13 @@
-"""A language model as a policy, causal or encoder–decoder: its text, its head, its copies.
+"""A language model as a policy, causal or encoder–decoder: its sampling, its head, its copies.
 
-Legend: N responses, G groups, T steps, M chosen steps, C width of the trunk, V vocabulary.
+Legend: C width of the trunk, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,21 +16,17 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from rlalign import Constraint, Decoder, Example, RLAlignError, Rollout, Sampling, logged_rollout
+from rlalign import Constraint, Decoder, Example, Rollout, Sampling
 from rlalign.decoding.interfaces import Finished
-from rlalign.interface.policy import Footprint, Model, NoRoom
-from rlalign_plugin_hf import adapter, gguf, heads, saving
-from rlalign_plugin_hf.anatomy import Anatomy
+from rlalign.interface.policy import Model
+from rlalign_plugin_hf import adapter, heads, saving
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.ends import ends_of
 from rlalign_plugin_hf.engine.engines import Engine
-from rlalign_plugin_hf.loading import digest, empty, load_network, open_config, open_tokenizer
-from rlalign_plugin_hf.memory import footprint
+from rlalign_plugin_hf.loading import digest, load_network
 from rlalign_plugin_hf.native.choice import Decoding
-from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights
-from rlalign_plugin_hf.positions import Positions
+from rlalign_plugin_hf.opened import Opened
 from rlalign_plugin_hf.precision import Half, half_of
-from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.recomputed import recomputed
 from rlalign_plugin_hf.selftest import refuse_if_inexact
 
@@ -38,27 +34,19 @@ if TYPE_CHECKING:
     from rlalign_plugin_hf.value import ValueHead
 
 
-class LanguageModel(Anatomy):
+class LanguageModel(Opened):
     """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
 
     loaded_by = "transformers"
-    config: ModelOptions
-    positions: Positions
-    """The rows it reads."""
     decoding: Decoding
     """How it decodes, and why."""
     engine: Engine
     """What samples, and why."""
-    _settings: Any
-    """The network's configuration."""
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        self.tokenizer: Any = None
         self.width = 0
         """C."""
-        self.end = 0
-        """The token that ends a logged response."""
         self.slots: adapter.Slots | None = None
         """Under LoRA: the places of the adapters in its network."""
         self._loan: adapter.Loan | None = None
@@ -67,43 +55,17 @@ class LanguageModel(Anatomy):
         self.never: int | None = None
         """A token that is never chosen: padding, where positions are counted by it."""
         self.shares = self.config.lora is not None
-        self.base = source_of_weights(self.config)
         self._half: Half | None = None
         """The precision it is written in, where that is not its own."""
-        self.here = is_here(self.config)
 
     # -- making it ------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Read the model's configuration and load its tokenizer, which is all that reading prompts takes."""
-        if self.tokenizer is not None:
-            return
-        if self.config.lora is not None:
-            adapter.require_peft()
-        self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
-        self.licence = gguf.licence(self.base) if self.base is not None else None
-        self.positions = Positions(self._settings, self.kind)
-        self.decoding = Decoding(self._settings)
-        self.engine = Engine(self.config.engine)
-        self._require_room()
-        self.tokenizer = open_tokenizer(self.config)
-        side = "left" if self.kind == "causal" else "right"
-        self.tokenizer.truncation_side = self.config.truncation_side or side
-        self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
-        self.chats = self.tokenizer.chat_template is not None
-
-    def _require_room(self) -> None:
-        """Refuse to be asked for responses that leave no room for any prompt."""
-        room = self.positions.room(self.new_tokens)
-        if room is not None and room < 1:
-            raise NoRoom(self.positions.without_room(self.new_tokens))
-
-    def footprint(self) -> Footprint | None:
-        network = empty(self._settings, self.config, self.kind)
-        return None if network is None else footprint(self._settings, network, self.config.lora)
-
-    def own_system(self) -> str | None:
-        return self._reader.own_system() if self.chats else None
+        if self.tokenizer is None:
+            if self.config.lora is not None:
+                adapter.require_peft()
+            super().open()
+            self.decoding, self.engine = Decoding(self._settings), Engine(self.config.engine)
 
     def sampling(self, device: torch.device) -> str | None:
         return self.engine.said(self, device)
@@ -116,7 +78,7 @@ class LanguageModel(Anatomy):
         self.ends, self.end = ends_of(self)
         with torch.no_grad():
             self._find_trunk()
-            self._require_room()
+            self.require_room()
             refuse_if_inexact(self)
             self._bare_head = heads.is_bare(self)
             self.decoding.verify(self)
@@ -141,53 +103,6 @@ class LanguageModel(Anatomy):
         """The transformers model it computes with; a LoRA copy borrows its maker's."""
         return self.model if self._loan is None else self._loan.network
 
-    @property
-    def device(self) -> torch.device:
-        return self._weight.device
-
-    @property
-    def vocabulary(self) -> int:
-        """V."""
-        return len(self._weight)
-
-    # -- text and prompts -----------------------------------------------------------------------------
-
-    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
-        found = [self._reader.tokens(example) for example in examples]
-        vocabulary = self.vocabulary
-        for example, tokens in zip(examples, found, strict=True):
-            if max(tokens) >= vocabulary:
-                raise RLAlignError(
-                    f"example `{example.id}`: the tokenizer makes a token {max(tokens)} of it, and the model knows "
-                    f"{vocabulary} tokens; the two do not belong together"
-                )
-        return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
-
-    def refuse(
-        self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)
-    ) -> Mapping[int, str]:
-        return self._reader.refuse(examples, responses)
-
-    def encode(self, examples: Sequence[Example]) -> Rollout:
-        inputs = self.prompts(examples)
-        rows: list[tuple[list[int], bool]] = []
-        for prompt, example in zip(inputs, examples, strict=True):
-            for j, text in enumerate(example.responses):
-                finished = example.finished[j] if example.finished else True
-                require_short(example, text)
-                tokens = self._reader.spelling.plain(text)
-                rows.append((tokens + [self.end] * finished, finished))
-                self._check_row(
-                    example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
-                )
-        return logged_rollout(examples, inputs, rows, like=self._weight)
-
-    def text(self, actions_T: Tensor) -> str:
-        tokens = actions_T.tolist()
-        if tokens and tokens[-1] in self.ends:  # it may be an ordinary token
-            tokens = tokens[:-1]
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-
     # -- sampling -------------------------------------------------------------------------------------
 
     def sample(
@@ -199,24 +114,11 @@ class LanguageModel(Anatomy):
         finished: Finished | None = None,
     ) -> Rollout:
         for example, tokens in zip(examples, self.prompts(examples), strict=True):
-            self._check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
+            self.check_row(example, len(tokens), how.max_new_tokens, "ask for a shorter response")
         if how.beams > 1:
             return searched(self, examples, how)
         rollout = self.engine.sample(self, examples, how, uniforms, within, finished)
         return super().sample(examples, how, uniforms, within, finished) if rollout is None else rollout
-
-    @property
-    def _weight(self) -> Tensor:
-        weight: Tensor = self.network.get_input_embeddings().weight
-        return weight
-
-    def _check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
-        room = self.positions.room(response)
-        if room is not None and prompt > room:
-            raise RLAlignError(
-                f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and "
-                f"{self.positions}; {remedy}"
-            )
 
     def decoder(self, inputs: Sequence[Tensor], k: int) -> Decoder:
         family = self.decoding.native(self, inputs)
@@ -304,11 +206,6 @@ class LanguageModel(Anatomy):
         made.adapter = adapter.copied(self.adapter_weights())
         made._loan = adapter.Loan(self if self._loan is None else self._loan.lender, made.adapter, changes)
         return made.eval()
-
-    def forget_head(self) -> None:
-        """Keep the trunk only (a copy that serves as a value's body)."""
-        if self._loan is None:
-            heads.remove(self.model)
 
     def adapter_weights(self) -> Mapping[str, nn.Parameter]:
         """This model's own adapters, by their names in the network."""

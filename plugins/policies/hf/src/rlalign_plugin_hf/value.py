@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlalign import Options, Policy, RLAlignError, Rollout, Value
+from rlalign_plugin_hf import heads
 from rlalign_plugin_hf.model import LanguageModel
 
 
@@ -44,7 +45,7 @@ class ValueHead(Value):
             if not isinstance(policy, LanguageModel):
                 raise RLAlignError("`value-head: {trunk: own}` copies a `causal-lm` or `seq2seq-lm`")
             self.body = policy.twin(changes=True)
-            self.body.forget_head()
+            heads.forget(self.body)
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
         if self.trunk is None:
