@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlalign_plugin_hf.batches import distinct, left_padded
-from rlalign_plugin_hf.decoding import LazyDecoder
+from rlalign_plugin_hf.lazy import LazyDecoder
 from rlalign_plugin_hf.native.attention import Columns, Cross, hiding
-from rlalign_plugin_hf.native.shared import SharedStepping
+from rlalign_plugin_hf.native.long_prompts import SharedStepping
 from rlalign_plugin_hf.native.sharing import Sharing
 
 if TYPE_CHECKING:
