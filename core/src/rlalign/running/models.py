@@ -251,6 +251,8 @@ def hold(model: Model, dtype: torch.dtype) -> Model:
     for tensor in model.state_dict(keep_vars=True).values():
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
+    # As `to` does: a model that lays its weights out side by side does so again, and lets go of the old ones.
+    model._apply(lambda tensor: tensor)  # type: ignore[no-untyped-call]
     return model
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,13 @@ from transformers import (
 from rlalign import Example, Nucleus, Rollout, Sampling
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
+from rlalign.running.models import hold
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 from rlalign_plugin_hf.batches import left_padded, right_padded
 from rlalign_plugin_hf.causal import CausalDecoder
 from rlalign_plugin_hf.native import choice
 from rlalign_plugin_hf.native.attention import hiding
-from rlalign_plugin_hf.native.decoder import ROOM, NativeDecoder, SharedCausalDecoder
+from rlalign_plugin_hf.native.decoder import ROOM, NativeDecoder, SharedCausalDecoder, refresh
 from rlalign_plugin_hf.native.gpt2 import GPT2
 from rlalign_plugin_hf.testing import WORDS, tiny_model
 
@@ -386,6 +389,7 @@ def test_a_window_that_no_row_outgrows(policy_from: MakePolicy) -> None:
     assert isinstance(policy.decoder(prompts[4], 1), NativeDecoder)
     assert isinstance(policy.decoder(prompts[5], 1), CausalDecoder)
     assert isinstance(unknown.decoder(prompts[4], 1), CausalDecoder)
+    assert isinstance(policy.copy("frozen").decoder(prompts[4], 1), NativeDecoder)
     assert_exact(policy, sampled(policy, (3, 9), Sampling(samples=2, max_new_tokens=8)))
 
 
@@ -450,3 +454,19 @@ def test_padding_on_either_side_is_hidden(policy_from: MakePolicy) -> None:
         alone = torch.cat([family.prefill(family.columns(1, len(p)), p[None]) for p in prompts])
     for side in sides:
         torch.testing.assert_close(side, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ("llama", "t5"))
+def test_weights_held_in_half_precision_are_joined_and_nothing_else_is_held(
+    policy_from: MakePolicy, name: str
+) -> None:
+    policy = policy_from(name)
+    before = [weakref.ref(p.untyped_storage()) for p in policy.parameters()]
+    copy = policy.copy("frozen")
+    for model in (policy, copy):
+        hold(model, torch.bfloat16)
+    gc.collect()
+    assert all(storage() is None for storage in before)
+    for model in (policy, copy):
+        refresh(model.decoding._family, model)
+        assert {key for key in model.decoding._family._weights._copies if not isinstance(key, str)} == set()

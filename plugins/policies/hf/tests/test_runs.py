@@ -151,16 +151,16 @@ def test_reference_stays_where_the_phase_began(
 def test_an_untrained_adapter_is_switched_off(policy_of: Callable[..., Any]) -> None:
     policy = policy_of("gpt2", **LORA)
     reference = policy.copy("frozen")
-    assert reference._switched_off()
+    assert reference.switched_off()
     with reference.acting():
-        assert all(layer.disable_adapters for layer in policy._slots[0]._layers)
-    assert not any(layer.disable_adapters for layer in policy._slots[0]._layers)
+        assert all(layer.disable_adapters for layer in policy.slots._layers)
+    assert not any(layer.disable_adapters for layer in policy.slots._layers)
     with torch.no_grad():
-        for weight in policy._adapter_weights().values():
+        for weight in policy.adapter_weights().values():
             weight.add_(0.1)
     reference.sync(policy)
-    assert not reference._switched_off()
-    assert not policy.copy("lagging")._switched_off()
+    assert not reference.switched_off()
+    assert not policy.copy("lagging").switched_off()
 
 
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))

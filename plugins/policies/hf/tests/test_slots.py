@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -163,6 +164,15 @@ def test_logits_that_are_none(policy_of: Callable[..., Any]) -> None:
 class Scarce(Slots):
     """Runs out of memory in a step with more than two slots."""
 
+    alive: ClassVar[weakref.WeakSet[Scarce]] = weakref.WeakSet()
+    beside: ClassVar[list[int]] = []
+    """How many others there were when each was made."""
+
+    def __init__(self, *args: Any) -> None:
+        self.beside.append(len(self.alive))
+        self.alive.add(self)
+        super().__init__(*args)
+
     def step(self, n: int) -> None:
         if n > 2 and int(self.tick_) == 1:
             raise torch.OutOfMemoryError("scarce")
@@ -178,6 +188,7 @@ def test_out_of_memory_fewer_slots_take_more_turns(
     told: list[Rollout] = []
     require_same(sampled(policy, how, "slots", told=told), expected)
     assert policy.engine._held[1].slots.shape.slots == 2
+    assert len(Scarce.beside) > 1 and not any(Scarce.beside)
     assert sorted(int(e.id) for part in told for e in part.examples) == list(range(len(EXAMPLES)))
 
 

@@ -24,8 +24,8 @@ from rlalign_plugin_hf.batches import (
     with_actions,
     worth_prompts_once,
 )
-from rlalign_plugin_hf.decoding import LazyDecoder
 from rlalign_plugin_hf.heads import own_head
+from rlalign_plugin_hf.lazy import LazyDecoder
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import causal_decoder
 from rlalign_plugin_hf.options import Kind, ModelOptions, where

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def fuse(network: Any) -> None:
-    """Replace GPT-2's GELU, which transformers writes out as eight operations, by torch's."""
+    """Replace GPT-2's and T5's GELU, which transformers writes out as eight operations, by torch's."""
     from transformers.activations import NewGELUActivation
 
     for module in network.modules():

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from rlalign_plugin_hf.model import LanguageModel
 
 
+def logits(policy: LanguageModel, features: Tensor, bare: bool) -> Tensor:
+    """[n,V] of states [n,C]; `bare`: the output layer is all there is."""
+    if not bare:
+        return own_head(policy, features)
+    found: Tensor = policy.network.get_output_embeddings()(features)
+    return found
+
+
 def own_head(policy: LanguageModel, features: Tensor) -> Tensor:
     """The network's own `forward` from the features on: scales, biases and caps are where it puts them."""
     with bypassed(policy._trunk(), features[None]) as bypass:
@@ -37,3 +45,15 @@ def is_bare(policy: LanguageModel) -> bool:
 def matrix_of(lm_head: nn.Module | None) -> Tensor | None:
     """[V,C]: the weight of a bare head that adds nothing to it; an adapter on it would."""
     return lm_head.weight if type(lm_head) is nn.Linear and lm_head.bias is None else None
+
+
+def forget(policy: LanguageModel) -> None:
+    """Keep the trunk only, of a copy that serves as a value's body and has a network of its own."""
+    if policy.config.lora is not None:
+        return
+    network = policy.network
+    head = network.get_output_embeddings()
+    for name, module in list(network.named_modules()):
+        if module is head and module is not network.get_input_embeddings():
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, nn.Identity())

@@ -18,6 +18,7 @@ from rlalign.data.limits import require_memory
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.faults import explained, explaining, first_line
 from rlalign_plugin_hf.folders import TOKENIZERS, check_folder, check_weights, local
+from rlalign_plugin_hf.fused import fuse
 from rlalign_plugin_hf.options import Kind, ModelOptions, Source, where
 
 _AUTO = {
@@ -123,8 +124,6 @@ def _require_readable_kind(source: str, kind: Kind) -> None:
 
 def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
     """The network in float32, in evaluation mode."""
-    from transformers.activations import NewGELUActivation
-
     if options.init == "pretrained":
         network = load_weights(options, kind, config)
     else:
@@ -136,10 +135,7 @@ def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
         # would look for it in every forward pass (which waits for a GPU), and warn.
         if hasattr(module, "warn_if_padding_and_no_attention_mask"):
             module.warn_if_padding_and_no_attention_mask = _silent
-        # GPT-2's and T5's activation is eight kernels there, each with a tensor kept for the backward pass; here one.
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
+    fuse(network)
     return network.eval()
 
 

@@ -25,6 +25,7 @@ def recomputed(network: Any, again: Callable[[], AbstractContextManager[None]]) 
         raise RLAlignError(
             f"train.recompute: a {type(network).__name__} has no layers that can be computed again"
         )
+    own = [layer.__dict__.get("forward") for layer in layers]  # somebody may have put one around it
     try:
         for layer in layers:
             layer.forward = partial(
@@ -32,5 +33,7 @@ def recomputed(network: Any, again: Callable[[], AbstractContextManager[None]]) 
             )
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, own, strict=True):
             layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlalign import Example, RLAlignError, logged_rollout
+from rlalign import Example, RLAlignError, Rollout, logged_rollout
 from rlalign_plugin_hf.options import where
 
 if TYPE_CHECKING:
@@ -91,21 +91,25 @@ def computes_prompts_once(policy: CausalLM) -> bool:
     ids = (torch.arange(1, 12, device=policy.device) * 5) % policy.vocabulary
     examples = [Example(str(i), "", responses=("", "")) for i in range(2)]
     rows = [(ids[i : i + length].tolist(), False) for i, length in enumerate((6, 3, 1, 4))]
-    rollout = logged_rollout(examples, (ids[:5], ids[3:5]), rows, like=policy._weight)
     try:
-        if not prompts_once.plain_cache(policy.network.config):
-            return False
-        with torch.enable_grad():
-            ways = (
-                prompts_once.features(policy, rollout, last=True),
-                policy._features_of_rows(rollout, last=True),
-            )
-            weights = torch.arange(ways[0].numel(), device=policy.device).cos().view_as(ways[0])
-            found = [(h, *torch.autograd.grad(h, policy._weight, weights.to(h))) for h in ways]
+        return prompts_once.plain_cache(policy.network.config) and all(
+            _same_features(policy, logged_rollout(examples, prompts, rows, like=policy._weight))
+            for prompts in ((ids[:5], ids[3:5]), (ids[:3], ids[3:6]))  # padded, and of one length
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception:  # then it is computed as whole rows, which is right
         return False
+
+
+@torch.enable_grad()
+def _same_features(policy: CausalLM, rollout: Rollout) -> bool:
+    """Whether two passes give the states of one, and their gradient."""
+    from rlalign_plugin_hf import prompts_once
+
+    ways = prompts_once.features(policy, rollout, last=True), policy._features_of_rows(rollout, last=True)
+    weights = torch.arange(ways[0].numel(), device=policy.device).cos().view_as(ways[0])
+    found = [(h, *torch.autograd.grad(h, policy._weight, weights.to(h))) for h in ways]
     return all(bool((ours - own).norm() <= CLOSE * own.norm()) for ours, own in zip(*found, strict=True))
 
 

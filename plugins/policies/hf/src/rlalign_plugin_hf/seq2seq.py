@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlalign import Decoder, RLAlignError, Rollout
 from rlalign_plugin_hf.batches import accepted, distinct, feature_places, right_padded, with_actions
-from rlalign_plugin_hf.decoding import LazyDecoder
+from rlalign_plugin_hf.lazy import LazyDecoder
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import NativeSeq2SeqDecoder
 from rlalign_plugin_hf.options import Kind, ModelOptions, where

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlalign import Options, Policy, RLAlignError, Rollout, Value
+from rlalign_plugin_hf import heads
 from rlalign_plugin_hf.model import LanguageModel
 
 
@@ -43,8 +44,8 @@ class ValueHead(Value):
         if self.trunk is None:
             if not isinstance(policy, LanguageModel):
                 raise RLAlignError("`value-head: {trunk: own}` copies a `causal-lm` or `seq2seq-lm`")
-            self.body = policy.twin(trainable=True)
-            self.body.forget_head()
+            self.body = policy.twin(changes=True)
+            heads.forget(self.body)
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:
         if self.trunk is None:

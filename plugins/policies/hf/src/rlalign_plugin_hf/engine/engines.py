@@ -87,9 +87,10 @@ class Engine:
         finished: Finished | None = None,
     ) -> Rollout | None:
         """Responses; None where the loop is to give them."""
-        kind, inputs = self.kind(uniforms.device), policy.prompts(examples)
+        kind = self.kind(uniforms.device)
         if kind == "loop" or not examples:
             return None
+        inputs = policy.prompts(examples)
         models = self._models(policy, inputs, within)
         if isinstance(models, str):
             self._tell(policy, f"the sampling loop: {models}")
@@ -99,15 +100,30 @@ class Engine:
         buckets = self._fitting(models, inputs, len(examples) * how.samples, how.max_new_tokens)
         while True:
             try:
-                engine, held = self._ready(kind, models, buckets, inputs, how, within)
-                readers = [Prompts(model, slots) for (model, _), slots in zip(models, held, strict=True)]
-                machine = Machine(policy, engine, readers, buckets, self.looks)
-                rollout = machine.sample(examples, inputs, uniforms, within, teller)
-                break
+                # What it holds, large buffers, is gone when it has failed: in another frame.
+                return self._attempt(kind, models, buckets, examples, inputs, how, uniforms, within, teller)
             except torch.OutOfMemoryError:
                 self._held, self._room, buckets = None, (self._room or 0) / 2, buckets[:-1]
                 if not buckets:
                     raise
+
+    def _attempt(
+        self,
+        kind: Kind,
+        models: Sequence[tuple[LanguageModel, Family]],
+        buckets: tuple[int, ...],
+        examples: Sequence[Example],
+        inputs: tuple[Tensor, ...],
+        how: Sampling,
+        uniforms: Tensor,
+        within: Constraint | None,
+        teller: Teller | None,
+    ) -> Rollout:
+        policy = models[0][0]
+        engine, held = self._ready(kind, models, buckets, inputs, how, within)
+        readers = [Prompts(model, slots) for (model, _), slots in zip(models, held, strict=True)]
+        machine = Machine(policy, engine, readers, buckets, self.looks)
+        rollout = machine.sample(examples, inputs, uniforms, within, teller)
         if isinstance(engine, Graphs) and engine.failed is not None:
             self._tell(policy, f"slots without CUDA graphs: {engine.failed}")
         if engine.slots.nbytes > KEPT_SHARE * _memory(uniforms.device):

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlalign_plugin_hf.batches import right_padded
 from rlalign_plugin_hf.engine.slots import Model
 from rlalign_plugin_hf.native.attention import Columns, Cross
-from rlalign_plugin_hf.native.decoder import precisely
+from rlalign_plugin_hf.native.decoder import encoded, precisely
 from rlalign_plugin_hf.native.family import EncoderDecoder
 
 if TYPE_CHECKING:
@@ -68,20 +68,13 @@ class Prompts:
         return tuple(getattr(self._policy, "_begin", ()))
 
     def _reading(self, inputs: Sequence[Tensor]) -> tuple[Columns, Cross | None]:
-        family, policy, begin = self._model.family, self._policy, self._begin
-        if not begin:
-            ids_nP, real_nP = right_padded(inputs, 0)
-            columns = family.columns(*ids_nP.shape)
-            with precisely(ids_nP):
-                family.prefill(columns, ids_nP, None if bool(real_nP.all()) else real_nP)
-            return columns, None
-        assert isinstance(family, EncoderDecoder)
-        reader: Any = policy
-        with policy.acting(training=False):
-            states_nSC, mask_nS = reader.encoded(inputs)
-        ids_nP = torch.tensor(begin, device=states_nSC.device).expand(len(inputs), -1)
+        family, policy = self._model.family, self._policy
+        if isinstance(family, EncoderDecoder):
+            reader: Any = policy
+            columns, cross, _ = encoded(reader, family, inputs)
+            return columns, cross
+        ids_nP, real_nP = right_padded(inputs, 0)
         columns = family.columns(*ids_nP.shape)
         with precisely(ids_nP):
-            cross = family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
-            family.prefill(columns, ids_nP, cross=cross)
-        return columns, cross
+            family.prefill(columns, ids_nP, None if bool(real_nP.all()) else real_nP)
+        return columns, None

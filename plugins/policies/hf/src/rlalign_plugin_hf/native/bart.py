@@ -1,4 +1,7 @@
-"""BART. Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads, D width of a head, V vocabulary."""
+"""BART's decode step.
+
+Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads, D width of a head, V vocabulary.
+"""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlalign_plugin_hf.batches import distinct, left_padded
-from rlalign_plugin_hf.decoding import LazyDecoder
-from rlalign_plugin_hf.native.attention import Columns, hiding
-from rlalign_plugin_hf.native.shared import SharedStepping
+from rlalign_plugin_hf.lazy import LazyDecoder
+from rlalign_plugin_hf.native.attention import Columns, Cross, hiding
+from rlalign_plugin_hf.native.long_prompts import SharedStepping
 from rlalign_plugin_hf.native.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -161,15 +161,8 @@ class NativeSeq2SeqDecoder(NativeDecoder):
     family: EncoderDecoder
 
     def _read(self, prompts: Sequence[Tensor]) -> None:
-        begin = torch.tensor(self.policy._begin, device=self.policy.device)
-        self._column = len(begin)
-        with self.policy.acting(training=False):
-            states_nSC, mask_nS = self.policy.encoded(prompts)
-        self._columns = self.family.columns(len(prompts), self._column)
-        with precisely(begin):
-            self._cross = self.family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
-            ids_nP = begin.expand(len(prompts), -1)
-            self._hidden_nC = self.family.prefill(self._columns, ids_nP, cross=self._cross)
+        self._columns, self._cross, self._hidden_nC = encoded(self.policy, self.family, prompts)
+        self._column = self._columns.length
 
     def _step(self, token_n: Tensor) -> Tensor:
         position_n = torch.full_like(token_n, self._column)
@@ -184,15 +177,27 @@ class NativeSeq2SeqDecoder(NativeDecoder):
         self._cross = self._cross.kept(rows)
 
 
+def encoded(
+    policy: Seq2SeqLM, family: EncoderDecoder, prompts: Sequence[Tensor]
+) -> tuple[Columns, Cross, Tensor]:
+    """(keys and values of what responses begin with, those of the prompts, [n,C] the states after both)."""
+    with policy.acting(training=False):
+        states_nSC, mask_nS = policy.encoded(prompts)
+    begin_nP = torch.tensor(policy._begin, device=states_nSC.device).expand(len(prompts), -1)
+    columns = family.columns(*begin_nP.shape)
+    with precisely(begin_nP):
+        cross = family.cross(states_nSC, None if mask_nS is None else mask_nS.bool())
+        return columns, cross, family.prefill(columns, begin_nP, cross=cross)
+
+
 def refresh(family: Family, policy: LanguageModel, *, join: bool = False) -> None:
     """Give a family the policy's present weights, adapters added, in the precision that is asked for now."""
-    kind, lora = policy.device.type, policy.config.lora is not None
+    kind = policy.device.type
     half = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if half else policy._weight.dtype
     with torch.no_grad(), policy.acting(training=False):
-        family.refresh(
-            policy.network, dtype, state=(policy.version, lora and policy._switched_off()), join=join
-        )
+        state = policy.version, policy.switched_off()
+        family.refresh(policy.network, dtype, state=state, join=join)
 
 
 @contextmanager

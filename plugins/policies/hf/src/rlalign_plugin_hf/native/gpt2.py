@@ -1,4 +1,4 @@
-"""GPT-2. Legend: M rows × columns, C width, H heads, D width of a head, V vocabulary."""
+"""GPT-2's decode step. Legend: M rows × columns, C width, H heads, D width of a head, V vocabulary."""
 
 from __future__ import annotations
 

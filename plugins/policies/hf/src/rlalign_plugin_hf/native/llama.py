@@ -1,5 +1,6 @@
-"""Llama and its kin: Mistral, Qwen2, Qwen3. Legend: M rows × columns, C width, H query heads, K key heads,
-D width of a head, V vocabulary.
+"""The decode step of Llama and its kin: Mistral, Qwen2, Qwen3.
+
+Legend: M rows × columns, C width, H query heads, K key heads, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations

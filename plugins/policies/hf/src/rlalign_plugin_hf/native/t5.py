@@ -1,5 +1,6 @@
-"""T5, gated or not, and mT5. Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads,
-D width of a head, V vocabulary.
+"""The decode step of T5, gated or not, and mT5.
+
+Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""A language model before it has weights: its configuration and its tokenizer, which is what texts take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from rlalign import Example, RLAlignError, Rollout, logged_rollout
+from rlalign.interface.policy import Footprint, NoRoom
+from rlalign_plugin_hf import gguf
+from rlalign_plugin_hf.anatomy import Anatomy
+from rlalign_plugin_hf.loading import empty, open_config, open_tokenizer
+from rlalign_plugin_hf.memory import footprint
+from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights
+from rlalign_plugin_hf.positions import Positions
+from rlalign_plugin_hf.prompts import PromptReader, require_short
+
+
+class Opened(Anatomy):
+    """What reads prompts and logged responses, and writes texts."""
+
+    config: ModelOptions
+    positions: Positions
+    """The rows it reads."""
+    _settings: Any
+    """The network's configuration."""
+    _reader: PromptReader
+
+    def __init__(self, config: BaseModel) -> None:
+        super().__init__(config)
+        self.tokenizer: Any = None
+        self.end = 0
+        """The token that ends a logged response."""
+        self.base = source_of_weights(self.config)
+        self.here = is_here(self.config)
+
+    def open(self) -> None:
+        """Read the model's configuration and load its tokenizer, which is all that reading prompts takes."""
+        self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
+        self.licence = gguf.licence(self.base) if self.base is not None else None
+        self.positions = Positions(self._settings, self.kind)
+        self.require_room()
+        self.tokenizer = open_tokenizer(self.config)
+        side = "left" if self.kind == "causal" else "right"
+        self.tokenizer.truncation_side = self.config.truncation_side or side
+        self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
+        self.chats = self.tokenizer.chat_template is not None
+
+    def require_room(self) -> None:
+        """Refuse to be asked for responses that leave no room for any prompt."""
+        room = self.positions.room(self.new_tokens)
+        if room is not None and room < 1:
+            raise NoRoom(self.positions.without_room(self.new_tokens))
+
+    def footprint(self) -> Footprint | None:
+        network = empty(self._settings, self.config, self.kind)
+        return None if network is None else footprint(self._settings, network, self.config.lora)
+
+    def own_system(self) -> str | None:
+        return self._reader.own_system() if self.chats else None
+
+    def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
+        found = [self._reader.tokens(example) for example in examples]
+        vocabulary = self.vocabulary
+        for example, tokens in zip(examples, found, strict=True):
+            if max(tokens) >= vocabulary:
+                raise RLAlignError(
+                    f"example `{example.id}`: the tokenizer makes a token {max(tokens)} of it, and the model knows "
+                    f"{vocabulary} tokens; the two do not belong together"
+                )
+        return tuple(torch.tensor(tokens, device=self.device) for tokens in found)
+
+    def refuse(
+        self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)
+    ) -> Mapping[int, str]:
+        return self._reader.refuse(examples, responses)
+
+    def encode(self, examples: Sequence[Example]) -> Rollout:
+        inputs = self.prompts(examples)
+        rows: list[tuple[list[int], bool]] = []
+        for prompt, example in zip(inputs, examples, strict=True):
+            for j, text in enumerate(example.responses):
+                finished = example.finished[j] if example.finished else True
+                require_short(example, text)
+                tokens = self._reader.spelling.plain(text)
+                rows.append((tokens + [self.end] * finished, finished))
+                self.check_row(
+                    example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
+                )
+        return logged_rollout(examples, inputs, rows, like=self._weight)
+
+    def text(self, actions_T: Tensor) -> str:
+        tokens = actions_T.tolist()
+        if tokens and tokens[-1] in self.ends:  # it may be an ordinary token
+            tokens = tokens[:-1]
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
+        """Refuse a row that is longer than the model reads."""
+        room = self.positions.room(response)
+        if room is not None and prompt > room:
+            raise RLAlignError(
+                f"example `{example.id}`: a prompt of {prompt} and a response of up to {response} tokens, and "
+                f"{self.positions}; {remedy}"
+            )

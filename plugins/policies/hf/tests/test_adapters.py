@@ -1,0 +1,119 @@
+"""Copies that borrow a network for their adapters: whichever layers have one, and whoever changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlalign import Example, RLAlignError, Sampling
+from rlalign_plugin_hf.adapter import parameters
+
+MakePolicy = Callable[..., Any]
+HEAD = {"r": 4, "targets": ["q_proj", "lm_head"]}
+TOKENS = {"r": 4, "targets": ["embed_tokens"]}
+
+
+def moved(policy: Any, seed: int = 0) -> None:
+    """Give its adapters other weights, as an update would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in policy.adapter_weights().values():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator).to(weight))
+    policy.version += 1
+
+
+def logits_of(policy: Any, rollout: Any) -> torch.Tensor:
+    """Of scoring."""
+    with torch.no_grad():
+        found: torch.Tensor = policy.head(policy.features(rollout)).clone()
+        return found
+
+
+@pytest.mark.parametrize("lora", (HEAD, TOKENS), ids=("head", "tokens"))
+@pytest.mark.parametrize("trained", (False, True), ids=("start", "later"))
+def test_a_copy_scores_with_its_own_adapters(
+    policy_of: MakePolicy, examples: Sequence[Example], lora: Any, trained: bool
+) -> None:
+    policy = policy_of("llama", lora=lora)
+    rollout = policy.encode(examples)
+    if trained:
+        moved(policy)
+    before = logits_of(policy, rollout)
+    copy = policy.copy("frozen")
+    moved(policy, 1)
+    assert float((logits_of(policy, rollout) - before).abs().max()) > 0.1
+    torch.testing.assert_close(logits_of(copy, rollout), before)
+    how, uniforms = Sampling(samples=2, max_new_tokens=4), torch.rand(4, 2, 4, dtype=torch.float64)
+    sampled = copy.sample(examples, how, uniforms)
+    own = logits_of(copy, sampled).log_softmax(1).gather(1, sampled.actions_NT[sampled.chosen][:, None])[:, 0]
+    torch.testing.assert_close(sampled.logprobs_NT[sampled.chosen], own, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lagging_copy_may_be_changed_without_a_word(
+    policy_of: MakePolicy, examples: Sequence[Example]
+) -> None:
+    """A component moves a `lagging` copy by itself, also one whose adapter did nothing until then."""
+    policy = policy_of("gpt2", lora={"r": 4})
+    rollout, copy = policy.encode(examples), policy.copy("lagging")
+    logits_of(copy, rollout)
+    moved(policy)
+    with torch.no_grad():
+        for mine, theirs in zip(
+            copy.adapter_weights().values(), policy.adapter_weights().values(), strict=True
+        ):
+            mine.lerp_(theirs, 1.0)
+    torch.testing.assert_close(logits_of(copy, rollout), logits_of(policy, rollout))
+
+
+def test_an_adapter_of_shared_weights_is_refused(policy_of: MakePolicy) -> None:
+    """Merged, it would change the embeddings with the head."""
+    with pytest.raises(RLAlignError, match=r"`lm_head` shares its weights"):
+        policy_of("gpt2", lora={"targets": ["c_attn", "lm_head"]})
+
+
+@pytest.mark.parametrize("lora", (HEAD, TOKENS), ids=("head", "tokens"))
+def test_any_adapter_is_exported(
+    policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path, lora: Any
+) -> None:
+    policy = policy_of("llama", lora=lora)
+    assert any(lora["targets"][-1] in name for name in parameters(policy.model))
+    moved(policy)
+    rollout = policy.encode(examples)
+    copy = policy.copy("frozen")
+    moved(policy, 1)  # what is saved is the copy
+    copy.save(tmp_path)
+    plain = type(policy)(policy.config.model_copy(update={"path": str(tmp_path), "lora": None}))
+    plain.setup()
+    torch.testing.assert_close(logits_of(plain, rollout), logits_of(copy, rollout), rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_that_does_nothing_is_saved_as_that(
+    policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path
+) -> None:
+    """Without the learner's adapters, which stand in the same network."""
+    policy = policy_of("gpt2", lora={"r": 4})
+    start = policy.copy("frozen")
+    moved(policy)
+    start.save(tmp_path)
+    plain = type(policy)(policy.config.model_copy(update={"path": str(tmp_path), "lora": None}))
+    plain.setup()
+    rollout = policy.encode(examples)
+    torch.testing.assert_close(logits_of(plain, rollout), logits_of(start, rollout))
+
+
+def test_a_copy_that_acts_within_another_s_acting(policy_of: MakePolicy) -> None:
+    policy = policy_of("gpt2", lora={"r": 4})
+    start = policy.copy("frozen")
+
+    def off() -> list[bool]:
+        return [layer.disable_adapters for layer in policy.slots._layers]
+
+    with start.acting():
+        with start.acting():
+            assert all(off())
+        assert all(off())
+    assert not any(off())
