@@ -388,7 +388,7 @@ def test_commit_points_as_often_and_as_many_as_asked(shop: Workshop) -> None:
 def test_the_run_goes_on_while_a_checkpoint_is_written_and_may_be_killed_then(shop: Workshop) -> None:
     """The writer stands still in the third checkpoint; the fourth iteration learns, and is killed half-way."""
     runs, gate = shop.runs("on-policy"), shop.root / "never"
-    ended = runs.start(held(gate, 3), calls(STEP, 3 * 4 + 2))
+    ended = runs.start(held(gate, 3), calls(STEP, 3 * 4 + 2, once=f"{gate}.here"))
     assert ended.code == KILLED and gate.with_name("never.here").exists(), ended
     assert checkpoint.find(runs.path / "checkpoints") == [1, 2]
     assert (runs.path / "checkpoints/.tmp-00000003").is_dir()

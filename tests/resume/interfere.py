@@ -68,14 +68,18 @@ def count_events(into: str, since: str = RUN) -> None:
     _replace(since, lambda run: lambda *args, **more: (sys.setprofile(count), run(*args, **more))[1])
 
 
-def signal_at_call(function: str, at: int = 1, when: str = "before", number: int = signal.SIGKILL) -> None:
-    """Get a signal before or after the n-th call of a function."""
+def signal_at_call(
+    function: str, at: int = 1, when: str = "before", number: int = signal.SIGKILL, once: str | None = None
+) -> None:
+    """Get a signal before or after the n-th call of a function, `once` a file is there."""
     seen = 0
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal seen
             seen += 1
+            while seen == at and once is not None and not os.path.exists(once):
+                time.sleep(0.005)
             if seen == at and when == "before":
                 os.kill(os.getpid(), number)
             result = original(*args, **kwargs)
