@@ -127,10 +127,14 @@ def test_the_others_are_fluent_and_leave_room(name, tmp_path):
     assert metrics["eval/finished"] > 0.98
 
 
+OLDER = ("toy-reviews", "toy-dialogue")
+"""Trained before GPT-2 learned with torch's GELU, whose last bits are others: made again, models as good."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_again_gives_the_shipped_weights(name, tmp_path):
-    """To the bit on the machine that `made.json` names; elsewhere, a model as good."""
+    """To the bit on the machine that `made.json` names, but for the older ones; elsewhere, a model as good."""
     pytest.importorskip("rlalign_plugin_hf")
     pytest.importorskip("rlalign_plugin_imitation")
     command = [
@@ -147,7 +151,7 @@ def test_training_again_gives_the_shipped_weights(name, tmp_path):
     packed = tmp_path / "packed"
     packed.mkdir()
     sha256 = models.pack(trained / "model", packed)
-    if {"sha256": made(name)["sha256"], **models.machine()} == made(name):
+    if name not in OLDER and {"sha256": made(name)["sha256"], **models.machine()} == made(name):
         assert sha256 == made(name)["sha256"]
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "eval/toy-grammar" in row][-1]
