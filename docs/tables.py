@@ -6,7 +6,8 @@ code; a test fails when a table is not what the code says. Below `<!-- architect
 slow test of the plugin `hf` found of these models, and below `<!-- limits: rlalign.data.limits -->` the limits
 that a module says. Below `<!-- defaults: grpo, dapo -->` stand the options that these components share, and the
 default of each. Below `<!-- measured: speed -->` stands what the newest file under `benchmarks/results` says
-(`benchmarks/speed/report.py`), or one sentence where there is none.
+(`benchmarks/speed/report.py`), or one sentence where there is none. Below `<!-- leaderboard: FOLDER -->` stands the
+overall table that `rlalign bench … table` wrote there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from itertools import pairwise
+from itertools import dropwhile, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTHING = "No figures are kept here yet."
 """What stands in the place of a table of measurements before there are any."""
 MARKER = re.compile(
-    r"(<!-- (options|defaults|architectures|limits|measured): (.+?) -->\n)\n?"
+    r"(<!-- (options|defaults|architectures|limits|measured|leaderboard): (.+?) -->\n)\n?"
     rf"({re.escape(NOTHING)}\n|(?:\|.*\n)*)\n?"
 )
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
@@ -158,10 +159,19 @@ def measured(name: str) -> str:
     return as_table(rows) if len(rows) > 1 else f"{NOTHING}\n"
 
 
+def leaderboard(folder: str) -> str:
+    """The first table of a leaderboard's `readme.md`: all tasks together."""
+    lines = (ROOT / folder / "readme.md").read_text().splitlines()
+    rows = takewhile(
+        lambda line: line.startswith("|"), dropwhile(lambda line: not line.startswith("|"), lines)
+    )
+    return "\n".join(rows) + "\n"
+
+
 def filled(text: str) -> str:
     """A page with its tables as the code has them."""
     made = {"options": table, "defaults": defaults, "architectures": architectures, "limits": limits}
-    made["measured"] = measured
+    made |= {"measured": measured, "leaderboard": leaderboard}
     return MARKER.sub(lambda m: f"{m[1]}\n{made[m[2]](m[3])}\n", text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -15,16 +14,7 @@ from rlalign.decoding import choosing
 from rlalign.decoding.choosing import choose, inverse_cdf, only
 from rlalign.randomness import Seeds
 
-
-def by_walking(probs: Sequence[float], u: float) -> int:
-    """The first token whose cumulative probability exceeds u times the total; never one of probability 0."""
-    target, reached, last = u * math.fsum(probs), 0.0, 0
-    for i, p in enumerate(probs):
-        if p > 0:
-            last, reached = i, reached + p
-            if reached > target:
-                return i
-    return last
+from .sampled_plainly import by_walking
 
 
 def in_parallel(mass_nB: Tensor, reached_nB: Tensor, target_n1: Tensor) -> tuple[Tensor, Tensor]:

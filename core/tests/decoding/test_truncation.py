@@ -20,25 +20,9 @@ from rlalign.decoding.nucleus import nucleus
 from rlalign.decoding.truncation import truncate
 from rlalign.testing import Logits
 
+from .sampled_plainly import reference
+
 V = 11
-
-
-def reference(logits: list[float], how: Sampling) -> set[int]:
-    """By sorting a list. Ties: top-k keeps all that equal the k-th, top-p the first of them."""
-    order = sorted((v for v, z in enumerate(logits) if z > -math.inf), key=lambda v: -logits[v])
-    if how.top_k and how.top_k < len(order):
-        order = [v for v in order if logits[v] >= logits[order[how.top_k - 1]]]
-    kept = set(order)
-    if how.top_p < 1:
-        weights = [math.exp(logits[v] - logits[order[0]]) for v in order]
-        total, reached, kept = math.fsum(weights), 0.0, set()
-        for v, w in zip(order, weights, strict=True):
-            if not kept or reached < how.top_p:
-                kept.add(v)
-            reached += w / total
-    if how.min_p:
-        kept = {v for v in kept if logits[v] >= logits[order[0]] + math.log(how.min_p)}
-    return kept
 
 
 levels = st.sampled_from([-math.inf, -3.0, -1.0, 0.0, 0.5, 2.0, 2.0, 5.0])
