@@ -26,11 +26,12 @@ help:
 setup: $(STAMP)
 
 # Entry points of an editable package are read when it is installed: hence the dependency on each pyproject.toml.
-# Two steps: with the build backend there, the packages need no isolated build each (seconds instead of a minute).
+# Two steps: with the build backends there, the packages need no isolated build each (seconds instead of a minute). setuptools is
+# that of rouge-score, which comes as source; what a new venv brings of it, if anything, cannot make wheels.
 $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlalign needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables setuptools
 	$(BIN)/python -m pip install --quiet --no-build-isolation -r requirements-dev.txt
 	@touch $@
 
@@ -74,7 +75,7 @@ bench-speed: $(TRL)/.stamp
 
 $(TRL)/.stamp: benchmarks/speed/requirements.txt constraints.txt requirements-dev.txt $(PACKAGES)
 	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
-	$(TRL)/bin/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(TRL)/bin/python -m pip install --quiet -c constraints.txt hatchling editables setuptools
 	$(TRL)/bin/python -m pip install --quiet --no-build-isolation -r requirements-dev.txt -r benchmarks/speed/requirements.txt
 	$(TRL)/bin/python -m pip install --quiet --upgrade --no-deps --target $(TRL)/ppo trl==1.12.0
 	@touch $@
