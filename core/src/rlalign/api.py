@@ -38,15 +38,16 @@ class Pipeline:
     settings: config.Pipeline
     registry: Registry
 
-    def check(self) -> str:
+    def check(self, machine: str | None = None) -> str:
         """What the pipeline means, as `rlalign check` prints it; a ConfigError for all that would keep it from running.
 
         Looks at data and models, but loads no weights, downloads nothing and reads no more than some of the examples.
+        `machine`, such as `8xH100`: what it would take there; then what is amiss on this one is told, not raised.
         """
         from rlalign.running.preflight import check
 
         with refusing():
-            return check(self.settings, self.registry)
+            return check(self.settings, self.registry, machine)
 
 
 def load(

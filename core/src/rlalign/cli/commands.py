@@ -125,14 +125,20 @@ def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
 @program.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--machine",
+    metavar="MACHINE",
+    help="What fits there, how it would be laid out, what a step would cost: 8xH100, here, or numbers as in "
+    "8x80GB,990TF,3.35TB/s.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def check(file: Path, overrides: tuple[str, ...], debug: bool) -> None:
+def check(file: Path, overrides: tuple[str, ...], machine: str | None, debug: bool) -> None:
     """Check a pipeline without loading a model: names, options, wiring. Exit code 2 if it cannot run."""
 
     def report() -> None:
         from rlalign import api
 
-        say(api.load(file, overrides).check(), nl=False)
+        say(api.load(file, overrides).check(machine), nl=False)
 
     guarded(debug, report, notes=logging.INFO)
 

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from rlalign.costs.shape import Shape
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
@@ -107,6 +108,11 @@ class Policy(Model):
 
     def footprint(self) -> Footprint | None:
         """The memory it takes, asked after `open`; micro-batches follow from it. None: too little to matter."""
+        return None
+
+    def shape(self) -> Shape | None:
+        """Its shape for the cost model of `rlalign check`, from its configuration alone: `open` may not have been called,
+        and what it would refuse on this machine is no matter. None: it does not say."""
         return None
 
     def refuse(

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
 from rlalign.config.registry import Registry
+from rlalign.costs.machines import parse
 from rlalign.data.example import Example
 from rlalign.data.limits import in_words
 from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.policy import Policy
 from rlalign.learning.memory import free_on
 from rlalign.running.asking import told
+from rlalign.running.costs_told import HERE, costs
 from rlalign.running.display import NoDisplay
 from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
@@ -32,12 +34,26 @@ class _Told(NoDisplay):
         _log.info("%s", text)
 
 
-def check(pipeline: Pipeline, registry: Registry) -> str:
-    """The pipeline in words, once nothing is wrong with it that can be known without weights and in little time."""
+def check(pipeline: Pipeline, registry: Registry, machine: str | None = None) -> str:
+    """The pipeline in words, once nothing is wrong with it that can be known without weights and in little time.
+
+    Where another `machine` is named, what is not in order on this one is told of, and does no harm.
+    """
+    if machine is not None and machine not in HERE:
+        parse(machine)
     space = Workspace(pipeline, registry, _Told())
-    found = preflight(space, LOOKED_AT)
+    try:
+        found = preflight(space, LOOKED_AT)
+    except ConfigError as error:
+        if machine is None or machine in HERE:
+            raise
+        said, missing = describe(pipeline, space.plans), f"\non this machine it cannot run: {error}\n"
+        return said + costs(space, {}, machine, opened=False) + missing
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans], _tokens(space))
-    return said + _sampling(space) + told(space.models, space.plans)
+    policy = space.pipeline.policy.peek()
+    assert isinstance(policy, Policy)
+    said += _sampling(space) + told(space.models, space.plans)
+    return said + costs(space, found, machine, opened=policy.here)
 
 
 def _sampling(space: Workspace) -> str:

@@ -97,7 +97,7 @@ def open_config(options: Source, kind: Kind, *, weights: bool = True) -> Any:
     check_folder(source, "path")
     if gguf.named(source):
         _require_readable_kind(source, kind)
-    config = _config(options, source)
+    config = read_config(options, source)
     if kind in ("causal", "seq2seq") and bool(getattr(config, "is_encoder_decoder", False)) != (
         kind == "seq2seq"
     ):
@@ -185,7 +185,8 @@ def _silent(*args: Any) -> None:
     """No warning."""
 
 
-def _config(options: Source, source: str) -> Any:
+def read_config(options: Source, source: str) -> Any:
+    """The network's configuration, whatever else is there."""
     from transformers import AutoConfig, PreTrainedConfig
 
     try:

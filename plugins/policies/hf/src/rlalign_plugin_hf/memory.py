@@ -27,7 +27,7 @@ def footprint(config: Any, network: Any, lora: LoRA | None) -> Footprint:
     return Footprint(
         weights=FLOAT * weights,
         learned=FLOAT * learned,
-        token=int(SPARE * FLOAT * _layers(config) * _of_a_layer(config, network)),
+        token=int(SPARE * FLOAT * layers_of(config) * _of_a_layer(config, network)),
         logits=FLOAT * int(network.get_input_embeddings().num_embeddings),
     )
 
@@ -38,12 +38,12 @@ def _matrices(network: Any) -> list[Any]:
     return [p for p in network.parameters() if p.ndim == 2 and id(p) not in embedded]
 
 
-def _layers(config: Any) -> int:
+def layers_of(config: Any) -> int:
     """L: of encoder or decoder, whichever has more, since a token goes through one of them."""
     names = ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
     parts = [part for name in ("encoder", "decoder") if (part := getattr(config, name, None)) is not None]
     if parts:
-        return max(map(_layers, parts))
+        return max(map(layers_of, parts))
     text = config.get_text_config()
     return max((n for name in names if isinstance(n := getattr(text, name, None), int)), default=12)
 

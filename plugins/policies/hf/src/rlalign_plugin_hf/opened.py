@@ -10,14 +10,16 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Example, RLAlignError, Rollout, logged_rollout
+from rlalign.costs.shape import Shape
 from rlalign.interface.policy import Footprint, NoRoom
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
-from rlalign_plugin_hf.loading import empty, open_config, open_tokenizer
+from rlalign_plugin_hf.loading import empty, open_config, open_tokenizer, read_config
 from rlalign_plugin_hf.memory import footprint
-from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights
+from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.prompts import PromptReader, require_short
+from rlalign_plugin_hf.shape import shape
 
 
 class Opened(Anatomy):
@@ -59,6 +61,11 @@ class Opened(Anatomy):
     def footprint(self) -> Footprint | None:
         network = empty(self._settings, self.config, self.kind)
         return None if network is None else footprint(self._settings, network, self.config.lora)
+
+    def shape(self) -> Shape | None:
+        config = getattr(self, "_settings", None) or read_config(self.config, where(self.config))
+        network = empty(config, self.config, self.kind)
+        return None if network is None else shape(config, network, self.config.lora, self.kind)
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None

@@ -1,0 +1,102 @@
+"""Bytes that an iteration takes on each device, part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlalign.costs.machines import Machine
+from rlalign.costs.shape import Shape, Work
+
+TAKEN = 0.9
+"""Share of a device's memory that may be planned with: the rest is its driver's, and lost between pieces."""
+LOGITS = 4
+"""Tensors as large as a chunk's logits that are there at the same time."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Part by part. Keys and values, and a sampler, stand where gradients and activations do while a policy learns."""
+
+    weights: float
+    copies: float
+    """Other models of its size, as they are held."""
+    gradients: float
+    optimiser: float
+    """Two moments, and float32 masters of weights in half precision."""
+    half: float
+    """Copies of float32 weights in bfloat16: the sampler's, and those that a pass makes for itself."""
+    sampler: float
+    """Weights of a sampler of its own, which gives its memory back while the policy learns."""
+    block: float
+    """A layer that is put together out of its shards."""
+    activations: float
+    logits: float
+    cache: float
+    """Keys and values of the rows that are sampled at once."""
+    snapshot: float
+    """What the next checkpoint is written from, where that memory is the machine's own."""
+
+    @property
+    def stays(self) -> float:
+        """What is there all the time."""
+        return self.weights + self.copies + self.optimiser + self.half + self.snapshot
+
+    @property
+    def learning(self) -> float:
+        return self.stays + self.gradients + self.block + self.activations + self.logits
+
+    @property
+    def sampling(self) -> float:
+        return self.stays + self.sampler + self.cache
+
+    @property
+    def most(self) -> float:
+        return max(self.learning, self.sampling)
+
+
+def taken(
+    of: Shape,
+    work: Work,
+    on: Machine,
+    *,
+    tokens: int,
+    chunk: int,
+    rows: int,
+    copies: float = 0,
+    shares: int = 1,
+    tensor: int = 1,
+) -> Bytes:
+    """On each device, of micro-batches of so many `tokens`, heads of `chunk` rows, `rows` sampled at once.
+
+    `copies`: bytes a weight of other models of this size. `shares`: among how many devices weights, gradients and
+    moments are divided; then a sampler of its own holds `1/tensor` of the weights in half precision.
+    """
+    learned = of.learned if work.learns else 0
+    masters = 4 if work.held == 2 else 0
+    each = 2 if work.dtype == "bfloat16" else 4
+    casts = work.dtype == "bfloat16" and work.held == 4 and shares == 1
+    merged = (
+        learned and of.learned < of.weights and shares == 1
+    )  # adapters are added into what the sampler reads
+    half = (each * of.weights if casts or merged else 0.0) + (2 * learned if casts else 0.0)
+    kept_models = (work.held + copies) * of.weights + (8 + masters) * learned
+    kept = of.recomputed + of.kept / max(1, of.layers) if work.recompute else of.kept
+    return Bytes(
+        weights=work.held * of.weights / shares,
+        copies=copies * of.weights / shares,
+        gradients=4 * learned / shares,
+        optimiser=(8 + masters) * learned / shares,
+        half=half,
+        sampler=2 * of.weights / tensor if shares > 1 and work.sampled else 0.0,
+        block=2 * 4 * of.block if shares > 1 else 0.0,
+        activations=(kept * tokens) if work.learns else 0.0,
+        logits=LOGITS * 4 * chunk * of.vocabulary if work.learns else 0.0,
+        cache=each * of.cache * rows * (work.prompt + work.longest) / tensor if work.sampled else 0.0,
+        snapshot=float(kept_models) if on.device.cpu else 0.0,
+    )
+
+
+def rows_at_once(of: Shape, work: Work, on: Machine, stays: float, *, most: int, tensor: int = 1) -> int:
+    """How many responses can be sampled at once beside what stays in memory, `most` at most; 0: none."""
+    each = (2 if work.dtype == "bfloat16" else 4) * of.cache * (work.prompt + work.longest) / tensor
+    return max(0, min(most, int((TAKEN * on.device.memory - stays) / max(1.0, each))))

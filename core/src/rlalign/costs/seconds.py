@@ -1,0 +1,156 @@
+"""Seconds of an iteration. Equations of the cost model; docs/machines.md holds them against published figures.
+
+Efficiencies are shares of a data sheet's rates. Where a constant comes from stands beside it; `calibrated` means: chosen
+with the others so that Llama-3.1-8B on 16 H100 (2,048 responses of 1,060 tokens) takes 76 s, and 69 s with sampler and
+learner side by side. NeMo-RL 0.4 published 97.7 s and 74.6 s for it (docs/about/performance-summary.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from rlalign.costs.machines import Machine
+from rlalign.costs.shape import Shape, Work
+
+SAMPLE = 0.55
+"""Of bandwidth, or of arithmetic, while sampling: calibrated."""
+SCORE = 0.45
+"""Of arithmetic in forward passes: calibrated."""
+TRAIN = 0.38
+"""Of arithmetic while learning: the 33–39 % of torchtitan's FSDP2 runs of 8B on 8 H100
+(benchmarks/llama3_h100_202412_torchtitan.md)."""
+CPU_SAMPLE, CPU_SCORE, CPU_TRAIN = 0.60, 0.75, 0.60
+"""The same on a CPU, of rates measured there: from runs of GPT-2's and Llama's shapes on one AMD EPYC (docs/machines.md)."""
+ROWS = 256
+"""Rows that a sampler steps at once at most: vLLM's usual `max_num_seqs`."""
+EXCHANGE = 12.5e-6
+"""Seconds of one of the two exchanges a layer between tensor-parallel ranks, at each token: from the difference that the
+specification's rows for 70B make to the same equation without it."""
+RELOAD = 25e9
+"""Bytes a second at which a sampler on the same devices takes new weights: estimated, as the next."""
+WAKE = 2.0
+"""Seconds in which such a sampler gives its memory back and takes it again."""
+NETWORK = 8.25e9
+"""Bytes a second at which weights go to samplers elsewhere: 30B to 30 engines in 7 s on 4 × 8 H100 (verl, checkpoint_engine)."""
+DISK = 2e9
+"""Bytes a second that a node writes: assumed."""
+STATE = 14
+"""Bytes of a checkpoint for each weight that learns: bfloat16 weights, float32 masters and two moments."""
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of each part of an iteration."""
+
+    rollout: float = 0.0
+    score: float = 0.0
+    update: float = 0.0
+    exchange: float = 0.0
+    """Gradients between devices, or weights to a sampler."""
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+def rollout(
+    of: Shape, work: Work, on: Machine, *, tensor: int = 1, rows: int = ROWS, weight: float = 2
+) -> float:
+    """All responses, on `count / tensor` samplers of `tensor` devices; `weight` bytes are read for each weight.
+
+    A step reads all weights and the cache of its rows, or computes, whichever takes longer; then the longest response
+    goes on alone.
+    """
+    if not work.sampled:
+        return 0.0
+    samplers, device = max(1, on.count // tensor), on.device
+    each = work.responses / samplers
+    at_once = max(1.0, min(rows, each))
+    share = CPU_SAMPLE if device.cpu else SAMPLE
+    read, compute = tensor * device.bandwidth * share, tensor * device.rate(work.dtype) * share
+    weights = of.response + of.head
+    context = work.prompt + work.response / 2
+    cache = weight * of.cache * context
+    pairs = 4 * of.attention * context
+    delay = of.layers * (device.launch + (2 * EXCHANGE if tensor > 1 else 0.0))
+
+    def step(count: float) -> float:
+        return max((weight * weights + count * cache) / read, count * (2 * weights + pairs) / compute) + delay
+
+    prompts = 2 * of.prompt * (work.prompts / samplers) * work.prompt / compute if of.once else 0.0
+    tail = max(0.0, work.longest - work.response) * (weight * weights / read + delay)
+    return each / at_once * work.response * step(at_once) + tail + prompts
+
+
+def operations(of: Shape, work: Work) -> float:
+    """Of one forward pass over all responses."""
+    prompts = work.prompts if of.once else work.responses
+    tokens = prompts * work.prompt * of.prompt + work.responses * work.response * (of.response + of.head)
+    return 2 * tokens + 2 * of.attention * work.responses * (work.prompt + work.response) ** 2
+
+
+def score(of: Shape, work: Work, on: Machine) -> float:
+    """The forward passes beside the learning."""
+    share = CPU_SCORE if on.device.cpu else SCORE
+    return work.passes * operations(of, work) / (on.count * on.device.rate(work.dtype) * share)
+
+
+def update(of: Shape, work: Work, on: Machine) -> float:
+    """Three forward passes' worth of operations an epoch, four where activations are computed again.
+
+    Adapters spare the gradients of the weights they stand beside: a third.
+    """
+    if not work.learns:
+        return 0.0
+    share = CPU_TRAIN if on.device.cpu else TRAIN
+    times = (4 if work.recompute else 3) - (1 if of.learned < of.weights / 2 else 0)
+    computed = times * operations(of, work) / (on.count * on.device.rate(work.dtype) * share)
+    stepped = work.steps * 28 * of.learned / (on.device.bandwidth * SAMPLE)  # AdamW reads 16 bytes, writes 12
+    return work.epochs * (computed + (stepped if on.device.cpu else 0.0))
+
+
+def summed(of: Shape, work: Work, on: Machine) -> float:
+    """Float32 gradients summed over devices that hold all weights each, at each optimiser step."""
+    if on.count == 1 or not work.learns:
+        return 0.0
+    rate = on.device.link if on.nodes == 1 else min(on.device.link, 50e9)  # 400 Gb/s a device between nodes
+    return work.epochs * work.steps * 2 * 4 * of.learned / rate
+
+
+def reloaded(of: Shape, *, tensor: int = 1) -> float:
+    """A sampler of its own on the same devices takes the new weights."""
+    return 2 * of.weights / (tensor * RELOAD) + WAKE
+
+
+def whole(of: Shape, work: Work, on: Machine, *, rows: int = ROWS, weight: float = 2) -> Seconds:
+    """Each device holds the whole model, samples its share of the prompts and learns from it; no weights travel."""
+    return Seconds(
+        rollout(of, work, on, rows=rows, weight=weight),
+        score(of, work, on),
+        update(of, work, on),
+        summed(of, work, on),
+    )
+
+
+def sharded(of: Shape, work: Work, on: Machine, *, tensor: int = 1, rows: int = ROWS) -> Seconds:
+    """Weights and optimiser in shards; a sampler of its own, `tensor` devices wide, on the same devices."""
+    return Seconds(
+        rollout(of, work, on, tensor=tensor, rows=rows),
+        score(of, work, on),
+        update(of, work, on),
+        reloaded(of, tensor=tensor),
+    )
+
+
+def halves(of: Shape, work: Work, on: Machine, *, tensor: int = 1) -> tuple[float, float]:
+    """Seconds of a step where half of the devices sample and half learn: in turns, and one step off policy."""
+    half = on.with_count(max(1, on.count // 2))
+    sampling = rollout(of, work, half, tensor=tensor)
+    learning = score(of, work, half) + update(of, work, half)
+    moving = 2 * of.weights / NETWORK
+    return sampling + learning + moving, max(sampling, learning) + moving
+
+
+def checkpoint(of: Shape, on: Machine, *, size: float = 0) -> float:
+    """Seconds in which a checkpoint is written; of `size` bytes, if it is not what a large run keeps."""
+    return (size or STATE * of.weights) / (on.nodes * DISK)

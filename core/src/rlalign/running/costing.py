@@ -1,0 +1,220 @@
+"""A phase of a pipeline on a machine: its work as numbers, how it would be laid out, whether that fits, what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rlalign.costs import memory, seconds
+from rlalign.costs.machines import Machine
+from rlalign.costs.memory import TAKEN, Bytes
+from rlalign.costs.seconds import Seconds
+from rlalign.costs.shape import Shape, Work
+from rlalign.data.example import Example
+from rlalign.interface.policy import Footprint, Policy
+from rlalign.learning.memory import HEAD_CHUNK, MOST, OTHERS, fitting_tokens
+from rlalign.running.plan import PhasePlan, copies_of
+
+LOOKED_AT = 32
+"""Prompts whose tokens are counted."""
+PROMPT = 256
+"""Tokens of a prompt where none can be read."""
+CORES = 8
+"""The widest tensor-parallel sampler: a node."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long prompts and responses are taken to be."""
+
+    prompt: float = PROMPT
+    response: float | None = None
+    """Of logged responses."""
+    responses: float | None = None
+    """How many each prompt has, where they are logged."""
+    read: bool = False
+    """Whether that is of the data."""
+
+
+def lengths(policy: Policy, examples: Sequence[Example] | None, logged: bool) -> Lengths:
+    """Of the first examples, as the policy reads them; it is open."""
+    if not examples:
+        return Lengths()
+    some = [examples[i] for i in range(min(LOOKED_AT, len(examples)))]
+    prompts = [int(tokens.numel()) for tokens in policy.prompts(some)]
+    mean = sum(prompts) / len(prompts)
+    if not logged:
+        return Lengths(mean, read=True)
+    rollout = policy.encode(some)
+    return Lengths(mean, float(rollout.length_N.float().mean()), len(rollout) / len(some), read=True)
+
+
+def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
+    """What an iteration of a phase does. Responses are taken to be half as long as they may be."""
+    train, sampled = plan.settings.train, "sampled" in plan.responses
+    most = float(plan.settings.generation.max_new_tokens)
+    most = min(most, horizon or most)
+    response = most / 2 if sampled or of.response is None else of.response
+    scored = {
+        model
+        for model, _ in plan.columns
+        if plan.models.get(model) != "value" and (model != "policy" or not sampled)
+    }
+    unknown = "old_logprobs" in plan.live and not sampled
+    return Work(
+        prompts=train.prompts,
+        samples=plan.settings.generation.samples if sampled else round(of.responses or 1),
+        prompt=of.prompt,
+        response=response,
+        longest=most if sampled else response,
+        dtype="bfloat16" if train.dtype == "bfloat16" else "float32",
+        held={"bfloat16": 2, "float32": 4, "float64": 8}[train.held],
+        epochs=train.epochs,
+        steps=math.ceil(train.prompts / train.minibatch) if train.minibatch else train.minibatches,
+        passes=len(scored) + unknown,
+        recompute=train.recompute,
+        sampled=sampled,
+        learns=plan.learns,
+    )
+
+
+def copied(plans: Sequence[PhasePlan], work: Work, *, shares: bool) -> float:
+    """Bytes a weight of the policy that other models of its size take, values with a trunk of their own among them."""
+    specs = {name: spec for plan in plans for name, spec in plan.settings.models.items()}
+    said = {"bfloat16": 2, "float32": 4, None: work.held}
+    total = 0.0
+    for name in () if shares else copies_of(plans):
+        total += said[specs[name].dtype] if name in specs else work.held
+    return total + sum((work.held + 12) * own_trunks(plan) for plan in plans[:1])
+
+
+def own_trunks(plan: PhasePlan) -> int:
+    """Values that train a copy of the policy of their own."""
+    items = [plan.settings.models[name].item for name, role in plan.models.items()
+             if role == "value" and name in plan.settings.models]  # fmt: skip
+    return sum(item is not None and getattr(item.options, "trunk", None) == "own" for item in items)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay a phase out on a machine, and what it takes."""
+
+    on: Machine
+    work: Work
+    bytes: Bytes
+    seconds: Seconds
+    tokens: int
+    """Padded tokens of a micro-batch."""
+    rows: int
+    """Responses that a device, or a sampler, gives at once."""
+    sharded: bool = False
+    tensor: int = 1
+
+    @property
+    def fits(self) -> bool:
+        return self.rows >= min(1, self.work.samples) and self.bytes.most <= TAKEN * self.on.device.memory
+
+    @property
+    def total(self) -> float:
+        return self.seconds.total
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is asked of a machine: a shape, its work, and the models beside it."""
+
+    shape: Shape
+    work: Work
+    copies: float = 0.0
+    """Bytes a weight of other models of its size."""
+    shares: bool = False
+    budget: int | None = None
+    chunk: int | None = None
+    constrained: bool = False
+    """Whether another model of its size says at each step what may be sampled."""
+    trunks: int = 0
+
+    def with_lora(self) -> Model:
+        """The same with adapters alone, whose copies compute with the network's own weights."""
+        return replace(
+            self, shape=replace(self.shape, learned=self.shape.adapters), copies=0.0, shares=True, trunks=0
+        )
+
+    def in_half(self) -> Model:
+        """The same with all weights held and computed with in bfloat16."""
+        copies = self.copies * 2 / self.work.held
+        return replace(self, work=replace(self.work, dtype="bfloat16", held=2), copies=copies)
+
+    def again(self) -> Model:
+        """The same with activations computed again."""
+        return replace(self, work=replace(self.work, recompute=True))
+
+
+def whole(model: Model, on: Machine) -> Layout:
+    """All of the model on each device, prompts dealt out among them: how rlalign runs."""
+    return _laid_out(model, on, shares=1, tensor=1)
+
+
+def in_shards(model: Model, on: Machine) -> Layout:
+    """In shards over all devices, with the narrowest sampler that fits."""
+    tensor, model = 1, model.again()
+    while True:
+        found = _laid_out(model, on, shares=on.count, tensor=tensor)
+        if found.fits or tensor >= min(CORES, on.count):
+            return found
+        tensor *= 2
+
+
+def _laid_out(model: Model, on: Machine, *, shares: int, tensor: int) -> Layout:
+    of, work, device = model.shape, model.work, on.device
+    kind = "cpu" if device.cpu else "cuda"
+    chunk = model.chunk or HEAD_CHUNK.get(kind, OTHERS[1])
+    samplers = max(1, on.count // tensor)
+    each = math.ceil(work.prompts / samplers) * work.samples
+    row = work.prompt + work.longest
+    prompts = work.prompts if of.once else work.responses
+    step = (prompts * work.prompt + work.responses * work.response) / work.steps / on.count
+    tokens = model.budget or _fitting(model, on, kind, chunk, shares)
+    tokens = int(max(row, min(tokens, step))) if work.learns else 0
+
+    def taken(rows: int) -> Bytes:
+        return memory.taken(
+            of, work, on,
+            tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares, tensor=tensor,
+        )  # fmt: skip
+
+    empty = taken(0)
+    rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each, tensor=tensor)
+    how = {"weight": 2 if work.dtype == "bfloat16" else 4, "rows": max(1, rows)}
+    if shares > 1:
+        took = seconds.sharded(of, work, on, tensor=tensor, rows=max(1, rows))
+    else:
+        took = seconds.whole(of, work, on, **how)  # type: ignore[arg-type]
+    took = replace(
+        took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
+    )
+    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1, tensor)
+
+
+def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int) -> int:
+    """The micro-batch that rlalign would choose there; where all weights are, as if nothing were computed again."""
+    of, most = model.shape, MOST.get(kind, OTHERS[0])
+    size = Footprint(
+        weights=4 * of.weights // shares,
+        learned=4 * of.learned // shares,
+        token=of.recomputed + of.kept // max(1, of.layers) if shares > 1 else of.kept,
+        logits=4 * of.vocabulary,
+    )
+    free = int(on.device.memory - model.work.held * of.weights / shares)
+    return fitting_tokens(size, free, copies=round(model.copies / 4), most=most, chunk=chunk)
+
+
+def fewest(model: Model, on: Machine, most: int = 1024) -> Layout | None:
+    """In shards over as few devices of this kind as it takes: a power of two."""
+    count = 2
+    while count <= most:
+        if (found := in_shards(model, on.with_count(count))).fits:
+            return found
+        count *= 2
+    return None

@@ -1,0 +1,59 @@
+"""What this machine is for the cost model: its device by name where that is known, by short measurements else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from rlalign.costs.machines import DEVICES, Device
+from rlalign.data.limits import machine_memory
+
+OPERATIONS = 25
+"""Operations that a layer calls in a step of sampling: so many times what the smallest one takes is lost in each."""
+_TRIES = 5
+_MATRIX, _ROWS = (2048, 4096), 256
+
+
+def this_device(device: torch.device) -> Device:
+    """In half a second at most."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        memory, name = float(properties.total_memory), properties.name
+        like = [d for d in DEVICES.values() if d.name.partition("-")[0] in name]
+        known = min(like, key=lambda d: abs(d.memory - memory), default=None)
+        if known is not None:
+            return Device(known.name, memory, known.half, known.single, known.bandwidth, known.link)
+    else:
+        memory, name = float(machine_memory()), "this CPU" if device.type == "cpu" else f"this {device.type}"
+    matrix = torch.ones(_MATRIX, device=device)
+    many, one = torch.ones(_ROWS, _MATRIX[0], device=device), torch.ones(1, _MATRIX[0], device=device)
+    rates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = many.to(dtype), matrix.to(dtype)
+        took = _least(lambda x=x, w=w: x @ w, device)  # type: ignore[misc]
+        rates.append(2 * _ROWS * matrix.numel() / took)
+    small = one[:, :8]
+    return Device(
+        name,
+        memory,
+        half=rates[1],
+        single=rates[0],
+        bandwidth=matrix.nbytes / _least(lambda: one @ matrix, device),
+        link=1e9,
+        cpu=device.type == "cpu",
+        launch=OPERATIONS * _least(lambda: small + small, device),
+    )
+
+
+def _least(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the quickest of some tries."""
+    found = []
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - started)
+    return max(min(found), 1e-9)
