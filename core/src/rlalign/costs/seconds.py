@@ -1,8 +1,8 @@
 """Seconds of an iteration. Equations of the cost model; docs/machines.md holds them against published figures.
 
-Efficiencies are shares of a data sheet's rates. Where a constant comes from stands beside it; `calibrated` means: chosen
-with the others so that Llama-3.1-8B on 16 H100 (2,048 responses of 1,060 tokens) takes 76 s, and 69 s with sampler and
-learner side by side. NeMo-RL 0.4 published 97.7 s and 74.6 s for it (docs/about/performance-summary.md).
+Efficiencies are shares of a data sheet's rates. Where a constant comes from stands beside it; `calibrated` means:
+chosen with the others so that Llama-3.1-8B on 16 H100 (2,048 responses of 1,060 tokens) takes 76 s, and about 69 s with
+sampler and learner side by side. NeMo-RL 0.4 published 97.7 s and 74.6 s (docs/about/performance-summary.md).
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ TRAIN = 0.38
 """Of arithmetic while learning: the 33–39 % of torchtitan's FSDP2 runs of 8B on 8 H100
 (benchmarks/llama3_h100_202412_torchtitan.md)."""
 CPU_SAMPLE, CPU_SCORE, CPU_TRAIN = 0.60, 0.75, 0.60
-"""The same on a CPU, of rates measured there: from runs of GPT-2's and Llama's shapes on one AMD EPYC (docs/machines.md)."""
+"""The same on a CPU, of rates measured there: from runs of small models on one AMD EPYC (docs/machines.md)."""
 ROWS = 256
 """Rows that a sampler steps at once at most: vLLM's usual `max_num_seqs`."""
 EXCHANGE = 12.5e-6
-"""Seconds of one of the two exchanges a layer between tensor-parallel ranks, at each token: from the difference that the
-specification's rows for 70B make to the same equation without it."""
+"""Seconds of one of the two exchanges a layer between tensor-parallel ranks, at each token: assumed, an all-reduce of a
+few kilobytes over NVLink."""
 RELOAD = 25e9
 """Bytes a second at which a sampler on the same devices takes new weights: estimated, as the next."""
 WAKE = 2.0
 """Seconds in which such a sampler gives its memory back and takes it again."""
 NETWORK = 8.25e9
-"""Bytes a second at which weights go to samplers elsewhere: 30B to 30 engines in 7 s on 4 × 8 H100 (verl, checkpoint_engine)."""
+"""Bytes a second at which weights go to samplers elsewhere: 30B to 30 engines in 7 s on 4 × 8 H100 (verl,
+checkpoint_engine)."""
 DISK = 2e9
 """Bytes a second that a node writes: assumed."""
 STATE = 14

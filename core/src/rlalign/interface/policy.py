@@ -111,8 +111,14 @@ class Policy(Model):
         return None
 
     def shape(self) -> Shape | None:
-        """Its shape for the cost model of `rlalign check`, from its configuration alone: `open` may not have been called,
-        and what it would refuse on this machine is no matter. None: it does not say."""
+        """Its shape for the cost model of `rlalign check`, from its configuration alone; None: it does not say.
+
+        `open` may not have been called, and what it would refuse on this machine is no matter.
+        """
+        return None
+
+    def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]] | None:
+        """Tokens of each example's prompt and of its logged responses, for the same; asked after `open`. None: unknown."""
         return None
 
     def refuse(

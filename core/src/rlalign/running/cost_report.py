@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rlalign.costs.machines import DEVICES, GIB, Machine
@@ -66,29 +66,26 @@ def shortly(plan: PhasePlan, model: Model, on: Machine) -> str:
 
 
 def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int | None) -> Iterator[str]:
-    """Line by line."""
-    yield from _policy(model)
+    """Line by line: memory, what would fit, the batch, seconds; a column for each way to lay it out."""
     ways = {"as it is": whole(model, on)}
-    if model.shape.learned == model.shape.weights and model.work.learns:
+    if model.learns_all:
         ways["with lora"] = whole(model.with_lora(), on)
     if on.count > 1:
         ways[f"in {on.count} shards"] = in_shards(model, on)
+    fitting = [layout for layout in ways.values() if layout.fits]
+    yield from _policy(model)
     yield ""
     yield from _memory(ways, on)
-    yield ""
-    chosen = next((layout for layout in ways.values() if layout.fits), None)
-    as_it_is = ways["as it is"]
-    if not as_it_is.fits:
+    if not ways["as it is"].fits:
         yield from _remedies(model, on)
-        sharded = next((layout for layout in ways.values() if layout.sharded and layout.fits), None)
-        chosen = sharded or chosen
     yield from _devices(model)
     yield ""
-    yield from _batch(plan, model, on, of, as_it_is, rows)
-    if chosen is None:
-        return
-    yield ""
-    yield from _step(plan, model, chosen, of, next(name for name, way in ways.items() if way is chosen))
+    yield from _batch(model, on, of, (fitting or list(ways.values()))[0], rows)
+    if fitting:
+        yield ""
+        yield from _step(plan, model, ways)
+    if on.count > 1:
+        yield f"in shards: weights and optimiser cut over all devices, a sampler beside; {NOT_BUILT}"
 
 
 def _policy(model: Model) -> Iterator[str]:
@@ -108,21 +105,24 @@ def _policy(model: Model) -> Iterator[str]:
 
 
 def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
-    """A row a part, a column a way."""
+    there = _gib(TAKEN * on.device.memory)
     rows = [("GiB a device", list(ways))]
     for part, name in PARTS.items():
         found = [getattr(way.bytes, part) for way in ways.values()]
         if any(found):
             rows.append((name, [_gib(size) if size else "–" for size in found]))
     rows.append(("most at once", [_gib(way.bytes.most) for way in ways.values()]))
-    there = _gib(TAKEN * on.device.memory)
     rows.append((f"fits in {there}", ["yes" if way.fits else "no" for way in ways.values()]))
-    wide, columns = max(len(name) for name, _ in rows), [max(12, len(name) + 2) for name in ways]
+    yield from _table(rows)
+    yield f"({there} is {TAKEN:.0%} of a device: its driver, and what is lost between pieces, have the rest)"
+
+
+def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    wide = max(len(name) for name, _ in rows)
+    columns = [2 + max(10, *map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
     for name, cells in rows:
-        yield f"{name:{wide}}" + "".join(
-            f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True)
-        )
-    yield f"({there} is {TAKEN:.0%} of a device: its driver and what is lost between pieces have the rest)"
+        row = "".join(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))
+        yield f"{name:{wide}}{row}"
 
 
 def _remedies(model: Model, on: Machine) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
         "train: {dtype: bfloat16, weights: bfloat16}": model.in_half(),
         "both of these": model.in_half().again(),
     }
-    if model.shape.learned == model.shape.weights and model.work.learns:
+    if model.learns_all:
         tried |= {
             "lora: {r: 16} in the policy": model.with_lora(),
             "lora, recompute and weights in bfloat16": model.with_lora().in_half().again(),
@@ -153,7 +153,7 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
 def _devices(model: Model) -> Iterator[str]:
     """On which single devices of the table it fits."""
     ways = {"as it is": model}
-    if model.shape.learned == model.shape.weights and model.work.learns:
+    if model.learns_all:
         ways["with lora"] = model.with_lora()
     said = []
     for name, one in ways.items():
@@ -162,9 +162,7 @@ def _devices(model: Model) -> Iterator[str]:
     yield f"single devices that are enough: {'; '.join(said)}"
 
 
-def _batch(
-    plan: PhasePlan, model: Model, on: Machine, of: Lengths, layout: Layout, rows: int | None
-) -> Iterator[str]:
+def _batch(model: Model, on: Machine, of: Lengths, layout: Layout, rows: int | None) -> Iterator[str]:
     work, count = model.work, on.count
     told = "an iteration: " + (
         f"{_of(work.prompts, 'prompt')} × {_of(work.samples, 'response')} = {work.responses:,} responses"
@@ -204,14 +202,14 @@ def _batch(
         yield f"lengths: prompts of {where}; logged responses of {work.response:.0f}"
     data = DATA * work.tokens + 48 * (rows or 0)
     if data > MUCH_DATA:
-        yield f"data: each rank holds all of an iteration and the places of all rows: {in_words(data)}, beside the models"
+        yield f"data: each rank holds an iteration and the places of all rows, {in_words(data)} beside the models"
 
 
 def _dealt(prompts: int, count: int) -> Iterator[str]:
     """Whether prompts can be dealt out evenly."""
     if prompts < count:
         yield (
-            f"  {count - prompts} of {count} devices have no prompt and stand idle: `train.prompts` of {count}, or of a "
+            f"  {count - prompts} of {count} devices have no prompt and stand idle: `train.prompts` of {count}, or a "
             "multiple of it, gives each as many"
         )
     elif prompts % count:
@@ -224,61 +222,68 @@ def _dealt(prompts: int, count: int) -> Iterator[str]:
         yield f"  {_of(prompts // count, 'prompt')} a device"
 
 
-def _step(plan: PhasePlan, model: Model, layout: Layout, of: Lengths, name: str) -> Iterator[str]:
-    """Seconds, part by part."""
-    took, on, work = layout.seconds, layout.on, layout.work
-    way = "in shards, with a sampler of its own" if layout.sharded else name
-    built = f" ({NOT_BUILT})" if layout.sharded else ""
-    yield f"an iteration on {on}, {way}{built}, estimated to within {MARGIN:.0%} at best:"
-    wide = "" if layout.tensor == 1 else f" on samplers of {layout.tensor} devices"
-    asked = "one model" if work.passes == 1 else f"{work.passes:g} models"
-    rows = [
-        ("rollout", took.rollout, f"{_of(min(256, layout.rows), 'response')} at once{wide}"),
-        ("score", took.score, f"a pass of {asked} over all responses" if work.passes else ""),
-        ("update", took.update, "activations computed again" if work.recompute or layout.sharded else ""),
-        ("exchange", took.exchange, "new weights to the sampler" if layout.sharded else "gradients summed"),
-    ]
-    for part, value, why in rows:
-        if value:
-            yield f"  {part:9}{_seconds(value):>9} {value / took.total:>5.0%}  {why}".rstrip()
-    rate = work.tokens / on.count / took.total
-    planned = plan.settings.train.iterations
-    phase = f"; {_of(planned, 'iteration')} {_seconds(planned * took.total)}" if planned else ""
-    yield f"  {'all':9}{_seconds(took.total):>9}        {_number(rate)} tokens a second and device{phase}"
-    yield "  rewards and evaluation come on top, and cannot be known here"
-    if work.sampled and not layout.sharded:
-        longer = whole(replace(model, work=replace(work, response=work.longest)), on)
-        yield f"  if all responses are {work.longest:.0f} tokens long: {_seconds(longer.total)}"
-    if layout.sharded and on.count > 1:
-        turns, ahead = halves(
-            model.shape, replace(work, recompute=True), on, tensor=min(layout.tensor, on.count // 2)
-        )
+def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator[str]:
+    """Seconds part by part, the whole phase, and checkpoints."""
+    work, planned = model.work, plan.settings.train.iterations
+    fitting = {name: way for name, way in ways.items() if way.fits}
+    rows = [("an iteration", list(fitting))]
+
+    def row(name: str, cell: Callable[[str, Layout], str]) -> None:
+        rows.append((name, [cell(*each) for each in fitting.items()]))
+
+    def part_of(part: str, way: Layout) -> str:
+        value = float(getattr(way.seconds, part))
+        return f"{_seconds(value)} {value / way.total:>4.0%}" if value else "–"
+
+    for part in ("rollout", "score", "update", "exchange"):
+        if any(getattr(way.seconds, part) for way in fitting.values()):
+            row(f"  {part}", lambda name, way, part=part: part_of(part, way))  # type: ignore[misc]
+    row("  all", lambda name, way: f"{_seconds(way.total)} 100%")
+    if work.sampled:
+        row(f"  if all have {work.longest:,.0f} tokens", lambda *each: _seconds(_all_long(model, *each)))
+    if planned:
+        row(_of(planned, "iteration"), lambda name, way: _seconds(planned * way.total))
+    row("tokens a second, each", lambda name, way: _number(work.tokens / way.on.count / way.total))
+    row("a checkpoint", lambda *each: in_words(_checkpoint(model, *each)[0]))
+    row("  written in", lambda *each: _seconds(_checkpoint(model, *each)[1]))
+    row(f"  iterations, for {COMMIT:.0%}", lambda *each: f"{_checkpoint(model, *each)[2]:,}")
+    yield from _table(rows)
+    yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; a node writes 2 GB a second)"
+    sharded = next((way for way in fitting.values() if way.sharded), None)
+    if sharded is not None:
+        tensor = min(sharded.tensor, sharded.on.count // 2)
+        turns, ahead = halves(model.shape, replace(work, recompute=True), sharded.on, tensor=tensor)
         yield (
-            f"  with half of the devices sampling and half learning: {_seconds(turns)} in turns, {_seconds(ahead)} one "
-            f"step off policy ({NOT_BUILT})"
+            f"(half of the devices sampling and half learning: {_seconds(turns)} in turns, {_seconds(ahead)} one step "
+            "off policy)"
         )
-    yield from _faster(model, layout)
-    yield from _checkpoint(model, layout)
+    first = next(iter(fitting.values()))
+    if work.dtype == "float32" and not first.on.device.cpu and not first.sharded:
+        other = whole(replace(model, work=replace(work, dtype="bfloat16")), first.on)
+        if other.fits and other.total < 0.8 * first.total:
+            yield f"`train.dtype: bfloat16` would make {_seconds(first.total)} about {_seconds(other.total)}"
 
 
-def _faster(model: Model, layout: Layout) -> Iterator[str]:
-    if layout.work.dtype == "float32" and not layout.on.device.cpu and not layout.sharded:
-        other = whole(replace(model, work=replace(model.work, dtype="bfloat16")), layout.on)
-        if other.fits and other.total < 0.8 * layout.total:
-            yield f"  with `train.dtype: bfloat16` about {_seconds(other.total)}"
+def _way(model: Model, name: str) -> Model:
+    """The model as a column has it."""
+    return model.with_lora() if "lora" in name else model
 
 
-def _checkpoint(model: Model, layout: Layout) -> Iterator[str]:
-    of, work = model.shape, model.work
+def _all_long(model: Model, name: str, way: Layout) -> float:
+    """Seconds of an iteration whose responses are all as long as they may be."""
+    longer = _way(model, name)
+    longer = replace(longer, work=replace(longer.work, response=longer.work.longest))
+    return (in_shards if way.sharded else whole)(longer, way.on).total
+
+
+def _checkpoint(model: Model, name: str, way: Layout) -> tuple[float, float, int]:
+    """(bytes, seconds, iterations between two) of checkpoints that take no more than their share of the time."""
+    one = _way(model, name)
+    of, work = one.shape, one.work
     learned = (8 + (4 if work.held == 2 else 0)) * (of.learned if work.learns else 0)
-    size = (work.held + model.copies) * of.weights + learned
-    took = size / (layout.on.nodes * DISK)
-    every = max(1, math.ceil(took / (COMMIT * layout.total)))
-    often = "after each iteration" if every == 1 else f"every {every:,} iterations"
-    yield (
-        f"checkpoint: {in_words(size)}, about {_seconds(took)} to write at {_number(DISK / 1e9)} GB/s a node: "
-        f"{often} it takes {min(1, took / (every * layout.total)):.1%} of the time"
-    )
+    size = (work.held + one.copies) * of.weights + learned
+    took = size / (way.on.nodes * DISK)
+    return size, took, max(1, math.ceil(took / (COMMIT * way.total)))
 
 
 def _of(number: float, one: str, many: str | None = None) -> str:
@@ -302,6 +307,8 @@ def _gib(size: float) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value < 0.0995:
+        return f"{1000 * value:.2g} ms"
     if value < 120:
         return f"{value:.2g} s" if value < 9.95 else f"{value:.0f} s"
     if value < 7200:

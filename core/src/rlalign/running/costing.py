@@ -1,4 +1,4 @@
-"""A phase of a pipeline on a machine: its work as numbers, how it would be laid out, whether that fits, what it costs."""
+"""A phase of a pipeline on a machine: its work as numbers, ways to lay it out, whether they fit, what they cost."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ def lengths(policy: Policy, examples: Sequence[Example] | None, logged: bool) ->
     """Of the first examples, as the policy reads them; it is open."""
     if not examples:
         return Lengths()
-    some = [examples[i] for i in range(min(LOOKED_AT, len(examples)))]
-    prompts = [int(tokens.numel()) for tokens in policy.prompts(some)]
-    mean = sum(prompts) / len(prompts)
-    if not logged:
-        return Lengths(mean, read=True)
-    rollout = policy.encode(some)
-    return Lengths(mean, float(rollout.length_N.float().mean()), len(rollout) / len(some), read=True)
+    found = policy.lengths([examples[i] for i in range(min(LOOKED_AT, len(examples)))])
+    if not found:
+        return Lengths()
+    prompt = sum(prompt for prompt, _ in found) / len(found)
+    responses = [tokens for _, each in found for tokens in each]
+    if not logged or not responses:
+        return Lengths(prompt, read=True)
+    return Lengths(prompt, sum(responses) / len(responses), len(responses) / len(found), read=True)
 
 
 def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
@@ -135,6 +136,11 @@ class Model:
     """Whether another model of its size says at each step what may be sampled."""
     trunks: int = 0
 
+    @property
+    def learns_all(self) -> bool:
+        """Whether all weights learn, so that adapters would spare something."""
+        return self.work.learns and self.shape.learned == self.shape.weights
+
     def with_lora(self) -> Model:
         """The same with adapters alone, whose copies compute with the network's own weights."""
         return replace(
@@ -187,10 +193,11 @@ def _laid_out(model: Model, on: Machine, *, shares: int, tensor: int) -> Layout:
     empty = taken(0)
     rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each, tensor=tensor)
     how = {"weight": 2 if work.dtype == "bfloat16" else 4, "rows": max(1, rows)}
+    dealt = replace(work, prompts=samplers * math.ceil(work.prompts / samplers))  # who has fewer waits
     if shares > 1:
-        took = seconds.sharded(of, work, on, tensor=tensor, rows=max(1, rows))
+        took = seconds.sharded(of, dealt, on, tensor=tensor, rows=max(1, rows))
     else:
-        took = seconds.whole(of, work, on, **how)  # type: ignore[arg-type]
+        took = seconds.whole(of, dealt, on, **how)  # type: ignore[arg-type]
     took = replace(
         took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
     )

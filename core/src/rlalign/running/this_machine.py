@@ -12,8 +12,11 @@ from rlalign.data.limits import machine_memory
 
 OPERATIONS = 25
 """Operations that a layer calls in a step of sampling: so many times what the smallest one takes is lost in each."""
-_TRIES = 5
-_MATRIX, _ROWS = (2048, 4096), 256
+_TRIES, _ENOUGH = 5, 0.1
+"""How often something is measured, and the seconds after which no more is tried."""
+_PRODUCT = 256, 768, 768
+_READ = 2048, 4096
+"""Of a matrix that no cache holds."""
 
 
 def this_device(device: torch.device) -> Device:
@@ -27,13 +30,12 @@ def this_device(device: torch.device) -> Device:
             return Device(known.name, memory, known.half, known.single, known.bandwidth, known.link)
     else:
         memory, name = float(machine_memory()), "this CPU" if device.type == "cpu" else f"this {device.type}"
-    matrix = torch.ones(_MATRIX, device=device)
-    many, one = torch.ones(_ROWS, _MATRIX[0], device=device), torch.ones(1, _MATRIX[0], device=device)
+    n, c, d = _PRODUCT
     rates = []
     for dtype in (torch.float32, torch.bfloat16):
-        x, w = many.to(dtype), matrix.to(dtype)
-        took = _least(lambda x=x, w=w: x @ w, device)  # type: ignore[misc]
-        rates.append(2 * _ROWS * matrix.numel() / took)
+        x, w = (torch.ones(size, device=device, dtype=dtype) for size in ((n, c), (c, d)))
+        rates.append(2 * n * c * d / _least(lambda x=x, w=w: x @ w, device))  # type: ignore[misc]
+    matrix, one = torch.ones(_READ, device=device), torch.ones(1, _READ[0], device=device)
     small = one[:, :8]
     return Device(
         name,
@@ -49,8 +51,8 @@ def this_device(device: torch.device) -> Device:
 
 def _least(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the quickest of some tries."""
-    found = []
-    for _ in range(_TRIES):
+    found: list[float] = []
+    while len(found) < _TRIES and sum(found) < _ENOUGH:
         started = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -67,6 +67,12 @@ class Opened(Anatomy):
         network = empty(config, self.config, self.kind)
         return None if network is None else shape(config, network, self.config.lora, self.kind)
 
+    def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]]:
+        plain = self._reader.spelling.plain
+        return [
+            (len(self._reader.tokens(e)), [len(plain(text)) + 1 for text in e.responses]) for e in examples
+        ]
+
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None
 
