@@ -19,8 +19,11 @@ SCORE = 0.45
 TRAIN = 0.38
 """Of arithmetic while learning: the 33–39 % of torchtitan's FSDP2 runs of 8B on 8 H100
 (benchmarks/llama3_h100_202412_torchtitan.md)."""
-CPU_SAMPLE, CPU_SCORE, CPU_TRAIN = 0.60, 0.75, 0.60
+CPU_SAMPLE, CPU_SCORE, CPU_TRAIN = 0.25, 0.75, 0.66
 """The same on a CPU, of rates measured there: from runs of small models on one AMD EPYC (docs/machines.md)."""
+LOOP, PASS = 28, 220
+"""What a step of the sampling loop, and a forward pass, cost beside their layers, in launches of a layer: of runs of a
+model too small to compute anything, on the same CPU."""
 ROWS = 256
 """Rows that a sampler steps at once at most: vLLM's usual `max_num_seqs`."""
 EXCHANGE = 12.5e-6
@@ -69,14 +72,15 @@ def rollout(
     at_once = max(1.0, min(rows, each))
     share = CPU_SAMPLE if device.cpu else SAMPLE
     read, compute = tensor * device.bandwidth * share, tensor * device.rate(work.dtype) * share
-    weights = of.response + of.head
+    weights = of.response + of.head  # that each token is multiplied with
     context = work.prompt + work.response / 2
     cache = weight * of.cache * context
     pairs = 4 * of.attention * context
-    delay = of.layers * (device.launch + (2 * EXCHANGE if tensor > 1 else 0.0))
+    delay = (of.layers + LOOP) * device.launch + of.layers * (2 * EXCHANGE if tensor > 1 else 0.0)
 
     def step(count: float) -> float:
-        return max((weight * weights + count * cache) / read, count * (2 * weights + pairs) / compute) + delay
+        reading = (weight * of.touched(count) + count * cache) / read
+        return max(reading, count * (2 * weights + pairs) / compute) + delay
 
     prompts = 2 * of.prompt * (work.prompts / samplers) * work.prompt / compute if of.once else 0.0
     tail = max(0.0, work.longest - work.response) * (weight * weights / read + delay)
@@ -93,7 +97,8 @@ def operations(of: Shape, work: Work) -> float:
 def score(of: Shape, work: Work, on: Machine) -> float:
     """The forward passes beside the learning."""
     share = CPU_SCORE if on.device.cpu else SCORE
-    return work.passes * operations(of, work) / (on.count * on.device.rate(work.dtype) * share)
+    computed = operations(of, work) / (on.count * on.device.rate(work.dtype) * share)
+    return work.passes * (computed + PASS * on.device.launch)
 
 
 def update(of: Shape, work: Work, on: Machine) -> float:
@@ -106,7 +111,8 @@ def update(of: Shape, work: Work, on: Machine) -> float:
     share = CPU_TRAIN if on.device.cpu else TRAIN
     times = (4 if work.recompute else 3) - (1 if of.learned < of.weights / 2 else 0)
     computed = times * operations(of, work) / (on.count * on.device.rate(work.dtype) * share)
-    stepped = work.steps * 28 * of.learned / (on.device.bandwidth * SAMPLE)  # AdamW reads 16 bytes, writes 12
+    # AdamW reads 16 bytes of a weight and writes 12.
+    stepped = work.steps * (28 * of.learned / on.device.bandwidth + 2 * PASS * on.device.launch)
     return work.epochs * (computed + (stepped if on.device.cpu else 0.0))
 
 

@@ -32,8 +32,15 @@ class Shape:
     """Bytes that a token leaves behind for the backward pass."""
     attention: int = 0
     """Layers × width of all heads: a pair of tokens costs so many products twice."""
+    resting: int = 0
+    """Of a mixture of experts: the weights of those that a token does not go through."""
     once: bool = False
     """Whether a prompt is computed once for all its responses where a model learns or scores."""
+
+    def touched(self, rows: float) -> float:
+        """Weights that are read for a token of each of so many rows: the more rows, the more experts."""
+        used = self.response / (self.response + self.resting)
+        return self.response + self.head + self.resting * (1 - (1 - used) ** max(0.0, rows - 1))
 
     @property
     def recomputed(self) -> int:

@@ -118,7 +118,7 @@ class Policy(Model):
         return None
 
     def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]] | None:
-        """Tokens of each example's prompt and of its logged responses, for the same; asked after `open`. None: unknown."""
+        """Tokens of each example's prompt and of its logged responses, for the same; after `open`. None: unknown."""
         return None
 
     def refuse(

@@ -32,6 +32,8 @@ MUCH_DATA = 8e9
 COMMIT = 0.05
 """Share of the time that checkpoints may take."""
 MARGIN = 0.3
+SMALL = 1e9
+"""Weights below which a GPU is not kept busy (docs/machines.md)."""
 NOT_BUILT = "rlalign does not run like that yet"
 
 
@@ -248,7 +250,8 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
     row("  written in", lambda *each: _seconds(_checkpoint(model, *each)[1]))
     row(f"  iterations, for {COMMIT:.0%}", lambda *each: f"{_checkpoint(model, *each)[2]:,}")
     yield from _table(rows)
-    yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; a node writes 2 GB a second)"
+    yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; disks of 2 GB/s a node)"
+    yield from _doubts(model, next(iter(fitting.values())).on)
     sharded = next((way for way in fitting.values() if way.sharded), None)
     if sharded is not None:
         tensor = min(sharded.tensor, sharded.on.count // 2)
@@ -262,6 +265,14 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
         other = whole(replace(model, work=replace(work, dtype="bfloat16")), first.on)
         if other.fits and other.total < 0.8 * first.total:
             yield f"`train.dtype: bfloat16` would make {_seconds(first.total)} about {_seconds(other.total)}"
+
+
+def _doubts(model: Model, on: Machine) -> Iterator[str]:
+    """Where the estimate is known to be too short."""
+    if model.shape.resting:
+        yield "(mixtures of experts: published runs took up to 5 times as long as the estimate)"
+    if not on.device.cpu and model.shape.weights < SMALL:
+        yield "(small models leave a GPU waiting: with 0.1 and 0.5 billion weights it took 1.6 to 4 times as long)"
 
 
 def _way(model: Model, name: str) -> Model:

@@ -57,11 +57,7 @@ def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
     most = float(plan.settings.generation.max_new_tokens)
     most = min(most, horizon or most)
     response = most / 2 if sampled or of.response is None else of.response
-    scored = {
-        model
-        for model, _ in plan.columns
-        if plan.models.get(model) != "value" and (model != "policy" or not sampled)
-    }
+    scored = {model for model, _ in plan.columns if model != "policy" or not sampled}  # a value reads a trunk
     unknown = "old_logprobs" in plan.live and not sampled
     return Work(
         prompts=train.prompts,

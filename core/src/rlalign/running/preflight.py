@@ -39,13 +39,14 @@ def check(pipeline: Pipeline, registry: Registry, machine: str | None = None) ->
 
     Where another `machine` is named, what is not in order on this one is told of, and does no harm.
     """
-    if machine is not None and machine not in HERE:
-        parse(machine)
+    elsewhere = machine is not None and machine not in HERE
+    if elsewhere:
+        parse(str(machine))
     space = Workspace(pipeline, registry, _Told())
     try:
-        found = preflight(space, LOOKED_AT)
+        found = preflight(space, LOOKED_AT, elsewhere=elsewhere)
     except ConfigError as error:
-        if machine is None or machine in HERE:
+        if not elsewhere:
             raise
         said, missing = describe(pipeline, space.plans), f"\non this machine it cannot run: {error}\n"
         return said + costs(space, {}, machine, opened=False) + missing
@@ -80,10 +81,13 @@ def _tokens(space: Workspace) -> str:
     return f"{found}: about {in_words(size.token)} each while it learns, and {free} of memory are free now"
 
 
-def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str], Sequence[Example]]:
+def preflight(
+    space: Workspace, most: int | None = None, *, elsewhere: bool = False
+) -> dict[tuple[int, str], Sequence[Example]]:
     """All that the run will read, by task and split; one error lists every fault.
 
-    With `most`, no more examples than that are looked at, and nothing that does not lie on this machine.
+    With `most`, no more examples than that are looked at, and nothing that does not lie on this machine. `elsewhere`:
+    how fast this one is does not matter.
     """
     faults, policy = Faults(), space.pipeline.policy.peek()
     assert isinstance(policy, Policy)
@@ -120,7 +124,8 @@ def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str]
         if train and plan.reads_train and "logged" in plan.responses:
             faults.found += _without_log(plan, train)
     faults.stop()
-    note_if_slow(space)
+    if not elsewhere:
+        note_if_slow(space)
     return found
 
 

@@ -14,6 +14,7 @@ OPERATIONS = 25
 """Operations that a layer calls in a step of sampling: so many times what the smallest one takes is lost in each."""
 _TRIES, _ENOUGH = 5, 0.1
 """How often something is measured, and the seconds after which no more is tried."""
+_SMALL = 100
 _PRODUCT = 256, 768, 768
 _READ = 2048, 4096
 """Of a matrix that no cache holds."""
@@ -45,7 +46,7 @@ def this_device(device: torch.device) -> Device:
         bandwidth=matrix.nbytes / _least(lambda: one @ matrix, device),
         link=1e9,
         cpu=device.type == "cpu",
-        launch=OPERATIONS * _least(lambda: small + small, device),
+        launch=OPERATIONS * _least(lambda: [small + small for _ in range(_SMALL)], device) / _SMALL,
     )
 
 

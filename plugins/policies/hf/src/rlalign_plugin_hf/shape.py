@@ -29,12 +29,14 @@ def shape(config: Any, network: Any, lora: LoRA | None, kind: Kind) -> Shape:
     encoder = network.get_encoder() if kind == "seq2seq" else None
     encoding = {id(p) for p in encoder.parameters()} if encoder is not None else set()
     multiplied = {"prompt": 0.0, "response": 0.0}
+    resting = 0.0
     for name, parameter in network.named_parameters():
         if id(parameter) in apart or parameter.ndim < 2:
             continue
         share = used if ".experts." in name else 1.0
         part = "prompt" if id(parameter) in encoding else "response"
         multiplied[part] += share * parameter.numel()
+        resting += (1 - share) * parameter.numel()
     layers = layers_of(config)
     kept, read = _attention(text, width)
     needs = footprint(config, network, lora)
@@ -52,6 +54,7 @@ def shape(config: Any, network: Any, lora: LoRA | None, kind: Kind) -> Shape:
         block=_block(network),
         kept=needs.token,
         attention=layers * read,
+        resting=int(resting),
         once=kind == "causal",
     )
 

@@ -1,0 +1,226 @@
+"""What `rlalign check --machine` says: as somebody reads it who knows the pipeline and not the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlalign import ConfigError, Example
+from rlalign.config.load import load_pipeline
+from rlalign.costs.machines import GIB, Device, Machine
+from rlalign.costs.shape import Shape
+from rlalign.running import costs_told
+from rlalign.running.costing import Lengths, Model, copied, in_shards, whole, work_of
+from rlalign.running.display import NoDisplay
+from rlalign.running.preflight import check
+from rlalign.running.workspace import Workspace
+from rlalign.testing import PolicyGradient, registry
+from rlalign.testing.logits import Logits
+
+SEVEN = Shape(
+    weights=7_615_616_512, learned=7_615_616_512, adapters=40_370_176, prompt=6_525_288_448, response=6_525_288_448,
+    head=544_997_376, layers=28, width=3584, vocabulary=152_064, cache=28_672, block=233_057_792, kept=18_751_488,
+    attention=100_352, once=True,
+)  # fmt: skip
+
+
+class Seven(Logits):
+    """A small policy that says it is Qwen2.5-7B."""
+
+    def shape(self) -> Shape | None:
+        return SEVEN
+
+    def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]]:
+        return [(300, [5])] * len(examples)
+
+
+class Adapted(Seven):
+    """The same, with adapters."""
+
+    shares = True
+
+    def shape(self) -> Shape | None:
+        return Shape(**{**vars(SEVEN), "learned": SEVEN.adapters})
+
+
+class Broken(Seven):
+    """One that this machine cannot load."""
+
+    def open(self) -> None:
+        raise ConfigError("too large for this machine")
+
+
+GIVEN: Mapping[str, Any] = {
+    "learns": PolicyGradient,
+    "seven": Seven,
+    "adapted": Adapted,
+    "silent": Logits,
+    "broken": Broken,
+}
+
+
+def pipeline(policy: str = "seven", **train: Any) -> dict[str, Any]:
+    return {
+        "task": "numbers",
+        "policy": policy,
+        "rewards": ["token-sum", {"kl": {"coef": 0.05}}],
+        "algorithm": "learns",
+        "train": {"iterations": 400, "prompts": 128, "dtype": "bfloat16", **train},
+        "generation": {"samples": 8, "max_new_tokens": 1024},
+    }
+
+
+def said(machine: str | None = "8xH100", policy: str = "seven", **train: Any) -> str:
+    return checked(pipeline(policy, **train), machine)
+
+
+def checked(data: Mapping[str, Any], machine: str | None) -> str:
+    known = registry(GIVEN)
+    return check(load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(data)), known, machine)
+
+
+def row(text: str, name: str) -> list[str]:
+    """The cells of a row of a table."""
+    told = text.partition("\nmachine: ")[2]
+    found = re.search(rf"^ *{re.escape(name)}  +(.*)$", told, re.MULTILINE)
+    assert found is not None, text
+    return re.split(r"  +", found[1].strip())
+
+
+def test_what_does_not_fit_is_told_with_what_would() -> None:
+    text = said()
+    assert "machine: 8 × H100 (each 79.1 GiB, 989 TFLOP/s in bfloat16, 3.35 TB/s)" in text
+    assert row(text, "GiB a device") == ["as it is", "with lora", "in 8 shards"]
+    assert row(text, "weights") == ["28.4", "28.4", "3.5"]
+    assert row(text, "other models") == ["28.4", "–", "3.5"]
+    assert row(text, "optimiser") == ["56.7", "0.3", "7.1"]
+    assert row(text, "fits in 71.2") == ["no", "yes", "yes"]
+    assert "does not fit as it is, all of it on each device. What would:\n" in text
+    assert re.search(r"^    lora: \{r: 16\} in the policy: [0-9.]+ GiB$", text, re.MULTILINE)
+    assert "single devices that are enough: as it is none; with lora A100-80, H100, H200, B200" in text
+
+
+def test_the_batch_is_spelled_out() -> None:
+    text = said()
+    assert "128 prompts × 8 responses = 1,024 responses; 1 optimiser step of 128 groups" in text
+    assert "\n    16 prompts a device\n" in text
+    assert "prompts of 300 tokens, as the first prompts have; responses of 512, half of" in text
+
+
+def test_seconds_have_their_shares_and_add_up() -> None:
+    text = said()
+    parts = [" ".join(row(text, part)) for part in ("rollout", "score", "update", "exchange")]
+    shares = [[int(share) for share in re.findall(r"([0-9]+)%", cells)] for cells in parts]
+    assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100, 100], abs=2)
+    assert len(row(text, "400 iterations")) == 2
+    assert len(row(text, "iterations, for 5%")) == 2
+    assert "rlalign does not run like that yet" in text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (2, "6 of 8 devices have no prompt and stand idle: `train.prompts` of 8, or a multiple of it"),
+        (20, "some devices get 3 prompts and some 2: 17% of the time is waited; `train.prompts: 24` costs"),
+    ],
+)
+def test_idle_devices_are_told(prompts: int, told: str) -> None:
+    assert told in said(prompts=prompts)
+
+
+def test_more_optimiser_steps_than_groups_for_all() -> None:
+    assert "an optimiser step has 4 groups for 8 devices: some learn nothing" in said(minibatches=32)
+
+
+def test_an_iteration_too_large_for_each_rank_is_told() -> None:
+    assert "data: each rank holds" not in said()
+    assert "data: each rank holds an iteration and the places of all rows, 29.3 GiB" in said(
+        prompts=128 * 840
+    )
+
+
+def test_adapters_fit_on_one_device_and_are_not_offered_again() -> None:
+    text = said("H100", "adapted")
+    assert row(text, "GiB a device") == ["as it is"]
+    assert row(text, "fits in 71.2") == ["yes"]
+    assert "other models" not in text
+    assert "does not fit" not in text
+    assert "40.4 million learn" in text
+
+
+def test_full_precision_on_a_gpu_is_told_what_half_would_take() -> None:
+    assert "`train.dtype: bfloat16` would make" in said("B200", "adapted", dtype="float32")
+
+
+def test_a_policy_that_says_nothing_is_told() -> None:
+    assert "policy `silent` does not say its shape, so nothing can be said of memory and time" in said(
+        policy="silent"
+    )
+    assert "machine" not in said(None, policy="silent")
+
+
+def test_this_machine_is_told_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Device("this CPU", 64 * GIB, 5e10, 1e11, 2e10, 1e9, cpu=True, launch=1e-4)
+    monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
+    text = said(None).partition("\nmachine: ")[2]
+    assert text.startswith(
+        "this CPU (64 GiB, 0.1 TFLOP/s in float32, 20 GB/s, as measured just now)\n  learns: "
+    )
+    assert text.count("\n") == 2
+    assert "more than 57.6 GiB" in text
+    assert row(said("here"), "copy for checkpoints")
+
+
+def test_an_unknown_machine_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"--machine 8xH10: .*A100-80.*8x80GB,990TF,3\.35TB/s"):
+        said("8xH10")
+
+
+def test_a_fault_here_does_not_keep_another_machine_from_being_told() -> None:
+    with pytest.raises(ConfigError, match="too large for this machine"):
+        said(None, "broken")
+    text = said(policy="broken")
+    assert "machine: 8 × H100" in text
+    assert "prompts of 256 tokens, a guess: no prompt could be read" in text
+    assert re.search(r"on this machine it cannot run: .*policy `broken`: too large for this machine\n$", text)
+
+
+def test_how_slow_this_processor_is_does_not_matter_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("rlalign.running.preflight.note_if_slow", asked.append)
+    said()
+    assert not asked
+    said(None)
+    assert asked
+
+
+# -- the numbers behind it -----------------------------------------------------------------------------
+
+
+def model(policy: str = "seven", **train: Any) -> Model:
+    known = registry(GIVEN)
+    loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline(policy, **train)))
+    (plan,) = Workspace(loaded, known, NoDisplay()).plans
+    work = work_of(plan, Lengths())
+    return Model(SEVEN, work, copies=copied([plan], work, shares=False))
+
+
+def test_work_follows_from_the_pipeline() -> None:
+    work = model(minibatch=50, epochs=2).work
+    assert (work.prompts, work.samples, work.longest, work.response) == (128, 8, 1024, 512)
+    assert (work.steps, work.epochs, work.passes, work.held) == (3, 2, 1, 4)
+    assert model(weights="bfloat16").work.held == 2
+
+
+def test_half_precision_halves_copies_and_shards_widen_their_sampler_only_where_they_must() -> None:
+    one = model()
+    assert (one.copies, one.in_half().copies) == (4, 2)
+    assert in_shards(one, Machine(Device("large", 80 * GIB, 1e15, 7e13, 3e12, 4e11), 8)).tensor == 1
+    small = Machine(Device("small", 28 * GIB, 1e15, 7e13, 3e12, 4e11), 8)
+    assert in_shards(one, small).tensor > 1
+    assert not whole(one, small).fits
