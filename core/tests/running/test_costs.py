@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     assert row(text, "weights") == ["28.4", "28.4", "3.5"]
     assert row(text, "other models") == ["28.4", "–", "3.5"]
     assert row(text, "optimiser") == ["56.7", "0.3", "7.1"]
-    assert row(text, "fits in 71.2") == ["no", "yes", "yes"]
+    assert row(text, "fits in 71.2 GiB") == ["no", "yes", "yes"]
     assert "does not fit as it is, all of it on each device. What would:\n" in text
     assert re.search(r"^    lora: \{r: 16\} in the policy: [0-9.]+ GiB$", text, re.MULTILINE)
     assert "single devices that are enough: as it is none; with lora A100-80, H100, H200, B200" in text
@@ -147,7 +147,7 @@ def test_an_iteration_too_large_for_each_rank_is_told() -> None:
 def test_adapters_fit_on_one_device_and_are_not_offered_again() -> None:
     text = said("H100", "adapted")
     assert row(text, "GiB a device") == ["as it is"]
-    assert row(text, "fits in 71.2") == ["yes"]
+    assert row(text, "fits in 71.2 GiB") == ["yes"]
     assert "other models" not in text
     assert "does not fit" not in text
     assert "40.4 million learn" in text
@@ -169,7 +169,7 @@ def test_this_machine_is_told_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
     text = said(None).partition("\nmachine: ")[2]
     assert text.startswith(
-        "this CPU (64 GiB, 0.1 TFLOP/s in float32, 20 GB/s, as measured just now)\n  learns: "
+        "this CPU (64 GiB, 100 GFLOP/s in float32, 20 GB/s, as measured just now)\n  learns: "
     )
     assert text.count("\n") == 2
     assert "more than 57.6 GiB" in text

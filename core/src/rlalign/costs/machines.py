@@ -88,7 +88,7 @@ HOW = "8xH100, or numbers: 8x80GB,990TF,3.35TB/s (memory, bfloat16 operations a 
 def parse(said: str) -> Machine:
     """`8xH100`, `H200`, `8x80GB,990TF,3.35TB/s`; also `,67TF32` for float32 and `,450GB/s` between devices."""
     found = re.fullmatch(r"(?:([1-9][0-9]{0,5}) *[xX×*] *)?([^ ].*)", said.strip())
-    count, what = found.groups() if found else (None, "")  # type: ignore[misc]
+    count, what = found.groups() if found else (None, "")
     name = what.strip().lower().replace(" ", "-")
     device = DEVICES.get(ALIASES.get(name, name)) or _from_numbers(what)
     if device is None:

@@ -39,8 +39,9 @@ class Shape:
 
     def touched(self, rows: float) -> float:
         """Weights that are read for a token of each of so many rows: the more rows, the more experts."""
-        used = self.response / (self.response + self.resting)
-        return self.response + self.head + self.resting * (1 - (1 - used) ** max(0.0, rows - 1))
+        used: float = self.response / (self.response + self.resting)
+        met = 1.0 - (1.0 - used) ** max(0.0, rows - 1)
+        return float(self.response + self.head + self.resting * met)
 
     @property
     def recomputed(self) -> int:

@@ -17,7 +17,7 @@ PARTS = {
     "weights": "weights",
     "copies": "other models",
     "optimiser": "optimiser",
-    "half": "bfloat16 copies",
+    "half": "copies to compute with",
     "snapshot": "copy for checkpoints",
     "gradients": "gradients, learning",
     "block": "a layer put together",
@@ -41,16 +41,12 @@ def machine_in_words(on: Machine) -> str:
     """`8 × H100 (each 79.1 GiB, 989 TFLOP/s in bfloat16, 3.35 TB/s)`"""
     device = on.device
     rate = (
-        f"{_number(device.single / 1e12)} TFLOP/s in float32"
+        f"{_rate(device.single, 'FLOP/s')} in float32"
         if device.cpu
-        else f"{_number(device.half / 1e12)} TFLOP/s in bfloat16"
+        else f"{_rate(device.half, 'FLOP/s')} in bfloat16"
     )
     measured = ", as measured just now" if device.cpu else ""
-    bandwidth = (
-        f"{_number(device.bandwidth / 1e12)} TB/s"
-        if device.bandwidth >= 1e11
-        else f"{_number(device.bandwidth / 1e9)} GB/s"
-    )
+    bandwidth = _rate(device.bandwidth, "B/s")
     return f"{on} ({'each ' if on.count > 1 else ''}{in_words(device.memory)}, {rate}, {bandwidth}{measured})"
 
 
@@ -107,13 +103,15 @@ def _policy(model: Model) -> Iterator[str]:
 
 
 def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
-    there = _gib(TAKEN * on.device.memory)
-    rows = [("GiB a device", list(ways))]
+    small = all(way.bytes.most < GIB for way in ways.values())
+    unit, name = (2**20, "MiB") if small else (GIB, "GiB")
+    there = in_words(TAKEN * on.device.memory)
+    rows = [(f"{name} a device", list(ways))]
     for part, name in PARTS.items():
         found = [getattr(way.bytes, part) for way in ways.values()]
         if any(found):
-            rows.append((name, [_gib(size) if size else "–" for size in found]))
-    rows.append(("most at once", [_gib(way.bytes.most) for way in ways.values()]))
+            rows.append((name, [_gib(size, unit) if size else "–" for size in found]))
+    rows.append(("most at once", [_gib(way.bytes.most, unit) for way in ways.values()]))
     rows.append((f"fits in {there}", ["yes" if way.fits else "no" for way in ways.values()]))
     yield from _table(rows)
     yield f"({there} is {TAKEN:.0%} of a device: its driver, and what is lost between pieces, have the rest)"
@@ -312,8 +310,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _gib(size: float) -> str:
-    value = size / GIB
+def _rate(value: float, unit: str) -> str:
+    return f"{_number(value / 1e12)} T{unit}" if value >= 1e12 else f"{_number(value / 1e9)} G{unit}"
+
+
+def _gib(size: float, unit: float = GIB) -> str:
+    value = size / unit
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 

@@ -188,12 +188,11 @@ def _laid_out(model: Model, on: Machine, *, shares: int, tensor: int) -> Layout:
 
     empty = taken(0)
     rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each, tensor=tensor)
-    how = {"weight": 2 if work.dtype == "bfloat16" else 4, "rows": max(1, rows)}
     dealt = replace(work, prompts=samplers * math.ceil(work.prompts / samplers))  # who has fewer waits
     if shares > 1:
         took = seconds.sharded(of, dealt, on, tensor=tensor, rows=max(1, rows))
     else:
-        took = seconds.whole(of, dealt, on, **how)  # type: ignore[arg-type]
+        took = seconds.whole(of, dealt, on, rows=max(1, rows), weight=2 if work.dtype == "bfloat16" else 4)
     took = replace(
         took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
     )
