@@ -268,7 +268,7 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
 def _doubts(model: Model, on: Machine) -> Iterator[str]:
     """Where the estimate is known to be too short."""
     if model.shape.resting:
-        yield "(mixtures of experts: published runs took up to 5 times as long as the estimate)"
+        yield "(mixtures of experts: published runs took up to 4 times as long as the estimate)"
     if not on.device.cpu and model.shape.weights < SMALL:
         yield "(small models leave a GPU waiting: with 0.1 and 0.5 billion weights it took 1.6 to 4 times as long)"
 
