@@ -53,8 +53,9 @@ def check(pipeline: Pipeline, registry: Registry, machine: str | None = None) ->
     said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans], _tokens(space))
     policy = space.pipeline.policy.peek()
     assert isinstance(policy, Policy)
-    said += _sampling(space) + told(space.models, space.plans)
-    return said + costs(space, found, machine, opened=policy.here)
+    taken = costs(space, found, machine, opened=policy.here)
+    asked = told(space.models, space.plans)
+    return said + _sampling(space) + (taken + asked if machine is None else asked + taken)
 
 
 def _sampling(space: Workspace) -> str:
