@@ -179,17 +179,24 @@ def test_every_algorithm_runs_from_plan_to_row(name, world, ground, tmp_path):
         assert row.curve["kl"][0] == pytest.approx(0, abs=1e-4)
         assert {f"final.{key}" for key in about.metrics_of(world)} - {"final.vader"} <= row.metrics.keys()
         page = (tmp_path / f"samples/{world}-{row.arm}-0.md").read_text()
-        assert "**before**" in page and "**after**" in page
+        assert page.count("**before**") == page.count("**after**") >= 1
+        assert answers(page, "before") != answers(page, "after")
+
+
+def answers(page: str, when: str) -> list[str]:
+    return [line.partition(": ")[2] for line in page.split("\n") if line.startswith(f"- **{when}**")]
 
 
 def test_a_page_of_samples_shows_a_prompt_with_what_was_said_before_and_after():
     chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes?"}]
-    rows = [
-        {"iteration": i, "prompt": prompt, "response": f"{word}\nline", "id": str(n)}
-        for i, word in ((0, "old"), (3, "middle"), (5, "new"))
-        for n, prompt in enumerate(["A film", chat])
+    before = [
+        {"prompt": prompt, "response": "old\nline", "scores": {"kind": 0.25}} for prompt in ("A film", chat)
     ]
-    page = module("samples").page_of("a run", rows)
-    assert page.count("**before**") == page.count("**after**") == 2
-    assert "middle" not in page
+    after = [
+        {"prompt": prompt, "responses": ["new line"], "meta": {"rlalign": {"rewards": {"kind": [0.75]}}}}
+        for prompt in ("A film", chat)
+    ]
+    page = module("samples").page_of("a run", before, after)
+    assert answers(page, "before") == ["old line (kind 0.25)"] * 2
+    assert answers(page, "after") == ["new line (kind 0.75)"] * 2
     assert page.index("A film") < page.index("old line") < page.index("new line") < page.index("user: Hello")
