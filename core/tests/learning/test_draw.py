@@ -203,6 +203,16 @@ def test_what_is_mapped_can_be_changed_by_nobody(tmp_path: Path) -> None:
     assert keep("x.i8", lambda: pytest.fail("it is there")).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_draws_are_those_that_runs_were_begun_with() -> None:
+    """Or none of them could go on."""
+    one = Draw(Many(3_000), Seeds(5), ("draw", 0, 0))
+    assert ids(one.next(8)) == ["257", "1575", "2261", "1724", "2994", "614", "2845", "2031"]
+    one.weights(torch.rand(3_000, generator=torch.Generator().manual_seed(1)), "example")
+    one.load_state_dict({**one.state_dict(), "position": 0})
+    assert ids(one.next(3)) == ["2793", "2686", "1383"]
+    assert str(one.state_dict()["weights"]).startswith("a3533357")
+
+
 def test_long_passes_are_shuffled_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass covers the data once, however it is cut; passes and seeds differ; nothing as long as it is kept."""
     monkeypatch.setattr(drawing, "KEYED", 1_000)

@@ -16,6 +16,7 @@ from rlalign_plugin_dataset.columns import Columns
 from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import Examples, by_share, index
 from rlalign_plugin_dataset.mapping import Template, glued
+from rlalign_plugin_dataset.places import place_of
 from rlalign_plugin_dataset.rows import Rows
 from rlalign_plugin_dataset.tables import Encoding, Table
 
@@ -210,8 +211,10 @@ class Dataset(Task):
         self.examples(split)  # which says what columns there are to be read
         name = self._known(split)
         options = self.config.model_dump(mode="json", exclude={"path"})
-        tables = [(table.name, table.digest()) for table in self._tables(name)]
-        said = json.dumps([options, name, tables], sort_keys=True)
+        tables = self._tables(name)
+        digests = self._examples[name].digests or [table.digest() for table in tables]
+        named = [(table.name, digest) for table, digest in zip(tables, digests, strict=True)]
+        said = json.dumps([options, name, named], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def _index(self, name: str) -> Mapping[str, Examples | Gathered]:
@@ -229,8 +232,17 @@ class Dataset(Task):
             skip=c.bad_rows == "skip",
             limit=None if c.gather else most,
             glued=glued if c.join is None else None,
+            kept=self._kept(name, tables, most),
         )
         return {split: Gathered(rows, most) for split, rows in found.items()} if c.gather else found
+
+    def _kept(self, name: str, tables: Sequence[Table], most: int | None) -> Path | None:
+        """Where the index of large data is kept: what it depends on is in the name. None: it is made anew."""
+        known = [table.identity() for table in tables]
+        if not any(table.large for table in tables) or None in known:
+            return None
+        options = self.config.model_dump(mode="json", exclude={"path"})
+        return place_of([options, name, most, known])
 
     @property
     def _where(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset import limits
 from rlalign_plugin_dataset.gunzip import Marks, unpacked
 
 Row = dict[str, Any]
@@ -76,6 +77,15 @@ class Table(ABC):
     def digest(self) -> str:
         """A hash of the contents."""
 
+    def identity(self) -> list[Any] | None:
+        """What changes with the contents and costs no look at them; None: unknown, or `read` needs a `scan` first."""
+        return None
+
+    @property
+    def large(self) -> bool:
+        """Whether to walk over it is worth to be remembered."""
+        return False
+
 
 class File(Table):
     """A table in a local file, packed or not, which may not change while it is in use."""
@@ -105,6 +115,13 @@ class File(Table):
     def digest(self) -> str:
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def identity(self) -> list[Any] | None:
+        return [self.name, str(self.path.resolve()), *self._stamp]
+
+    @property
+    def large(self) -> bool:
+        return self._stamp[0] >= limits.KEPT_BYTES
 
     def _bytes(self, start: int, length: int) -> bytes:
         with self.open() as file:
@@ -174,6 +191,14 @@ class Hub(Table):
         for row in self.dataset:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+    def identity(self) -> list[Any] | None:
+        known = getattr(self.dataset, "_fingerprint", None)
+        return None if known is None else [self.name, known]
+
+    @property
+    def large(self) -> bool:
+        return len(self.dataset) >= limits.KEPT_ROWS
 
 
 def extra(module: str, name: str, why: str) -> Any:
