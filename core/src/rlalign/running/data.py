@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from rlalign.config.pipeline import Pipeline
 from rlalign.data.example import Example, Joined, Without
 from rlalign.errors import ConfigError
-from rlalign.learning.draw import LARGE, Refuse
+from rlalign.learning import draw
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
 from rlalign.records.rundir import RunDir
@@ -66,7 +66,7 @@ class Data:
     def _readable(self, examples: Sequence[Example], plan: PhasePlan, split: str) -> Sequence[Example]:
         """Those of a split that the policy can read; says how many it cannot."""
         responses, first = asked_of(self._plans, plan.task, split)
-        large = len(examples) >= LARGE
+        large = len(examples) >= draw.LARGE
         some = large or (self.most is not None and len(examples) > self.most)
         if large:
             first = min(LOOKED_AT, self.most or LOOKED_AT, first or LOOKED_AT)
@@ -103,9 +103,9 @@ class Data:
                 break
         return found[:count]
 
-    def refusing(self, plan: PhasePlan, data: Sequence[Example], split: str = "train") -> Refuse | None:
+    def refusing(self, plan: PhasePlan, data: Sequence[Example], split: str = "train") -> draw.Refuse | None:
         """What is asked of large data's examples as they are read; None: all that are left are known to be fit."""
-        if len(data) < LARGE:
+        if len(data) < draw.LARGE:
             return None
         responses, _ = asked_of(self._plans, plan.task, split)
         return lambda examples: self._refused(examples, responses, split)

@@ -231,6 +231,7 @@ def test_in_a_pipeline(tmp_path):
         "task": {"dataset": {"path": "memory://d/train.jsonl"}},
         "policy": {"causal-lm": {"path": "gpt2"}},
         "algorithm": "sft",
+        "train": {"iterations": 1},
     }
     file.write_text(json.dumps(said))
     pipeline = load_pipeline(file, registry=Registry())
