@@ -119,6 +119,9 @@ class LazyExamples(Sequence[Example], ABC):
     def example(self, index: int) -> Example:
         """The one at a place from 0 on."""
 
+    def ahead(self, places: Sequence[int]) -> None:
+        """These will be asked for next: what lies elsewhere may be fetched together."""
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
@@ -143,6 +146,10 @@ class Without(LazyExamples):
 
     def example(self, index: int) -> Example:
         return self._examples[int(self._at[index])]
+
+    def ahead(self, places: Sequence[int]) -> None:
+        if isinstance(self._examples, LazyExamples):
+            self._examples.ahead(self._at[list(places)].tolist())
 
 
 class Joined(LazyExamples):

@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from rlalign.data.example import Example
+from rlalign.data.example import Example, LazyExamples
 from rlalign.data.ordering import ROUNDS, ordered, permuted
 from rlalign.data.settings import Train
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError
@@ -131,7 +131,10 @@ class Draw:
     def _drawn(self, count: int) -> list[Example]:
         first, self.position = self.position, self.position + count
         if self._cumulative is None:
-            return [self._example(index) for index in self._in_passes(first, count)]
+            places = self._in_passes(first, count)
+            if isinstance(self.data, LazyExamples):
+                self.data.ahead(places)
+            return [self._example(place) for place in places]
         return [self._weighted(position) for position in range(first, first + count)]
 
     def _in_passes(self, position: int, count: int) -> list[int]:

@@ -117,6 +117,21 @@ def test_rows_are_read_by_their_ranges():
     assert len(Slow.ranges) == 3 and max(Slow.ranges) < 100
 
 
+def test_what_is_drawn_next_is_fetched_together():
+    """And what fails then is read alone."""
+    put("slow://bucket/train.jsonl", LINES)
+    found = task("slow://bucket/train.jsonl").examples("train")
+    places = [5, 250, 6, 5]
+    Slow.ranges.clear()
+    found.ahead(places)
+    assert len(Slow.ranges) == 4, "the store was asked for all of them"
+    assert [found[i].prompt for i in places] == ["p5", "p250", "p6", "p5"]
+    assert len(Slow.ranges) == 5, "one stands there twice"
+    Slow.fails.append(TimeoutError("slow"))
+    found.ahead(places)
+    assert [found[i].prompt for i in places] == ["p5", "p250", "p6", "p5"]
+
+
 def test_folders_patterns_and_files_beside():
     for name in (
         "train-00000-of-00002.jsonl",

@@ -101,6 +101,12 @@ class Examples(LazyExamples):
     def __len__(self) -> int:
         return len(self._places.rows)
 
+    def ahead(self, places: Sequence[int]) -> None:
+        rows = self._places.rows[list(places)]
+        for number, (table, _) in enumerate(self._readers):
+            mine = rows[rows["table"] == number]
+            table.ahead(list(zip(mine["start"].tolist(), mine["length"].tolist(), strict=True)))
+
     def example(self, index: int) -> Example:
         start, length, number, of, nth, part = self._places.rows[index].item()
         table, reader = self._readers[of]

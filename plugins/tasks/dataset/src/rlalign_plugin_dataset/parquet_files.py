@@ -65,6 +65,9 @@ class Parquet(File):
                     yield Scanned(number, group, place, row)
                     place += 1
 
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Row groups are fetched when one of their rows is."""
+
     def read(self, start: int, length: int) -> Row:
         row: Row = self._group(start).slice(length, 1).to_pylist()[0]
         return row

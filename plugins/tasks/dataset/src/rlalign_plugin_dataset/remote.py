@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BufferedReader, RawIOBase
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ PAUSES = 1.0, 5.0, 25.0
 """Seconds before what failed is asked for again."""
 LOOKS = 60.0
 """Seconds after which it is asked again whether a file is what it was."""
+AHEAD = 2**26
+"""Bytes that are fetched together at most."""
 BUFFER = 2**22
 """Bytes that are read at once on the way through a file."""
 VERSIONS = (
@@ -65,6 +68,8 @@ class Remote:
         self._path = path
         self._url = url
         self._looked = time.monotonic()
+        self._fetched: dict[tuple[int, int], bytes] = {}
+        """What will be read next, by where it starts and how long it is."""
         self._pure = PurePosixPath(path)
         self.name, self.suffix = self._pure.name, self._pure.suffix
 
@@ -82,6 +87,8 @@ class Remote:
 
     def read(self, start: int, length: int) -> bytes:
         """Some of it."""
+        if (start, length) in self._fetched:
+            return self._fetched.pop((start, length))
 
         def read() -> bytes:
             found: bytes = self._fs.cat_file(self._path, start=start, end=start + length)
@@ -90,6 +97,18 @@ class Remote:
             return found
 
         return self.asked(read)
+
+    def ahead(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fetch these ranges together; what fails is fetched again when it is read."""
+        self._fetched.clear()
+        if len(ranges) < 2 or sum(length for _, length in ranges) > AHEAD:
+            return
+        starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
+        with contextlib.suppress(Exception):
+            found = self._fs.cat_ranges([self._path] * len(ranges), starts, ends, on_error="return")
+            for place, data in zip(ranges, found, strict=True):
+                if isinstance(data, bytes) and len(data) == place[1]:
+                    self._fetched[place] = data
 
     def stamp(self) -> tuple[Any, ...]:
         """Its size, and what changes with its contents as far as the file system tells."""

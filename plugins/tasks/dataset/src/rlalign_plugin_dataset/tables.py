@@ -74,6 +74,9 @@ class Table(ABC):
     def read(self, start: int, length: int) -> Row:
         """The row that `scan` found there."""
 
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:  # noqa: B027
+        """These will be read next."""
+
     @abstractmethod
     def digest(self) -> str:
         """A hash of the contents."""
@@ -129,6 +132,10 @@ class File(Table):
 
     def _changed(self) -> ConfigError:
         return ConfigError(f"{self.path}: the file has changed since it was first read; start again")
+
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:
+        if isinstance(self.path, Remote) and not is_packed(self.path):
+            self.path.ahead(rows)
 
     def _bytes(self, start: int, length: int) -> bytes:
         if isinstance(self.path, Remote) and not is_packed(self.path):
