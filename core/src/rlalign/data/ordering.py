@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy
 
-AT_ONCE = 2**22
+AT_ONCE = 2**21
 """Numbers that are sorted together."""
 _MIX = numpy.uint64(0x9E3779B97F4A7C15), numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB)
 ROUNDS = 4

@@ -31,7 +31,7 @@ LARGE = 2**20
 """Examples or responses from which on what is as long as the data is kept in files."""
 KEYED = 2**24
 """Examples beyond which a pass is shuffled by a keyed permutation, which takes no memory."""
-AT_ONCE = 2**20
+AT_ONCE = 2**18
 """Of a long array made at once."""
 GIVE_UP = 10_000
 """Examples running that cannot be read."""
@@ -83,7 +83,8 @@ class Draw:
         size = int(self.row_starts()[-1]) if unit == "response" else len(self.data)
         if w.shape != (size,):
             raise RLAlignError(f"draw weights over {size} {unit}s have the shape {tuple(w.shape)}")
-        if not bool(w.isfinite().all()) or bool((w < 0).any()):
+        sound = (bool((w[piece].isfinite() & (w[piece] >= 0)).all()) for piece in _pieces(size))
+        if not all(sound):
             raise RLAlignError("draw weights must be finite and not negative")
         if float(w.sum()) <= 0:
             raise RLAlignError("all draw weights are zero: there is nothing to draw")
@@ -93,7 +94,7 @@ class Draw:
         self._weights = _hash(w.detach().cpu().double())
         name = f"weights-{self._weights[:16]}-{'' if places is None else _hash(places)[:16]}.f8"
         self._cumulative = self._kept(name, size, lambda: _cumulative(w, places))
-        self._drawable = int((w > 0).sum())
+        self._drawable = sum(int((w[piece] > 0).sum()) for piece in _pieces(size))
         self._unit = unit
 
     def scale(self, share: float) -> None:
