@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy
 
+AT_ONCE = 64
+"""Lazy examples that are fetched together where all are gone through."""
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -128,7 +130,20 @@ class LazyExamples(Sequence[Example], ABC):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         place = range(len(self))[index]
-        return self.example(place) if isinstance(place, int) else [self.example(i) for i in place]
+        return self.example(place) if isinstance(place, int) else taken(self, place)
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), AT_ONCE):
+            places = range(start, min(start + AT_ONCE, len(self)))
+            self.ahead(places)
+            yield from map(self.example, places)
+
+
+def taken(examples: Sequence[Example], places: Sequence[int]) -> list[Example]:
+    """Those at some places, fetched together where they can be."""
+    if isinstance(examples, LazyExamples):
+        examples.ahead(places)
+    return [examples[place] for place in places]
 
 
 class Without(LazyExamples):

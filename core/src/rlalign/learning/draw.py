@@ -16,7 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from rlalign.data.example import Example, LazyExamples
+from rlalign.data.example import Example, taken
 from rlalign.data.ordering import ROUNDS, ordered, permuted
 from rlalign.data.settings import Train
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError
@@ -133,9 +133,7 @@ class Draw:
         first, self.position = self.position, self.position + count
         if self._cumulative is None:
             places = self._in_passes(first, count)
-            if isinstance(self.data, LazyExamples):
-                self.data.ahead(places)
-            return [self._example(place) for place in places]
+            return [self._placed(*found) for found in zip(places, taken(self.data, places), strict=True)]
         return [self._weighted(position) for position in range(first, first + count)]
 
     def _in_passes(self, position: int, count: int) -> list[int]:
@@ -154,7 +152,8 @@ class Draw:
         index = int(torch.searchsorted(self._cumulative, target, right=True))
         index = min(index, len(self._cumulative) - 1)
         if self._unit == "example":
-            return self._example(index if self._order is None else int(self._order[index]))
+            place = index if self._order is None else int(self._order[index])
+            return self._placed(place, self.data[place])
         return self._response(index if self._rows is None else int(self._rows[index]))
 
     def _shuffled(self, epoch: int, start: int, end: int) -> Tensor:
@@ -168,8 +167,7 @@ class Draw:
             self._epoch = epoch, torch.randperm(size, generator=generator)
         return self._epoch[1][start:end]
 
-    def _example(self, index: int) -> Example:
-        example = self.data[index]
+    def _placed(self, index: int, example: Example) -> Example:
         return example if self._starts is None else replace(example, row=int(self._starts[index]))
 
     def _response(self, row: int) -> Example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rlalign.config.pipeline import Pipeline
-from rlalign.data.example import Example, Joined, Without
+from rlalign.data.example import Example, Joined, Without, taken
 from rlalign.errors import ConfigError
 from rlalign.learning import draw
 from rlalign.records.columns import data_fingerprint
@@ -74,7 +74,7 @@ class Data:
             first = min(self.most or 0, first or len(examples))
         part = examples
         if first is not None and first < len(examples):
-            part = [examples[i] for i in range(first)]
+            part = taken(examples, range(first))
         refused = self._refused(part, responses, split)
         if refused and len(part) < len(examples) and not some:  # others take their place
             part, refused = examples, self._refused(examples, responses, split)
@@ -96,7 +96,7 @@ class Data:
         refuse = self.refusing(plan, examples, split)
         found: list[Example] = []
         for start in range(0, len(examples), count):
-            piece = examples[start : start + count]
+            piece = taken(examples, range(start, min(start + count, len(examples))))
             refused = refuse(piece) if refuse else ()
             found += [example for i, example in enumerate(piece) if i not in refused]
             if len(found) >= count:

@@ -117,16 +117,20 @@ def test_rows_are_read_by_their_ranges():
     assert len(Slow.ranges) == 3 and max(Slow.ranges) < 100
 
 
-def test_what_is_drawn_next_is_fetched_together():
-    """And what fails then is read alone."""
+def test_what_is_drawn_next_is_fetched_together(monkeypatch):
+    """What lies close by in one piece; what fails then is read alone."""
+    monkeypatch.setattr(remote, "GAP", 100)
     put("slow://bucket/train.jsonl", LINES)
     found = task("slow://bucket/train.jsonl").examples("train")
     places = [5, 250, 6, 5]
     Slow.ranges.clear()
     found.ahead(places)
-    assert len(Slow.ranges) == 4, "the store was asked for all of them"
+    assert len(Slow.ranges) == 2, "the store was asked for all of them"
     assert [found[i].prompt for i in places] == ["p5", "p250", "p6", "p5"]
-    assert len(Slow.ranges) == 5, "one stands there twice"
+    assert len(Slow.ranges) == 3, "one stands there twice"
+    Slow.ranges.clear()
+    assert [e.prompt for e in found] == [f"p{i}" for i in range(300)]
+    assert len(Slow.ranges) < 10, "rows that are all read come together"
     Slow.fails.append(TimeoutError("slow"))
     found.ahead(places)
     assert [found[i].prompt for i in places] == ["p5", "p250", "p6", "p5"]

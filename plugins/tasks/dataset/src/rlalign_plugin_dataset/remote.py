@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from io import BufferedReader, RawIOBase
 from pathlib import PurePosixPath
@@ -22,6 +23,8 @@ PAUSES = 1.0, 5.0, 25.0
 """Seconds before what failed is asked for again."""
 LOOKS = 60.0
 """Seconds after which it is asked again whether a file is what it was."""
+GAP = 2**12
+"""Bytes between two ranges that are fetched with them, rather than ask twice."""
 AHEAD = 2**26
 """Bytes that are fetched together at most."""
 BUFFER = 2**22
@@ -103,12 +106,22 @@ class Remote:
         self._fetched.clear()
         if len(ranges) < 2 or sum(length for _, length in ranges) > AHEAD:
             return
-        starts, ends = [start for start, _ in ranges], [start + length for start, length in ranges]
+        blocks: list[list[int]] = []
+        for start, length in sorted(ranges):
+            if blocks and start <= blocks[-1][1] + GAP:
+                blocks[-1][1] = max(blocks[-1][1], start + length)
+            else:
+                blocks.append([start, start + length])
+        starts, ends = zip(*blocks, strict=True)
         with contextlib.suppress(Exception):
-            found = self._fs.cat_ranges([self._path] * len(ranges), starts, ends, on_error="return")
-            for place, data in zip(ranges, found, strict=True):
-                if isinstance(data, bytes) and len(data) == place[1]:
-                    self._fetched[place] = data
+            found = self._fs.cat_ranges(
+                [self._path] * len(blocks), list(starts), list(ends), on_error="return"
+            )
+            for start, length in ranges:
+                at = bisect_right(starts, start) - 1
+                data = found[at]
+                if isinstance(data, bytes) and len(data) == ends[at] - starts[at]:
+                    self._fetched[start, length] = data[start - starts[at] :][:length]
 
     def stamp(self) -> tuple[Any, ...]:
         """Its size, and what changes with its contents as far as the file system tells."""
