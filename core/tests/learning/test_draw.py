@@ -7,20 +7,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlalign.data.batch import Batch
-from rlalign.data.example import Example
+from rlalign.data.example import Example, LazyExamples
 from rlalign.data.settings import Train
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
+from rlalign.learning import draw as drawing
 from rlalign.learning.draw import Draw
 from rlalign.randomness import Seeds
+from rlalign.records.shelf import Shelf
 from rlalign.testing import Bench, PolicyGradient, run
 
 
@@ -129,6 +132,134 @@ def test_weighted_draws_depend_on_their_place_only() -> None:
 def test_weights_that_make_no_sense(w: torch.Tensor, said: str) -> None:
     with pytest.raises(RLAlignError, match=said):
         draw(4, responses=2).weights(w)
+
+
+# -- from large data --------------------------------------------------------------------------------
+
+
+class Many(LazyExamples):
+    """Examples with no to three responses, and keys that are hashes."""
+
+    def __init__(self, count: int) -> None:
+        rng = numpy.random.default_rng(count)
+        self.response_counts = rng.integers(0, 4, count, dtype=numpy.int32)
+        self.row_keys = rng.integers(0, 2**64 - 1, count, dtype=numpy.uint64)
+
+    def __len__(self) -> int:
+        return len(self.response_counts)
+
+    def example(self, index: int) -> Example:
+        texts = tuple(f"{index} {j}" for j in range(self.response_counts[index]))
+        return Example(str(index), str(index), texts, tuple(map(float, range(len(texts)))))
+
+
+def told(examples: list[Example]) -> list[tuple[str, tuple[str, ...], int]]:
+    return [(e.id, e.responses, e.row) for e in examples]
+
+
+@pytest.mark.parametrize("unit", [None, "example", "response"])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_draws_from_files_are_those_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: Any, keyed: bool
+) -> None:
+    data = Many(5_000)
+    if not keyed:
+        del data.row_keys
+
+    def drawn(keep: Shelf | None) -> tuple[list[Any], Draw]:
+        one = Draw(data, Seeds(3), ("draw",), keep=keep)
+        if unit is not None:
+            size = len(data) if unit == "example" else int(data.response_counts.sum())
+            one.weights(torch.rand(size, generator=torch.Generator().manual_seed(0)), unit)
+        return told(one.next(300)), one
+
+    before, in_memory = drawn(None)
+    monkeypatch.setattr(drawing, "LARGE", 1_000)
+    monkeypatch.setattr(drawing, "AT_ONCE", 777)
+    first, _ = drawn(Shelf(tmp_path))
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert first == before
+    again, mapped = drawn(Shelf(tmp_path))
+    assert again == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == there, "made once"
+    assert mapped.state_dict() == in_memory.state_dict()
+    kinds = {path.name.partition("-")[0] for path in there}
+    assert (
+        kinds
+        == ({"order"} if keyed else set())
+        | {
+            None: set(),
+            "example": {"weights"},
+            "response": {"weights", "starts"} | ({"rows"} if keyed else set()),
+        }[unit]
+    )
+    if unit == "response":
+        assert mapped.row_starts().tolist() == in_memory.row_starts().tolist()
+
+
+def test_what_is_mapped_can_be_changed_by_nobody(tmp_path: Path) -> None:
+    keep = Shelf(tmp_path)
+    keep("x.i8", lambda: [torch.arange(5)]).fill_(9)
+    assert keep("x.i8", lambda: pytest.fail("it is there")).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_draws_are_those_that_runs_were_begun_with() -> None:
+    """Or none of them could go on."""
+    one = Draw(Many(3_000), Seeds(5), ("draw", 0, 0))
+    assert ids(one.next(8)) == ["257", "1575", "2261", "1724", "2994", "614", "2845", "2031"]
+    one.weights(torch.rand(3_000, generator=torch.Generator().manual_seed(1)), "example")
+    one.load_state_dict({**one.state_dict(), "position": 0})
+    assert ids(one.next(3)) == ["2793", "2686", "1383"]
+    assert str(one.state_dict()["weights"]).startswith("a3533357")
+
+
+def test_long_passes_are_shuffled_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass covers the data once, however it is cut; passes and seeds differ; nothing as long as it is kept."""
+    monkeypatch.setattr(drawing, "KEYED", 1_000)
+    data = Many(1_001)
+    one, other = Draw(data, Seeds(0), ("draw",)), Draw(data, Seeds(0), ("draw",))
+    drawn = ids(one.next(3_003))
+    assert one._epoch is None
+    for start in (0, 1_001, 2_002):
+        assert sorted(drawn[start : start + 1_001], key=int) == [str(i) for i in range(1_001)]
+    assert drawn[:1_001] != drawn[1_001:2_002]
+    assert ids(Draw(data, Seeds(1), ("draw",)).next(1_001)) != drawn[:1_001]
+    cut = [i for n in (1, 999, 2, 1_001, 17) for i in ids(other.next(n))]
+    assert cut == drawn[: len(cut)]
+    resumed = Draw(data, Seeds(0), ("draw",))
+    resumed.load_state_dict(json.loads(json.dumps(other.state_dict())))
+    assert ids(resumed.next(900)) == drawn[len(cut) : len(cut) + 900]
+    short = Draw(Many(1_000), Seeds(0), ("draw",))
+    short.next(1)
+    assert short._epoch is not None, "at the border draws are as they always were"
+
+
+def test_what_cannot_be_read_is_left_out_when_it_is_drawn() -> None:
+    def odd(examples: Any) -> dict[int, str]:
+        return {i: "it is odd" for i, e in enumerate(examples) if int(e.id) % 2}
+
+    data = Many(40)
+    whole = ids(Draw(data, Seeds(0), ("draw",)).next(80))
+    one, other = (Draw(data, Seeds(0), ("draw",), refuse=odd) for _ in range(2))
+    found, left = [], 0
+    for n in (1, 7, 8, 4):
+        found += ids(one.next(n))
+        left += one.left_out
+    assert found == [i for i in whole if int(i) % 2 == 0][:20]
+    assert left == one.position - 20 > 0
+    other.load_state_dict(one.state_dict())
+    assert ids(other.next(5)) == ids(one.next(5))
+
+
+def test_data_of_which_nothing_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "GIVE_UP", 100)
+    one = Draw(
+        Many(40), Seeds(0), ("draw",), refuse=lambda found: dict.fromkeys(range(len(found)), "too long")
+    )
+    with pytest.raises(
+        ConfigError, match=r"1\d\d examples running cannot be read; the last is `\d+`: too long"
+    ):
+        one.next(8)
 
 
 # -- how long ---------------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ def _with_absolute_paths(
     if not isinstance(value, str) or Path not in choices:
         return value
     # `str | Path` is a name on some hub unless it looks like a path, or like a file of weights.
+    if "://" in value and any(isinstance(c, type) and issubclass(c, str) and c is not str for c in choices):
+        return value  # an address, of a type of its own
     looks = value.startswith(("./", "../", "/", "~", "pkg:")) or value.endswith(".gguf")
     if str in choices and not looks:
         return value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy
 
+AT_ONCE = 64
+"""Lazy examples that are fetched together where all are gone through."""
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -119,13 +121,29 @@ class LazyExamples(Sequence[Example], ABC):
     def example(self, index: int) -> Example:
         """The one at a place from 0 on."""
 
+    def ahead(self, places: Sequence[int]) -> None:
+        """These will be asked for next: what lies elsewhere may be fetched together."""
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         place = range(len(self))[index]
-        return self.example(place) if isinstance(place, int) else [self.example(i) for i in place]
+        return self.example(place) if isinstance(place, int) else taken(self, place)
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), AT_ONCE):
+            places = range(start, min(start + AT_ONCE, len(self)))
+            self.ahead(places)
+            yield from map(self.example, places)
+
+
+def taken(examples: Sequence[Example], places: Sequence[int]) -> list[Example]:
+    """Those at some places, fetched together where they can be."""
+    if isinstance(examples, LazyExamples):
+        examples.ahead(places)
+    return [examples[place] for place in places]
 
 
 class Without(LazyExamples):
@@ -143,6 +161,10 @@ class Without(LazyExamples):
 
     def example(self, index: int) -> Example:
         return self._examples[int(self._at[index])]
+
+    def ahead(self, places: Sequence[int]) -> None:
+        if isinstance(self._examples, LazyExamples):
+            self._examples.ahead(self._at[list(places)].tolist())
 
 
 class Joined(LazyExamples):

@@ -1,10 +1,14 @@
-"""Which examples an iteration gets: shuffled passes over the data, or draws by weight."""
+"""Which examples an iteration gets: shuffled passes over the data, or draws by weight.
+
+What is as long as large data lies in files that are mapped, and long passes are shuffled by a keyed permutation: a
+process holds next to nothing of a hundred million rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,28 +16,57 @@ import numpy
 import torch
 from torch import Tensor
 
-from rlalign.data.example import Example
+from rlalign.data.example import Example, taken
+from rlalign.data.ordering import ROUNDS, ordered, permuted
 from rlalign.data.settings import Train
 from rlalign.errors import CheckpointError, ConfigError, RLAlignError
 from rlalign.randomness import Seeds
+
+Kept = Callable[[str, Callable[[], Iterable[Tensor]]], Tensor]
+"""Gives an array by its name (`order-….i8`), made of pieces where it is not there yet."""
+Refuse = Callable[[Sequence[Example]], Mapping[int, str]]
+"""Places of the examples that cannot be read, and why."""
+
+LARGE = 2**20
+"""Examples or responses from which on what is as long as the data is kept in files."""
+KEYED = 2**24
+"""Examples beyond which a pass is shuffled by a keyed permutation, which takes no memory."""
+AT_ONCE = 2**18
+"""Of a long array made at once."""
+GIVE_UP = 10_000
+"""Examples running that cannot be read."""
 
 
 class Draw:
     """The draws of one phase. Its only running state is how many examples were drawn."""
 
-    def __init__(self, data: Sequence[Example], seeds: Seeds, key: tuple[str | int, ...]) -> None:
+    def __init__(
+        self,
+        data: Sequence[Example],
+        seeds: Seeds,
+        key: tuple[str | int, ...],
+        *,
+        keep: Kept | None = None,
+        refuse: Refuse | None = None,
+    ) -> None:
+        """`keep` is asked for arrays as long as large data; what `refuse` names is left out when it is drawn."""
         if len(data) == 0:
             raise ConfigError("the task has no training examples")
         self.data = data
         self.position = 0
         self.share = 1.0
+        self.refuse = refuse
+        self.left_out = 0
+        """Examples left out by the last `next`."""
         self._seeds = seeds
         self._key = key
+        self._keep = keep
         self._epoch: tuple[int, Tensor] | None = None
         self._starts: Tensor | None = None
-        self._order = _order(data)
-        self._rows = torch.empty(0, dtype=torch.long)
-        """All logged responses, in that order; for weights over them."""
+        self._order = self._in_order()
+        """Places in the data, in an order that depends on what stands there; None: as they stand."""
+        self._rows: Tensor | None = None
+        """All logged responses, in that order; for weights over them. None: as they stand."""
         self._cumulative: Tensor | None = None
         self._drawable = 0
         self._unit: Literal["response", "example"] = "example"
@@ -50,16 +83,19 @@ class Draw:
         size = int(self.row_starts()[-1]) if unit == "response" else len(self.data)
         if w.shape != (size,):
             raise RLAlignError(f"draw weights over {size} {unit}s have the shape {tuple(w.shape)}")
-        if not bool(w.isfinite().all()) or bool((w < 0).any()):
+        sound = (bool((w[piece].isfinite() & (w[piece] >= 0)).all()) for piece in _pieces(size))
+        if not all(sound):
             raise RLAlignError("draw weights must be finite and not negative")
         if float(w.sum()) <= 0:
             raise RLAlignError("all draw weights are zero: there is nothing to draw")
         if unit == "response":
             self._rows = self._rows_in_order()
-        self._cumulative = w.double()[self._rows if unit == "response" else self._order].cumsum(0)
-        self._drawable = int((w > 0).sum())
+        places = self._rows if unit == "response" else self._order
+        self._weights = _hash(w.detach().cpu().double())
+        name = f"weights-{self._weights[:16]}-{'' if places is None else _hash(places)[:16]}.f8"
+        self._cumulative = self._kept(name, size, lambda: _cumulative(w, places))
+        self._drawable = sum(int((w[piece] > 0).sum()) for piece in _pieces(size))
         self._unit = unit
-        self._weights = hashlib.sha256(w.detach().cpu().double().numpy().tobytes()).hexdigest()
 
     def scale(self, share: float) -> None:
         """Multiply `train.iterations`, for example by the share of the data that is kept."""
@@ -77,10 +113,27 @@ class Draw:
         return max(1, math.ceil((train.passes or 1.0) * size / train.prompts))
 
     def next(self, count: int) -> list[Example]:
-        """The next examples. One drawn twice stands there twice."""
+        """The next examples that can be read. One drawn twice stands there twice."""
+        found: list[Example] = []
+        self.left_out = running = 0
+        while len(found) < count:
+            drawn = self._drawn(count - len(found))
+            refused = {} if self.refuse is None else self.refuse(drawn)
+            found += [example for i, example in enumerate(drawn) if i not in refused]
+            self.left_out += len(refused)
+            running = running + len(refused) if len(refused) == len(drawn) else 0
+            if running >= GIVE_UP:
+                i, why = next(iter(refused.items()))
+                raise ConfigError(
+                    f"{running:,} examples running cannot be read; the last is `{drawn[i].id}`: {why}"
+                )
+        return found
+
+    def _drawn(self, count: int) -> list[Example]:
         first, self.position = self.position, self.position + count
         if self._cumulative is None:
-            return [self._example(index) for index in self._in_passes(first, count)]
+            places = self._in_passes(first, count)
+            return [self._placed(*found) for found in zip(places, taken(self.data, places), strict=True)]
         return [self._weighted(position) for position in range(first, first + count)]
 
     def _in_passes(self, position: int, count: int) -> list[int]:
@@ -88,7 +141,8 @@ class Draw:
         found: list[int] = []
         while len(found) < count:
             epoch, place = divmod(position + len(found), len(self.data))
-            found += self._order[self._shuffled(epoch)[place : place + count - len(found)]].tolist()
+            until = min(place + count - len(found), len(self.data))
+            found += _at(self._order, self._shuffled(epoch, place, until)).tolist()
         return found
 
     def _weighted(self, position: int) -> Example:
@@ -98,17 +152,22 @@ class Draw:
         index = int(torch.searchsorted(self._cumulative, target, right=True))
         index = min(index, len(self._cumulative) - 1)
         if self._unit == "example":
-            return self._example(int(self._order[index]))
-        return self._response(int(self._rows[index]))
+            place = index if self._order is None else int(self._order[index])
+            return self._placed(place, self.data[place])
+        return self._response(index if self._rows is None else int(self._rows[index]))
 
-    def _shuffled(self, epoch: int) -> Tensor:
+    def _shuffled(self, epoch: int, start: int, end: int) -> Tensor:
+        """A piece of a shuffled pass."""
+        generator = self._seeds.rng(*self._key, "shuffle", epoch)
+        size = len(self.data)
+        if size > KEYED:
+            keys = torch.randint(2**63 - 1, (ROUNDS,), generator=generator).tolist()
+            return torch.from_numpy(permuted(numpy.arange(start, end), size, keys))
         if self._epoch is None or self._epoch[0] != epoch:
-            generator = self._seeds.rng(*self._key, "shuffle", epoch)
-            self._epoch = epoch, torch.randperm(len(self.data), generator=generator)
-        return self._epoch[1]
+            self._epoch = epoch, torch.randperm(size, generator=generator)
+        return self._epoch[1][start:end]
 
-    def _example(self, index: int) -> Example:
-        example = self.data[index]
+    def _placed(self, index: int, example: Example) -> Example:
         return example if self._starts is None else replace(example, row=int(self._starts[index]))
 
     def _response(self, row: int) -> Example:
@@ -127,17 +186,32 @@ class Draw:
         """[examples+1]: where each example's responses begin among all logged responses."""
         if self._starts is None:
             known = getattr(self.data, "response_counts", None)
-            found = [len(example.responses) for example in self.data] if known is None else known.tolist()
-            counts = torch.tensor(found, dtype=torch.long)
-            self._starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+            counts = known if known is not None else numpy.array([len(e.responses) for e in self.data])
+            name = "" if len(counts) < LARGE else f"starts-{_hash(counts)[:16]}.i8"
+            self._starts = self._kept(name, len(counts), lambda: _starts(counts))
         return self._starts
 
-    def _rows_in_order(self) -> Tensor:
-        starts = self.row_starts()
-        count = starts.diff()[self._order]
-        before = count.cumsum(0) - count
-        first = torch.repeat_interleave(starts[self._order] - before, count)
-        return first + torch.arange(len(first))
+    # -- arrays as long as the data ---------------------------------------------------------------
+
+    def _in_order(self) -> Tensor | None:
+        keys = getattr(self.data, "row_keys", None)
+        if keys is None:
+            return None
+        name = "" if len(keys) < LARGE else f"order-{_hash(keys)[:16]}.i8"
+        return self._kept(name, len(keys), lambda: map(torch.from_numpy, ordered(keys)))
+
+    def _rows_in_order(self) -> Tensor | None:
+        starts, order = self.row_starts(), self._order
+        if order is None:
+            return None
+        size = int(starts[-1])
+        name = "" if size < LARGE else f"rows-{_hash(starts)[:16]}-{_hash(order)[:16]}.i8"
+        return self._kept(name, size, lambda: _rows_of(starts, order))
+
+    def _kept(self, name: str, size: int, pieces: Callable[[], Iterable[Tensor]]) -> Tensor:
+        if self._keep is None or size < LARGE:
+            return torch.cat(list(pieces()))
+        return self._keep(name, pieces)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "weights": self._weights}
@@ -152,9 +226,47 @@ class Draw:
         self.position = int(state["position"])
 
 
-def _order(data: Sequence[Example]) -> Tensor:
-    """Places in the data, in an order that depends on what stands there where the data can say so."""
-    keys = getattr(data, "row_keys", None)
-    if keys is None:
-        return torch.arange(len(data))
-    return torch.from_numpy(numpy.argsort(keys, kind="stable"))
+def _at(order: Tensor | None, places: Tensor) -> Tensor:
+    return places if order is None else order[places]
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    return (slice(start, start + AT_ONCE) for start in range(0, size, AT_ONCE))
+
+
+def _hash(values: Tensor | numpy.ndarray) -> str:
+    array, digest = numpy.asarray(values), hashlib.sha256()
+    for piece in _pieces(len(array)):
+        digest.update(numpy.ascontiguousarray(array[piece]).data)
+    return digest.hexdigest()
+
+
+def _cumulative(w: Tensor, places: Tensor | None) -> Iterator[Tensor]:
+    """Sums of the weights at these places, as they would come out in one go."""
+    before: Tensor | float = 0.0
+    for piece in _pieces(len(w)):
+        some = w[piece] if places is None else w[places[piece]]
+        some = some.detach().cpu().to(torch.float64, copy=True)
+        some[0] += before
+        sums = some.cumsum(0)
+        before = sums[-1]
+        yield sums
+
+
+def _starts(counts: numpy.ndarray) -> Iterator[Tensor]:
+    before = torch.zeros(1, dtype=torch.long)
+    yield before
+    for piece in _pieces(len(counts)):
+        found = torch.from_numpy(numpy.asarray(counts[piece], dtype=numpy.int64)).cumsum(0) + before
+        yield found
+        before = found[-1:]
+
+
+def _rows_of(starts: Tensor, order: Tensor) -> Iterator[Tensor]:
+    """The responses of the examples at these places, one example after the other."""
+    for piece in _pieces(len(order)):
+        places = order[piece]
+        first = starts[places]
+        count = starts[places + 1] - first
+        skipped = torch.repeat_interleave(first - (count.cumsum(0) - count), count)
+        yield skipped + torch.arange(len(skipped))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import CheckpointError, ComponentError, RLAlignError
 from rlalign.records.files import inside, read_json
 from rlalign.records.rundir import write_atomic
+from rlalign.records.shelf import mapped
 from rlalign.records.sums import SavedShape, Sum, sum_of
 
 
@@ -57,12 +58,15 @@ class Columns:
         data: Sequence[Example],
         starts: Callable[[], Tensor],
         guard: Callable[[], None] = lambda: None,
+        refuse: Callable[[Sequence[Example]], Collection[int]] = lambda examples: (),
     ) -> None:
         self.folder = folder
         self.data = data
         self.starts = starts
         self.guard = guard
         """Raises where the run is not this process's any more."""
+        self.refuse = refuse
+        """Places of the examples that the policy cannot read. No draw gives them, and their values are 0."""
         self.folders: dict[str, str] = {}
         self._open: dict[str, numpy.ndarray] = {}
 
@@ -97,24 +101,26 @@ class Columns:
         values = numpy.memmap(path, dtype=numpy.float64, mode="r+", shape=(rows,))
         starts = self.starts()
         while done < len(self.data):
-            until = self._piece(done)
+            piece = self._piece(done)
+            until = done + len(piece)
+            refused = self.refuse(piece)
             examples = [
-                replace(self.data[i], row=int(starts[i]))
-                for i in range(done, until)
-                if self.data[i].responses
+                replace(example, row=int(starts[done + i]))
+                for i, example in enumerate(piece)
+                if example.responses and i not in refused
             ]
             if examples:
                 rollout, reward = score(examples)
-                values[int(starts[done]) : int(starts[until])] = _checked(
-                    compute(rollout, reward), rollout, name
-                )
+                there = [e.row + j for e in examples for j in range(len(e.responses))]
+                values[there] = _checked(compute(rollout, reward), rollout, name)
                 values.flush()
+            if any(example.responses for example in piece):
                 found.add(values[int(starts[done]) : int(starts[until])].tobytes())
             done = until
             self.guard()
             write_atomic(progress, json.dumps({"examples": done, "values": found.saved()}))
         self._open[name] = numpy.memmap(path, dtype=numpy.float64, mode="r", shape=(rows,))
-        return torch.from_numpy(numpy.array(self._open[name]))
+        return mapped(path, numpy.dtype(numpy.float64))
 
     def _done(self, path: Path, progress: Path, rows: int) -> tuple[int, Sum]:
         """How many examples have their values, as far as these are what was written; and the values' sum."""
@@ -126,14 +132,13 @@ class Columns:
             whole = False
         return (said["examples"], found) if whole else (0, Sum())
 
-    def _piece(self, start: int) -> int:
+    def _piece(self, start: int) -> list[Example]:
         """Whole groups from `start` on, of a bounded size."""
-        characters, end = 0, start
-        while end < len(self.data) and (end == start or characters < PIECE_TOKENS):
-            example = self.data[end]
-            characters += sum(len(str(example.prompt)) + len(r) for r in example.responses)
-            end += 1
-        return end
+        characters, found = 0, list[Example]()
+        while start + len(found) < len(self.data) and (not found or characters < PIECE_TOKENS):
+            found.append(self.data[start + len(found)])
+            characters += sum(len(str(found[-1].prompt)) + len(r) for r in found[-1].responses)
+        return found
 
     def attach(self, rollout: Rollout, row_N: Tensor) -> Rollout:
         """Give logged responses, which stand at `row_N` of the data, the values of every column."""

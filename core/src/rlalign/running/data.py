@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rlalign.config.pipeline import Pipeline
-from rlalign.data.example import Example, Joined, Without
+from rlalign.data.example import Example, Joined, Without, taken
 from rlalign.errors import ConfigError
+from rlalign.learning import draw
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
 from rlalign.records.rundir import RunDir
 from rlalign.running.examples import examples_of
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan, asked_of
+
+LOOKED_AT = 1_000
+"""Examples of a large split that are looked at before the run."""
 
 
 class Data:
@@ -62,12 +66,15 @@ class Data:
     def _readable(self, examples: Sequence[Example], plan: PhasePlan, split: str) -> Sequence[Example]:
         """Those of a split that the policy can read; says how many it cannot."""
         responses, first = asked_of(self._plans, plan.task, split)
-        some = self.most is not None and len(examples) > self.most
-        if some:
+        large = len(examples) >= draw.LARGE
+        some = large or (self.most is not None and len(examples) > self.most)
+        if large:
+            first = min(LOOKED_AT, self.most or LOOKED_AT, first or LOOKED_AT)
+        elif some:
             first = min(self.most or 0, first or len(examples))
         part = examples
         if first is not None and first < len(examples):
-            part = [examples[i] for i in range(first)]
+            part = taken(examples, range(first))
         refused = self._refused(part, responses, split)
         if refused and len(part) < len(examples) and not some:  # others take their place
             part, refused = examples, self._refused(examples, responses, split)
@@ -79,8 +86,29 @@ class Data:
         why = f"the first is `{examples[least].id}`: {refused[least]}"
         if len(refused) == len(examples):
             raise ConfigError(f"{place}: {who} can read none {of}; {why}")
-        self._note(f"{who} leaves out {len(refused):,} {of}; {why}")
+        later = ", and others as they are drawn" if large and self.most is None else ""
+        self._note(f"{who} leaves out {len(refused):,} {of}{later}; {why}")
         return examples if some else Without(examples, refused)
+
+    def first(self, plan: PhasePlan, split: str, count: int) -> list[Example]:
+        """The first examples of a split that the policy can read."""
+        examples = self.split(plan, split)
+        refuse = self.refusing(plan, examples, split)
+        found: list[Example] = []
+        for start in range(0, len(examples), count):
+            piece = taken(examples, range(start, min(start + count, len(examples))))
+            refused = refuse(piece) if refuse else ()
+            found += [example for i, example in enumerate(piece) if i not in refused]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def refusing(self, plan: PhasePlan, data: Sequence[Example], split: str = "train") -> draw.Refuse | None:
+        """What is asked of large data's examples as they are read; None: all that are left are known to be fit."""
+        if len(data) < draw.LARGE:
+            return None
+        responses, _ = asked_of(self._plans, plan.task, split)
+        return lambda examples: self._refused(examples, responses, split)
 
     def _refused(
         self, examples: Sequence[Example], responses: Collection[str], split: str

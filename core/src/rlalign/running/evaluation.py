@@ -46,8 +46,7 @@ def examples(phase: RunningPhase) -> list[Example]:
     """The first examples of the split."""
     asked = phase.settings.evaluate
     assert asked is not None
-    data = phase.workspace.data.split(phase.plan, asked.split)
-    first = [data[i] for i in range(min(asked.examples, len(data)))]
+    first = phase.workspace.data.first(phase.plan, asked.split, asked.examples)
     if not first:
         raise RLAlignError(f"the task has no examples in the split `{asked.split}` to evaluate on")
     return first

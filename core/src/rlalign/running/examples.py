@@ -51,6 +51,10 @@ class _Named(LazyExamples):
     def __len__(self) -> int:
         return len(self._examples)
 
+    def ahead(self, places: Sequence[int]) -> None:
+        with attributed_to(f"{self._who}, told which examples of `{self._split}` come next,"):
+            self._examples.ahead(places)
+
     def example(self, index: int) -> Example:
         what = f"{self._who}, asked for example {index} of `{self._split}` (the first is 0)"
         with _telling_the_row(what, self._task, self._split):

@@ -30,7 +30,9 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     train, stages = phase.settings.train, phase.plan.training
     phase.models.iteration_started()
     phase.untouched.iteration_started()
+    drawn = phase.draw.position
     seen, batches = _batches(phase)
+    left_out = phase.draw.position - drawn - train.prompts * len(batches)
     batch = _joined(phase, batches)
     new = new_ones(seen)
     metrics = of_responses(new) | of_remembered(seen)
@@ -44,6 +46,8 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
             phase.workspace.display.note(
                 f"iteration {phase.iteration + 1}: {found} of {train.prompts} groups after {train.refill} refills"
             )
+    if phase.draw.refuse is not None:
+        metrics["left_out"] = float(left_out)
     _keep_rows(phase, new)
     with phase.clock("update"):
         if phase.plan.learns:

@@ -20,6 +20,7 @@ from rlalign.learning.learner import GradientLearner
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records.checkpoint import fitting
 from rlalign.records.columns import Columns
+from rlalign.records.shelf import Shelf
 from rlalign.running.logged import LoggedResponses
 from rlalign.running.metrics import sampler_gap
 from rlalign.running.model_outputs import ModelOutputs
@@ -64,8 +65,14 @@ class RunningPhase:
         self.clock = Clock()
         self.untouched = Untouched(self.models, workspace.seeds, workspace.note_once, self._stands)
         data = workspace.data.training(plan, repeat)
-        self.draw = Draw(data, workspace.seeds, ("draw", repeat, place))
-        columns = Columns(workspace.dir.columns, data, self.draw.row_starts, workspace.dir.require_mine)
+        folder, guard, refuse = (
+            workspace.dir.columns,
+            workspace.dir.require_mine,
+            workspace.data.refusing(plan, data),
+        )
+        keep = Shelf(folder / "draws", guard)
+        self.draw = Draw(data, workspace.seeds, ("draw", repeat, place), keep=keep, refuse=refuse)
+        columns = Columns(folder, data, self.draw.row_starts, guard, refuse or (lambda examples: ()))
         self.logged = LoggedResponses(plan, self.models, columns)
 
     def start(self, state: Mapping[str, Any] | None = None, *, changed: bool = False) -> None:

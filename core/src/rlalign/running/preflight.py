@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
+import numpy
+
 from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
 from rlalign.config.registry import Registry
 from rlalign.costs.machines import parse
@@ -180,7 +182,10 @@ def _too_few(plan: PhasePlan, examples: Sequence[Example]) -> Iterator[str]:
     counts = getattr(examples, "response_counts", None)
     if counts is None:
         counts = [len(examples[i].responses) for i in range(min(len(examples), LOOKED_AT))]
-    most, looked_at = int(max(counts)), "" if len(counts) == len(examples) else f"the first {LOOKED_AT:,} of "
+    most, looked_at = (
+        int(numpy.max(counts)),
+        "" if len(counts) == len(examples) else f"the first {LOOKED_AT:,} of ",
+    )
     for member in plan.members:
         if most < member.component.min_samples:
             yield (

@@ -16,6 +16,8 @@ from rlalign_plugin_dataset.columns import Columns
 from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import Examples, by_share, index
 from rlalign_plugin_dataset.mapping import Template, glued
+from rlalign_plugin_dataset.places import place_of
+from rlalign_plugin_dataset.remote import Url
 from rlalign_plugin_dataset.rows import Rows
 from rlalign_plugin_dataset.tables import Encoding, Table
 
@@ -32,11 +34,10 @@ class Dataset(Task):
     class Config(Options):
         """Options of `dataset`. A column option that is not given means the column of the option's own name."""
 
-        path: Path | None = Field(
+        path: Url | Annotated[Path, Field(strict=False)] | None = Field(
             None,
-            strict=False,
             description="a file (.jsonl, .json, .csv, .tsv, .txt, each also with .gz; .parquet), or a folder, one file "
-            "or folder a split",
+            "or folder a split; here, or elsewhere: `s3://bucket/data`",
         )
         lines: dict[str, FileName] = Field(
             {},
@@ -152,8 +153,8 @@ class Dataset(Task):
                 raise ValueError("a pair needs both `chosen` and `rejected`")
             if self.chosen is not None and self.responses is not None:
                 raise ValueError("say `responses`, or `chosen` and `rejected`, not both")
-            if self.lines and self.path is None:
-                raise ValueError("`lines` names files in the folder `path`")
+            if self.lines and not isinstance(self.path, Path):
+                raise ValueError("`lines` names files in the folder `path`, which is one on this machine")
             marked = {name.count(sources.SPLIT) for name in self.lines.values()}
             if marked - {0, 1} or len(marked) > 1:
                 raise ValueError("`lines`: either each name holds `{split}` once, or none does")
@@ -186,7 +187,8 @@ class Dataset(Task):
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
-        self.here = self.config.hub is None
+        where = self.config.path
+        self.here = isinstance(where, Path) or str(where).startswith("file://")
         self._sources: sources.Sources | None = None
         self._examples: dict[str, Examples | Gathered] = {}
 
@@ -210,8 +212,10 @@ class Dataset(Task):
         self.examples(split)  # which says what columns there are to be read
         name = self._known(split)
         options = self.config.model_dump(mode="json", exclude={"path"})
-        tables = [(table.name, table.digest()) for table in self._tables(name)]
-        said = json.dumps([options, name, tables], sort_keys=True)
+        tables = self._tables(name)
+        digests = self._examples[name].digests or [table.digest() for table in tables]
+        named = [(table.name, digest) for table, digest in zip(tables, digests, strict=True)]
+        said = json.dumps([options, name, named], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def _index(self, name: str) -> Mapping[str, Examples | Gathered]:
@@ -229,8 +233,17 @@ class Dataset(Task):
             skip=c.bad_rows == "skip",
             limit=None if c.gather else most,
             glued=glued if c.join is None else None,
+            kept=self._kept(name, tables, most),
         )
         return {split: Gathered(rows, most) for split, rows in found.items()} if c.gather else found
+
+    def _kept(self, name: str, tables: Sequence[Table], most: int | None) -> Path | None:
+        """Where the index of large data is kept: what it depends on is in the name. None: it is made anew."""
+        known = [table.identity() for table in tables]
+        if not any(table.large for table in tables) or None in known:
+            return None
+        options = self.config.model_dump(mode="json", exclude={"path"})
+        return place_of([options, name, most, known])
 
     @property
     def _where(self) -> str:
@@ -240,7 +253,9 @@ class Dataset(Task):
         """The tables by split, as files and folders say."""
         if self._sources is None:
             c = self.config
-            if c.path is not None and c.lines:
+            if isinstance(c.path, Url):
+                self._sources = sources.remote(c.path, c.named, c.delimiter, c.encoding)
+            elif c.path is not None and c.lines:
                 self._sources = sources.lines(c.path, c.lines, c.named, c.encoding)
             elif c.path is not None:
                 self._sources = sources.local(c.path, c.named, c.delimiter, c.encoding)

@@ -15,6 +15,7 @@ from rlalign_plugin_dataset.limits import (
     lines_of,
     require_few,
 )
+from rlalign_plugin_dataset.remote import Remote
 from rlalign_plugin_dataset.tables import BOM, Encoding, File, Row, Scanned
 
 
@@ -29,7 +30,7 @@ class Csv(File):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Remote,
         name: str,
         delimiter: str,
         names: Sequence[str] | None = None,

@@ -20,7 +20,7 @@ class Gathered(LazyExamples):
     response_counts: numpy.ndarray
 
     def __init__(self, rows: Examples, most: int | None = None) -> None:
-        self.found = rows.found
+        self.found, self.digests = rows.found, rows.digests
         self._rows = rows
         self.row_keys, first, group = numpy.unique(rows.row_keys, return_index=True, return_inverse=True)
         by_first = numpy.argsort(first)  # a group stands where its first row does

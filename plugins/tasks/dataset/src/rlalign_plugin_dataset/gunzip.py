@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from bisect import bisect_right
 from io import SEEK_CUR, SEEK_END, BufferedReader, RawIOBase
@@ -57,7 +56,7 @@ def unpacked(file: BinaryIO, name: str, marks: Marks | None = None) -> BufferedR
 class _Gunzipped(RawIOBase):
     def __init__(self, file: BinaryIO, name: str, marks: Marks) -> None:
         self._file, self._name, self._marks = file, name, marks
-        self._most = max(LARGE, MOST_GZIPPED * os.fstat(file.fileno()).st_size)
+        self._most = max(LARGE, MOST_GZIPPED * file.seek(0, SEEK_END))
         self._go_on_from(marks.all[0])
 
     def readable(self) -> bool:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shutil
 import warnings
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 
 from rlalign import ConfigError, Example, LazyExamples
+from rlalign.once import once
+from rlalign_plugin_dataset.ids import Seen, twice
+from rlalign_plugin_dataset.places import KEY, Column, Found, Growing, Places, read, write_about
 from rlalign_plugin_dataset.tables import Row, Scanned, Table
+
+_log = logging.getLogger("rlalign")
 
 NAMED = 5
 """Bad rows that a message names."""
@@ -30,6 +37,8 @@ CURES = {
     "is a list, expected text or": _BY_COLUMNS,
 }
 """What to do, by what is said of a row."""
+IDS = "ids", "ids-keys"
+"""Files of every id and its example's key, while rows are walked over."""
 GLUED = 0.1
 """The share of rows without a space between prompt and response from which on it is said."""
 
@@ -73,65 +82,38 @@ class Examples(LazyExamples):
     response_counts: numpy.ndarray
     row_keys: numpy.ndarray
 
-    def __init__(self, readers: Readers, places: Places, rows: numpy.ndarray, found: int) -> None:
+    def __init__(
+        self, readers: Readers, places: Places, found: int, digests: Sequence[str] | None = None
+    ) -> None:
         self._readers = readers
         self._places = places
-        self._rows = rows
-        self.response_counts = numpy.frombuffer(places.answers, dtype=numpy.intc)[rows]
-        self.row_keys = numpy.frombuffer(places.key, dtype=numpy.uint64)[rows]
+        self.response_counts = places.answers
+        self.row_keys = places.keys
         self.found = found
         """How many the tables hold, in all splits and with those that were left out."""
+        self.digests = digests
+        """Hashes of the tables, where they are known."""
 
     def take(self, order: numpy.ndarray) -> Examples:
         """Some of them, or all in another order."""
-        return Examples(self._readers, self._places, self._rows[order], self.found)
+        return Examples(self._readers, self._places.take(order), self.found, self.digests)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places.rows)
+
+    def ahead(self, places: Sequence[int]) -> None:
+        rows = self._places.rows[list(places)]
+        for number, (table, _) in enumerate(self._readers):
+            mine = rows[rows["table"] == number]
+            table.ahead(list(zip(mine["start"].tolist(), mine["length"].tolist(), strict=True)))
 
     def example(self, index: int) -> Example:
-        return self._places.example(self._readers, int(self._rows[index]))
-
-
-@dataclass
-class Places:
-    """Where the examples stand, in 48 bytes each."""
-
-    table: array[int] = field(default_factory=lambda: array("i"))
-    number: array[int] = field(default_factory=lambda: array("q"))
-    start: array[int] = field(default_factory=lambda: array("q"))
-    length: array[int] = field(default_factory=lambda: array("q"))
-    nth: array[int] = field(default_factory=lambda: array("i"))
-    part: array[int] = field(default_factory=lambda: array("i"))
-    """Which of its row's examples."""
-    answers: array[int] = field(default_factory=lambda: array("i"))
-    """How many logged responses each has."""
-    key: array[int] = field(default_factory=lambda: array("Q"))
-    """What it is, wherever it stands: a hash of its id, of its prompt where rows are gathered, else of its texts."""
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def add(self, table: int, found: Scanned, part: int, answers: int, key: int) -> None:
-        self.table.append(table)
-        self.number.append(found.number)
-        self.start.append(found.start)
-        self.length.append(found.length)
-        self.nth.append(found.nth)
-        self.part.append(part)
-        self.answers.append(answers)
-        self.key.append(key)
-
-    def place(self, readers: Readers, row: int) -> str:
-        """Its row, in words."""
-        return readers[self.table[row]][0].place(self.number[row], self.nth[row])
-
-    def example(self, readers: Readers, row: int) -> Example:
-        table, reader = readers[self.table[row]]
-        place = self.place(readers, row)
-        found = table.read(self.start[row], self.length[row])
+        start, length, number, of, nth, part = self._places.rows[index].item()
+        table, reader = self._readers[of]
+        place = table.place(number, nth)
+        found = table.read(start, length)
         try:
-            example = reader.examples(found, place)[self.part[row]]
+            example: Example | str = reader.examples(found, place)[part]
             if isinstance(example, str):
                 raise BadRow(example)
         except BadRow as error:
@@ -184,65 +166,132 @@ def index(
     skip: bool,
     limit: int | None = None,
     glued: Callable[[Example], bool] | None = None,
+    kept: Path | None = None,
 ) -> dict[str, Examples]:
     """The examples of each named split, in the order of the rows; bad rows are refused, or with `skip` left out.
 
     `glued` says of an example that its response runs on from the prompt's last word; many such are told of.
+    `kept` is a folder for what is found, made by the first process that wants it and mapped by all.
     """
     readers = list(zip(tables, rows_read_by, strict=True))
-    places, member, sizes = Places(), array("i"), dict.fromkeys(names, 0)
-    seen: dict[int, int] = {}
-    bad: list[str] = []
-    left: dict[str, tuple[int, str]] = {}
-    rows = count = answered = unspaced = 0
-    for number, found, table, reader in _all_rows(readers):
-        if limit is not None and min(sizes.values()) >= limit:
-            break
-        rows += 1
-        place = table.place(found.number, found.nth)
-        try:
-            if isinstance(found.row, str):
-                raise BadRow(found.row)
-            examples = reader.examples(found.row, place)
-            for example in examples:
-                if not reader.has_ids or isinstance(example, str):
-                    continue
-                first = seen.setdefault(hash_of(example.id), len(places))
-                if first < len(places) and not (
-                    reader.gathers and places.key[first] == _key_of(example, reader)
-                ):
-                    before = places.place(readers, first)
-                    raise BadRow(f"the id `{example.id}` is that of {before} too")
-        except BadRow as error:
-            count += 1
-            bad.append(f"{place}: {error}" if len(bad) < NAMED else "")
-            continue
-        count += len(examples)
-        for part, example in enumerate(examples):
-            if isinstance(example, str):
-                times, first_place = left.get(example, (0, place))
-                left[example] = times + 1, first_place
-                continue
-            split = split_of(example, reader)
-            kept = split is not None and (limit is None or sizes[split] < limit)
-            if split is not None and kept:
-                sizes[split] += 1
-                answered += bool(example.responses)
-                unspaced += glued is not None and glued(example)
-            places.add(number, found, part, len(example.responses), _key_of(example, reader))
-            member.append(names.index(split) if split is not None and kept else -1)
-    what = " and ".join(table.name for table in tables)
-    _speak(what, bad, left, rows, count, skip, len(places))
-    if unspaced > GLUED * answered:
-        warnings.warn(
-            f"{what}: in {unspaced:,} of {answered:,} rows the response follows the prompt without a space, and "
-            "a causal policy would learn to write it so; `join: ' '` puts one in, `join: ''` means it is right",
-            stacklevel=2,
-        )
-    members = numpy.frombuffer(member, dtype=numpy.intc)
+    walk = Walk(readers, names, split_of, skip=skip, limit=limit, glued=glued)
+    found = walk.found(None) if kept is None else _kept(walk, kept)
+    for text in found.said:
+        warnings.warn(text, stacklevel=2)
     return {
-        name: Examples(readers, places, (members == i).nonzero()[0], count) for i, name in enumerate(names)
+        name: Examples(readers, places, found.count, found.digests) for name, places in found.splits.items()
     }
+
+
+def _kept(walk: Walk, folder: Path) -> Found:
+    def waits() -> None:
+        _log.info("another process walks over %s; waiting for what it finds", walk.what)
+
+    def make(part: Path) -> None:
+        _log.info("walking over all rows of %s, once: where each stands is kept in %s", walk.what, folder)
+        part.mkdir()
+        found = walk.found(part)
+        found.digests = [table.digest() for table, _ in walk.readers]
+        write_about(part, found)
+
+    for _ in range(2):
+        try:
+            once(folder, make, waits=waits)
+        except OSError as error:
+            warnings.warn(
+                f"{folder}: what is known of {walk.what} cannot be kept here ({error.strerror}), so each process holds "
+                "it in its memory and walks over all rows; name another folder by the variable RLALIGN_CACHE",
+                stacklevel=3,
+            )
+            break
+        if (found := read(folder)) is not None:
+            return found
+        shutil.rmtree(folder, ignore_errors=True)  # somebody has cut or edited it
+    return walk.found(None)
+
+
+@dataclass
+class Walk:
+    """How the rows are walked over."""
+
+    readers: Readers
+    names: Sequence[str]
+    split_of: SplitOf
+    skip: bool
+    limit: int | None
+    glued: Callable[[Example], bool] | None
+
+    @property
+    def what(self) -> str:
+        return " and ".join(table.name for table, _ in self.readers)
+
+    def found(self, folder: Path | None) -> Found:
+        """The sound rows, their places in the memory or in files of a folder."""
+        seen = Seen()
+        while True:
+            found, *ids = self._once(folder, seen)
+            # Ids too many to remember: sorted they show which stand twice, and the next walk looks for these.
+            more = set() if seen.all else twice(*(column.whole() for column in ids)) - seen.twice
+            if not more:
+                break
+            seen = Seen(seen.twice | more)
+            for file in folder.iterdir() if folder else ():
+                file.unlink()
+        for file in (folder / name for name in IDS) if folder else ():
+            file.unlink()
+        return found
+
+    def _once(self, folder: Path | None, seen: Seen) -> tuple[Found, Column, Column]:
+        splits = {name: Growing(folder, str(i)) for i, name in enumerate(self.names)}
+        ids, ids_keys = (Column(KEY, None if folder is None else folder / name) for name in IDS)
+        bad: list[str] = []
+        left: dict[str, tuple[int, str]] = {}
+        rows = count = good = answered = unspaced = 0
+        for number, found, table, reader in _all_rows(self.readers):
+            if self.limit is not None and min(split.size for split in splits.values()) >= self.limit:
+                break
+            rows += 1
+            place = table.place(found.number, found.nth)
+            try:
+                if isinstance(found.row, str):
+                    raise BadRow(found.row)
+                examples = reader.examples(found.row, place)
+                keys = [0 if isinstance(example, str) else _key_of(example, reader) for example in examples]
+                for example, key in zip(examples, keys, strict=True):
+                    if not reader.has_ids or isinstance(example, str):
+                        continue
+                    id_hash = hash_of(example.id)
+                    first = seen.first(id_hash, place, key)
+                    if first is not None and not (reader.gathers and first[1] == key):
+                        raise BadRow(f"the id `{example.id}` is that of {first[0]} too")
+                    ids.add(id_hash)
+                    ids_keys.add(key if reader.gathers else rows)
+            except BadRow as error:
+                count += 1
+                bad.append(f"{place}: {error}" if len(bad) < NAMED else "")
+                continue
+            count += len(examples)
+            for part, example in enumerate(examples):
+                if isinstance(example, str):
+                    times, first_place = left.get(example, (0, place))
+                    left[example] = times + 1, first_place
+                    continue
+                good += 1
+                name = self.split_of(example, reader)
+                if name is None or (self.limit is not None and splits[name].size >= self.limit):
+                    continue
+                answered += bool(example.responses)
+                unspaced += self.glued is not None and self.glued(example)
+                row = (found.start, found.length, found.number, number, found.nth, part)
+                splits[name].add(row, len(example.responses), keys[part])
+        said = _said(self.what, bad, left, rows, count, self.skip, good)
+        if unspaced > GLUED * answered:
+            said.append(
+                f"{self.what}: in {unspaced:,} of {answered:,} rows the response follows the prompt without a space, "
+                "and a causal policy would learn to write it so; `join: ' '` puts one in, `join: ''` means it is right"
+            )
+        whole = {name: split.whole() for name, split in splits.items()}
+        return Found(whole, count, said), ids, ids_keys
 
 
 def _key_of(example: Example, reader: Reader) -> int:
@@ -257,7 +306,7 @@ def _all_rows(readers: Readers) -> Iterator[tuple[int, Scanned, Table, Reader]]:
             yield number, found, table, reader
 
 
-def _speak(
+def _said(
     what: str,
     bad: Sequence[str],
     left: Mapping[str, tuple[int, str]],
@@ -265,8 +314,9 @@ def _speak(
     count: int,
     skip: bool,
     good: int,
-) -> None:
-    """Refuse bad rows, or say how many were left out; say what was left out on purpose."""
+) -> list[str]:
+    """Refuse bad rows, or say how many are left out, and what is left out on purpose."""
+    told = []
     if rows == 0:
         raise ConfigError(f"{what}: no rows")
     if bad:
@@ -280,10 +330,11 @@ def _speak(
                 f"{what}: {len(bad):,} of {rows:,} rows cannot be used; fix them, or leave them out by "
                 f"`bad_rows: skip`:\n  {listed}"
             )
-        warnings.warn(f"{what}: {len(bad):,} of {rows:,} rows left out:\n  {listed}", stacklevel=3)
+        told.append(f"{what}: {len(bad):,} of {rows:,} rows left out:\n  {listed}")
     if left:
         reasons = [f"{times:,} {why} (first {place})" for why, (times, place) in left.items()]
         said = f"{what}: {good:,} of {count:,} examples kept; left out:\n  " + "\n  ".join(reasons)
         if good == 0:
             raise ConfigError(said)
-        warnings.warn(said, stacklevel=3)
+        told.append(said)
+    return told

@@ -15,6 +15,8 @@ MOST_FILES = 100_000
 """Files and folders in a folder of data."""
 MOST_COLUMNS = 10_000
 """Columns of a table."""
+KEPT_BYTES, KEPT_ROWS = 2**27, 2**20
+"""Of files, and of a hub's split: from here on what is known of their rows is kept for the next process."""
 DEEPEST = 100
 """Lists and objects within each other."""
 LARGEST_GROUP = 2**32

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import lines_of
+from rlalign_plugin_dataset.remote import Remote
 from rlalign_plugin_dataset.tables import BOM, Encoding, File, Row, Scanned, Table
 
 COLUMN = "text"
@@ -21,7 +22,9 @@ class Lines(File):
 
     unit = "line"
 
-    def __init__(self, path: Path, name: str, encoding: Encoding = "utf-8", column: str = COLUMN) -> None:
+    def __init__(
+        self, path: Path | Remote, name: str, encoding: Encoding = "utf-8", column: str = COLUMN
+    ) -> None:
         super().__init__(path, name, encoding)
         self.column = column
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.csv_files import Csv
@@ -11,6 +11,7 @@ from rlalign_plugin_dataset.json_files import JsonLines, JsonList
 from rlalign_plugin_dataset.limits import LONGEST_ROW
 from rlalign_plugin_dataset.lines import Lines
 from rlalign_plugin_dataset.parquet_files import Parquet
+from rlalign_plugin_dataset.remote import Remote
 from rlalign_plugin_dataset.tables import BOM, Encoding, File, ending, is_packed, opened
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -22,7 +23,9 @@ POINTER = b"version https://git-lfs"
 DELIMITERS = ",;\t"
 
 
-def open_file(path: Path, name: str, delimiter: str | None = None, encoding: Encoding = "utf-8") -> File:
+def open_file(
+    path: Path | Remote, name: str, delimiter: str | None = None, encoding: Encoding = "utf-8"
+) -> File:
     """The table in a file; its ending says what it is."""
     suffix = ending(path)
     if not is_data(path) and suffix != TEXT:
@@ -46,7 +49,7 @@ def open_file(path: Path, name: str, delimiter: str | None = None, encoding: Enc
     return (JsonList if is_list else JsonLines)(path, name, encoding)
 
 
-def is_data(path: Path) -> bool:
+def is_data(path: PurePath | Remote) -> bool:
     """Whether a file's name says that it holds rows."""
     return ending(path) in ENDINGS and not (ending(path) == ".parquet" and is_packed(path))
 
@@ -70,7 +73,7 @@ def no_table(name: str) -> str:
     return f"cannot tell what {what}; there are {', '.join((*ENDINGS, TEXT))}, all but Parquet also with .gz"
 
 
-def _delimiter(path: Path, name: str, encoding: Encoding) -> str:
+def _delimiter(path: Path | Remote, name: str, encoding: Encoding) -> str:
     """What parts the header into most columns; the comma, if others do no better."""
     with opened(path, name) as file:
         header = file.readline(LONGEST_ROW).removeprefix(BOM).decode(encoding, "replace")

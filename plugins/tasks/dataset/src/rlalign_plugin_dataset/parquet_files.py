@@ -16,6 +16,7 @@ from rlalign_plugin_dataset.limits import (
     MOST_PACKED,
     require_few,
 )
+from rlalign_plugin_dataset.remote import Remote
 from rlalign_plugin_dataset.tables import File, Row, Scanned, extra
 
 HELD_BYTES = 2**28
@@ -25,12 +26,13 @@ HELD_BYTES = 2**28
 class Parquet(File):
     """Row groups are read as they are needed; the last few are held."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path | Remote, name: str) -> None:
         super().__init__(path, name)
         parquet = extra("pyarrow.parquet", "parquet", f"{name} is Parquet")
         self._arrow = import_module("pyarrow")
         try:
-            self._file = parquet.ParquetFile(path, memory_map=True)
+            elsewhere = isinstance(path, Remote)
+            self._file = parquet.ParquetFile(path.open() if elsewhere else path, memory_map=not elsewhere)
         except Exception as error:
             raise ConfigError(f"{name}: not a Parquet file: {error}") from error
         about = self._file.metadata
@@ -62,6 +64,9 @@ class Parquet(File):
                     number += 1
                     yield Scanned(number, group, place, row)
                     place += 1
+
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Row groups are fetched when one of their rows is."""
 
     def read(self, start: int, length: int) -> Row:
         row: Row = self._group(start).slice(length, 1).to_pylist()[0]

@@ -7,16 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from glob import escape
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, TypeVar
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import MOST_FILES
 from rlalign_plugin_dataset.lines import side_by_side
 from rlalign_plugin_dataset.opening import ENDINGS, PACKED, SHEETS, TEXT, is_data, no_table, open_file
+from rlalign_plugin_dataset.remote import Remote, looked_up, unreached
 from rlalign_plugin_dataset.tables import Encoding, Hub, Table, ending, extra, is_packed, stem
 
 Sources = dict[str, list[Table]]
+P = TypeVar("P", bound=PurePath)
 
 _ALIASES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
 _KNOWN = {"train", "val", "test", *_ALIASES}
@@ -66,11 +68,54 @@ def local(
             )
         library = extra("datasets", "hub", f"{path} was written by the `datasets` library")
         return _of_library(library.load_from_disk(str(path)), path.name)
-    chosen = {split: _matching(path, patterns) for split, patterns in named.items()} or _layout(path, ignore)
+    chosen = {split: _matching(path, patterns) for split, patterns in named.items()}
+    chosen = chosen or _layout(path, within(path), ignore)
     return {
         split: [open_file(file, _relative(file, path), delimiter, encoding) for file in files]
         for split, files in chosen.items()
     }
+
+
+def remote(
+    url: str,
+    named: Mapping[str, Sequence[str]],
+    delimiter: str | None = None,
+    encoding: Encoding = "utf-8",
+) -> Sources:
+    """The tables of a file or folder at an address, by split, named as on this machine."""
+    if url.startswith("file://"):
+        return local(Path(url.removeprefix("file://")), named, delimiter, encoding)
+    url = url.rstrip("/")
+    fs, path, there = looked_up(extra("fsspec", "remote", f"{url} is an address"), url)
+    folder = path if there is not None else path.rpartition("/")[0]
+    home = url if there is not None else url.rpartition("/")[0]
+
+    def matching(patterns: Sequence[str]) -> list[str]:
+        found: list[str] = []
+        for pattern in patterns:
+            _require_within(Path(home), pattern, "splits")
+            name = f"{folder}/{pattern}"
+            matches = sorted(fs.glob(name)) if set(pattern) & set("*?[") else [name] * fs.isfile(name)
+            if not matches:
+                raise ConfigError(f"{home}: no file `{pattern}`")
+            found += [str(match) for match in matches if str(match) not in found]
+        return found
+
+    try:
+        chosen = {split: matching(patterns) for split, patterns in named.items()}
+    except OSError as error:
+        raise unreached(home, error) from error
+    if there is None and not any(path in files for files in chosen.values()):
+        chosen = {"train": [path], **chosen}
+    elif not chosen:
+        layout = _layout(PurePosixPath(folder), set(there or ()), ())
+        chosen = {split: [str(file) for file in files] for split, files in layout.items()}
+
+    def table(file: str) -> Table:
+        name = file.removeprefix(f"{folder}/")
+        return open_file(Remote(fs, file, f"{home}/{name}"), name, delimiter, encoding)
+
+    return {split: [table(file) for file in files] for split, files in chosen.items()}
 
 
 def hub(
@@ -181,14 +226,13 @@ SHOWN = 12
 """Files that a message names."""
 
 
-def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
+def _layout(folder: P, there: set[P], ignore: Collection[str]) -> dict[str, list[P]]:
     """Split → files, from file names and folders: `train.jsonl`, `test-00000-of-00002.parquet`, `val/a.csv`."""
-    there = within(folder)
     files = sorted(
         p
         for p in there
         if is_data(p)
-        and p.is_file()
+        and (not isinstance(p, Path) or p.is_file())
         and not (is_packed(p) and p.with_suffix("") in there)  # `gunzip -k` leaves both
         and not _NO_DATA.fullmatch(p.name)
         and p.name not in ignore
@@ -198,7 +242,7 @@ def _layout(folder: Path, ignore: Collection[str]) -> dict[str, list[Path]]:
         other = next((p for p in sorted(there) if ending(p) in (*PACKED, *SHEETS, TEXT)), None)
         hint = f"; {_relative(other, folder)}: {no_table(_relative(other, folder))}" if other else ""
         raise ConfigError(f"{folder}: holds no data files ({', '.join(ENDINGS)}){hint}")
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[P]] = {}
     for file in files:
         splits.setdefault(_split_of(file, folder), []).append(file)
     if len(splits) == 1 and not set(splits) & {"train", "val", "test"}:
@@ -223,7 +267,7 @@ def within(folder: Path) -> set[Path]:
     return there
 
 
-def _split_of(file: Path, folder: Path) -> str:
+def _split_of(file: PurePath, folder: PurePath) -> str:
     name = _SHARD.sub("", stem(file))
     parts = file.relative_to(folder).parts[:-1]
     return next((word for part in (name, *reversed(parts)) if (word := _word(part))), name)
@@ -256,7 +300,7 @@ def _require_within(folder: Path, name: str, option: str) -> None:
         raise ConfigError(f"{option}: {name}: give the name within {folder}")
 
 
-def _relative(file: Path, folder: Path) -> str:
+def _relative(file: PurePath, folder: PurePath) -> str:
     return file.relative_to(folder).as_posix()
 
 

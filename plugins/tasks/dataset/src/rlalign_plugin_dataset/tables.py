@@ -12,11 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from rlalign import ConfigError
+from rlalign_plugin_dataset import limits
 from rlalign_plugin_dataset.gunzip import Marks, unpacked
+from rlalign_plugin_dataset.remote import Remote
 
 Row = dict[str, Any]
 
@@ -72,41 +74,74 @@ class Table(ABC):
     def read(self, start: int, length: int) -> Row:
         """The row that `scan` found there."""
 
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:  # noqa: B027
+        """These will be read next."""
+
     @abstractmethod
     def digest(self) -> str:
         """A hash of the contents."""
 
+    def identity(self) -> list[Any] | None:
+        """What changes with the contents and costs no look at them; None: unknown, or `read` needs a `scan` first."""
+        return None
+
+    @property
+    def large(self) -> bool:
+        """Whether to walk over it is worth to be remembered."""
+        return False
+
 
 class File(Table):
-    """A table in a local file, packed or not, which may not change while it is in use."""
+    """A table in a file, packed or not, which may not change while it is in use."""
 
-    def __init__(self, path: Path, name: str, encoding: Encoding = "utf-8") -> None:
+    def __init__(self, path: Path | Remote, name: str, encoding: Encoding = "utf-8") -> None:
         super().__init__(name)
         self.path = path
         self.encoding = encoding
         self._marks = Marks()
         self._unpacked = 0, b""
         """Of a packed file, what was unpacked last, and where it stands."""
-        self._stamp = _stamp(os.stat(path))
+        self._stamp = path.stamp() if isinstance(path, Remote) else _stamp(os.stat(path))
         if self._stamp[0] == 0:
             raise ConfigError(f"{name}: the file is empty")
 
     def open(self) -> BufferedReader:
         """What the file holds, if it still is the one that was looked at first."""
+        if isinstance(self.path, Remote) and self.path.stamp() != self._stamp:
+            raise self._changed()
         try:
             file = self.path.open("rb")
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}; it was there when the run began") from error
-        if _stamp(os.fstat(file.fileno())) != self._stamp:
+        if isinstance(self.path, Path) and _stamp(os.fstat(file.fileno())) != self._stamp:
             file.close()
-            raise ConfigError(f"{self.path}: the file has changed since it was first read; start again")
+            raise self._changed()
         return unpacked(file, self.name, self._marks) if is_packed(self.path) else file
 
     def digest(self) -> str:
         with self.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def identity(self) -> list[Any] | None:
+        path = self.path if isinstance(self.path, Remote) else self.path.resolve()
+        return [self.name, str(path), *self._stamp]
+
+    @property
+    def large(self) -> bool:
+        return isinstance(self.path, Remote) or bool(self._stamp[0] >= limits.KEPT_BYTES)
+
+    def _changed(self) -> ConfigError:
+        return ConfigError(f"{self.path}: the file has changed since it was first read; start again")
+
+    def ahead(self, rows: Sequence[tuple[int, int]]) -> None:
+        if isinstance(self.path, Remote) and not is_packed(self.path):
+            self.path.ahead(rows)
+
     def _bytes(self, start: int, length: int) -> bytes:
+        if isinstance(self.path, Remote) and not is_packed(self.path):
+            if self.path.is_due() and self.path.stamp() != self._stamp:
+                raise self._changed()
+            return self.path.read(start, length)
         with self.open() as file:
             if not is_packed(self.path):
                 file.seek(start)
@@ -121,28 +156,28 @@ class File(Table):
         return f"not {self.encoding.upper()}: byte 0x{error.object[error.start]:02x} {place}"
 
 
-def opened(path: Path, name: str) -> BufferedReader:
+def opened(path: Path | Remote, name: str) -> BufferedReader:
     """What a file holds, packed or not."""
     file = path.open("rb")
     return unpacked(file, name) if is_packed(path) else file
 
 
-def is_packed(path: Path) -> bool:
+def is_packed(path: PurePath | Remote) -> bool:
     """Whether a file is packed by gzip, as its name says."""
     return path.suffix.lower() == GZIP
 
 
-def ending(path: Path) -> str:
+def ending(path: PurePath | Remote) -> str:
     """What a file's name ends in, but for `.gz`."""
     return (path.with_suffix("") if is_packed(path) else path).suffix.lower()
 
 
-def stem(path: Path) -> str:
+def stem(path: PurePath) -> str:
     """A file's name without what it ends in."""
     return (path.with_suffix("") if is_packed(path) else path).stem
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+def _stamp(found: os.stat_result) -> tuple[Any, ...]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -174,6 +209,14 @@ class Hub(Table):
         for row in self.dataset:
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+    def identity(self) -> list[Any] | None:
+        known = getattr(self.dataset, "_fingerprint", None)
+        return None if known is None else [self.name, known]
+
+    @property
+    def large(self) -> bool:
+        return len(self.dataset) >= limits.KEPT_ROWS
 
 
 def extra(module: str, name: str, why: str) -> Any:
