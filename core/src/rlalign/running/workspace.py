@@ -86,7 +86,7 @@ class Workspace:
                 free - (0 if loaded else size.weights),
                 copies=0 if self.models.opened().shares else len(copies_of(self.plans)),
                 most=self.budget,
-                chunk=self.head_chunk,
+                chunk=head_chunk(self.device, size),
             )
         return {TOKENS: self.budget}
 
