@@ -115,6 +115,17 @@ def test_log_probs_are_of_what_was_kept_and_of_all(vocabulary: int) -> None:
             assert torch.equal(token, left.argmax(1))
 
 
+def test_tokens_are_the_same_wherever_their_probabilities_are_weighed() -> None:
+    """Of all tokens, as on a CPU, or of those that are kept among themselves."""
+    random = torch.Generator().manual_seed(2)
+    logits = 4 * torch.randn(500, 1000, generator=random)
+    kept = torch.rand(500, 1000, generator=random) < 0.1
+    u = torch.rand(500, generator=random, dtype=torch.float64)
+    found, among = choose(logits, u, kept), choose(only(logits, kept), u)
+    assert torch.equal(found.token_n, among.token_n)
+    torch.testing.assert_close(found.logprob_n, among.logprob_n, rtol=1e-6, atol=1e-6)
+
+
 def test_what_is_kept_may_be_out_of_reach_among_all() -> None:
     logits = torch.tensor([[0.0, -300.0, -301.0]])
     token, logp, full = choose(logits, torch.tensor([0.9]), torch.tensor([[False, True, True]]))

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlalign.config.load import load_pipeline
 from rlalign.data import limits
 from rlalign.interface.policy import Footprint
-from rlalign.learning.memory import LEAST, fitting_tokens
+from rlalign.learning.memory import LEAST, fitting_tokens, head_chunk
 from rlalign.running import loop, workspace
 from rlalign.running.preflight import check
 from rlalign.testing import PolicyGradient, registry, session
@@ -32,6 +33,13 @@ def test_tokens_follow_from_the_memory() -> None:
     assert fits(16 * GIB, SMOLLM._replace(learned=0), copies=0) == 2048
     assert fits(20 * GIB, SMOLLM._replace(learned=0), copies=0) == 4096
     assert fits(1000 * GIB) == 16384, "no more than where memory is no matter"
+
+
+def test_small_vocabularies_have_more_rows_of_logits_at_a_time() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert head_chunk(cpu) == head_chunk(cpu, SMOLLM) == 256
+    assert head_chunk(cpu, SMOLLM._replace(logits=4000)) == 2097
+    assert head_chunk(gpu, SMOLLM) == 2048
 
 
 @pytest.mark.parametrize("free", (0, 3 * GIB, 5 * GIB))

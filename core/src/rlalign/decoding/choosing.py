@@ -15,6 +15,8 @@ BLOCK = 128
 """Tokens whose probabilities are added up before a place is looked for."""
 FLAT = 2048
 """Vocabularies up to which one sum over all tokens costs less."""
+SEEN = 1e-12
+"""The least share of all tokens at which those that are kept are not weighed anew, among themselves."""
 BELOW = 1 - 2**-53
 """Takes a double to the next one below: rounding may lift a target to the total, and nothing exceeds that."""
 
@@ -33,12 +35,27 @@ def choose(logits_nV: Tensor, uniform_n: Tensor | None, kept_nV: Tensor | None =
     Log-probs are NaN where logits are NaN or +∞, or where nothing is kept; the token is any then.
     """
     if kept_nV is not None:
+        on_cpu = logits_nV.device.type == "cpu"
+        if on_cpu and uniform_n is not None and (found := _of_all(logits_nV, uniform_n, kept_nV)):
+            return found
         left = choose(only(logits_nV, kept_nV), uniform_n)
         return left._replace(full_logprob_n=_logprob(logits_nV, left.token_n))
     probs_nV = logits_nV.softmax(1)
     token_n = logits_nV.argmax(1) if uniform_n is None else inverse_cdf(probs_nV, uniform_n)
     logprob_n = probs_nV.gather(1, token_n[:, None])[:, 0].log()
     return Chosen(token_n, logprob_n, logprob_n)
+
+
+def _of_all(logits_nV: Tensor, uniform_n: Tensor, kept_nV: Tensor) -> Chosen | None:
+    """From one softmax over all tokens: None where what is kept has too little of it, or where there are NaN."""
+    probs_nV = logits_nV.softmax(1)
+    left_nV = kept_nV.view(torch.uint8).to(probs_nV.dtype).mul_(probs_nV)
+    total_n = left_nV.sum(1)
+    if not bool((total_n > SEEN).all()):
+        return None
+    token_n = inverse_cdf(left_nV, uniform_n)
+    prob_n = left_nV.gather(1, token_n[:, None])[:, 0]
+    return Chosen(token_n, (prob_n / total_n).log_(), prob_n.log())
 
 
 def _logprob(logits_nV: Tensor, token_n: Tensor) -> Tensor:

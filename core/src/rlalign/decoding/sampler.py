@@ -121,7 +121,7 @@ def _decode(
             logits_nV = logits_nV / how.temperature
         if trace is None:
             trace = Trace(policy, examples, inputs, how, steps, like_nV=logits_nV)
-        kept_nV = _kept(logits_nV, how, within, trace.ends, t)
+        kept_nV = _kept(logits_nV, how, within, trace, t)
         chosen = choose(logits_nV, None if how.greedy else uniform_nT[:, t], kept_nV)
         trace.add(chosen, kept_nV if how.narrows or within is not None else None)
         last, looks = t + 1 == steps, (t + 1) % every == 0
@@ -150,12 +150,11 @@ def _decode(
     return rollout
 
 
-def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, ends: Tensor, t: int) -> Tensor | None:
+def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, trace: Trace, t: int) -> Tensor | None:
     """What may be chosen at step t, or None for everything."""
     kept_nV = within.allowed() if within is not None else None
-    if t < how.min_new_tokens and len(ends):
-        kept_nV = torch.ones_like(logits_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
-        kept_nV[:, ends] = False
+    if t < how.min_new_tokens and len(ends := trace.ends):
+        kept_nV = trace.no_ends() if kept_nV is None else kept_nV & trace.no_ends()
         if within is not None and hasattr(within, "instead"):
             left_n = kept_nV.any(1)
             if left_n.device.type != "cpu" or not bool(left_n.all()):  # a GPU is not waited for

@@ -46,6 +46,7 @@ class Trace:
         self.alive_n = torch.ones(count, dtype=torch.bool, device=device)
         self._going = count
         self.ends = torch.tensor(policy.ends, dtype=torch.long, device=device)
+        self._no_ends_nV = torch.ones(0, self.vocabulary, dtype=torch.bool, device=device)
         self._stops = Stops(how.stop, policy.text, how.min_new_tokens)
         self._new: list[Chosen] = []
         """The steps that are not written yet."""
@@ -67,13 +68,20 @@ class Trace:
         if kept_nV is not None:
             self._narrowed.append(pack(kept_nV))
 
+    def no_ends(self) -> Tensor:
+        """[n,V] bool: every token but those that end a response; not to be written to."""
+        if len(self._no_ends_nV) != len(self.rows_n):
+            self._no_ends_nV = self._no_ends_nV.new_ones(len(self.rows_n), self.vocabulary)
+            self._no_ends_nV[:, self.ends] = False
+        return self._no_ends_nV
+
     def look(self) -> int:
         """Find out which responses have ended since the last look; returns how many go on."""
         start, self._seen = self._seen, self._written + len(self._new)
         for step in range(start, len(self._narrowed)):
             self._narrowed[step] = self._narrowed[step].cpu()
         token_sn = torch.stack([step.token_n for step in self._new[start - self._written :]])
-        ended_sn = torch.isin(token_sn, self.ends)
+        ended_sn = (token_sn[..., None] == self.ends).any(-1)  # `torch.isin` would take ten times as long
         if bool(ended_sn.any()) or self.how.stop:
             self._end(start, ended_sn)
         return self._going

@@ -10,6 +10,8 @@ from rlalign.interface.policy import Footprint
 MOST, HEAD_CHUNK = {"cpu": 16384}, {"cpu": 256}
 """Padded tokens of a micro-batch, and rows of logits, on a kind of device where memory is no matter."""
 OTHERS = 65536, 2048
+FEW = 1 << 23
+"""Bytes of logits that may be there whatever the device: small vocabularies have more rows then."""
 LEAST = 256
 SHARE = 0.5
 """Of the memory that is free: the rest is for sampling, rewards, and whatever else the machine does."""
@@ -22,9 +24,10 @@ def most_tokens(device: torch.device) -> int:
     return MOST.get(device.type, OTHERS[0])
 
 
-def head_chunk(device: torch.device) -> int:
+def head_chunk(device: torch.device, of: Footprint | None = None) -> int:
     """Rows of logits that are there at the same time."""
-    return HEAD_CHUNK.get(device.type, OTHERS[1])
+    rows = HEAD_CHUNK.get(device.type, OTHERS[1])
+    return rows if of is None else max(rows, FEW // max(1, of.logits))
 
 
 def free_on(device: torch.device) -> int | None:

@@ -70,6 +70,7 @@ class Workspace:
         torch.use_deterministic_algorithms(self.pipeline.deterministic)
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
+        self.head_chunk = head_chunk(self.device, self.models.policy.footprint())
 
     def fit(self, known: Mapping[str, Any], loaded: bool = True) -> dict[str, Any]:
         """How large micro-batches may be: as a run's lock has it, or what fits the memory that is free now.
@@ -85,7 +86,7 @@ class Workspace:
                 free - (0 if loaded else size.weights),
                 copies=0 if self.models.opened().shares else len(copies_of(self.plans)),
                 most=self.budget,
-                chunk=self.head_chunk,
+                chunk=head_chunk(self.device, size),
             )
         return {TOKENS: self.budget}
 

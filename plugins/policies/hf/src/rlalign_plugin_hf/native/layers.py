@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlalign_plugin_hf.fused import gelu
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_new": gelu,
+    "gelu_pytorch_tanh": gelu,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
@@ -55,7 +56,7 @@ class LayerNorm(NamedTuple):
     eps: float
 
     def __call__(self, x_MC: Tensor) -> Tensor:
-        return F.layer_norm(x_MC, self.weight_C.shape, self.weight_C, self.bias_C, self.eps)
+        return torch.layer_norm(x_MC, self.weight_C.shape, self.weight_C, self.bias_C, self.eps)
 
 
 class RMSNorm(NamedTuple):
