@@ -66,7 +66,7 @@ def guarded(
     except RLAlignError as error:
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
-        else:
+        elif not getattr(error, "told", False):  # rank 0 of several processes says it for all
             say(str(error) if error.exit_code == 130 else f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:

@@ -23,6 +23,7 @@ from rlalign.running.models import Models
 from rlalign.running.plan import copies_of, new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.serving.served import Served
+from rlalign.world.ranks import here
 
 TOKENS = "tokens_per_micro_batch"
 """What `lock.json` calls the budget of a run."""
@@ -87,6 +88,7 @@ class Workspace:
                 most=self.budget,
                 chunk=self.head_chunk,
             )
+        self.budget = min(here().gather(lambda: self.budget, "how much fits the memory"))
         return {TOKENS: self.budget}
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
