@@ -98,12 +98,12 @@ def run(
 
             return launch(processes or 1, sys.argv[1:])
         with taking_part() as world:
-            folder = None if resume is None else which.run_folder(resume, file, runs)
+            folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-            changes: list[str] = overrides
+            changes = overrides
             if again and folder is None:
-                folder, changes = world.lead(lambda: which.there(name, runs), "whether the run is there"), []
-            folder = None if folder is None else Path(folder)
+                found = world.lead(lambda: which.there(name, runs), "whether the run is there")
+                folder, changes = None if found is None else Path(found), []
             display = make_display(plain or None) if world.leads else NoDisplay()
             with closed_on_failure(display):
                 display.stage(f"importing what {(folder or file or Path()).name} names")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -176,7 +177,7 @@ class GradientLearner:
             try:
                 mine = self.engine.cut(rollout, ranks=world.size)[world.rank :: world.size]
                 found = world.summed(
-                    lambda mine=mine: self._accumulated(rollout, mine, compute),
+                    partial(self._accumulated, rollout, mine, compute),
                     [*self.optimiser.parameters.values()],
                     f"a sum over {len(rollout)} responses",
                 )

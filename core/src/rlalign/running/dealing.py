@@ -31,11 +31,11 @@ def sampled(examples: Sequence[Example], device: torch.device, sample: Callable[
         if not share:
             return b""
         part = sample(share)
-        return pack(replace(part, examples=[_NOBODY] * len(part.examples)))
+        return pack(replace(part, examples=(_NOBODY,) * len(part.examples)))
 
     found = world.gather(mine, f"the sampling of responses to {len(examples)} prompts")
     whole = concat([unpack(data) for data in found if data])
-    return replace(whole, examples=examples).to(device)
+    return replace(whole, examples=tuple(examples)).to(device)
 
 
 def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:

@@ -43,12 +43,13 @@ def join() -> World:
     global _store
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     if gpus := torch.cuda.device_count():
         torch.cuda.set_device(int(said("LOCAL_RANK") or 0) % gpus)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
-        _store, rank, count = next(dist.rendezvous("env://"))
+        _store, rank, count = next(rendezvous("env://"))
         dist.init_process_group(backend, store=_store, rank=rank, world_size=count)
     world = World(dist.get_rank(), dist.get_world_size(), _why)
     found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")

@@ -67,7 +67,7 @@ def digest(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, Tensor | float):
         return {name: [hashlib.sha256(repr(value).encode()).hexdigest()]}
     x = torch.as_tensor(value).detach().cpu().contiguous()
-    bits = hashlib.sha256(x.reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    bits = hashlib.sha256(x.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
     if not x.is_floating_point():
         return {name: [bits, list(x.shape)]}
     x = x.double().nan_to_num()

@@ -93,7 +93,7 @@ class World:
 
     def lead(self, make: Callable[[], X], what: str) -> X:
         """What rank 0 makes, or its error, on every rank."""
-        return self.gather(make if self.leads else lambda: None, what)[0]  # type: ignore[arg-type, return-value]
+        return self.gather(make if self.leads else lambda: None, what)[0]  # type: ignore[return-value]
 
     def summed(self, work: Callable[[], X], parameters: Sequence[torch.nn.Parameter], what: str) -> list[X]:
         """What every rank's work gives; the gradients that it leaves are added up. One that no rank has stays None."""
@@ -106,7 +106,7 @@ class World:
         for bucket in _buckets([p for p, some in zip(parameters, there, strict=True) if some]):
             grads = [_gradient(p) for p in bucket]
             flat = torch.cat([g.reshape(-1) for g in grads])
-            self._talk(lambda dist, flat=flat: dist.all_reduce(flat))
+            self._talk("all_reduce", flat)
             for g, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
                 g.copy_(piece.view_as(g))
         return [one for one, _ in found]
@@ -137,17 +137,17 @@ class World:
         import torch
 
         sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
-        self._talk(lambda dist: dist.all_gather(sizes, torch.tensor([len(data)])))
+        self._talk("all_gather", sizes, torch.tensor([len(data)]))
         whole = [torch.empty(int(max(sizes)), dtype=torch.uint8) for _ in sizes]
         padded = torch.nn.functional.pad(data, (0, len(whole[0]) - len(data)))
-        self._talk(lambda dist: dist.all_gather(whole, padded))
+        self._talk("all_gather", whole, padded)
         return [one[: int(size)] for one, size in zip(whole, sizes, strict=True)]
 
-    def _talk(self, how: Callable[[Any], object]) -> None:
+    def _talk(self, how: str, *given: Any) -> None:
         import torch.distributed as dist
 
         try:
-            how(dist)
+            getattr(dist, how)(*given)
         except RuntimeError as error:
             raise RankLost(self._lost(error)) from error
 
