@@ -1,4 +1,4 @@
-"""Run many pipelines in one process, or one after the other in each process of a group: together.py FOLDER JOBS.json."""
+"""Run pipelines one after the other, in one process or in each of a group: together.py FOLDER JOBS.json."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ written: list[str] = []
 
 def watch(event: str, given: tuple[Any, ...]) -> None:
     """Note every file that is opened for writing, and every name that is made or goes."""
-    if event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        written.append(str(given[0]))
-    elif event in CHANGING:
+    opened = event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if opened or event in CHANGING:
         written.append(str(given[0]))
 
 
