@@ -16,6 +16,7 @@ import click
 
 from rlalign.errors import RLAlignError, describe_error, shown
 from rlalign.running.exits import unfinished
+from rlalign.world.ranks import here
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -44,6 +45,8 @@ def _warnings_said() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
+            if not here().leads:
+                return  # rank 0 says it for all
             if "rlalign" in filename:
                 say(f"note: {message}", err=True)
             else:

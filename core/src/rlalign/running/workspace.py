@@ -78,6 +78,8 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.models.opened().footprint(), free_on(self.device)
+        if free is not None and self.device.type == "cpu":
+            free //= here().beside
         if type(known.get(TOKENS)) is int:
             self.budget = max(1, min(int(known[TOKENS]), self.budget))
         elif size is not None and free is not None:

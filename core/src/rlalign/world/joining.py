@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -55,6 +56,9 @@ def join() -> World:
     found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
     _processes[:] = [(host, process) for host, process in found]
     world.names = [f"rank {rank} of {world.count} on {host}" for rank, (host, _) in enumerate(found)]
+    world.beside = [host for host, _ in found].count(socket.gethostname())
+    if not world.leads:
+        logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
     become(world)
     return world
 

@@ -32,6 +32,8 @@ class World:
         self.own, self.count = rank, count
         self.names: list[str] = []
         """Every rank in words: `rank 3 of 8 on b`."""
+        self.beside = 1
+        """How many processes share this machine's memory."""
         self._lost = lost
         """Says who was lost, after an error in talking."""
         self._apart = False
