@@ -87,3 +87,13 @@ class Whole(Component):
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
         known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
         return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+
+class Unlucky(Component):
+    """A reward that fails at one example."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if any(example.id == "train-7" for example in rollout.examples):
+            raise ValueError("not this one")
+        return Score(rollout.actions_NT[:, 0].double())

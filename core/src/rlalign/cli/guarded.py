@@ -70,7 +70,8 @@ def guarded(
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
         elif not getattr(error, "told", False):  # rank 0 of several processes says it for all
-            say(str(error) if error.exit_code == 130 else f"error: {error}", err=True)
+            whose = getattr(error, "whose", "")
+            say(str(error) if error.exit_code == 130 else f"error: {whose}{error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
         say(str(interrupted) or stopped, err=True)
@@ -90,6 +91,7 @@ def guarded(
     except BaseException as error:  # SystemExit(0) too: what was asked for is not done
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
-        else:
-            say(f"error: {describe_error(error)}; --debug shows the traceback", err=True)
+        elif not getattr(error, "told", False):
+            whose = getattr(error, "whose", "")
+            say(f"error: {whose}{describe_error(error)}; --debug shows the traceback", err=True)
         sys.exit(1)

@@ -66,9 +66,7 @@ def join() -> World:
 def _last_words(world: World, error: BaseException) -> bool:
     """Leave them to the others; returns whether rank 0 says the same, so that this one need not."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # torchrun's, when another was faster: this one ends by itself
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, for which another was faster
     said = str(error) if isinstance(error, RLAlignError) else describe_error(error)
     whose = said if isinstance(error, RankLost) else f"{world.names[world.own]}: {said}"
     if _store is None:
@@ -79,7 +77,10 @@ def _last_words(world: World, error: BaseException) -> bool:
         if world.leads:
             _store.set("said", said)
             return False
-        return _waited(lambda: _store.check(["said"]) and _store.get("said").decode() in (said, whose))
+        error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
+        return _waited(
+            lambda: _store.check(["said"]) and _store.get("said").decode().startswith((said, whose))
+        )
     return False
 
 
