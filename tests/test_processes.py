@@ -25,7 +25,7 @@ from rlalign.records import logs
 
 HERE = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
-COARSE = 1e-6
+COARSE = 1e-5
 """For what computes some of its parts in float32."""
 BANDIT = str(HERE / "bandit.yaml")
 ODD = {
