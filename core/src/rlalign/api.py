@@ -19,6 +19,8 @@ from rlalign.records.result import Result
 from rlalign.records.rundir import checkpoint_of, is_run
 from rlalign.running.callbacks import Callbacks, Watch, stoppable
 from rlalign.running.display import Display, NoDisplay, closed_on_failure, make_display
+from rlalign.world.joining import taking_part
+from rlalign.world.ranks import here
 
 if TYPE_CHECKING:
     from rlalign.running.loop import Session
@@ -87,12 +89,15 @@ def run(
     """
     from rlalign.running import loop
 
-    with refusing():
-        ready = pipeline if isinstance(pipeline, Pipeline) else load(pipeline)
-        watch = _watch(display, callbacks)
-        with closed_on_failure(watch):
-            session = loop.start(ready.settings, ready.registry, root=Path(root), name=name, display=watch)
-    return _finish(session, watch)
+    with taking_part():
+        with refusing():
+            ready = pipeline if isinstance(pipeline, Pipeline) else load(pipeline)
+            watch = _watch(display, callbacks)
+            with closed_on_failure(watch):
+                session = loop.start(
+                    ready.settings, ready.registry, root=Path(root), name=name, display=watch
+                )
+        return _finish(session, watch)
 
 
 def resume(
@@ -117,21 +122,22 @@ def resume(
 
     given, path = dict(components), _path(folder)
     changes = overrides_as_text(overrides, given)
-    with refusing():
-        registry = _same_classes(path, given, trust=True, inexact=inexact)
-        watch = _watch(display, callbacks)
-        with closed_on_failure(watch):
-            session = loop.resume(
-                path,
-                registry,
-                overrides=changes,
-                extend=extend,
-                inexact=inexact,
-                previous=previous,
-                display=watch,
-                said=_said(overrides),
-            )
-    return _finish(session, watch)
+    with taking_part():
+        with refusing():
+            registry = _same_classes(path, given, trust=True, inexact=inexact)
+            watch = _watch(display, callbacks)
+            with closed_on_failure(watch):
+                session = loop.resume(
+                    path,
+                    registry,
+                    overrides=changes,
+                    extend=extend,
+                    inexact=inexact,
+                    previous=previous,
+                    display=watch,
+                    said=_said(overrides),
+                )
+        return _finish(session, watch)
 
 
 def open(
@@ -194,7 +200,11 @@ def open(
 
 
 def _watch(display: Display | bool, callbacks: Callbacks | Sequence[Callbacks]) -> Watch:
-    shown = (make_display() if display else NoDisplay()) if isinstance(display, bool) else display
+    shown = (
+        (make_display() if display and here().leads else NoDisplay())
+        if isinstance(display, bool)
+        else display
+    )
     return Watch(shown, [callbacks] if isinstance(callbacks, Callbacks) else list(callbacks))
 
 

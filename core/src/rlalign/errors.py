@@ -110,12 +110,22 @@ class Altered(ComponentError):
     """A component changed what is not its own: nothing that others read can be trusted any more."""
 
 
+class RankLost(RLAlignError):
+    """Another process of the run has ended, or stands still; no component is to blame."""
+
+
+class RanksDisagree(RLAlignError):
+    """The processes of a run have come to different things."""
+
+
 @contextmanager
 def attributed_to(what: str, name: str | None = None) -> Iterator[None]:
     """Say who it was when code that is not ours raises; errors of our own pass as they are, if they say this name."""
     try:
         yield
     except KeyboardInterrupt:
+        raise
+    except (RankLost, RanksDisagree):
         raise
     except RLAlignError as error:
         if name is None or f"`{name}`" in str(error):
@@ -131,7 +141,7 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except RLAlignError as error:
-        if error.exit_code == ConfigError.exit_code:
+        if error.exit_code == ConfigError.exit_code or isinstance(error, (RankLost, RanksDisagree)):
             raise
         raise ConfigError(str(error)) from error
     except OSError as error:

@@ -10,12 +10,10 @@ from typing import Any
 
 import click
 
-from rlalign.cli import disk, options, serving
+from rlalign.cli import disk, options, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
-
-LATEST = ""
 
 
 @click.group(cls=InstalledCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +36,7 @@ def program() -> None:
 @click.option(
     "--resume",
     is_flag=False,
-    flag_value=LATEST,
+    flag_value=which.LATEST,
     metavar="[RUN]",
     help="Go on with a run: this one, or FILE's latest.",
 )
@@ -50,6 +48,13 @@ def program() -> None:
 )
 @click.option("--previous", is_flag=True, help="With --resume: from the last checkpoint but one.")
 @click.option("--inexact", is_flag=True, help="With --resume: although packages, data or machine changed.")
+@click.option("--or-resume", is_flag=True, help="With --name: go on with that run where it is there.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Share the run among N processes, a GPU each.",
+)
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live display.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def run(
@@ -61,16 +66,24 @@ def run(
     extend: int | None,
     previous: bool,
     inexact: bool,
+    or_resume: bool,
+    processes: int | None,
     plain: bool,
     debug: bool,
 ) -> None:
     """Run a pipeline, or go on with a run: as it began, longer (--extend), or otherwise (KEY=VALUE)."""
-    if resume is not None and resume != LATEST and not Path(resume).is_dir() and _is_file_or_override(resume):
-        arguments, resume = (resume, *arguments), LATEST  # `--resume pipeline.yaml`
-    file, overrides = _split(arguments)
+    if (
+        resume is not None
+        and resume != which.LATEST
+        and not Path(resume).is_dir()
+        and which.is_file_or_override(resume)
+    ):
+        arguments, resume = (resume, *arguments), which.LATEST  # `--resume pipeline.yaml`
+    file, overrides = which.split(arguments)
 
     def work() -> None:
-        from rlalign.running.display import closed_on_failure, make_display
+        from rlalign.running.display import NoDisplay, closed_on_failure, make_display
+        from rlalign.world.joining import taking_part
 
         if resume is None and (previous or inexact or extend is not None):
             raise ConfigError("--extend, --previous and --inexact go with --resume")
@@ -78,48 +91,32 @@ def run(
             raise ConfigError("name a pipeline file: `rlalign run pipeline.yaml`")
         if resume is not None and (seed is not None or name is not None):
             raise ConfigError("a resumed run keeps its seed and its name: leave out --seed and --name")
-        folder = None if resume is None else _run_folder(resume, file, runs)
-        display = make_display(plain or None)
-        with closed_on_failure(display):
-            display.stage(f"importing what {(folder or file or Path()).name} names")
-            from rlalign import api
+        if or_resume and name is None:
+            raise ConfigError("--or-resume goes with --name, which says which run it is")
+        if (processes or 1) > 1 and "WORLD_SIZE" not in os.environ:  # the children find it there
+            from rlalign.cli.processes import launch
 
-            if folder is not None:
-                api.resume(
-                    folder, overrides, extend=extend, inexact=inexact, previous=previous, display=display
-                )
-            elif file is not None:
-                api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
+            return launch(processes or 1, sys.argv[1:])
+        with taking_part() as world:
+            folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
+            again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            changes = overrides
+            if again and folder is None:
+                found = world.lead(lambda: which.there(name, runs), "whether the run is there")
+                folder, changes = None if found is None else Path(found), []
+            display = make_display(plain or None) if world.leads else NoDisplay()
+            with closed_on_failure(display):
+                display.stage(f"importing what {(folder or file or Path()).name} names")
+                from rlalign import api
+
+                if folder is not None:
+                    api.resume(
+                        folder, changes, extend=extend, inexact=inexact, previous=previous, display=display
+                    )
+                elif file is not None:
+                    api.run(api.load(file, overrides, seed=seed), root=runs, name=name, display=display)
 
     guarded(debug, work, stopped="stopped before the run began")
-
-
-def _split(arguments: tuple[str, ...]) -> tuple[Path | None, list[str]]:
-    files = [a for a in arguments if "=" not in a]
-    if len(files) > 1:
-        raise click.UsageError(f"one pipeline file at a time; got {', '.join(files)}")
-    return (Path(files[0]) if files else None), [a for a in arguments if "=" in a]
-
-
-def _is_file_or_override(text: str) -> bool:
-    return "=" in text or text.endswith((".yaml", ".yml"))
-
-
-def _run_folder(resume: str, file: Path | None, runs: Path) -> Path:
-    from rlalign.records import rundir
-
-    if resume != LATEST:
-        return Path(resume) if Path(resume).exists() or "/" in resume else runs / resume
-    if file is None:
-        raise ConfigError(
-            "--resume: name the run, `--resume runs/NAME`, or the pipeline file whose latest run is meant"
-        )
-    if rundir.is_run(file):
-        return file
-    latest = rundir.latest(runs, file.stem)
-    if latest is None:
-        raise ConfigError(f"{runs}: holds no run of {file.name} to resume")
-    return latest
 
 
 @program.command()

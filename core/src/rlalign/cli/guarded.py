@@ -16,6 +16,7 @@ import click
 
 from rlalign.errors import RLAlignError, describe_error, shown
 from rlalign.running.exits import unfinished
+from rlalign.world.ranks import here
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -44,6 +45,8 @@ def _warnings_said() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
+            if not here().leads:
+                return  # rank 0 says it for all
             if "rlalign" in filename:
                 say(f"note: {message}", err=True)
             else:
@@ -66,8 +69,9 @@ def guarded(
     except RLAlignError as error:
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
-        else:
-            say(str(error) if error.exit_code == 130 else f"error: {error}", err=True)
+        elif not getattr(error, "told", False):  # rank 0 of several processes says it for all
+            whose = getattr(error, "whose", "")
+            say(str(error) if error.exit_code == 130 else f"error: {whose}{error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt as interrupted:
         say(str(interrupted) or stopped, err=True)
@@ -87,6 +91,7 @@ def guarded(
     except BaseException as error:  # SystemExit(0) too: what was asked for is not done
         if debug:
             say(traceback.format_exc(), err=True, nl=False)
-        else:
-            say(f"error: {describe_error(error)}; --debug shows the traceback", err=True)
+        elif not getattr(error, "told", False):
+            whose = getattr(error, "whose", "")
+            say(f"error: {whose}{describe_error(error)}; --debug shows the traceback", err=True)
         sys.exit(1)

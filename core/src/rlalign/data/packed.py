@@ -46,7 +46,8 @@ def pack(rollout: Rollout) -> bytes:
     if rollout.allowed is not None:
         words["vocabulary"] = rollout.allowed.vocabulary
         tensors |= {f"allowed.{name}": x for name, x in rollout.allowed.tensors().items()}
-    held = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    # Each on its own: prompts may be views of one tensor, which safetensors refuses.
+    held = {name: x.detach().cpu().contiguous().clone() for name, x in tensors.items()}
     return save(held, metadata={"words": json.dumps(_said(words), allow_nan=True)})
 
 

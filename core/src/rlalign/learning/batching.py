@@ -135,6 +135,20 @@ def micro_batches(
     return min(packed, key=lambda found: sum(block.cost + a_pass for block in found))
 
 
+def dealt(
+    rollout: Rollout, budget: int, unit: str = "response", *, once: bool = False, ranks: int = 1
+) -> list[Block]:
+    """`micro_batches`, one for each rank at least where there are units enough."""
+    cuts = micro_batches(rollout, budget, unit, once=once)
+    if len(cuts) >= ranks:
+        return cuts
+    least = min(ranks, int(unit_of(rollout, unit).unique().numel()))
+    budget = min(budget, sum(block.cost for block in cuts) // ranks)
+    while len(cuts := micro_batches(rollout, max(1, budget), unit, once=once)) < least:
+        budget = budget * 3 // 4
+    return cuts
+
+
 def runs(sizes: Sequence[int], most: int) -> list[range] | None:
     """Runs of consecutive pieces of at most `most` in total; None where one piece alone is larger."""
     found: list[range] = []

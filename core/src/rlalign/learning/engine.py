@@ -12,7 +12,7 @@ All three give the same gradient up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,9 @@ from rlalign.data.batch import Batch, Outputs
 from rlalign.data.rollout import Rollout
 from rlalign.interface.policy import Model
 from rlalign.learning import batching
+from rlalign.learning.batching import Block
 from rlalign.learning.forward import Forward, Metrics, gathered, lay_out
+from rlalign.world.ranks import here
 
 Losses = Callable[[Batch, Outputs], tuple[Tensor, Mapping[str, Tensor]]]
 """(piece of a step, leaves) → (weighted sum of all losses, metrics that add over pieces)."""
@@ -78,9 +80,21 @@ class Engine(Forward):
             parameter.grad = None
 
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
+        world = here()
+        cuts = self.cut(batch.rollout, self.unit, world.size)
+        mine = list(enumerate(cuts))[world.rank :: world.size]
+        what = f"the gradient of {len(batch)} responses"
+        found = world.summed(lambda: self._some(batch, losses, cuts, mine), self._parameters, what)
+        for more in found[1:]:
+            add(found[0], more)
+        return found[0]
+
+    def _some(
+        self, batch: Batch, losses: Losses, cuts: Sequence[Block], mine: Sequence[tuple[int, Block]]
+    ) -> Metrics:
+        """Some micro-batches of the step, by their numbers."""
         total: Metrics = {}
-        cuts = self.cut(batch.rollout, self.unit)
-        for micro, block in enumerate(cuts):
+        for micro, block in mine:
             piece = batch if len(cuts) == 1 else batch.take(batching.index(block.rows, batch.rollout))
             fits = block.cost <= self.budget or len(block.rows) == 1
             if self.route == "T" or not fits:

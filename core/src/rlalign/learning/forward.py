@@ -6,7 +6,7 @@ so that nobody holds [N,T,V].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -21,6 +21,7 @@ from rlalign.learning import batching
 from rlalign.learning.batching import Block
 from rlalign.learning.heads import Head, opened
 from rlalign.progress import report
+from rlalign.world.ranks import here
 
 Metrics = dict[str, Tensor]
 
@@ -76,9 +77,24 @@ class Forward:
         if len(rollout) == 0:
             none_NT1 = rollout.logprobs_NT.new_zeros(0, rollout.steps + 1)
             return Outputs(**{field_of(name): none_NT1[:, name != "state_values" :] for name in want})
+        world = here()
+        parts = [batching.index(block.rows, rollout) for block in self.cut(rollout, ranks=world.size)]
+        mine = parts[world.rank :: world.size]
+        what = f"the scoring of {len(rollout)} responses by `{model}`"
+        found = world.gather(lambda: self._scored(model, [rollout.take(rows) for rows in mine], want), what)
+        places = [rows for rank in range(world.size) for rows in parts[rank :: world.size]]
+        device, outputs = rollout.group_N.device, {}
+        for name in found[0]:
+            pieces = [x.to(device) for one in found for x in one.get(name, ())]
+            outputs[name] = gathered(pieces, places)
+        self._refuse_nan(model, rollout, outputs)
+        return Outputs(**outputs)
+
+    def _scored(
+        self, model: str, rollouts: Sequence[Rollout], want: Collection[str]
+    ) -> dict[str, list[Tensor]]:
+        """Outputs of some of the passes."""
         live = [name for name in LIVE if name in want]
-        parts = [batching.index(block.rows, rollout) for block in self.cut(rollout)]
-        rollouts = [rollout.take(rows) for rows in parts]
         found: dict[str, list[Tensor]] = {}
         for i, part in enumerate(rollouts, 1):
             report("part", i, len(rollouts))
@@ -93,9 +109,7 @@ class Forward:
                 for name, x in (("values", values_NT), ("state_values", values_NT1)):
                     if name in want:
                         found.setdefault(field_of(name), []).append(x)
-        outputs = {name: gathered(pieces, parts) for name, pieces in found.items()}
-        self._refuse_nan(model, rollout, outputs)
-        return Outputs(**outputs)
+        return found
 
     def _refuse_nan(self, model: str, rollout: Rollout, outputs: Mapping[str, Tensor]) -> None:
         """One look for all that was asked for: a NaN ends here, and not in whatever is made of it."""
@@ -208,11 +222,11 @@ class Forward:
         ]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in (pieces[0] if pieces else ())}
 
-    def cut(self, rollout: Rollout, unit: str = "response") -> list[Block]:
+    def cut(self, rollout: Rollout, unit: str = "response", ranks: int = 1) -> list[Block]:
         """The rows of each forward pass."""
         policies = [model for model in self.models.values() if isinstance(model, Policy)]
         once = bool(policies) and all(policy.prompts_once for policy in policies)
-        return batching.micro_batches(rollout, self.budget, unit, once=once)
+        return batching.dealt(rollout, self.budget, unit, once=once, ranks=ranks)
 
     # -- memory and dropout -------------------------------------------------------------------------
 

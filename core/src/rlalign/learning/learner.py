@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from rlalign.data.settings import Train
 from rlalign.errors import ComponentError
 from rlalign.interface.policy import Model
 from rlalign.learning import batching
+from rlalign.learning.batching import Block
 from rlalign.learning.engine import Engine, Losses
 from rlalign.learning.optimiser import Optimiser
 from rlalign.progress import report
+from rlalign.world.ranks import here
 
 
 class GradientLearner:
@@ -168,18 +171,33 @@ class GradientLearner:
 
         Out of memory, it starts over with half the budget.
         """
+        world = here()
         while True:
             self.engine.clear_gradients()
             try:
-                total = 0.0
-                for block in self.engine.cut(rollout):
-                    part = rollout.take(batching.index(block.rows, rollout))
-                    steps_M = torch.arange(len(part.chosen[0]), device=part.group_N.device)
-                    with self.engine.autocast():
-                        total += compute(part, steps_M.split(self.engine.head_chunk))
-                return total, self._taken()
+                mine = self.engine.cut(rollout, ranks=world.size)[world.rank :: world.size]
+                found = world.summed(
+                    partial(self._accumulated, rollout, mine, compute),
+                    [*self.optimiser.parameters.values()],
+                    f"a sum over {len(rollout)} responses",
+                )
+                return sum(found), self._taken()
             except torch.OutOfMemoryError:
                 self.engine.halve(rollout)
+
+    def _accumulated(
+        self,
+        rollout: Rollout,
+        blocks: Sequence[Block],
+        compute: Callable[[Rollout, Sequence[Tensor]], float],
+    ) -> float:
+        total = 0.0
+        for block in blocks:
+            part = rollout.take(batching.index(block.rows, rollout))
+            steps_M = torch.arange(len(part.chosen[0]), device=part.group_N.device)
+            with self.engine.autocast():
+                total += compute(part, steps_M.split(self.engine.head_chunk))
+        return total
 
     def _taken(self) -> Tensor:
         """What `.grad` holds, as one vector; nothing is left there."""

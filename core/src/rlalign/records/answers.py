@@ -21,6 +21,7 @@ from typing import Any
 from rlalign.errors import CheckpointError, RLAlignError
 from rlalign.records.files import read_bytes
 from rlalign.records.rundir import RunDir
+from rlalign.world.ranks import here
 
 _OURS = re.compile(r"[0-9]{8,18}\.jsonl")
 _SUM = 16
@@ -41,7 +42,7 @@ class Answers:
 
     def known(self, tick: int) -> Mapping[str, Any]:
         """All answers to what was asked after so many iterations, by the hash of the question."""
-        if tick != self._tick:
+        if tick != self._tick and here().leads:
             self._known, self._tick = self._read(tick), tick
         return self._known
 
@@ -49,7 +50,7 @@ class Answers:
         """Write answers down, all of them in one write."""
         known = self.known(tick)
         new = {key: answer for key, answer in answers.items() if key not in known}
-        if not new:
+        if not new or not here().leads:
             return
         run = self._run()
         run.require_mine()
@@ -69,6 +70,8 @@ class Answers:
     def forget(self, tick: int) -> None:
         """Delete what was answered after so many iterations: a run that stopped at it asks again."""
         self._tick = -1
+        if not here().leads:
+            return
         with suppress(FileNotFoundError):
             self._path(tick).unlink()
 

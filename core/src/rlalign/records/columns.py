@@ -21,6 +21,7 @@ from rlalign.records.files import inside, read_json
 from rlalign.records.rundir import write_atomic
 from rlalign.records.shelf import mapped
 from rlalign.records.sums import SavedShape, Sum, sum_of
+from rlalign.world.ranks import here
 
 
 class _Progress(BaseModel):
@@ -84,21 +85,27 @@ class Columns:
         rows = int(self.starts()[-1])
         if rows == 0:
             raise RLAlignError(f"column `{name}`: the data has no logged responses")
-        self.guard()
-        folder = inside(self.folder, self.folders[name])
-        folder.mkdir(parents=True, exist_ok=True)
-        path, progress = folder / "values.f64", folder / "progress.json"
-        done, found = self._done(path, progress, rows)
-        if computed and done < len(self.data):
-            raise CheckpointError(
-                f"{path}: is missing, cut short or edited, and the models it was computed with have learned since; "
-                "put it back, or start the run again"
-            )
-        if done == 0:
-            with path.open("wb") as file:  # zeros, no hole: a full disk shows here, not as a bus error
-                for start in range(0, rows, PIECE_TOKENS):
-                    file.write(bytes(8 * min(PIECE_TOKENS, rows - start)))
-        values = numpy.memmap(path, dtype=numpy.float64, mode="r+", shape=(rows,))
+        folder, leads = inside(self.folder, self.folders[name]), here().leads
+        path, progress, found = folder / "values.f64", folder / "progress.json", Sum()
+
+        def begun() -> int:
+            nonlocal found
+            self.guard()
+            folder.mkdir(parents=True, exist_ok=True)
+            done, found = self._done(path, progress, rows)
+            if computed and done < len(self.data):
+                raise CheckpointError(
+                    f"{path}: is missing, cut short or edited, and the models it was computed with have learned since; "
+                    "put it back, or start the run again"
+                )
+            if done == 0:
+                with path.open("wb") as file:  # zeros, no hole: a full disk shows here, not as a bus error
+                    for start in range(0, rows, PIECE_TOKENS):
+                        file.write(bytes(8 * min(PIECE_TOKENS, rows - start)))
+            return done
+
+        done = here().lead(begun, f"the column `{name}`")
+        values = numpy.memmap(path, dtype=numpy.float64, mode="r+" if leads else "c", shape=(rows,))
         starts = self.starts()
         while done < len(self.data):
             piece = self._piece(done)
@@ -117,8 +124,10 @@ class Columns:
             if any(example.responses for example in piece):
                 found.add(values[int(starts[done]) : int(starts[until])].tobytes())
             done = until
-            self.guard()
-            write_atomic(progress, json.dumps({"examples": done, "values": found.saved()}))
+            if leads:
+                self.guard()
+                write_atomic(progress, json.dumps({"examples": done, "values": found.saved()}))
+        here().lead(lambda: None, f"the end of the column `{name}`")
         self._open[name] = numpy.memmap(path, dtype=numpy.float64, mode="r", shape=(rows,))
         return mapped(path, numpy.dtype(numpy.float64))
 

@@ -56,6 +56,7 @@ class _Lock(BaseModel):
     seed: int
     budgets: dict[str, Any]
     environment: dict[str, str]
+    world: dict[str, Any] = {}
     changes: list[_Change] = []
 
 
@@ -85,6 +86,7 @@ def make_lock(
     budgets: Mapping[str, Any],
     environment: Mapping[str, str] = MappingProxyType({}),
     attention: str | None = None,
+    world: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The lock as plain JSON values.
 
@@ -92,7 +94,7 @@ def make_lock(
     `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
     no distribution offers, `given` the classes that were handed in from Python, `data` and `models` fingerprints
     by name, `environment` the variables that the pipeline reads, sealed. `budgets` are found during a run: to
-    compare, give the old lock's own.
+    compare, give the old lock's own. `world`: the processes, where they are several.
     """
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
@@ -117,7 +119,13 @@ def make_lock(
         "attention": attention,
         "budgets": dict(budgets),
         "environment": dict(environment),
+        **({"world": dict(world)} if world else {}),
     }
+
+
+def processes(lock: Mapping[str, Any]) -> int:
+    """How many share the run."""
+    return int(lock.get("world", {}).get("processes", 1))
 
 
 def seal(value: str | None, like: str | None = None) -> str:

@@ -22,6 +22,7 @@ from rlalign.records import events
 from rlalign.records.files import StrPath, inside, read_json
 from rlalign.records.rundir import sync, write_atomic
 from rlalign.records.sums import Saved, Sum, sum_of, wrong_with
+from rlalign.world.ranks import here
 
 GUARDED_EVERY = 0.1
 """Seconds after which a write asks again whether the run is still this process's; checkpoints always ask."""
@@ -64,6 +65,8 @@ class Logs:
 
     def event(self, record: bytes) -> None:
         """Write a record for TensorBoard."""
+        if not here().leads:
+            return
         if self._events not in self._open:
             first = not any(name.startswith("events/") for name in self._names)
             self.write(self._events, events.version() + (self._header() if first else b""))
@@ -153,7 +156,9 @@ class Logs:
         self._open.clear()
 
     def write(self, name: str, data: bytes) -> None:
-        """Append bytes to the log of this name."""
+        """Append bytes to the log of this name, if this process writes the run's files."""
+        if not here().leads:
+            return
         path = self._run / name
         now = time.monotonic()
         if now - self._guarded_at > GUARDED_EVERY:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rlalign.data.batch import Outputs
 from rlalign.data.rollout import Rollout
 from rlalign.records.logs import Logs
+from rlalign.world.ranks import here
 
 _HEAD = struct.Struct("<16sI")
 
@@ -34,8 +35,17 @@ class Remembered:
         self._places: dict[bytes, tuple[int, int]] = {}
         """By key: where a response's values begin, and how many bytes they are."""
         self._end = 0
-        if self._path.exists():
+        if here().leads and self._path.exists():
             self._walk()
+        if here().size > 1:
+            self._as_rank_0_found_it()
+
+    def _as_rank_0_found_it(self) -> None:
+        """It writes the file, so another process may see less of it."""
+        places = [(key.hex(), *place) for key, place in self._places.items()]
+        told = here().lead(lambda: (self._end, places), f"what is remembered in {self.name}")
+        self._end = told[0]
+        self._places = {bytes.fromhex(key): (start, size) for key, start, size in told[1]}
 
     def _walk(self) -> None:
         size = self._path.stat().st_size
@@ -57,9 +67,14 @@ class Remembered:
         """The values of responses that are known, one a step, those of one response after the other's."""
         if not keys:
             return torch.from_numpy(numpy.empty(0, self._dtype))
-        with self._path.open("rb") as file:
-            found = {key: self._read(file, *self._places[key]) for key in dict.fromkeys(keys)}
-        return torch.from_numpy(numpy.frombuffer(bytearray().join(found[key] for key in keys), self._dtype))
+
+        def held() -> bytes:
+            with self._path.open("rb") as file:
+                found = {key: self._read(file, *self._places[key]) for key in dict.fromkeys(keys)}
+            return b"".join(found[key] for key in keys)
+
+        told = here().lead(held, f"{len(keys)} responses remembered in {self.name}")
+        return torch.from_numpy(numpy.frombuffer(bytearray(told), self._dtype))
 
     @staticmethod
     def _read(file: BinaryIO, start: int, size: int) -> bytes:

@@ -18,13 +18,14 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records.files import StrPath, beside, require_plain, sweep
 from rlalign.records.writer import hold, process
+from rlalign.world.ranks import here
 
 _log = logging.getLogger("rlalign")
 
@@ -188,6 +189,24 @@ class RunDir:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+
+def led(begin: Callable[[], RunDir]) -> RunDir:
+    """A run that rank 0 creates or opens to write it, and that all see."""
+    held: list[RunDir] = []
+
+    def begun() -> str:
+        held.append(begin())
+        return str(held[0].path)
+
+    path = Path(here().lead(begun, "opening the run"))
+
+    def look() -> None:
+        if not is_run(path):
+            raise RLAlignError(f"{path}: this run is not here; all its processes need one file system")
+
+    here().gather(look, "looking for the run")
+    return held[0] if held else RunDir(path)
 
 
 def latest(root: StrPath, stem: str) -> Path | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from rlalign.records.tensors import save_tensors
 from rlalign.running.phase import RunningPhase
 from rlalign.running.responses import read
 from rlalign.running.stages import Stages
+from rlalign.world.ranks import here
 
 DROPPED_AT_MOST = 0.05
 """The share of an iteration's prompts that `on_bad_reward: drop` may leave out."""
@@ -129,7 +131,8 @@ class _Failed:
             asked = [*phase.where.values(), evaluation, [e.id for e in rollout.answered], rollout.texts]
             said = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
             self._key = json.dumps(["failed", said, *served])
-            self.before = self._answers.known(self._tick).get(self._key)
+            known = partial(self._answers.known, self._tick)
+            self.before = here().lead(lambda: known().get(self._key), "the prompts left out before")
 
     def record(self, failed: Mapping[str, list[str]]) -> None:
         if self._recorded:
@@ -262,8 +265,10 @@ def slow_told(phase: RunningPhase, stages: Stages) -> Iterator[None]:
 
 def save_bad_batch(run: RunDir, rollout: Rollout, tensors: Mapping[str, Tensor]) -> Path:
     """Write down a batch that cannot be learned from, for whoever looks into it."""
-    run.require_mine()
     folder = run.path / "bad-batch"
+    if not here().leads:
+        return folder
+    run.require_mine()
     folder.mkdir(exist_ok=True)
     held = {name: getattr(rollout, attribute) for name, attribute in WRITTEN.items()} | dict(tensors)
     save_tensors(folder / "batch.safetensors", held)

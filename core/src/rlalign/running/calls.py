@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 import torch
 
-from rlalign.errors import ComponentError, ConfigError, RLAlignError, describe_error
+from rlalign.errors import ComponentError, ConfigError, RankLost, RanksDisagree, RLAlignError, describe_error
 from rlalign.interface import hooks
 from rlalign.running.members import HOOKS, Member, culprit, once, who
 
@@ -43,7 +43,7 @@ class Calls:
         """Name the component in whatever goes wrong inside, unless the error names one itself."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, RankLost, RanksDisagree):
             raise
         except RLAlignError as error:
             guilty = culprit(error, self.members) or member

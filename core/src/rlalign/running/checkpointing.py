@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from rlalign.records.snapshot import Snapshot
 from rlalign.running.best import Best
 from rlalign.running.phase import RunningPhase
 from rlalign.running.workspace import Workspace
+from rlalign.world.ranks import here
 
 SAVING_COST = 0.05
 """The share of the time that checkpoints may be written in unless the pipeline says how often to write them."""
@@ -87,6 +88,12 @@ class Saver:
         self._writer = Background[Path]("checkpoint")
         self._given_up = False
 
+    def agreed(self, phase: RunningPhase, stopping: bool) -> tuple[bool, bool]:
+        """Whether somebody asked any process to stop, and whether a checkpoint is due by rank 0's clock."""
+        where = f"iteration {phase.iteration} of `{phase.settings.name}`{', the last' if phase.done else ''}"
+        asked = here().gather(lambda: (stopping, self.due(phase)), where)
+        return any(stop for stop, _ in asked), asked[0][1]
+
     def due(self, phase: RunningPhase) -> bool:
         if self._best.index == self._workspace.ticks + phase.iteration:
             return True
@@ -102,7 +109,13 @@ class Saver:
         space.display.stage("checkpoint")
         self.wait()
         index = space.ticks + phase.iteration
-        states = self._states(phase)
+        components = space.components.states()
+        acting = {key: state for key, state in components.items() if "/observers/" not in key}
+        here().same(lambda: acting, f"at checkpoint {index}")
+        if not here().leads:
+            self._previous = index
+            return
+        states = self._states(phase, components)
         space.dir.require_mine()
         fits = self._snapshot.fits(states, free_memory())
         held = self._snapshot.take(states) if fits else states
@@ -136,12 +149,11 @@ class Saver:
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started
 
-    def _states(self, phase: RunningPhase) -> dict[str, Any]:
+    def _states(self, phase: RunningPhase, components: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds; no weights of models that the one before holds."""
         space = self._workspace
         goes_on = not phase.done or is_last(space, phase.repeat, phase.place)  # the last may be extended
         optimiser = phase.learner.optimiser.state_dict() if phase.learner and goes_on else {}
-        components = space.components.states()
         models = space.models.state()
         versions = {name: version for name, (version, _) in models.items()}
         there = checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)

@@ -16,6 +16,7 @@ from rlalign.running.metrics import of_responses
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
 from rlalign.running.responses import rewarded, sample, told
+from rlalign.world.ranks import here
 
 IN_EVENTS = 8
 """Responses that TensorBoard gets each time."""
@@ -28,7 +29,8 @@ def evaluate(phase: RunningPhase) -> None:
     started = time.perf_counter()
     phase.clock = Clock(lambda part: phase.workspace.display.stage(f"evaluation: {part}"))
     rollout, reward = measured(phase)
-    metrics = metrics_of(phase, rollout, reward)
+    found = metrics_of(phase, rollout, reward)
+    metrics = here().lead(lambda: found, "an evaluation's metrics")
     metrics["time/evaluate"] = time.perf_counter() - started
     asked = phase.settings.evaluate
     assert asked is not None

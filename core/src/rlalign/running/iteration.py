@@ -13,6 +13,7 @@ from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
 from rlalign.data.rollout import Rollout, concat
 from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
+from rlalign.running import dealing
 from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import new_ones, of_remembered, of_responses, tied
 from rlalign.running.phase import Clock, RunningPhase
@@ -90,6 +91,7 @@ def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Ba
         seen.append((rollout, reward))
         with phase.clock("advantage"):
             batches.append(phase.plan.training.advantage(phase.run, rollout, reward))
+            dealing.same_batch(batches[-1], phase.plan.training.implementing("advantage"))
         if sum(int(_new_groups(b).sum()) for b in batches) >= train.prompts:
             break
     return seen, batches

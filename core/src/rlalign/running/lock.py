@@ -16,6 +16,7 @@ from rlalign.records.environment import make_lock, seal
 from rlalign.records.logs import plain
 from rlalign.running.models import fingerprint
 from rlalign.running.workspace import Workspace
+from rlalign.world.ranks import here
 
 
 def lock_of(
@@ -56,4 +57,5 @@ def lock_of(
         environment={
             name: seal(os.environ.get(name), sealed.get(name)) for name in space.pipeline.environment
         },
+        world=here().about(),
     )

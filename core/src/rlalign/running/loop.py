@@ -21,7 +21,7 @@ from rlalign.records.environment import read_lock, refuse_changed
 from rlalign.records.logs import Logs
 from rlalign.records.result import Result
 from rlalign.records.rewriting import complete
-from rlalign.records.rundir import RunDir
+from rlalign.records.rundir import RunDir, led
 from rlalign.running import signatures
 from rlalign.running.best import Best
 from rlalign.running.card import Card, save_folder
@@ -41,9 +41,10 @@ from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.phase import RunningPhase
 from rlalign.running.preflight import preflight
-from rlalign.running.reopening import change, changes_since, differing, logs_of
+from rlalign.running.reopening import change, changes_since, differing, logs_of, note_down
 from rlalign.running.view import open_phase
 from rlalign.running.workspace import Workspace
+from rlalign.world.ranks import here
 
 
 class Interrupted(RLAlignError):
@@ -94,9 +95,9 @@ def resume(
 
     From there on its pipeline has these overrides, and its last phase `extend` more iterations.
     """
-    directory = RunDir.open(path)
+    directory = led(lambda: RunDir.open(path))
     try:
-        complete(directory)
+        here().lead(lambda: complete(directory), "completing a change of the run")
         registry, was = registry or Registry(trust=True), None
         pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
         if extend is not None:
@@ -120,7 +121,7 @@ class Session(Workspace):
     """The present one, once a phase has begun."""
 
     def __init__(self, pipeline: Pipeline, registry: Registry, display: Display) -> None:
-        super().__init__(pipeline, registry, display)
+        super().__init__(pipeline, registry, display if here().leads else NoDisplay())
         self.stopping = False
         """Set by whoever wants the run to stop at its next checkpoint."""
         self.best = Best(pipeline.checkpoints)
@@ -141,8 +142,8 @@ class Session(Workspace):
         self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
-        lock = lock_of(self, text, self.fit({}))
-        self.dir = RunDir.create(root, self.pipeline.stem, name, pipeline=text, lock=lock)
+        lock, stem = lock_of(self, text, self.fit({})), self.pipeline.stem
+        self.dir = led(lambda: RunDir.create(root, stem, name, pipeline=text, lock=lock))
         self.logs = self._logs()
 
     def _logs(self) -> Logs:
@@ -186,19 +187,25 @@ class Session(Workspace):
         self.display.stage("loading the model")
         self.build_policy()
         self.fit({} if inexact else read_lock(directory.lock)["budgets"])
-        changed = differing(self, was or self, saved, inexact=inexact)
-        if not inexact:
-            refuse_changed(changed, str(directory.path))
-        logs, lost = logs_of(self, saved, inexact=inexact)
-        directory.require_mine()
-        if previous:
-            self._drop_model()  # of a course that is left
-        checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
-        self.logs.cut(logs)
-        if was is not None:
-            change(self, was, saved, reasons)
-        said = changes_since(directory, saved)
-        self._note(saved, changed, lost, [line for one in said for line in one["inexact"]])
+
+        def settle() -> list[dict[str, Any]]:
+            changed, elsewhere = differing(self, was or self, saved, inexact=inexact)
+            if not inexact:
+                refuse_changed(changed, str(directory.path))
+            logs, lost = logs_of(self, saved, inexact=inexact)
+            directory.require_mine()
+            if previous:
+                self._drop_model()  # of a course that is left
+            checkpoint.settle(directory.checkpoints, saved.index if saved else -1)
+            self.logs.cut(logs)
+            if was is not None:
+                change(self, was, saved, reasons)
+            said = changes_since(directory, saved)
+            inexactly = elsewhere + [line for one in said for line in one["inexact"]]
+            note_down(self, saved, changed, lost, inexactly)
+            return said
+
+        said = here().lead(settle, "taking up the run")
         if saved is None:
             self.display.note("no checkpoint yet: the run starts again")
             return
@@ -220,19 +227,6 @@ class Session(Workspace):
         if loop["done"]:  # it has become longer
             self.ticks -= loop["phase"]["iteration"]
 
-    def _note(
-        self, saved: checkpoint.Checkpoint | None, changed: list[str], lost: list[str], said: list[str]
-    ) -> None:
-        """Write down, and say, why the run is not what it would have been."""
-        if changed or lost or said:
-            at = saved.index if saved else None
-            row = {"checkpoint": at, "changed": changed, "lost": lost, "said": said}
-            self.logs.append("inexact.jsonl", row)
-        for line in lost:
-            self.display.note(f"lost: {line}")
-        if said:
-            self.display.note(f"inexact from here on, and noted so in inexact.jsonl: {'; '.join(said)}")
-
     # -- running --------------------------------------------------------------------------------------
 
     @unfinished()
@@ -251,14 +245,7 @@ class Session(Workspace):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
             saver.wait()
-            self._drop_model()
-            self.logs.event(events.ended())  # before the model, whose presence says that all is done
-            self.display.stage("writing the model")
-            signed = Result(self.dir.path).signatures
-            card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
-            note = save_folder(self.models.policy, self.dir.model, card)
-            if note is not None:
-                self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
+            here().lead(self._export, "writing the model")
             self._tell_ended(None)
             self.display.finished(
                 {
@@ -284,6 +271,16 @@ class Session(Workspace):
                 for close in (*closes, saver.close):
                     closing.callback(close)
 
+    def _export(self) -> None:
+        self._drop_model()
+        self.logs.event(events.ended())  # before the model, whose presence says that all is done
+        self.display.stage("writing the model")
+        signed = Result(self.dir.path).signatures
+        card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
+        note = save_folder(self.models.policy, self.dir.model, card)
+        if note is not None:
+            self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
+
     def _tell_ended(self, error: Exception | None) -> None:
         """Tell the components that this process worked with, each once."""
         if hasattr(self, "phase"):
@@ -306,10 +303,11 @@ class Session(Workspace):
             saver.look()
             if phase.done and ends:
                 self._drop_model()  # of a run that was shorter: beside a finished run's last checkpoint lies its own
-            if phase.done or self.stopping or saver.due(phase):
+            self.stopping, due = saver.agreed(phase, self.stopping)
+            if phase.done or self.stopping or due:
                 saver.save(phase)
             if self.stopping and not (phase.done and ends):
-                saver.wait()
+                here().lead(saver.wait, "the last checkpoint")
                 raise Interrupted(
                     f"stopped after iteration {phase.iteration} of {name}, and saved; "
                     f"go on with `rlalign run --resume {self.dir.path}`"
@@ -320,6 +318,8 @@ class Session(Workspace):
         self.ticks += phase.iteration
 
     def _drop_model(self) -> None:
+        if not here().leads:
+            return
         self.dir.require_mine()
         shutil.rmtree(self.dir.model, ignore_errors=True)
 

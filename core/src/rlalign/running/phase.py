@@ -28,6 +28,7 @@ from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
 from rlalign.running.untouched import Untouched
 from rlalign.running.workspace import Workspace
+from rlalign.world.ranks import here
 
 
 class RunningPhase:
@@ -91,6 +92,8 @@ class RunningPhase:
             optimiser = Optimiser(trained, train)
             self.learner = GradientLearner(self.engine, optimiser, self.models, train, self.losses)
         for member in plan.everybody:
+            if member.role == "observers" and not here().leads:
+                continue
             self.workspace.display.stage(f"setting up {member.name}")
             if hasattr(member.component.constraint, "resolve"):
                 member.component.constraint.resolve(self.models)

@@ -8,7 +8,7 @@ from typing import Any
 from rlalign.config import places
 from rlalign.errors import CheckpointError
 from rlalign.records import checkpoint
-from rlalign.records.environment import differences, merged, read_lock
+from rlalign.records.environment import differences, merged, processes, read_lock
 from rlalign.records.rewriting import rewrite
 from rlalign.records.rundir import RunDir, lock_text, write_atomic
 from rlalign.records.sums import Saved
@@ -18,10 +18,30 @@ from rlalign.running.lock import lock_of
 from rlalign.running.workspace import Workspace
 
 
+def note_down(
+    space: Workspace,
+    saved: checkpoint.Checkpoint | None,
+    changed: list[str],
+    lost: list[str],
+    said: list[str],
+) -> None:
+    """Write down, and say, why the run is not what it would have been."""
+    if changed or lost or said:
+        at = saved.index if saved else None
+        space.logs.append("inexact.jsonl", {"checkpoint": at, "changed": changed, "lost": lost, "said": said})
+    for line in lost:
+        space.display.note(f"lost: {line}")
+    if said:
+        space.display.note(f"inexact from here on, and noted so in inexact.jsonl: {'; '.join(said)}")
+
+
 def differing(
     space: Workspace, was: Workspace, saved: checkpoint.Checkpoint | None, *, inexact: bool
-) -> list[str]:
-    """What is not as it was when the run began, a line each; `was` has the pipeline as it lies there."""
+) -> tuple[list[str], list[str]]:
+    """What is not as it was when the run began, a line each; `was` has the pipeline as it lies there.
+
+    Apart from it, what only moves rounding: another number of processes, and with it of their threads.
+    """
     was.models = was.data.models = space.models
     run, text = space.dir, _pipeline_of(space.dir)
     try:
@@ -30,10 +50,14 @@ def differing(
         if not inexact:
             raise
         write_atomic(run.lock, lock_text(lock_of(was, text, {})))
-        return ["lock.json: was damaged, and is made anew: nothing could be compared"]
-    changed = differences(old, lock_of(was, text, old["budgets"], old["environment"]))
+        return ["lock.json: was damaged, and is made anew: nothing could be compared"], []
+    now = lock_of(was, text, old["budgets"], old["environment"])
+    changed, elsewhere = differences(old, now), []
+    if (before := processes(old)) != processes(now):
+        elsewhere = [f"{before} processes when the run began, {processes(now)} now: equal up to rounding"]
+        changed = [line for line in changed if not line.startswith(("world.", "threads:"))]
     if saved is None:
-        return changed
+        return changed, elsewhere
     found = since(old, fingerprint_of_lock(run), saved.loop["lock"])
     if found is None:
         changed.append("lock.json: it was edited since the checkpoint was written")
@@ -41,7 +65,7 @@ def differing(
         if one["checkpoint"] is not None and one["checkpoint"] > saved.index:
             keys = ", ".join(value["key"] for value in one["values"])
             changed.append(f"{keys}: changed at checkpoint {one['checkpoint']} then, at {saved.index} now")
-    return changed
+    return changed, elsewhere
 
 
 def change(space: Workspace, was: Workspace, saved: checkpoint.Checkpoint | None, inexact: list[str]) -> None:

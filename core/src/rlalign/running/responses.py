@@ -14,6 +14,7 @@ from rlalign.data.limits import require_memory
 from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
+from rlalign.running import dealing
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
 
@@ -82,13 +83,18 @@ def sample(
         *(len(examples), how.samples, steps, BYTES),
         remedy="lower the number of prompts, samples or max_new_tokens",
     )
-    uniforms = phase.workspace.seeds.uniforms(
-        *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
-    ).to(phase.models.device)
     constraints = [c.constraint for c in phase.plan.components if c.constraint is not None]
     within = constraints[0] if constraints and constrained else None
     early = {}
     if finished is not None and "finished" in inspect.signature(policy.sample).parameters:
         early["finished"] = finished
-    with torch.no_grad(), phase.engine.autocast():
-        return policy.sample(examples, how, uniforms, within, **early)
+
+    def some(places: range) -> Rollout:
+        positions = range(first + places.start, first + places.stop)
+        uniforms = phase.workspace.seeds.uniforms(
+            *key, positions=positions, samples=how.samples, steps=steps
+        ).to(phase.models.device)
+        with torch.no_grad(), phase.engine.autocast():
+            return policy.sample([examples[i] for i in places], how, uniforms, within, **early)
+
+    return dealing.sampled(examples, phase.models.device, some)

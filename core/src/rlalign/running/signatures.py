@@ -8,6 +8,7 @@ from rlalign.errors import ComponentError, attributed_to
 from rlalign.records.result import SIGNATURES, signatures_in
 from rlalign.running.members import Member, who
 from rlalign.running.phase import RunningPhase
+from rlalign.world.ranks import here
 
 
 def signatures_of(members: Sequence[Member]) -> dict[str, str]:
@@ -25,6 +26,8 @@ def signatures_of(members: Sequence[Member]) -> dict[str, str]:
 
 def note(phase: RunningPhase) -> None:
     """Write down those of a phase, unless they stand there as they are."""
+    if not here().leads:
+        return
     signatures = signatures_of(phase.plan.everybody)
     if signatures != signatures_in(phase.workspace.dir.path).get(phase.settings.name, {}):
         phase.workspace.logs.append(SIGNATURES, {**phase.where, "signatures": signatures})

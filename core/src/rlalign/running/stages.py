@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,14 @@ from rlalign.data.batch import Batch, Loss, Outputs, Reward, Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
+from rlalign.running import dealing
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements, once, who
 from rlalign.running.returned import checked_batch, expect, numbers
 from rlalign.running.scored_before import unscored
 from rlalign.running.weighted_rewards import Asked, WeightedSum
 from rlalign.running.wrapping import wrapped
+from rlalign.world.ranks import here
 
 if TYPE_CHECKING:
     from rlalign.interface.component import Component
@@ -34,7 +37,8 @@ class Stages:
     """The components of one phase that act in training, or those that act in evaluation."""
 
     def __init__(self, members: Sequence[Member], stage: str) -> None:
-        self.members = tuple(members)
+        # What only watches does so on one rank: trackers would begin a run of their own on each.
+        self.members = tuple(m for m in members if m.role != "observers" or here().leads)
         self._implementing: dict[str, list[Member]] = {}  # by hook: a loss asks for each piece of each step
         self._begun = False
         """Whether they have begun with the responses that are rewarded next."""
@@ -72,7 +76,7 @@ class Stages:
     @property
     def early(self) -> list[Member]:
         """Those whose scoring can begin before all responses are there."""
-        return [m for m in self.implementing("reward") if hasattr(m.component, "ahead")]
+        return [m for m in self.implementing("reward") if hasattr(m.component, "ahead") and here().leads]
 
     def ahead(self, run: Run, rollout: Rollout) -> None:
         """Have them begin with whole groups, without waiting for their scores."""
@@ -161,7 +165,8 @@ class Stages:
         """Metrics of a set of responses, as `<component>/<metric>`."""
         found: dict[str, float] = {}
         for member in self.implementing("evaluate"):
-            result = self._call(member, "evaluate", run=run, rollout=rollout)
+            ask = partial(self._call, member, "evaluate", run=run, rollout=rollout)
+            result = dealing.asked(member, ask)
             metrics = {} if result is None else numbers(result, "evaluate", member)
             found |= {f"{member.name}/{key}": value for key, value in metrics.items()}
         return found

@@ -15,6 +15,7 @@ from rlalign.data.batch import Reward, Score
 from rlalign.data.rollout import Rollout
 from rlalign.interface.run import Run
 from rlalign.progress import report
+from rlalign.running import dealing
 from rlalign.running.calls import Calls
 from rlalign.running.members import Member, implements
 from rlalign.running.returned import checked_score, checked_scores
@@ -106,6 +107,9 @@ class WeightedSum:
         """What one component says, asked only for groups that bring no score of it along."""
 
         def ask(rollout: Rollout) -> Score:
+            return dealing.scored(member, rollout, some)
+
+        def some(rollout: Rollout) -> Score:
             score = self.calls(member, "reward", run=run, rollout=rollout)
             return replace(checked_score(score, member, rollout), name=member.name)
 

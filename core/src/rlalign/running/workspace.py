@@ -23,6 +23,7 @@ from rlalign.running.models import Models
 from rlalign.running.plan import copies_of, new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.serving.served import Served
+from rlalign.world.ranks import here
 
 TOKENS = "tokens_per_micro_batch"
 """What `lock.json` calls the budget of a run."""
@@ -78,6 +79,8 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.models.opened().footprint(), free_on(self.device)
+        if free is not None and self.device.type == "cpu":
+            free //= here().beside
         if type(known.get(TOKENS)) is int:
             self.budget = max(1, min(int(known[TOKENS]), self.budget))
         elif size is not None and free is not None:
@@ -88,6 +91,7 @@ class Workspace:
                 most=self.budget,
                 chunk=head_chunk(self.device, size),
             )
+        self.budget = min(here().gather(lambda: self.budget, "how much fits the memory"))
         return {TOKENS: self.budget}
 
     def load(self, saved: checkpoint.Checkpoint) -> None:

@@ -24,6 +24,7 @@ from rlalign.serving.child import memory_of
 from rlalign.serving.client import Client
 from rlalign.serving.host import WHERE, Recipe
 from rlalign.serving.questions import Group, groups_of, key_of, score_of
+from rlalign.world.ranks import here
 
 SERVED = ("reward", "evaluate")
 """The hooks that another process can answer."""
@@ -95,7 +96,8 @@ class Served(Component):
     def setup(self, run: Run) -> None:
         if self.answers is not None:
             self._client.log = self.answers.folder / f"{self.name}.log"
-        self._worker.submit(self._client.begin).result()
+        if here().leads:  # it alone asks
+            self._worker.submit(self._client.begin).result()
 
     def ahead(self, run: Run, rollout: Rollout) -> None:
         """Begin to score responses, whole groups of them, and do not wait; `reward` then collects what it needs."""

@@ -1,0 +1,46 @@
+"""`--processes N`: this process becomes torchrun, and N others run the pipeline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+
+from rlalign.errors import RLAlignError
+
+SHUTDOWN_SECONDS = "600"
+"""How long an iteration may still go on once a run was asked to stop; torchrun's own 30 would lose longer ones."""
+
+
+class Ended(RLAlignError):
+    """The processes have ended, and have said why."""
+
+    told = True
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.exit_code = code
+
+
+def launch(count: int, arguments: Sequence[str]) -> None:
+    """Run `rlalign ARGUMENTS` in so many processes on this machine, and end as they do."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is told below
+    try:
+        run.run(run.parse_args(["--standalone", "--nproc-per-node", str(count), "-m", "rlalign", *arguments]))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise RLAlignError(
+                f"rank {rank} of {count} was ended by {signal.Signals(-failure.exitcode).name}. The last checkpoint "
+                "stands; go on from it with `rlalign run --resume`"
+            ) from None
+        raise Ended(failure.exitcode) from None
+    except SignalException as error:
+        raise Ended(128 + error.sigval) from None

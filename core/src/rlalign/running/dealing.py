@@ -1,0 +1,91 @@
+"""What is dealt out to the processes of a run and brought together again: sampling by prompts, rewards by groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from rlalign.data.batch import Batch, Score
+from rlalign.data.example import Example
+from rlalign.data.packed import pack, unpack
+from rlalign.data.rollout import Rollout, concat
+from rlalign.running.members import Member
+from rlalign.serving.served import Served
+from rlalign.world.ranks import here
+
+X = TypeVar("X")
+_NOBODY = Example("", "")
+
+
+def sampled(examples: Sequence[Example], device: torch.device, sample: Callable[[range], Rollout]) -> Rollout:
+    """Responses to all examples; each rank samples those to a run of them."""
+    world = here()
+    if world.size == 1 or not examples:
+        return sample(range(len(examples)))
+    share = world.share(len(examples))
+
+    def mine() -> bytes:
+        if not share:
+            return b""
+        part = sample(share)
+        return pack(replace(part, examples=(_NOBODY,) * len(part.examples)))
+
+    found = world.gather(mine, f"the sampling of responses to {len(examples)} prompts")
+    whole = concat([unpack(data) for data in found if data])
+    return replace(whole, examples=tuple(examples)).to(device)
+
+
+def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:
+    """A reward of all responses; each rank asks for that of some groups, of a served one rank 0 for all."""
+    world = here()
+    if world.size == 1 or len(rollout) == 0:
+        return ask(rollout)
+    groups = world.share(len(rollout.examples))
+    if isinstance(member.component, Served):
+        groups = range(len(rollout.examples) if world.leads else 0)
+    here_N = (rollout.group_N >= groups.start) & (rollout.group_N < groups.stop)
+    rows = here_N.nonzero()[:, 0]
+
+    def mine() -> list[Any]:
+        if not len(rows):
+            return []
+        score = ask(rollout.take(rows))
+        return [rows, score.value, score.metrics]
+
+    what = f"the reward `{member.name}` of {len(rollout)} responses"
+    found = [one for one in world.gather(mine, what) if one]
+    order = torch.cat([rows for rows, _, _ in found]).argsort()
+
+    def whole(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(list(pieces))[order].to(rollout.group_N.device)
+
+    names = [name for name in found[0][2] if all(name in metrics for _, _, metrics in found)]
+    metrics = {name: whole([metrics[name] for _, _, metrics in found]) for name in names}
+    return Score(whole([value for _, value, _ in found]), member.name, metrics)
+
+
+def asked(member: Member, ask: Callable[[], X]) -> X:
+    """What a component answers; one that is elsewhere is asked by rank 0 for all."""
+    if isinstance(member.component, Served):
+        return here().lead(ask, f"what `{member.name}` measures")
+    return ask()
+
+
+def same_batch(batch: Batch, members: Sequence[Member]) -> None:
+    """Stop where `advantage` made another batch on another rank."""
+    whose = " and ".join(f"`{member.name}`" for member in members) or "the default"
+    rollout = batch.rollout
+    here().same(
+        lambda: {
+            "examples": [example.id for example in rollout.examples],
+            "rows": rollout.group_N,
+            "tokens": rollout.actions_NT,
+            "reward": batch.reward.tokens_NT,
+            "advantage": batch.advantage_NT,
+            **{name: x for name, x in batch.columns.items() if isinstance(x, torch.Tensor)},
+        },
+        f"after `advantage` of {whose}",
+    )

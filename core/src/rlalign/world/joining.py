@@ -1,0 +1,125 @@
+"""How a process becomes one of several, and how it leaves them: with a word of what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rlalign.errors import RankLost, RLAlignError, describe_error
+from rlalign.world.ranks import World, become, here
+
+PATIENCE = 3.0
+"""Seconds to wait for another rank's last words."""
+_store: Any = None
+"""Where ranks leave their last words. It is torchrun's own, and outlives them."""
+_processes: list[tuple[str, int]] = []
+"""The machine and the number of each rank's process."""
+
+
+@contextmanager
+def taking_part() -> Iterator[World]:
+    """Be one of the processes that torchrun's environment tells of, if it tells of any."""
+    world = join()
+    try:
+        yield world
+    except BaseException as error:
+        if world.count > 1 and not hasattr(error, "told"):
+            error.told = _last_words(world, error)  # type: ignore[attr-defined]
+        raise
+
+
+def join() -> World:
+    """This process among those of its run."""
+    world, said = here(), os.environ.get
+    if world.count > 1 or int(said("WORLD_SIZE") or 1) == 1 or not (said("RANK") and said("MASTER_ADDR")):
+        return world
+    global _store
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    if gpus := torch.cuda.device_count():
+        torch.cuda.set_device(int(said("LOCAL_RANK") or 0) % gpus)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
+        _store, rank, count = next(rendezvous("env://"))
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=count)
+    world = World(dist.get_rank(), dist.get_world_size(), _why)
+    found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
+    _processes[:] = [(host, process) for host, process in found]
+    world.names = [f"rank {rank} of {world.count} on {host}" for rank, (host, _) in enumerate(found)]
+    world.beside = [host for host, _ in found].count(socket.gethostname())
+    if not world.leads:
+        logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
+    become(world)
+    return world
+
+
+def _last_words(world: World, error: BaseException) -> bool:
+    """Leave them to the others; returns whether rank 0 says the same, so that this one need not."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, for which another was faster
+    said = str(error) if isinstance(error, RLAlignError) else describe_error(error)
+    whose = said if isinstance(error, RankLost) else f"{world.names[world.own]}: {said}"
+    if _store is None:
+        return False
+    with suppress(RuntimeError):
+        if not isinstance(error, RankLost):
+            _store.compare_set("cause", "", whose)
+        if world.leads:
+            _store.set("said", said)
+            return False
+        error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
+        return _waited(
+            lambda: _store.check(["said"]) and _store.get("said").decode().startswith((said, whose))
+        )
+    return False
+
+
+def _why(error: Exception) -> str:
+    """Who was lost, and why, as far as anybody knows."""
+    found: list[str] = []
+
+    def known() -> bool:
+        with suppress(RuntimeError):
+            if _store is not None and _store.check(["cause"]):
+                found.append(_store.get("cause").decode())
+        if not found:
+            gone = [
+                rank
+                for rank, (host, process) in enumerate(_processes)
+                if host == socket.gethostname() and _gone(process)
+            ]
+            found.extend(f"{here().names[rank]} is gone: it was killed, or it crashed" for rank in gone[:1])
+        return bool(found)
+
+    _waited(known)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    whose = found[0] if found else f"another process of this run is lost, or stands still: {lines[0]}"
+    return f"{whose}. The last checkpoint stands; go on from it with `rlalign run --resume`"
+
+
+def _gone(process: int) -> bool:
+    """Whether a process of this machine has ended."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+
+
+def _waited(until: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not (done := until()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return done

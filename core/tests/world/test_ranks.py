@@ -1,0 +1,126 @@
+"""Alone nobody is talked to; what ranks tell each other arrives to the bit. tests/test_processes.py has several."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import timeit
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlalign.learning import batching
+from rlalign.testing.bench import run
+from rlalign.world.joining import join
+from rlalign.world.messages import alike, digest, packed, unpacked
+from rlalign.world.ranks import World, here
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_alone_nothing_is_shared_and_nothing_costs() -> None:
+    made, parameter = object(), torch.nn.Parameter(torch.ones(2))
+    assert join() is here() and (here().rank, here().size, here().leads) == (0, 1, True)
+    assert here().gather(lambda: made, "x") == [made] and here().lead(lambda: made, "x") is made
+    assert here().summed(lambda: made, [parameter], "x") == [made] and parameter.grad is None
+    here().same(lambda: pytest.fail("nobody to compare with"), "x")
+    assert here().share(7) == range(7) and here().about() == {}
+    # An iteration of the smallest example takes 100 ms and asks some ten times.
+    assert min(timeit.repeat(lambda: here().gather(lambda: made, "x"), number=1000, repeat=5)) < 0.05
+
+
+def test_a_run_alone_starts_no_process_group(tmp_path: Path) -> None:
+    code = (
+        "import sys; from rlalign.testing.bench import run; "
+        "run(sys.argv[1], {'task': 'numbers', 'policy': 'logits', 'rewards': ['token-sum'], "
+        "'algorithm': 'policy-gradient', 'train': {'iterations': 1, 'prompts': 2}}); "
+        "import torch; print(torch.distributed.is_initialized(), 'rlalign.world.messages' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.split()[-2:] == ["False", "False"]
+
+
+LEAVES = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text() | st.binary()
+NESTED = st.recursive(LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3))
+
+
+@given(NESTED)
+def test_values_arrive_as_they_were(value: Any) -> None:
+    assert repr(unpacked(packed(value))) == repr(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (3, 5)])
+def test_tensors_arrive_to_the_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    odd, back, again = unpacked(packed({"odd": b"abc", "x": x, "t": [x.mT if x.ndim > 1 else x]})).values()
+    assert odd == b"abc" and back.dtype == dtype and back.equal(x) and back.shape == x.shape
+    assert again[0].equal(x.mT if x.ndim > 1 else x)
+
+
+def test_what_is_compared() -> None:
+    one = {"rows": torch.tensor([1, 2]), "x": torch.tensor([1.0, 2.0]), "said": ["a", 0.5, None]}
+    near, far = {**one, "x": one["x"] * (1 + 1e-6)}, {**one, "x": one["x"] * 1.01}
+    others = [
+        {**one, "rows": torch.tensor([2, 1])},
+        {**one, "said": ["b", 0.5, None]},
+        far,
+        {"rows": one["rows"]},
+    ]
+
+    others += [{**one, "x": one["x"].flip(0)}]  # the same sum
+
+    def same(other: dict[str, Any]) -> bool:
+        first, second = digest(one), digest(other)
+        return all(alike(first.get(name), second.get(name)) for name in {**first, **second})
+
+    assert same(one) and same(near) and not any(map(same, others))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7, 64])
+def test_shares_are_all_places_once(count: int) -> None:
+    for size in (2, 3, 8):
+        shares = [World(rank, size).share(count) for rank in range(size)]
+        assert [i for share in shares for i in share] == [*range(count)]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("unit", ["response", "group", "step"])
+def test_there_is_a_micro_batch_for_each_rank_where_there_are_units(unit: str, tmp_path: Path) -> None:
+    pipeline = {
+        "task": "numbers",
+        "policy": "logits",
+        "rewards": ["token-sum"],
+        "algorithm": "policy-gradient",
+        "generation": {"samples": 3},
+        "train": {"iterations": 1, "prompts": 5},
+    }
+    _, session = run(tmp_path, pipeline)
+    rollout = session.phase.run.sample(session.phase.draw.next(5))
+    units = len(batching.units(rollout, unit))
+    for ranks in (1, 2, 4, 5, 40):
+        cuts = batching.dealt(rollout, 16384, unit, ranks=ranks)
+        assert len(cuts) >= min(ranks, units)
+        assert sorted(row for block in cuts for row in block.rows) == [*range(len(rollout))]
+
+
+def test_only_the_world_talks_and_no_plugin_knows_of_it() -> None:
+    core = ROOT / "core/src/rlalign"
+    talking = {
+        str(path.relative_to(core))
+        for path in core.rglob("*.py")
+        if re.search(r"\b(import|from) torch\.distributed\b", path.read_text())
+    }
+    assert talking == {"world/ranks.py", "world/joining.py", "cli/processes.py"}
+    for path in ROOT.glob("plugins/*/*/src/**/*.py"):
+        text = path.read_text()
+        assert "rlalign.world" not in text and "torch.distributed" not in text and "WORLD_SIZE" not in text, (
+            path
+        )

@@ -1,0 +1,252 @@
+"""A pipeline on several processes is the same pipeline: the same tokens, and numbers up to rounding.
+
+`world/together.py` runs many pipelines in one process group; `world/odd.py` holds components that differ from process
+to process. All over gloo, on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "world"))
+from comparing import EXAMPLES, ROOT, apart, job, metrics, run, tensors
+
+from rlalign.records import logs
+
+HERE = Path(__file__).parent / "world"
+METRICS, WEIGHTS = 1e-12, 1e-11
+COARSE = 1e-5
+"""For what does not compute all in float64, or learns from rounding alone."""
+BANDIT = str(HERE / "bandit.yaml")
+ODD = {
+    "as it is": {},
+    "7 prompts": {"overrides": ["train.prompts=7", "train.minibatches=3", "train.epochs=2"]},
+    "1 group": {"overrides": ["train.prompts=1"]},
+    "refilled": {"overrides": ["algorithm=[rloo,drop-ties]", "train.refill=2", "generation.samples=2"]},
+    "nothing left": {"overrides": ["algorithm=[rloo,'odd:Nothing']"]},
+    "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
+}
+DIFFERENT = {
+    "process": (["algorithm=[rloo,'odd:Process']"], "after `advantage` of", "`Process`", "`advantage`"),
+    "half": (["algorithm=[rloo,'odd:Half']"], "after `advantage` of", "`Half`", "`examples"),
+    "state": (["algorithm=[rloo,'odd:Kept']"], "at checkpoint 1", "Kept/process"),
+    "reward": (["rewards=['odd:Fussy']"], "`reward` of `Fussy`", "raised ValueError: not these"),
+}
+
+
+def outcome(folder: Path, name: str, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{name}-rank{rank}.json").read_text())
+    return found
+
+
+def equal(folder: Path, names: list[str], counts: list[int], exact: bool = True) -> None:
+    """All as on one process, and nothing written but by rank 0."""
+    for name in names:
+        for count in counts:
+            assert not (said := outcome(folder / str(count), name, 0)["said"]), f"{name}, {count}: {said}"
+            figure, which, number, where = apart(folder / "1" / name, folder / str(count) / name)
+            assert figure <= (METRICS if exact else COARSE), f"{name} on {count}: {which} by {figure}"
+            assert number <= (WEIGHTS if exact else COARSE), f"{name} on {count}: {where} by {number}"
+            for rank in range(1, count):
+                assert outcome(folder / str(count), name, rank)["written"] == [], name
+
+
+def test_two_processes_do_what_one_does_and_refuse_to_differ(tmp_path: Path) -> None:
+    """One group for all of it: a start takes longer than the runs."""
+    jobs = {name: {"file": BANDIT, "overrides": [], **one} for name, one in ODD.items()}
+    jobs["text"] = job("toy-numbers.yaml")
+    different = {name: {"file": BANDIT, "overrides": said} for name, (said, *_) in DIFFERENT.items()}
+    run(tmp_path / "1", jobs, 1)
+    run(tmp_path / "2", {**jobs, **different}, 2)
+    equal(tmp_path, list(jobs), [2])
+    assert outcome(tmp_path / "2", "text", 0)["written"] != []
+    for name, (_, *parts) in DIFFERENT.items():
+        for rank in (0, 1):
+            said = outcome(tmp_path / "2", name, rank)["said"]
+            assert all(part in said for part in parts), said
+    lock = json.loads((tmp_path / "2/text/lock.json").read_text())
+    assert lock["world"] == {"processes": 2, "backend": "gloo"}
+    assert "world" not in json.loads((tmp_path / "1/text/lock.json").read_text())
+
+
+SERVED = {
+    "served": ["rewards=[{bandit-payout: {}, isolate: true}]"],
+    "dropped": ["rewards=[bandit-payout,{'odd:Unlucky': {}, isolate: true}]", "train.on_bad_reward=drop"],
+    "drops": ["rewards=[bandit-payout,'odd:Unlucky']", "train.on_bad_reward=drop"],
+}
+
+
+@pytest.mark.slow
+def test_served_rewards_and_bad_ones(tmp_path: Path) -> None:
+    """What is elsewhere is asked by rank 0 for all; a group that a reward fails at is left out on every process."""
+    many = "train.prompts=40"  # of which a reward may fail at two
+    jobs = {name: {"file": BANDIT, "overrides": [*said, many]} for name, said in SERVED.items()}
+    for count in (1, 3):
+        run(tmp_path / str(count), jobs, count)
+    equal(tmp_path, list(jobs), [3])
+    for name in ("dropped", "drops"):
+        found = [list(logs.read(tmp_path / str(count) / name / "dropped.jsonl")) for count in (1, 3)]
+        assert found[0] and [row["examples"] for row in found[0]] == [row["examples"] for row in found[1]]
+
+
+# The first compute some parts in float32; the last begins with nothing but rounding to learn from.
+COARSER = ("seq2seq", "gold", "r-lol", "toy-keywords", "toy-dates")
+PARTS = 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_example_on_one_two_and_four_processes(part: int, tmp_path: Path) -> None:
+    files = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml")])[part::PARTS]
+    files = [file for file in files if file.stem != "logged"]  # it reads what another run kept
+    jobs = {file.stem: job(str(file.relative_to(EXAMPLES))) for file in files}
+    for count in (1, 2, 4):
+        run(tmp_path / str(count), jobs, count)
+    for name in jobs:
+        equal(tmp_path, [name], [2, 4], exact=not any(part in name for part in COARSER))
+
+
+# -- real commands: killed, stopped, failing, started again -----------------------------------------------------
+
+
+class Command:
+    """`rlalign run --processes`, and its processes."""
+
+    def __init__(self, *arguments: str, runs: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rlalign", "run", *arguments, "--runs", str(runs), "--plain"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def rank(self, number: int) -> int:
+        """The process of a rank."""
+        launcher = self._process.pid
+        for thread in os.listdir(f"/proc/{launcher}/task"):
+            for child in Path(f"/proc/{launcher}/task/{thread}/children").read_text().split():
+                if f"RANK={number}\0" in Path(f"/proc/{child}/environ").read_text().replace("\0LOCAL_", ""):
+                    return int(child)
+        raise AssertionError(f"there is no rank {number}")
+
+    def signal(self, which: int) -> None:
+        self._process.send_signal(which)
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        said, _ = self._process.communicate(timeout=300)
+        return self._process.returncode, said
+
+
+def wait_for(path: Path, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    return {name: x.numpy().tobytes() for name, x in tensors(run).items()}
+
+
+LONG = ("train.iterations=60", "evaluate.every=20")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two processes to which nothing happens."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, said = Command(BANDIT, *LONG, "--processes", "2", "--name", "whole", runs=folder).end()
+    assert code == 0, said
+    return folder / "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_bit(
+    victim: int, whole: Path, tmp_path: Path
+) -> None:
+    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "killed", runs=tmp_path)
+    wait_for(tmp_path / "killed/checkpoints/00000003")
+    os.kill(command.rank(victim), signal.SIGKILL)
+    code, said = command.end()
+    assert code == 1
+    assert f"rank {victim} of 2 was ended by SIGKILL" in said and "--resume" in said
+    if victim == 1:
+        assert "rank 1 of 2 on" in said and "is gone" in said
+    assert "advantage" not in said and "rollout" not in said  # nobody is blamed
+    shutil.copytree(tmp_path / "killed", tmp_path / "alone")
+    again = Command("--processes", "2", "--resume", "killed", runs=tmp_path)
+    assert again.end()[0] == 0
+    assert metrics(tmp_path / "killed") == metrics(whole)
+    assert bits(tmp_path / "killed") == bits(whole)
+    assert not (tmp_path / "killed/inexact.jsonl").exists()
+    if victim == 1:
+        code, said = Command("--resume", "alone", runs=tmp_path).end()
+        assert code == 0 and "2 processes when the run began, 1 now" in said
+        figure, _, number, _ = apart(whole, tmp_path / "alone")
+        assert figure <= METRICS and number <= WEIGHTS
+        (row,) = logs.read(tmp_path / "alone/inexact.jsonl")
+        assert row["changed"] == [] and len(row["said"]) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path, tmp_path: Path) -> None:
+    start = (BANDIT, *LONG, "--processes", "2", "--name", "stopped", "--or-resume")
+    command = Command(*start, runs=tmp_path)
+    wait_for(tmp_path / "stopped/checkpoints/00000003")
+    command.signal(signal.SIGTERM)
+    code, said = command.end()
+    assert code == 128 + signal.SIGTERM and said.count("stopped after iteration") == 1
+    last = max(int(path.name) for path in (tmp_path / "stopped/checkpoints").glob("[0-9]*"))
+    assert 3 <= last < 60 and metrics(tmp_path / "stopped")[-1]["iteration"] == last
+    assert Command(*start, runs=tmp_path).end()[0] == 0
+    assert metrics(tmp_path / "stopped") == metrics(whole)
+    assert bits(tmp_path / "stopped") == bits(whole)
+
+
+@pytest.mark.slow
+def test_an_error_on_one_process_is_told_with_its_rank(tmp_path: Path) -> None:
+    odd = "algorithm=[rloo,'odd:Fails']"
+    code, said = Command(BANDIT, odd, "--processes", "2", "--name", "odd", runs=tmp_path).end()
+    assert code == 1
+    told = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert told and all("rank 1 of 2 on" in line for line in told), said
+    assert "`Fails`" in told[0] and "raised ValueError: only here" in told[0]
+    assert (tmp_path / "odd/checkpoints/00000001").is_dir()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_that_was_killed_again(whole: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "rlalign", "run", BANDIT, *LONG, "--name", "again", "--runs", str(tmp_path), "--plain"]
+    begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*begin, "--max-restarts", "1", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+    )
+    wait_for(tmp_path / "again/checkpoints/00000003")
+    held = (tmp_path / "again/.running").read_bytes()
+    os.kill(int(held.split()[0]), signal.SIGKILL)  # rank 0, which writes
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    assert metrics(tmp_path / "again") == metrics(whole) and bits(tmp_path / "again") == bits(whole)
+
+
+def test_or_resume_and_processes_are_checked(tmp_path: Path) -> None:
+    code, said = Command(BANDIT, "--or-resume", runs=tmp_path).end()
+    assert code == 2 and "--or-resume goes with --name" in said

@@ -1,0 +1,99 @@
+"""Components that are not the same on every process, each in one way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlalign import Batch, Component, Loss, Outputs, Rollout, Run, Score, hookimpl
+
+FIRST = os.environ.get("RANK", "0") == "0"
+
+
+class Process(Component):
+    """Weighs by what is another number in each process."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        batch = yield
+        return replace(batch, advantage_NT=batch.advantage_NT * (1 + os.getpid() % 1000))
+
+
+class Kept(Component):
+    """Its state is another one on each process."""
+
+    @hookimpl
+    def iteration_done(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"process": os.getpid()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Half(Component):
+    """Leaves out the last group, on one process."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self) -> Generator[None, Batch, Batch]:
+        batch = yield
+        return batch if FIRST else batch.take(batch.rollout.group_N < batch.rollout.group_N.max()).as_step()
+
+
+class Fails(Component):
+    """Raises on one process, in the second iteration."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self, run: Any) -> Generator[None, Batch, Batch]:
+        batch = yield
+        if not FIRST and run.iteration == 1:
+            raise ValueError("only here")
+        return batch
+
+
+class Fussy(Component):
+    """A reward that cannot score the last prompts, which another process is asked for than the first."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if not FIRST:
+            raise ValueError("not these")
+        return Score(torch.zeros(len(rollout)))
+
+
+class Nothing(Component):
+    """No response is left to learn from, every second time."""
+
+    @hookimpl(wrapper=True)
+    def advantage(self, run: Any) -> Generator[None, Batch, Batch]:
+        batch = yield
+        return batch.take(batch.rollout.group_N < 0).as_step() if run.iteration % 2 else batch
+
+
+class Whole(Component):
+    """A loss that wants the step in one piece, and asks the run for scores meanwhile."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "step"
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+        return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+
+class Unlucky(Component):
+    """A reward that fails at one example."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if any(example.id == "train-7" for example in rollout.examples):
+            raise ValueError("not this one")
+        return Score(rollout.actions_NT[:, 0].double())

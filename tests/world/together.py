@@ -1,0 +1,42 @@
+"""Run pipelines one after the other, in one process or in each of a group: together.py FOLDER JOBS.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+RANK = os.environ.get("RANK", "0")
+CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree")
+written: list[str] = []
+
+
+def watch(event: str, given: tuple[Any, ...]) -> None:
+    """Note every file that is opened for writing, and every name that is made or goes."""
+    opened = event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if opened or event in CHANGING:
+        written.append(str(given[0]))
+
+
+def main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
+    import rlalign
+    from rlalign.errors import RLAlignError
+
+    for name, job in jobs.items():
+        written.clear()
+        said = ""
+        try:
+            pipeline = rlalign.load(job["file"], job["overrides"])
+            rlalign.run(pipeline, root=folder, name=name, display=False)
+        except RLAlignError as error:
+            said = f"{type(error).__name__}: {error}"
+        here = [path for path in written if path.startswith(str(folder))]
+        with (folder / f"{name}-rank{RANK}.json").open("w") as file:
+            json.dump({"said": said, "written": here}, file)
+
+
+if __name__ == "__main__":
+    sys.addaudithook(watch)
+    main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
