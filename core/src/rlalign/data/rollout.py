@@ -62,9 +62,16 @@ AGE = "age"
 """The column that says how many iterations ago a row was sampled. Rows without it, or with 0 or NaN, are new."""
 SAMPLED = "sampled"
 """The column that holds the texts as they were sampled, before the task's `postprocess`."""
+VERSION = "version"
+"""The column that says with which version of the policy's weights a sampler elsewhere sampled a row."""
 SCORE_OF = "score_of."
 """What the columns' names begin with that hold a score which a row was given before: `score_of.NAME`, and
 `score_of.NAME/METRIC` for what came with it. NaN where there is none."""
+
+
+def own(output: str) -> str:
+    """The column of what the policy itself said, at that version, of a response that was sampled elsewhere."""
+    return f"own_{output}"
 
 
 def _common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -80,6 +80,9 @@ def preflight(space: Workspace, most: int | None = None) -> dict[tuple[int, str]
     elif most is not None:
         space.note_once(f"policy `{space.pipeline.policy.name}`", "policy", _NOT_HERE)
     _others(space, faults, most)
+    for sampler in space.samplers if readable else ():
+        with faults.collecting(), refusing():
+            sampler.open(space.models.opened())
     found: dict[tuple[int, str], Sequence[Example]] = {}
     told: set[tuple[int, str]] = set()
     for plan in space.plans:

@@ -14,6 +14,7 @@ from rlalign.data.limits import require_memory
 from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
+from rlalign.running.elsewhere import sampled_elsewhere
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
 
@@ -71,7 +72,7 @@ def sample(
     constrained: bool = True,
     finished: Callable[[Rollout], None] | None = None,
 ) -> Rollout:
-    """The policy's responses; position p of the draw always meets the same uniforms.
+    """The policy's responses, or its sampler's; position p of the draw always meets the same uniforms or seeds.
 
     `finished` is told of whole groups as they end, by a policy that can tell.
     """
@@ -82,6 +83,8 @@ def sample(
         *(len(examples), how.samples, steps, BYTES),
         remedy="lower the number of prompts, samples or max_new_tokens",
     )
+    if phase.sampler is not None:
+        return sampled_elsewhere(phase, phase.sampler, examples, how, key, first)
     uniforms = phase.workspace.seeds.uniforms(
         *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
     ).to(phase.models.device)
