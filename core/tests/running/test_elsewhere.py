@@ -81,7 +81,7 @@ class Elsewhere(Sampler):
         if self.config.short:
             responses = responses[: -how.samples]
             examples = examples[:-1]
-        return sampled_rollout(policy, examples, how, responses, vocabulary=self.copy.table.shape[1])
+        return sampled_rollout(policy, examples, how, responses)
 
     def _response(self, found: Rollout, row: int) -> Response:
         steps = int(found.length_N[row])
@@ -316,5 +316,5 @@ def test_one_that_repeats_something_else_is_another_run(tmp_path: Path) -> None:
     stop_early(session(tmp_path, pipeline(), COMPONENTS, name="stopped"))
     lock = tmp_path / "runs/stopped/lock.json"
     lock.write_text(lock.read_text().replace("the same tokens", "other tokens"))
-    with pytest.raises(RLAlignError, match="samplers.elsewhere"):
+    with pytest.raises(RLAlignError, match=r"samplers\.elsewhere"):
         loop.resume(tmp_path / "runs/stopped", registry(COMPONENTS), display=Silence())

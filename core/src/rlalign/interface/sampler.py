@@ -93,22 +93,16 @@ class Sampler:
 
 
 def sampled_rollout(
-    policy: Policy,
-    examples: Sequence[Example],
-    how: Sampling,
-    responses: Sequence[Response],
-    *,
-    vocabulary: int = 0,
+    policy: Policy, examples: Sequence[Example], how: Sampling, responses: Sequence[Response]
 ) -> Rollout:
     """Responses, `how.samples` to each example and group by group, as a rollout.
 
-    Stop strings are looked for again, so that a response ends where the policy's own would. `vocabulary`, the number of
-    logits, is needed where tokens were removed.
+    Stop strings are looked for again, so that a response ends where the policy's own would.
     """
     inputs = policy.prompts(examples)
     device = inputs[0].device
     steps = max((len(response.tokens) for response in responses), default=0)
-    trace = Trace(policy, examples, inputs, how, steps, like_nV=torch.empty(0, vocabulary, device=device))
+    trace = Trace(policy, examples, inputs, how, steps, like_nV=torch.empty(0, 0, device=device))
     ended = [_until_stop(trace, response) for response in responses]
     length_N = torch.tensor([len(response.tokens) for response in ended], device=device)
     finished_N = torch.tensor([response.finished for response in ended], device=device)
@@ -118,7 +112,10 @@ def sampled_rollout(
     full_NT = torch.full_like(logprobs_NT, torch.nan) if narrowed else logprobs_NT
     rows_N = torch.arange(len(ended), device=device)
     trace.put(rows_N, (actions_NT, logprobs_NT, full_NT), length_N, finished_N)
-    allowed = _allowed([response.allowed for response in ended], vocabulary)
+    allowed = None
+    if any(response.allowed is not None for response in ended):
+        vocabulary = policy.decoder(inputs[:1], 1).logits().shape[1]
+        allowed = _allowed([response.allowed for response in ended], vocabulary)
     return replace(trace.rollout(), allowed=allowed)
 
 
@@ -135,10 +132,10 @@ def _padded(rows: Sequence[Sequence[Any]], steps: int, dtype: torch.dtype, devic
     return torch.tensor([[*row, *[0] * (steps - len(row))] for row in rows], dtype=dtype, device=device)
 
 
-def _allowed(rows: Sequence[Sequence[Collection[int]] | None], vocabulary: int) -> Allowed | None:
+def _allowed(rows: Sequence[Sequence[Collection[int]] | None], vocabulary: int) -> Allowed:
     tensors: dict[str, Tensor] = {}
     for i, row in enumerate(rows):
         if row is not None:
             tensors[f"{i}.ids"] = torch.tensor([t for step in row for t in sorted(step)], dtype=torch.int32)
             tensors[f"{i}.ends"] = torch.tensor(list(accumulate(map(len, row))))
-    return Allowed.of_tensors(vocabulary, len(rows), tensors) if tensors else None
+    return Allowed.of_tensors(vocabulary, len(rows), tensors)
