@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import Field
 
+import rlalign
 from rlalign import (
     Component,
     ConfigError,
@@ -31,6 +32,7 @@ from rlalign.randomness import Seeds
 from rlalign.running import loop
 from rlalign.running.preflight import check
 from rlalign.testing import Bench, PolicyGradient, run, session
+from rlalign.testing.bench import COMPONENTS as rlalign_testing
 from rlalign.testing.bench import Silence, logged, registry, stop_early, stopped_and_resumed
 
 
@@ -160,6 +162,13 @@ def test_it_is_asked_in_the_policy_s_place_with_the_weights_of_now(tmp_path: Pat
     assert all(0 <= row["sampler/gap"] <= row["sampler/largest"] < 1e-5 for row in trained)
 
 
+def test_an_opened_run_samples_with_its_policy(tmp_path: Path) -> None:
+    _, done = run(tmp_path, pipeline(evaluate={"split": "val", "examples": 4}), COMPONENTS, name="one")
+    opened = rlalign.open(done.dir.path, components={**rlalign_testing, **COMPONENTS}, trust=True)
+    assert opened.evaluate()["eval/length"] > 0
+    assert all(isinstance(one, Elsewhere) and not one.asked for one in opened.samplers)
+
+
 def test_the_policy_says_again_what_was_sampled(tmp_path: Path) -> None:
     """Ratios are taken to what the policy itself says; the sampler's own stays beside it."""
     bench = Bench(tmp_path, pipeline({"off": 0.05}, algorithm="ratio", generation=NARROWED), COMPONENTS)
@@ -178,6 +187,25 @@ def test_a_reward_reads_the_policy_s_own_log_probs(tmp_path: Path) -> None:
     said = pipeline({"off": 0.05}, rewards=["length", {"kl": {"coef": 0.1}}])
     (row, *_) = [row for row in rows_of(run(tmp_path, said, COMPONENTS)[1]) if "sampler/version" in row]
     assert row["kl/k1"] == pytest.approx(0, abs=1e-6)  # the reference is the policy still
+
+
+def test_of_a_mix_the_sampled_ones_come_from_it(tmp_path: Path) -> None:
+    """Logged responses have no version and no log-probs of a sampler; the policy says both of all."""
+    mixed = {"mix": {"logged": 1, "sampled": 2}}
+    said = pipeline(
+        {"off": 0.05}, algorithm="ratio", responses=mixed, rewards=["length", {"kl": {"coef": 0.1}}]
+    )
+    bench = Bench(tmp_path, said, COMPONENTS)
+    batch = bench.batch()
+    rollout, mask_NT = batch.rollout, batch.rollout.mask_NT
+    exact = bench.run.score("policy", rollout, ["logprobs", "full_logprobs"])
+    torch.testing.assert_close(batch.old_logprobs_NT, exact.logprobs_NT)
+    for name in ("policy.full_logprobs", "reference.full_logprobs"):  # the reference is the policy still
+        torch.testing.assert_close(rollout.columns[name][mask_NT], exact.full_logprobs_NT[mask_NT])
+    assert rollout.columns[VERSION].isnan().sum() == 4
+    metrics = bench.iterate()
+    assert metrics["sampler/largest"] == pytest.approx(0.05, abs=1e-5)
+    assert metrics["sampler/gap"] == pytest.approx(0.05, abs=1e-5) and metrics["sampler/version"] == 0
 
 
 def test_what_was_removed_and_where_texts_stop(tmp_path: Path) -> None:

@@ -272,20 +272,21 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
 
 
 def _filled(parts: Sequence[Rollout]) -> list[Rollout]:
-    """Each with NaN for the numbers that only others have."""
+    """Each with NaN for the numbers that only others have, of one a step for its own steps."""
     known = {
-        name: x
+        name: (x, x.ndim > 1 and x.shape[1] == part.steps)
         for part in parts
         for name, x in part.columns.items()
         if isinstance(x, Tensor) and x.is_floating_point()
     }
+
+    def unknown(part: Rollout, x: Tensor, stepwise: bool) -> Tensor:
+        shape = (part.steps, *x.shape[2:]) if stepwise else x.shape[1:]
+        return x.new_full((len(part), *shape), float("nan"))
+
     return [
         part.with_columns(
-            **{
-                name: x.new_full((len(part), *x.shape[1:]), float("nan"))
-                for name, x in known.items()
-                if name not in part.columns
-            }
+            **{name: unknown(part, *found) for name, found in known.items() if name not in part.columns}
         )
         for part in parts
     ]

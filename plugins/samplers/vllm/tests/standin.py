@@ -50,6 +50,7 @@ class StandIn(ThreadingHTTPServer):
         self.answered = 0
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.loaded: dict[str, Any] = {}
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.policy = Bytes(Bytes.Config())
@@ -127,11 +128,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/completions":
             self.complete(body)
         elif self.path in ("/collective_rpc", "/v1/load_lora_adapter"):
-            rpc = body.get("kwargs", {"weights_path": body.get("lora_path")})
+            folder = Path(body["kwargs"]["weights_path"] if "kwargs" in body else body.pop("lora_path"))
+            server.loaded = body
             if server.fault("half"):
-                server.load(Path(rpc["weights_path"]), rows=100)
+                server.load(folder, rows=100)
             elif not server.fault("old"):
-                server.load(Path(rpc["weights_path"]))
+                server.load(folder)
             self.say(200, b'{"results": [null]}')
         else:
             self.say(200 if self.path == "/reset_prefix_cache" else 404, b"")

@@ -17,6 +17,7 @@ import torch
 from rlalign import ConfigError, RLAlignError, Sampling
 from rlalign.testing import Bench, PolicyGradient, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
+from rlalign.testing.text import Bytes
 from rlalign_plugin_vllm import VLLM
 
 from .standin import StandIn
@@ -133,6 +134,23 @@ def test_the_same_responses_of_one_server_or_two_and_in_evaluations(tmp_path: Pa
     assert found[0] == found[1]
     versions = [row["sampler/version"] for row in found[0]["metrics.jsonl"] if "sampler/version" in row]
     assert versions == [0, 1, 2]
+
+
+class Adapted(Bytes):
+    """One that says that it has an adapter, and writes it."""
+
+    shares = True
+    save_adapter = Bytes.save
+
+
+def test_an_adapter_is_taken_in_place(whole: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
+    with servers(1) as made:
+        said = pipeline({**urls(made), "weights": "adapter"}, policy={"adapted": {"seed": 1}})
+        _, done = run(tmp_path, said, {**COMPONENTS, "adapted": Adapted})
+        taken = [path for path in made[0].paths if path != "/v1/completions"]
+        assert taken == ["/health", "/v1/load_lora_adapter", "/reset_prefix_cache"] * 3
+        assert made[0].loaded == {"lora_name": "policy", "load_inplace": True}
+    assert logged(done.dir.path) == whole
 
 
 # -- what goes wrong, and the run goes on with the same tokens --------------------------------------------------------
