@@ -114,7 +114,8 @@ def sampled_rollout(
     trace.put(rows_N, (actions_NT, logprobs_NT, full_NT), length_N, finished_N)
     allowed = None
     if any(response.allowed is not None for response in ended):
-        vocabulary = policy.decoder(inputs[:1], 1).logits().shape[1]
+        matrix = policy.head_matrix()
+        vocabulary = policy.decoder(inputs[:1], 1).logits().shape[1] if matrix is None else len(matrix)
         allowed = _allowed([response.allowed for response in ended], vocabulary)
     return replace(trace.rollout(), allowed=allowed)
 

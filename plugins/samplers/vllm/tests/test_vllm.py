@@ -19,6 +19,7 @@ from rlalign.testing import Bench, PolicyGradient, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign.testing.text import Bytes
 from rlalign_plugin_vllm import VLLM
+from rlalign_plugin_vllm.sampler import own_folder
 
 from .standin import StandIn
 
@@ -110,6 +111,7 @@ def test_log_probs_and_what_was_left_are_those_of_a_rescoring(how: dict[str, Any
             kept_MV = left(logits_MV, rollout, policy.ends)
             assert torch.equal(rollout.allowed.mask(*rollout.chosen), kept_MV)
         assert {server.answered for server in made} == {12}  # in turn
+        sampler.close()
 
 
 def left(logits_MV: torch.Tensor, rollout: Any, ends: Any) -> torch.Tensor:
@@ -277,6 +279,18 @@ def test_a_server_that_cannot_be_started_says_why(tmp_path: Path) -> None:
     started = session(tmp_path, pipeline({"python": str(script)}), COMPONENTS)
     with pytest.raises(RLAlignError, match=r"(?s)sampler `vllm`.* ended with code 3 .*No module named vllm"):
         started.run()
+
+
+def test_what_a_killed_run_left_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
+    killed, lock = own_folder(tmp_path)
+    (killed / "weights").mkdir()
+    alive, held = own_folder(tmp_path)
+    assert killed.exists()
+    lock.close()  # as the kernel does
+    new, also_held = own_folder(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([alive, new])
+    held.close()
+    also_held.close()
 
 
 # -- resumed ------------------------------------------------------------------------------------------------------

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlalign import Example, Policy, Response, RLAlignError, Rollout, Sampler, Sampling, sampled_rollout
 from rlalign.interface.policy import Model
+from rlalign.progress import report
 from rlalign_plugin_vllm import completions
 from rlalign_plugin_vllm.servers import Failed, Server, Started
 
 NAME = "policy"
 """What servers call the policy: the model, or under `weights: adapter` the adapter."""
+MEMORY = Path("/dev/shm")
+"""Where files lie in memory, on Linux."""
 LEAST_TEMPERATURE = 0.01
 """A server takes lower ones for this."""
 LONGEST_WAIT = 30.0
@@ -146,15 +151,10 @@ class VLLM(Sampler):
     def _written(self, policy: Policy) -> Path:
         """The folder that holds the present weights."""
         if self._holds is None:
-            memory = Path("/dev/shm")
-            where = self.config.folder or (memory if memory.is_dir() else None)
-            if where is not None:
-                where.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix="rlalign-", dir=where))
-            if self.config.folder is not None:
-                self._folder.chmod(
-                    0o755
-                )  # whoever has named a place may have servers of another user read it
+            memory = MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
+            self._folder, self._lock = own_folder(self.config.folder or memory)
+            if self.config.folder is not None:  # servers of another user may read what is there
+                self._folder.chmod(0o755)
         folder = self._folder / "weights"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -245,7 +245,10 @@ class VLLM(Sampler):
         pool = ThreadPoolExecutor(self.config.at_once * len(self._servers), "asks-vllm")
         try:
             answers = [pool.submit(self._answer, place, one, how) for place, one in enumerate(asked)]
-            responses = [answer.result() for answer in answers]
+            responses = []
+            for answer in answers:
+                responses.append(answer.result())
+                report("response", len(responses), len(answers))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return sampled_rollout(policy, examples, how, responses)
@@ -279,11 +282,27 @@ class VLLM(Sampler):
         return next((server for server in turn if not server.doubted), turn[0])
 
     def close(self) -> None:
-        for server in self._servers:
+        servers, self._servers = self._servers, []
+        for server in servers:
             server.close()
         if self._holds is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._servers, self._holds, self.version = [], None, None
+            self._lock.close()
+        self._holds = self.version = None
+
+
+def own_folder(where: Path) -> tuple[Path, IO[str]]:
+    """A new folder, and the lock that says that somebody is there; those that killed runs left are removed first."""
+    where.mkdir(parents=True, exist_ok=True)
+    for left in where.glob("rlalign-vllm-*"):
+        with suppress(OSError), (left / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(prefix="rlalign-new-", dir=where))
+    held = (made / "lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    folder = made.with_name(made.name.replace("new", "vllm", 1))  # only now others look at it
+    return made.rename(folder), held
 
 
 def _wait(attempt: int) -> None:

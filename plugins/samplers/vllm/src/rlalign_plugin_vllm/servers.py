@@ -63,6 +63,8 @@ class Server:
                 return said
         except urllib.error.HTTPError as error:
             told = f"{path}: {error.code}: {_told(error)}"
+            if error.code == 404:
+                told += " (the README of rlalign-plugin-vllm says how servers are started)"
             if 400 <= error.code < 500 and error.code not in (408, 429):
                 raise RLAlignError(f"{self.url} refuses {told}") from error
             raise Failed(told) from error
@@ -91,18 +93,21 @@ class Started(Server):
         super().__init__(f"http://127.0.0.1:{port}")
         self.command, self.environment, self.log = command(port), dict(environment), log
         self.process: subprocess.Popen[bytes] | None = None
+        self.closed = False
 
     def begin(self, seconds: float) -> bool:
         """One that was doubted is dead or hangs: it is ended and started again."""
         if not self.doubted and self.process is not None and self.process.poll() is None:
             return False
-        self.close()
-        self.process = _starter.submit(self._start).result()
+        self._end()
+        if self.closed:
+            raise Failed("the run is over")
+        self.process = process = _starter.submit(self._start).result()
         until = time.monotonic() + seconds
         while True:
-            if self.process.poll() is not None:
+            if process.poll() is not None:
                 raise RLAlignError(
-                    f"the server {self.command[0]} ended with code {self.process.returncode} when it was started:"
+                    f"the server {self.command[0]} ended with code {process.returncode} when it was started:"
                     f"\n{self.last_lines()}"
                 )
             with suppress(Failed):
@@ -134,6 +139,10 @@ class Started(Server):
         return ""
 
     def close(self) -> None:
+        self.closed = True
+        self._end()
+
+    def _end(self) -> None:
         """End it, and what it started."""
         if self.process is not None:
             with suppress(ProcessLookupError, PermissionError):
