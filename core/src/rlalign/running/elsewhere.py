@@ -18,7 +18,7 @@ from rlalign.running.phase import RunningPhase
 SCORED = ("logprobs", "full_logprobs")
 
 
-def sampled_elsewhere(
+def asked_elsewhere(
     phase: RunningPhase,
     sampler: Sampler,
     examples: Sequence[Example],
@@ -26,7 +26,7 @@ def sampled_elsewhere(
     key: tuple[str | int, ...],
     first: int,
 ) -> Rollout:
-    """The responses of a sampler, which has the policy's present weights; position p of the draw has the same seeds."""
+    """What a sampler gives, with the policy's present weights; position p of the draw has the same seeds."""
     policy = phase.models.policy
     positions = range(first, first + len(examples))
     seeds = phase.workspace.seeds.numbers(*key, positions=positions, samples=how.samples)
@@ -38,7 +38,7 @@ def sampled_elsewhere(
         rollout = sampler.sample(policy, examples, how, seeds).to(phase.models.device)
     if wrong := _flaw(rollout, examples, how):
         raise ComponentError(f"sampler `{sampler.name}` gave a rollout whose {wrong}")
-    return _scored_again(phase, sampler, rollout)
+    return rollout
 
 
 def _flaw(rollout: Rollout, examples: Sequence[Example], how: Sampling) -> str | None:
@@ -52,7 +52,7 @@ def _flaw(rollout: Rollout, examples: Sequence[Example], how: Sampling) -> str |
     return None
 
 
-def _scored_again(phase: RunningPhase, sampler: Sampler, rollout: Rollout) -> Rollout:
+def scored_again(phase: RunningPhase, sampler: Sampler, rollout: Rollout) -> Rollout:
     """With the policy's own log-probs beside the sampler's; refused where the two are not of the same weights."""
     found = phase.engine.score("policy", rollout, SCORED)
     ours = {own(name): torch.where(rollout.mask_NT, getattr(found, f"{name}_NT"), 0.0) for name in SCORED}

@@ -14,7 +14,7 @@ from rlalign.data.limits import require_memory
 from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
-from rlalign.running.elsewhere import sampled_elsewhere
+from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
 
@@ -84,7 +84,8 @@ def sample(
         remedy="lower the number of prompts, samples or max_new_tokens",
     )
     if phase.sampler is not None:
-        return sampled_elsewhere(phase, phase.sampler, examples, how, key, first)
+        given = asked_elsewhere(phase, phase.sampler, examples, how, key, first)
+        return scored_again(phase, phase.sampler, given)
     uniforms = phase.workspace.seeds.uniforms(
         *key, positions=range(first, first + len(examples)), samples=how.samples, steps=steps
     ).to(phase.models.device)
