@@ -51,6 +51,8 @@ class StandIn(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.loaded: dict[str, Any] = {}
+        self.keys: set[str | None] = set()
+        self.elsewhere = ""
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.policy = Bytes(Bytes.Config())
@@ -149,6 +151,11 @@ class Handler(BaseHTTPRequestHandler):
         if str(server.answered) == os.environ.get("STANDIN_DIES_AT") and not Path("died").exists():
             Path("died").touch()
             os._exit(1)
+        server.keys.add(self.headers.get("Authorization"))
+        if server.fault("moves"):
+            self.send_response(302)
+            self.send_header("Location", f"{server.elsewhere}{self.path}")
+            return self.end_headers()
         if server.fault("dies"):
             return None  # the connection is closed without a word
         if server.fault("hangs"):

@@ -1,8 +1,9 @@
-"""A server of vLLM itself, where somebody has one: its Python, and a small model's folder, by two variables."""
+"""A server of vLLM itself, where somebody has one: its Python, and a small model's folder, by variables."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlalign.testing import PolicyGradient, run
 from rlalign.testing.bench import logged
 
 PYTHON, MODEL = os.environ.get("RLALIGN_VLLM_PYTHON"), os.environ.get("RLALIGN_VLLM_MODEL")
+ARGUMENTS = ["--dtype", "float32", *shlex.split(os.environ.get("RLALIGN_VLLM_ARGUMENTS", ""))]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -36,9 +38,7 @@ def test_weights_arrive_and_log_probs_are_the_policy_s(how: dict[str, Any], tmp_
         "policy": {"causal-lm": {"path": MODEL}},
         "rewards": ["length"],
         "algorithm": "gain",
-        "models": {
-            "sampler": {"vllm": {"python": PYTHON, "arguments": ["--dtype", "float32"], "listed": 200}}
-        },
+        "models": {"sampler": {"vllm": {"python": PYTHON, "arguments": ARGUMENTS, "listed": 200}}},
         "generation": {"samples": 4, "max_new_tokens": 16, **how},
         "train": {"iterations": 3, "prompts": 4, "lr": 1e-3},
     }

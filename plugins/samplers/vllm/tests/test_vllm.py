@@ -192,6 +192,15 @@ def test_one_that_is_away_when_weights_are_given_is_left_out(
     assert logged(done.dir.path) == whole
 
 
+def test_a_key_goes_to_the_servers_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "a secret of ours")
+    with servers(2, moves=1) as made:
+        made[0].elsewhere = made[1].url
+        run(tmp_path, pipeline({**urls(made[:1]), "at_once": 1}), COMPONENTS)
+        assert made[0].keys == {"Bearer a secret of ours"} and made[0].faults["moves"] == 0
+        assert made[1].paths == []
+
+
 # -- or it stops with one sentence ------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,16 @@ LONGEST = 500
 """Characters of an answer that an error quotes."""
 _starter = ThreadPoolExecutor(1, "starts-servers")
 """One thread that lives as long as this process: Linux ends a child with the thread that started it."""
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A key goes where the pipeline says, and no further."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
 
 class Failed(Exception):
