@@ -43,7 +43,8 @@ def check(pipeline: Pipeline, registry: Registry) -> str:
 def _sampling(space: Workspace) -> str:
     """What will sample, where the policy lies on this machine and can say so."""
     policy = space.pipeline.policy.peek()
-    if not isinstance(policy, Policy) or not policy.here:
+    elsewhere = all(plan.sampler is not None for plan in space.plans)
+    if not isinstance(policy, Policy) or not policy.here or elsewhere:
         return ""
     how = space.models.opened().sampling(space.device)
     return "" if how is None else f"\nsampling: {how}\n"
