@@ -36,6 +36,12 @@ from rlalign.testing.bench import COMPONENTS as rlalign_testing
 from rlalign.testing.bench import Silence, logged, registry, stop_early, stopped_and_resumed
 
 
+def drawn(seeds: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
+    """[G,K,T]: each response's numbers, of its own seed."""
+    made = [[torch.Generator().manual_seed(seed) for seed in row] for row in seeds]
+    return torch.stack([torch.stack([torch.rand(steps, generator=one) for one in row]) for row in made])
+
+
 class Elsewhere(Sampler):
     """Samples by the core's loop, with a copy of the policy that takes its weights, and hands tokens over as lists."""
 
@@ -70,15 +76,7 @@ class Elsewhere(Sampler):
         self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Sequence[Sequence[int]]
     ) -> Rollout:
         self.asked.append((policy.version, how))
-        uniforms = torch.stack(
-            [
-                torch.stack(
-                    [torch.rand(how.max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in row]
-                )
-                for row in seeds
-            ]
-        )
-        found = sample(self.copy, examples, how, uniforms)
+        found = sample(self.copy, examples, how, drawn(seeds, how.max_new_tokens))
         responses = [self._response(found, row) for row in range(len(found))]
         if self.config.short:
             responses = responses[: -how.samples]
@@ -217,17 +215,7 @@ def test_what_was_removed_and_where_texts_stop(tmp_path: Path) -> None:
     seeds = Seeds(3).numbers("x", positions=range(4), samples=3)
     one.take(policy)
     found = one.sample(policy, examples, how, seeds)
-    again = sample(
-        policy,
-        examples,
-        how,
-        torch.stack(
-            [
-                torch.stack([torch.rand(5, generator=torch.Generator().manual_seed(s)) for s in row])
-                for row in seeds
-            ]
-        ),
-    )
+    again = sample(policy, examples, how, drawn(seeds, 5))
     for name in ("actions_NT", "mask_NT", "finished_N", "logprobs_NT", "group_N"):
         torch.testing.assert_close(getattr(found, name), getattr(again, name))
     assert found.texts == again.texts and bool(found.finished_N.any())
