@@ -308,7 +308,9 @@ INSIDE = ("data", "leaves_files", "load_run", "load_model", "ready", "where", "r
 # -- plugins.md -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page, kinds", [("plugins", {"toml", "py", "yaml"}), ("tasks", {"toml", "py"})])
+@pytest.mark.parametrize(
+    "page, kinds", [("plugins", {"toml", "py", "yaml"}), ("tasks", {"toml", "py"}), ("samplers", {"py"})]
+)
 def test_the_tutorial_s_code_is_the_example_s(page, kinds):
     text = says(f"docs/{page}.md")
     marked = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL)

@@ -165,7 +165,7 @@ def test_components(package, with_example_plugins):
         loaded = Registry().load(name)
         assert loaded.installed is not None, name
         assert loaded.installed.distribution == project(package)["name"]
-        assert kind(loaded.cls) in ("component", "policy", "value", "task")
+        assert kind(loaded.cls) in ("component", "policy", "value", "sampler", "task")
         assert loaded.cls.__doc__, f"{name} has no docstring"
         config = loaded.cls.Config
         assert issubclass(config, BaseModel)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
     from rlalign.interface.run import Learner, Run
+    from rlalign.interface.sampler import Response, Sampler, sampled_rollout
     from rlalign.running.callbacks import Callbacks
     from rlalign.running.loop import Interrupted
     from rlalign.running.opened import Opened
@@ -42,6 +43,7 @@ _HOMES = {
     "data.settings": ("Options", "Sampling"),
     "interface.policy": ("Policy", "Value"),
     "interface.run": ("Learner", "Run"),
+    "interface.sampler": ("Response", "Sampler", "sampled_rollout"),
     "decoding.logits": ("log_distribution",),
     "decoding.interfaces": ("Constraint", "Decoder"),
     "decoding.sampler": ("sample",),
@@ -82,11 +84,13 @@ __all__ = [
     "Pipeline",
     "Policy",
     "RLAlignError",
+    "Response",
     "Result",
     "Reward",
     "Rollout",
     "Run",
     "RunsCode",
+    "Sampler",
     "Sampling",
     "Score",
     "Task",
@@ -99,6 +103,7 @@ __all__ = [
     "resume",
     "run",
     "sample",
+    "sampled_rollout",
 ]
 
 

@@ -60,6 +60,17 @@ class Seeds:
         u = (bits.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
         return torch.from_numpy(u.reshape(len(positions), samples, steps))
 
+    def numbers(self, *key: str | int, positions: range, samples: int) -> list[list[int]]:
+        """Seeds of 63 bits for whoever draws its own numbers, [positions][samples]: as `uniforms`, one a stream."""
+        root = hashlib.shake_256(self._encode(("seed", *key)))
+
+        def seed(position: int, sample: int) -> int:
+            stream = root.copy()
+            stream.update(struct.pack("<qq", position, sample))
+            return int.from_bytes(stream.digest(8), "little") >> 1
+
+        return [[seed(position, sample) for sample in range(samples)] for position in positions]
+
     def seed_forward(self, *key: str | int) -> None:
         """Seed torch's global generators before what draws from them, for it offers no other way: dropout
         in a forward pass, a module's first weights. This and `seed_all` alone touch global state.

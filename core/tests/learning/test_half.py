@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlalign.data.settings import Train
+from rlalign.data.settings import Mismatch, Train
 from rlalign.errors import ConfigError
 from rlalign.learning.engine import importance
 from rlalign.learning.optimiser import Optimiser
@@ -131,7 +132,7 @@ def test_the_gradient_of_a_token_counts_by_its_truncated_weight(tmp_path: Path) 
     drawn_NT[0] = torch.nan
     object.__setattr__(rollout, "logprobs_NT", drawn_NT)
     now = {"logprobs": (drawn_NT - off_NT)[rollout.mask_NT]}
-    weight_M = importance(now, rollout, 2.0)
+    weight_M = importance(now, batch, Mismatch())
     expected_NT = (-off_NT).exp().clamp_max(2.0)
     expected_NT[0] = 1.0
     known_M = ~now["logprobs"].isnan()
@@ -141,15 +142,43 @@ def test_the_gradient_of_a_token_counts_by_its_truncated_weight(tmp_path: Path) 
     weighed = type(batch).of(rollout, batch.reward, advantage_NT).as_step()
     _, by_hand = bench.gradient(weighed)
     for route in ("A", "B", "T"):
-        _, found = bench.gradient(batch, importance_cap=2.0, route=route, head_chunk=16, budget=40)
+        _, found = bench.gradient(batch, mismatch=Mismatch(), route=route, head_chunk=16, budget=40)
         for name, gradient in by_hand.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (Mismatch(), [[2.0, 0.8, 1.0], [0.4, 1.2, 1.0]]),
+        (Mismatch(mode="mask"), [[0.0, 0.8, 1.0], [0.0, 1.2, 1.0]]),
+        (Mismatch(by="response"), [[2.0, 2.0, 2.0], [0.48, 0.48, 0.48]]),
+        (Mismatch(by="response", mode="mask", cap=2.5), [[2.4, 2.4, 2.4], [0.48, 0.48, 0.48]]),
+    ],
+    ids=["token", "token masked", "response", "response masked"],
+)
+def test_a_ratio_to_old_log_probs_leaves_that_of_learner_to_sampler(
+    how: Mismatch, expected: list[list[float]], tmp_path: Path
+) -> None:
+    """By hand: where a loss takes the ratio of now to then, the weight is then's to the sampler's."""
+    bench = Bench(tmp_path, pipeline(prompts=1), COMPONENTS)
+    batch = bench.batch().take(torch.tensor([0, 1]))
+    rollout = replace(
+        batch.rollout,
+        mask_NT=torch.tensor([[True] * 3] * 2),
+        actions_NT=torch.zeros(2, 3, dtype=torch.long),
+        logprobs_NT=torch.tensor([[-1.0, -2.0, torch.nan], [-1.0, -2.0, -0.5]]),
+    )
+    ratio_NT = torch.tensor([[3.0, 0.8, torch.nan], [0.4, 1.2, 1.0]])
+    old_NT = rollout.logprobs_NT + ratio_NT.log()
+    weight_M = importance({"logprobs": torch.zeros(6)}, replace(batch, rollout=rollout, old=old_NT), how)
+    torch.testing.assert_close(weight_M.view(2, 3), torch.tensor(expected))
+
+
 @pytest.mark.parametrize("algorithm", ["gain", "ppo"])
-def test_a_loss_with_ratios_of_its_own_is_left_alone(algorithm: str, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, pipeline(importance_cap=2.0) | {"algorithm": algorithm}, COMPONENTS)
-    assert bench.engine.importance_cap == (2.0 if algorithm == "gain" else None)
+def test_what_the_policy_sampled_itself_weighs_one(algorithm: str, tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pipeline(mismatch={}) | {"algorithm": algorithm}, COMPONENTS)
+    assert bench.engine.mismatch == Mismatch()
     assert bench.iterate()["sampler/ratio"] == pytest.approx(1.0, abs=1e-5)
 
 

@@ -165,7 +165,7 @@ def _types(annotation: Any) -> Iterator[type[Any]]:
 
 def _in_words(name: str, about: Mapping[str, Any]) -> str:
     kind, models = about["kind"], about["models"]
-    place = f"models: {{value: {name}}}" if kind == "value" else " or ".join(about["places"])
+    place = f"models: {{{kind}: {name}}}" if kind in ("value", "sampler") else " or ".join(about["places"])
     if kind.endswith("wrapper"):
         place += ", below what it wraps"
     responses = about["responses"] or ""

@@ -30,7 +30,7 @@ _ACCEPTED: Mapping[str, tuple[tuple[Kind, ...], tuple[str, ...], str]] = {
     "algorithm": (("component",), (), "components with hooks"),
     "observers": (("component",), WATCHING, f"components with one of the hooks {', '.join(WATCHING)}"),
     "evaluate.use": (("component",), ("reward", "evaluate"), "components that score or measure responses"),
-    "models": (("value", "policy"), (), "a value or a policy"),
+    "models": (("value", "policy", "sampler"), (), "a value, a policy or a sampler"),
 }
 """What each part of the file accepts: the kinds, the hooks of which it needs one, both in words."""
 

@@ -10,10 +10,11 @@ from functools import cache
 
 from rlalign.interface.code import Code
 
-BASES = {"Policy": "policy", "Value": "value", "Task": "task", "Component": "component"}
+BASES = {"Policy": "policy", "Value": "value", "Sampler": "sampler", "Task": "task", "Component": "component"}
 KINDS = {
     "policy": "policies",
     "value": "values",
+    "sampler": "samplers (who sample in the policy's place)",
     "task": "tasks",
     "responses": "sources of responses",
     "reward": "rewards (a number for each response; under `evaluate.use` its mean, a metric)",
@@ -65,6 +66,7 @@ class Outline:
         first = {
             "policy": ["policy"],
             "value": ["models"],
+            "sampler": ["models"],
             "task": ["task"],
             "responses": ["responses", *(rewards if "reward" in self.hooks else [])],
             "reward": rewards,

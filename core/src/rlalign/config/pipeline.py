@@ -28,6 +28,8 @@ ALTERNATIVES = {
 """`train` holds one of each pair: the one said last displaces the other."""
 COPY_TIMES = ("start", "phase", "iteration")
 """When the policy may be copied."""
+SAMPLER = "sampler"
+"""What `models` calls who samples in the policy's place."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a name may be: it becomes part of a file name, of a metric's and of a command line."""
 

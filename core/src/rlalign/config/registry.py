@@ -24,7 +24,7 @@ from rlalign.interface.code import ADD_TRUST, Code
 from rlalign.interface.component import Component, Task
 
 GROUP = "rlalign"
-Kind = Literal["policy", "value", "task", "component"]
+Kind = Literal["policy", "value", "sampler", "task", "component"]
 _NONE: Mapping[str, type[Any]] = MappingProxyType({})
 _log = logging.getLogger("rlalign")
 
@@ -169,14 +169,21 @@ def _is_own(module: str) -> bool:
     return f"{module}.".startswith("rlalign.")
 
 
-NO_COMPONENT = "{} is no component: it must derive from rlalign's Component, Task, Policy or Value"
+NO_COMPONENT = "{} is no component: it must derive from rlalign's Component, Task, Policy, Value or Sampler"
 
 
 def kind(cls: type[Any]) -> Kind:
     """What a component is; it follows from its base class."""
     from rlalign.interface.policy import Policy, Value
+    from rlalign.interface.sampler import Sampler
 
-    kinds: dict[type[Any], Kind] = {Policy: "policy", Value: "value", Task: "task", Component: "component"}
+    kinds: dict[type[Any], Kind] = {
+        Policy: "policy",
+        Value: "value",
+        Sampler: "sampler",
+        Task: "task",
+        Component: "component",
+    }
     for base, word in kinds.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return word

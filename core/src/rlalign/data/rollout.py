@@ -62,9 +62,16 @@ AGE = "age"
 """The column that says how many iterations ago a row was sampled. Rows without it, or with 0 or NaN, are new."""
 SAMPLED = "sampled"
 """The column that holds the texts as they were sampled, before the task's `postprocess`."""
+VERSION = "version"
+"""The column that says with which version of the policy's weights a sampler elsewhere sampled a row."""
 SCORE_OF = "score_of."
 """What the columns' names begin with that hold a score which a row was given before: `score_of.NAME`, and
 `score_of.NAME/METRIC` for what came with it. NaN where there is none."""
+
+
+def own(output: str) -> str:
+    """The column of what the policy itself said, at that version, of a response that was sampled elsewhere."""
+    return f"own_{output}"
 
 
 def _common(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -265,20 +272,21 @@ def concat(parts: Sequence[Rollout], *, same_examples: bool = False, fill: bool 
 
 
 def _filled(parts: Sequence[Rollout]) -> list[Rollout]:
-    """Each with NaN for the numbers that only others have."""
+    """Each with NaN for the numbers that only others have, of one a step for its own steps."""
     known = {
-        name: x
+        name: (x, x.ndim > 1 and x.shape[1] == part.steps)
         for part in parts
         for name, x in part.columns.items()
         if isinstance(x, Tensor) and x.is_floating_point()
     }
+
+    def unknown(part: Rollout, x: Tensor, stepwise: bool) -> Tensor:
+        shape = (part.steps, *x.shape[2:]) if stepwise else x.shape[1:]
+        return x.new_full((len(part), *shape), float("nan"))
+
     return [
         part.with_columns(
-            **{
-                name: x.new_full((len(part), *x.shape[1:]), float("nan"))
-                for name, x in known.items()
-                if name not in part.columns
-            }
+            **{name: unknown(part, *found) for name, found in known.items() if name not in part.columns}
         )
         for part in parts
     ]

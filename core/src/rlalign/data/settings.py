@@ -80,6 +80,19 @@ class Schedule(Options):
     floor: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
 
 
+class Mismatch(Options):
+    """How the gradients of sampled tokens count where those were sampled otherwise than the policy computes."""
+
+    by: Literal["token", "response"] = Field(
+        "token", description="whose ratio: each token's own, or the product over its response"
+    )
+    mode: Literal["truncate", "mask"] = Field(
+        "truncate",
+        description="truncate: the ratio, `cap` at most; mask: the ratio, and 0 where it lies outside 1/cap … cap",
+    )
+    cap: float = Field(2.0, ge=1, description="the largest ratio that counts")
+
+
 class Train(Options):
     """`train`: how much is learned, how fast."""
 
@@ -116,12 +129,11 @@ class Train(Options):
         description="bfloat16: weights too are held in half precision, and the optimiser keeps float32 masters of "
         "those that learn; null: they are held in full precision",
     )
-    importance_cap: float | None = Field(
+    mismatch: Mismatch | None = Field(
         None,
-        ge=1,
-        description="weigh the gradient of each sampled token's log-prob by its probability now over that when it was "
-        "sampled, by this at most (2 in the paper); null: do not. It does nothing in a phase where a loss takes such "
-        "ratios itself",
+        description="weigh the gradient of each sampled token's log-prob by its probability over that when it was "
+        "sampled: `by`, `mode`, `cap` (`{}`: by token, truncated at 2); null: do not. It does nothing in a phase where "
+        "a loss weighs responses so itself",
     )
     recompute: bool = Field(
         False,

@@ -62,7 +62,7 @@ class Component:
     regularises: bool = False
     """Its loss holds a KL to the reference already."""
     weighs: bool = False
-    """Its loss weighs responses by what they were sampled with, so `train.importance_cap` does not."""
+    """Its loss weighs responses by what they were sampled with, so `train.mismatch` does not."""
     estimates: bool = False
     """Its score says something of sampled responses only: an evaluation that decodes otherwise leaves it out."""
     constraint: Any = None

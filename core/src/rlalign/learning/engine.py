@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs
 from rlalign.data.rollout import Rollout
+from rlalign.data.settings import Mismatch
 from rlalign.interface.policy import Model
 from rlalign.learning import batching
 from rlalign.learning.batching import Block
@@ -49,13 +50,13 @@ class Engine(Forward):
         trains: Collection[str] = (),
         unit: str = "group",
         route: Route | None = None,
-        importance_cap: float | None = None,
+        mismatch: Mismatch | None = None,
         **forward: Any,
     ) -> None:
         super().__init__(models, trains=trains, **forward)
         self.unit = unit
         self.route = route
-        self.importance_cap = importance_cap
+        self.mismatch = mismatch
         # Of all that train, also while some of it is kept still. Looked up once: the walk over all modules is
         # something small models would feel at every step.
         self._parameters = [p for name in self.trains for p in models[name].parameters()]
@@ -184,8 +185,8 @@ class Engine(Forward):
             name: g_NT[rollout.mask_NT] for name, g_NT in zip(leaves, grads, strict=True) if g_NT is not None
         }
         chosen = [name for name in CHOSEN if name in cotangents]
-        if self.importance_cap is not None and chosen:
-            weight_M = importance(outputs, rollout, self.importance_cap)
+        if self.mismatch is not None and chosen:
+            weight_M = importance(outputs, piece, self.mismatch)
             cotangents |= {name: cotangents[name] * weight_M for name in chosen}
         return cotangents
 
@@ -207,17 +208,26 @@ class Engine(Forward):
         return "policy" in self.trains and torch.is_grad_enabled()
 
 
-def importance(outputs: Mapping[str, Tensor], rollout: Rollout, cap: float) -> Tensor:
-    """[M]: a new token's probability now over that when it was sampled, `cap` at most; 1 where it is not new.
+def importance(outputs: Mapping[str, Tensor], piece: Batch, how: Mismatch) -> Tensor:
+    """[M]: by what the gradient of each chosen token's log-prob counts, for who sampled it; 1 where it is not new.
 
-    Truncated importance weights: Ionides (2008), equation 3; on tokens, for samplers that round otherwise than the
-    learner, Yao et al. (2025), *Your efficient RL framework secretly brings you off-policy RL training*.
+    The learner's probability over the sampler's: as it is now, or in a loss that takes the ratio of now to then itself
+    (`old_logprobs`), as it was then. Truncated: Ionides (2008), equation 3; on tokens, for samplers that round
+    otherwise than the learner, Yao et al. (2025), *Your efficient RL framework secretly brings you off-policy RL
+    training*; masked: Liu et al. (2025), *When speed kills stability*.
     """
-    name = next(name for name in CHOSEN if name in outputs)
+    rollout = piece.rollout
+    name = next(name for name in CHOSEN if name in outputs) if piece.old is None else "logprobs"
     sampled_M = getattr(rollout, f"{name}_NT")[rollout.mask_NT]
+    learner_M = outputs[name].detach() if piece.old is None else piece.old[rollout.mask_NT]
     new_M = rollout.new_N[rollout.chosen[0]] & ~sampled_M.isnan()
-    ratio_M = (outputs[name].detach() - sampled_M).exp().clamp_max(cap)
-    return torch.where(new_M, ratio_M, 1.0)
+    log_M = torch.where(new_M, learner_M - sampled_M, 0.0)
+    if how.by == "response":
+        log_M = lay_out(log_M, rollout).sum(1)[rollout.chosen[0]]
+    ratio_M = log_M.exp()
+    if how.mode == "truncate":
+        return ratio_M.clamp_max(how.cap)
+    return torch.where((ratio_M * how.cap >= 1) & (ratio_M <= how.cap), ratio_M, 0.0)
 
 
 def _backward(outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:

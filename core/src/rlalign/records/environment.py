@@ -80,6 +80,7 @@ def make_lock(
     given: Mapping[str, type[Any]] = MappingProxyType({}),
     data: Mapping[str, str],
     models: Mapping[str, str],
+    samplers: Mapping[str, str] = MappingProxyType({}),
     device: str,
     dtype: str,
     threads: int,
@@ -93,8 +94,9 @@ def make_lock(
     `pipeline` is what pipeline.yaml says, so that an edit of that file is told value by value.
     `distributions` are those whose components the pipeline names (rlalign is added), `modules` those that
     no distribution offers, `given` the classes that were handed in from Python, `data` and `models` fingerprints
-    by name, `environment` the variables that the pipeline reads, sealed. `budgets` are found during a run: to
-    compare, give the old lock's own. `world`: the processes, where they are several.
+    by name, `samplers` what a resumed run repeats of each, `environment` the variables that the pipeline reads,
+    sealed. `budgets` are found during a run: to compare, give the old lock's own. `world`: the processes, where
+    they are several.
     """
     plugins = sorted({"rlalign", *distributions})
     packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
@@ -111,6 +113,7 @@ def make_lock(
         },
         "data": {name: concealed(found) for name, found in sorted(data.items())},
         "models": dict(sorted(models.items())),
+        "samplers": dict(samplers),
         "seed": seed,
         "deterministic": deterministic,
         "device": {"name": device, "model": _device_model(device)},

@@ -30,12 +30,26 @@ def sampled(examples: Sequence[Example], device: torch.device, sample: Callable[
     def mine() -> bytes:
         if not share:
             return b""
-        part = sample(share)
-        return pack(replace(part, examples=(_NOBODY,) * len(part.examples)))
+        return _bytes(sample(share))
 
     found = world.gather(mine, f"the sampling of responses to {len(examples)} prompts")
     whole = concat([unpack(data) for data in found if data])
     return replace(whole, examples=tuple(examples)).to(device)
+
+
+def sampled_by_one(
+    examples: Sequence[Example], device: torch.device, sample: Callable[[], Rollout], what: str
+) -> Rollout:
+    """Responses to all examples of a sampler elsewhere, which rank 0 asks for all."""
+    world = here()
+    if world.size == 1:
+        return sample()
+    given = world.lead(lambda: _bytes(sample()), what)
+    return replace(unpack(given), examples=tuple(examples)).to(device)
+
+
+def _bytes(rollout: Rollout) -> bytes:
+    return pack(replace(rollout, examples=(_NOBODY,) * len(rollout.examples)))
 
 
 def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:

@@ -15,7 +15,7 @@ from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
 from rlalign.running import dealing
 from rlalign.running.bad_rewards import without_bad_rewards
-from rlalign.running.metrics import new_ones, of_remembered, of_responses, tied
+from rlalign.running.metrics import new_ones, of_remembered, of_responses, of_sampler, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
 from rlalign.running.updating import update
@@ -36,7 +36,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     left_out = phase.draw.position - drawn - train.prompts * len(batches)
     batch = _joined(phase, batches)
     new = new_ones(seen)
-    metrics = of_responses(new) | of_remembered(seen)
+    metrics = of_responses(new) | of_remembered(seen) | of_sampler(new)
     if (share := tied(seen)) is not None:
         metrics["groups/tied"] = share
         _note_ties(phase, share)

@@ -50,6 +50,7 @@ def lock_of(
         given={i.component: i.cls for i in items if i.component in space.registry.extra},
         data=data,
         models={"policy": fingerprint(space.models.policy)},
+        samplers={sampler.name: sampler.repeats for sampler in space.samplers},
         device=space.device.type,
         dtype=str(space.models.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Batch, Outputs, Reward
-from rlalign.data.rollout import AGE, Rollout
+from rlalign.data.rollout import AGE, VERSION, Rollout, own
 
 ROUNDING = 1e-6
 """Rewards that differ by no more than this share of themselves are equal."""
@@ -52,6 +52,20 @@ def of_remembered(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
     return found | (
         {"replay/age": float(age_n.mean()), "replay/oldest": float(age_n.max())} if len(age_n) else {}
     )
+
+
+def of_sampler(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
+    """With which weights a sampler elsewhere sampled, and the furthest that a token's log-prob lies from the policy's;
+    nothing where the policy sampled itself."""
+    parts = [r for r, _ in seen if VERSION in r.columns and len(r)]
+    if not parts:
+        return {}
+    gaps = [(r.columns[own("logprobs")] - r.logprobs_NT)[r.mask_NT].abs().nan_to_num() for r in parts]
+    versions = [r.columns[VERSION].nan_to_num().max() for r in parts]
+    return {
+        "sampler/largest": float(torch.cat(gaps).max()),
+        "sampler/version": float(torch.stack(versions).max()),
+    }
 
 
 def tied(seen: Sequence[tuple[Rollout, Reward]]) -> float | None:

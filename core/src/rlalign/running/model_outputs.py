@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.batch import Outputs, field_of
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import Rollout, own
 from rlalign.interface.policy import Policy
 from rlalign.learning.engine import Engine
 from rlalign.records.remembered import Remembered, scored_once
@@ -59,11 +59,14 @@ class ModelOutputs:
     def policy_logprobs(
         self, rollout: Rollout, output: str = "logprobs", *, as_it_is: bool = False
     ) -> Tensor:
-        """Log-probs of the policy that sampled: the sampler's, and where a row has none, one scoring.
+        """Log-probs of the policy that sampled: the sampling loop's, and where a row has none, one scoring. Those of a
+        sampler elsewhere were scored at once.
 
         `as_it_is`: of the policy as it is now, so that a row from an earlier iteration is scored as well.
         """
         known_NT: Tensor = getattr(rollout, f"{output}_NT")
+        if (own_NT := rollout.columns.get(own(output))) is not None:
+            known_NT = torch.where(own_NT.isnan(), known_NT, own_NT)
         missing_N = (known_NT.isnan() & rollout.mask_NT).any(1)
         if as_it_is:
             missing_N |= ~rollout.new_N

@@ -14,6 +14,7 @@ from rlalign.data.batch import Batch, Outputs
 from rlalign.data.rollout import Rollout
 from rlalign.errors import BadLogits
 from rlalign.interface.run import Run
+from rlalign.interface.sampler import Sampler
 from rlalign.learning.draw import Draw
 from rlalign.learning.engine import Engine
 from rlalign.learning.learner import GradientLearner
@@ -63,6 +64,8 @@ class RunningPhase:
         self.tied = 0
         """Iterations up to now in which all responses of each group earned the same."""
         self.learner: GradientLearner | None = None
+        self.sampler: Sampler | None = None
+        """Who samples in the policy's place, while the phase is run and not only looked at."""
         self.clock = Clock()
         self.untouched = Untouched(self.models, workspace.seeds, workspace.note_once, self._stands)
         data = workspace.data.training(plan, repeat)
@@ -87,6 +90,7 @@ class RunningPhase:
             self.models.guard(plan.trains)
         self.models.train_only(plan.trains)
         self._make_engine()
+        self.sampler = plan.sampler
         if plan.learns:
             trained = {name: self.models[name] for name in plan.trains}
             optimiser = Optimiser(trained, train)
@@ -134,7 +138,7 @@ class RunningPhase:
             budget=train.budget or self.workspace.budget,
             head_chunk=self.workspace.head_chunk,
             dtype="float32" if train.weights else train.dtype,  # nothing is left to round
-            importance_cap=plan.importance_cap,
+            mismatch=plan.mismatch,
             dropout=train.dropout,
             recompute=train.recompute,
             before_forward=self._seed_forward,

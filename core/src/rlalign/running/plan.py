@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from rlalign.builtin.responses import Sampled
 from rlalign.config.pipeline import Phase, short
-from rlalign.data.settings import Role, Sampling, Unit
+from rlalign.data.settings import Mismatch, Role, Sampling, Unit
 from rlalign.interface.component import Component, Task
+from rlalign.interface.sampler import Sampler
 from rlalign.running.members import HOOKS, Member, once
 from rlalign.running.stages import Stages
 
@@ -40,6 +41,8 @@ class PhasePlan:
     """What evaluation leaves out, as it would estimate something from responses that are no samples."""
     unit: Unit
     learns: bool
+    sampler: Sampler | None
+    """Who samples in the policy's place."""
 
     @property
     def told_of_evaluation(self) -> str:
@@ -82,10 +85,9 @@ class PhasePlan:
         return [m.component for m in self.everybody]
 
     @property
-    def importance_cap(self) -> float | None:
-        """What the weights are cut at that tokens get for who sampled them; None where losses see to that."""
-        weighs = "old_logprobs" in self.live or any(component.weighs for component in self.components)
-        return None if weighs else self.settings.train.importance_cap
+    def mismatch(self) -> Mismatch | None:
+        """How tokens are weighed for who sampled them; None where losses see to that."""
+        return None if any(c.weighs for c in self.components) else self.settings.train.mismatch
 
     @property
     def observers(self) -> list[Member]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.pipeline import COPY_TIMES, Item, Phase, Pipeline
+from rlalign.config.pipeline import COPY_TIMES, SAMPLER, Item, Phase, Pipeline
 from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
@@ -15,6 +15,7 @@ from rlalign.data.settings import Role, Unit
 from rlalign.errors import ConfigError, Faults, RLAlignError, describe_error
 from rlalign.interface.component import Component, Lagging, Task
 from rlalign.interface.policy import Policy
+from rlalign.interface.sampler import Sampler
 from rlalign.running import checks
 from rlalign.running.members import Member, implements, once
 from rlalign.running.plan import PhasePlan, decoding
@@ -186,9 +187,19 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         not_evaluated=tuple(m.name for m in left_out),
         unit=_UNITS[max((_UNITS.index(m.component.unit) for m in training.implementing("loss")), default=0)],
         learns=bool(training.implementing("loss") or training.implementing("update")),
+        sampler=_sampler(phase, builder),
     )
     faults.found += checks.phase_of(plan)
     return plan
+
+
+def _sampler(phase: Phase, builder: Builder) -> Sampler | None:
+    spec = phase.models.get(SAMPLER)
+    if spec is None or spec.item is None or not issubclass(spec.item.cls, Sampler):
+        return None
+    made: Any = builder.build(spec.item)
+    assert isinstance(made, Sampler)
+    return made
 
 
 def _evaluators(
@@ -257,7 +268,7 @@ def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
     for phase in pipeline.phases:
         for name, spec in phase.models.items():
             place = phase.place_of(f"models.{name}")
-            if name not in used:
+            if name not in used and name != SAMPLER:
                 who = "no component" if len(plans) == 1 else "no component of any phase"
                 found.append(f"{place}: models.{name}: {who} uses a model `{name}`")
             copied = spec.item is None and spec.of in (None, *COPY_TIMES)

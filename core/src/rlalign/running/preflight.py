@@ -63,7 +63,8 @@ def check(pipeline: Pipeline, registry: Registry, machine: str | None = None) ->
 def _sampling(space: Workspace) -> str:
     """What will sample, where the policy lies on this machine and can say so."""
     policy = space.pipeline.policy.peek()
-    if not isinstance(policy, Policy) or not policy.here:
+    elsewhere = all(plan.sampler is not None for plan in space.plans)
+    if not isinstance(policy, Policy) or not policy.here or elsewhere:
         return ""
     how = space.models.opened().sampling(space.device)
     return "" if how is None else f"\nsampling: {how}\n"
@@ -103,6 +104,9 @@ def preflight(
     elif most is not None:
         space.note_once(f"policy `{space.pipeline.policy.name}`", "policy", _NOT_HERE)
     _others(space, faults, most)
+    for sampler in space.samplers if readable else ():
+        with faults.collecting(), refusing():
+            sampler.open(space.models.opened())
     found: dict[tuple[int, str], Sequence[Example]] = {}
     told: set[tuple[int, str]] = set()
     for plan in space.plans:

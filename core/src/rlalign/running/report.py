@@ -60,6 +60,10 @@ def _phase(
             models[name] = "renewed" if renewed and not (spec and spec.item) else "kept"
         if spec and spec.dtype:
             models[name] += f" in {spec.dtype}"
+    if plan.sampler is not None:
+        rows["sampler"] = f"{plan.sampler.name}: {plan.sampler.repeats}"
+        if plan.learns and "sampled" in plan.responses and train.mismatch is None:
+            rows["sampler"] += "; say `train.mismatch` to weigh how it differs from the policy"
     if plan.observers:
         rows["observers"] = ", ".join(member.name for member in plan.observers)
     rows["models"] = ", ".join(f"{name} {said}" for name, said in models.items())

@@ -15,6 +15,7 @@ from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
 from rlalign.running import dealing
+from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
 from rlalign.running.stages import Stages
 
@@ -72,7 +73,7 @@ def sample(
     constrained: bool = True,
     finished: Callable[[Rollout], None] | None = None,
 ) -> Rollout:
-    """The policy's responses; position p of the draw always meets the same uniforms.
+    """The policy's responses, or its sampler's; position p of the draw always meets the same uniforms or seeds.
 
     `finished` is told of whole groups as they end, by a policy that can tell.
     """
@@ -83,6 +84,9 @@ def sample(
         *(len(examples), how.samples, steps, BYTES),
         remedy="lower the number of prompts, samples or max_new_tokens",
     )
+    if phase.sampler is not None:
+        given = asked_elsewhere(phase, phase.sampler, examples, how, key, first)
+        return scored_again(phase, phase.sampler, given)
     constraints = [c.constraint for c in phase.plan.components if c.constraint is not None]
     within = constraints[0] if constraints and constrained else None
     early = {}

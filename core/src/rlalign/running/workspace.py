@@ -60,6 +60,7 @@ class Workspace:
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
         self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
+        self.samplers = list(dict.fromkeys(plan.sampler for plan in self.plans if plan.sampler))
         for component in self.served:
             component.answers = self.answers
         self.models.new_tokens = new_tokens(self.plans)

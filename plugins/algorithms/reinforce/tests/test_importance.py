@@ -141,8 +141,8 @@ def test_a_kl_in_the_loss_is_not_weighed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("member", ["rloo", "grpo", "reinforce"])
 def test_what_is_weighed_is_not_weighed_again(member: str, tmp_path: Path) -> None:
     made = numbers({member: {"importance": {"level": level_of(member)}}})
-    made["train"] = {**made["train"], "importance_cap": 2.0}
-    assert Bench(tmp_path, made).engine.importance_cap is None
+    made["train"] = {**made["train"], "mismatch": {}}
+    assert Bench(tmp_path, made).engine.mismatch is None
 
 
 def test_responses_of_nobody_cannot_be_weighed(tmp_path: Path) -> None:

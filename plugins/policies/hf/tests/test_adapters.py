@@ -117,3 +117,29 @@ def test_a_copy_that_acts_within_another_s_acting(policy_of: MakePolicy) -> None
             assert all(off())
         assert all(off())
     assert not any(off())
+
+
+def test_an_adapter_alone_is_written_as_peft_reads_it(
+    policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path
+) -> None:
+    """Nothing of the network goes with it."""
+    from peft import PeftModel
+
+    policy = policy_of("llama", lora={"r": 4, "alpha": 6})
+    base = tmp_path / "base"
+    base.mkdir()
+    policy.save(base)  # its adapter does nothing yet
+    moved(policy)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    policy.save_adapter(adapter)
+    network = type(policy.network).from_pretrained(base, dtype=torch.float64)
+    read = PeftModel.from_pretrained(network, adapter).eval()
+    rollout = policy.encode(examples)
+    prompt, actions_T = rollout.inputs[0], rollout.actions_NT[0, : int(rollout.length_N[0])]
+    with torch.no_grad():
+        theirs = read(input_ids=torch.cat([prompt, actions_T[:-1]])[None]).logits[0, len(prompt) - 1 :]
+    ours = logits_of(policy, rollout.take(torch.tensor([0])))
+    torch.testing.assert_close(ours, theirs.to(ours), rtol=1e-5, atol=1e-5)
+    written = sum(path.stat().st_size for path in adapter.iterdir())
+    assert written < (base / "model.safetensors").stat().st_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -91,6 +92,18 @@ def named_layers(network: nn.Module) -> list[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [(name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def save(policy: LanguageModel, folder: Path) -> None:
+    """Write a policy's adapter, and nothing of its network, as peft and what serves adapters load it."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    with policy.acting():
+        found = get_peft_model_state_dict(policy.network, adapter_name=NAME)
+        kept = {f"base_model.model.{name}": x.detach().cpu().contiguous() for name, x in found.items()}
+    save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+    policy.network.peft_config[NAME].save_pretrained(folder)
 
 
 def idle(weights: Mapping[str, Tensor]) -> bool:

@@ -233,6 +233,8 @@ class LanguageModel(Opened):
             self._loan.renewed()
         return found
 
+    save_adapter = adapter.save
+
     def save(self, folder: Path) -> str | None:
         """A folder that transformers loads, in the precision of the model's own files; adapters are merged."""
         with self._in_network(None):
