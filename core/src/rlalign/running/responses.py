@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,7 +15,9 @@ from rlalign.data.limits import require_memory
 from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
+from rlalign.interface.environment import Environment
 from rlalign.running.phase import RunningPhase
+from rlalign.running.playing import Playing
 from rlalign.running.stages import Stages
 
 BYTES = 16
@@ -75,8 +78,12 @@ def sample(
 
     `finished` is told of whole groups as they end, by a policy that can tell.
     """
-    policy = phase.models.policy
-    steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    policy, task = phase.models.policy, phase.plan.task
+    steps = (
+        task.tokens
+        if isinstance(task, Environment)
+        else min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    )
     require_memory(
         f"sampling {len(examples):,} × {how.samples:,} responses of up to {steps:,} tokens",
         *(len(examples), how.samples, steps, BYTES),
@@ -87,6 +94,10 @@ def sample(
     ).to(phase.models.device)
     constraints = [c.constraint for c in phase.plan.components if c.constraint is not None]
     within = constraints[0] if constraints and constrained else None
+    if isinstance(task, Environment):
+        game = Playing(task, examples, how.samples, partial(phase.workspace.seeds.rng, *key), first)
+        with torch.no_grad(), phase.engine.autocast():
+            return policy.play(examples, how, uniforms, game, within, finished)
     early = {}
     if finished is not None and "finished" in inspect.signature(policy.sample).parameters:
         early["finished"] = finished

@@ -12,7 +12,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlalign.data.example import Example
+from rlalign.data.example import Example, Prompt
 from rlalign.data.rollout import Rollout, logged_rollout
 from rlalign.data.settings import Options
 from rlalign.errors import RLAlignError
@@ -61,6 +61,13 @@ class Bytes(Policy):
     def text(self, actions_T: Tensor) -> str:
         return bytes(a for a in actions_T.tolist() if a != END).decode("utf-8", "replace")
 
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        text = say if isinstance(say, str) else "\n" + _written(say)
+        return torch.tensor(list(text.encode("utf-8", "surrogatepass")), dtype=torch.long)
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        return [list(choice.encode("utf-8", "surrogatepass")) for choice in choices]
+
     def decoder(self, inputs: Sequence[Tensor], k: int) -> BytesDecoder:
         return BytesDecoder(self, torch.full((k * len(inputs),), END, device=self.table.device))
 
@@ -107,6 +114,8 @@ class BytesDecoder:
 
 
 def _text_of(example: Example) -> str:
-    if isinstance(example.prompt, str):
-        return example.prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in example.prompt)
+    return _written(example.prompt)
+
+
+def _written(said: Prompt) -> str:
+    return said if isinstance(said, str) else "\n".join(f"{m['role']}: {m['content']}" for m in said)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Example, RLAlignError, Rollout, logged_rollout
+from rlalign.data.example import Prompt
 from rlalign.interface.policy import Footprint, NoRoom
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
@@ -18,6 +19,7 @@ from rlalign_plugin_hf.memory import footprint
 from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.prompts import PromptReader, require_short
+from rlalign_plugin_hf.turns import Turns
 
 
 class Opened(Anatomy):
@@ -29,6 +31,7 @@ class Opened(Anatomy):
     _settings: Any
     """The network's configuration."""
     _reader: PromptReader
+    _turns: Turns
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
@@ -48,6 +51,7 @@ class Opened(Anatomy):
         side = "left" if self.kind == "causal" else "right"
         self.tokenizer.truncation_side = self.config.truncation_side or side
         self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
+        self._turns = Turns(self._reader, lambda: self.ends)
         self.chats = self.tokenizer.chat_template is not None
 
     def require_room(self) -> None:
@@ -98,6 +102,16 @@ class Opened(Anatomy):
         if tokens and tokens[-1] in self.ends:  # it may be an ordinary token
             tokens = tokens[:-1]
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        tokens = self._turns.tokens(say, closed)
+        return torch.tensor(tokens, dtype=torch.long)
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        return self._turns.words(choices)
+
+    def check_turn(self, say: Prompt) -> None:
+        self._turns.require_history(say)
 
     def check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
         """Refuse a row that is longer than the model reads."""
