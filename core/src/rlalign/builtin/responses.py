@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout, concat
+from rlalign.data.rollout import TRANSCRIPT, Rollout, concat
 from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
@@ -89,7 +89,7 @@ class Played(Component):
                 "`played` is what an environment pays, and these responses were not sampled in one; it goes with a "
                 "task that is an environment"
             )
-        episodes = [[turn.metrics for _, turn in row] for row in rollout.columns["transcript"]]
+        episodes = [[turn.metrics for _, turn in row] for row in rollout.columns[TRANSCRIPT]]
         names = dict.fromkeys(name for turns in episodes for metrics in turns for name in metrics)
         metrics = {
             name: paid_NT.new_tensor([sum(each.get(name, 0.0) for each in turns) for turns in episodes])

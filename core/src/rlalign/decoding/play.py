@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlalign.data.allowed import Allowed, pack
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import TRANSCRIPT, Rollout
 from rlalign.data.turn import Turn
 from rlalign.decoding.choosing import Chosen
 from rlalign.decoding.interfaces import Decodable
@@ -162,7 +162,8 @@ class Play(Trace):
             if n in spoke:
                 seat.words.append(tokens[n])
                 if self._ended(seat):
-                    over.append((n, self._stops.cut(self.policy.text(self._tensor(seat.words)))))
+                    text = self.policy.text(self._tensor(seat.words))
+                    over.append((n, text if seat.choices else self._stops.cut(text)))
             elif seat.given:
                 tokens[n] = seat.given.popleft()
             seat.chose.append(n in spoke)
@@ -258,7 +259,7 @@ class Play(Trace):
                 "played": played_NT,
                 "turn": turn_NT,
                 "turns": self._tensor([len(self.seats[row].said) for row in rows]),
-                "transcript": tuple(tuple(self.seats[row].said) for row in rows),
+                TRANSCRIPT: tuple(tuple(self.seats[row].said) for row in rows),
             },
         )
 

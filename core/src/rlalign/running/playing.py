@@ -10,6 +10,7 @@ import torch
 
 from rlalign.data.example import Example
 from rlalign.data.turn import Episode, Turn
+from rlalign.decoding.play import started
 from rlalign.errors import ComponentError, attributed_to
 from rlalign.interface.environment import Environment
 from rlalign.randomness import global_seeds_kept
@@ -121,6 +122,13 @@ class Playing:
     def _name(self, row: int) -> str:
         place = row // self.samples
         return self._begun[place].id if place < len(self._begun) else "?"
+
+
+def opening(environment: Environment, examples: Sequence[Example]) -> Turn:
+    """How an episode of the first example begins, for who only looks."""
+    game = Playing(environment, examples[:1], 1, lambda *key: torch.Generator().manual_seed(0))
+    with started(game, slice(0, 1)) as (_, firsts):
+        return firsts[0]
 
 
 def _shown(said: object) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rlalign.data.example import Example, Prompt
 from rlalign.data.rollout import Rollout, logged_rollout
 from rlalign.data.settings import Options
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy, Value
 
@@ -49,14 +50,20 @@ class Bytes(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         rows: list[tuple[list[int], bool]] = []
+        chosen: list[list[bool] | None] = []
         for example in examples:
             for j, text in enumerate(example.responses):
                 ended = example.finished[j] if example.finished else True
-                tokens = [*text.encode("utf-8", "surrogatepass"), *([END] if ended else [])]
+                own = None
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, _bytes, self.given)
+                else:
+                    tokens = _bytes(text, ended)
                 if not tokens:
                     raise RLAlignError(f"example `{example.id}`: a response without text that did not end")
                 rows.append((tokens, ended))
-        return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
+                chosen.append(own)
+        return logged_rollout(examples, self.prompts(examples), rows, like=self.table, chosen=chosen)
 
     def text(self, actions_T: Tensor) -> str:
         return bytes(a for a in actions_T.tolist() if a != END).decode("utf-8", "replace")
@@ -111,6 +118,10 @@ class BytesDecoder:
 
     def select(self, rows: Tensor) -> None:
         self.before_n = self.before_n[rows]
+
+
+def _bytes(text: str, ended: bool) -> list[int]:
+    return [*text.encode("utf-8", "surrogatepass"), *([END] if ended else [])]
 
 
 def _text_of(example: Example) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlalign import Example, RLAlignError, Rollout, logged_rollout
 from rlalign.data.example import Prompt
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.interface.policy import Footprint, NoRoom
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
@@ -86,16 +87,25 @@ class Opened(Anatomy):
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)
         rows: list[tuple[list[int], bool]] = []
+        chosen: list[list[bool] | None] = []
         for prompt, example in zip(inputs, examples, strict=True):
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
                 require_short(example, text)
-                tokens = self._reader.spelling.plain(text)
-                rows.append((tokens + [self.end] * finished, finished))
+                own = None
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, self._turn, self.given)
+                else:
+                    tokens = self._turn(text, finished)
+                rows.append((tokens, finished))
+                chosen.append(own)
                 self.check_row(
                     example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
                 )
-        return logged_rollout(examples, inputs, rows, like=self._weight)
+        return logged_rollout(examples, inputs, rows, like=self._weight, chosen=chosen)
+
+    def _turn(self, text: str, ended: bool) -> list[int]:
+        return self._reader.spelling.plain(text) + [self.end] * ended
 
     def text(self, actions_T: Tensor) -> str:
         tokens = actions_T.tolist()

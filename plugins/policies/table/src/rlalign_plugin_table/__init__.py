@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ from rlalign import (
 )
 from rlalign.data.example import Prompt
 from rlalign.data.limits import NEW_TOKENS, require_memory
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.decoding.interfaces import Finished
 
 __all__ = ["Table", "TableValue"]
@@ -124,14 +126,23 @@ class Table(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         known: dict[tuple[str, bool], tuple[list[int], bool]] = {}
-        rows = []
+        rows, chosen = [], []
         for example in examples:
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, partial(self._turn, example), self.given)
+                    rows.append((tokens, finished))
+                    chosen.append(own)
+                    continue
+                chosen.append(None)
                 if (text, finished) not in known:
                     known[text, finished] = self._actions(example, text, finished)
                 rows.append(known[text, finished])
-        return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
+        return logged_rollout(examples, self.prompts(examples), rows, like=self.table, chosen=chosen)
+
+    def _turn(self, example: Example, text: str, ended: bool) -> list[int]:
+        return self._actions(example, text, finished=ended)[0]
 
     def _actions(self, example: Example, text: str, finished: bool) -> tuple[list[int], bool]:
         """The actions of a logged response, and whether it ended by itself."""
