@@ -62,6 +62,8 @@ AGE = "age"
 """The column that says how many iterations ago a row was sampled. Rows without it, or with 0 or NaN, are new."""
 SAMPLED = "sampled"
 """The column that holds the texts as they were sampled, before the task's `postprocess`."""
+TURN = "turn"
+"""The column of episodes that says which turn each step belongs to; what is told, to the one that it begins."""
 TRANSCRIPT = "transcript"
 """The column of episodes that holds each of the policy's texts, and the `Turn` that came back for it."""
 SCORE_OF = "score_of."
@@ -224,7 +226,7 @@ def ends_of_turns(rollout: Rollout, ends: Sequence[int]) -> list[list[bool]]:
     found = []
     for i in range(len(rollout)):
         mine_T = rollout.mask_NT[i]
-        turns, tokens = rollout.columns["turn"][i][mine_T].tolist(), rollout.actions_NT[i][mine_T].tolist()
+        turns, tokens = rollout.columns[TURN][i][mine_T].tolist(), rollout.actions_NT[i][mine_T].tolist()
         found.append([token in ends for token in dict(zip(turns, tokens, strict=True)).values()])
     return found
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlalign.data.allowed import Allowed, pack
 from rlalign.data.example import Example
-from rlalign.data.rollout import TRANSCRIPT, Rollout
+from rlalign.data.rollout import TRANSCRIPT, TURN, Rollout
 from rlalign.data.turn import Turn
 from rlalign.decoding.choosing import Chosen
 from rlalign.decoding.interfaces import Decodable
@@ -257,7 +257,7 @@ class Play(Trace):
             full_logprobs_NT=torch.where(mask_NT, plain.full_logprobs_NT, 0),
             columns={
                 "played": played_NT,
-                "turn": turn_NT,
+                TURN: turn_NT,
                 "turns": self._tensor([len(self.seats[row].said) for row in rows]),
                 TRANSCRIPT: tuple(tuple(self.seats[row].said) for row in rows),
             },
