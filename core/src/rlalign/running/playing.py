@@ -39,6 +39,7 @@ class Playing:
         self._begun: Sequence[Example] = ()
         self._steps: dict[int, int] = {}
 
+    @global_seeds_kept()
     def start(self, part: slice) -> tuple[Sequence[Example], Sequence[Turn]]:
         self._episodes, self._steps = {}, {}
         begun: list[Example] = []
@@ -67,7 +68,7 @@ class Playing:
     def _start(self, example: Example, place: int, group: int, sample: int) -> Turn:
         start = self._rng("start", self._first + place)
         noise = self._rng("noise", self._first + place, sample)
-        with attributed_to(f"{self._who}, starting example `{example.id}`,"), global_seeds_kept():
+        with attributed_to(f"{self._who}, starting example `{example.id}`,"):
             found = self.environment.start(example, start, noise)
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Turn)):
             raise ComponentError(
@@ -78,13 +79,14 @@ class Playing:
         self._episodes[row], self._steps[row] = found[0], 0
         return found[1]
 
+    @global_seeds_kept()
     def step(self, rows: Sequence[int], texts: Sequence[str]) -> Sequence[Turn]:
         for row in rows:
             self._steps[row] += 1
         if type(self.environment).step_all is Environment.step_all:
             return [self._turn(row, text) for row, text in zip(rows, texts, strict=True)]
         episodes = [self._episodes[row] for row in rows]
-        with attributed_to(f"`step_all` of {self._who}"), global_seeds_kept():
+        with attributed_to(f"`step_all` of {self._who}"):
             turns = self.environment.step_all(episodes, texts)
         if len(turns) != len(rows):
             raise ComponentError(
@@ -93,7 +95,7 @@ class Playing:
         return [self._checked(turn, row, text) for turn, row, text in zip(turns, rows, texts, strict=True)]
 
     def _turn(self, row: int, text: str) -> Turn:
-        with attributed_to(self._where(row, text)), global_seeds_kept():
+        with attributed_to(self._where(row, text)):
             turn = self._episodes[row].step(text)
         return self._checked(turn, row, text)
 

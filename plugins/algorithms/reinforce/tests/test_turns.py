@@ -14,8 +14,8 @@ from rlalign_plugin_reinforce.advantages import turns_to_go
 
 GO_ON = (0.6, 0.5)
 """The chance to go on at the first and at the second turn."""
-EPISODES = ((0.3,), (0.05, 0.2), (0.05, 0.4, 0.1))
-"""The rewards of each turn: of who stops at once, at the second turn, and never."""
+EPISODES = ((0.3,), (0.05, 0.2), (0.05, 0.5))
+"""The rewards of each turn: of who stops at once, at the second turn, and not at all."""
 CHANCE = (0.4, 0.6 * 0.5, 0.6 * 0.5)
 TRUTH = (0.024, 0.045)
 """The gradient of the expected return by the logits of going on."""
@@ -49,7 +49,7 @@ def gradient(credit: str) -> list[float]:
         rollout, reward = rollout_of(pair)
         advantage_NT = component.advantage_of(rollout, reward).expand(rollout.mask_NT.shape)
         for i, e in enumerate(pair):
-            for place in range(min(e + 1, 2)):
+            for place in range(len(EPISODES[e])):
                 score = (1.0 if e > place else 0.0) - GO_ON[place]
                 weight = CHANCE[pair[0]] * CHANCE[pair[1]] / 2
                 total[place] += weight * float(advantage_NT[i, 3 * place]) * score
@@ -68,19 +68,19 @@ def test_a_mean_taken_away_at_every_turn_would_favour_stopping() -> None:
         for i, e in enumerate(pair):
             mine, other = EPISODES[e], EPISODES[pair[1 - i]]
             less = [r - (other[t] if t < len(other) else 0.0) for t, r in enumerate(mine)]
-            for place in range(min(e + 1, 2)):
+            for place in range(len(EPISODES[e])):
                 score = (1.0 if e > place else 0.0) - GO_ON[place]
                 total[place] += CHANCE[pair[0]] * CHANCE[pair[1]] / 2 * sum(less[place:]) * score
-    assert total[0] < 0 < TRUTH[0]
+    assert total == pytest.approx((-0.0264, 0.045), abs=1e-9)
 
 
 def test_turns_to_go_by_hand() -> None:
     rollout, reward = rollout_of((0, 2))
     found = turns_to_go(reward.tokens_NT, rollout.mask_NT, rollout.columns["turn"])
-    torch.testing.assert_close(found, torch.tensor([[0.3, 0, 0], [0.55, 0.5, 0.1]], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([[0.3, 0], [0.55, 0.5]], dtype=torch.float64))
     component = RLOO(RLOO.Config(credit="turn"))
     advantage_NT = component.advantage_of(rollout, reward)
-    expected = [[-0.25, -0.25, 0, 0, 0, 0, 0, 0], [0.25, 0.25, 0, 0.5, 0.5, 0, 0.1, 0.1]]
+    expected = [[-0.25, -0.25, 0, 0, 0], [0.25, 0.25, 0, 0.5, 0.5]]
     torch.testing.assert_close(advantage_NT, torch.tensor(expected, dtype=torch.float64))
 
 
