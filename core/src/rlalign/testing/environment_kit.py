@@ -101,13 +101,12 @@ class EnvironmentTests(TaskTests):
 
     def test_global_generators_are_left_alone(self) -> None:
         environment, example = self.environment(), self.starts()[0]
-        states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        states = _drawn()
         episode, turn = environment.start(example, torch.Generator(), torch.Generator())
         for place in range(2):
             turn = turn if turn.over else episode.step(self.said(turn, place))
         getattr(episode, "close", lambda: None)()
-        now = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-        assert now == states, (
+        assert _drawn() == states, (
             "it seeds or draws from the generators of the whole process: others do too, and none of them knows"
         )
 
@@ -201,3 +200,9 @@ class EnvironmentTests(TaskTests):
             assert one.step([0], [said]) == alone.step([0], [said])
         for game in (one, other, alone):
             game.close()
+
+
+def _drawn() -> tuple[Any, ...]:
+    """Where the generators of the process stand."""
+    numbers = numpy.random.get_state(legacy=False)["state"]
+    return random.getstate(), numbers["pos"], numbers["key"].tolist(), torch.get_rng_state().tolist()

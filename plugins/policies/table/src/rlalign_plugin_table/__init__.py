@@ -126,7 +126,8 @@ class Table(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         known: dict[tuple[str, bool], tuple[list[int], bool]] = {}
-        rows, chosen = [], []
+        rows = []
+        chosen: list[list[bool] | None] = []
         for example in examples:
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
