@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import Generator
 
 from rlalign import ConfigError, Environment, Episode, Example, Options, RLAlignError, Rollout, Sampling, Turn
+from rlalign.data.rollout import ends_of_turns
+from rlalign.data.spoken import Spoken, messages_of
 from rlalign.decoding.logits import steps_outputs
 from rlalign.decoding.sampler import sample
 from rlalign.randomness import Seeds
@@ -66,9 +69,15 @@ def played(policy: Any, how: Sampling = HOW, which: slice = slice(None), compact
     return sample(policy, examples, how, uniforms, game=game, compact=compact)
 
 
+@pytest.mark.parametrize("lora", (None, {"r": 3}), ids=("full", "lora"))
 @pytest.mark.parametrize("family", ("gpt2", "llama", "t5", "bart"))
-def test_what_is_rescored_is_what_was_sampled(policy_of: Callable[..., Any], family: str) -> None:
-    policy = policy_of(family)
+def test_what_is_rescored_is_what_was_sampled(policy_of: Callable[..., Any], family: str, lora: Any) -> None:
+    policy = policy_of(family, lora=lora)
+    if lora:  # zero at first, which would hide what the adapters do
+        with torch.no_grad():
+            for weight in policy.adapter_weights().values():
+                weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        policy.version += 1
     rollout = played(policy)
     chose, gave = int(rollout.mask_NT.sum()), int((~rollout.mask_NT).sum())
     assert chose > 60 and gave > 30 and float(rollout.columns["turns"].float().mean()) > 1.5
@@ -148,6 +157,40 @@ def test_the_engines_gradient_is_that_of_a_plain_graph(
     ComponentTests().check_routes(bench, batch)
     _, gradients = plain_gradient(bench, batch)
     assert any(bool(gradient.any()) for gradient in gradients.values())
+
+
+def again(policy: Any, rollout: Rollout) -> Rollout:
+    """The same episodes, as logged responses of several turns."""
+    ended = ends_of_turns(rollout, policy.ends)
+    spoken = [
+        Spoken(messages_of(said, ends))
+        for said, ends in zip(rollout.columns["transcript"], ended, strict=True)
+    ]
+    read: Rollout = policy.encode(
+        [replace(example, responses=(text,)) for example, text in zip(rollout.answered, spoken, strict=True)]
+    )
+    return read
+
+
+def require_same(read: Rollout, rollout: Rollout) -> None:
+    for i in range(len(rollout)):
+        length = int(rollout.length_N[i])
+        assert read.actions_NT[i, :length].tolist() == rollout.actions_NT[i, :length].tolist()
+        assert read.mask_NT[i, :length].tolist() == rollout.mask_NT[i, :length].tolist()
+        assert int(read.length_N[i]) == length
+
+
+@pytest.mark.parametrize("family", ("gpt2", "bart"))
+def test_an_episode_that_was_written_down_is_read_as_the_same_tokens(
+    policy_of: Callable[..., Any], family: str
+) -> None:
+    policy = policy_of(family)
+    policy.ends = (policy.end,)  # a word that ends a response would not be written down
+    rollout = played(policy)
+    special = torch.isin(rollout.actions_NT, torch.tensor([0, 1, 3])) & rollout.mask_NT
+    whole = rollout.take(~special.any(1))  # a text does not spell padding, or what is unknown
+    assert len(whole) > 4
+    require_same(again(policy, whole), whole)
 
 
 # -- chat templates -------------------------------------------------------------------------------------------
@@ -232,6 +275,8 @@ def test_a_row_is_what_the_template_renders_of_the_whole_conversation(
         ):  # a word that ends a response is not the template's own end
             assert row_ids == whole
     assert closed == {True, False}
+    plain = ~torch.isin(rollout.actions_NT, torch.tensor([0, 1, 3, *ends])).any(1)
+    require_same(again(policy, rollout.take(plain)), rollout.take(plain))
 
 
 def test_a_template_that_writes_history_anew_is_refused(folders: Mapping[str, Path], tmp_path: Path) -> None:
