@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,13 +16,15 @@ import torch
 from torch import Generator
 
 from rlalign import ConfigError, Environment, Episode, Example, Options, RLAlignError, Rollout, Sampling, Turn
+from rlalign.config.load import load_pipeline
 from rlalign.data.rollout import ends_of_turns
 from rlalign.data.spoken import Spoken, messages_of
 from rlalign.decoding.logits import steps_outputs
 from rlalign.decoding.sampler import sample
 from rlalign.randomness import Seeds
 from rlalign.running.playing import Playing
-from rlalign.testing import Bench, ComponentTests, plain_gradient
+from rlalign.running.preflight import check
+from rlalign.testing import Bench, ComponentTests, plain_gradient, registry
 
 PROMPTS = ("w1", "w2 w3 w4 w5", "w6 w7 w8 w9 w10 w11")
 CHOICES = ("w1 w2", "w1 w3 w4", "w5", "w1")
@@ -286,6 +290,32 @@ def test_a_template_that_writes_history_anew_is_refused(folders: Mapping[str, Pa
     shutil.rmtree(tmp_path / "chat")
     policy = chatting(folders, tmp_path / "chat", FORGETS, template="as-said")
     assert int(talk(policy, Sampling(samples=1, max_new_tokens=3)).columns["turns"].min()) == 3
+
+
+def checked(folder: Path, pipeline: Mapping[str, Any], environment: type[Environment]) -> str:
+    """What `rlalign check` says."""
+    known = registry({"environment": environment})
+    return check(load_pipeline(folder / "pipeline.yaml", registry=known, text=json.dumps(pipeline)), known)
+
+
+def test_a_check_begins_an_episode(
+    folders: Mapping[str, Path], pipeline_of: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """It says what samples, and refuses a template, and rows longer than the model reads, before weights are loaded."""
+    base = pipeline_of("llama", {"engine": "slots"}, task="environment", rewards=[])
+    said = checked(tmp_path, base, Chatter)
+    assert re.search(r"^  reward +played$", said, re.MULTILINE)
+    assert "episodes of several turns by the sampling loop" in said
+    shutil.copytree(folders["llama"], tmp_path / "chat")
+    (tmp_path / "chat/chat_template.jinja").write_text(FORGETS)
+    forgets = {**base, "policy": {"causal-lm": {"path": str(tmp_path / "chat")}}}
+    with pytest.raises(ConfigError, match="writes an answer otherwise"):
+        checked(tmp_path, forgets, Chat)
+    long = type("Long", (Chatter,), {"tokens": 64})
+    with pytest.raises(ConfigError, match=r"tokens of `environment`: .*64 leave no room for a prompt"):
+        checked(tmp_path, base, long)
+    with pytest.raises(ConfigError, match="a `logits` policy plays none"):
+        checked(tmp_path, {**base, "policy": "logits"}, Chatter)
 
 
 def test_a_row_longer_than_the_model_reads_is_refused(policy_of: Callable[..., Any]) -> None:
