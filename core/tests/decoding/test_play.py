@@ -26,6 +26,7 @@ from rlalign.data.rollout import concat
 from rlalign.decoding.logits import steps_outputs
 from rlalign.decoding.play import Choices
 from rlalign.decoding.sampler import sample
+from rlalign.errors import BadLogits
 from rlalign.randomness import Seeds
 from rlalign.running.playing import Playing
 from rlalign.testing.text import Bytes
@@ -254,6 +255,14 @@ def test_a_turn_says_what_is_wrong_with_it() -> None:
         Turn(choices=())
     with pytest.raises(ValueError, match="who is the policy"):
         Turn([{"role": "assistant", "content": "I"}])
+
+
+def test_logits_that_are_no_numbers_are_refused_as_ever() -> None:
+    reader = policy()
+    with torch.no_grad():
+        reader.table.fill_(torch.nan)
+    with pytest.raises(BadLogits, match="example `0`, response 1, step 1"):
+        play(Echo(), HOW, reader)
 
 
 # -- choices -----------------------------------------------------------------------------------------------------

@@ -84,8 +84,9 @@ class Choices:
         return list(self.node)
 
     def advance(self, token: int) -> bool:
-        """Take a token; whether a choice is whole."""
-        self.node = self.node[token]
+        """Take a token; whether a choice is whole. One that is no choice comes of logits that are no numbers, which
+        are refused once all is sampled."""
+        self.node = self.node.get(token, {})
         return not self.node
 
 

@@ -72,25 +72,13 @@ def sample(
         uniform_NT = uniform_GKT[part].reshape(-1, steps)
         teller = None if finished is None else Teller(finished, told_G[part])
         if game is None:
-            return _decode(
-                Trace, policy, examples[part], inputs[part], how, uniform_NT, within, teller, compact
-            )
+            asked = examples[part], inputs[part]
+            return _decode(Trace, policy, *asked, how, uniform_NT, within, teller, compact)
         with started(game, part) as (begun, firsts):
+            prompts = prompts_of(policy, begun, steps)
             play = partial(Play, game=game, firsts=firsts, least=how.min_new_tokens, most=most)
-            turn = how.model_copy(
-                update={"min_new_tokens": 0}
-            )  # of each turn, not of the row: `Play` sees to it
-            return _decode(
-                play,
-                policy,
-                begun,
-                prompts_of(policy, begun, steps),
-                turn,
-                uniform_NT,
-                within,
-                teller,
-                compact,
-            )
+            turn = how.model_copy(update={"min_new_tokens": 0})  # `Play` counts in each turn
+            return _decode(play, policy, begun, prompts, turn, uniform_NT, within, teller, compact)
 
     return concat(in_chunks(policy, len(examples), k, decode))
 

@@ -79,11 +79,8 @@ def sample(
     `finished` is told of whole groups as they end, by a policy that can tell.
     """
     policy, task = phase.models.policy, phase.plan.task
-    steps = (
-        task.tokens
-        if isinstance(task, Environment)
-        else min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
-    )
+    most = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    steps = task.tokens if isinstance(task, Environment) else most
     require_memory(
         f"sampling {len(examples):,} × {how.samples:,} responses of up to {steps:,} tokens",
         *(len(examples), how.samples, steps, BYTES),
