@@ -35,6 +35,8 @@ ODD = {
     "refilled": {"overrides": ["algorithm=[rloo,drop-ties]", "train.refill=2", "generation.samples=2"]},
     "nothing left": {"overrides": ["algorithm=[rloo,'odd:Nothing']"]},
     "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
+    "episodes": {"file": str(HERE / "corridor.yaml")},
+    "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
 }
 DIFFERENT = {
     "process": (["algorithm=[rloo,'odd:Process']"], "after `advantage` of", "`Process`", "`advantage`"),

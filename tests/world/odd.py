@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rlalign import Batch, Component, Loss, Outputs, Rollout, Run, Score, hookimpl
+from rlalign import (
+    Batch,
+    Component,
+    Example,
+    Loss,
+    Outputs,
+    Policy,
+    Response,
+    Rollout,
+    Run,
+    Sampler,
+    Sampling,
+    Score,
+    hookimpl,
+    sample,
+    sampled_rollout,
+)
 
 FIRST = os.environ.get("RANK", "0") == "0"
 
@@ -87,6 +103,35 @@ class Whole(Component):
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
         known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
         return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+
+class Elsewhere(Sampler):
+    """A copy of the policy, which samples by seeds; only the first process asks it."""
+
+    def take(self, policy: Policy) -> None:
+        assert FIRST
+        self.copy = policy.copy("frozen")
+
+    def sample(
+        self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Sequence[Sequence[int]]
+    ) -> Rollout:
+        made = [[torch.Generator().manual_seed(seed) for seed in row] for row in seeds]
+        drawn = [[torch.rand(how.max_new_tokens, generator=one) for one in row] for row in made]
+        found = sample(self.copy, examples, how, torch.stack([torch.stack(row) for row in drawn]))
+        return sampled_rollout(
+            policy,
+            examples,
+            how,
+            [
+                Response(tokens, logprobs, ended)
+                for tokens, logprobs, ended in zip(
+                    found.actions_NT.tolist(),
+                    found.logprobs_NT.tolist(),
+                    found.finished_N.tolist(),
+                    strict=True,
+                )
+            ],
+        )
 
 
 class Unlucky(Component):

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from rlalign.data.example import Example, Joined, LazyExamples
     from rlalign.data.rollout import Rollout, concat, logged_rollout
     from rlalign.data.settings import Options, Sampling
+    from rlalign.data.turn import Episode, Turn
     from rlalign.decoding.interfaces import Constraint, Decoder
     from rlalign.decoding.logits import log_distribution
     from rlalign.decoding.sampler import sample
     from rlalign.errors import CheckpointError, ComponentError, ConfigError, RLAlignError
     from rlalign.interface.code import Code, RunsCode
     from rlalign.interface.component import Component, Lagging, Task
+    from rlalign.interface.environment import Environment
     from rlalign.interface.hooks import hookimpl
     from rlalign.interface.policy import Policy, Value
     from rlalign.interface.run import Learner, Run
@@ -37,6 +39,8 @@ _HOMES = {
     "running.opened": ("Opened",),
     "interface.code": ("Code", "RunsCode"),
     "interface.component": ("Component", "Lagging", "Task"),
+    "interface.environment": ("Environment",),
+    "data.turn": ("Episode", "Turn"),
     "errors": ("CheckpointError", "ComponentError", "ConfigError", "RLAlignError"),
     "data.example": ("Example", "Joined", "LazyExamples"),
     "interface.hooks": ("hookimpl",),
@@ -70,6 +74,8 @@ __all__ = [
     "ConfigError",
     "Constraint",
     "Decoder",
+    "Environment",
+    "Episode",
     "Example",
     "Interrupted",
     "Joined",
@@ -94,6 +100,7 @@ __all__ = [
     "Sampling",
     "Score",
     "Task",
+    "Turn",
     "Value",
     "concat",
     "hookimpl",

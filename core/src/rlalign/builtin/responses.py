@@ -1,4 +1,4 @@
-"""Where responses come from: `sampled`, `logged`, or a `mix` of both in one group."""
+"""Where responses come from: `sampled`, `logged`, or a `mix` of both in one group; what environments pay for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout, concat
+from rlalign.data.rollout import TRANSCRIPT, Rollout, concat
 from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
@@ -76,6 +76,26 @@ class Logged(Component):
             example = rollout.examples[int(rollout.group_N[unscored[0]])]
             raise ComponentError(f"example `{example.id}` has responses without a stored score; add a reward")
         return Score(score_N)
+
+
+class Played(Component):
+    """What the environment paid, each turn's reward at the end of the response it answers."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        paid_NT = rollout.columns.get("played")
+        if paid_NT is None:
+            raise ComponentError(
+                "`played` is what an environment pays, and these responses were not sampled in one; it goes with a "
+                "task that is an environment"
+            )
+        episodes = [[turn.metrics for _, turn in row] for row in rollout.columns[TRANSCRIPT]]
+        names = dict.fromkeys(name for turns in episodes for metrics in turns for name in metrics)
+        metrics = {
+            name: paid_NT.new_tensor([sum(each.get(name, 0.0) for each in turns) for turns in episodes])
+            for name in names
+        }
+        return Score(paid_NT, metrics={"turns": rollout.columns["turns"], **metrics})
 
 
 class Mix(Component):

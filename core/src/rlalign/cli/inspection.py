@@ -131,11 +131,15 @@ def _sample(row: Mapping[str, Any]) -> str:
     prompt = row["prompt"]
     if not isinstance(prompt, str):
         prompt = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    parts = {"prompt": prompt, "response": row["response"] or "(empty)"}
+    parts = [("prompt", prompt)]
+    for message in row.get("transcript", [{"role": "assistant", "content": row["response"]}]):
+        own, text = message["role"] == "assistant", str(message["content"])
+        parts.append(("response", text or "(empty)") if own else ("told", text))
     if row.get("scores"):
-        parts["scores"] = "  ".join(f"{name} {float(value):.4g}" for name, value in row["scores"].items())
+        scores = "  ".join(f"{name} {float(value):.4g}" for name, value in row["scores"].items())
+        parts.append(("scores", scores))
     indent = "\n" + " " * 10
-    return "\n".join(["", *(f"{name:8}  {text.replace(chr(10), indent)}" for name, text in parts.items())])
+    return "\n".join(["", *(f"{name:8}  {text.replace(chr(10), indent)}" for name, text in parts)])
 
 
 def require_writable(target: Path, run: Path, option: str) -> Path:

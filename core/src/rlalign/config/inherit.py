@@ -25,6 +25,7 @@ from rlalign.config.validate import absolute, check
 from rlalign.config.words import did_you_mean, found
 from rlalign.data.settings import Sampling, Train
 from rlalign.interface.component import Component
+from rlalign.interface.environment import Environment
 
 
 def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
@@ -43,6 +44,9 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         scored = any(component.scored for component in components)
         if not rewards and short(responses.component) == "logged" and scored:
             rewards = [responses]
+        plays = task is not None and issubclass(task.cls, Environment)
+        if plays and not rewards and short(responses.component) != "logged":
+            rewards = [item] if (item := file.make((*scope, "rewards"), "rewards", "played")) else []
     setters = [task.peek(), *components] if task is not None else components
     generation = file.section(scope, "generation", Sampling, _defaults(file, scope, setters, "generation"))
     train = file.section(scope, "train", Train, _defaults(file, scope, setters, "train"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -92,7 +92,7 @@ class Allowed:
     rows: tuple[_Row | None, ...]
 
     @staticmethod
-    def of(vocabulary: int, bits: Sequence[Tensor | None]) -> Allowed:
+    def of(vocabulary: int, bits: Iterable[Tensor | None]) -> Allowed:
         """From packed bits [T_i,⌈V/8⌉] per response."""
         return Allowed(vocabulary, tuple(None if b is None else _Row.of(b, vocabulary) for b in bits))
 

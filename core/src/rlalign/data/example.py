@@ -10,6 +10,8 @@ from typing import Any, overload
 
 import numpy
 
+from rlalign.data.spoken import Spoken
+
 AT_ONCE = 64
 """Lazy examples that are fetched together where all are gone through."""
 Prompt = str | Sequence[Mapping[str, Any]]
@@ -22,6 +24,7 @@ class Example:
     id: str
     prompt: Prompt
     responses: tuple[str, ...] = ()
+    """Texts; one of several turns is given as a list of messages, and becomes a `Spoken`."""
     scores: tuple[float, ...] = ()
     finished: tuple[bool, ...] = ()
     """Whether each logged response ended by itself; empty: they all did."""
@@ -37,6 +40,9 @@ class Example:
                 raise TypeError(f"`{name}` of an Example is a list, and got one text: `{name}=[…]`")
             if type(value) is not tuple:
                 object.__setattr__(self, name, tuple(value))
+        if not all(isinstance(response, str) for response in self.responses):
+            turns = (each if isinstance(each, str) else Spoken(each) for each in self.responses)
+            object.__setattr__(self, "responses", tuple(turns))
         if type(self.prompt) is not str:
             if not isinstance(self.prompt, str | Sequence):
                 kind = type(self.prompt).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from rlalign.data.allowed import Allowed
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
+from rlalign.data.spoken import Spoken
+from rlalign.data.turn import Turn
 
 _TENSORS = (
     *("group_N", "actions_NT", "mask_NT", "finished_N", "setting_N"),
@@ -71,6 +74,10 @@ def unpack(data: bytes) -> Rollout:
 
 def _said(value: Any) -> Any:
     """The same in JSON, which knows no tuples and no keys but texts."""
+    if isinstance(value, Turn):
+        return {"turn": _said({f.name: getattr(value, f.name) for f in fields(value)})}
+    if isinstance(value, Spoken):
+        return {"spoken": _said(value.messages)}
     if isinstance(value, dict):
         return {"dict": [[_said(key), _said(each)] for key, each in value.items()]}
     if isinstance(value, tuple):
@@ -84,6 +91,10 @@ def _meant(said: Any) -> Any:
     if not isinstance(said, dict):
         return said
     ((kind, each),) = said.items()
+    if kind == "turn":
+        return Turn(**_meant(each))
+    if kind == "spoken":
+        return Spoken(_meant(each))
     return tuple(map(_meant, each)) if kind == "tuple" else {_meant(k): _meant(x) for k, x in each}
 
 

@@ -64,6 +64,10 @@ SAMPLED = "sampled"
 """The column that holds the texts as they were sampled, before the task's `postprocess`."""
 VERSION = "version"
 """The column that says with which version of the policy's weights a sampler elsewhere sampled a row."""
+TURN = "turn"
+"""The column of episodes that says which turn each step belongs to; what is told, to the one that it begins."""
+TRANSCRIPT = "transcript"
+"""The column of episodes that holds each of the policy's texts, and the `Turn` that came back for it."""
 SCORE_OF = "score_of."
 """What the columns' names begin with that hold a score which a row was given before: `score_of.NAME`, and
 `score_of.NAME/METRIC` for what came with it. NaN where there is none."""
@@ -224,6 +228,16 @@ class Rollout:
         return self.group_N.argsort(stable=True)
 
 
+def ends_of_turns(rollout: Rollout, ends: Sequence[int]) -> list[list[bool]]:
+    """Of each turn of each episode: whether it ended with an end token."""
+    found = []
+    for i in range(len(rollout)):
+        mine_T = rollout.mask_NT[i]
+        turns, tokens = rollout.columns[TURN][i][mine_T].tolist(), rollout.actions_NT[i][mine_T].tolist()
+        found.append([token in ends for token in dict(zip(turns, tokens, strict=True)).values()])
+    return found
+
+
 def _picked(some: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
     found: tuple[Any, ...] = itemgetter(*places)(some) if len(places) > 1 else tuple(some[i] for i in places)
     return found
@@ -298,15 +312,20 @@ def logged_rollout(
     actions: Sequence[tuple[Sequence[int], bool]],
     *,
     like: Tensor,
+    chosen: Sequence[Sequence[bool] | None] = (),
 ) -> Rollout:
     """Logged responses as a policy encoded them: (actions, whether it ended by itself), in the order of the
     examples and their responses. Sampled neutrally (temperature 1, no bans), log-probs NaN. `like` is a
-    weight, for the device, and for the dtype where that is float32 at least."""
+    weight, for the device, and for the dtype where that is float32 at least. `chosen` says of rows of several turns
+    which steps are the policy's own."""
     lengths = [len(tokens) for tokens, _ in actions]
     steps = max(lengths, default=0)
     mask_NT = torch.arange(steps) < torch.tensor(lengths, dtype=torch.long)[:, None]
     actions_NT = torch.zeros(mask_NT.shape, dtype=torch.long)
     actions_NT[mask_NT] = torch.tensor([a for tokens, _ in actions for a in tokens], dtype=torch.long)
+    for row, own in enumerate(chosen):
+        if own is not None:
+            mask_NT[row, : len(own)] = torch.tensor(own, dtype=torch.bool)
     dtype = torch.promote_types(like.dtype, torch.float32)
     unknown_NT = torch.where(mask_NT, torch.nan, 0.0).to(device=like.device, dtype=dtype)
     groups = [g for g, example in enumerate(examples) for _ in example.responses]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Batch
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import TURN, Rollout
 from rlalign.errors import ComponentError
 
 # -- rewards ----------------------------------------------------------------------------------------
@@ -44,6 +44,18 @@ def refuse_negative(reward: Tensor, because: str, instead: str) -> None:
 
 
 # -- comparisons within a group ---------------------------------------------------------------------
+
+
+def turns_of(rollout: Rollout, who: str) -> Tensor:
+    """[N,T]: which turn of its episode each step belongs to, for who cannot do without."""
+    found = rollout.columns.get(TURN)
+    if found is None:
+        raise ComponentError(
+            f"{who} goes by the turns of episodes, and these responses have none; take a task that is an environment, "
+            "or leave it out"
+        )
+    turn_NT: Tensor = found
+    return turn_NT
 
 
 def first_single(rollout: Rollout) -> Example | None:

@@ -6,7 +6,8 @@ dropping of finished rows ever changes a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from rlalign.decoding.choosing import choose, only
 from rlalign.decoding.chunks import in_chunks
 from rlalign.decoding.interfaces import Constraint, Decodable, Finished
 from rlalign.decoding.logits import bad_logits, full_precision
+from rlalign.decoding.play import Game, Play, prompts_of, started
 from rlalign.decoding.trace import Trace
 from rlalign.decoding.truncation import truncate
 from rlalign.errors import RLAlignError
@@ -44,8 +46,9 @@ def sample(
     finished: Finished | None = None,
     *,
     compact: bool = True,
+    game: Game | None = None,
 ) -> Rollout:
-    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps].
+    """`how.samples` responses to each example, from `uniforms` [examples, samples, steps]; or episodes of a game.
 
     `finished` is told of all groups, of most of them while others still go on. Where memory does not hold all prompts
     they are answered some at a time.
@@ -53,8 +56,9 @@ def sample(
     if how.beams > 1:
         raise RLAlignError(f"generation.beams: a {type(policy).__name__} policy has no beam search")
     examples = tuple(examples)
-    k, inputs = how.samples, policy.prompts(examples)
-    steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    k, inputs = how.samples, policy.prompts(examples) if game is None else ()
+    most = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    steps = most if game is None else game.tokens
     uniform_GKT = uniforms[:, :k, :steps]
     if len(uniforms) != len(examples) or uniform_GKT.shape != (len(examples), k, steps):
         raise ValueError(
@@ -67,7 +71,14 @@ def sample(
     def decode(part: slice) -> Rollout:
         uniform_NT = uniform_GKT[part].reshape(-1, steps)
         teller = None if finished is None else Teller(finished, told_G[part])
-        return _decode(policy, examples[part], inputs[part], how, uniform_NT, within, teller, compact)
+        if game is None:
+            asked = examples[part], inputs[part]
+            return _decode(Trace, policy, *asked, how, uniform_NT, within, teller, compact)
+        with started(game, part) as (begun, firsts):
+            prompts = prompts_of(policy, begun, steps)
+            play = partial(Play, game=game, firsts=firsts, least=how.min_new_tokens, most=most)
+            turn = how.model_copy(update={"min_new_tokens": 0})  # `Play` counts in each turn
+            return _decode(play, policy, begun, prompts, turn, uniform_NT, within, teller, compact)
 
     return concat(in_chunks(policy, len(examples), k, decode))
 
@@ -98,6 +109,7 @@ class Teller:
 
 
 def _decode(
+    begin: Callable[..., Trace],
     policy: Decodable,
     examples: Sequence[Example],
     inputs: Sequence[Tensor],
@@ -120,19 +132,20 @@ def _decode(
         if not how.greedy and how.temperature != 1:
             logits_nV = logits_nV / how.temperature
         if trace is None:
-            trace = Trace(policy, examples, inputs, how, steps, like_nV=logits_nV)
+            trace = begin(policy, examples, inputs, how, steps, like_nV=logits_nV)
         kept_nV = _kept(logits_nV, how, within, trace, t)
         chosen = choose(logits_nV, None if how.greedy else uniform_nT[:, t], kept_nV)
-        trace.add(chosen, kept_nV if how.narrows or within is not None else None)
+        noted = how.narrows or within is not None or trace.notes_bans
+        token_n = trace.add(chosen, kept_nV if noted else None)
         last, looks = t + 1 == steps, (t + 1) % every == 0
         going = trace.look() if looks or last else None
         if last or going == 0:
             break
         if going is not None and teller is not None:
             teller.tell(trace)
-        decoder.advance(chosen.token_n)
+        decoder.advance(token_n)
         if within is not None:
-            within.advance(chosen.token_n)
+            within.advance(token_n)
         if going is not None and compact and len(trace.rows_n) - going >= COMPACT_SHARE * len(trace.rows_n):
             places = trace.alive_n.nonzero()[:, 0]
             decoder.select(places)
@@ -161,6 +174,7 @@ def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, trace: Tr
                 banned_V = torch.zeros_like(kept_nV[0])
                 banned_V[ends] = True
                 kept_nV = torch.where(left_n[:, None], kept_nV, within.instead(banned_V))
+    kept_nV = trace.narrowed(kept_nV, logits_nV)
     if how.narrows:
         kept_nV = truncate(logits_nV if kept_nV is None else only(logits_nV, kept_nV), how)
     return kept_nV

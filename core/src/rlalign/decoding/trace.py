@@ -23,6 +23,9 @@ from rlalign.decoding.stopping import Stops
 class Trace:
     """The responses in progress: all N of them, of which n are being computed."""
 
+    notes_bans = False
+    """Whether it puts down what is banned too, which settings tell of where a response is one turn."""
+
     def __init__(
         self,
         policy: Decodable,
@@ -62,11 +65,16 @@ class Trace:
 
     # -- while sampling -------------------------------------------------------------------------------
 
-    def add(self, chosen: Chosen, kept_nV: Tensor | None) -> None:
-        """Put a step down."""
+    def narrowed(self, kept_nV: Tensor | None, like_nV: Tensor) -> Tensor | None:
+        """Of what others keep, or of everything, what may be chosen next."""
+        return kept_nV
+
+    def add(self, chosen: Chosen, kept_nV: Tensor | None) -> Tensor:
+        """Put a step down; returns the tokens that rows go on with."""
         self._new.append(chosen)
         if kept_nV is not None:
             self._narrowed.append(pack(kept_nV))
+        return chosen.token_n
 
     def no_ends(self) -> Tensor:
         """[n,V] bool: every token but those that end a response; not to be written to."""
@@ -179,9 +187,8 @@ class Trace:
         """All responses, or those of these groups; all of them have ended."""
         self.write()
         k, device = self.how.samples, self.actions_NT.device
-        which_G = torch.arange(len(self.examples), device=device) if groups is None else groups
-        which = which_G.tolist()
-        rows = (which_G[:, None] * k + torch.arange(k, device=device)).flatten()
+        which = list(range(len(self.examples))) if groups is None else groups.tolist()
+        rows = self.rows_of(groups)
         length_N = self.length_N[rows]
         longest = int(length_N.max())
         mask_NT = torch.arange(longest, device=device) < length_N[:, None]
@@ -203,6 +210,12 @@ class Trace:
             texts=tuple(self._text(row) for row in rows.tolist()),
             allowed=self._allowed(rows.cpu()),
         )
+
+    def rows_of(self, groups: Tensor | None) -> Tensor:
+        """The responses of these groups, or all."""
+        k, device = self.how.samples, self.actions_NT.device
+        which_G = torch.arange(len(self.examples), device=device) if groups is None else groups
+        return (which_G[:, None] * k + torch.arange(k, device=device)).flatten()
 
     def _text(self, row: int) -> str:
         if row not in self._texts:

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from rlalign.costs.shape import Shape
-from rlalign.data.example import Example
+from rlalign.data.example import Example, Prompt
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
 from rlalign.decoding import sampler
 from rlalign.decoding.interfaces import Constraint, Decoder, Finished
+from rlalign.decoding.play import Game
 from rlalign.errors import ConfigError, RLAlignError
 
 
@@ -170,6 +171,43 @@ class Policy(Model):
         One that gives all responses at once need not take `finished`, which would be told of whole groups early.
         """
         return sampler.sample(self, examples, how, uniforms, within, finished)
+
+    # -- episodes of several turns --------------------------------------------------------------------
+
+    def play(
+        self,
+        examples: Sequence[Example],
+        how: Sampling,
+        uniforms: Tensor,
+        game: Game,
+        within: Constraint | None = None,
+        finished: Finished | None = None,
+    ) -> Rollout:
+        """Episodes from the core's sampling loop over `decoder`; `how` is of each turn."""
+        return sampler.sample(self, examples, how, uniforms, within, finished, game=game)
+
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        """The tokens between one response and the next: what is said to it, as it reads that.
+
+        `closed`: the response before ended with an end token.
+        """
+        raise RLAlignError(
+            f"a {type(self).__name__} policy plays no episodes of several turns: it has no `given`"
+        )
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        """The tokens of each of some responses, without an end."""
+        raise RLAlignError(
+            f"a {type(self).__name__} policy chooses no answers from a list: it has no `words`"
+        )
+
+    def check_turn(self, say: Prompt) -> None:
+        """Refuse a kind of message that it could not be told in the middle of an episode; asked after `open`."""
+
+    def check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
+        """Refuse a row of so many tokens of a prompt and of what follows, if it reads no such; and say the remedy."""
+
+    # -- the network ------------------------------------------------------------------------------------
 
     @abstractmethod
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
+from rlalign.data.spoken import as_logged
 from rlalign.errors import CheckpointError, ComponentError, RLAlignError
 from rlalign.records.files import inside, read_json
 from rlalign.records.rundir import write_atomic
@@ -41,7 +42,7 @@ def data_fingerprint(data: Sequence[Example]) -> str:
         fields = [
             example.id,
             example.prompt,
-            example.responses,
+            [as_logged(response) for response in example.responses],
             example.scores,
             example.finished,
             example.meta,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example, LazyExamples
-from rlalign.data.rollout import SAMPLED, Rollout
+from rlalign.data.rollout import SAMPLED, TRANSCRIPT, Rollout, ends_of_turns
+from rlalign.data.spoken import Spoken, as_logged, messages_of
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 
@@ -70,8 +71,8 @@ def rows_of(
         name: _total(rollout, getattr(rollout, f"{name}_NT")) for name in ("logprobs", "full_logprobs")
     }
     rewards = {name: _total(rollout, x) if x.ndim == 2 else x.tolist() for name, x in reward.parts.items()}
-    totals, texts = reward.total_N.tolist(), rollout.columns[SAMPLED]
-    same = _encode_back(rollout, policy)
+    totals, texts = reward.total_N.tolist(), _sampled(rollout, policy)
+    same = _encode_back(rollout, policy, texts)
     rows = []
     for g, example in enumerate(rollout.examples):
         mine = (rollout.group_N == g).nonzero()[:, 0].tolist()
@@ -89,7 +90,7 @@ def rows_of(
         row = {
             "id": example.id,
             "prompt": example.prompt,
-            "responses": [texts[i] for i in mine],
+            "responses": [as_logged(texts[i]) for i in mine],
             "scores": [totals[i] for i in mine],
             "finished": [bool(rollout.finished_N[i]) for i in mine],
             "meta": {**example.meta, OURS: ours},
@@ -108,13 +109,23 @@ def _total(rollout: Rollout, x_NT: Tensor) -> list[float | None]:
     ]
 
 
-def _encode_back(rollout: Rollout, policy: Policy) -> list[bool]:
+def _sampled(rollout: Rollout, policy: Policy) -> Sequence[str]:
+    """The texts that were sampled; of an episode with what was said in between."""
+    if TRANSCRIPT not in rollout.columns:
+        return tuple(rollout.columns[SAMPLED])
+    return tuple(
+        Spoken(messages_of(transcript, ended))
+        for transcript, ended in zip(
+            rollout.columns[TRANSCRIPT], ends_of_turns(rollout, policy.ends), strict=True
+        )
+    )
+
+
+def _encode_back(rollout: Rollout, policy: Policy, texts: Sequence[str]) -> list[bool]:
     """Of each response, whether the policy reads its text as the very tokens that were chosen."""
     alone = [
         replace(rollout.examples[g], responses=(text,), scores=(), finished=(ended,))
-        for g, text, ended in zip(
-            rollout.group_N.tolist(), rollout.columns[SAMPLED], rollout.finished_N.tolist(), strict=True
-        )
+        for g, text, ended in zip(rollout.group_N.tolist(), texts, rollout.finished_N.tolist(), strict=True)
     ]
     try:
         again = policy.encode(alone)
@@ -122,7 +133,11 @@ def _encode_back(rollout: Rollout, policy: Policy) -> list[bool]:
         if len(alone) == 1:
             return [False]
         rows = torch.arange(len(alone), device=rollout.group_N.device)
-        return [same for row in rows.split(1) for same in _encode_back(rollout.take(row), policy)]
+        return [
+            same
+            for row in rows.split(1)
+            for same in _encode_back(rollout.take(row), policy, [texts[int(row)]])
+        ]
     return [_steps(rollout, i) == _steps(again, i) for i in range(len(alone))]
 
 

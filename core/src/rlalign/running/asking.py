@@ -10,10 +10,12 @@ from rlalign.config.words import found
 from rlalign.data.example import Example, Prompt
 from rlalign.errors import ConfigError, RLAlignError, attributed_to
 from rlalign.interface.component import Task
+from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Policy
 from rlalign.running.data import Data
 from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
+from rlalign.running.playing import opening
 
 SYSTEM = ("system", "developer")
 """Roles of messages that say how to answer."""
@@ -71,7 +73,8 @@ def first_prompt(task: Task, phase: Phase) -> Prompt:
         try:
             with attributed_to(f"{place}: task `{name}`, which tells by its data how it asks", name):
                 if examples := task.examples(split):
-                    return examples[0].prompt
+                    first = opening(task, examples).say if isinstance(task, Environment) else ""
+                    return first or examples[0].prompt
             faults.append(f"{place}: task `{name}` has no examples in `{split}`")
         except RLAlignError as error:
             faults.append(str(error))

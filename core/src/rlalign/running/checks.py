@@ -11,6 +11,7 @@ from rlalign.config.pipeline import SAMPLER, Pipeline
 from rlalign.data import limits
 from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
+from rlalign.interface.environment import Environment
 from rlalign.interface.sampler import Sampler
 from rlalign.running.members import HOOKS, Member, implements, once, who
 from rlalign.running.plan import PhasePlan, decoding
@@ -297,6 +298,12 @@ def _sampler(plan: PhasePlan) -> Iterator[str]:
             said = f"`{item.name}` is none" if item else "a copy of the policy is none"
             yield f"{place}: expected a sampler, such as `vllm`; {said}"
     if plan.sampler is None:
+        return
+    if isinstance(plan.task, Environment):
+        yield (
+            f"{settings.place_of('task')}: `{plan.task.name}` plays episodes, which `{plan.sampler.name}` cannot; "
+            f"leave out `models.{SAMPLER}`: the policy then plays itself"
+        )
         return
     asked = {}
     if "sampled" in plan.responses:

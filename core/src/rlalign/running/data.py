@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from rlalign.config.pipeline import Pipeline
 from rlalign.data.example import Example, Joined, Without, taken
 from rlalign.errors import ConfigError
+from rlalign.interface.environment import Environment
 from rlalign.learning import draw
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.rows import Rows
@@ -64,7 +65,12 @@ class Data:
         return self._splits[key]
 
     def _readable(self, examples: Sequence[Example], plan: PhasePlan, split: str) -> Sequence[Example]:
-        """Those of a split that the policy can read; says how many it cannot."""
+        """Those of a split that the policy can read; says how many it cannot.
+
+        An environment's are all read: what they ask is known once an episode begins.
+        """
+        if isinstance(plan.task, Environment):
+            return examples
         responses, first = asked_of(self._plans, plan.task, split)
         large = len(examples) >= draw.LARGE
         some = large or (self.most is not None and len(examples) > self.most)

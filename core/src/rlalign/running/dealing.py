@@ -30,11 +30,11 @@ def sampled(examples: Sequence[Example], device: torch.device, sample: Callable[
     def mine() -> bytes:
         if not share:
             return b""
-        return _bytes(sample(share))
+        return _bytes(sample(share), [examples[i] for i in share])
 
     found = world.gather(mine, f"the sampling of responses to {len(examples)} prompts")
     whole = concat([unpack(data) for data in found if data])
-    return replace(whole, examples=tuple(examples)).to(device)
+    return _of(whole, examples).to(device)
 
 
 def sampled_by_one(
@@ -44,12 +44,23 @@ def sampled_by_one(
     world = here()
     if world.size == 1:
         return sample()
-    given = world.lead(lambda: _bytes(sample()), what)
-    return replace(unpack(given), examples=tuple(examples)).to(device)
+    given = world.lead(lambda: _bytes(sample(), examples), what)
+    return _of(unpack(given), examples).to(device)
 
 
-def _bytes(rollout: Rollout) -> bytes:
-    return pack(replace(rollout, examples=(_NOBODY,) * len(rollout.examples)))
+def _bytes(rollout: Rollout, asked: Sequence[Example]) -> bytes:
+    """Of the examples, which all ranks have, only what an episode began with."""
+    pairs = zip(rollout.examples, asked, strict=True)
+    begun = [_NOBODY if own.prompt == known.prompt else Example("", own.prompt) for own, known in pairs]
+    return pack(replace(rollout, examples=tuple(begun)))
+
+
+def _of(rollout: Rollout, asked: Sequence[Example]) -> Rollout:
+    pairs = zip(rollout.examples, asked, strict=True)
+    return replace(
+        rollout,
+        examples=tuple(replace(known, prompt=own.prompt) if own.prompt else known for own, known in pairs),
+    )
 
 
 def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:

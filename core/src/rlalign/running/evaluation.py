@@ -8,7 +8,8 @@ from typing import Any
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import TRANSCRIPT, Rollout
+from rlalign.data.spoken import messages_of
 from rlalign.errors import RLAlignError
 from rlalign.records import events
 from rlalign.running import bad_rewards
@@ -142,10 +143,19 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
         {
             "prompt": rollout.examples[g].prompt,
             "response": rollout.texts[row],
+            **_transcript(rollout, row),
             "scores": {name: float(part[row].sum()) for name, part in reward.parts.items()},
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
+
+
+def _transcript(rollout: Rollout, row: int) -> dict[str, Any]:
+    """All that was said in an episode, the policy's texts as they were sampled."""
+    if TRANSCRIPT not in rollout.columns:
+        return {}
+    transcript = rollout.columns[TRANSCRIPT][row]
+    return {TRANSCRIPT: messages_of(transcript, [True] * len(transcript))}
 
 
 def in_words(row: Mapping[str, Any]) -> str:
@@ -154,7 +164,11 @@ def in_words(row: Mapping[str, Any]) -> str:
     if not isinstance(prompt, str):
         prompt = "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items())
-    return f"{_cut(prompt)}\n→ {_cut(row['response'])}\n({scores})"
+    said = [
+        f"{'→ ' if message['role'] == 'assistant' else ''}{_cut(str(message['content']))}"
+        for message in row.get(TRANSCRIPT, [{"role": "assistant", "content": row["response"]}])
+    ]
+    return "\n".join([_cut(prompt), *said, f"({scores})"])
 
 
 def _cut(text: str) -> str:

@@ -30,6 +30,7 @@ from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, ConfigError, refusing
 from rlalign.interface.component import Component
+from rlalign.interface.environment import Environment
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.columns import data_fingerprint
@@ -211,6 +212,10 @@ class Opened(Workspace):
         _check_generation(generation)
         if prompts is None and system is not None:
             raise ConfigError("a system message goes with prompts")
+        if prompts is not None and isinstance(self.plans[self.place].task, Environment):
+            raise ConfigError(
+                "the task is an environment, which says itself what is asked: leave the prompts out"
+            )
         given = None if prompts is None else self._read(prompts, "sampled", system)
         if given == []:
             return []

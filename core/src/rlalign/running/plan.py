@@ -11,6 +11,7 @@ from rlalign.builtin.responses import Sampled
 from rlalign.config.pipeline import Phase, short
 from rlalign.data.settings import Mismatch, Role, Sampling, Unit
 from rlalign.interface.component import Component, Task
+from rlalign.interface.environment import Environment
 from rlalign.interface.sampler import Sampler
 from rlalign.running.members import HOOKS, Member, once
 from rlalign.running.stages import Stages
@@ -131,6 +132,11 @@ def new_tokens(plans: Sequence[PhasePlan], *, training: bool = True) -> NewToken
         generation = f"{settings.place_of('generation.max_new_tokens')}: generation.max_new_tokens"
         if "max_new_tokens" not in settings.generation.model_fields_set:
             generation += " (the default)"
+        if isinstance(plan.task, Environment):
+            asked.append(
+                NewTokens(plan.task.tokens, f"{settings.task.place}: tokens of `{settings.task.name}`")
+            )
+            continue
         if training and "sampled" in plan.responses:
             asked.append(NewTokens(settings.generation.max_new_tokens, generation))
         if settings.evaluate is not None or not training:

@@ -13,6 +13,7 @@ from rlalign.costs.machines import parse
 from rlalign.data.example import Example
 from rlalign.data.limits import in_words
 from rlalign.errors import ConfigError, Faults, refusing
+from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Policy
 from rlalign.learning.memory import free_on
 from rlalign.running.asking import told
@@ -20,9 +21,11 @@ from rlalign.running.costs_told import HERE, costs
 from rlalign.running.display import NoDisplay
 from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
+from rlalign.running.playing import opening
 from rlalign.running.report import describe
 from rlalign.running.workspace import TOKENS, Workspace
 
+LOOP = "the sampling loop"
 LOOKED_AT = 1_000
 """Examples of a split that `rlalign check` looks at."""
 _NOT_HERE = "is not looked at: what it reads is not on this machine"
@@ -67,7 +70,11 @@ def _sampling(space: Workspace) -> str:
     if not isinstance(policy, Policy) or not policy.here or elsewhere:
         return ""
     how = space.models.opened().sampling(space.device)
-    return "" if how is None else f"\nsampling: {how}\n"
+    if how is None:
+        return ""
+    plays = any(isinstance(plan.task, Environment) for plan in space.plans)
+    also = "; episodes of several turns by the sampling loop" if plays and not how.startswith(LOOP) else ""
+    return f"\nsampling: {how}{also}\n"
 
 
 def _tokens(space: Workspace) -> str:
@@ -127,6 +134,9 @@ def preflight(
                 if cause not in told:  # the file that is missing holds all splits
                     faults.found.append(str(error))
                 told.add(cause)
+        if readable and isinstance(plan.task, Environment) and (key := (id(plan.task), "train")) in found:
+            with faults.collecting(), refusing():
+                _playable(space, plan, plan.task, found[key])
         train = found.get((id(plan.task), "train"))
         if train and plan.reads_train and "logged" in plan.responses:
             faults.found += _without_log(plan, train)
@@ -139,6 +149,20 @@ def preflight(
 def _splits(plan: PhasePlan) -> list[str]:
     evaluate = plan.settings.evaluate
     return sorted({*(["train"] if plan.reads_train else []), *([evaluate.split] if evaluate else [])})
+
+
+def _playable(
+    space: Workspace, plan: PhasePlan, environment: Environment, examples: Sequence[Example]
+) -> None:
+    """Begin an episode, and see whether the policy can be told what its environment says."""
+    policy, task = space.models.opened(), plan.settings.task
+    if type(policy).given is Policy.given:
+        raise ConfigError(
+            f"{task.place}: `{task.name}` plays episodes of several turns, and a `{space.pipeline.policy.name}` policy "
+            "plays none: it cannot be told anything in the middle of a response"
+        )
+    with space.models.naming(doing=f", reading what `{task.name}` says"):
+        policy.check_turn(opening(environment, examples).say)
 
 
 def _others(space: Workspace, faults: Faults, most: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,9 +15,11 @@ from rlalign.data.limits import require_memory
 from rlalign.data.rollout import SAMPLED, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
+from rlalign.interface.environment import Environment
 from rlalign.running import dealing
 from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
+from rlalign.running.playing import Playing
 from rlalign.running.stages import Stages
 
 BYTES = 16
@@ -77,8 +80,9 @@ def sample(
 
     `finished` is told of whole groups as they end, by a policy that can tell.
     """
-    policy = phase.models.policy
-    steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    policy, task = phase.models.policy, phase.plan.task
+    most = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
+    steps = task.tokens if isinstance(task, Environment) else most
     require_memory(
         f"sampling {len(examples):,} × {how.samples:,} responses of up to {steps:,} tokens",
         *(len(examples), how.samples, steps, BYTES),
@@ -98,7 +102,13 @@ def sample(
         uniforms = phase.workspace.seeds.uniforms(
             *key, positions=positions, samples=how.samples, steps=steps
         ).to(phase.models.device)
+        part = [examples[i] for i in places]
         with torch.no_grad(), phase.engine.autocast():
-            return policy.sample([examples[i] for i in places], how, uniforms, within, **early)
+            if isinstance(task, Environment):
+                game = Playing(
+                    task, part, how.samples, partial(phase.workspace.seeds.rng, *key), positions.start
+                )
+                return policy.play(part, how, uniforms, game, within, finished)
+            return policy.sample(part, how, uniforms, within, **early)
 
     return dealing.sampled(examples, phase.models.device, some)

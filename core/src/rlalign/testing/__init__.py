@@ -1,6 +1,7 @@
 """What plugin authors test with: a policy of free logits, a bench for one phase, and tests to inherit."""
 
 from rlalign.testing.bench import COMPONENTS, Bench, plain_gradient, registry, run, session
+from rlalign.testing.environment_kit import EnvironmentTests
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.logits import FreeValue, LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
@@ -14,6 +15,7 @@ __all__ = [
     "Bench",
     "Bytes",
     "ComponentTests",
+    "EnvironmentTests",
     "FreeValue",
     "Length",
     "LinearValue",

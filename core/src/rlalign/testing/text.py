@@ -12,9 +12,10 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlalign.data.example import Example
+from rlalign.data.example import Example, Prompt
 from rlalign.data.rollout import Rollout, logged_rollout
 from rlalign.data.settings import Options
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy, Value
 
@@ -49,17 +50,30 @@ class Bytes(Policy):
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         rows: list[tuple[list[int], bool]] = []
+        chosen: list[list[bool] | None] = []
         for example in examples:
             for j, text in enumerate(example.responses):
                 ended = example.finished[j] if example.finished else True
-                tokens = [*text.encode("utf-8", "surrogatepass"), *([END] if ended else [])]
+                own = None
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, _bytes, self.given)
+                else:
+                    tokens = _bytes(text, ended)
                 if not tokens:
                     raise RLAlignError(f"example `{example.id}`: a response without text that did not end")
                 rows.append((tokens, ended))
-        return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
+                chosen.append(own)
+        return logged_rollout(examples, self.prompts(examples), rows, like=self.table, chosen=chosen)
 
     def text(self, actions_T: Tensor) -> str:
         return bytes(a for a in actions_T.tolist() if a != END).decode("utf-8", "replace")
+
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        text = say if isinstance(say, str) else "\n" + _written(say)
+        return torch.tensor(list(text.encode("utf-8", "surrogatepass")), dtype=torch.long)
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        return [list(choice.encode("utf-8", "surrogatepass")) for choice in choices]
 
     def decoder(self, inputs: Sequence[Tensor], k: int) -> BytesDecoder:
         return BytesDecoder(self, torch.full((k * len(inputs),), END, device=self.table.device))
@@ -106,7 +120,13 @@ class BytesDecoder:
         self.before_n = self.before_n[rows]
 
 
+def _bytes(text: str, ended: bool) -> list[int]:
+    return [*text.encode("utf-8", "surrogatepass"), *([END] if ended else [])]
+
+
 def _text_of(example: Example) -> str:
-    if isinstance(example.prompt, str):
-        return example.prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in example.prompt)
+    return _written(example.prompt)
+
+
+def _written(said: Prompt) -> str:
+    return said if isinstance(said, str) else "\n".join(f"{m['role']}: {m['content']}" for m in said)

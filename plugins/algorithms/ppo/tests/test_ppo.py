@@ -106,6 +106,42 @@ def test_gae_is_the_sum_of_discounted_errors() -> None:
     assert not found[~mask].any()
 
 
+def test_gae_that_counts_turns() -> None:
+    """Two episodes with given steps in between: γ and λ act between turns and at the end, and are 1 within a turn."""
+    reward = f64([[0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -0.5, 0.0], [0.0, 0.2, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]])
+    mask = torch.tensor(
+        [
+            [True, True, True, False, False, True, True, False],
+            [True, True, False, False, True, False, False, False],
+        ]
+    )
+    turn = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0, 0, 0]])
+    values = f64(
+        [
+            [-1.069, 0.955, 0.028, 0.161, 0.045, 0.416, -0.376, 0.0, -0.84],
+            [-0.012, 1.789, 0.61, 0.521, 0.561, 0.627, -0.277, -2.262, 1.518],
+        ]
+    )
+    length = torch.tensor([7, 5])
+    by_token = f64(
+        [
+            [1.64211588736, -0.39775571199999993, 0.7389504, 0.0, 0.0, -0.84368, -0.124, 0.0],
+            [1.8800587200000003, 0.3582760000000005, 0.0, 0.0, 2.0033000000000003, 0.0, 0.0, 0.0],
+        ]
+    )
+    by_turn = f64(
+        [
+            [1.78388, -0.24012, 0.6868799999999999, 0.0, 0.0, -0.916, -0.124, 0.0],
+            [2.159276, 0.3582760000000005, 0.0, 0.0, 2.0033000000000003, 0.0, 0.0, 0.0],
+        ]
+    )
+    given = (reward, values, mask, length, 0.9, 0.8)
+    torch.testing.assert_close(gae(*given), by_token, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gae(*given, turn), by_turn, rtol=0, atol=1e-9)
+    alone = torch.arange(8).expand(2, -1)  # each step a turn of its own
+    assert torch.equal(gae(*given, alone), gae(*given))
+
+
 def test_without_values_and_discount_it_is_the_return_to_go() -> None:
     reward = f64([[1.0, 2.0, 3.0]])
     found = gae(

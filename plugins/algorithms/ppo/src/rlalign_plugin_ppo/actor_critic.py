@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlalign import Batch, Component, ComponentError, Loss, Options, Outputs, Reward, Rollout, Run, hookimpl
-from rlalign.data.statistics import moments, whitened
+from rlalign.data.statistics import moments, turns_of, whitened
 from rlalign_plugin_ppo.gae import gae
 
 
@@ -43,6 +43,9 @@ class ActorCritic(Component):
         """Options that `ppo`, `a2c` and `vanilla-pg` share."""
 
         gamma: float = Field(1.0, ge=0, le=1, description="γ: the discount per step")
+        discount: Literal["token", "turn"] = Field(
+            "token", description="what γ and λ count: tokens, or in an environment turns"
+        )
         lam: float = Field(
             0.95, ge=0, le=1, description="λ of the advantage estimate: 1 trusts returns, 0 the values"
         )
@@ -95,7 +98,8 @@ class ActorCritic(Component):
             values_NT1 = values_NT1.scatter(1, rollout.length_N[:, None], 0.0)
         if c.whiten_rewards:
             reward_NT = whitened(reward_NT, *moments(reward_NT, mask_NT), shift=False)
-        advantage_NT = gae(reward_NT, values_NT1, mask_NT, rollout.length_N, c.gamma, c.lam)
+        turn_NT = turns_of(rollout, f"`{self.name}: {{discount: turn}}`") if c.discount == "turn" else None
+        advantage_NT = gae(reward_NT, values_NT1, mask_NT, rollout.length_N, c.gamma, c.lam, turn_NT)
         returns_NT = advantage_NT + values_NT
         if c.whiten == "batch":
             advantage_NT = whitened(advantage_NT, *moments(advantage_NT, mask_NT))

@@ -12,6 +12,14 @@ def to_go(reward_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return torch.where(mask_NT, paid_NT.flip(1).cumsum(1).flip(1), 0.0)
 
 
+def turns_to_go(reward_NT: Tensor, mask_NT: Tensor, turn_NT: Tensor) -> Tensor:
+    """[N,K]: the rewards from the beginning of each turn to the end; 0 from where a response is over."""
+    paid_NT = torch.where(mask_NT, reward_NT, 0.0)
+    turns = int(torch.where(mask_NT, turn_NT, 0).max()) + 1 if mask_NT.any() else 1
+    paid_NK = paid_NT.new_zeros(len(paid_NT), turns).scatter_add(1, turn_NT.clamp_max(turns - 1), paid_NT)
+    return paid_NK.flip(1).cumsum(1).flip(1)
+
+
 # -- baselines ----------------------------------------------------------------------------------------
 
 

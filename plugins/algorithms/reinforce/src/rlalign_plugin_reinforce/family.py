@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Batch, Component, ComponentError, Loss, Outputs, Reward, Rollout, Run, hookimpl
-from rlalign.data.statistics import clipped_surrogate, first_single, kl_estimates
+from rlalign.data.statistics import clipped_surrogate, first_single, kl_estimates, turns_of
 from rlalign_plugin_reinforce.advantages import (
     mean_of_group,
     mean_of_others,
@@ -22,6 +22,7 @@ from rlalign_plugin_reinforce.advantages import (
     over_draw,
     over_group,
     to_go,
+    turns_to_go,
 )
 from rlalign_plugin_reinforce.importance import importance_weights, weight_metrics
 from rlalign_plugin_reinforce.options import Family
@@ -76,14 +77,22 @@ class PolicyGradient(Component):
     def advantage_of(self, rollout: Rollout, reward: Reward) -> Tensor:
         """[N,1] or, where each token is paid for what came from it on, [N,T]: the reward less the baseline, scaled."""
         c, total_N, group_N, mask_NT = self.config, reward.total_N, rollout.group_N, rollout.mask_NT
-        credit_NT = total_N[:, None] if c.credit == "response" else to_go(reward.tokens_NT, mask_NT)
+        compared_NK = total_N[:, None]
+        if c.credit == "turn":
+            # Siblings that are over count with 0. The mean of those still there would do too; that of each turn's own
+            # rewards would not: it is taken away as often as a row has turns, which the policy decides.
+            turn_NT = turns_of(rollout, f"`{self.name}: {{credit: turn}}`")
+            compared_NK = turns_to_go(reward.tokens_NT, mask_NT, turn_NT)
+        credit_NT = to_go(reward.tokens_NT, mask_NT) if c.credit == "to-go" else compared_NK
         advantage_NT = credit_NT
         if c.baseline == "past":
             advantage_NT = credit_NT - mean_of_past(self.total, self.count)
-        elif c.baseline == "others":
-            advantage_NT = credit_NT - mean_of_others(total_N, group_N)[:, None]
-        elif c.baseline == "group":
-            advantage_NT = credit_NT - mean_of_group(total_N, group_N)[:, None]
+        elif c.baseline in ("others", "group"):
+            mean = mean_of_others if c.baseline == "others" else mean_of_group
+            advantage_NT = credit_NT - torch.stack([mean(x_N, group_N) for x_N in compared_NK.T], 1)
+        if c.credit == "turn":
+            place_NT = turn_NT.clamp_max(compared_NK.shape[1] - 1)
+            advantage_NT = torch.where(mask_NT, advantage_NT.gather(1, place_NT), 0.0)
         if c.scale == "group":
             return over_group(advantage_NT, total_N, group_N, bessel=c.bessel, delta=c.delta)
         if c.scale == "none" or len(rollout) == 0:

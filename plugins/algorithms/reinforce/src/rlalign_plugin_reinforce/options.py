@@ -32,8 +32,10 @@ class Family(Options):
         description="what a reward is compared with: nothing, the mean of all responses of earlier iterations, of "
         "the responses to the same prompt, or of the others to it",
     )
-    credit: Literal["response", "to-go"] = Field(
-        "response", description="what a token is paid for: the whole reward, or what came from it on"
+    credit: Literal["response", "to-go", "turn"] = Field(
+        "response",
+        description="what a token is paid for: the whole reward, what came from it on, or in an environment what came "
+        "from its turn on, compared with what came from the same turn on in others",
     )
     scale: Literal["none", "group", "rewards", "responses", "batch"] = Field(
         "none",
@@ -128,9 +130,9 @@ def _senseless(c: Family) -> list[tuple[bool, str]]:
             "`largest` bounds the ratio of a clipped surrogate; set `ratio` and `clipped: surrogate`, or leave it out",
         ),
         (
-            whole and c.credit == "to-go",
-            f"`ratio: {c.ratio}` makes the response one action with one advantage, and `credit: to-go` gives each "
-            "token its own; use `ratio: token`",
+            whole and c.credit != "response",
+            f"`ratio: {c.ratio}` makes the response one action with one advantage, and `credit: {c.credit}` gives each "
+            f"{c.credit.replace('to-go', 'token')} its own; use `ratio: token`",
         ),
         (
             whole and c.mean in ("tokens", "constant"),
@@ -143,9 +145,9 @@ def _senseless(c: Family) -> list[tuple[bool, str]]:
             "`importance: {level: sequence}`",
         ),
         (
-            c.scale == "responses" and c.credit == "to-go",
-            "`scale: responses` is over one advantage for each response, and `credit: to-go` gives each token its own; "
-            "use `scale: batch`",
+            c.scale == "responses" and c.credit != "response",
+            f"`scale: responses` is over one advantage for each response, and `credit: {c.credit}` gives each "
+            f"{c.credit.replace('to-go', 'token')} its own; use `scale: batch`",
         ),
         (
             c.scale == "none" and bool(said & {"bessel", "delta"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -23,7 +24,7 @@ from rlalign import (
     Run,
     hookimpl,
 )
-from rlalign.data.statistics import standardised
+from rlalign.data.statistics import standardised, turns_of
 from rlalign_plugin_ppo import gae
 from rlalign_plugin_trpo.conjugate_gradient import conjugate_gradient
 from rlalign_plugin_trpo.fisher import fisher_product, policy_kl
@@ -61,6 +62,9 @@ class TRPO(Component):
         tries: int = Field(10, gt=0, description="lengths the line search tries before it gives the step up")
         shrink: float = Field(0.8, gt=0, lt=1, description="each is this times the one before")
         gamma: float = Field(0.99, ge=0, le=1, description="γ: the discount per step")
+        discount: Literal["token", "turn"] = Field(
+            "token", description="what γ and λ count: tokens, or in an environment turns"
+        )
         lam: float = Field(
             0.95, ge=0, le=1, description="λ of the advantage estimate: 1 trusts returns, 0 the values"
         )
@@ -91,7 +95,9 @@ class TRPO(Component):
     @hookimpl
     def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
         values_NT1, c = rollout.columns["value.state_values"], self.config
-        advantage_NT = gae(reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N, c.gamma, c.lam)
+        turn_NT = turns_of(rollout, f"`{self.name}: {{discount: turn}}`") if c.discount == "turn" else None
+        paid = reward.tokens_NT, values_NT1, rollout.mask_NT, rollout.length_N
+        advantage_NT = gae(*paid, c.gamma, c.lam, turn_NT)
         return Batch.of(rollout, reward, advantage_NT, returns=advantage_NT + values_NT1[:, :-1])
 
     @hookimpl

@@ -194,6 +194,7 @@ class LanguageModel(Opened):
             "never",
             "_half",
             "_reader",
+            "_turns",
             *self._anatomy,
         )
         for name in shared:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from rlalign import Example, RLAlignError, Rollout, logged_rollout
 from rlalign.costs.shape import Shape
+from rlalign.data.example import Prompt
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.interface.policy import Footprint, NoRoom
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
@@ -20,6 +22,7 @@ from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights, 
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.shape import shape
+from rlalign_plugin_hf.turns import Turns
 
 
 class Opened(Anatomy):
@@ -31,6 +34,7 @@ class Opened(Anatomy):
     _settings: Any
     """The network's configuration."""
     _reader: PromptReader
+    _turns: Turns
 
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
@@ -50,6 +54,7 @@ class Opened(Anatomy):
         side = "left" if self.kind == "causal" else "right"
         self.tokenizer.truncation_side = self.config.truncation_side or side
         self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
+        self._turns = Turns(self._reader, lambda: self.ends)
         self.chats = self.tokenizer.chat_template is not None
 
     def require_room(self) -> None:
@@ -95,22 +100,41 @@ class Opened(Anatomy):
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)
         rows: list[tuple[list[int], bool]] = []
+        chosen: list[list[bool] | None] = []
         for prompt, example in zip(inputs, examples, strict=True):
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
                 require_short(example, text)
-                tokens = self._reader.spelling.plain(text)
-                rows.append((tokens + [self.end] * finished, finished))
+                own = None
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, self._turn, self.given)
+                else:
+                    tokens = self._turn(text, finished)
+                rows.append((tokens, finished))
+                chosen.append(own)
                 self.check_row(
                     example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
                 )
-        return logged_rollout(examples, inputs, rows, like=self._weight)
+        return logged_rollout(examples, inputs, rows, like=self._weight, chosen=chosen)
+
+    def _turn(self, text: str, ended: bool) -> list[int]:
+        return self._reader.spelling.plain(text) + [self.end] * ended
 
     def text(self, actions_T: Tensor) -> str:
         tokens = actions_T.tolist()
         if tokens and tokens[-1] in self.ends:  # it may be an ordinary token
             tokens = tokens[:-1]
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        tokens = self._turns.tokens(say, closed)
+        return torch.tensor(tokens, dtype=torch.long)
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        return self._turns.words(choices)
+
+    def check_turn(self, say: Prompt) -> None:
+        self._turns.require_history(say)
 
     def check_row(self, example: Example, prompt: int, response: int, remedy: str) -> None:
         """Refuse a row that is longer than the model reads."""

@@ -77,6 +77,11 @@ class ModelOptions(Source):
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="which end `truncate` cuts; null: left of a causal model's, right of an encoder's"
     )
+    template: Literal["exact", "as-said"] = Field(
+        "exact",
+        description="in episodes of several turns, a chat template that writes earlier answers anew: refuse it, or go "
+        "on with what was said",
+    )
 
 
 def is_here(options: Source) -> bool:

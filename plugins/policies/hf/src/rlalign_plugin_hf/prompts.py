@@ -248,19 +248,22 @@ class PromptReader:
         mark = "…system…"
         asked = {"role": "user", "content": "…user…"}
         try:
-            before, found, after = self._render([{"role": "system", "content": mark}, asked]).partition(mark)
-            text = self._render([asked])
+            before, found, after = self.rendered([{"role": "system", "content": mark}, asked]).partition(mark)
+            text = self.rendered([asked])
         except ValueError:  # it takes no system message
             return None
         if not (found and text.startswith(before) and text.endswith(after)):
             return None
         return text[len(before) : len(text) - len(after)].strip() or None
 
-    def _render(self, messages: Any) -> str:
+    def rendered(self, messages: Any, *, answered: bool = False) -> str:
+        """Messages as the chat template writes them, up to an answer; with `answered`, all of them."""
+        if self.tokenizer.chat_template is None:
+            raise ValueError("the tokenizer has none; say plain text")
         if self._template is None:
             template = self.tokenizer.get_chat_template()
             self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
-        return self._template.render(messages)
+        return self._template.render(messages, answered=answered)
 
     def _written(self, example: Example) -> _Written:
         """The prompt as text; control tokens that a chat's messages spell are hidden from its template."""
@@ -273,7 +276,7 @@ class PromptReader:
             )
         messages, said = self.spelling.hidden(example.prompt)
         try:
-            return _Written(self._render(messages), False, said)
+            return _Written(self.rendered(messages), False, said)
         except ValueError as error:
             raise ConfigError(
                 f"example `{example.id}`: the chat template of {where(self.config)} cannot be used: {error}; mend it, "

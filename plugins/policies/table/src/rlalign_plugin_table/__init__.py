@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,9 @@ from rlalign import (
     Value,
     logged_rollout,
 )
+from rlalign.data.example import Prompt
 from rlalign.data.limits import NEW_TOKENS, require_memory
+from rlalign.data.spoken import Spoken, row_of
 from rlalign.decoding.interfaces import Finished
 
 __all__ = ["Table", "TableValue"]
@@ -47,12 +50,13 @@ class Table(Policy):
         end: str | None = Field(
             None, description="the action that ends a response; null: all have `steps` steps"
         )
-        state: Literal["prompt", "step", "previous"] = Field(
+        state: Literal["prompt", "step", "previous", "observation"] = Field(
             "prompt",
-            description="what a state is beside the prompt: nothing, the step, or the previous action",
+            description="what a state is beside the prompt: nothing, the step, or the previous action; or in its place "
+            "what an environment said last",
         )
         prompts: tuple[str, ...] = Field(
-            (), description="prompts with states of their own; none: all share theirs"
+            (), description="prompts and observations with states of their own; none: all share theirs"
         )
 
         @model_validator(mode="after")
@@ -96,13 +100,12 @@ class Table(Policy):
         return max(1, len(self.config.prompts)) * self._states_per_prompt()
 
     def _states_per_prompt(self) -> int:
-        return {"prompt": 1, "step": self.config.steps + 1, "previous": len(self.names) + 1}[
-            self.config.state
-        ]
+        many = {"step": self.config.steps + 1, "previous": len(self.names) + 1}
+        return many.get(self.config.state, 1)
 
     def _state(self, prompt: Tensor, step: Tensor, previous: Tensor) -> Tensor:
         """Row of the table; `previous` is −1 before the first action."""
-        within = {"prompt": torch.zeros_like(step), "step": step, "previous": previous + 1}[self.config.state]
+        within = {"step": step, "previous": previous + 1}.get(self.config.state, torch.zeros_like(step))
         return prompt * self._states_per_prompt() + within
 
     # -- text and prompts ---------------------------------------------------------------------------
@@ -124,13 +127,23 @@ class Table(Policy):
     def encode(self, examples: Sequence[Example]) -> Rollout:
         known: dict[tuple[str, bool], tuple[list[int], bool]] = {}
         rows = []
+        chosen: list[list[bool] | None] = []
         for example in examples:
             for j, text in enumerate(example.responses):
                 finished = example.finished[j] if example.finished else True
+                if isinstance(text, Spoken):
+                    tokens, own = row_of(text, partial(self._turn, example), self.given)
+                    rows.append((tokens, finished))
+                    chosen.append(own)
+                    continue
+                chosen.append(None)
                 if (text, finished) not in known:
                     known[text, finished] = self._actions(example, text, finished)
                 rows.append(known[text, finished])
-        return logged_rollout(examples, self.prompts(examples), rows, like=self.table)
+        return logged_rollout(examples, self.prompts(examples), rows, like=self.table, chosen=chosen)
+
+    def _turn(self, example: Example, text: str, ended: bool) -> list[int]:
+        return self._actions(example, text, finished=ended)[0]
 
     def _actions(self, example: Example, text: str, finished: bool) -> tuple[list[int], bool]:
         """The actions of a logged response, and whether it ended by itself."""
@@ -150,6 +163,27 @@ class Table(Policy):
 
     def text(self, actions_T: Tensor) -> str:
         return " ".join(self.names[a] for a in actions_T.tolist() if a not in self.ends)
+
+    def given(self, say: Prompt, closed: bool) -> Tensor:
+        """An observation is one token beyond the actions: its place among `prompts`."""
+        if self.config.state == "step":
+            raise RLAlignError(
+                "a table whose states are steps plays no episodes of several turns: say `state: observation`"
+            )
+        if not say or (self.config.state != "observation" and not self.config.prompts):
+            return torch.empty(0, dtype=torch.long)
+        if self.config.state != "observation":
+            raise RLAlignError(
+                f"the environment says {say!r}, which this table does not remember: say `state: observation`"
+            )
+        place = self._prompt(Example("observation", say))
+        return torch.tensor([len(self.names) + place])
+
+    def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
+        for word in (word for choice in choices for word in choice.split()):
+            if word not in self.names:
+                raise RLAlignError(f"the choice `{word}` is not among the actions {', '.join(self.names)}")
+        return [[self.names.index(word) for word in choice.split()] for choice in choices]
 
     def sample(
         self,
@@ -175,6 +209,8 @@ class Table(Policy):
 
     def states_of(self, rollout: Rollout, last: bool = False) -> Tensor:
         """[M] states of the chosen steps; with `last`, the N states after the responses too."""
+        if self.config.state == "observation":
+            return self._observed(rollout, last)
         prompt_G = torch.cat(list(rollout.inputs))
         row_M, step_M = rollout.chosen
         previous_M = torch.where(step_M > 0, rollout.actions_NT[row_M, (step_M - 1).clamp_min(0)], -1)
@@ -185,6 +221,19 @@ class Table(Policy):
         rows_N = torch.arange(len(rollout), device=length_N.device)
         final_N = rollout.actions_NT[rows_N, length_N - 1]
         return torch.cat([state_M, self._state(prompt_G[rollout.group_N], length_N, final_N)])
+
+    def _observed(self, rollout: Rollout, last: bool) -> Tensor:
+        """The same where a state is what was said last: the prompt at first."""
+        row_M, step_M = rollout.chosen
+        if last:
+            row_M = torch.cat([row_M, torch.arange(len(rollout), device=row_M.device)])
+            step_M = torch.cat([step_M, rollout.length_N])
+        # In front of a row's tokens stands its prompt, as if it had been said then.
+        prompt_N1 = torch.cat(list(rollout.inputs))[rollout.group_N][:, None]
+        said_NT1 = torch.cat([prompt_N1, rollout.actions_NT - len(self.names)], 1)
+        heard_NT1 = torch.cat([torch.ones_like(prompt_N1, dtype=torch.bool), ~rollout.mask_NT], 1)
+        place_NT1 = torch.arange(rollout.steps + 1, device=row_M.device).where(heard_NT1, 0).cummax(1).values
+        return self._state(said_NT1.gather(1, place_NT1)[row_M, step_M], step_M, step_M)
 
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:
         return self.table[self.states_of(rollout, last)]
@@ -227,7 +276,9 @@ class TableDecoder:
 
     def advance(self, tokens_n: Tensor) -> None:
         self.step_n = self.step_n + 1
-        self.previous_n = tokens_n
+        said_n = tokens_n >= len(self.policy.names)
+        self.prompt_n = torch.where(said_n, tokens_n - len(self.policy.names), self.prompt_n)
+        self.previous_n = torch.where(said_n, self.previous_n, tokens_n)
 
     def select(self, rows: Tensor) -> None:
         self.prompt_n, self.step_n, self.previous_n = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlalign.data.spoken import Spoken
 from rlalign_plugin_dataset.index import BadRow
 from rlalign_plugin_dataset.tables import kind_of
 
@@ -58,8 +59,11 @@ def _message(message: Any, which: str) -> dict[str, Any]:
 
 
 def answer_of(value: list[Any], name: str) -> str:
-    """The one message of an answer in chat form."""
+    """The one message of an answer in chat form; or all that was said in an answer of several turns."""
     messages = messages_of(value, name)
+    ends = {messages[0]["role"], messages[-1]["role"]} if messages else set()
+    if ends == {"assistant"} and (len(messages) > 1 or messages[0].get("cut") is not None):
+        return Spoken(messages)
     if len(messages) != 1:
         raise BadRow(f"`{name}` holds {len(messages)} messages, expected one answer")
     return content_of(messages[0], name)

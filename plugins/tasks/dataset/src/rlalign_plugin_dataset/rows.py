@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlalign import Example
+from rlalign.data.spoken import Spoken
 from rlalign_plugin_dataset.chats import answer_of, content_of, is_chat, is_dialogue, told, turns_of
 from rlalign_plugin_dataset.columns import Columns
 from rlalign_plugin_dataset.index import BadRow, Reader
@@ -48,12 +49,14 @@ class Rows(Reader):
             raise BadRow(f"no response in {quoted(named)}")
         if len(named) == 1 and len(there) < len(responses):
             raise BadRow(f"`{named[0]}` holds a response that is nothing (null)")
-        texts = [str(responses[i]) for i in there]
+        texts = [response for i in there if (response := responses[i]) is not None]
         if self.config.empty_responses == "bad" and not all(text.strip() for text in texts):
             raise BadRow(f"a response in {quoted(named)} is empty")
         prompt = self._put(prompt)
         if self.config.join and isinstance(prompt, str):
-            texts = [joined(prompt, text, self.config.join) for text in texts]
+            texts = [
+                text if isinstance(text, Spoken) else joined(prompt, text, self.config.join) for text in texts
+            ]
         return Example(
             id=self._id(row, place),
             prompt=prompt,

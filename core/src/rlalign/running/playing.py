@@ -1,0 +1,142 @@
+"""Episodes of a task that is an environment: begun from keys, stepped, ended, and each fault with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+
+from rlalign.data.example import Example
+from rlalign.data.turn import Episode, Turn
+from rlalign.decoding.play import started
+from rlalign.errors import ComponentError, attributed_to
+from rlalign.interface.environment import Environment
+from rlalign.randomness import global_seeds_kept
+
+SHOWN = 200
+"""Characters of a response that a message shows."""
+
+
+class Playing:
+    """The game that the sampling loop plays. `rng` makes generators of keys: the place of an example is the draw's."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        examples: Sequence[Example],
+        samples: int,
+        rng: Callable[..., torch.Generator],
+        first: int = 0,
+    ) -> None:
+        self.environment, self.examples, self.samples = environment, examples, samples
+        self.turns, self.tokens = environment.turns, environment.tokens
+        self._rng, self._first = rng, first
+        self._who = f"environment `{environment.name}`"
+        self._episodes: dict[int, Episode] = {}
+        """Those that go on, by row."""
+        self._begun: Sequence[Example] = ()
+        self._steps: dict[int, int] = {}
+
+    @global_seeds_kept()
+    def start(self, part: slice) -> tuple[Sequence[Example], Sequence[Turn]]:
+        self._episodes, self._steps = {}, {}
+        begun: list[Example] = []
+        firsts: list[Turn] = []
+        for place in range(*part.indices(len(self.examples))):
+            example, group = self.examples[place], len(begun)
+            turns = [self._start(example, place, group, sample) for sample in range(self.samples)]
+            first = turns[0]
+            for turn in turns:
+                if (turn.say, turn.choices) != (first.say, first.choices):
+                    raise ComponentError(
+                        f"{self._who}: two episodes of example `{example.id}` begin otherwise ({_shown(first.say)} and "
+                        f"{_shown(turn.say)}); what the first turn says must follow from the example and from `start`, "
+                        "which all samples of a prompt share, and not from `noise`"
+                    )
+                if turn.over or turn.reward:
+                    raise ComponentError(
+                        f"{self._who}: the first turn of example `{example.id}` has a reward or ends the episode, and "
+                        "nothing has been said yet"
+                    )
+            begun.append(replace(example, prompt=first.say) if first.say else example)
+            firsts.append(first)
+        self._begun = begun
+        return begun, firsts
+
+    def _start(self, example: Example, place: int, group: int, sample: int) -> Turn:
+        start = self._rng("start", self._first + place)
+        noise = self._rng("noise", self._first + place, sample)
+        with attributed_to(f"{self._who}, starting example `{example.id}`,"):
+            found = self.environment.start(example, start, noise)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Turn)):
+            raise ComponentError(
+                f"{self._who}: `start` must return (episode, Turn), and returned a {type(found).__name__} for example "
+                f"`{example.id}`"
+            )
+        row = group * self.samples + sample
+        self._episodes[row], self._steps[row] = found[0], 0
+        return found[1]
+
+    @global_seeds_kept()
+    def step(self, rows: Sequence[int], texts: Sequence[str]) -> Sequence[Turn]:
+        for row in rows:
+            self._steps[row] += 1
+        if type(self.environment).step_all is Environment.step_all:
+            return [self._turn(row, text) for row, text in zip(rows, texts, strict=True)]
+        episodes = [self._episodes[row] for row in rows]
+        with attributed_to(f"`step_all` of {self._who}"):
+            turns = self.environment.step_all(episodes, texts)
+        if len(turns) != len(rows):
+            raise ComponentError(
+                f"`step_all` of {self._who} gave {len(turns)} turns for {len(rows)} responses"
+            )
+        return [self._checked(turn, row, text) for turn, row, text in zip(turns, rows, texts, strict=True)]
+
+    def _turn(self, row: int, text: str) -> Turn:
+        with attributed_to(self._where(row, text)):
+            turn = self._episodes[row].step(text)
+        return self._checked(turn, row, text)
+
+    def _checked(self, turn: Turn, row: int, text: str) -> Turn:
+        if not isinstance(turn, Turn):
+            raise ComponentError(f"{self._where(row, text)} must return a Turn, got {_kind(turn)}")
+        return turn
+
+    def _where(self, row: int, text: str) -> str:
+        example, sample = self._begun[row // self.samples], row % self.samples
+        turn = f"episode {sample + 1}, turn {self._steps[row]}"
+        return f"{self._who}, example `{example.id}`, {turn}, told {_shown(text)},"
+
+    def close(self, rows: Sequence[int] | None = None) -> None:
+        for row in list(self._episodes) if rows is None else rows:
+            episode = self._episodes.pop(row, None)
+            if (close := getattr(episode, "close", None)) is None:
+                continue
+            with attributed_to(f"{self._who}, ending an episode of example `{self._name(row)}`,"):
+                if rows is None:  # all that is left, after a fault or before one: each has its turn
+                    with suppress(Exception):
+                        close()
+                else:
+                    close()
+
+    def _name(self, row: int) -> str:
+        place = row // self.samples
+        return self._begun[place].id if place < len(self._begun) else "?"
+
+
+def opening(environment: Environment, examples: Sequence[Example]) -> Turn:
+    """How an episode of the first example begins, for who only looks."""
+    game = Playing(environment, examples[:1], 1, lambda *key: torch.Generator().manual_seed(0))
+    with started(game, slice(0, 1)) as (_, firsts):
+        return firsts[0]
+
+
+def _shown(said: object) -> str:
+    text = repr(said)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _kind(value: object) -> str:
+    return "nothing; is a `return` missing?" if value is None else f"a {type(value).__name__}"
