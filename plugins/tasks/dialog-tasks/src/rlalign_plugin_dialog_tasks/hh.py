@@ -204,7 +204,7 @@ def _with_parts(found: Sources) -> Sources:
 
 def _listed(table: Table) -> Collection[int]:
     """Rows, from 0, that A-LoL does not test on: A-LoL says which, and not why."""
-    if not isinstance(table, File):
+    if not (isinstance(table, File) and isinstance(table.path, Path)):
         return ()
     beside = table.path.with_name(UNUSED)
     if not beside.is_file():
