@@ -88,9 +88,10 @@ class Playing:
         episodes = [self._episodes[row] for row in rows]
         with attributed_to(f"`step_all` of {self._who}"):
             turns = self.environment.step_all(episodes, texts)
-        if len(turns) != len(rows):
+        if not isinstance(turns, Sequence) or len(turns) != len(rows):
+            found = f"{len(turns):,}" if isinstance(turns, Sequence) else _kind(turns)
             raise ComponentError(
-                f"`step_all` of {self._who} gave {len(turns)} turns for {len(rows)} responses"
+                f"`step_all` of {self._who} must return a turn for each response: a list of {len(rows):,}, got {found}"
             )
         return [self._checked(turn, row, text) for turn, row, text in zip(turns, rows, texts, strict=True)]
 
