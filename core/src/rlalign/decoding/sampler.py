@@ -170,7 +170,7 @@ def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, trace: Tr
         kept_nV = may_nV
     elif may_nV is not None:
         kept_nV = kept_nV & may_nV
-        if hasattr(within, "instead"):
+        if within is not None and hasattr(within, "instead"):
             left_n = kept_nV.any(1)
             if left_n.device.type != "cpu" or not bool(left_n.all()):  # a GPU is not waited for
                 kept_nV = torch.where(left_n[:, None], kept_nV, within.instead(~may_nV))
