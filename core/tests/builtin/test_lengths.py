@@ -15,6 +15,7 @@ from rlalign.builtin.lengths import Overlong, PerLength
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
+from rlalign.errors import ComponentError
 from rlalign.testing import Bench, ComponentTests, Logits, PolicyGradient
 
 
@@ -52,6 +53,10 @@ def test_what_an_environment_said_is_no_part_of_a_length() -> None:
     rollout = responses([10], [True])
     told = replace(rollout, mask_NT=rollout.mask_NT & (torch.arange(rollout.steps) % 2 > 0))
     assert Overlong(Overlong.Config()).reward(RUN, told).value.tolist() == [0.0]
+    episodes = told.with_columns(turn=torch.zeros_like(told.actions_NT))
+    with pytest.raises(ComponentError, match="which is that of a turn"):
+        Overlong(Overlong.Config()).reward(RUN, episodes)
+    assert Overlong(Overlong.Config(longest=5, cache=1)).reward(RUN, episodes).value.tolist() == [-1.0]
     wrapper = PerLength(PerLength.Config()).reward(told)
     next(wrapper)
     with pytest.raises(StopIteration) as stopped:

@@ -214,6 +214,8 @@ class Faulty(Echo):
         episode, turn = super().start(example, start, noise)
         if self.fault == "first":
             return episode, Turn(f"{float(torch.rand(1, generator=noise))}")
+        if self.fault == "counted":
+            return episode, Turn("go", metrics={"begun": 1.0})
         if self.fault == "start" and example.id == "2":
             raise OSError("no such game")
         if self.fault in ("step", "none"):
@@ -230,6 +232,7 @@ class Faulty(Echo):
     ("fault", "said"),
     (
         ("first", "environment `echo`: two episodes of example `0` begin otherwise"),
+        ("counted", "the first turn of example `0` has a reward or metrics, or ends the episode"),
         ("start", "environment `echo`, starting example `2`, raised OSError: no such game"),
         (
             "step",

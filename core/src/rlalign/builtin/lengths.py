@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from rlalign.builtin.rewards import Scores
 from rlalign.data.batch import Score
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import TURN, Rollout
 from rlalign.data.settings import Options
+from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
@@ -51,6 +52,12 @@ class Overlong(Component):
 
     @hookimpl
     def reward(self, run: Run, rollout: Rollout) -> Score:
+        if self.config.longest is None and TURN in rollout.columns:
+            raise ComponentError(
+                f"`{self.name}` would take `generation.max_new_tokens` as the longest, which is that of a turn, and "
+                "these responses are episodes of several; say how many tokens of a whole one are too many: "
+                f"`{self.name}: {{longest: …}}`"
+            )
         longest = self.config.longest or run.generation.max_new_tokens
         cache = min(longest, self.config.cache or max(1, longest // 5))
         value_N = ((longest - cache - rollout.mask_NT.sum(1)) / cache).clamp(-1.0, 0.0)
@@ -61,7 +68,8 @@ class PerLength(Component):
     """Scores over the response's length in tokens.
 
     The length counts every token of the response as the policy wrote it, the one that ends it included, before the
-    task's `postprocess`, and nothing that an environment said. A score paid step by step is divided at every step, so that its sum becomes its mean.
+    task's `postprocess`, and nothing that an environment said. A score paid step by step is divided at every step, so
+    that its sum becomes its mean.
     """
 
     @hookimpl(wrapper=True)

@@ -55,10 +55,10 @@ class Playing:
                         f"{_shown(turn.say)}); what the first turn says must follow from the example and from `start`, "
                         "which all samples of a prompt share, and not from `noise`"
                     )
-                if turn.over or turn.reward:
+                if turn.over or turn.reward or turn.metrics:
                     raise ComponentError(
-                        f"{self._who}: the first turn of example `{example.id}` has a reward or ends the episode, and "
-                        "nothing has been said yet"
+                        f"{self._who}: the first turn of example `{example.id}` has a reward or metrics, or ends the "
+                        "episode, and nothing has been said yet"
                     )
             begun.append(replace(example, prompt=first.say) if first.say else example)
             firsts.append(first)
