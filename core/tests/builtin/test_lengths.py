@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from rlalign.builtin.lengths import Overlong, PerLength
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
+from rlalign.errors import ComponentError
 from rlalign.testing import Bench, ComponentTests, Logits, PolicyGradient
 
 
@@ -44,6 +46,22 @@ def test_overlong_falls_with_every_token_of_the_cache(options: dict[str, int], e
     rollout = responses([3, 8, 9, 10, 14, 5], [True] * 5 + [False])
     score = Overlong(Overlong.Config(**options)).reward(RUN, rollout)
     assert score.value.tolist() == pytest.approx(expected)
+
+
+def test_what_an_environment_said_is_no_part_of_a_length() -> None:
+    """Of an episode of ten tokens every other one was told."""
+    rollout = responses([10], [True])
+    told = replace(rollout, mask_NT=rollout.mask_NT & (torch.arange(rollout.steps) % 2 > 0))
+    assert Overlong(Overlong.Config()).reward(RUN, told).value.tolist() == [0.0]
+    episodes = told.with_columns(turn=torch.zeros_like(told.actions_NT))
+    with pytest.raises(ComponentError, match="which is that of a turn"):
+        Overlong(Overlong.Config()).reward(RUN, episodes)
+    assert Overlong(Overlong.Config(longest=5, cache=1)).reward(RUN, episodes).value.tolist() == [-1.0]
+    wrapper = PerLength(PerLength.Config()).reward(told)
+    next(wrapper)
+    with pytest.raises(StopIteration) as stopped:
+        wrapper.send([Score(torch.tensor([10.0]), "a")])
+    assert stopped.value.value[0].value.tolist() == [2.0]
 
 
 def test_a_cache_is_part_of_the_longest() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Generator
@@ -21,8 +22,10 @@ from rlalign import (
     Sampling,
     Turn,
 )
+from rlalign.builtin.nucleus import Nucleus
 from rlalign.data.packed import pack, unpack
 from rlalign.data.rollout import concat
+from rlalign.data.spoken import messages_of
 from rlalign.decoding.logits import steps_outputs
 from rlalign.decoding.play import Choices
 from rlalign.decoding.sampler import sample
@@ -211,6 +214,8 @@ class Faulty(Echo):
         episode, turn = super().start(example, start, noise)
         if self.fault == "first":
             return episode, Turn(f"{float(torch.rand(1, generator=noise))}")
+        if self.fault == "counted":
+            return episode, Turn("go", metrics={"begun": 1.0})
         if self.fault == "start" and example.id == "2":
             raise OSError("no such game")
         if self.fault in ("step", "none"):
@@ -227,6 +232,7 @@ class Faulty(Echo):
     ("fault", "said"),
     (
         ("first", "environment `echo`: two episodes of example `0` begin otherwise"),
+        ("counted", "the first turn of example `0` has a reward or metrics, or ends the episode"),
         ("start", "environment `echo`, starting example `2`, raised OSError: no such game"),
         (
             "step",
@@ -255,6 +261,48 @@ def test_a_turn_says_what_is_wrong_with_it() -> None:
         Turn(choices=())
     with pytest.raises(ValueError, match="who is the policy"):
         Turn([{"role": "assistant", "content": "I"}])
+
+
+def test_a_turn_holds_plain_numbers_whatever_they_were() -> None:
+    """A simulator's are NumPy's, which JSON does not know."""
+    numbers: Any = {
+        "reward": numpy.float32(0.5),
+        "done": numpy.bool_(True),
+        "metrics": {"won": numpy.int64(1)},
+    }
+    turn = Turn(**numbers)
+    assert json.loads(json.dumps(messages_of([("yes", turn)], [True]))) == [
+        {"role": "assistant", "content": "yes", "reward": 0.5}
+    ]
+    assert type(turn.reward) is float and type(turn.done) is bool and type(turn.metrics["won"]) is float
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    (
+        ({"reward": None}, "`reward` of a Turn is a number, and got None"),
+        ({"reward": "much"}, "`reward` of a Turn is a number, and got 'much'"),
+        ({"metrics": {"won": "yes"}}, "`metrics` of a Turn are numbers, and `won` is 'yes'"),
+        ({"choices": ("a", 1)}, "`choices` of a Turn are texts, and one is 1"),
+        ({"choices": ("",)}, "leaves nothing to say"),
+        ({"say": {"role": "user", "content": "go on"}}, "`say` of a Turn is a text or a list of messages"),
+        ({"say": None}, "`say` of a Turn is a text or a list of messages"),
+        ({"say": ["go on"]}, "`say` of a Turn is a text or a list of messages"),
+    ),
+)
+def test_a_turn_that_is_no_turn_is_refused_where_it_is_made(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        Turn(**wrong)
+
+
+def test_a_step_of_all_that_returns_nothing_is_named() -> None:
+    game = type("Mute", (Echo,), {"step_all": lambda self, episodes, texts: None})()
+    with pytest.raises(
+        ComponentError,
+        match=r"`step_all` of environment `echo`.* a turn for each response: .*nothing; is a `return`",
+    ):
+        play(game, HOW)
+    assert len(game.open) == len(game.ended)
 
 
 def test_logits_that_are_no_numbers_are_refused_as_ever() -> None:
@@ -287,6 +335,19 @@ def test_choices_as_published(golden: dict[str, Any]) -> None:
         assert logprobs == pytest.approx(row["logprobs"], abs=1e-9)
         total += row["probability"]
     assert total == pytest.approx(1)
+
+
+def test_where_a_nucleus_holds_none_of_what_may_be_said_the_likeliest_of_it_is_kept() -> None:
+    """NLPO's other model thinks of ends only: neither least lengths nor choices leave anything of that."""
+    other, within = policy(), Nucleus("masking", top_p=0.5)
+    with torch.no_grad():
+        other.table[:, 256] += 50
+        other.table[:, ord("n")] += 5  # of the choices' first letters the likelier one
+    within.resolve({"masking": other})
+    rollout = play(Echo(), HOW, within=within)
+    texts = [[text for text, _ in row] for row in rollout.columns["transcript"]]
+    assert all(len(row[0].encode()) == 2 for row in texts)
+    assert {row[1] for row in texts} == {"no"}
 
 
 def test_a_choice_that_begins_another_needs_an_end() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import Batch, Component, Loss, Outputs, Rollout, Run, hookimpl
+from rlalign import Batch, Component, Example, Loss, Outputs, Rollout, Run, hookimpl, logged_rollout
 from rlalign.learning.engine import Engine
 from rlalign.records.logs import Logs
 from rlalign.records.remembered import Remembered, keys_of
@@ -223,3 +223,17 @@ def test_keys_tell_prompts_and_responses_apart(tmp_path: Path) -> None:
     assert len(set(keys)) == len(set(zip(prompts, rollout.texts, strict=True)))
     few = torch.tensor([4, 1])
     assert keys_of(rollout.take(few), range(2)) == [keys[4], keys[1]]
+
+
+def test_the_same_tokens_said_by_others_are_another_response() -> None:
+    """A frozen model's values stand where the policy chose, and two episodes may share all tokens but not that."""
+    example = Example("0", "", responses=("", ""))
+    rollout = logged_rollout(
+        [example],
+        [torch.zeros(1, dtype=torch.long)],
+        [([1, 2, 3, 4], True)] * 2,
+        like=torch.zeros(()),
+        chosen=[[True, False, True, True], [True, True, False, True]],
+    )
+    one, other = keys_of(rollout, (0, 1))
+    assert one != other

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from rlalign.builtin.rewards import Scores
 from rlalign.data.batch import Score
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import TURN, Rollout
 from rlalign.data.settings import Options
+from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
@@ -19,7 +20,8 @@ from rlalign.interface.run import Run
 class Overlong(Component):
     """0 up to a length, then less with every token, −1 at the longest and for whatever did not end.
 
-    The soft overlong punishment of DAPO (equation 13). Length is in tokens, the one that ends a response included.
+    The soft overlong punishment of DAPO (equation 13). Length is in tokens, the one that ends a response included; of
+    an episode it is that of all its turns, without what is told in between.
     """
 
     paper = "Yu et al. 2025, DAPO: An Open-Source LLM Reinforcement Learning System at Scale, equation 13"
@@ -50,9 +52,15 @@ class Overlong(Component):
 
     @hookimpl
     def reward(self, run: Run, rollout: Rollout) -> Score:
+        if self.config.longest is None and TURN in rollout.columns:
+            raise ComponentError(
+                f"`{self.name}` would take `generation.max_new_tokens` as the longest, which is that of a turn, and "
+                "these responses are episodes of several; say how many tokens of a whole one are too many: "
+                f"`{self.name}: {{longest: …}}`"
+            )
         longest = self.config.longest or run.generation.max_new_tokens
         cache = min(longest, self.config.cache or max(1, longest // 5))
-        value_N = ((longest - cache - rollout.length_N) / cache).clamp(-1.0, 0.0)
+        value_N = ((longest - cache - rollout.mask_NT.sum(1)) / cache).clamp(-1.0, 0.0)
         return Score(torch.where(rollout.finished_N, value_N, -1.0))
 
 
@@ -60,13 +68,14 @@ class PerLength(Component):
     """Scores over the response's length in tokens.
 
     The length counts every token of the response as the policy wrote it, the one that ends it included, before the
-    task's `postprocess`. A score paid step by step is divided at every step, so that its sum becomes its mean.
+    task's `postprocess`, and nothing that an environment said. A score paid step by step is divided at every step, so
+    that its sum becomes its mean.
     """
 
     @hookimpl(wrapper=True)
     def reward(self, rollout: Rollout) -> Scores:
         scores = yield
-        length_N = rollout.length_N
+        length_N = rollout.mask_NT.sum(1)
         return [
             replace(s, value=s.value / (length_N if s.value.ndim == 1 else length_N[:, None])) for s in scores
         ]

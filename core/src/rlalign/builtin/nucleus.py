@@ -87,13 +87,13 @@ class Nucleus:
         if not all(sound):
             raise bad_logits(self.policy, f"step {first + sound.index(False)} of a response")
 
-    def instead(self, banned_V: Tensor) -> Tensor:
+    def instead(self, banned_nV: Tensor) -> Tensor:
         """[n,V] bool: the `min_keep` most probable tokens of those that are not banned."""
-        return self.instead_of(self._logits_nV, banned_V)
+        return self.instead_of(self._logits_nV, banned_nV)
 
-    def instead_of(self, logits_nV: Tensor, banned_V: Tensor) -> Tensor:
-        """`instead`, by logits of the other model."""
-        return best(logits_nV.masked_fill(banned_V, -math.inf), self.min_keep)
+    def instead_of(self, logits_nV: Tensor, banned_nV: Tensor) -> Tensor:
+        """`instead`, by logits of the other model; what is banned may be the same in all rows, [V]."""
+        return best(logits_nV.masked_fill(banned_nV, -math.inf), self.min_keep)
 
     def advance(self, tokens_n: Tensor) -> None:
         assert self._decoder is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlalign.data.example import Prompt
 
@@ -27,23 +27,57 @@ class Turn:
     """Numbers of this turn. Summed over an episode, their means are logged as `played/NAME`."""
 
     def __post_init__(self) -> None:
-        if self.choices is not None:
-            if isinstance(self.choices, str):
-                raise TypeError(
-                    f"`choices` of a Turn is a list, and got one text: `choices=[{self.choices!r}]`"
-                )
-            object.__setattr__(self, "choices", tuple(self.choices))
-            if not self.choices:
-                raise ValueError(
-                    "a Turn with an empty list of `choices` leaves nothing to say; None allows anything"
-                )
+        if not _is_prompt(self.say):
+            raise TypeError(
+                f"`say` of a Turn is a text or a list of messages ({{role: …, content: …}}), and got {self.say!r}"
+            )
         if not isinstance(self.say, str) and any(m.get("role") == "assistant" for m in self.say):
             raise ValueError("a Turn's `say` holds a message of the assistant's, who is the policy")
+        if self.choices is not None:
+            self._set(choices=self._texts(self.choices))
+        wrong = next((name for name, x in self.metrics.items() if _number(x) is None), None)
+        if wrong is not None:
+            raise TypeError(f"`metrics` of a Turn are numbers, and `{wrong}` is {self.metrics[wrong]!r}")
+        if (reward := _number(self.reward)) is None:
+            raise TypeError(f"`reward` of a Turn is a number, and got {self.reward!r}")
+        # Those of simulators are often NumPy's, which JSON does not know.
+        metrics = {name: float(x) for name, x in self.metrics.items()}
+        self._set(reward=reward, done=bool(self.done), cut=bool(self.cut), metrics=metrics)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def _texts(choices: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(choices, str):
+            raise TypeError(f"`choices` of a Turn is a list, and got one text: `choices=[{choices!r}]`")
+        wrong = [choice for choice in choices if not isinstance(choice, str)]
+        if wrong:
+            raise TypeError(f"`choices` of a Turn are texts, and one is {wrong[0]!r}")
+        if not any(choices):
+            raise ValueError(
+                "a Turn with an empty list of `choices`, or of empty ones, leaves nothing to say; None allows anything"
+            )
+        return tuple(choices)
 
     @property
     def over(self) -> bool:
         """Whether the episode ends with it."""
         return self.done or self.cut
+
+
+def _is_prompt(say: object) -> bool:
+    return isinstance(say, str) or (
+        isinstance(say, Sequence) and all(isinstance(message, Mapping) for message in say)
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 class Episode(Protocol):

@@ -36,7 +36,8 @@ class Constraint(Protocol):
     def allowed(self) -> Tensor:
         """[n,V] bool for the next step, before the learner's own temperature, top-k and top-p.
 
-        Where `min_new_tokens` bans all of them, a method `instead(banned_V)` says what is allowed in their place.
+        Where `min_new_tokens`, or an episode's choices, ban all of them, a method `instead(banned_nV)` says what is
+        allowed in their place.
         """
 
     def advance(self, tokens_n: Tensor) -> None:

@@ -131,19 +131,18 @@ class Play(Trace):
 
     # -- a step ---------------------------------------------------------------------------------------
 
-    def narrowed(self, kept_nV: Tensor | None, like_nV: Tensor) -> Tensor | None:
+    def may(self, step: int, like_nV: Tensor) -> Tensor | None:
         limited = [(n, seat) for n, seat in self._speaking() if seat.choices is not None or self._early(seat)]
         if not limited:
-            return kept_nV
-        kept_nV = torch.ones_like(like_nV, dtype=torch.bool) if kept_nV is None else kept_nV.clone()
+            return None
+        may_nV = torch.ones_like(like_nV, dtype=torch.bool)
         for n, seat in limited:
             if seat.choices is None:
-                kept_nV[n, self.ends] = False
+                may_nV[n, self.ends] = False
             else:
-                only_V = torch.zeros_like(kept_nV[n])
-                only_V[seat.choices.next()] = True
-                kept_nV[n] &= only_V
-        return kept_nV
+                may_nV[n] = False
+                may_nV[n, seat.choices.next()] = True
+        return may_nV
 
     def _speaking(self) -> list[tuple[int, Seat]]:
         """The rows that choose at this step."""

@@ -165,16 +165,15 @@ def _decode(
 
 def _kept(logits_nV: Tensor, how: Sampling, within: Constraint | None, trace: Trace, t: int) -> Tensor | None:
     """What may be chosen at step t, or None for everything."""
-    kept_nV = within.allowed() if within is not None else None
-    if t < how.min_new_tokens and len(ends := trace.ends):
-        kept_nV = trace.no_ends() if kept_nV is None else kept_nV & trace.no_ends()
+    kept_nV, may_nV = within.allowed() if within is not None else None, trace.may(t, logits_nV)
+    if kept_nV is None:
+        kept_nV = may_nV
+    elif may_nV is not None:
+        kept_nV = kept_nV & may_nV
         if within is not None and hasattr(within, "instead"):
             left_n = kept_nV.any(1)
             if left_n.device.type != "cpu" or not bool(left_n.all()):  # a GPU is not waited for
-                banned_V = torch.zeros_like(kept_nV[0])
-                banned_V[ends] = True
-                kept_nV = torch.where(left_n[:, None], kept_nV, within.instead(banned_V))
-    kept_nV = trace.narrowed(kept_nV, logits_nV)
+                kept_nV = torch.where(left_n[:, None], kept_nV, within.instead(~may_nV))
     if how.narrows:
         kept_nV = truncate(logits_nV if kept_nV is None else only(logits_nV, kept_nV), how)
     return kept_nV

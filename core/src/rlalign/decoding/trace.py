@@ -65,9 +65,14 @@ class Trace:
 
     # -- while sampling -------------------------------------------------------------------------------
 
-    def narrowed(self, kept_nV: Tensor | None, like_nV: Tensor) -> Tensor | None:
-        """Of what others keep, or of everything, what may be chosen next."""
-        return kept_nV
+    def may(self, step: int, like_nV: Tensor) -> Tensor | None:
+        """[n,V] bool: what is not banned at this step, not to be written to; None: nothing is."""
+        if step >= self.how.min_new_tokens or not len(self.ends):
+            return None
+        if len(self._no_ends_nV) != len(self.rows_n):
+            self._no_ends_nV = self._no_ends_nV.new_ones(len(self.rows_n), self.vocabulary)
+            self._no_ends_nV[:, self.ends] = False
+        return self._no_ends_nV
 
     def add(self, chosen: Chosen, kept_nV: Tensor | None) -> Tensor:
         """Put a step down; returns the tokens that rows go on with."""
@@ -75,13 +80,6 @@ class Trace:
         if kept_nV is not None:
             self._narrowed.append(pack(kept_nV))
         return chosen.token_n
-
-    def no_ends(self) -> Tensor:
-        """[n,V] bool: every token but those that end a response; not to be written to."""
-        if len(self._no_ends_nV) != len(self.rows_n):
-            self._no_ends_nV = self._no_ends_nV.new_ones(len(self.rows_n), self.vocabulary)
-            self._no_ends_nV[:, self.ends] = False
-        return self._no_ends_nV
 
     def look(self) -> int:
         """Find out which responses have ended since the last look; returns how many go on."""

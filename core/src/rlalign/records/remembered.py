@@ -91,15 +91,17 @@ class Remembered:
 
 
 def keys_of(rollout: Rollout, rows: Sequence[int]) -> list[bytes]:
-    """What tells responses apart: their prompts and actions."""
+    """What tells responses apart: their prompts and actions, and which of them were the policy's own."""
     prompts = [x.cpu().numpy().astype("<i8").tobytes() for x in rollout.inputs]
     length_N, group_N = rollout.length_N.tolist(), rollout.group_N.tolist()
     actions_NT = rollout.actions_NT.cpu().numpy().astype("<i8")
+    mask_NT = rollout.mask_NT.cpu().numpy()
     return [
         hashlib.blake2b(
             struct.pack("<q", len(prompts[group_N[i]]))
             + prompts[group_N[i]]
-            + actions_NT[i, : length_N[i]].tobytes(),
+            + actions_NT[i, : length_N[i]].tobytes()
+            + mask_NT[i, : length_N[i]].tobytes(),
             digest_size=16,
         ).digest()
         for i in rows

@@ -55,10 +55,10 @@ class Playing:
                         f"{_shown(turn.say)}); what the first turn says must follow from the example and from `start`, "
                         "which all samples of a prompt share, and not from `noise`"
                     )
-                if turn.over or turn.reward:
+                if turn.over or turn.reward or turn.metrics:
                     raise ComponentError(
-                        f"{self._who}: the first turn of example `{example.id}` has a reward or ends the episode, and "
-                        "nothing has been said yet"
+                        f"{self._who}: the first turn of example `{example.id}` has a reward or metrics, or ends the "
+                        "episode, and nothing has been said yet"
                     )
             begun.append(replace(example, prompt=first.say) if first.say else example)
             firsts.append(first)
@@ -88,9 +88,10 @@ class Playing:
         episodes = [self._episodes[row] for row in rows]
         with attributed_to(f"`step_all` of {self._who}"):
             turns = self.environment.step_all(episodes, texts)
-        if len(turns) != len(rows):
+        if not isinstance(turns, Sequence) or len(turns) != len(rows):
+            found = f"{len(turns):,}" if isinstance(turns, Sequence) else _kind(turns)
             raise ComponentError(
-                f"`step_all` of {self._who} gave {len(turns)} turns for {len(rows)} responses"
+                f"`step_all` of {self._who} must return a turn for each response: a list of {len(rows):,}, got {found}"
             )
         return [self._checked(turn, row, text) for turn, row, text in zip(turns, rows, texts, strict=True)]
 

@@ -25,6 +25,7 @@ from rlalign.randomness import Seeds
 from rlalign.running.playing import Playing
 from rlalign.running.preflight import check
 from rlalign.testing import Bench, ComponentTests, plain_gradient, registry
+from rlalign_plugin_hf.turns import ANSWER
 
 PROMPTS = ("w1", "w2 w3 w4 w5", "w6 w7 w8 w9 w10 w11")
 CHOICES = ("w1 w2", "w1 w3 w4", "w5", "w1")
@@ -281,6 +282,15 @@ def test_a_row_is_what_the_template_renders_of_the_whole_conversation(
     assert closed == {True, False}
     plain = ~torch.isin(rollout.actions_NT, torch.tensor([0, 1, 3, *ends])).any(1)
     require_same(again(policy, rollout.take(plain)), rollout.take(plain))
+
+
+def test_what_is_said_may_be_empty_or_hold_whatever_stands_for_an_answer(
+    folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    policy = chatting(folders, tmp_path / "chat", TALK)
+    assert policy.given("", True).tolist() == policy.given([], True).tolist() == []
+    say = [{"role": "user", "content": f"w1 {ANSWER} w2"}]
+    assert len(policy.given(say, True)) == len(policy.given([{"role": "user", "content": "w1 w3 w2"}], True))
 
 
 def test_a_template_that_writes_history_anew_is_refused(folders: Mapping[str, Path], tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ class Turns:
 
     def tokens(self, say: Prompt, closed: bool) -> list[int]:
         """Those between a response and the next; `closed`: it ended with an end token."""
+        if not say:
+            return []
         if isinstance(say, str):
             self._require_short(say)
             return self._reader.spelling.plain(say)
@@ -57,7 +59,7 @@ class Turns:
 
     def _of_messages(self, say: Any, closed: bool) -> list[int]:
         hidden, said = self._reader.spelling.hidden(say)
-        _, found, after = self._rendered(hidden, ANSWER).rpartition(ANSWER)
+        _, found, after = self._rendered(hidden, ANSWER).partition(ANSWER)
         if not found:
             raise self._unfit("leaves out what the assistant has said")
         if closed:

@@ -66,7 +66,7 @@ class TextLength(Component):
 
     def _lengths(self, rollout: Rollout) -> Sequence[int]:
         if self.config.unit == "tokens":
-            return list(map(int, rollout.length_N.tolist()))
+            return list(map(int, rollout.mask_NT.sum(1).tolist()))
         if self.config.unit == "words":
             return [len(text.split()) for text in rollout.texts]
         return [len(text) for text in rollout.texts]
