@@ -36,6 +36,7 @@ ODD = {
     "nothing left": {"overrides": ["algorithm=[rloo,'odd:Nothing']"]},
     "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
     "episodes": {"file": str(HERE / "corridor.yaml")},
+    "large data": {"overrides": ["task='odd:Known'"], "large": 32},
     "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
 }
 DIFFERENT = {

@@ -7,12 +7,14 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import torch
 
 from rlalign import (
     Batch,
     Component,
     Example,
+    LazyExamples,
     Loss,
     Outputs,
     Policy,
@@ -22,6 +24,7 @@ from rlalign import (
     Sampler,
     Sampling,
     Score,
+    Task,
     hookimpl,
     sample,
     sampled_rollout,
@@ -132,6 +135,24 @@ class Elsewhere(Sampler):
                 )
             ],
         )
+
+
+class Known(Task):
+    """Prompts of which it is known beforehand what they are, as large data's are."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return Listed()
+
+
+class Listed(LazyExamples):
+    row_keys = numpy.random.default_rng(0).integers(0, 2**64 - 1, 64, dtype=numpy.uint64)
+    response_counts = numpy.zeros(64, dtype=numpy.int32)
+
+    def __len__(self) -> int:
+        return 64
+
+    def example(self, index: int) -> Example:
+        return Example(str(index), "", meta={"payouts": [2.5, 2.0, 1.0 + index % 3]})
 
 
 class Unlucky(Component):

@@ -23,9 +23,12 @@ def watch(event: str, given: tuple[Any, ...]) -> None:
 def main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
     import rlalign
     from rlalign.errors import RLAlignError
+    from rlalign.learning import draw
 
+    large = draw.LARGE
     for name, job in jobs.items():
         written.clear()
+        draw.LARGE = job.get("large", large)
         said = ""
         try:
             pipeline = rlalign.load(job["file"], job["overrides"])

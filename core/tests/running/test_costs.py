@@ -13,7 +13,7 @@ import pytest
 from rlalign import ConfigError, Example
 from rlalign.config.load import load_pipeline
 from rlalign.costs.machines import GIB, Device, Machine
-from rlalign.costs.shape import Shape
+from rlalign.costs.shape import Shape, Work
 from rlalign.running import costs_told
 from rlalign.running.costing import Lengths, Model, copied, in_shards, whole, work_of
 from rlalign.running.display import NoDisplay
@@ -55,8 +55,15 @@ class Broken(Seven):
         raise ConfigError("too large for this machine")
 
 
+class Groups(PolicyGradient):
+    """A loss that compares the responses to a prompt."""
+
+    unit = "group"
+
+
 GIVEN: Mapping[str, Any] = {
     "learns": PolicyGradient,
+    "groups": Groups,
     "seven": Seven,
     "adapted": Adapted,
     "silent": Logits,
@@ -133,8 +140,27 @@ def test_idle_devices_are_told(prompts: int, told: str) -> None:
     assert told in said(prompts=prompts)
 
 
-def test_more_optimiser_steps_than_groups_for_all() -> None:
-    assert "an optimiser step has 4 groups for 8 devices: some learn nothing" in said(minibatches=32)
+def test_more_optimiser_steps_than_what_can_be_dealt_out() -> None:
+    """A loss of single responses is dealt out by responses."""
+    assert "learn nothing" not in said(minibatches=32)
+    by_group = {**pipeline(minibatches=32), "algorithm": "groups"}
+    assert (
+        "an optimiser step has 4 groups for 8 devices: some learn nothing; `train.minibatches` of at most 16"
+        in checked(by_group, "8xH100")
+    )
+    few = {**pipeline(minibatches=2, prompts=4), "algorithm": "groups"}
+    assert "`train.minibatches` of at most" not in checked(few, "8xH100"), "no number of steps would do"
+
+
+def test_what_fits_one_micro_batch_is_one() -> None:
+    """23 prompts for 8 devices: a device's share of the tokens is no whole number."""
+    assert "each 1 micro-batch of up to" in said("8xH200", prompts=23, budget=1_000_000)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 12])
+def test_a_sampler_is_no_wider_than_there_are_devices(count: int) -> None:
+    small = Machine(Device("small", 3 * GIB, 1e14, 1e13, 1e12, 1e10), count)
+    assert in_shards(Model(SEVEN, Work(128, 8, 300, 512, 1024)), small).tensor <= count
 
 
 def test_an_iteration_too_large_for_each_rank_is_told() -> None:

@@ -1,4 +1,4 @@
-"""Arrays as long as the data: made once, kept in a run's folder, mapped by every process that reads them."""
+"""Arrays as long as the data: made once by rank 0, kept in a run's folder, mapped by every process that reads them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlalign.once import once
+from rlalign.world.ranks import here
 
 
 class Shelf:
@@ -25,9 +26,13 @@ class Shelf:
     def __call__(self, name: str, pieces: Callable[[], Iterable[Tensor]]) -> Tensor:
         """The array of that name, made of `pieces`, which are not empty and alike. Changes to it stay in memory."""
         path = self._folder / name
-        if not path.exists():
-            self._guard()
-        once(path, partial(_write, pieces))
+
+        def made() -> None:
+            if not path.exists():
+                self._guard()
+                once(path, partial(_write, pieces))
+
+        here().lead(made, f"the array {name}")
         (kind,) = path.suffixes[-1:]
         return mapped(path, numpy.dtype(kind.removeprefix(".")))
 

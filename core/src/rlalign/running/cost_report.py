@@ -78,7 +78,7 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
         yield from _remedies(model, on)
     yield from _devices(model)
     yield ""
-    yield from _batch(model, on, of, (fitting or list(ways.values()))[0], rows)
+    yield from _batch(plan, model, on, of, (fitting or list(ways.values()))[0], rows)
     if fitting:
         yield ""
         yield from _step(plan, model, ways)
@@ -162,7 +162,9 @@ def _devices(model: Model) -> Iterator[str]:
     yield f"single devices that are enough: {'; '.join(said)}"
 
 
-def _batch(model: Model, on: Machine, of: Lengths, layout: Layout, rows: int | None) -> Iterator[str]:
+def _batch(
+    plan: PhasePlan, model: Model, on: Machine, of: Lengths, layout: Layout, rows: int | None
+) -> Iterator[str]:
     work, count = model.work, on.count
     told = "an iteration: " + (
         f"{_of(work.prompts, 'prompt')} × {_of(work.samples, 'response')} = {work.responses:,} responses"
@@ -181,10 +183,10 @@ def _batch(model: Model, on: Machine, of: Lengths, layout: Layout, rows: int | N
     yield told
     if count > 1:
         yield from _dealt(work.prompts, count)
-        if work.learns and work.steps > 1 and groups < count:
+        if plan.unit == "group" and work.learns and work.steps > 1 and groups < count <= work.prompts:
             yield (
                 f"  an optimiser step has {groups:.3g} groups for {count} devices: some learn nothing; "
-                f"`train.minibatches` of at most {max(1, work.prompts // count)} gives each one"
+                f"`train.minibatches` of at most {work.prompts // count} gives each one"
             )
     if work.sampled and layout.fits and layout.rows < math.ceil(work.prompts / count) * work.samples:
         yield f"  memory holds {layout.rows:,} of a device's responses at once: it samples them in turns"

@@ -163,7 +163,7 @@ def in_shards(model: Model, on: Machine) -> Layout:
     tensor, model = 1, model.again()
     while True:
         found = _laid_out(model, on, shares=on.count, tensor=tensor)
-        if found.fits or tensor >= min(CORES, on.count):
+        if found.fits or 2 * tensor > min(CORES, on.count):
             return found
         tensor *= 2
 
@@ -178,7 +178,7 @@ def _laid_out(model: Model, on: Machine, *, shares: int, tensor: int) -> Layout:
     prompts = work.prompts if of.once else work.responses
     step = (prompts * work.prompt + work.responses * work.response) / work.steps / on.count
     tokens = model.budget or _fitting(model, on, kind, chunk, shares)
-    tokens = int(max(row, min(tokens, step))) if work.learns else 0
+    tokens = math.ceil(max(row, min(tokens, step))) if work.learns else 0
 
     def taken(rows: int) -> Bytes:
         return memory.taken(

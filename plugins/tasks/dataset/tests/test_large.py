@@ -121,6 +121,58 @@ def test_a_folder_that_cannot_be_written(tmp_path, cache, monkeypatch):
         assert len(task(path).examples("train")) == 50
 
 
+def test_a_file_that_was_written_anew_with_the_same_size_and_time_has_another_index(tmp_path, cache):
+    path = rows(tmp_path / "d.jsonl", 100)
+    before, first = os.stat(path), task(path).fingerprint("train")
+    with path.open("r+") as file:
+        file.write(path.read_text().replace('"q7"', '"p7"'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = task(path)
+    assert found.examples("train")[7].prompt == "p7" and found.fingerprint("train") != first
+
+
+def test_a_home_that_nobody_has(tmp_path, cache, monkeypatch):
+    path = rows(tmp_path / "d.jsonl", 50)
+    monkeypatch.setenv("RLALIGN_CACHE", "~nobody-has-this-name/cache")
+    with pytest.warns(UserWarning, match="~nobody-has-this-name/cache.* cannot be kept .*RLALIGN_CACHE"):
+        assert len(task(path).examples("train")) == 50
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_another_user_has_put_there_is_not_read(tmp_path, cache, monkeypatch, link):
+    path = rows(tmp_path / "d.jsonl", 50)
+    task(path).examples("train")
+    (folder,) = cache.iterdir()
+    if link:
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps({**about, "said": ["anything"], "digests": ["0"]}))
+    own = os.geteuid() + 1  # as another user would see it
+    monkeypatch.setattr(os, "geteuid", lambda: own)
+    found = task(path)
+    with pytest.warns(UserWarning, match="another user.*RLALIGN_CACHE") as said:
+        assert len(found.examples("train")) == 50
+    assert len(said) == 1 and found.fingerprint("train") != "0" and found.examples("train").digests is None
+
+
+def test_an_index_with_other_words_in_it_is_made_again(tmp_path, cache):
+    path = rows(tmp_path / "d.jsonl", 50)
+    expected = task(path).fingerprint("train")
+    (folder,) = cache.iterdir()
+    about = json.loads((folder / "about.json").read_text())
+    for wrong in (
+        {"said": 5},
+        {"said": [5]},
+        {"digests": [[]]},
+        {"digests": []},
+        {"count": "x"},
+        {"splits": {"x": 50}},
+    ):
+        (folder / "about.json").write_text(json.dumps({**about, **wrong}))
+        assert task(path).fingerprint("train") == expected, wrong
+
+
 READS = """
 import sys
 from rlalign_plugin_dataset import Dataset, limits

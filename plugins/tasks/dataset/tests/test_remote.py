@@ -205,11 +205,37 @@ def test_a_file_that_changes_is_refused(monkeypatch):
     assert other.examples("train")[3].prompt == "q3" and other.fingerprint("train") != before
 
 
+class Plain(Slow):
+    """A store that knows no versions of files."""
+
+    protocol = "plain"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("plain://", "slow://"))
+
+    def info(self, path: str, **more: Any) -> dict[str, Any]:
+        found = super().info(path, **more)
+        return {name: found[name] for name in ("name", "size", "type")}
+
+
+def test_what_has_no_version_is_walked_over_each_time():
+    fsspec.register_implementation("plain", Plain, clobber=True)
+    put("plain://bucket/train.jsonl", LINES)
+    first = task("plain://bucket/train.jsonl").fingerprint("train")
+    put("plain://bucket/train.jsonl", LINES.replace("p3", "q3"))
+    found = task("plain://bucket/train.jsonl")
+    assert found.examples("train")[3].prompt == "q3" and found.fingerprint("train") != first
+
+
 class Ranges(http.server.SimpleHTTPRequestHandler):
     """Gives parts of files, which Python's own server does not."""
 
     def do_GET(self) -> None:
-        data = Path(self.translate_path(self.path)).read_bytes()
+        file = Path(self.translate_path(self.path))
+        if not file.is_file():
+            return self.send_error(404)
+        data = file.read_bytes()
         first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
         part = data[int(first) : int(last or len(data)) + 1]
         self.send_response(206 if "Range" in self.headers else 200)
@@ -238,6 +264,12 @@ def test_a_web_server(tmp_path):
                 here = task(tmp_path / "train.jsonl")
                 assert told(there.examples("train")) == told(here.examples("train"))
                 assert len(there.examples("val")) == 300
+                asked = f"http://me:hush-hush@127.0.0.1:{server.server_address[1]}/train.jsonl?Signature=hush/hush.csv"
+                signed = task(asked).examples("train")
+                assert told(signed) == told(here.examples("train"))
+                with pytest.raises(ConfigError) as said:
+                    task(asked.replace("train", "nothing")).examples("train")
+                assert "hush" not in str(said.value) and "/nothing.jsonl: there is no such" in str(said.value)
             else:
                 with pytest.raises(ConfigError, match=r"train.jsonl: cannot be read: .*`path: FOLDER`"):
                     there.examples("train")[200]

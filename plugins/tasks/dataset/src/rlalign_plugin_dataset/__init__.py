@@ -16,7 +16,7 @@ from rlalign_plugin_dataset.columns import Columns
 from rlalign_plugin_dataset.gathered import Gathered
 from rlalign_plugin_dataset.index import Examples, by_share, index
 from rlalign_plugin_dataset.mapping import Template, glued
-from rlalign_plugin_dataset.places import place_of
+from rlalign_plugin_dataset.places import cache_name, not_kept, place_of
 from rlalign_plugin_dataset.remote import Url
 from rlalign_plugin_dataset.rows import Rows
 from rlalign_plugin_dataset.tables import Encoding, Table
@@ -243,7 +243,11 @@ class Dataset(Task):
         if not any(table.large for table in tables) or None in known:
             return None
         options = self.config.model_dump(mode="json", exclude={"path"})
-        return place_of([options, name, most, known])
+        try:
+            return place_of([options, name, most, known])
+        except OSError as error:
+            not_kept(cache_name(), " and ".join(table.name for table in tables), error.strerror)
+            return None
 
     @property
     def _where(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import warnings
 from abc import ABC, abstractmethod
@@ -17,7 +18,7 @@ import numpy
 from rlalign import ConfigError, Example, LazyExamples
 from rlalign.once import once
 from rlalign_plugin_dataset.ids import Seen, twice
-from rlalign_plugin_dataset.places import KEY, Column, Found, Growing, Places, read, write_about
+from rlalign_plugin_dataset.places import KEY, Column, Found, Growing, Places, not_kept, read, write_about
 from rlalign_plugin_dataset.tables import Row, Scanned, Table
 
 _log = logging.getLogger("rlalign")
@@ -189,7 +190,7 @@ def _kept(walk: Walk, folder: Path) -> Found:
 
     def make(part: Path) -> None:
         _log.info("walking over all rows of %s, once: where each stands is kept in %s", walk.what, folder)
-        part.mkdir()
+        part.mkdir(mode=0o755)
         found = walk.found(part)
         found.digests = [table.digest() for table, _ in walk.readers]
         write_about(part, found)
@@ -197,14 +198,13 @@ def _kept(walk: Walk, folder: Path) -> Found:
     for _ in range(2):
         try:
             once(folder, make, waits=waits)
+            if os.lstat(folder).st_uid != os.geteuid():
+                raise PermissionError(None, "another user has put there what would be read")
         except OSError as error:
-            warnings.warn(
-                f"{folder}: what is known of {walk.what} cannot be kept here ({error.strerror}), so each process holds "
-                "it in its memory and walks over all rows; name another folder by the variable RLALIGN_CACHE",
-                stacklevel=3,
-            )
+            not_kept(folder, walk.what, error.strerror)
             break
-        if (found := read(folder)) is not None:
+        found = read(folder)
+        if found is not None and list(found.splits) == list(walk.names):
             return found
         shutil.rmtree(folder, ignore_errors=True)  # somebody has cut or edited it
     return walk.found(None)

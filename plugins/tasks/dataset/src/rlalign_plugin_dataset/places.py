@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -142,21 +143,42 @@ def read(folder: Path) -> Found | None:
         }
         sizes = {name: [len(values) for values in places] for name, places in splits.items()}
         whole = sizes == {name: [size] * 3 for name, size in about["splits"].items()}
-        return Found(splits, about["count"], about["said"], about["digests"]) if whole else None
+        said, digests = about["said"], about["digests"]
+        whole = (
+            whole and isinstance(about["count"], int) and all(isinstance(t, str) for t in [*said, *digests])
+        )
+        return Found(splits, about["count"], said, digests) if whole and digests else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def place_of(said: Any) -> Path:
-    """The folder for what is described; it changes with the code that reads rows."""
+    """The folder for what is described; it changes with the code that reads rows. OSError: nobody can have it."""
     text = json.dumps([said, _code()], sort_keys=True, default=str)
-    return cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    try:
+        return cache_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    except RuntimeError as error:  # no home
+        raise OSError(None, str(error)) from error
+
+
+def not_kept(where: object, what: str, why: object) -> None:
+    """Warn that an index cannot be kept."""
+    warnings.warn(
+        f"{where}: what is known of {what} cannot be kept here ({why}), so each process holds it in its memory and "
+        "walks over all rows; name another folder by the variable RLALIGN_CACHE",
+        stacklevel=4,
+    )
 
 
 def cache_folder() -> Path:
     """Where indexes lie, for all runs of a user: `$RLALIGN_CACHE`, else `~/.cache/rlalign`."""
+    return cache_name().expanduser() / "index"
+
+
+def cache_name() -> Path:
+    """The same as it is said, a `~` for the home."""
     own, shared = os.environ.get("RLALIGN_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return (Path(own) if own else Path(shared or "~/.cache") / "rlalign").expanduser() / "index"
+    return Path(own) if own else Path(shared or "~/.cache") / "rlalign"
 
 
 @cache

@@ -35,7 +35,11 @@ VERSIONS = (
     "md5Hash",
     "generation",
     "blob_id",
+    "Content-MD5",
+    "Digest",
+    "sha",
     "LastModified",
+    "Last-Modified",
     "last_modified",
     "mtime",
     "created",
@@ -63,21 +67,32 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
+def plain(url: str) -> str:
+    """An address without what may be a key: who asks, and what a web server is asked beside a name."""
+    before, mark, after = url.partition("://")
+    home, slash, rest = after.partition("/")
+    if before.lower() in ("http", "https"):
+        rest = rest.partition("?")[0]
+    return f"{before}{mark}{home.rpartition('@')[2]}{slash}{rest}"
+
+
 class Remote:
     """A file elsewhere, with what is asked of a path."""
 
     def __init__(self, fs: Any, path: str, url: str) -> None:
         self._fs = fs
-        self._path = path
+        self.path = path
         self._url = url
         self._looked = time.monotonic()
+        self.has_version = False
+        """Whether the file system tells its contents from others."""
         self._fetched: dict[tuple[int, int], bytes] = {}
         """What will be read next, by where it starts and how long it is."""
-        self._pure = PurePosixPath(path)
+        self._pure = PurePosixPath(plain(path))
         self.name, self.suffix = self._pure.name, self._pure.suffix
 
     def __str__(self) -> str:
-        return self._url
+        return plain(self._url)
 
     def with_suffix(self, suffix: str) -> PurePosixPath:
         """Its path with another ending."""
@@ -85,7 +100,7 @@ class Remote:
 
     def open(self, mode: str = "rb") -> BufferedReader:
         """What it holds, to be read from any place."""
-        raw = self.asked(lambda: self._fs.open(self._path, mode, block_size=BUFFER))
+        raw = self.asked(lambda: self._fs.open(self.path, mode, block_size=BUFFER))
         return BufferedReader(_Raw(raw, self), BUFFER)
 
     def read(self, start: int, length: int) -> bytes:
@@ -94,7 +109,7 @@ class Remote:
             return self._fetched.pop((start, length))
 
         def read() -> bytes:
-            found: bytes = self._fs.cat_file(self._path, start=start, end=start + length)
+            found: bytes = self._fs.cat_file(self.path, start=start, end=start + length)
             if len(found) != length:  # a server may know no ranges
                 raise OSError(f"{len(found):,} bytes came where {length:,} were asked for")
             return found
@@ -115,7 +130,7 @@ class Remote:
         starts, ends = zip(*blocks, strict=True)
         with contextlib.suppress(Exception):
             found = self._fs.cat_ranges(
-                [self._path] * len(blocks), list(starts), list(ends), on_error="return"
+                [self.path] * len(blocks), list(starts), list(ends), on_error="return"
             )
             for start, length in ranges:
                 at = bisect_right(starts, start) - 1
@@ -127,12 +142,14 @@ class Remote:
         """Its size, and what changes with its contents as far as the file system tells."""
         self._fs.invalidate_cache()
         self._looked = time.monotonic()
-        about = self.asked(lambda: self._fs.info(self._path))
+        about = self.asked(lambda: self._fs.info(self.path))
         if about.get("size") is None:
             raise ConfigError(
                 f"{self}: the server does not say how large it is; fetch the file and name the copy"
             )
-        return about["size"], *(str(about[name]) for name in VERSIONS if about.get(name) is not None)
+        versions = [str(about[name]) for name in VERSIONS if about.get(name) is not None]
+        self.has_version = bool(versions)
+        return about["size"], *versions
 
     def is_due(self) -> bool:
         """Whether it is some time ago that somebody looked."""
@@ -144,10 +161,10 @@ class Remote:
             try:
                 return question()
             except (FileNotFoundError, PermissionError, ImportError, IsADirectoryError) as error:
-                raise unreached(str(self), error) from error
+                raise unreached(self._url, error) from error
             except Exception as error:
                 if pause is None:
-                    raise unreached(str(self), error) from error
+                    raise unreached(self._url, error) from error
                 time.sleep(pause)
         raise AssertionError
 
@@ -200,15 +217,18 @@ def looked_up(fsspec: Any, url: str) -> tuple[Any, str, list[PurePosixPath] | No
     except Exception as error:
         raise unreached(url, error) from error
     if not there:
-        raise ConfigError(f"{url}: there is no such file or folder")
+        raise ConfigError(f"{plain(url)}: there is no such file or folder")
     if len(there) > MOST_FILES:
-        raise ConfigError(f"{url}: holds more than {MOST_FILES:,} files; name the folder of the data alone")
+        raise ConfigError(
+            f"{plain(url)}: holds more than {MOST_FILES:,} files; name the folder of the data alone"
+        )
     return fs, path, there
 
 
 def unreached(url: str, error: BaseException) -> ConfigError:
     """What is said where an address cannot be read, and what to do."""
-    said = str(error).strip().partition("\n")[0]
+    said = str(error).strip().partition("\n")[0].replace(url, plain(url))
+    url = plain(url)
     if isinstance(error, FileNotFoundError):
         return ConfigError(f"{url}: there is no such file or folder ({said})")
     cure = "where there is no network, fetch the data first, and name the copy: `path: FOLDER`"

@@ -14,7 +14,7 @@ from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import MOST_FILES
 from rlalign_plugin_dataset.lines import side_by_side
 from rlalign_plugin_dataset.opening import ENDINGS, PACKED, SHEETS, TEXT, is_data, no_table, open_file
-from rlalign_plugin_dataset.remote import Remote, looked_up, unreached
+from rlalign_plugin_dataset.remote import Remote, looked_up, plain, unreached
 from rlalign_plugin_dataset.tables import Encoding, Hub, Table, ending, extra, is_packed, stem
 
 Sources = dict[str, list[Table]]
@@ -87,8 +87,8 @@ def remote(
         return local(Path(url.removeprefix("file://")), named, delimiter, encoding)
     url = url.rstrip("/")
     fs, path, there = looked_up(extra("fsspec", "remote", f"{url} is an address"), url)
-    folder = path if there is not None else path.rpartition("/")[0]
-    home = url if there is not None else url.rpartition("/")[0]
+    folder = path if there is not None else _folder_of(path)
+    home = url if there is not None else _folder_of(url)
 
     def matching(patterns: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -97,7 +97,7 @@ def remote(
             name = f"{folder}/{pattern}"
             matches = sorted(fs.glob(name)) if set(pattern) & set("*?[") else [name] * fs.isfile(name)
             if not matches:
-                raise ConfigError(f"{home}: no file `{pattern}`")
+                raise ConfigError(f"{plain(home)}: no file `{pattern}`")
             found += [str(match) for match in matches if str(match) not in found]
         return found
 
@@ -113,9 +113,18 @@ def remote(
 
     def table(file: str) -> Table:
         name = file.removeprefix(f"{folder}/")
-        return open_file(Remote(fs, file, f"{home}/{name}"), name, delimiter, encoding)
+        shown = plain(f"{home}/{name}").removeprefix(f"{plain(home)}/")
+        return open_file(Remote(fs, file, f"{home}/{name}"), shown, delimiter, encoding)
 
     return {split: [table(file) for file in files] for split, files in chosen.items()}
+
+
+def _folder_of(address: str) -> str:
+    """What a file lies in. What is asked of a web server beside the name may hold a `/` too."""
+    end = len(address)
+    if address.lower().startswith(("http://", "https://")):
+        end = len(address.partition("?")[0])
+    return address[: address.rindex("/", 0, end)] if "/" in address[:end] else ""
 
 
 def hub(

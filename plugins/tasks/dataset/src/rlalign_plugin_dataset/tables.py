@@ -123,8 +123,10 @@ class File(Table):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def identity(self) -> list[Any] | None:
-        path = self.path if isinstance(self.path, Remote) else self.path.resolve()
-        return [self.name, str(path), *self._stamp]
+        if isinstance(self.path, Remote):
+            return [self.name, self.path.path, *self._stamp] if self.path.has_version else None
+        # Any change moves the last one, a change of the name or the rights too; nobody can set it back.
+        return [self.name, str(self.path.resolve()), *self._stamp, os.stat(self.path).st_ctime_ns]
 
     @property
     def large(self) -> bool:
