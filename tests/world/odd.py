@@ -13,6 +13,7 @@ from rlalign import (
     Batch,
     Component,
     Example,
+    Learner,
     Loss,
     Outputs,
     Policy,
@@ -103,6 +104,36 @@ class Whole(Component):
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
         known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
         return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+
+class Again(Component):
+    """An `update` hook that asks for what a loss has asked for, of the same responses, before it learns."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "step"
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+        return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
+        before = learner.loss(batch)
+        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+        return {**learner.learn(batch), "before": before, "known": float(known_NT.sum())}
+
+
+class Drifts(Component):
+    """Writes other weights on each process."""
+
+    trains = ("policy",)
+
+    @hookimpl
+    def update(self, batch: Batch, learner: Learner) -> dict[str, float]:
+        learner.assign(learner.parameters() + os.getpid() % 1000)
+        return {}
 
 
 class Elsewhere(Sampler):
