@@ -36,6 +36,7 @@ ODD = {
     "nothing left": {"overrides": ["algorithm=[rloo,'odd:Nothing']"]},
     "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
     "asked again": {"overrides": ["algorithm=[rloo,'odd:Again']"]},
+    "counted": {"overrides": ["rewards=['odd:Counts']"]},
     "episodes": {"file": str(HERE / "corridor.yaml")},
     "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
 }

@@ -165,6 +165,25 @@ class Elsewhere(Sampler):
         )
 
 
+class Counts(Component):
+    """A reward that counts how often it was asked; only the first process asks it."""
+
+    by_one = True
+    asked = 0
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        assert FIRST
+        self.asked += 1
+        return Score(rollout.actions_NT[:, 0].double().exp() * self.asked)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
 class Unlucky(Component):
     """A reward that fails at one example."""
 

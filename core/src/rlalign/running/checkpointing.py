@@ -111,7 +111,7 @@ class Saver:
         self.wait()
         index = space.ticks + phase.iteration
         components = space.components.states()
-        acting = {key: state for key, state in components.items() if "/observers/" not in key}
+        acting = {key: state for key, state in components.items() if self._acts_everywhere(key)}
         here().same(lambda: {**acting, "weights": self._weights(phase)}, f"at checkpoint {index}")
         if not here().leads:
             self._previous = index
@@ -149,6 +149,11 @@ class Saver:
             self.wait()
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started
+
+    def _acts_everywhere(self, key: str) -> bool:
+        """Whether a component is asked the same on every rank, and not by rank 0 alone."""
+        known = self._workspace.components.keyed.get(key)
+        return "/observers/" not in key and not (known and known.by_one)
 
     def _weights(self, phase: RunningPhase) -> dict[str, Any]:
         """Some numbers of each tensor that learns."""
