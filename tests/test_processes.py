@@ -35,6 +35,8 @@ ODD = {
     "refilled": {"overrides": ["algorithm=[rloo,drop-ties]", "train.refill=2", "generation.samples=2"]},
     "nothing left": {"overrides": ["algorithm=[rloo,'odd:Nothing']"]},
     "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
+    "asked again": {"overrides": ["algorithm=[rloo,'odd:Again']"]},
+    "counted": {"overrides": ["rewards=['odd:Counts']"]},
     "episodes": {"file": str(HERE / "corridor.yaml")},
     "large data": {"overrides": ["task='odd:Known'"], "large": 32},
     "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
@@ -43,6 +45,7 @@ DIFFERENT = {
     "process": (["algorithm=[rloo,'odd:Process']"], "after `advantage` of", "`Process`", "`advantage`"),
     "half": (["algorithm=[rloo,'odd:Half']"], "after `advantage` of", "`Half`", "`examples"),
     "state": (["algorithm=[rloo,'odd:Kept']"], "at checkpoint 1", "Kept/process"),
+    "weights": (["algorithm=[rloo,'odd:Drifts']"], "at checkpoint 1", "weights/policy/"),
     "reward": (["rewards=['odd:Fussy']"], "`reward` of `Fussy`", "raised ValueError: not these"),
 }
 
@@ -73,6 +76,8 @@ def test_two_processes_do_what_one_does_and_refuse_to_differ(tmp_path: Path) -> 
     run(tmp_path / "2", {**jobs, **different}, 2)
     equal(tmp_path, list(jobs), [2])
     assert outcome(tmp_path / "2", "text", 0)["written"] != []
+    alone = [json.loads((tmp_path / count / "alone.json").read_text()) for count in "12"]
+    assert alone[0] == alone[1] != {}
     for name, (_, *parts) in DIFFERENT.items():
         for rank in (0, 1):
             said = outcome(tmp_path / "2", name, rank)["said"]

@@ -15,6 +15,7 @@ from rlalign import (
     Component,
     Example,
     LazyExamples,
+    Learner,
     Loss,
     Outputs,
     Policy,
@@ -108,6 +109,36 @@ class Whole(Component):
         return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
 
 
+class Again(Component):
+    """An `update` hook that asks for what a loss has asked for, of the same responses, before it learns."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "step"
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+        return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
+        before = learner.loss(batch)
+        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
+        return {**learner.learn(batch), "before": before, "known": float(known_NT.sum())}
+
+
+class Drifts(Component):
+    """Writes other weights on each process."""
+
+    trains = ("policy",)
+
+    @hookimpl
+    def update(self, batch: Batch, learner: Learner) -> dict[str, float]:
+        learner.assign(learner.parameters() + os.getpid() % 1000)
+        return {}
+
+
 class Elsewhere(Sampler):
     """A copy of the policy, which samples by seeds; only the first process asks it."""
 
@@ -153,6 +184,25 @@ class Listed(LazyExamples):
 
     def example(self, index: int) -> Example:
         return Example(str(index), "", meta={"payouts": [2.5, 2.0, 1.0 + index % 3]})
+
+
+class Counts(Component):
+    """A reward that counts how often it was asked; only the first process asks it."""
+
+    by_one = True
+    asked = 0
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        assert FIRST
+        self.asked += 1
+        return Score(rollout.actions_NT[:, 0].double().exp() * self.asked)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
 
 
 class Unlucky(Component):

@@ -10,6 +10,7 @@ from typing import Any
 
 RANK = os.environ.get("RANK", "0")
 CHANGING = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree")
+ALONE = "7 prompts"
 written: list[str] = []
 
 
@@ -38,6 +39,8 @@ def main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
         here = [path for path in written if path.startswith(str(folder))]
         with (folder / f"{name}-rank{RANK}.json").open("w") as file:
             json.dump({"said": said, "written": here}, file)
+        if name == ALONE and RANK == "0":  # once a run is over, nobody has to come by
+            (folder / "alone.json").write_text(json.dumps(rlalign.open(folder / name).evaluate()))
 
 
 if __name__ == "__main__":

@@ -227,6 +227,18 @@ def test_what_was_removed_and_where_texts_stop(tmp_path: Path) -> None:
     assert longer.texts == ("a",) and longer.mask_NT.tolist() == [[True, True]] and bool(longer.finished_N[0])
 
 
+def test_an_end_that_is_none_of_the_policy_s_is_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pipeline(), COMPONENTS)
+    policy, examples = bench.phase.models.policy, bench.phase.draw.next(1)
+    how = Sampling(stop=("b",), max_new_tokens=4)
+    with pytest.raises(RLAlignError, match="at token 99, which ends none of the policy's"):
+        sampled_rollout(policy, examples, how, [Response([97, 99], [0.0] * 2, True)])
+    ended = [Response([97, policy.ends[0]], [0.0] * 2, True)]
+    assert bool(sampled_rollout(policy, examples, how, ended).finished_N[0])
+    cut = sampled_rollout(policy, examples, how, [Response([97, 99], [0.0] * 2, False)])
+    assert not bool(cut.finished_N[0])
+
+
 def test_another_order_of_positions_has_the_same_seeds() -> None:
     seeds = Seeds(7)
     whole = seeds.numbers("sample", 2, positions=range(10), samples=4)

@@ -65,6 +65,8 @@ class Component:
     """Its loss weighs responses by what they were sampled with, so `train.mismatch` does not."""
     estimates: bool = False
     """Its score says something of sampled responses only: an evaluation that decodes otherwise leaves it out."""
+    by_one: bool = False
+    """Its `reward` asks somebody outside, or counts what it is asked: of several processes one asks it for all."""
     constraint: Any = None
     """A `rlalign.Nucleus` that narrows what the policy may sample."""
     defaults: Mapping[str, Mapping[str, Any]] = {}

@@ -17,6 +17,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Options, Sampling
 from rlalign.decoding.trace import Trace
+from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 
 
@@ -124,9 +125,20 @@ def _until_stop(trace: Trace, response: Response) -> Response:
     """A response as far as its text holds no stop string, and the token that completes one."""
     length = trace.stopped(torch.tensor(response.tokens), 0)
     if length is None:
+        _require_end(trace, response)
         return response
     allowed = response.allowed and response.allowed[:length]
     return Response(response.tokens[:length], response.logprobs[:length], True, allowed)
+
+
+def _require_end(trace: Trace, response: Response) -> None:
+    """Refuse one that ended by itself at what does not end the policy's own, such as a server's other end token."""
+    last, ends = response.tokens[-1], list(trace.policy.ends)
+    if trace.how.stop and response.finished and ends and last not in ends:
+        raise RLAlignError(
+            f"a response of {len(response.tokens)} tokens ended by itself at token {last}, which ends none of the "
+            f"policy's ({', '.join(map(str, ends))}) and completes none of the strings in `generation.stop`"
+        )
 
 
 def _padded(rows: Sequence[Sequence[Any]], steps: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from rlalign.records.rundir import RunDir
 from rlalign.records.snapshot import Snapshot
 from rlalign.running.best import Best
 from rlalign.running.phase import RunningPhase
+from rlalign.running.untouched import some_of, weights_of
 from rlalign.running.workspace import Workspace
 from rlalign.world.ranks import here
 
@@ -110,8 +111,8 @@ class Saver:
         self.wait()
         index = space.ticks + phase.iteration
         components = space.components.states()
-        acting = {key: state for key, state in components.items() if "/observers/" not in key}
-        here().same(lambda: acting, f"at checkpoint {index}")
+        acting = {key: state for key, state in components.items() if self._acts_everywhere(key)}
+        here().same(lambda: {**acting, "weights": self._weights(phase)}, f"at checkpoint {index}")
         if not here().leads:
             self._previous = index
             return
@@ -148,6 +149,18 @@ class Saver:
             self.wait()
         self._saved_at = time.perf_counter()
         self._cost = self._saved_at - started
+
+    def _acts_everywhere(self, key: str) -> bool:
+        """Whether a component is asked the same on every rank, and not by rank 0 alone."""
+        known = self._workspace.components.keyed.get(key)
+        return "/observers/" not in key and not (known and known.by_one)
+
+    def _weights(self, phase: RunningPhase) -> dict[str, Any]:
+        """Some numbers of each tensor that learns."""
+        learning = {name: phase.models[name] for name in phase.plan.trains}
+        return {
+            name: {w.key: some_of(w.tensor) for w in weights_of(model)} for name, model in learning.items()
+        }
 
     def _states(self, phase: RunningPhase, components: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds; no weights of models that the one before holds."""

@@ -13,7 +13,6 @@ from rlalign.data.example import Example
 from rlalign.data.packed import pack, unpack
 from rlalign.data.rollout import Rollout, concat
 from rlalign.running.members import Member
-from rlalign.serving.served import Served
 from rlalign.world.ranks import here
 
 X = TypeVar("X")
@@ -64,12 +63,12 @@ def _of(rollout: Rollout, asked: Sequence[Example]) -> Rollout:
 
 
 def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:
-    """A reward of all responses; each rank asks for that of some groups, of a served one rank 0 for all."""
+    """A reward of all responses; each rank asks for that of some groups, or rank 0 for all."""
     world = here()
     if world.size == 1 or len(rollout) == 0:
         return ask(rollout)
     groups = world.share(len(rollout.examples))
-    if isinstance(member.component, Served):
+    if member.component.by_one:
         groups = range(len(rollout.examples) if world.leads else 0)
     here_N = (rollout.group_N >= groups.start) & (rollout.group_N < groups.stop)
     rows = here_N.nonzero()[:, 0]
@@ -94,7 +93,7 @@ def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) ->
 
 def asked(member: Member, ask: Callable[[], X]) -> X:
     """What a component answers; one that is elsewhere is asked by rank 0 for all."""
-    if isinstance(member.component, Served):
+    if member.component.by_one:
         return here().lead(ask, f"what `{member.name}` measures")
     return ask()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,7 @@ from rlalign.interface.policy import Policy
 from rlalign.learning.engine import Engine
 from rlalign.records.remembered import Remembered, scored_once
 from rlalign.running.workspace import Workspace
+from rlalign.world.ranks import here
 
 
 class ModelOutputs:
@@ -25,18 +27,21 @@ class ModelOutputs:
         self.engine = engine
         self.workspace = workspace
         self.models = workspace.models
-        self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, str], Tensor]] = WeakKeyDictionary()
+        self._scored: WeakKeyDictionary[Rollout, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
         self._stores: dict[str, Remembered] = {}
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
-        """Each (weights' version, rollout, output) is computed once."""
+        """Each (weights' version, rollout, output) is computed once.
+
+        What a process computed by itself is there for itself: the others would wait for it when all ask together.
+        """
         held = self._scored.setdefault(rollout, {})
-        version = self.models[model].version
-        missing = [name for name in want if (model, version, name) not in held]
+        about = model, self.models[model].version, here().size
+        missing = [name for name in want if (*about, name) not in held]
         if missing:
             outputs = self.engine.score(model, rollout, missing)
-            held |= {(model, version, name): getattr(outputs, field_of(name)) for name in missing}
-        return Outputs(**{field_of(name): held[model, version, name] for name in want})
+            held |= {(*about, name): getattr(outputs, field_of(name)) for name in missing}
+        return Outputs(**{field_of(name): held[*about, name] for name in want})
 
     def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
         """Add `model.output` columns; what the sampler gave of new responses is not computed again."""

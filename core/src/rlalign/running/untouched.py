@@ -216,7 +216,7 @@ class Some:
 
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._weights = weights
-        self._views = [_some(w.tensor) if w.tensor.is_contiguous() else None for w in weights]
+        self._views = [some_of(w.tensor) if w.tensor.is_contiguous() else None for w in weights]
         self.mark()
 
     def mark(self) -> None:
@@ -224,18 +224,18 @@ class Some:
 
     def _read(self) -> Tensor:
         pairs = zip(self._views, self._weights, strict=True)
-        return torch.cat([_some(w.tensor) if view is None else view for view, w in pairs]).cpu()
+        return torch.cat([some_of(w.tensor) if view is None else view for view, w in pairs]).cpu()
 
     def changed(self) -> Weight | None:
         now = self._read()
         if held_by(now) == held_by(self._held):
             return None
-        sizes = [_some(w.tensor).numel() for w in self._weights]
+        sizes = [some_of(w.tensor).numel() for w in self._weights]
         pieces = zip(self._weights, now.split(sizes), self._held.split(sizes), strict=True)
         return next(w for w, one, other in pieces if held_by(one) != held_by(other))
 
 
-def _some(x: Tensor) -> Tensor:
+def some_of(x: Tensor) -> Tensor:
     """Numbers of a tensor, evenly spaced: of a contiguous one a view."""
     return x.detach().flatten()[:: max(1, x.numel() // SAMPLED)]
 

@@ -69,6 +69,8 @@ def unlimited(isolate: Isolate) -> str | None:
 class Served(Component):
     """The part of a served reward that is in the run's own process."""
 
+    by_one = True
+
     def __init__(self, real: Component, item: Item, recipe: Recipe) -> None:
         super().__init__(item.options)
         assert item.isolate is not None

@@ -27,6 +27,7 @@ from rlalign.testing.bench import Bench
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.process import PROCESS, same
 from rlalign.testing.texts import OTHER, ROWS, STRANGE, WORDS
+from rlalign.world.messages import digest
 
 THREADS = 8
 
@@ -147,6 +148,17 @@ class RewardTests(ComponentTests):
             self.equal(
                 alone, whole, "a value depends on the responses beside it (else say `reads_group = True`)"
             )
+
+    def test_a_state_that_moves_is_one_process_s(self, bench: Bench) -> None:
+        """Of several processes each is asked for some groups, and what it keeps of them would be another on each."""
+        self.needs_hook("reward", repeatable=True)
+        component = self.component_of(bench)
+        self.values(bench, self.examples[:1])
+        before = digest(component.state_dict())
+        self.values(bench, self.examples)
+        assert component.by_one or digest(component.state_dict()) == before, (
+            "its state moves when it is asked: say `by_one = True`, and of several processes one asks it"
+        )
 
     def test_threads_agree(self, bench: Bench) -> None:
         """Eight at once, each with the rows in an order of its own."""

@@ -22,26 +22,40 @@ _store: Any = None
 """Where ranks leave their last words. It is torchrun's own, and outlives them."""
 _processes: list[tuple[str, int]] = []
 """The machine and the number of each rank's process."""
+_world: World | None = None
+"""This process among the others, once it has met them."""
+_runs = 0
+"""How many runs they have begun together: what was said of one says nothing of the next."""
 
 
 @contextmanager
 def taking_part() -> Iterator[World]:
-    """Be one of the processes that torchrun's environment tells of, if it tells of any."""
-    world = join()
+    """Be one of the processes that torchrun's environment tells of, if it tells of any; afterwards alone again."""
+    global _runs
+    outside, world = here(), join()
+    if world is not outside:
+        _runs += 1
+        if _runs > 1:
+            _heed_sigterm(True)
+    become(world)
     try:
         yield world
     except BaseException as error:
         if world.count > 1 and not hasattr(error, "told"):
             error.told = _last_words(world, error)  # type: ignore[attr-defined]
         raise
+    finally:
+        become(outside)
 
 
 def join() -> World:
     """This process among those of its run."""
-    world, said = here(), os.environ.get
-    if world.count > 1 or int(said("WORLD_SIZE") or 1) == 1 or not (said("RANK") and said("MASTER_ADDR")):
-        return world
-    global _store
+    global _store, _world
+    said = os.environ.get
+    if _world is not None:
+        return _world
+    if int(said("WORLD_SIZE") or 1) == 1 or not (said("RANK") and said("MASTER_ADDR")):
+        return here()
     import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
@@ -59,28 +73,37 @@ def join() -> World:
     world.beside = [host for host, _ in found].count(socket.gethostname())
     if not world.leads:
         logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
-    become(world)
+    _world = world
     return world
+
+
+def _heed_sigterm(wanted: bool) -> None:
+    """Once a rank ends, torchrun ends the others; each of them says its last words first."""
+    if threading.current_thread() is threading.main_thread():
+        if not wanted:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif (
+            signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        ):  # a script that goes on after a run that failed
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _last_words(world: World, error: BaseException) -> bool:
     """Leave them to the others; returns whether rank 0 says the same, so that this one need not."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, for which another was faster
+    _heed_sigterm(False)
     said = str(error) if isinstance(error, RLAlignError) else describe_error(error)
     whose = said if isinstance(error, RankLost) else f"{world.names[world.own]}: {said}"
     if _store is None:
         return False
     with suppress(RuntimeError):
         if not isinstance(error, RankLost):
-            _store.compare_set("cause", "", whose)
+            _store.compare_set(f"cause {_runs}", "", whose)
         if world.leads:
-            _store.set("said", said)
+            _store.set(f"said {_runs}", said)
             return False
         error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
-        return _waited(
-            lambda: _store.check(["said"]) and _store.get("said").decode().startswith((said, whose))
-        )
+        key = f"said {_runs}"
+        return _waited(lambda: _store.check([key]) and _store.get(key).decode().startswith((said, whose)))
     return False
 
 
@@ -90,8 +113,8 @@ def _why(error: Exception) -> str:
 
     def known() -> bool:
         with suppress(RuntimeError):
-            if _store is not None and _store.check(["cause"]):
-                found.append(_store.get("cause").decode())
+            if _store is not None and _store.check([key := f"cause {_runs}"]):
+                found.append(_store.get(key).decode())
         if not found:
             gone = [
                 rank

@@ -33,6 +33,7 @@ class LLMJudge(Component):
 
     paper = "Lianmin Zheng et al., Judging LLM-as-a-judge with MT-Bench and Chatbot Arena, 2023"
     bounds = (0.0, 1.0)
+    by_one = True  # `most_requests` are those of the run
 
     class Config(Options):
         """Options of `llm-judge`."""
