@@ -127,8 +127,9 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
-def test_whole_pipelines_can_run(block, tmp_path, with_example_plugins):
+def test_whole_pipelines_can_run(block, tmp_path, monkeypatch, with_example_plugins):
     for name, code in MODULES:
+        monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)  # of another test's
         (tmp_path / name).write_text(code)
     check(block, tmp_path / "pipeline.yaml")
 

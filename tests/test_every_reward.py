@@ -31,6 +31,7 @@ REWARDS = sorted(
     name
     for name, told in OUTLINES.items()
     if told.hooks.get("reward") == "plain" and told.kind != "responses"  # `logged` scores nothing by itself
+    if name != "played"  # is paid by environments alone
 )
 METRICS = sorted(name for name, told in OUTLINES.items() if told.kind == "metric")
 

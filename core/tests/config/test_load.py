@@ -952,7 +952,10 @@ def test_how_long_must_be_said(refusal):
             "  models: {reference: {of: strat, dtype: bfloat16}}",
             "phases[1].models.reference.of: expected start, phase, iteration or a folder, found 'strat'",
         ),
-        ("  models: {value: length}", "`models` takes a value or a policy; `length` is a component"),
+        (
+            "  models: {value: length}",
+            "`models` takes a value, a policy or a sampler; `length` is a component",
+        ),
         (
             "  task: {from: late}",
             "phases[1].task.from: no earlier phase is named `late` (earlier phases: warm)",

@@ -25,7 +25,6 @@ from rlalign.config.validate import absolute, check
 from rlalign.config.words import did_you_mean, found
 from rlalign.data.settings import Sampling, Train
 from rlalign.interface.component import Component
-from rlalign.interface.environment import Environment
 
 
 def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
@@ -44,7 +43,7 @@ def read(file: File, scope: Keys, names: list[str]) -> Phase | None:
         scored = any(component.scored for component in components)
         if not rewards and short(responses.component) == "logged" and scored:
             rewards = [responses]
-        plays = task is not None and issubclass(task.cls, Environment)
+        plays = task is not None and hasattr(task.cls, "start")  # an Environment, whose module needs torch
         if plays and not rewards and short(responses.component) != "logged":
             rewards = [item] if (item := file.make((*scope, "rewards"), "rewards", "played")) else []
     setters = [task.peek(), *components] if task is not None else components

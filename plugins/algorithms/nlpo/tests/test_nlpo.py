@@ -233,12 +233,14 @@ def test_probabilities_sum_to_one_over_the_mask_and_the_entropy_is_theirs(tmp_pa
     assert bool((rollout.logprobs_NT > rollout.full_logprobs_NT)[at].any())
 
 
-def test_with_everything_allowed_it_is_ppo_to_the_bit(tmp_path: Path) -> None:
+def test_with_everything_allowed_it_is_ppo(tmp_path: Path) -> None:
     nlpo, watch = learn(tmp_path, {"nlpo": {"top_p": 1.0, "refresh": 3}}, "nlpo")
     ppo, _ = learn(tmp_path, "ppo", "ppo")
     assert all(batch.rollout.allowed is None for batch in watch.batches)
     for name in ("policy", "value"):
-        assert same(nlpo.models[name].state_dict(), ppo.models[name].state_dict())
+        torch.testing.assert_close(
+            dict(nlpo.models[name].state_dict()), dict(ppo.models[name].state_dict()), rtol=0, atol=1e-12
+        )
 
 
 def test_evaluation_is_not_constrained(tmp_path: Path) -> None:

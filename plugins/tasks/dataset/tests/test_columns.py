@@ -365,6 +365,9 @@ class FakeSplit:
         self.data = data
         self.column_names = list(data[0])
 
+    def __len__(self) -> int:
+        return len(self.data)
+
     def select_columns(self, names: list[str]) -> FakeSplit:
         return FakeSplit([{n: row[n] for n in names} for row in self.data])
 

@@ -9,10 +9,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from io import BufferedReader, RawIOBase
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, GetCoreSchemaHandler
 
 from rlalign import ConfigError
 from rlalign_plugin_dataset.limits import MOST_FILES
@@ -51,9 +50,8 @@ class Url(str):
     """The address of a file or a folder: `s3://bucket/data`."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        made = core_schema.no_info_after_validator_function(cls._checked, core_schema.str_schema())
-        return core_schema.json_or_python_schema(json_schema=made, python_schema=made)
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return handler.generate_schema(Annotated[str, AfterValidator(cls._checked)])
 
     @classmethod
     def _checked(cls, text: str) -> Url:
