@@ -109,17 +109,8 @@ class Whole(Component):
         return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
 
 
-class Again(Component):
+class Again(Whole):
     """An `update` hook that asks for what a loss has asked for, of the same responses, before it learns."""
-
-    needs = ("logprobs",)
-    trains = ("policy",)
-    unit = "step"
-
-    @hookimpl
-    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
-        known_NT = run.score("policy", batch.rollout, ["logprobs"]).logprobs_NT
-        return Loss(batch.mean_over_tokens((now.logprobs_NT - known_NT) ** 2 + now.logprobs_NT))
 
     @hookimpl
     def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:

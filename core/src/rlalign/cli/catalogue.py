@@ -26,9 +26,11 @@ BROKEN = "broken"
 def everything(load: bool, as_json: bool) -> bool:
     """List what is installed, by kind; with `load` import it, too. Whether all of that can be."""
     gc.disable()  # syntax trees of all their files are many small objects, and none is garbage
-    rows = [_row(found, load) for found in installed()]
-    gc.freeze()  # nor at the end
-    gc.enable()
+    try:
+        rows = [_row(found, load) for found in installed()]
+    finally:
+        gc.freeze()  # the end of the process would look through them all
+        gc.enable()
     broken = [row for row in rows if "error" in row]
     if as_json:
         click.echo(json.dumps(rows, indent=1))

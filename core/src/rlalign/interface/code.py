@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -74,7 +74,7 @@ class Code:
         if self.file is None:
             return ast.Module([], [])
         try:
-            return _parsed(self.file.read_bytes(), self.file.name)
+            return ast.parse(self.file.read_bytes(), filename=self.file.name)
         except SyntaxError as error:
             raise ValueError(f"{self.file.name}:{error.lineno}: not valid Python: {error.msg}") from None
         except (ValueError, RecursionError, MemoryError, OSError) as error:  # a NUL byte, nested too deep
@@ -187,12 +187,6 @@ def _on_path(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
-
-
-@lru_cache(maxsize=256)
-def _parsed(source: bytes, name: str) -> ast.Module:
-    """Its syntax tree, which nobody changes: many components stand in one file."""
-    return ast.parse(source, filename=name)
 
 
 def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
