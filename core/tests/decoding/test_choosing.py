@@ -134,6 +134,19 @@ def test_what_is_kept_may_be_out_of_reach_among_all() -> None:
     assert float(full) == pytest.approx(-301.0, abs=1e-3)
 
 
+def test_a_row_out_of_reach_moves_no_other_by_a_bit() -> None:
+    random = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(200, 1000, generator=random)
+    kept = torch.rand(200, 1000, generator=random) < 0.1
+    u = torch.rand(200, generator=random, dtype=torch.float64)
+    alone = choose(logits[1:], u[1:], kept[1:])
+    logits[0, kept[0]] -= 300
+    together = choose(logits, u, kept)
+    for one, beside in zip(alone, together, strict=True):
+        assert torch.equal(one, beside[1:])
+    assert bool(kept[0, together.token_n[0]]) and bool(together.logprob_n[0].isfinite())
+
+
 @pytest.mark.parametrize("vocabulary", [5, 3000])
 @pytest.mark.parametrize("drawn", [True, False])
 def test_what_is_no_number_has_no_log_prob_and_spoils_no_other_row(vocabulary: int, drawn: bool) -> None:

@@ -35,27 +35,35 @@ def choose(logits_nV: Tensor, uniform_n: Tensor | None, kept_nV: Tensor | None =
     Log-probs are NaN where logits are NaN or +∞, or where nothing is kept; the token is any then.
     """
     if kept_nV is not None:
-        on_cpu = logits_nV.device.type == "cpu"
-        if on_cpu and uniform_n is not None and (found := _of_all(logits_nV, uniform_n, kept_nV)):
-            return found
-        left = choose(only(logits_nV, kept_nV), uniform_n)
-        return left._replace(full_logprob_n=_logprob(logits_nV, left.token_n))
+        if logits_nV.device.type == "cpu" and uniform_n is not None:
+            return _of_all(logits_nV, uniform_n, kept_nV)
+        return _among(logits_nV, uniform_n, kept_nV)
     probs_nV = logits_nV.softmax(1)
     token_n = logits_nV.argmax(1) if uniform_n is None else inverse_cdf(probs_nV, uniform_n)
     logprob_n = probs_nV.gather(1, token_n[:, None])[:, 0].log()
     return Chosen(token_n, logprob_n, logprob_n)
 
 
-def _of_all(logits_nV: Tensor, uniform_n: Tensor, kept_nV: Tensor) -> Chosen | None:
-    """From one softmax over all tokens: None where what is kept has too little of it, or where there are NaN."""
+def _among(logits_nV: Tensor, uniform_n: Tensor | None, kept_nV: Tensor) -> Chosen:
+    """From a softmax over what is kept."""
+    left = choose(only(logits_nV, kept_nV), uniform_n)
+    return left._replace(full_logprob_n=_logprob(logits_nV, left.token_n))
+
+
+def _of_all(logits_nV: Tensor, uniform_n: Tensor, kept_nV: Tensor) -> Chosen:
+    """From one softmax over all tokens, but for rows of whose tokens too little is kept, or that are NaN."""
     probs_nV = logits_nV.softmax(1)
     left_nV = kept_nV.view(torch.uint8).to(probs_nV.dtype).mul_(probs_nV)
     total_n = left_nV.sum(1)
-    if not bool((total_n > SEEN).all()):
-        return None
     token_n = inverse_cdf(left_nV, uniform_n)
     prob_n = left_nV.gather(1, token_n[:, None])[:, 0]
-    return Chosen(token_n, (prob_n / total_n).log_(), prob_n.log())
+    found = Chosen(token_n, (prob_n / total_n).log_(), prob_n.log())
+    seen_n = total_n > SEEN
+    if bool(seen_n.all()):
+        return found
+    rest = (~seen_n).nonzero()[:, 0]
+    among = _among(logits_nV[rest], uniform_n[rest], kept_nV[rest])
+    return Chosen(*(x.index_copy(0, rest, y) for x, y in zip(found, among, strict=True)))
 
 
 def _logprob(logits_nV: Tensor, token_n: Tensor) -> Tensor:
