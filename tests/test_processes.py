@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +264,128 @@ def test_torchrun_starts_a_run_that_was_killed_again(whole: Path, tmp_path: Path
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said.decode()
     assert metrics(tmp_path / "again") == metrics(whole) and bits(tmp_path / "again") == bits(whole)
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant_again_and_again(whole: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
+    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "killed", runs=tmp_path)
+    for _ in range(3):
+        last = len(metrics(tmp_path / "killed")) if (tmp_path / "killed/metrics.jsonl").exists() else 0
+        wait_for(tmp_path / f"killed/checkpoints/{last + chance.randint(1, 12):08}")
+        time.sleep(chance.random() * 0.2)
+        os.kill(command.rank(chance.randint(0, 1)), signal.SIGKILL)
+        assert command.end()[0] == 1
+        command = Command("--processes", "2", "--resume", "killed", runs=tmp_path)
+    assert command.end()[0] == 0
+    assert metrics(tmp_path / "killed") == metrics(whole) and bits(tmp_path / "killed") == bits(whole)
+
+
+ENDLESS = (BANDIT, "train.iterations=100000")
+WAIT = 10
+
+
+@pytest.mark.slow
+def test_who_stands_still_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLALIGN_WAIT", str(WAIT))
+    command = Command(*ENDLESS, "--processes", "3", "--name", "stalled", runs=tmp_path)
+    wait_for(tmp_path / "stalled/checkpoints/00000003")
+    os.kill(command.rank(1), signal.SIGSTOP)
+    began = time.monotonic()
+    code, said = command.end()
+    assert code == 1 and time.monotonic() - began < WAIT + 120  # torchrun gives it 30 seconds to end
+    assert said.count("rank 1 of 3 on") == 1 and "stands still, or cannot be reached" in said, said
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_rank_0_stops_all(whole: Path, tmp_path: Path) -> None:
+    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "full", runs=tmp_path)
+    wait_for(tmp_path / "full/checkpoints/00000003")
+    _, most = resource.prlimit(writer := command.rank(0), resource.RLIMIT_FSIZE)
+    resource.prlimit(writer, resource.RLIMIT_FSIZE, (1, most))
+    code, said = command.end()
+    assert code == 1 and said.count("error: ") == 1 and "File too large" in said, said
+    assert Command("--processes", "2", "--resume", "full", runs=tmp_path).end()[0] == 0
+    assert metrics(tmp_path / "full") == metrics(whole) and bits(tmp_path / "full") == bits(whole)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Callable[..., None]]:
+    """Two machines of one network, as far as processes can tell; runs `ip` on them."""
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        ip("netns", "add", "rlalign-0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to make network namespaces")
+    try:
+        ip("netns", "add", "rlalign-1")
+        there = ("peer", "name", "link1", "netns", "rlalign-1")
+        ip("link", "add", "link0", "netns", "rlalign-0", "type", "veth", *there)
+        for host in "01":
+            ip("-n", f"rlalign-{host}", "addr", "add", f"10.77.0.{host}/24", "dev", f"link{host}")
+            ip("-n", f"rlalign-{host}", "link", "set", "lo", "up")
+            ip("-n", f"rlalign-{host}", "link", "set", f"link{host}", "up")
+        yield ip
+    finally:
+        for host in "01":
+            subprocess.run(["ip", "netns", "del", f"rlalign-{host}"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+def test_two_hosts_whose_link_is_cut(hosts: Callable[..., None], tmp_path: Path) -> None:
+    begin = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    begin += ["--master-addr", "10.77.0.0", "--master-port", "29511"]
+    arguments = ["-m", "rlalign", "run", *ENDLESS, "--name", "cut", "--runs", str(tmp_path), "--plain"]
+    processes = [
+        subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                f"rlalign-{host}",
+                sys.executable,
+                *begin,
+                "--node-rank",
+                host,
+                *arguments,
+            ],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RLALIGN_WAIT": str(WAIT),
+                "GLOO_SOCKET_IFNAME": f"link{host}",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        for host in "01"
+    ]
+    wait_for(tmp_path / "cut/checkpoints/00000003")
+    hosts("-n", "rlalign-1", "link", "set", "link1", "down")
+    for other, process in zip((1, 0), processes, strict=True):
+        said, _ = process.communicate(timeout=WAIT + 120)
+        assert process.returncode == 1
+        assert (
+            f"error: rank {other} of 2 on" in said and "cannot be reached. The last checkpoint stands" in said
+        )
+    last = max((tmp_path / "cut/checkpoints").glob("[0-9]*"))
+    code, said = Command(
+        "--resume", "cut", f"train.iterations={int(last.name) + 1}", "--inexact", runs=tmp_path
+    ).end()
+    assert code == 0, said
+
+
+def test_the_longest_wait_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLALIGN_WAIT", "soon")
+    code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()
+    assert code == 2 and "RLALIGN_WAIT=soon is no number of seconds" in said
 
 
 def test_or_resume_and_processes_are_checked(tmp_path: Path) -> None:

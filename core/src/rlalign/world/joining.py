@@ -10,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlalign.errors import RankLost, RLAlignError, describe_error
 from rlalign.world.ranks import World, become, here
 
+X = TypeVar("X")
 PATIENCE = 3.0
 """Seconds to wait for another rank's last words."""
+WAIT = "RLALIGN_WAIT"
+"""The variable that says how many seconds the others wait for a rank that stands still."""
 _store: Any = None
 """Where ranks leave their last words. It is torchrun's own, and outlives them."""
 _processes: list[tuple[str, int]] = []
@@ -65,7 +69,7 @@ def join() -> World:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
         _store, rank, count = next(rendezvous("env://"))
-        dist.init_process_group(backend, store=_store, rank=rank, world_size=count)
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=count, timeout=_longest())
     world = World(dist.get_rank(), dist.get_world_size(), _why)
     found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
     _processes[:] = [(host, process) for host, process in found]
@@ -75,6 +79,20 @@ def join() -> World:
         logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
     _world = world
     return world
+
+
+def _longest() -> timedelta | None:
+    """How long to wait for a rank that stands still, if anybody has said so."""
+    said = os.environ.get(WAIT)
+    if not said:
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise RLAlignError(f"{WAIT}={said} is no number of seconds above 0")
+    return timedelta(seconds=seconds)
 
 
 def _heed_sigterm(wanted: bool) -> None:
@@ -93,45 +111,74 @@ def _last_words(world: World, error: BaseException) -> bool:
     _heed_sigterm(False)
     said = str(error) if isinstance(error, RLAlignError) else describe_error(error)
     whose = said if isinstance(error, RankLost) else f"{world.names[world.own]}: {said}"
-    if _store is None:
+    if not isinstance(error, RankLost):
+        _asked(lambda store: store.compare_set(f"cause {_runs}", "", whose))
+    if world.leads:
+        _asked(lambda store: store.set(f"said {_runs}", said))
         return False
-    with suppress(RuntimeError):
-        if not isinstance(error, RankLost):
-            _store.compare_set(f"cause {_runs}", "", whose)
-        if world.leads:
-            _store.set(f"said {_runs}", said)
+    error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
+
+    def told() -> bool:
+        if not (leader := _found(f"said {_runs}")):
             return False
-        error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
-        key = f"said {_runs}"
-        return _waited(lambda: _store.check([key]) and _store.get(key).decode().startswith((said, whose)))
-    return False
+        return leader.startswith((said, whose)) or whose.startswith(f"{world.names[0]}: {leader.rstrip('.')}")
+
+    return _waited(told)
 
 
 def _why(error: Exception) -> str:
     """Who was lost, and why, as far as anybody knows."""
+    own = here().own
+    others = [rank for rank in range(here().count) if rank != own]
     found: list[str] = []
+    waiting: set[int] = set()
 
     def known() -> bool:
-        with suppress(RuntimeError):
-            if _store is not None and _store.check([key := f"cause {_runs}"]):
-                found.append(_store.get(key).decode())
-        if not found:
-            gone = [
-                rank
-                for rank, (host, process) in enumerate(_processes)
-                if host == socket.gethostname() and _gone(process)
-            ]
-            found.extend(f"{here().names[rank]} is gone: it was killed, or it crashed" for rank in gone[:1])
-        return bool(found)
+        """Whether somebody left the cause, or a process is gone, or all have said that they wait, too."""
+        if cause := _found(f"cause {_runs}"):
+            found.append(cause)
+        gone = [rank for rank in others if _gone(*_processes[rank])]
+        found.extend(f"{here().names[rank]} is gone: it was killed, or it crashed" for rank in gone[:1])
+        waiting.update(rank for rank in others if _found(f"waits {_runs} {rank}"))
+        return bool(found) or len(waiting) == len(others)
 
+    _asked(lambda store: store.set(f"waits {_runs} {own}", "it does"))
     _waited(known)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    whose = found[0] if found else f"another process of this run is lost, or stands still: {lines[0]}"
-    return f"{whose}. The last checkpoint stands; go on from it with `rlalign run --resume`"
+    silent = " and ".join(here().names[rank] for rank in others if rank not in waiting)
+    if silent:
+        found.append(f"{silent} stands still, or cannot be reached")
+    found.append(f"waiting failed: {str(error).strip().splitlines()[:1]}")
+    return f"{found[0].rstrip('.')}. The last checkpoint stands; go on from it with `rlalign run --resume`"
 
 
-def _gone(process: int) -> bool:
-    """Whether a process of this machine has ended."""
+def _found(key: str) -> str | None:
+    """What a rank left in the store."""
+    return _asked(lambda store: store.get(key).decode() if store.check([key]) else None)
+
+
+def _asked(question: Callable[[Any], X]) -> X | None:
+    """The store's answer. Where its machine cannot be reached it would never come; then it is not asked again."""
+    global _store
+    if (store := _store) is None:
+        return None
+    answers: list[X] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):
+            answers.append(question(store))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    if not answers:
+        _store = None
+    return answers[0] if answers else None
+
+
+def _gone(host: str, process: int) -> bool:
+    """Whether a process is one of this machine's, and has ended."""
+    if host != socket.gethostname():
+        return False
     try:
         os.kill(process, 0)
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
