@@ -113,10 +113,10 @@ class Saver:
         components = space.components.states()
         acting = {key: state for key, state in components.items() if self._acts_everywhere(key)}
         here().same(lambda: {**acting, "weights": self._weights(phase)}, f"at checkpoint {index}")
+        states = self._states(phase, components)
         if not here().leads:
             self._previous = index
             return
-        states = self._states(phase, components)
         space.dir.require_mine()
         fits = self._snapshot.fits(states, free_memory())
         held = self._snapshot.take(states) if fits else states
@@ -156,10 +156,11 @@ class Saver:
         return "/observers/" not in key and not (known and known.by_one)
 
     def _weights(self, phase: RunningPhase) -> dict[str, Any]:
-        """Some numbers of each tensor that learns."""
+        """Some numbers of each tensor that learns, and that every process has."""
         learning = {name: phase.models[name] for name in phase.plan.trains}
         return {
-            name: {w.key: some_of(w.tensor) for w in weights_of(model)} for name, model in learning.items()
+            name: {w.key: some_of(w.tensor) for w in weights_of(model) if not w.is_cut}
+            for name, model in learning.items()
         }
 
     def _states(self, phase: RunningPhase, components: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +170,10 @@ class Saver:
         optimiser = phase.learner.optimiser.state_dict() if phase.learner and goes_on else {}
         models = space.models.state()
         versions = {name: version for name, (version, _) in models.items()}
-        there = checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)
+        there = here().lead(
+            lambda: [*checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)],
+            "what the checkpoint before holds",
+        )
         loop = {
             "repeat": phase.repeat,
             "place": phase.place,

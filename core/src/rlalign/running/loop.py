@@ -14,6 +14,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline, without_observers
 from rlalign.config.registry import Registry
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.interface.policy import Policy
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint, events
@@ -245,7 +246,8 @@ class Session(Workspace):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
             saver.wait()
-            here().lead(self._export, "writing the model")
+            policy = self.models.to_save()
+            here().lead(lambda: self._export(policy), "writing the model")
             self._tell_ended(None)
             self.display.finished(
                 {
@@ -272,13 +274,13 @@ class Session(Workspace):
                 for close in (*closes, saver.close):
                     closing.callback(close)
 
-    def _export(self) -> None:
+    def _export(self, policy: Policy) -> None:
         self._drop_model()
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
         signed = Result(self.dir.path).signatures
         card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
-        note = save_folder(self.models.policy, self.dir.model, card)
+        note = save_folder(policy, self.dir.model, card)
         if note is not None:
             self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
 

@@ -56,6 +56,7 @@ class Workspace:
             self.device,
             pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
+            pipeline.shard,
         )
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
