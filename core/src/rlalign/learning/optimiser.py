@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlalign.data.settings import Schedule, Train
 from rlalign.world.ranks import here
-from rlalign.world.sharding import all_gathered, cut_like, is_cut, local, with_others
+from rlalign.world.sharding import cut_like, is_cut, local, with_others
 
 
 def factor(schedule: Schedule, progress: float) -> float:
@@ -104,24 +104,22 @@ class Optimiser:
             held = self.parameters[name]
             own = {} if master is held or is_cut(held) else {"master": master.detach()}
             if kept := {**self.adam.state.get(master, {}), **own}:
-                put = {key: with_others(x, held) if x.ndim else x for key, x in kept.items()}
-                found[name] = all_gathered(put, here().leads)
+                found[name] = {key: with_others(x, held) if x.ndim else x for key, x in kept.items()}
         return found
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take up a state; what stands in it as an empty tensor is yet to come, into the tensors of `state_dict`."""
         for name, held in state.items():
-            master = self.masters[name]
+            master, like = self.masters[name], self.parameters[name]
             if "master" in held:
                 with torch.no_grad():
                     master.copy_(held["master"])
-            like = self.parameters[name]
-            moments = {
-                key: local(cut_like(value, like)).to(master.device)
-                if key != "step" or self._fused()
-                else value
-                for key, value in held.items()
-                if key != "master"
-            }
+            moments = {key: value for key, value in held.items() if key != "master"}
+            for key, value in moments.items():
+                if value.shape not in ((), like.shape):
+                    moments[key] = torch.zeros_like(master)
+                elif key != "step" or self._fused():
+                    moments[key] = local(cut_like(value, like) if value.ndim else value).to(master.device)
             if moments:
                 self.adam.state[master] = moments
 

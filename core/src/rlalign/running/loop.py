@@ -41,6 +41,7 @@ from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.phase import RunningPhase
+from rlalign.running.pieces import load_optimiser
 from rlalign.running.preflight import preflight
 from rlalign.running.reopening import change, changes_since, differing, logs_of, note_down
 from rlalign.running.view import open_phase
@@ -129,7 +130,7 @@ class Session(Workspace):
         self._is_over = False
         self._at = {"repeat": 0, "place": 0}
         self._phase_state: Mapping[str, Any] | None = None
-        self._optimiser_state: Mapping[str, Any] | None = None
+        self._optimiser_state: tuple[Path, Mapping[str, Any]] | None = None
         self._changed_since = False
         """Whether the pipeline said something else when the checkpoint was written."""
         self._last_saved: int | None = None
@@ -224,7 +225,7 @@ class Session(Workspace):
         if loop["done"] and not (changed and is_over(self, saved)):
             self._at["place"] += 1
             return
-        self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+        self._phase_state, self._optimiser_state = loop["phase"], (saved.path, saved.optimiser)
         if loop["done"]:  # it has become longer
             self.ticks -= loop["phase"]["iteration"]
 
@@ -295,9 +296,8 @@ class Session(Workspace):
         state, self._phase_state = self._phase_state, None
         phase.start(state, changed=self._changed_since and state is not None)
         signatures.note(phase)
-        if self._optimiser_state and phase.learner is not None:
-            with checkpoint.fitting(self.dir.checkpoints):
-                phase.learner.optimiser.load_state_dict(self._optimiser_state)
+        if self._optimiser_state is not None and phase.learner is not None:
+            load_optimiser(phase.learner.optimiser, *self._optimiser_state)
         self._optimiser_state = None
         name = phase.settings.name
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
 from rlalign.errors import CheckpointError, RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
+from rlalign.records.shards import load_pieces
 from rlalign.running.plan import NewTokens
 from rlalign.world.ranks import here
 from rlalign.world.sharding import all_gathered, cut_like, gathered, is_cut, shard
@@ -253,9 +255,7 @@ class Models(ModelMap):
         held = dict(self._models)
         if self._start is not None and self._start not in held.values():
             held["start.policy"] = self._start
-        return {
-            name: (model.version, all_gathered(_kept(model), here().leads)) for name, model in held.items()
-        }
+        return {name: (model.version, _kept(model)) for name, model in held.items()}
 
     def to_save(self) -> Policy:
         """The policy, whole on rank 0, for others than this run."""
@@ -278,10 +278,11 @@ class Models(ModelMap):
         items: Mapping[str, Item | None],
         states: Mapping[str, dict[str, torch.Tensor]],
         versions: Mapping[str, int],
+        folder: Path,
     ) -> None:
-        """Build every model of a checkpoint and give it the weights it had."""
+        """Build every model of a checkpoint and give it the weights it had; those that were cut lie in the folder."""
         if "start.policy" in states and self._start is not None:
-            load_weights(self._start, states["start.policy"])
+            load_weights(self._start, states["start.policy"], folder / "start.policy")
         recipes = {name: {"dtype": None, **recipe} for name, recipe in recipes.items()}  # older ones lack it
         for name, recipe in recipes.items():
             if name not in self._models:
@@ -289,7 +290,7 @@ class Models(ModelMap):
                 self._put(name, *made, recipe)
         for name, recipe in recipes.items():
             model = self._models[name]
-            load_weights(model, states[name])
+            load_weights(model, states[name], folder / name)
             model.version = versions[name]
             self.recipes[name] = recipe
 
@@ -315,14 +316,17 @@ def _kept(model: Model) -> dict[str, torch.Tensor]:
     }
 
 
-def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a model back what `_kept` kept of it."""
+def load_weights(model: Model, state: Mapping[str, torch.Tensor], folder: Path | None = None) -> None:
+    """Give a model back what `_kept` kept of it; pieces of tensors that were cut lie in a folder of their own."""
     own = model.state_dict()
+    apart = load_pieces(folder, own) if folder is not None and folder.is_dir() else set()
+    state = {key: value for key, value in state.items() if key not in apart}
     wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
     if not wrong:
         state = {key: cut_like(value, own[key]) if key in own else value for key, value in state.items()}
         found = model.load_state_dict(dict(state), strict=False)
-        wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
+        lacking = [key for key in found.missing_keys if key not in (*model.ephemeral, *apart)]
+        wrong = [*found.unexpected_keys, *lacking]
     if wrong:
         raise CheckpointError(
             f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"

@@ -104,6 +104,7 @@ class Workspace:
             {name: self._item_of(recipe) for name, recipe in loop["recipes"].items()},
             {name: state for name, (_, state) in saved.models.items()},
             {name: version for name, (version, _) in saved.models.items()},
+            saved.path / "models",
         )
         self.components.saved = dict(saved.components)
         self.step, self.ticks, self.last = loop["step"], loop["ticks"], loop["last"]

@@ -42,6 +42,8 @@ def shard(model: nn.Module, parts: Parts, device: torch.device) -> None:
     root.set_reduce_scatter_unused_params(True)  # whether a weight is used differs from rank to rank
     for name in parts.entries:
         register_fsdp_forward_method(root, name)
+    root.through(lambda: None)  # only now does FSDP know which module is the root
+    root.reset_iter_state()
 
 
 @cache
@@ -65,7 +67,6 @@ def whole(models: Iterable[Any]) -> Iterator[None]:
     """These models put together on every rank, for passes whose number differs from rank to rank."""
     roots = [model for model in models if is_root(model)]
     for root in roots:
-        root.through(lambda: None)  # only now does FSDP know that it is the root
         for part in _cut(root):
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()
@@ -98,6 +99,11 @@ def is_cut(x: Tensor) -> bool:
 def local(x: Tensor) -> Tensor:
     """This rank's piece of a tensor that is cut, any other itself."""
     return getattr(x, "_local_tensor", x)
+
+
+def offsets(x: Any) -> list[int]:
+    """Where this rank's piece begins in the whole."""
+    return list(x.__create_chunk_list__()[0].offsets)
 
 
 def cut_like(x: Tensor, like: Any) -> Tensor:
