@@ -81,6 +81,9 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.models.opened().footprint(), free_on(self.device)
+        if size is not None and self.pipeline.shard != "none":
+            count = here().count
+            size = size._replace(weights=size.weights // count, learned=size.learned // count)
         if free is not None and self.device.type == "cpu":
             free //= here().beside
         if type(known.get(TOKENS)) is int:
