@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlalign.errors import ConfigError
+
 
 class Parts(NamedTuple):
     """How a model is cut."""
@@ -28,8 +30,10 @@ class Parts(NamedTuple):
 
 def shard(model: nn.Module, parts: Parts, device: torch.device) -> None:
     """Cut a model that is whole on every rank. Gradients are summed over the ranks, not averaged."""
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(f"shard: all: torch {torch.__version__} is too old for it; 2.13 will do")
     kept = {*parts.kept, *(p for p in model.parameters() if p.ndim == 0)}
     for parameter in kept:
         parameter.data = parameter.data.to(device)
