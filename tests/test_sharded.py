@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,25 @@ def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -
     assert held and all(
         torch.equal(made.get_parameter(name.partition("/model.")[2]), x) for name, x in held.items()
     )
+
+
+@pytest.mark.slow
+def test_an_error_in_the_middle_of_a_pass_ends_all_with_its_rank(tmp_path: Path) -> None:
+    odd = (
+        f"folder={Path(__file__).parent / 'world'}",
+        "algorithm=[rloo,'odd:Stumbles']",
+        "train.iterations=4",
+    )
+    rloo = job("algorithms/rloo.yaml")["file"]
+    begin = time.monotonic()
+    code, said = Command(
+        rloo, *SHORT, *odd, "shard=all", "--processes", "2", "--name", "odd", runs=tmp_path
+    ).end()
+    assert code == 1 and time.monotonic() - begin < 300
+    told = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert told and all("rank 1 of 2 on" in line for line in told), said
+    assert "`Stumbles`" in told[0] and "raised ValueError: only here" in told[0]
+    assert (tmp_path / "odd/checkpoints/00000001").is_dir()
 
 
 def close(one: Path, other: Path) -> None:

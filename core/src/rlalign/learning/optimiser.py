@@ -60,12 +60,14 @@ class Optimiser:
 
     def step(self, progress: float, norm: Tensor) -> float:
         """Clip a gradient of this norm, then one step at the learning rate of this progress, which it returns."""
+        for key, master in self.masters.items():
+            grad = self.parameters[key].grad
+            master.grad = None if grad is None else local(grad)
         if self.train.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._with_gradients(), self.train.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.masters.values(), self.train.clip, norm)
         times = factor(self.train.schedule, progress)
         for group in self.adam.param_groups:
             group["lr"] = group["base"] * times
-        self._with_gradients()
         self.adam.step()
         self.round()
         return self.train.lr * times
@@ -74,18 +76,12 @@ class Optimiser:
     def round(self) -> None:
         """Give the models what their masters are now."""
         pairs = [(self.parameters[key], master) for key, master in self.masters.items()]
-        rounded = [(held, master) for held, master in pairs if held is not master and not is_cut(held)]
+        apart = [(held, master) for held, master in pairs if held is not master]
+        rounded = [(held, master) for held, master in apart if not is_cut(held)]
         if rounded:
             torch._foreach_copy_([held for held, _ in rounded], [master for _, master in rounded])
-        for _, master in rounded:
+        for _, master in apart:
             master.grad = None
-
-    def _with_gradients(self) -> list[nn.Parameter]:
-        """What is optimised, with its gradients."""
-        for key, master in self.masters.items():
-            grad = self.parameters[key].grad
-            master.grad = None if grad is None else local(grad)
-        return [*self.masters.values()]
 
     def gradient_norm(self) -> Tensor:
         found = [p.grad for p in self.parameters.values() if p.grad is not None]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from rlalign.errors import ConfigError
 
+_WHOLE = (Tensor, nn.Parameter)
+
 
 class Parts(NamedTuple):
     """How a model is cut."""
@@ -97,12 +99,12 @@ def is_root(model: Any) -> bool:
 
 
 def is_cut(x: Tensor) -> bool:
-    return hasattr(x, "_local_tensor")
+    return type(x) not in _WHOLE and hasattr(x, "_local_tensor")
 
 
 def local(x: Tensor) -> Tensor:
     """This rank's piece of a tensor that is cut, any other itself."""
-    return getattr(x, "_local_tensor", x)
+    return x if type(x) in _WHOLE else getattr(x, "_local_tensor", x)
 
 
 def offsets(x: Any) -> list[int]:
