@@ -77,10 +77,8 @@ def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) ->
     }
     counted = {**sharded("rloo", "evaluate=null", "train.minibatches=2"), "counted": True}
     compare(tmp_path, jobs, {**refused, "counted": counted})
-    for rank in (
-        0,
-        1,
-    ):  # two blocks and the rest, of two steps in each of two iterations, however long the head takes
+    # Two blocks and the rest, of two steps in each of two iterations, in however many chunks the head is taken.
+    for rank in (0, 1):
         said = json.loads((tmp_path / "2" / f"counted-counted-rank{rank}.json").read_text())
         assert sum(count for name, count in said.items() if "reduce_scatter" in name) == 2 * 2 * (2 + 1), said
     (last, *_) = sorted((tmp_path / "2/uneven/checkpoints").glob("[0-9]*"), reverse=True)
@@ -140,9 +138,12 @@ def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -
     close(tmp_path / "whole", tmp_path / "alone")
 
     # Begun by one, gone on with by two.
-    short = (*begin[:-1], "train.iterations=4")
-    assert Command(*short, "--name", "longer", runs=tmp_path).end()[0] == 0
-    code, said = Command("--resume", "longer", "--extend", "4", "--processes", "2", runs=tmp_path).end()
+    command = Command(*begin, "--name", "longer", runs=tmp_path)
+    wait_for(tmp_path / "longer/checkpoints/00000003")
+    command.signal(signal.SIGKILL)
+    command.end()
+    assert not (tmp_path / "longer/model").exists()
+    code, said = Command("--resume", "longer", "--processes", "2", runs=tmp_path).end()
     assert code == 0, said
     close(tmp_path / "whole", tmp_path / "longer")
 

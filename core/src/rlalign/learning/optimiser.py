@@ -112,7 +112,7 @@ class Optimiser:
                     master.copy_(held["master"])
             moments = {key: value for key, value in held.items() if key != "master"}
             for key, value in moments.items():
-                if value.shape not in ((), like.shape):
+                if value.shape == (0,) != like.shape:
                     moments[key] = torch.zeros_like(master)
                 elif key != "step" or self._fused():
                     moments[key] = local(cut_like(value, like) if value.ndim else value).to(master.device)

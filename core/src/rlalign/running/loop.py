@@ -41,7 +41,7 @@ from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.phase import RunningPhase
-from rlalign.running.pieces import load_optimiser
+from rlalign.running.pieces import load_optimiser, put_together
 from rlalign.running.preflight import preflight
 from rlalign.running.reopening import change, changes_since, differing, logs_of, note_down
 from rlalign.running.view import open_phase
@@ -247,7 +247,7 @@ class Session(Workspace):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
             saver.wait()
-            policy = self.models.to_save()
+            policy = put_together(self.models)
             here().lead(lambda: self._export(policy), "writing the model")
             self._tell_ended(None)
             self.display.finished(

@@ -17,7 +17,7 @@ from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
 from rlalign.records.shards import load_pieces
 from rlalign.running.plan import NewTokens
 from rlalign.world.ranks import here
-from rlalign.world.sharding import all_gathered, cut_like, gathered, is_cut, shard
+from rlalign.world.sharding import cut_like, gathered, is_cut, shard
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -44,7 +44,7 @@ class Models(ModelMap):
         self.dtype = _DTYPES[dtype]
         """What the weights are held in, unless a model's recipe says otherwise."""
         self._seed = seed
-        self._shard = shard
+        self.shard = shard
         self.begun: str | None = None
         """The fingerprint of the policy's first weights, where they have been cut since."""
         self._models: dict[str, Model] = {}
@@ -107,7 +107,7 @@ class Models(ModelMap):
         if keep_start:
             start = self.policy.copy("frozen")
             assert isinstance(start, Policy)
-            self._settle(start, None, self.policy)
+            _settle(self, start, None, self.policy)
             self._start = start
 
     def prepare(self, roles: Mapping[str, Role], specs: Mapping[str, ModelSpec]) -> dict[str, str]:
@@ -173,33 +173,10 @@ class Models(ModelMap):
 
     def _put(self, name: str, model: Model, source: Policy | None, recipe: dict[str, str | None]) -> None:
         model.name = name
-        self._settle(model, recipe["dtype"], source)
+        _settle(self, model, recipe["dtype"], source)
         self._models[name] = model
         self.recipes[name] = recipe
         self._trainable[name] = {key for key, p in model.named_parameters() if p.requires_grad}
-
-    def _settle(self, model: Model, dtype: str | None, source: Policy | None) -> None:
-        """Bring a model to where, and into the precision in which, it is held; `source` is what it is a copy of."""
-        if model.sharded:  # it computes with weights that are cut already
-            return
-        half = self.dtype == torch.bfloat16
-        cut = isinstance(model, Policy) and model.divisible and self._shard != "none" and here().count > 1
-        # Cut, its blocks come to the device one after the other.
-        model.to(device=None if cut else self.device, dtype=torch.float32 if half else self.dtype)
-        if dtype is not None or half:
-            hold(model, _DTYPES[dtype] if dtype else self.dtype)
-        model.eval()
-        if not cut:
-            model.sharded = any(part.sharded for part in model.modules() if isinstance(part, Model))
-            return
-        assert isinstance(model, Policy)
-        if source is None and "policy" not in self._models:
-            self.begun = fingerprint(model)
-        model.sharded = True
-        shard(model, model.parts(), self.device)
-        model.let_go()
-        if source is not None:
-            model.sync(source)
 
     def iteration_started(self) -> None:
         """Renew what is `of: iteration`."""
@@ -255,22 +232,7 @@ class Models(ModelMap):
         held = dict(self._models)
         if self._start is not None and self._start not in held.values():
             held["start.policy"] = self._start
-        return {name: (model.version, _kept(model)) for name, model in held.items()}
-
-    def to_save(self) -> Policy:
-        """The policy, whole on rank 0, for others than this run."""
-        if not self.policy.sharded:
-            return self.policy
-        state = all_gathered(_kept(self.policy), here().leads)
-        if not here().leads:
-            return self.policy
-        made = self.item.build()
-        assert isinstance(made, Policy)
-        made.new_tokens, made.saves_float32 = self.new_tokens.tokens, self.policy.saves_float32
-        made.setup()
-        made.to(dtype=self.dtype)
-        load_weights(made.eval(), state)
-        return made
+        return {name: (model.version, kept(model)) for name, model in held.items()}
 
     def load_state(
         self,
@@ -295,6 +257,30 @@ class Models(ModelMap):
             self.recipes[name] = recipe
 
 
+def _settle(models: Models, model: Model, dtype: str | None, source: Policy | None) -> None:
+    """Bring a model to where, and into the precision in which, it is held; `source` is what it is a copy of."""
+    if model.sharded:  # it computes with weights that are cut already
+        return
+    half = models.dtype == torch.bfloat16
+    cut = isinstance(model, Policy) and model.divisible and models.shard != "none" and here().count > 1
+    # Cut, its blocks come to the device one after the other.
+    model.to(device=None if cut else models.device, dtype=torch.float32 if half else models.dtype)
+    if dtype is not None or half:
+        hold(model, _DTYPES[dtype] if dtype else models.dtype)
+    model.eval()
+    if not cut:
+        model.sharded = any(part.sharded for part in model.modules() if isinstance(part, Model))
+        return
+    assert isinstance(model, Policy)
+    if "policy" not in models:
+        models.begun = fingerprint(model)
+    model.sharded = True
+    shard(model, model.parts(), models.device)
+    model.let_go()
+    if source is not None:
+        model.sync(source)
+
+
 def hold(model: Model, dtype: torch.dtype) -> Model:
     """Keep a model's weights in this precision. What is not saved with them stays as it is: a position times a
     rounded rotary frequency is another position.
@@ -307,7 +293,8 @@ def hold(model: Model, dtype: torch.dtype) -> Model:
     return model
 
 
-def _kept(model: Model) -> dict[str, torch.Tensor]:
+def kept(model: Model) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a model."""
     state = model.state_dict(keep_vars=True)  # of one tensor by its names one object
     return {
         key: value if is_cut(value) else value.detach()
@@ -317,7 +304,7 @@ def _kept(model: Model) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: Model, state: Mapping[str, torch.Tensor], folder: Path | None = None) -> None:
-    """Give a model back what `_kept` kept of it; pieces of tensors that were cut lie in a folder of their own."""
+    """Give a model back what `kept` kept of it; pieces of tensors that were cut lie in a folder of their own."""
     own = model.state_dict()
     apart = load_pieces(folder, own) if folder is not None and folder.is_dir() else set()
     state = {key: value for key, value in state.items() if key not in apart}
@@ -336,7 +323,7 @@ def load_weights(model: Model, state: Mapping[str, torch.Tensor], folder: Path |
 def fingerprint(model: Model) -> str:
     """A hash of a model's weights."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(_kept(model).items()):
+    for key, tensor in sorted(kept(model).items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(
             gathered(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

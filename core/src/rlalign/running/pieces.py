@@ -1,4 +1,4 @@
-"""What of a checkpoint is cut over processes: each writes and reads its own pieces."""
+"""What is cut over processes and leaves the run: pieces of a checkpoint, and the model put together."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlalign.interface.policy import Policy
 from rlalign.learning.optimiser import Optimiser
 from rlalign.records import checkpoint, manifest
 from rlalign.records.shards import cut_of, load_pieces, save_pieces
 from rlalign.records.tensors import split_state
+from rlalign.running.models import Models, kept, load_weights
 from rlalign.world.ranks import here
+from rlalign.world.sharding import all_gathered
 
 
 def write_pieces(
@@ -44,3 +47,20 @@ def load_optimiser(optimiser: Optimiser, folder: Path, state: Mapping[str, Any])
         optimiser.load_state_dict(state)
         if (pieces := folder / "optimiser").is_dir():
             load_pieces(pieces, split_state(optimiser.state_dict())[0])
+
+
+def put_together(models: Models) -> Policy:
+    """The policy as others than this run read it: whole, on rank 0."""
+    policy = models.policy
+    if not policy.sharded:
+        return policy
+    state = all_gathered(kept(policy), here().leads)
+    if not here().leads:
+        return policy
+    made = models.item.build()
+    assert isinstance(made, Policy)
+    made.new_tokens, made.saves_float32 = models.new_tokens.tokens, policy.saves_float32
+    made.setup()
+    made.to(dtype=models.dtype)
+    load_weights(made.eval(), state)
+    return made
