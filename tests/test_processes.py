@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from comparing import EXAMPLES, ROOT, apart, job, metrics, run, tensors
+from commands import Command, bits, wait_for
+from comparing import EXAMPLES, ROOT, apart, job, metrics, run
 
 from rlalign.records import logs
 
@@ -128,48 +129,6 @@ def test_every_example_on_two_processes(part: int, tmp_path: Path) -> None:
 
 
 # -- real commands: killed, stopped, failing, started again -----------------------------------------------------
-
-
-class Command:
-    """`rlalign run --processes`, and its processes."""
-
-    def __init__(self, *arguments: str, runs: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "rlalign", "run", *arguments, "--runs", str(runs), "--plain"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-        )
-
-    def rank(self, number: int) -> int:
-        """The process of a rank."""
-        launcher = self._process.pid
-        for thread in os.listdir(f"/proc/{launcher}/task"):
-            for child in Path(f"/proc/{launcher}/task/{thread}/children").read_text().split():
-                if f"RANK={number}\0" in Path(f"/proc/{child}/environ").read_text().replace("\0LOCAL_", ""):
-                    return int(child)
-        raise AssertionError(f"there is no rank {number}")
-
-    def signal(self, which: int) -> None:
-        self._process.send_signal(which)
-
-    def end(self) -> tuple[int, str]:
-        """Its exit code and what it printed."""
-        said, _ = self._process.communicate(timeout=300)
-        return self._process.returncode, said
-
-
-def wait_for(path: Path, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, path
-        time.sleep(0.02)
-
-
-def bits(run: Path) -> dict[str, bytes]:
-    return {name: x.numpy().tobytes() for name, x in tensors(run).items()}
 
 
 LONG = ("train.iterations=60", "evaluate.every=20")

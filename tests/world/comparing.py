@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rlalign.records import logs
@@ -88,10 +90,28 @@ def apart(one: Path, other: Path) -> tuple[float, str, float, str]:
 
 
 def tensors(run: Path) -> dict[str, Any]:
-    """Those of the last checkpoint."""
+    """Those of the last checkpoint, put together where they were cut over processes."""
     last = max((run / "checkpoints").glob("[0-9]*"))
-    return {
+    found = {
         f"{file.relative_to(last)}/{name}": x
         for file in last.rglob("*.safetensors")
+        if not file.name.startswith("shard-")
         for name, x in load_file(file).items()
     }
+    for folder in {file.parent for file in last.rglob("shard-*")}:
+        for name, x in put_together(folder).items():
+            found[f"{folder.relative_to(last)}.safetensors/{name}"] = x
+    return {name: x for name, x in found.items() if x.numel()}
+
+
+def put_together(folder: Path) -> dict[str, Any]:
+    """Whole tensors, of the pieces in a folder: each is a run of rows."""
+    pieces: dict[str, dict[int, Any]] = {}
+    for path in folder.glob("shard-*"):
+        with safe_open(path, framework="pt") as file:
+            told = json.loads(file.metadata()["DCP_SHARDING_INFO"])
+            for name in file.keys():  # noqa: SIM118
+                start, *others = told[name]["saved_offsets"]
+                assert not any(others)
+                pieces.setdefault(name, {})[start] = file.get_tensor(name)
+    return {name: torch.cat([x for _, x in sorted(found.items())]) for name, found in pieces.items()}

@@ -77,6 +77,19 @@ class Fails(Component):
         return batch
 
 
+class Stumbles(Component):
+    """A loss that raises on one process, in the second iteration, while the others are in the middle of a pass."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        if not FIRST and run.iteration == 1:
+            raise ValueError("only here")
+        return Loss(batch.mean_over_tokens(now.logprobs_NT))
+
+
 class Fussy(Component):
     """A reward that cannot score the last prompts, which another process is asked for than the first."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,26 @@ def watch(event: str, given: tuple[Any, ...]) -> None:
         written.append(str(given[0]))
 
 
+@contextmanager
+def counting(into: Path, wanted: bool) -> Iterator[None]:
+    """Write how often ranks talked, by how."""
+    if not wanted:
+        yield
+        return
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counts: Counter[str] = Counter()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[str(func)] += str(func).startswith("c10d.")
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        yield
+    into.write_text(json.dumps(counts))
+
+
 def main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
     import rlalign
     from rlalign.errors import RLAlignError
@@ -33,7 +56,8 @@ def main(folder: Path, jobs: dict[str, dict[str, Any]]) -> None:
         said = ""
         try:
             pipeline = rlalign.load(job["file"], job["overrides"])
-            rlalign.run(pipeline, root=folder, name=name, display=False)
+            with counting(folder / f"{name}-counted-rank{RANK}.json", job.get("counted", False)):
+                rlalign.run(pipeline, root=folder, name=name, display=False)
         except RLAlignError as error:
             said = f"{type(error).__name__}: {error}"
         here = [path for path in written if path.startswith(str(folder))]

@@ -36,10 +36,10 @@ def test_weights_gradients_and_moments() -> None:
 
 
 def test_shards_divide_what_is_kept() -> None:
-    """16N/8 = 13 GiB of 7B; a sampler of its own gives its weights back while the policy learns."""
+    """16N/8 = 13 GiB of 7B; to sample weights are put together, and cast as whole ones are."""
     found = taken(work=replace(WORK, dtype="bfloat16"), shares=8)
     assert (found.weights + found.gradients + found.optimiser) / GIB == pytest.approx(16 * 7e9 / 8 / GIB)
-    assert found.sampler == 2 * N
+    assert found.sampler == (4 + 2) * N
     assert found.learning < taken(work=replace(WORK, dtype="bfloat16")).learning / 4
     assert found.most == max(found.learning, found.sampling)
 

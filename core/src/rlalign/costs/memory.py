@@ -26,7 +26,7 @@ class Bytes:
     half: float
     """Copies of float32 weights in bfloat16: the sampler's, and those that a pass makes for itself."""
     sampler: float
-    """Weights of a sampler of its own, which gives its memory back while the policy learns."""
+    """Weights that are put together out of their shards, to sample with."""
     block: float
     """A layer that is put together out of its shards."""
     activations: float
@@ -64,21 +64,19 @@ def taken(
     rows: int,
     copies: float = 0,
     shares: int = 1,
-    tensor: int = 1,
 ) -> Bytes:
     """On each device, of micro-batches of so many `tokens`, heads of `chunk` rows, `rows` sampled at once.
 
     `copies`: bytes a weight of other models of this size. `shares`: among how many devices weights, gradients and
-    moments are divided; then a sampler of its own holds `1/tensor` of the weights in half precision.
+    moments are divided; to sample each puts the weights together, and makes the copies that it computes with.
     """
     learned = of.learned if work.learns else 0
     masters = 4 if work.held == 2 else 0
     each = 2 if work.dtype == "bfloat16" else 4
-    casts = work.dtype == "bfloat16" and work.held == 4 and shares == 1
-    merged = (
-        learned and of.learned < of.weights and shares == 1
-    )  # adapters are added into what the sampler reads
-    half = (each * of.weights if casts or merged else 0.0) + (2 * learned if casts else 0.0)
+    casts = work.dtype == "bfloat16" and work.held == 4
+    merged = learned and of.learned < of.weights  # adapters are added into what the sampler reads
+    read = each * of.weights if casts or merged else 0.0
+    half = 0.0 if shares > 1 else read + (2 * learned if casts else 0.0)
     kept_models = (work.held + copies) * of.weights + (8 + masters) * learned
     kept = of.recomputed + of.kept / max(1, of.layers) if work.recompute else of.kept
     return Bytes(
@@ -87,16 +85,16 @@ def taken(
         gradients=4 * learned / shares,
         optimiser=(8 + masters) * learned / shares,
         half=half,
-        sampler=2 * of.weights / tensor if shares > 1 and work.sampled else 0.0,
+        sampler=work.held * of.weights + read if shares > 1 and work.sampled else 0.0,
         block=2 * 4 * of.block if shares > 1 else 0.0,
         activations=(kept * tokens) if work.learns else 0.0,
         logits=LOGITS * 4 * chunk * of.vocabulary if work.learns else 0.0,
-        cache=each * of.cache * rows * (work.prompt + work.longest) / tensor if work.sampled else 0.0,
+        cache=each * of.cache * rows * (work.prompt + work.longest) if work.sampled else 0.0,
         snapshot=float(kept_models) if on.device.cpu else 0.0,
     )
 
 
-def rows_at_once(of: Shape, work: Work, on: Machine, stays: float, *, most: int, tensor: int = 1) -> int:
+def rows_at_once(of: Shape, work: Work, on: Machine, stays: float, *, most: int) -> int:
     """How many responses can be sampled at once beside what stays in memory, `most` at most; 0: none."""
-    each = (2 if work.dtype == "bfloat16" else 4) * of.cache * (work.prompt + work.longest) / tensor
+    each = (2 if work.dtype == "bfloat16" else 4) * of.cache * (work.prompt + work.longest)
     return max(0, min(most, int((TAKEN * on.device.memory - stays) / max(1.0, each))))

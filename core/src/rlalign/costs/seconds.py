@@ -124,6 +124,15 @@ def summed(of: Shape, work: Work, on: Machine) -> float:
     return work.epochs * work.steps * 2 * 4 * of.learned / rate
 
 
+def put_together(of: Shape, work: Work, on: Machine, *, passes: float) -> float:
+    """Float32 weights that are cut, put together: once to sample, in each of so many passes of each model that scores,
+    twice in those of learning, which sum gradients too. As if nothing of it were hidden behind computing.
+    """
+    rate = on.device.link if on.nodes == 1 else min(on.device.link, 50e9)
+    times = bool(work.sampled) + passes * (work.passes + (3 * work.epochs if work.learns else 0))
+    return times * 4 * of.weights / rate
+
+
 def reloaded(of: Shape, *, tensor: int = 1) -> float:
     """A sampler of its own on the same devices takes the new weights."""
     return 2 * of.weights / (tensor * RELOAD) + WAKE

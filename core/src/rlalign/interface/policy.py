@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -19,6 +19,9 @@ from rlalign.decoding import sampler
 from rlalign.decoding.interfaces import Constraint, Decoder, Finished
 from rlalign.decoding.play import Game
 from rlalign.errors import ConfigError, RLAlignError
+from rlalign.world.sharding import Parts
+
+X = TypeVar("X")
 
 
 class Model(nn.Module):
@@ -35,6 +38,8 @@ class Model(nn.Module):
     """Raised whenever the weights change; set by the core."""
     recomputes: bool = False
     """Whether the activations of its layers are computed again in the backward pass, not kept; set by the core."""
+    sharded: bool = False
+    """Whether the weights that it computes with are cut over the processes of the run; set by the core."""
     saves_float32: bool = False
     """`save` writes the weights as they were trained, not in the precision they came in."""
     ephemeral: tuple[str, ...] = ()
@@ -85,6 +90,8 @@ class Policy(Model):
     """The model folder, or the name on the hub, that its first weights come from; cards of what is saved name it."""
     licence: str | None = None
     """Its base's licence, where that is one file and not a folder with a card that says so."""
+    divisible: bool = False
+    """Whether its weights can be cut over several processes: it has `parts`."""
     loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
     prompts_once: bool = False
@@ -141,6 +148,20 @@ class Policy(Model):
 
     def setup(self) -> None:
         """Make or load the weights; what `open` does, if that has not been called."""
+
+    # -- cut over several processes -------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        """How its weights are cut, asked just before they are. From then on every pass makes as many rounds of its
+        network as any other, and `copy` gives a copy whose weights are yet to come by `sync`."""
+        raise RLAlignError(f"the weights of a {type(self).__name__} cannot be cut over several processes")
+
+    def through(self, run: Callable[[], X]) -> X:
+        """What `run` computes with this model's network, entered through this model."""
+        return run()
+
+    def let_go(self) -> None:
+        """Keep nothing of whole weights: they are cut again."""
 
     @abstractmethod
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ All three give the same gradient up to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from rlalign.learning import batching
 from rlalign.learning.batching import Block
 from rlalign.learning.forward import Forward, Metrics, gathered, lay_out
 from rlalign.world.ranks import here
+from rlalign.world.sharding import is_cut, rest
 
 Losses = Callable[[Batch, Outputs], tuple[Tensor, Mapping[str, Tensor]]]
 """(piece of a step, leaves) → (weighted sum of all losses, metrics that add over pieces)."""
@@ -60,6 +62,9 @@ class Engine(Forward):
         # Of all that train, also while some of it is kept still. Looked up once: the walk over all modules is
         # something small models would feel at every step.
         self._parameters = [p for name in self.trains for p in models[name].parameters()]
+        self._uncut = [p for p in self._parameters if not is_cut(p)]
+        self._cut = any(model.sharded for model in models.values())
+        """Whether passes are made by all ranks together, and none may leave one out."""
 
     # -- one optimiser step ---------------------------------------------------------------------
 
@@ -73,8 +78,8 @@ class Engine(Forward):
             try:
                 with self._dropping(True):
                     return self._step(batch, losses)
-            except torch.OutOfMemoryError:
-                self.halve(batch.rollout)
+            except torch.OutOfMemoryError as error:
+                self.halve(batch.rollout, error)
 
     def clear_gradients(self) -> None:
         for parameter in self._parameters:
@@ -83,26 +88,50 @@ class Engine(Forward):
     def _step(self, batch: Batch, losses: Losses) -> Metrics:
         world = here()
         cuts = self.cut(batch.rollout, self.unit, world.size)
-        mine = list(enumerate(cuts))[world.rank :: world.size]
-        what = f"the gradient of {len(batch)} responses"
-        found = world.summed(lambda: self._some(batch, losses, cuts, mine), self._parameters, what)
+        what, cut = f"the gradient of {len(batch)} responses", self._cut
+        work = partial(self._in_rounds if cut else self._some, batch, losses, cuts)
+        found = world.summed(partial(work, world.rank, world.size), self._uncut, what, together=cut)
+        rest(self.models.values())
         for more in found[1:]:
             add(found[0], more)
         return found[0]
 
-    def _some(
-        self, batch: Batch, losses: Losses, cuts: Sequence[Block], mine: Sequence[tuple[int, Block]]
-    ) -> Metrics:
-        """Some micro-batches of the step, by their numbers."""
+    def _some(self, batch: Batch, losses: Losses, cuts: Sequence[Block], rank: int, ranks: int) -> Metrics:
+        """A rank's micro-batches of the step."""
         total: Metrics = {}
-        for micro, block in mine:
-            piece = batch if len(cuts) == 1 else batch.take(batching.index(block.rows, batch.rollout))
-            fits = block.cost <= self.budget or len(block.rows) == 1
-            if self.route == "T" or not fits:
+        for micro, block in list(enumerate(cuts))[rank::ranks]:
+            piece = self._piece(batch, cuts, block)
+            if self._turns(piece, block):
                 self._in_turns(piece, losses, total, micro)
             else:
                 self._together(piece, losses, total, micro)
         return total
+
+    def _in_rounds(
+        self, batch: Batch, losses: Losses, cuts: Sequence[Block], rank: int, ranks: int
+    ) -> Metrics:
+        """The same where weights are cut: all ranks make as many passes, of which some count for nothing."""
+        total: Metrics = {}
+        for first in range(0, len(cuts), ranks):
+            blocks = cuts[first : first + ranks]
+            pieces = [self._piece(batch, cuts, block) for block in blocks]
+            turns = max(self._turns(piece, block) for piece, block in zip(pieces, blocks, strict=True))
+            works = rank < len(blocks)
+            own, at = (losses, rank) if works else (_nothing, 0)
+            metrics = total if works else {}
+            if turns:
+                self._in_turns(pieces[at], own, metrics, first + at, turns)
+            else:
+                self._together(pieces[at], own, metrics, first + at)
+        return total
+
+    def _piece(self, batch: Batch, cuts: Sequence[Block], block: Block) -> Batch:
+        return batch if len(cuts) == 1 else batch.take(batching.index(block.rows, batch.rollout))
+
+    def _turns(self, piece: Batch, block: Block) -> int:
+        """In how many forwards route T takes a piece; 0: another route takes it."""
+        fits = block.cost <= self.budget or len(block.rows) == 1
+        return 0 if fits and self.route != "T" else len(self.cut(piece.rollout))
 
     def _together(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
         """Routes A and B: the piece fits one forward."""
@@ -133,8 +162,8 @@ class Engine(Forward):
             del head
         _backward([h, v], [dh, dv])
 
-    def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int) -> None:
-        """Route T: look at the whole piece first, then forward and backward part by part."""
+    def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int, turns: int = 0) -> None:
+        """Route T: look at the whole piece first, then forward and backward part by part; in `turns` at least."""
         parts = [batching.index(block.rows, piece.rollout) for block in self.cut(piece.rollout)]
         rollouts = [piece.rollout.take(rows) for rows in parts]
         row_M = piece.rollout.chosen[0]
@@ -146,6 +175,8 @@ class Engine(Forward):
                 h, v = self._forward(rollout, micro, i)
                 looks.append(self._look(h, rollout))
                 values += [] if v is None else [v]
+            for _ in range(len(parts), turns):
+                self._forward(rollouts[0], micro)
         outputs = {name: gathered([look[name] for look in looks], steps) for name in self.want}
         v = gathered(values, steps) if values else None
         cotangents = self._cotangents(piece, outputs, v, losses, total)
@@ -153,6 +184,9 @@ class Engine(Forward):
         for i, rollout in enumerate(rollouts):
             h, v = self._forward(rollout, micro, i)
             self._push(h, v, rollout, {name: g[steps[i]] for name, g in cotangents.items()})
+        for _ in range(len(parts), turns):
+            h, v = self._forward(rollouts[0], micro)
+            self._push(h, v, rollouts[0], {name: 0 * g[steps[0]] for name, g in cotangents.items()})
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
@@ -194,15 +228,18 @@ class Engine(Forward):
         """Carry the cotangents through head and trunk, recomputing the head chunk by chunk."""
         dh = None
         live = [name for name in self.want if name in cotangents]
-        if h is not None and live and self._policy_learns():
+        if h is not None and (live or self._cut) and self._policy_learns():
             dh = torch.zeros_like(h) if h.requires_grad else None
             row_M, step_M = rollout.chosen
-            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk):
+            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk) if live else ():
                 head = self._opened(h[at], rollout, (row_M[at], step_M[at]), want=live, learns=True)
                 g_chunk = head.backward({name: cotangents[name][at] for name in live})
                 if dh is not None and g_chunk is not None:
                     dh[at] = g_chunk
-        _backward([h, v], [dh, cotangents.get("values")])
+        dv = cotangents.get("values")
+        if dv is None and v is not None and self._cut:
+            dv = torch.zeros_like(v)  # the others may have one
+        _backward([h, v], [dh, dv])
 
     def _policy_learns(self) -> bool:
         return "policy" in self.trains and torch.is_grad_enabled()
@@ -228,6 +265,12 @@ def importance(outputs: Mapping[str, Tensor], piece: Batch, how: Mismatch) -> Te
     if how.mode == "truncate":
         return ratio_M.clamp_max(how.cap)
     return torch.where((ratio_M * how.cap >= 1) & (ratio_M <= how.cap), ratio_M, 0.0)
+
+
+def _nothing(piece: Batch, now: Outputs) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The losses of a rank without a micro-batch, which makes the passes that the others make."""
+    leaves = [x for x in vars(now).values() if isinstance(x, Tensor) and x.requires_grad]
+    return torch.stack([0 * x.sum() for x in leaves]).sum(), {}
 
 
 def _backward(outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:

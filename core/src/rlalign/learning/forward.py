@@ -22,6 +22,7 @@ from rlalign.learning.batching import Block
 from rlalign.learning.heads import Head, opened
 from rlalign.progress import report
 from rlalign.world.ranks import here
+from rlalign.world.sharding import rest
 
 Metrics = dict[str, Tensor]
 
@@ -70,8 +71,8 @@ class Forward:
             try:
                 with self._dropping(False):
                     return self._score(model, rollout, want)
-            except torch.OutOfMemoryError:
-                self.halve(rollout)
+            except torch.OutOfMemoryError as error:
+                self.halve(rollout, error)
 
     def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
         if len(rollout) == 0:
@@ -81,7 +82,23 @@ class Forward:
         parts = [batching.index(block.rows, rollout) for block in self.cut(rollout, ranks=world.size)]
         mine = parts[world.rank :: world.size]
         what = f"the scoring of {len(rollout)} responses by `{model}`"
-        found = world.gather(lambda: self._scored(model, [rollout.take(rows) for rows in mine], want), what)
+        together = self._is_cut(model)
+        if together and world.apart:
+            raise RLAlignError(
+                f"the model `{model}` is cut over all processes, and cannot be asked by one that works on its share "
+                "(in a loss or a reward); say `shard: none`"
+            )
+
+        waited_for = together and len(mine) * world.size < len(parts)
+
+        def work() -> dict[str, list[Tensor]]:
+            found = self._scored(model, [rollout.take(rows) for rows in mine], want)
+            if waited_for:
+                self._scored(model, [rollout.take(parts[0])], want)  # the others wait for it
+            return found
+
+        found = world.gather(work, what, together)
+        rest(self.models.values())
         places = [rows for rank in range(world.size) for rows in parts[rank :: world.size]]
         device, outputs = rollout.group_N.device, {}
         for name in found[0]:
@@ -122,6 +139,13 @@ class Forward:
         )
         where = f"example `{rollout.examples[int(rollout.group_N[row])].id}`, row {row + 1} of those scored"
         raise bad_logits(self.models[model], f"{where}, step {step + 1}")
+
+    def _is_cut(self, name: str) -> bool:
+        """Whether a pass of this model is one of all ranks."""
+        model = self.models[name]
+        if isinstance(model, Value) and model.trunk is not None:
+            model = self.models[model.trunk]
+        return model.sharded
 
     def _state_values(self, model: str, rollout: Rollout) -> Tensor:
         value = self._value(model)
@@ -244,8 +268,13 @@ class Forward:
             for name in others:
                 self.models[name].train(not wanted)
 
-    def halve(self, rollout: Rollout) -> None:
+    def halve(self, rollout: Rollout, error: Exception) -> None:
         """Compute half as much at once, memory having run out; not less than one response and a few steps."""
+        if any(model.sharded for model in self.models.values()):
+            raise RLAlignError(
+                "out of memory, and the other processes wait in the middle of a pass: go on from the last checkpoint "
+                f"with `train.budget: {self.budget // 2}`"
+            ) from error
         if self.budget <= int(rollout.cost_N.max()) and self.head_chunk <= 16:
             raise RLAlignError(
                 f"out of memory on one response of {int(rollout.cost_N.max())} tokens; shorten prompts or "

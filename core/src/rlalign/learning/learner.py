@@ -21,6 +21,7 @@ from rlalign.learning.engine import Engine, Losses
 from rlalign.learning.optimiser import Optimiser
 from rlalign.progress import report
 from rlalign.world.ranks import here
+from rlalign.world.sharding import is_cut
 
 
 class GradientLearner:
@@ -132,12 +133,23 @@ class GradientLearner:
 
     # -- for `update` hooks ---------------------------------------------------------------------------
 
+    def _require_whole(self) -> None:
+        """Vectors of all parameters need all parameters."""
+        cut = [name for name, p in self.optimiser.parameters.items() if is_cut(p)]
+        if cut:
+            raise ComponentError(
+                "an `update` hook that computes with all parameters as one vector needs them whole on every process, "
+                "and they are cut over the processes; say `shard: none`"
+            )
+
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
+        self._require_whole()
         return torch.cat([p.detach().reshape(-1) for p in self.optimiser.masters.values()])
 
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""
+        self._require_whole()
         with torch.no_grad():
             for master, piece in zip(self.optimiser.masters.values(), self._split(vector), strict=True):
                 master.copy_(piece)
@@ -157,6 +169,7 @@ class GradientLearner:
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of the weighted sum of all losses, as one vector."""
+        self._require_whole()
         self.gradient_step(batch.as_step())
         return self._taken()
 
@@ -171,6 +184,7 @@ class GradientLearner:
 
         Out of memory, it starts over with half the budget.
         """
+        self._require_whole()
         world = here()
         while True:
             self.engine.clear_gradients()
@@ -182,8 +196,8 @@ class GradientLearner:
                     f"a sum over {len(rollout)} responses",
                 )
                 return sum(found), self._taken()
-            except torch.OutOfMemoryError:
-                self.engine.halve(rollout)
+            except torch.OutOfMemoryError as error:
+                self.engine.halve(rollout, error)
 
     def _accumulated(
         self,

@@ -2,6 +2,8 @@
 
     checkpoints/00000012/
         models/<name>.safetensors      weights
+        models/<name>/shard-…          what of them is cut over several processes: each one's pieces (records.shards)
+        optimiser/shard-…              the same of the optimiser
         optimiser.safetensors          tensors of the other parts (no file where a part has none)
         components.safetensors
         state.json                     everything that is no tensor: where the run stands, and its draws
@@ -77,6 +79,7 @@ def write(
     best: int | None = None,
     previous: int | None = None,
     go_on: Callable[[], None] = lambda: None,
+    pieces: Mapping[str, dict[str, Any]] | None = None,
 ) -> Path:
     """Write checkpoint `index` into the folder `checkpoints`, and keep the `last` ones and the best of each of them.
 
@@ -88,6 +91,8 @@ def write(
     one holds becomes a link to it. Checkpoints from `index` on belong to a course the run has left (it was resumed
     from an earlier one), and are deleted.
 
+    `pieces` are files that lie there already, since `begin`: those of tensors that are cut over several processes.
+
     `go_on` is called before each file, and before the checkpoint gets its name; what it raises gives the checkpoint up.
     """
     assert previous is None or previous < index, f"checkpoint {index} after {previous}"
@@ -98,13 +103,11 @@ def write(
     state = {name: tree for name, (_, tree) in split.items()}
     temporary, made = folder / f".tmp-{path.name}", False
     try:
-        folder.mkdir(exist_ok=True)
-        settle(folder, index - 1)
-        temporary.mkdir()
+        if pieces is None:
+            begin(folder, index)
         made = True
-        (temporary / "models").mkdir()
         before = {} if previous is None else read_or_empty(_path(folder, previous))
-        files: dict[str, dict[str, Any]] = {}
+        files: dict[str, dict[str, Any]] = {**(pieces or {})}
         stored = {
             about["sha256"]: _path(folder, before["index"]) / file
             for file, about in before.get("files", {}).items()
@@ -114,8 +117,10 @@ def write(
             go_on()
             file = _file_of(name)
             if _is_there(folder, before, name, version):
-                _link(_path(folder, before["index"]) / file, temporary / file)
-                files[file] = before["files"][file]
+                for each in _files_of(name, before):
+                    (temporary / each).parent.mkdir(exist_ok=True)
+                    _link(_path(folder, before["index"]) / each, temporary / each)
+                    files[each] = before["files"][each]
             elif weights is None:
                 raise OSError(ENOENT, f"the file {file} of the one before is gone")
             else:
@@ -140,7 +145,8 @@ def write(
         }
         manifest["checksum"] = checksum_of(manifest)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        for written in (*files, "manifest.json", "models", "."):
+        folders = {str(parent) for file in files for parent in Path(file).parents}
+        for written in (*files, "manifest.json", *sorted(folders, reverse=True)):
             sync(temporary / written)
         go_on()
         os.rename(temporary, path)
@@ -156,6 +162,23 @@ def write(
         if old not in kept and old not in bests:
             _discard(_path(folder, old))
     return path
+
+
+def begin(folder: Path, index: int) -> None:
+    """Make the folder that becomes checkpoint `index`."""
+    folder.mkdir(exist_ok=True)
+    settle(folder, index - 1)
+    (folder / f".tmp-{_path(folder, index).name}" / "models").mkdir(parents=True)
+
+
+@contextmanager
+def writing(folder: Path, index: int) -> Iterator[Path]:
+    """The folder that becomes a checkpoint, while several processes write into it."""
+    path = _path(folder, index)
+    try:
+        yield folder / f".tmp-{path.name}"
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from error
 
 
 def unchanged(folder: StrPath, previous: int | None, versions: Mapping[str, int]) -> set[str]:
@@ -256,12 +279,22 @@ def _file_of(model: str) -> str:
     return f"models/{model}.safetensors"
 
 
+def _files_of(model: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Its file, and those of its pieces."""
+    return [
+        file for file in manifest["files"] if file == _file_of(model) or file.startswith(f"models/{model}/")
+    ]
+
+
 def _is_there(folder: Path, manifest: Mapping[str, Any], name: str, version: int) -> bool:
     """Whether an earlier checkpoint has this model as it is now, by its version."""
     if not manifest or manifest["models"].get(name) != version:
         return False
-    file = _path(folder, manifest["index"]) / _file_of(name)
-    return file.is_file() and file.stat().st_size == manifest["files"][_file_of(name)]["size"]
+    there = _path(folder, manifest["index"])
+    return all(
+        (there / file).is_file() and (there / file).stat().st_size == manifest["files"][file]["size"]
+        for file in _files_of(name, manifest)
+    )
 
 
 def _link(source: Path, to: Path) -> None:

@@ -17,9 +17,11 @@ from rlalign.records.background import Background
 from rlalign.records.files import inside, read_bytes, require_shape
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
+from rlalign.records.shards import stripped
 from rlalign.records.snapshot import Snapshot
 from rlalign.running.best import Best
 from rlalign.running.phase import RunningPhase
+from rlalign.running.pieces import write_pieces
 from rlalign.running.untouched import some_of, weights_of
 from rlalign.running.workspace import Workspace
 from rlalign.world.ranks import here
@@ -113,19 +115,18 @@ class Saver:
         components = space.components.states()
         acting = {key: state for key, state in components.items() if self._acts_everywhere(key)}
         here().same(lambda: {**acting, "weights": self._weights(phase)}, f"at checkpoint {index}")
+        states = self._states(phase, components)
+        folder = space.dir.checkpoints.absolute()  # a hook may work in another one
+        pieces = write_pieces(folder, index, states, self._go_on)
         if not here().leads:
             self._previous = index
             return
-        states = self._states(phase, components)
+        states = stripped(states)
         space.dir.require_mine()
         fits = self._snapshot.fits(states, free_memory())
         held = self._snapshot.take(states) if fits else states
         logs, sync = space.logs.sums(), space.logs.syncing()
-        folder, previous = (
-            space.dir.checkpoints.absolute(),
-            self._previous,
-        )  # a hook may work in another folder
-        last, best = space.pipeline.checkpoints.last, self._best.index
+        previous, last, best = self._previous, space.pipeline.checkpoints.last, self._best.index
 
         def write() -> Path:
             self._snapshot.wait()
@@ -140,6 +141,7 @@ class Saver:
                 best=best,
                 previous=previous,
                 go_on=self._go_on,
+                pieces=pieces,
             )
 
         self._writer.start(write)
@@ -156,10 +158,11 @@ class Saver:
         return "/observers/" not in key and not (known and known.by_one)
 
     def _weights(self, phase: RunningPhase) -> dict[str, Any]:
-        """Some numbers of each tensor that learns."""
+        """Some numbers of each tensor that learns, and that every process has."""
         learning = {name: phase.models[name] for name in phase.plan.trains}
         return {
-            name: {w.key: some_of(w.tensor) for w in weights_of(model)} for name, model in learning.items()
+            name: {w.key: some_of(w.tensor) for w in weights_of(model) if not w.is_cut}
+            for name, model in learning.items()
         }
 
     def _states(self, phase: RunningPhase, components: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +172,10 @@ class Saver:
         optimiser = phase.learner.optimiser.state_dict() if phase.learner and goes_on else {}
         models = space.models.state()
         versions = {name: version for name, (version, _) in models.items()}
-        there = checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)
+        there = here().lead(
+            lambda: [*checkpoint.unchanged(space.dir.checkpoints, self._previous, versions)],
+            "what the checkpoint before holds",
+        )
         loop = {
             "repeat": phase.repeat,
             "place": phase.place,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rlalign.costs.machines import DEVICES, GIB, Machine
 from rlalign.costs.memory import TAKEN
-from rlalign.costs.seconds import DISK, halves
+from rlalign.costs.seconds import DISK
 from rlalign.data.limits import in_words
 from rlalign.running.costing import Layout, Lengths, Model, fewest, in_shards, whole
 from rlalign.running.plan import PhasePlan
@@ -34,7 +34,7 @@ COMMIT = 0.05
 MARGIN = 0.3
 SMALL = 1e9
 """Weights below which a GPU is not kept busy (docs/machines.md)."""
-NOT_BUILT = "rlalign does not run like that yet"
+CUT = "`shard: all` with `train: {recompute: true}`"
 
 
 def machine_in_words(on: Machine) -> str:
@@ -83,7 +83,10 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
         yield ""
         yield from _step(plan, model, ways)
     if on.count > 1:
-        yield f"in shards: weights and optimiser cut over all devices, a sampler beside; {NOT_BUILT}"
+        yield (
+            f"in shards: {CUT}, transformers models only: weights, in float32, and optimiser cut over all devices; to "
+            "sample each puts all weights together"
+        )
 
 
 def _policy(model: Model) -> Iterator[str]:
@@ -146,7 +149,7 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
             if "lora" in name:
                 break
     if (sharded := fewest(model, on)) is not None:
-        found.append(f"  {sharded.on}, in shards: {_gib(sharded.bytes.most)} GiB each ({NOT_BUILT})")
+        found.append(f"  {sharded.on}, in shards ({CUT}): {_gib(sharded.bytes.most)} GiB each")
     yield from found or ["  nothing that is known here"]
 
 
@@ -252,14 +255,6 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
     yield from _table(rows)
     yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; disks of 2 GB/s a node)"
     yield from _doubts(model, next(iter(fitting.values())).on)
-    sharded = next((way for way in fitting.values() if way.sharded), None)
-    if sharded is not None:
-        tensor = min(sharded.tensor, sharded.on.count // 2)
-        turns, ahead = halves(model.shape, replace(work, recompute=True), sharded.on, tensor=tensor)
-        yield (
-            f"(half of the devices sampling and half learning: {_seconds(turns)} in turns, {_seconds(ahead)} one step "
-            "off policy)"
-        )
     first = next(iter(fitting.values()))
     if work.dtype == "float32" and not first.on.device.cpu and not first.sharded:
         other = whole(replace(model, work=replace(work, dtype="bfloat16")), first.on)

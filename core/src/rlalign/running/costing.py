@@ -20,8 +20,6 @@ LOOKED_AT = 32
 """Prompts whose tokens are counted."""
 PROMPT = 256
 """Tokens of a prompt where none can be read."""
-CORES = 8
-"""The widest tensor-parallel sampler: a node."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,6 @@ class Layout:
     rows: int
     """Responses that a device, or a sampler, gives at once."""
     sharded: bool = False
-    tensor: int = 1
 
     @property
     def fits(self) -> bool:
@@ -155,48 +152,47 @@ class Model:
 
 def whole(model: Model, on: Machine) -> Layout:
     """All of the model on each device, prompts dealt out among them: how rlalign runs."""
-    return _laid_out(model, on, shares=1, tensor=1)
+    return _laid_out(model, on, shares=1)
 
 
 def in_shards(model: Model, on: Machine) -> Layout:
-    """In shards over all devices, with the narrowest sampler that fits."""
-    tensor, model = 1, model.again()
-    while True:
-        found = _laid_out(model, on, shares=on.count, tensor=tensor)
-        if found.fits or 2 * tensor > min(CORES, on.count):
-            return found
-        tensor *= 2
+    """In shards over all devices (`shard: all`), held in float32 at least, activations computed again."""
+    model, of = model.again(), model.shape
+    if model.work.held == 2:
+        model = replace(model, work=replace(model.work, held=4), copies=model.copies * 2)
+    if of.prompt == of.response:  # a decoder alone, which then reads whole rows
+        model = replace(model, shape=replace(of, once=False))
+    return _laid_out(model, on, shares=on.count)
 
 
-def _laid_out(model: Model, on: Machine, *, shares: int, tensor: int) -> Layout:
+def _laid_out(model: Model, on: Machine, *, shares: int) -> Layout:
     of, work, device = model.shape, model.work, on.device
     kind = "cpu" if device.cpu else "cuda"
     chunk = model.chunk or HEAD_CHUNK.get(kind, OTHERS[1])
-    samplers = max(1, on.count // tensor)
-    each = math.ceil(work.prompts / samplers) * work.samples
+    each = math.ceil(work.prompts / on.count) * work.samples
     row = work.prompt + work.longest
     prompts = work.prompts if of.once else work.responses
     step = (prompts * work.prompt + work.responses * work.response) / work.steps / on.count
-    tokens = model.budget or _fitting(model, on, kind, chunk, shares)
-    tokens = math.ceil(max(row, min(tokens, step))) if work.learns else 0
+    most = max(row, min(model.budget or _fitting(model, on, kind, chunk, shares), step))
+    tokens = math.ceil(most) if work.learns else 0
 
     def taken(rows: int) -> Bytes:
         return memory.taken(
             of, work, on,
-            tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares, tensor=tensor,
+            tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares,
         )  # fmt: skip
 
     empty = taken(0)
-    rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each, tensor=tensor)
-    dealt = replace(work, prompts=samplers * math.ceil(work.prompts / samplers))  # who has fewer waits
+    rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each)
+    dealt = replace(work, prompts=on.count * math.ceil(work.prompts / on.count))  # who has fewer waits
+    took = seconds.whole(of, dealt, on, rows=max(1, rows), weight=2 if work.dtype == "bfloat16" else 4)
     if shares > 1:
-        took = seconds.sharded(of, dealt, on, tensor=tensor, rows=max(1, rows))
-    else:
-        took = seconds.whole(of, dealt, on, rows=max(1, rows), weight=2 if work.dtype == "bfloat16" else 4)
+        passes = work.steps * math.ceil(step / most)
+        took = replace(took, exchange=seconds.put_together(of, work, on, passes=passes))
     took = replace(
         took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
     )
-    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1, tensor)
+    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1)
 
 
 def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int) -> int:

@@ -49,7 +49,7 @@ def lock_of(
         modules={module for module, installed in found if not installed},
         given={i.component: i.cls for i in items if i.component in space.registry.extra},
         data=data,
-        models={"policy": fingerprint(space.models.policy)},
+        models={"policy": space.models.begun or fingerprint(space.models.policy)},
         samplers={sampler.name: sampler.repeats for sampler in space.samplers},
         device=space.device.type,
         dtype=str(space.models.dtype).removeprefix("torch."),

@@ -14,6 +14,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import Pipeline, without_observers
 from rlalign.config.registry import Registry
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.interface.policy import Policy
 from rlalign.progress import told_to
 from rlalign.randomness import global_seeds_kept
 from rlalign.records import checkpoint, events
@@ -40,6 +41,7 @@ from rlalign.running.exits import unfinished
 from rlalign.running.iteration import run_iteration
 from rlalign.running.lock import lock_of
 from rlalign.running.phase import RunningPhase
+from rlalign.running.pieces import load_optimiser, put_together
 from rlalign.running.preflight import preflight
 from rlalign.running.reopening import change, changes_since, differing, logs_of, note_down
 from rlalign.running.view import open_phase
@@ -128,7 +130,7 @@ class Session(Workspace):
         self._is_over = False
         self._at = {"repeat": 0, "place": 0}
         self._phase_state: Mapping[str, Any] | None = None
-        self._optimiser_state: Mapping[str, Any] | None = None
+        self._optimiser_state: tuple[Path, Mapping[str, Any]] | None = None
         self._changed_since = False
         """Whether the pipeline said something else when the checkpoint was written."""
         self._last_saved: int | None = None
@@ -223,7 +225,7 @@ class Session(Workspace):
         if loop["done"] and not (changed and is_over(self, saved)):
             self._at["place"] += 1
             return
-        self._phase_state, self._optimiser_state = loop["phase"], saved.optimiser
+        self._phase_state, self._optimiser_state = loop["phase"], (saved.path, saved.optimiser)
         if loop["done"]:  # it has become longer
             self.ticks -= loop["phase"]["iteration"]
 
@@ -245,7 +247,8 @@ class Session(Workspace):
                     with told_to(self.display.piece):
                         self._run_phase(repeat, place, saver)
             saver.wait()
-            here().lead(self._export, "writing the model")
+            policy = put_together(self.models)
+            here().lead(lambda: self._export(policy), "writing the model")
             self._tell_ended(None)
             self.display.finished(
                 {
@@ -272,13 +275,13 @@ class Session(Workspace):
                 for close in (*closes, saver.close):
                     closing.callback(close)
 
-    def _export(self) -> None:
+    def _export(self, policy: Policy) -> None:
         self._drop_model()
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
         signed = Result(self.dir.path).signatures
         card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
-        note = save_folder(self.models.policy, self.dir.model, card)
+        note = save_folder(policy, self.dir.model, card)
         if note is not None:
             self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
 
@@ -293,9 +296,8 @@ class Session(Workspace):
         state, self._phase_state = self._phase_state, None
         phase.start(state, changed=self._changed_since and state is not None)
         signatures.note(phase)
-        if self._optimiser_state and phase.learner is not None:
-            with checkpoint.fitting(self.dir.checkpoints):
-                phase.learner.optimiser.load_state_dict(self._optimiser_state)
+        if self._optimiser_state is not None and phase.learner is not None:
+            load_optimiser(phase.learner.optimiser, *self._optimiser_state)
         self._optimiser_state = None
         name = phase.settings.name
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)

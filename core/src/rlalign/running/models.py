@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
 from rlalign.errors import CheckpointError, RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
+from rlalign.records.shards import load_pieces
 from rlalign.running.plan import NewTokens
+from rlalign.world.ranks import here
+from rlalign.world.sharding import cut_like, gathered, is_cut, shard
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -28,13 +32,21 @@ class Models(ModelMap):
     """The run's models by name. `policy` is built first; the others as phases ask for them."""
 
     def __init__(
-        self, policy: Item, device: torch.device, dtype: str, seed: Callable[[str], None] = lambda name: None
+        self,
+        policy: Item,
+        device: torch.device,
+        dtype: str,
+        seed: Callable[[str], None] = lambda name: None,
+        shard: str = "none",
     ) -> None:
         self.item = policy
         self.device = device
         self.dtype = _DTYPES[dtype]
         """What the weights are held in, unless a model's recipe says otherwise."""
         self._seed = seed
+        self.shard = shard
+        self.begun: str | None = None
+        """The fingerprint of the policy's first weights, where they have been cut since."""
         self._models: dict[str, Model] = {}
         self.recipes: dict[str, dict[str, str | None]] = {}
         self._trainable: dict[str, set[str]] = {}
@@ -91,10 +103,11 @@ class Models(ModelMap):
         with self.naming():
             policy.setup()
         recipe = {"role": "policy", "of": None, "by": None, "with": None, "dtype": None}
-        self._put("policy", policy, recipe)
+        self._put("policy", policy, None, recipe)
         if keep_start:
             start = self.policy.copy("frozen")
             assert isinstance(start, Policy)
+            _settle(self, start, None, self.policy)
             self._start = start
 
     def prepare(self, roles: Mapping[str, Role], specs: Mapping[str, ModelSpec]) -> dict[str, str]:
@@ -120,7 +133,7 @@ class Models(ModelMap):
                 continue
             said[name] = "renewed" if known else "built"
             version = self._models[name].version + 1 if name in self._models else 0
-            self._put(name, self._make(name, role, of, spec.item, spec.dtype), recipe)
+            self._put(name, *self._make(name, role, of, spec.item, spec.dtype), recipe)
             self._models[name].version = version
         values = [model for name in roles if isinstance(model := self._models[name], Value)]
         trunks: dict[str, Role] = {
@@ -128,7 +141,10 @@ class Models(ModelMap):
         }
         return {**said, **self.prepare(trunks, specs)} if trunks else said
 
-    def _make(self, name: str, role: Role, of: str | None, item: Item | None, dtype: str | None) -> Model:
+    def _make(
+        self, name: str, role: Role, of: str | None, item: Item | None, dtype: str | None
+    ) -> tuple[Model, Policy | None]:
+        """A model, and what it is a copy of."""
         self._seed(name)
         if item is not None:
             made = item.build()
@@ -137,17 +153,17 @@ class Models(ModelMap):
             elif isinstance(made, Policy):
                 made.setup()
             assert isinstance(made, Model)
-            return made
+            return made, None
         if of == "start":
             if self._start is None:
                 raise RLAlignError("the first policy was not kept")
             own = role != "frozen" or dtype is not None  # what changes, or is held otherwise, is not shared
-            return self._start.copy(role) if own else self._start
+            return (self._start.copy(role), self._start) if own else (self._start, None)
         if of is not None and of not in ("phase", "iteration"):
             policy = self.at(of)
             policy.setup()
-            return policy
-        return self.policy.copy(role)
+            return policy, None
+        return self.policy.copy(role), self.policy
 
     def at(self, path: str) -> Policy:
         """The policy's own kind, to be loaded from another folder."""
@@ -155,13 +171,9 @@ class Models(ModelMap):
         assert isinstance(policy, Policy)
         return policy
 
-    def _put(self, name: str, model: Model, recipe: dict[str, str | None]) -> None:
+    def _put(self, name: str, model: Model, source: Policy | None, recipe: dict[str, str | None]) -> None:
         model.name = name
-        half = self.dtype == torch.bfloat16
-        model.to(device=self.device, dtype=torch.float32 if half else self.dtype)
-        if recipe["dtype"] is not None or half:
-            hold(model, _DTYPES[recipe["dtype"]] if recipe["dtype"] else self.dtype)
-        model.eval()
+        _settle(self, model, recipe["dtype"], source)
         self._models[name] = model
         self.recipes[name] = recipe
         self._trainable[name] = {key for key, p in model.named_parameters() if p.requires_grad}
@@ -220,7 +232,7 @@ class Models(ModelMap):
         held = dict(self._models)
         if self._start is not None and self._start not in held.values():
             held["start.policy"] = self._start
-        return {name: (model.version, _kept(model)) for name, model in held.items()}
+        return {name: (model.version, kept(model)) for name, model in held.items()}
 
     def load_state(
         self,
@@ -228,20 +240,45 @@ class Models(ModelMap):
         items: Mapping[str, Item | None],
         states: Mapping[str, dict[str, torch.Tensor]],
         versions: Mapping[str, int],
+        folder: Path,
     ) -> None:
-        """Build every model of a checkpoint and give it the weights it had."""
+        """Build every model of a checkpoint and give it the weights it had; those that were cut lie in the folder."""
         if "start.policy" in states and self._start is not None:
-            load_weights(self._start, states["start.policy"])
+            load_weights(self._start, states["start.policy"], folder / "start.policy")
         recipes = {name: {"dtype": None, **recipe} for name, recipe in recipes.items()}  # older ones lack it
         for name, recipe in recipes.items():
             if name not in self._models:
                 made = self._make(name, recipe["role"], recipe["of"], items.get(name), recipe["dtype"])
-                self._put(name, made, recipe)
+                self._put(name, *made, recipe)
         for name, recipe in recipes.items():
             model = self._models[name]
-            load_weights(model, states[name])
+            load_weights(model, states[name], folder / name)
             model.version = versions[name]
             self.recipes[name] = recipe
+
+
+def _settle(models: Models, model: Model, dtype: str | None, source: Policy | None) -> None:
+    """Bring a model to where, and into the precision in which, it is held; `source` is what it is a copy of."""
+    if model.sharded:  # it computes with weights that are cut already
+        return
+    half = models.dtype == torch.bfloat16
+    cut = isinstance(model, Policy) and model.divisible and models.shard != "none" and here().count > 1
+    # Cut, its blocks come to the device one after the other.
+    model.to(device=None if cut else models.device, dtype=torch.float32 if half else models.dtype)
+    if dtype is not None or half:
+        hold(model, _DTYPES[dtype] if dtype else models.dtype)
+    model.eval()
+    if not cut:
+        model.sharded = any(part.sharded for part in model.modules() if isinstance(part, Model))
+        return
+    assert isinstance(model, Policy)
+    if "policy" not in models:
+        models.begun = fingerprint(model)
+    model.sharded = True
+    shard(model, model.parts(), models.device)
+    model.let_go()
+    if source is not None:
+        model.sync(source)
 
 
 def hold(model: Model, dtype: torch.dtype) -> Model:
@@ -256,17 +293,27 @@ def hold(model: Model, dtype: torch.dtype) -> Model:
     return model
 
 
-def _kept(model: Model) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in model.state_dict().items() if key not in model.ephemeral}
+def kept(model: Model) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a model."""
+    state = model.state_dict(keep_vars=True)  # of one tensor by its names one object
+    return {
+        key: value if is_cut(value) else value.detach()
+        for key, value in state.items()
+        if key not in model.ephemeral
+    }
 
 
-def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
-    """Give a model back what `_kept` kept of it."""
-    own = {key: value.shape for key, value in model.state_dict().items()}
-    wrong = [key for key, value in state.items() if key in own and value.shape != own[key]]
+def load_weights(model: Model, state: Mapping[str, torch.Tensor], folder: Path | None = None) -> None:
+    """Give a model back what `kept` kept of it; pieces of tensors that were cut lie in a folder of their own."""
+    own = model.state_dict()
+    apart = load_pieces(folder, own) if folder is not None and folder.is_dir() else set()
+    state = {key: value for key, value in state.items() if key not in apart}
+    wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
     if not wrong:
+        state = {key: cut_like(value, own[key]) if key in own else value for key, value in state.items()}
         found = model.load_state_dict(dict(state), strict=False)
-        wrong = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in model.ephemeral)]
+        lacking = [key for key in found.missing_keys if key not in (*model.ephemeral, *apart)]
+        wrong = [*found.unexpected_keys, *lacking]
     if wrong:
         raise CheckpointError(
             f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"
@@ -276,7 +323,9 @@ def load_weights(model: Model, state: Mapping[str, torch.Tensor]) -> None:
 def fingerprint(model: Model) -> str:
     """A hash of a model's weights."""
     digest = hashlib.sha256()
-    for key, tensor in sorted(_kept(model).items()):
+    for key, tensor in sorted(kept(model).items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            gathered(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

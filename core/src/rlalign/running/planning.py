@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
             "checkpoints.best: nothing is evaluated; add an `evaluate` section, or leave it out"
         )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
+    faults.found += _of_shards(pipeline, plans) if pipeline.shard != "none" else []
     faults.stop()
     return plans, builder
 
@@ -259,6 +260,30 @@ def _declared(members: Sequence[Member], live: frozenset[str]) -> dict[str, Role
 def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     needs = [need.rpartition(".") for member in members for need in member.component.needs]
     return tuple(dict.fromkeys((model, output) for model, _, output in needs if model))
+
+
+def _of_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[str]:
+    """Who needs whole weights, where they are cut over processes."""
+    said = f"{pipeline.places.get('shard', pipeline.policy.place)}: shard: {pipeline.shard}"
+    policy = pipeline.policy.peek()
+    if not isinstance(policy, Policy) or not policy.divisible:
+        yield (
+            f"{said}: the weights of a `{pipeline.policy.component}` policy cannot be cut, those of transformers "
+            "models can (`causal-lm`, `seq2seq-lm`); leave it out"
+        )
+    for phase in pipeline.phases:
+        if phase.train.held == "bfloat16":
+            yield f"{said}: weights that are cut are held in float32; leave out `train.weights: bfloat16`"
+            break
+    for plan in plans:
+        if plan.sampler is not None:
+            yield f"{said}: a sampler elsewhere takes whole weights; leave out `models.{SAMPLER}`, or say `shard: none`"
+        for member in plan.members:
+            if member.component.whole_weights:
+                yield (
+                    f"{member.item.place}: `{member.name}` works with all weights at once, which each process has only "
+                    f"with `shard: none`; the pipeline says `shard: {pipeline.shard}`"
+                )
 
 
 def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:

@@ -21,6 +21,7 @@ from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
 from rlalign.running.playing import Playing
 from rlalign.running.stages import Stages
+from rlalign.world.sharding import whole
 
 BYTES = 16
 """That one step of one response takes at least: its uniform while it is made, then its token and log-prob."""
@@ -111,4 +112,6 @@ def sample(
                 return policy.play(part, how, uniforms, game, within, finished)
             return policy.sample(part, how, uniforms, within, **early)
 
-    return dealing.sampled(examples, phase.models.device, some)
+    decode = [policy] if within is None else phase.models.values()
+    with whole(decode):
+        return dealing.sampled(examples, phase.models.device, some)

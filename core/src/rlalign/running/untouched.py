@@ -19,6 +19,7 @@ from rlalign.randomness import Seeds
 from rlalign.running.models import Models
 from rlalign.running.printed import shortened
 from rlalign.running.seal import Ledger, Seal, held_by
+from rlalign.world.sharding import is_cut, local
 
 SAMPLED = 1024
 """How many numbers of a weight tensor are looked at, evenly spaced; of a smaller one all."""
@@ -167,8 +168,13 @@ class Weight:
 
     @property
     def tensor(self) -> Tensor:
+        """Of one that is cut over processes this one's piece."""
         found: Tensor | None = self._holder.get(self._leaf)
-        return _GONE if found is None else found
+        return _GONE if found is None else local(found)
+
+    @property
+    def is_cut(self) -> bool:
+        return is_cut(self._holder[self._leaf])
 
 
 class Weights:

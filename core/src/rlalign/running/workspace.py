@@ -56,6 +56,7 @@ class Workspace:
             self.device,
             pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
+            pipeline.shard,
         )
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
@@ -80,6 +81,9 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.models.opened().footprint(), free_on(self.device)
+        if size is not None and self.pipeline.shard != "none":
+            count = here().count
+            size = size._replace(weights=size.weights // count, learned=size.learned // count)
         if free is not None and self.device.type == "cpu":
             free //= here().beside
         if type(known.get(TOKENS)) is int:
@@ -103,6 +107,7 @@ class Workspace:
             {name: self._item_of(recipe) for name, recipe in loop["recipes"].items()},
             {name: state for name, (_, state) in saved.models.items()},
             {name: version for name, (version, _) in saved.models.items()},
+            saved.path / "models",
         )
         self.components.saved = dict(saved.components)
         self.step, self.ticks, self.last = loop["step"], loop["ticks"], loop["last"]

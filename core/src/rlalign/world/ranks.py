@@ -64,10 +64,16 @@ class World:
         """This rank's run of `count` places."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def gather(self, make: Callable[[], X], what: str) -> list[X]:
+    @property
+    def apart(self) -> bool:
+        """Whether this rank works on its share."""
+        return self._apart
+
+    def gather(self, make: Callable[[], X], what: str, together: bool = False) -> list[X]:
         """What every rank makes, in order of rank; the first rank's error is that of all.
 
         Inside, each works on its share and therefore alone: what it asks for there, it computes by itself.
+        `together`: each needs the others all the while, so that its error is its end.
         """
         if self.size == 1:
             return [make()]
@@ -78,6 +84,8 @@ class World:
         try:
             made = make()
         except Exception as caught:
+            if together:
+                raise self._met(caught) from caught
             error = caught
         finally:
             self._apart = False
@@ -97,13 +105,19 @@ class World:
         """What rank 0 makes, or its error, on every rank."""
         return self.gather(make if self.leads else lambda: None, what)[0]  # type: ignore[return-value]
 
-    def summed(self, work: Callable[[], X], parameters: Sequence[torch.nn.Parameter], what: str) -> list[X]:
+    def summed(
+        self,
+        work: Callable[[], X],
+        parameters: Sequence[torch.nn.Parameter],
+        what: str,
+        together: bool = False,
+    ) -> list[X]:
         """What every rank's work gives; the gradients that it leaves are added up. One that no rank has stays None."""
         if self.size == 1:
             return [work()]
         import torch
 
-        found = self.gather(lambda: (work(), [p.grad is not None for p in parameters]), what)
+        found = self.gather(lambda: (work(), [p.grad is not None for p in parameters]), what, together)
         there = [any(flags) for flags in zip(*(flags for _, flags in found), strict=True)]
         for bucket in _buckets([p for p, some in zip(parameters, there, strict=True) if some]):
             grads = [_gradient(p) for p in bucket]
@@ -126,6 +140,13 @@ class World:
                     raise RanksDisagree(
                         f"{what}, `{name}` is not the same on {self.names[0]} and on {self.names[rank]}. {SAME}"
                     )
+
+    def _met(self, error: Exception) -> Exception:
+        """An error amid passes that all ranks make together; one in talking means that somebody is lost."""
+        import torch.distributed as dist
+
+        talking = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+        return RankLost(self._lost(error)) if talking else error
 
     def _its(self, rank: int, kind: str, text: str, described: str) -> Exception:
         """Another rank's error."""

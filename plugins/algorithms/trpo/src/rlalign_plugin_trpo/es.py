@@ -38,6 +38,7 @@ class EvolutionStrategy(Component):
 
     config: Config
     trains = ("policy",)
+    whole_weights = True
     responses = "sampled"
 
     @hookimpl

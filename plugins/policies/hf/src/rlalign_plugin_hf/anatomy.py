@@ -64,8 +64,12 @@ class Anatomy(Policy):
         """[M,C]: `features`, with this model's weights in the network."""
 
     @abstractmethod
-    def prompt_features(self, rollout: Rollout) -> Tensor:
+    def _prompt_features(self, rollout: Rollout) -> Tensor:
         """[G,C]: the state before the first step of each group's responses; nothing but prompts is read."""
+
+    @abstractmethod
+    def _prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """`prompt_states`, with this model's weights in the network."""
 
     @abstractmethod
     def _by_forward(self, inputs: Sequence[Tensor], k: int) -> Decoder:

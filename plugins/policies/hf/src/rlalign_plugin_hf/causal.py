@@ -73,17 +73,15 @@ class CausalLM(LanguageModel):
         ids_NL = with_actions(prompt_GL[rollout.group_N], start_N, rollout, self._filler, steps_N)
         return self._hidden(ids_NL)[feature_places(rollout, start_N, last)]
 
-    def prompt_features(self, rollout: Rollout) -> Tensor:
-        with self.acting():
-            ids_GL, real_GL = right_padded(rollout.inputs, self._filler)
-            groups = torch.arange(len(ids_GL), device=ids_GL.device)
-            return self._hidden(ids_GL)[groups, real_GL.sum(1) - 1]
+    def _prompt_features(self, rollout: Rollout) -> Tensor:
+        ids_GL, real_GL = right_padded(rollout.inputs, self._filler)
+        groups = torch.arange(len(ids_GL), device=ids_GL.device)
+        return self._hidden(ids_GL)[groups, real_GL.sum(1) - 1]
 
-    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        with self.acting():
-            prompts, which_G = distinct(rollout.inputs)
-            ids_nL, real_nL = right_padded(prompts, self._filler)
-            return self._hidden(ids_nL)[which_G], real_nL[which_G]
+    def _prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        prompts, which_G = distinct(rollout.inputs)
+        ids_nL, real_nL = right_padded(prompts, self._filler)
+        return self._hidden(ids_nL)[which_G], real_nL[which_G]
 
     def _hidden(self, ids_NL: Tensor) -> Tensor:
         """[N,L,C] of rows padded on the right."""

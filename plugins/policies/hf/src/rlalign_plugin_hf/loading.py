@@ -125,11 +125,18 @@ def _require_readable_kind(source: str, kind: Kind) -> None:
 def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
     """The network in float32, in evaluation mode."""
     if options.init == "pretrained":
-        network = load_weights(options, kind, config)
-    else:
-        auto, how = _auto(options, kind)
-        with explaining(where(options)), seeded(options.seed):
-            network = auto.from_config(config, **how)
+        return _as_used(load_weights(options, kind, config))
+    return made_anew(options, kind, config)
+
+
+def made_anew(options: ModelOptions, kind: Kind, config: Any) -> Any:
+    """The network with random weights."""
+    auto, how = _auto(options, kind)
+    with explaining(where(options)), seeded(options.seed):
+        return _as_used(auto.from_config(config, **how))
+
+
+def _as_used(network: Any) -> Any:
     for module in network.modules():
         # Rows padded on the right go without a mask, and a policy may well choose the padding token. transformers
         # would look for it in every forward pass (which waits for a GPU), and warn.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from rlalign import Constraint, Decoder, Example, Rollout, Sampling
 from rlalign.decoding.interfaces import Finished
 from rlalign.interface.policy import Model
+from rlalign.world.sharding import Parts
 from rlalign_plugin_hf import adapter, heads, saving
 from rlalign_plugin_hf.beams import searched
 from rlalign_plugin_hf.ends import ends_of
 from rlalign_plugin_hf.engine.engines import Engine
-from rlalign_plugin_hf.loading import digest, load_network
+from rlalign_plugin_hf.loading import digest, load_network, made_anew
 from rlalign_plugin_hf.native.choice import Decoding
 from rlalign_plugin_hf.opened import Opened
 from rlalign_plugin_hf.precision import Half, half_of
@@ -33,11 +34,14 @@ from rlalign_plugin_hf.selftest import refuse_if_inexact
 if TYPE_CHECKING:
     from rlalign_plugin_hf.value import ValueHead
 
+X = TypeVar("X")
+
 
 class LanguageModel(Opened):
     """A transformers model. Its trunk gives the features; its own `forward`, fed with them, is the head."""
 
     loaded_by = "transformers"
+    divisible = True
     decoding: Decoding
     """How it decodes, and why."""
     engine: Engine
@@ -127,8 +131,22 @@ class LanguageModel(Opened):
     # -- trunk and head -------------------------------------------------------------------------------
 
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:
-        with self.acting():
-            return self._features(rollout, last)
+        return self._entered(lambda: self._features(rollout, last))
+
+    def prompt_features(self, rollout: Rollout) -> Tensor:
+        return self._entered(lambda: self._prompt_features(rollout))
+
+    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        return self._entered(lambda: self._prompt_states(rollout))
+
+    def _entered(self, run: Callable[[], X]) -> X:
+        """What `run` computes, with this model's weights in the network, which its owner enters."""
+
+        def inside() -> X:
+            with self.acting():
+                return run()
+
+        return inside() if self._loan is None else self._loan.lender.through(inside)
 
     def head(self, features: Tensor) -> Tensor:
         with nullcontext() if self._loan is None else self._in_network(None):  # it may have an adapter too
@@ -166,6 +184,22 @@ class LanguageModel(Opened):
                 stack.callback(network.train, before)
             yield
 
+    # -- cut over several processes -------------------------------------------------------------------
+
+    def parts(self) -> Parts:
+        self.prompts_once = type(self).prompts_once  # by a second forward, which not every row would be worth
+        network = self.network
+        named = {name for m in network.modules() for name in getattr(m, "_no_split_modules", None) or ()}
+        blocks = {name: m for name, m in network.named_modules() if type(m).__name__ in named}
+        outer = [m for name, m in blocks.items() if not any(name.startswith(f"{other}.") for other in blocks)]
+        # An adapter of a copy takes its place in a pass, which a piece would be put back into.
+        own = [] if self.slots is None else adapter.parameters(network).values()
+        return Parts(tuple(outer), tuple(own), ("features", "prompt_features", "prompt_states", "through"))
+
+    def let_go(self) -> None:
+        self.decoding.forget()
+        self.engine.forget()
+
     # -- roles ----------------------------------------------------------------------------------------
 
     def copy(self, role: Literal["frozen", "lagging", "value"]) -> LanguageModel | ValueHead:
@@ -195,16 +229,21 @@ class LanguageModel(Opened):
             "_half",
             "_reader",
             "_turns",
+            "_settings",
             *self._anatomy,
         )
         for name in shared:
             setattr(made, name, getattr(self, name))
         made.decoding, made.engine = self.decoding.twin(), Engine(self.config.engine)
         if self.config.lora is None:
-            made.model = copy.deepcopy(self.network)
+            if self.sharded:  # a network that is cut cannot be copied
+                made.model = made_anew(self.config, self.kind, self._settings)
+            else:
+                made.model = copy.deepcopy(self.network)
             made.decoding.settle(made)
             return made.eval()
         made.adapter = adapter.copied(self.adapter_weights())
+        made.sharded = self.sharded
         made._loan = adapter.Loan(self if self._loan is None else self._loan.lender, made.adapter, changes)
         return made.eval()
 

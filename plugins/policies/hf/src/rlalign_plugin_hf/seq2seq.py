@@ -67,20 +67,18 @@ class Seq2SeqLM(LanguageModel):
         hidden = self._hidden(ids_NL, states_nSC[which_N], None if mask_nS is None else mask_nS[which_N])
         return hidden[feature_places(rollout, start_N, last)]
 
-    def prompt_features(self, rollout: Rollout) -> Tensor:
-        with self.acting():
-            every = torch.arange(len(rollout.inputs), device=rollout.group_N.device)
-            states_nSC, mask_nS, which_G = self._encoded_rows(rollout.inputs, every)
-            ids_GL = torch.tensor(self._begin, device=every.device).expand(len(every), -1)
-            hidden = self._hidden(ids_GL, states_nSC[which_G], None if mask_nS is None else mask_nS[which_G])
-            return hidden[:, -1]
+    def _prompt_features(self, rollout: Rollout) -> Tensor:
+        every = torch.arange(len(rollout.inputs), device=rollout.group_N.device)
+        states_nSC, mask_nS, which_G = self._encoded_rows(rollout.inputs, every)
+        ids_GL = torch.tensor(self._begin, device=every.device).expand(len(every), -1)
+        hidden = self._hidden(ids_GL, states_nSC[which_G], None if mask_nS is None else mask_nS[which_G])
+        return hidden[:, -1]
 
-    def prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        with self.acting():
-            prompts, which_G = distinct(rollout.inputs)
-            states_nSC, mask_nS = self.encoded(prompts)
-            real_nS = states_nSC.new_ones(states_nSC.shape[:2]) if mask_nS is None else mask_nS
-            return states_nSC[which_G], real_nS.bool()[which_G]
+    def _prompt_states(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        prompts, which_G = distinct(rollout.inputs)
+        states_nSC, mask_nS = self.encoded(prompts)
+        real_nS = states_nSC.new_ones(states_nSC.shape[:2]) if mask_nS is None else mask_nS
+        return states_nSC[which_G], real_nS.bool()[which_G]
 
     def _encoded_rows(
         self, inputs: Sequence[Tensor], group_N: Tensor

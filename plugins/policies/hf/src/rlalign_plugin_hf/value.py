@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlalign import Options, Policy, RLAlignError, Rollout, Value
+from rlalign.world.sharding import gathered
 from rlalign_plugin_hf import heads
 from rlalign_plugin_hf.model import LanguageModel
 
@@ -45,6 +46,12 @@ class ValueHead(Value):
             if not isinstance(policy, LanguageModel):
                 raise RLAlignError("`value-head: {trunk: own}` copies a `causal-lm` or `seq2seq-lm`")
             self.body = policy.twin(changes=True)
+            if policy.sharded and not policy.shares:
+                with torch.no_grad():
+                    for mine, its in zip(
+                        self.body.state_dict().values(), policy.state_dict().values(), strict=True
+                    ):
+                        mine.copy_(gathered(its))
             heads.forget(self.body)
 
     def values(self, rollout: Rollout, features: Tensor | None = None, last: bool = False) -> Tensor:

@@ -64,6 +64,10 @@ class Engine:
         self._room: float | None = None
         """Bytes that keys and values may take; less once memory has run out."""
 
+    def forget(self) -> None:
+        """Keep nothing that reads weights."""
+        self._held = None
+
     def kind(self, device: torch.device) -> Kind:
         """What is tried first."""
         if self._asked == "graphs" and device.type != "cuda":

@@ -92,12 +92,17 @@ class Decoding:
 
     def settle(self, policy: LanguageModel) -> None:
         """Move the parameters of a network, which was just made or moved, to where no copies are needed."""
-        if self._family is None or not self._verified:
+        if self._family is None or not self._verified or policy.sharded:
             return
         try:
             refresh(self._family, policy, join=True)
         except Unfit as unfit:
             self._family, self._why = None, str(unfit)
+
+    def forget(self) -> None:
+        """Keep no weights, nor copies of them."""
+        if self._family is not None:
+            self._family.forget()
 
     def native(self, policy: LanguageModel, inputs: Sequence[Tensor]) -> Family | None:
         """The family that decodes these prompts, or None."""
@@ -112,8 +117,14 @@ class Decoding:
 
 
 def _watched(network: nn.Module) -> bool:
-    """Whether something hangs on a module's `forward`, which a native step does not call."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-        for module in network.modules()
-    )
+    """Whether something hangs on a module's `forward`, which a native step does not call.
+
+    What only puts weights together that are cut over processes does not count.
+    """
+    for module in network.modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        if "forward" in module.__dict__ or any(
+            ".fsdp." not in getattr(hook, "__module__", "") for hook in hooks
+        ):
+            return True
+    return False

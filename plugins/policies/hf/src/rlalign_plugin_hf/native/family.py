@@ -51,6 +51,10 @@ class Family(ABC):
             self.bind(network, self._weights)
             self._state = (state,)
 
+    def forget(self) -> None:
+        """Keep no weights: those that were read are there no more."""
+        self._weights = self._state = None
+
     def addresses(self) -> tuple[int, ...]:
         """Where the weights stand that a step reads: a graph of one is good as long as they are the same."""
         return () if self._weights is None else self._weights.addresses()

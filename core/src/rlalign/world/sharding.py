@@ -1,0 +1,148 @@
+"""Weights that are cut over the processes of a run, by FSDP2: each holds a piece of every tensor.
+
+A pass puts one block at a time together, on all ranks at once: so all must make as many passes, and an error on one
+ends the run. At rest, between passes, all weights are cut. Nothing here is imported unless a model is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlalign.errors import ConfigError
+
+_WHOLE = (Tensor, nn.Parameter)
+
+
+class Parts(NamedTuple):
+    """How a model is cut."""
+
+    blocks: tuple[nn.Module, ...]
+    """What is put together by itself; the rest is put together once a pass."""
+    kept: tuple[nn.Parameter, ...]
+    """What stays whole on every rank."""
+    entries: tuple[str, ...]
+    """The methods by which a pass enters the model."""
+
+
+def shard(model: nn.Module, parts: Parts, device: torch.device) -> None:
+    """Cut a model that is whole on every rank. Gradients are summed over the ranks, not averaged."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(f"shard: all: torch {torch.__version__} is too old for it; 2.13 will do")
+    kept = {*parts.kept, *(p for p in model.parameters() if p.ndim == 0)}
+    for parameter in kept:
+        parameter.data = parameter.data.to(device)
+    mesh = _mesh(device.type)
+    for block in parts.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=kept)
+    root: Any = fully_shard(model, mesh=mesh, ignored_params=kept, reshard_after_forward=False)
+    for part in _cut(root):
+        part.set_gradient_divide_factor(1.0)
+    root.set_reduce_scatter_unused_params(True)  # whether a weight is used differs from rank to rank
+    for name in parts.entries:
+        register_fsdp_forward_method(root, name)
+    root.through(lambda: None)  # only now does FSDP know which module is the root
+    root.reset_iter_state()
+
+
+@cache
+def _mesh(kind: str) -> Any:
+    """All ranks, in a group of their own: what is told in the middle of a pass meets nothing else."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    return DeviceMesh.from_group(dist.new_group(), kind)
+
+
+def _cut(root: nn.Module) -> list[Any]:
+    """The modules that are put together by themselves, `root` among them."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return [m for m in root.modules() if isinstance(m, FSDPModule)]
+
+
+@contextmanager
+def whole(models: Iterable[Any]) -> Iterator[None]:
+    """These models put together on every rank, for passes whose number differs from rank to rank."""
+    roots = [model for model in models if is_root(model)]
+    for root in roots:
+        for part in _cut(root):
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+    try:
+        yield
+    finally:
+        for root in roots:
+            for part in _cut(root):
+                part.set_reshard_after_forward(part is not root, recurse=False)
+            root.let_go()
+        rest(roots)
+
+
+def rest(models: Iterable[Any]) -> None:
+    """After passes: what is still put together is cut again, and what FSDP noted of their order is forgotten."""
+    for root in models:
+        if is_root(root):
+            root.reset_iter_state()
+
+
+def is_root(model: Any) -> bool:
+    """Whether it is cut, and does not compute with another's weights."""
+    return bool(model.sharded) and hasattr(model, "reset_iter_state")
+
+
+def is_cut(x: Tensor) -> bool:
+    return type(x) not in _WHOLE and hasattr(x, "_local_tensor")
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's piece of a tensor that is cut, any other itself."""
+    return x if type(x) in _WHOLE else getattr(x, "_local_tensor", x)
+
+
+def offsets(x: Any) -> list[int]:
+    """Where this rank's piece begins in the whole."""
+    return list(x.__create_chunk_list__()[0].offsets)
+
+
+def cut_like(x: Tensor, like: Any) -> Tensor:
+    """A whole tensor, which every rank has, cut as another is; itself where that is whole."""
+    if not is_cut(like):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    x = x.to(device=local(like).device)
+    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def with_others(x: Tensor, like: Any) -> Tensor:
+    """This rank's piece of a tensor that is cut as another is, as one with the pieces of all ranks."""
+    if not is_cut(like) or x.shape != local(like).shape:
+        return x
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        x, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def gathered(x: Any) -> Tensor:
+    """A tensor put together, which every rank must call for."""
+    return x.full_tensor() if is_cut(x) else x  # type: ignore[no-any-return]
+
+
+def all_gathered(state: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Every tensor of a state put together, one after the other; only who keeps them holds more than one."""
+    known: dict[int, Tensor] = {}
+    for x in state.values():
+        if is_cut(x) and id(x) not in known:
+            made = gathered(x)
+            known[id(x)] = made.cpu() if keep else made.new_empty(0)
+    return {name: known.get(id(x), x) for name, x in state.items()}

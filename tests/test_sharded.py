@@ -1,0 +1,182 @@
+"""Weights that are cut over processes learn what whole ones learn, and their checkpoints fit any number of processes.
+
+`world/together.py` runs many pipelines in one process group. All over gloo, on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+sys.path.insert(0, str(Path(__file__).parent / "world"))
+from commands import Command, bits, wait_for
+from comparing import apart, job, metrics, put_together, run, tensors
+
+METRICS, WEIGHTS = 1e-12, 1e-11
+COARSE = 1e-5
+"""For T5, parts of which transformers computes in float32."""
+OWN = "models.value={'value-head':{'trunk':'own'}}"
+UNEVEN = ("train.prompts=7", "train.minibatches=3", "train.epochs=2", "train.budget=300")
+FEW = {
+    "lora": ("rloo", "policy.causal-lm.lora.r=2"),
+    "uneven": ("rloo", *UNEVEN),
+}
+MANY = {
+    "rloo": ("rloo",),
+    "ppo": ("ppo",),
+    "nlpo": ("nlpo",),
+    "dpo": ("dpo",),
+    "iterative": ("iterative-dpo",),
+    "own value": ("ppo", OWN),
+    "lora, own value": ("ppo", OWN, "policy.causal-lm.lora.r=2"),
+    "recomputed": ("rloo", "train.recompute=true", "models.reference={of: start}"),
+    "t5": ("ppo-seq2seq",),
+    "t5, uneven": ("dpo-seq2seq", *UNEVEN[1:]),
+}
+
+
+def sharded(name: str, *overrides: str) -> dict[str, Any]:
+    return job(f"algorithms/{name}.yaml", "shard=all", *overrides)
+
+
+def compare(
+    folder: Path, jobs: dict[str, dict[str, Any]], beside: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """All as on one process; what is `beside` them runs on two only."""
+    run(folder / "1", jobs, 1)
+    run(folder / "2", {**jobs, **(beside or {})}, 2)
+    for name in jobs:
+        for rank in (0, 1):
+            outcome = json.loads((folder / "2" / f"{name}-rank{rank}.json").read_text())
+            assert not outcome["said"], f"{name}: {outcome['said']}"
+            if rank:  # its pieces, and nothing else
+                assert all("/checkpoints/.tmp-" in path for path in outcome["written"]), name
+        figure, which, number, where = apart(folder / "1" / name, folder / "2" / name)
+        coarse = name.startswith("t5")
+        assert figure <= (COARSE if coarse else METRICS), f"{name}: {which} by {figure}"
+        assert number <= (COARSE if coarse else WEIGHTS), f"{name}: {where} by {number}"
+
+
+def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) -> None:
+    """Adapters, which stay whole, and a step whose micro-batches are of different kinds and do not come out even."""
+    jobs = {name: sharded(*said) for name, said in FEW.items()}
+    refused = {
+        "kto": sharded("kto"),
+        "vectors": {**sharded("trpo")},
+        "table": {"file": str(Path(__file__).parent / "world/bandit.yaml"), "overrides": ["shard=all"]},
+    }
+    counted = {**sharded("rloo", "evaluate=null", "train.minibatches=2"), "counted": True}
+    compare(tmp_path, jobs, {**refused, "counted": counted})
+    # Two blocks and the rest, of two steps in each of two iterations, in however many chunks the head is taken.
+    for rank in (0, 1):
+        said = json.loads((tmp_path / "2" / f"counted-counted-rank{rank}.json").read_text())
+        assert sum(count for name, count in said.items() if "reduce_scatter" in name) == 2 * 2 * (2 + 1), said
+    (last, *_) = sorted((tmp_path / "2/uneven/checkpoints").glob("[0-9]*"), reverse=True)
+    pieces = sorted((last / "models/policy").iterdir())
+    assert [path.name for path in pieces] == [
+        "shard-00001-of-00002.safetensors",
+        "shard-00002-of-00002.safetensors",
+    ]
+    assert (last / "optimiser").is_dir() and not (
+        tmp_path / "1/uneven/checkpoints" / last.name / "optimiser"
+    ).exists()
+    with safe_open(pieces[0], framework="pt") as one, safe_open(pieces[1], framework="pt") as other:
+        sizes = [sum(file.get_tensor(name).numel() for name in file.keys()) for file in (one, other)]  # noqa: SIM118
+    whole = sum(x.numel() for x in put_together(last / "models/policy").values())
+    assert sum(sizes) == whole and max(sizes) < 0.6 * whole
+    for name, parts in {
+        "kto": ("the model `policy` is cut", "in a loss", "shard: none"),
+        "vectors": ("`trpo` works with all weights at once", "shard: none"),
+        "table": ("shard: all: the weights of a `table` policy cannot be cut", "causal-lm"),
+    }.items():
+        said = json.loads((tmp_path / "2" / f"{name}-rank0.json").read_text())["said"]
+        assert all(part in said for part in parts), said
+
+
+@pytest.mark.slow
+def test_every_kind_of_pipeline(tmp_path: Path) -> None:
+    compare(tmp_path, {name: sharded(*said) for name, said in MANY.items()})
+
+
+SHORT = (
+    "train.prompts=6",
+    "train.passes=null",
+    "train.dtype=float64",
+    "evaluate=null",
+    "checkpoints.every=1",
+)
+
+
+@pytest.mark.slow
+def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -> None:
+    rloo = job("algorithms/rloo.yaml")["file"]
+    begin = (rloo, *SHORT, "shard=all", "train.iterations=8")
+    code, said = Command(*begin, "--processes", "2", "--name", "whole", runs=tmp_path).end()
+    assert code == 0, said
+    command = Command(*begin, "--processes", "2", "--name", "killed", runs=tmp_path)
+    wait_for(tmp_path / "killed/checkpoints/00000003")
+    os.kill(command.rank(1), signal.SIGKILL)
+    code, said = command.end()
+    assert code == 1 and "was ended by SIGKILL" in said
+    assert not (tmp_path / "killed/model").exists()
+    shutil.copytree(tmp_path / "killed", tmp_path / "alone")
+    for name, *processes in (("killed", "--processes", "2"), ("alone",)):
+        code, said = Command("--resume", name, *processes, runs=tmp_path).end()
+        assert code == 0, said
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+    close(tmp_path / "whole", tmp_path / "alone")
+
+    # Begun by one, gone on with by two.
+    command = Command(*begin, "--name", "longer", runs=tmp_path)
+    wait_for(tmp_path / "longer/checkpoints/00000003")
+    command.signal(signal.SIGKILL)
+    command.end()
+    assert not (tmp_path / "longer/model").exists()
+    code, said = Command("--resume", "longer", "--processes", "2", runs=tmp_path).end()
+    assert code == 0, said
+    close(tmp_path / "whole", tmp_path / "longer")
+
+    # The exported folder is an ordinary one.
+    from transformers import AutoModelForCausalLM
+
+    made: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/model", dtype=torch.float64)
+    held = {name: x for name, x in tensors(tmp_path / "whole").items() if name.startswith("models/policy.")}
+    assert held and all(
+        torch.equal(made.get_parameter(name.partition("/model.")[2]), x) for name, x in held.items()
+    )
+
+
+@pytest.mark.slow
+def test_an_error_in_the_middle_of_a_pass_ends_all_with_its_rank(tmp_path: Path) -> None:
+    odd = (
+        f"folder={Path(__file__).parent / 'world'}",
+        "algorithm=[rloo,'odd:Stumbles']",
+        "train.iterations=4",
+    )
+    rloo = job("algorithms/rloo.yaml")["file"]
+    begin = time.monotonic()
+    code, said = Command(
+        rloo, *SHORT, *odd, "shard=all", "--processes", "2", "--name", "odd", runs=tmp_path
+    ).end()
+    assert code == 1 and time.monotonic() - begin < 300
+    told = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert told and all("rank 1 of 2 on" in line for line in told), said
+    assert "`Stumbles`" in told[0] and "raised ValueError: only here" in told[0]
+    assert (tmp_path / "odd/checkpoints/00000001").is_dir()
+
+
+def close(one: Path, other: Path) -> None:
+    figure, which, number, where = apart(one, other)
+    assert figure <= METRICS, f"{which} by {figure}"
+    assert number <= WEIGHTS, f"{where} by {number}"
