@@ -51,8 +51,8 @@ def launch_on(where: str, count: int, arguments: Sequence[str], again: Sequence[
 
     One that is started again has the arguments `again` besides.
     """
-    from rlalign.config.clusters import cluster
+    from rlalign.config import clusters
 
-    code = cluster(where, "--on").launch(count, arguments, [*arguments, *again])
+    code = clusters.find(where, "--on").launch(count, arguments, [*arguments, *again])
     if code:
         raise Ended(code)

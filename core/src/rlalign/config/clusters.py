@@ -15,9 +15,9 @@ from rlalign.interface.cluster import Cluster
 GROUP = "rlalign.clusters"
 
 
-def cluster(said: Any, where: str) -> Cluster:
+def find(said: Any, where: str) -> Cluster:
     """The cluster, with its options; `where` says in messages who names it."""
-    name, options = _parts(said, where)
+    name, options = parts(said, where)
     points = entry_points(group=GROUP)
     point = next(iter(points.select(name=name)), None)
     if point is None:
@@ -39,7 +39,7 @@ def cluster(said: Any, where: str) -> Cluster:
     return cls(config)
 
 
-def _parts(said: Any, where: str) -> tuple[str, dict[str, Any]]:
+def parts(said: Any, where: str) -> tuple[str, dict[str, Any]]:
     """The name, and the options."""
     if isinstance(said, str):
         name, _, address = said.partition("://")
@@ -50,4 +50,6 @@ def _parts(said: Any, where: str) -> tuple[str, dict[str, Any]]:
         [(name, options)] = said.items()
         if isinstance(name, str) and isinstance(options, dict | None):
             return name, options or {}
-    raise ConfigError(f"{where}: expected the name of a cluster, or `name: {{…}}` with options, found {found(said)}")
+    raise ConfigError(
+        f"{where}: expected the name of a cluster, or `name: {{…}}` with options, found {found(said)}"
+    )

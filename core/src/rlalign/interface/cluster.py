@@ -1,9 +1,9 @@
-"""Machines that somebody else hands out: what `--on`, `--jobs` and `isolate: {on: …}` name."""
+"""Machines that somebody else hands out: what `--on`, `--jobs` and `isolate: {cluster: …}` name."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rlalign.data.settings import Options
@@ -47,8 +47,10 @@ class Cluster(ABC):
         """
 
     @abstractmethod
-    def each(self, work: Callable[[X], Y], some: Sequence[X], memory: float | None) -> Iterator[Y | Exception]:
-        """What `work` makes of each, in any order, or why there is nothing; `memory`: gigabytes that one may use."""
+    def each(
+        self, work: Callable[[X], Y], some: Sequence[X], memory: float | None
+    ) -> Generator[tuple[X, Y | Exception], None, None]:
+        """Each with what `work` makes of it, or why there is nothing, as they come; one may use so many gigabytes."""
 
     @abstractmethod
     def start(self, make: Callable[[], Answers]) -> Asked:

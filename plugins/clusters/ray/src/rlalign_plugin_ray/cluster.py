@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from pydantic import Field
@@ -49,7 +49,9 @@ class Ray(Cluster):
 
         return training.launch(self.config, processes, first, again)
 
-    def each(self, work: Callable[[X], Y], some: Sequence[X], memory: float | None) -> Iterator[Y | Exception]:
+    def each(
+        self, work: Callable[[X], Y], some: Sequence[X], memory: float | None
+    ) -> Generator[tuple[X, Y | Exception], None, None]:
         from rlalign_plugin_ray import tasks
 
         return tasks.each(self.config, work, some, memory)

@@ -33,7 +33,14 @@ def note_room(wanted: dict[str, float]) -> None:
     """Say what the cluster lacks: Ray waits for it, as some clusters grow."""
     there = ray.cluster_resources()
     lacking = [
-        f"{amount:g} {what}, has {there.get(what, 0):g}" for what, amount in wanted.items() if amount > there.get(what, 0)
+        f"{amount:g} {what}, has {there.get(what, 0):g}"
+        for what, amount in wanted.items()
+        if amount > there.get(what, 0)
     ]
     if lacking:
         print(f"note: ray: asks for {' and '.join(lacking)}; it waits until there is more", file=sys.stderr)
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without a traceback and the addresses below it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -71,6 +71,7 @@ def _cause(error: TrainingFailedError) -> str:
     if not isinstance(error, WorkerGroupError):
         return str(error).strip().splitlines()[0]
     rank, why = min(
-        error.worker_failures.items(), key=lambda one: ("RankLost" in str(one[1]) or "SystemExit" in str(one[1]), one[0])
+        error.worker_failures.items(),
+        key=lambda one: ("RankLost" in str(one[1]) or "SystemExit" in str(one[1]), one[0]),
     )
     return f"rank {rank}: {str(why).strip().splitlines()[0]}"
