@@ -8,14 +8,13 @@ from typing import TypeVar
 from pydantic import Field
 
 from rlalign.data.limits import COUNT
-from rlalign.data.settings import Options
 from rlalign.interface.cluster import Answers, Asked, Cluster
 
 X = TypeVar("X")
 Y = TypeVar("Y")
 
 
-class Settings(Options):
+class Settings(Cluster.Config):
     """Options of `ray`."""
 
     address: str | None = Field(

@@ -18,8 +18,9 @@ def connect(settings: Settings) -> None:
 
     try:
         ray.init(address=settings.address, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"ray: no cluster at {settings.address or 'hand'}: {error}") from error
+    except Exception as error:  # of many kinds
+        where = f"no cluster at {settings.address}" if settings.address else "no cluster could be begun"
+        raise ConfigError(f"ray: {where}: {first_line(error)}") from error
 
 
 def gpus(settings: Settings) -> float:

@@ -15,6 +15,7 @@ from rlalign.errors import RankLost, RLAlignError
 from rlalign_plugin_ray.cluster import Settings
 from rlalign_plugin_ray.connecting import connect, gpus, note_room
 
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # with it, each line comes twice
 STOPPED = 130
 """The exit code of a run that Ctrl-C ended."""
 
@@ -26,7 +27,7 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
     note_room({what: processes * amount for what, amount in each.items()})
     here = Path.cwd()
     with TemporaryDirectory(prefix=".ray-", dir=here) as notes:  # all processes see this folder
-        trainer = TorchTrainer(
+        trainer = Trainer(
             take_part,
             train_loop_config={"folder": str(here), "notes": notes, "first": [*first], "again": [*again]},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if each["GPU"] else "gloo"),
@@ -46,6 +47,17 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
                 f"ray: {_cause(error)}. The last checkpoint stands; go on from it with `rlalign run --resume`"
             ) from error
     return STOPPED if code is None else code
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without the part that frees what a dead controller held: that ends with this process, too.
+
+    It asks Ray's dashboard each second, and complains each time where there is none.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def take_part(said: dict[str, Any]) -> int:
