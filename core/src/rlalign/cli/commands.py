@@ -101,13 +101,10 @@ def run(
             if on is None:
                 return launch(processes or 1, sys.argv[1:])
             if extend is not None:
-                raise ConfigError(
-                    "--extend: a process that is started again would extend it again; say how long it "
-                )
+                raise ConfigError("--extend: started again it would extend again; say `train.iterations=…`")
             named = [] if name or resume is not None else ["--name", which.next_name(file, runs)]
-            return launch_on(
-                on, processes or 1, [*sys.argv[1:], *named], ["--or-resume"] if resume is None else []
-            )
+            again = ["--or-resume"] if resume is None else []
+            return launch_on(on, processes or 1, [*sys.argv[1:], *named], again)
         with taking_part() as world:
             folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
