@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import ray
 
+from rlalign.errors import ConfigError
 from rlalign_plugin_ray.cluster import Settings
+
+
+_one_at_a_time = threading.Lock()
 
 
 def connect(settings: Settings) -> None:
     """Take part in the cluster that is meant, unless this process is part of one."""
-    if ray.is_initialized():
-        return
-    from rlalign.errors import ConfigError
-
-    try:
-        ray.init(address=settings.address, logging_level=logging.WARNING)
-    except Exception as error:  # of many kinds
-        where = f"no cluster at {settings.address}" if settings.address else "no cluster could be begun"
-        raise ConfigError(f"ray: {where}: {first_line(error)}") from error
+    with _one_at_a_time:
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(address=settings.address, logging_level=logging.WARNING)
+        except Exception as error:  # of many kinds
+            where = f"no cluster at {settings.address}" if settings.address else "no cluster could be begun"
+            raise ConfigError(f"ray: {where}: {first_line(error)}") from error
 
 
 def gpus(settings: Settings) -> float:
@@ -33,13 +37,12 @@ def gpus(settings: Settings) -> float:
 def note_room(wanted: dict[str, float]) -> None:
     """Say what the cluster lacks: Ray waits for it, as some clusters grow."""
     there = ray.cluster_resources()
-    lacking = [
-        f"{amount:g} {what}, has {there.get(what, 0):g}"
-        for what, amount in wanted.items()
-        if amount > there.get(what, 0)
-    ]
+    lacking = [what for what, amount in wanted.items() if amount > there.get(what, 0)]
     if lacking:
-        print(f"note: ray: asks for {' and '.join(lacking)}; it waits until there is more", file=sys.stderr)
+        print(
+            f"note: ray: the cluster has too little {' and '.join(lacking)}; Ray waits for more",
+            file=sys.stderr,
+        )
 
 
 def first_line(error: Exception) -> str:
