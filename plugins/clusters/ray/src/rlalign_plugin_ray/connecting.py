@@ -11,7 +11,6 @@ import ray
 from rlalign.errors import ConfigError
 from rlalign_plugin_ray.cluster import Settings
 
-
 _one_at_a_time = threading.Lock()
 
 
