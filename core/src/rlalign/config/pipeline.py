@@ -74,7 +74,7 @@ class Isolate(Options):
             raise ValueError("`at` names a server, which is one process: leave out `cluster` and `workers`")
         if (self.at or self.cluster) and self.memory:
             raise ValueError(
-                "`memory` limits processes on this machine; leave it out beside `at` and `cluster`"
+                "`memory` limits a process on this machine; leave it out beside `at` and `cluster`"
             )
         if self.cluster:
             try:
