@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -16,8 +18,16 @@ from rlalign_plugin_ray.cluster import Settings
 from rlalign_plugin_ray.connecting import connect, gpus, note_room
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # with it, each line comes twice
-STOPPED = 130
-"""The exit code of a run that Ctrl-C ended."""
+STANDS = "The last checkpoint stands; go on from it with `rlalign run --resume`"
+
+
+class Stopped(RLAlignError):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__(f"stopped. {STANDS}")
 
 
 def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequence[str]) -> int:
@@ -41,12 +51,14 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
             ),
         )
         try:
-            code = trainer.fit().return_value
+            code: int | None = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise RLAlignError(
-                f"ray: {_cause(error)}. The last checkpoint stands; go on from it with `rlalign run --resume`"
-            ) from error
-    return STOPPED if code is None else code
+            raise RLAlignError(f"ray: {_cause(error)}. {STANDS}") from error
+        except (SystemExit, RayActorError) as error:  # how Ray ends once Ctrl-C was heard
+            raise Stopped from error
+    if code is None:
+        raise Stopped
+    return code
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
@@ -65,9 +77,12 @@ def take_part(said: dict[str, Any]) -> int:
     from rlalign.cli.commands import program
 
     os.chdir(said["folder"])
-    been = Path(said["notes"], f"rank {os.environ['RANK']}")
-    arguments = said["again" if been.exists() else "first"]
-    been.touch()
+    start = (
+        ray.get_runtime_context().get_placement_group_id()
+    )  # another one each time that Ray starts all of them
+    before = [each for each in Path(said["notes"]).glob("start *") if each.name != f"start {start}"]
+    Path(said["notes"], f"start {start}").touch()
+    arguments = said["again" if before else "first"]
     try:
         program(arguments, prog_name="rlalign", standalone_mode=False)
     except SystemExit as ended:
