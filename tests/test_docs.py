@@ -552,7 +552,8 @@ def test_the_readme_lists_every_package_and_component():
     packages = [p for p in tables.packages() if "examples" not in p.parts]
     for package in packages:
         project = tables.tomllib.loads((package / "pyproject.toml").read_text())["project"]
-        offers = set(project["entry-points"]["rlalign"])
+        points = project["entry-points"]
+        offers = {*points.get("rlalign", {}), *points.get("rlalign.clusters", {})}
         assert found.pop(project["name"]) == (named(package), offers)
     assert found == {}
 

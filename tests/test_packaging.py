@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from rlalign.config import clusters
 from rlalign.config.outline import outline, sentence
 from rlalign.config.registry import Registry, kind
 from rlalign.running.members import HOOKS
@@ -39,6 +40,11 @@ def project(package: Path) -> dict[str, Any]:
 
 def offers(package: Path) -> dict[str, str]:
     found: dict[str, str] = project(package).get("entry-points", {}).get("rlalign", {})
+    return found
+
+
+def clusters_of(package: Path) -> dict[str, str]:
+    found: dict[str, str] = project(package).get("entry-points", {}).get(clusters.GROUP, {})
     return found
 
 
@@ -159,7 +165,7 @@ def test_no_two_packages_offer_one_name():
 
 @every([ROOT / "core", *PLUGINS, *EXAMPLES])
 def test_components(package, with_example_plugins):
-    assert offers(package)
+    assert offers(package) or clusters_of(package)
     for name in offers(package):
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"{name}: lower case, with hyphens"
         loaded = Registry().load(name)
@@ -167,18 +173,26 @@ def test_components(package, with_example_plugins):
         assert loaded.installed.distribution == project(package)["name"]
         assert kind(loaded.cls) in ("component", "policy", "value", "sampler", "task")
         assert loaded.cls.__doc__, f"{name} has no docstring"
-        config = loaded.cls.Config
-        assert issubclass(config, BaseModel)
-        for option, field in config.model_fields.items():
-            assert field.description, f"{name}: the option {option} is not described"
-            assert re.fullmatch(r"[a-z][a-z0-9_]*", option)
-            assert option not in ("on", "off", "yes", "no"), f"{name}: YAML reads {option} as a truth value"
+        options_are_told(name, loaded.cls.Config)
+    for name in clusters_of(package):
+        cluster = clusters.find(name, "here")
+        assert cluster.__doc__, f"{name} has no docstring"
+        options_are_told(name, cluster.Config)
+
+
+def options_are_told(name: str, config: type[BaseModel]) -> None:
+    assert issubclass(config, BaseModel)
+    for option, field in config.model_fields.items():
+        assert field.description, f"{name}: the option {option} is not described"
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", option)
+        assert option not in ("on", "off", "yes", "no"), f"{name}: YAML reads {option} as a truth value"
 
 
 @every(PACKAGES)
 def test_what_is_installed_is_what_is_written(package):
-    points = importlib.metadata.distribution(project(package)["name"]).entry_points.select(group="rlalign")
-    assert {p.name: p.value for p in points} == offers(package), "install again: `make setup`"
+    points = importlib.metadata.distribution(project(package)["name"]).entry_points
+    for group, said in (("rlalign", offers(package)), (clusters.GROUP, clusters_of(package))):
+        assert {p.name: p.value for p in points.select(group=group)} == said, "install again: `make setup`"
 
 
 @every([*PLUGINS, *EXAMPLES])

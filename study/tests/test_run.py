@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from rlalign_study import plan, runner
 from rlalign_study.command import study as command
-from rlalign_study.core import ConfigError
+from rlalign_study.core import Cluster, ConfigError
 from rlalign_study.rows import Results, Row
 
 EXAMPLE = Path(__file__).parents[1] / "examples/bandit.yaml"
@@ -318,6 +318,39 @@ def test_a_row_that_could_not_be_written_down_is_not_made_again(study, work):
         made = []
         runner.run_all(study, [one], folder, 1, made.append)
         assert [row.status for row in made] == ["done"]
+
+
+class Elsewhere(Cluster):
+    """Loses the first run, and has room for one more at a time."""
+
+    def launch(self, processes, first, again):
+        raise NotImplementedError
+
+    def start(self, make):
+        raise NotImplementedError
+
+    def each(self, work, some, memory):
+        assert memory == 4
+        yield some[0], ConnectionError("its machine is gone")
+        for one in some[1:]:
+            yield one, work(one)
+
+
+def test_runs_of_a_cluster_are_those_of_this_machine_and_a_lost_one_has_failed(study, work):
+    some = plan.tuning(study, "three")[:2]
+    here, there = [], []
+    for name, jobs, rows in (("here", 1, here), ("there", Elsewhere(None), there)):
+        (work / name).mkdir()
+        runner.run_all(study, some, work / name, jobs, rows.append, memory=4)
+    lost, made = there
+    assert (lost.key, lost.status, lost.why) == (some[0].key, "failed", "lost: its machine is gone")
+    assert made.curve == here[1].curve != {} and made.status == "done"
+
+
+def test_a_cluster_that_is_not_there_is_told(written):
+    status, said = call(written(), "plan", "--jobs", "nowhere")
+    assert status == 2 and "--jobs: no cluster named `nowhere` is installed" in said
+    assert call(written(), "plan", "--jobs", "0")[0] == 2
 
 
 def test_results_hold_whole_rows_or_none(study, work, row):

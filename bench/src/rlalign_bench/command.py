@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlalign_study.command import guarded
+from rlalign_study.command import guarded, jobs
 
 if TYPE_CHECKING:
     from rlalign_bench.ledger import Ledger
@@ -51,9 +51,6 @@ class Place:
 
 
 _PATH = click.Path(path_type=Path)
-_JOBS = click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time."
-)
 _ONLY = click.option("--only", default="", metavar="TEXT", help="Only runs with this in their name.")
 _MEMORY = click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="The most a run may use."
@@ -85,7 +82,7 @@ def _command(do: Callable[..., int | None]) -> click.Command:
 
 @_command
 @_ONLY
-@_JOBS
+@jobs
 @click.option("--names", is_flag=True, help="Name every run.")
 def plan(place: Place, **options: object) -> int:
     """How many runs there are, how many are left, and how long they may take."""
@@ -94,7 +91,7 @@ def plan(place: Place, **options: object) -> int:
 
 @_command
 @_ONLY
-@_JOBS
+@jobs
 @_MEMORY
 @click.option("--again", is_flag=True, help="Try runs again that failed.")
 @click.option("--keep", is_flag=True, help="Keep the folders of runs.")

@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rlalign_study.core import Cluster
     from rlalign_study.file import Study
     from rlalign_study.plan import Planned
     from rlalign_study.rows import Results, Row
@@ -20,10 +21,35 @@ if TYPE_CHECKING:
 STEPS = ("plan", "run", "report")
 
 
+class Jobs(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """How many runs at a time, or the cluster that has them."""
+
+    name = "N|CLUSTER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Cluster:
+        if not isinstance(value, str) or value.lstrip("-").isdecimal():
+            return int(click.IntRange(min=1).convert(value, param, ctx))
+        from rlalign_study import core
+
+        try:
+            return core.cluster(value)
+        except core.ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+jobs = click.option(
+    "--jobs",
+    type=Jobs(),
+    default=1,
+    show_default=True,
+    help="Runs at a time, or where they are: ray, ray://ADDRESS, `ray: {…}`.",
+)
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("steps", nargs=-1, type=click.Choice(STEPS))
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time.")
+@jobs
 @click.option(
     "--memory", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="The most a run may use."
 )
@@ -73,7 +99,7 @@ class Work:
     def __init__(
         self,
         study: Study,
-        jobs: int = 1,
+        jobs: int | Cluster = 1,
         memory: float | None = None,
         only: str = "",
         again: bool = False,
@@ -184,9 +210,11 @@ class Work:
         if usual is None:
             return "; how long they take is known once one is done (or say `seconds` in the study file)"
         times = {at: sum(some) / len(some) for at, some in known.items()}
-        total = sum(times.get((one.world, one.arm), usual) for one in left) / self.jobs
+        total = sum(times.get((one.world, one.arm), usual) for one in left)
         by = f"by {len(every)} runs that are done" if every else "by the study file's `seconds`"
-        return f", about {duration(total)} with --jobs {self.jobs} ({by})"  # type: ignore[operator]
+        if not isinstance(self.jobs, int):
+            return f", about {duration(total)} one after the other ({by})"  # type: ignore[operator]
+        return f", about {duration(total / self.jobs)} with --jobs {self.jobs} ({by})"  # type: ignore[operator]
 
     def undone(self, row: Row) -> bool:
         return self.again and row.status == "failed"

@@ -12,15 +12,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rlalign.config import places
+from rlalign.config import clusters, places
 from rlalign.config.pipeline import ITEM_KEYS
 from rlalign.errors import ComponentError, ConfigError, RLAlignError
+from rlalign.interface.cluster import Cluster
 
-__all__ = ["ITEM_KEYS", "ConfigError", "RLAlignError", "read_yaml"]
+__all__ = ["ITEM_KEYS", "Cluster", "ConfigError", "RLAlignError", "cluster", "read_yaml"]
 
 Components = Mapping[str, type[Any]]
 """Components that a study brings itself, by the names that its pipelines use."""
 Tree = dict[str, Any]
+
+
+def cluster(said: str) -> Cluster:
+    """The cluster that `--jobs` names."""
+    return clusters.find(said, "--jobs")
 
 
 def read_yaml(path: Path) -> tuple[Tree, Callable[[Sequence[Any]], str]]:

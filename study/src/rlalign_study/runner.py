@@ -8,19 +8,22 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
-from rlalign_study.core import ConfigError
+from rlalign_study.core import Cluster, ConfigError
 from rlalign_study.file import Study
 from rlalign_study.plan import PREPARE, Planned
 from rlalign_study.rows import FAILED, Row
 
+Jobs = int | Cluster
+"""How many runs at a time on this machine, or a cluster that has room for some."""
 LOOK = 0.1
 """Seconds between two looks at the memory of runs."""
 
@@ -37,7 +40,7 @@ def run_all(
     study: Study,
     todo: Sequence[Planned],
     work: Path,
-    jobs: int,
+    jobs: Jobs,
     done: Callable[[Row], None],
     *,
     memory: float | None = None,
@@ -47,19 +50,45 @@ def run_all(
 
     `memory` is the most gigabytes (resident, with its children) that one run may use before it is killed.
     """
+    from rlalign_study.worker import failed
+
+    waiting = list[Planned]()
+    for planned in todo:
+        row = _left(planned, work)  # of a study that was killed before it wrote it down
+        if row is None:
+            waiting.append(planned)
+        else:
+            _take(row, _log_of(planned, work), done)
+    if not waiting:
+        return
+    rows: Generator[tuple[Planned, Row | Exception], None, None] | Generator[tuple[Planned, Row], None, None]
+    if isinstance(jobs, int):
+        rows = _here(study, waiting, work, jobs, memory, keep)
+    else:
+        rows = jobs.each(partial(_alone, study, work, memory, keep), waiting, memory)
+    with contextlib.closing(rows):
+        for planned, found in rows:
+            row = failed(planned, f"lost: {found}") if isinstance(found, Exception) else found
+            _take(row, _log_of(planned, work), done)
+
+
+def _alone(study: Study, work: Path, memory: float | None, keep: bool, planned: Planned) -> Row:
+    """One run's row, on another machine."""
+    with contextlib.closing(_here(study, [planned], work, 1, memory, keep)) as rows:
+        return next(rows)[1]
+
+
+def _here(
+    study: Study, todo: Sequence[Planned], work: Path, jobs: int, memory: float | None, keep: bool
+) -> Generator[tuple[Planned, Row], None, None]:
+    """The rows of runs on this machine, as they end."""
     # One thread for each run, and idle threads that sleep: said before a process imports torch.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A server that has imported everything is forked for each run: a run then starts at once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "rlalign_study.preload", *study.imports])
-    waiting, running = list[Planned](), list[_Running]()
-    for planned in reversed(todo):
-        row = _left(planned, work)  # of a study that was killed before it wrote it down
-        if row is None:
-            waiting.append(planned)
-        else:
-            _take(row, _log_of(planned, work), done)
+    waiting, running = [*reversed(todo)], list[_Running]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -70,7 +99,7 @@ def run_all(
                     _cap(one, memory)
                 else:
                     running.remove(one)
-                    _take(_row(one), one.log, done)
+                    yield one.planned, _row(one)
     finally:
         for one in running:
             one.process.terminate()

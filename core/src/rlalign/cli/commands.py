@@ -55,6 +55,7 @@ def program() -> None:
     metavar="N",
     help="Share the run among N processes, a GPU each.",
 )
+@click.option("--on", metavar="CLUSTER", help="Where its processes are: ray, ray://ADDRESS, `ray: {…}`.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live display.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def run(
@@ -68,6 +69,7 @@ def run(
     inexact: bool,
     or_resume: bool,
     processes: int | None,
+    on: str | None,
     plain: bool,
     debug: bool,
 ) -> None:
@@ -93,10 +95,16 @@ def run(
             raise ConfigError("a resumed run keeps its seed and its name: leave out --seed and --name")
         if or_resume and name is None:
             raise ConfigError("--or-resume goes with --name, which says which run it is")
-        if (processes or 1) > 1 and "WORLD_SIZE" not in os.environ:  # the children find it there
-            from rlalign.cli.processes import launch
+        if (on or (processes or 1) > 1) and "WORLD_SIZE" not in os.environ:  # the children find it there
+            from rlalign.cli.processes import launch, launch_on
 
-            return launch(processes or 1, sys.argv[1:])
+            if on is None:
+                return launch(processes or 1, sys.argv[1:])
+            if extend is not None:
+                raise ConfigError("--extend: started again it would extend again; say `train.iterations=…`")
+            named = [] if name or resume is not None else ["--name", which.next_name(file, runs)]
+            again = ["--or-resume"] if resume is None else []
+            return launch_on(on, processes or 1, [*sys.argv[1:], *named], again)
         with taking_part() as world:
             folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -1,4 +1,4 @@
-"""`--processes N`: this process becomes torchrun, and N others run the pipeline."""
+"""`--processes N`: this process becomes torchrun, and N others run the pipeline; with `--on`, elsewhere."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         raise Ended(failure.exitcode) from None
     except SignalException as error:
         raise Ended(128 + error.sigval) from None
+
+
+def launch_on(where: str, count: int, arguments: Sequence[str], again: Sequence[str]) -> None:
+    """Run `rlalign ARGUMENTS` in so many processes of a cluster, and end as they do.
+
+    One that is started again has the arguments `again` besides.
+    """
+    from rlalign.config import clusters
+
+    code = clusters.find(where, "--on").launch(count, arguments, [*arguments, *again])
+    if code:
+        raise Ended(code)

@@ -29,6 +29,14 @@ def there(name: str | None, runs: Path) -> str | None:
     return str(runs / name) if rundir.is_run(runs / name) else None
 
 
+def next_name(file: Path | None, runs: Path) -> str:
+    """What a run is called that has no name: processes elsewhere must find it again."""
+    from rlalign.records import rundir
+
+    assert file is not None
+    return rundir.next_name(runs, file.stem)
+
+
 def is_file_or_override(text: str) -> bool:
     return "=" in text or text.endswith((".yaml", ".yml"))
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 
+from rlalign.config import clusters
 from rlalign.config.places import Keys
 from rlalign.data import limits
 from rlalign.data.settings import Options, Positive, Sampling, Save, Train
+from rlalign.errors import ConfigError
 from rlalign.interface.component import Component
 
 MERGED_SECTIONS = ("train", "generation", "evaluate", "models")
@@ -42,6 +44,10 @@ class Isolate(Options):
         pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$",
         description="`host:port` of an `rlalign serve-reward`; null: a process of its own on this machine",
     )
+    cluster: str | dict[str, Any] | None = Field(
+        None, description="a cluster whose machines compute it: `ray`, or `ray: {…}` with its options"
+    )
+    workers: int = Field(1, gt=0, le=limits.COUNT, description="how many processes share a batch, by groups")
     seconds: float = Field(
         600.0, gt=0, le=limits.COUNT, description="how long one batch may take; then the process is ended"
     )
@@ -64,9 +70,26 @@ class Isolate(Options):
 
     @model_validator(mode="after")
     def _elsewhere(self) -> Isolate:
-        if self.at and self.memory:
-            raise ValueError("`memory` limits a process on this machine, and `at` names another one's")
+        if self.at and (self.cluster or self.workers > 1):
+            raise ValueError("`at` names a server, which is one process: leave out `cluster` and `workers`")
+        if (self.at or self.cluster) and self.memory:
+            raise ValueError(
+                "`memory` limits a process on this machine; leave it out beside `at` and `cluster`"
+            )
+        if self.cluster:
+            try:
+                clusters.find(self.cluster, "isolate")
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self
+
+    @property
+    def where(self) -> str:
+        """In words, for messages."""
+        if self.at:
+            return f"at {self.at}"
+        many = "a process of its own" if self.workers == 1 else f"{self.workers} processes of its own"
+        return f"in {many}" + (f" on {clusters.parts(self.cluster, 'isolate')[0]}" if self.cluster else "")
 
 
 class ItemSettings(Options):

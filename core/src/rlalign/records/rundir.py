@@ -291,12 +291,17 @@ def _numbered(root: Path, stem: str) -> dict[int, Path]:
     return {int(match[1] or 1): entry for match, entry in matches if match}
 
 
+def next_name(root: Path, stem: str) -> str:
+    """What the next run is called that has no name of its own."""
+    # Above the highest, not the first free number: `latest` is then what its name says.
+    number = 1 + max(_numbered(root, stem), default=0)
+    return stem if number == 1 else f"{stem}-{number}"
+
+
 def _claim(building: Path, root: Path, stem: str, name: str | None) -> Path:
     """Give a finished folder its name. The rename settles who gets a name that two processes want."""
     while True:
-        # Above the highest, not the first free number: `latest` is then what its name says.
-        number = 1 + max(_numbered(root, stem), default=0)
-        path = root / (name or (stem if number == 1 else f"{stem}-{number}"))
+        path = root / (name or next_name(root, stem))
         try:
             os.rename(building, path)
         except OSError:

@@ -44,9 +44,7 @@ def _phase(
     if plan.not_evaluated:
         rows["not evaluated"] = plan.told_of_evaluation
     rows.setdefault("reward", "nothing")
-    if isolated := [
-        f"{m.name} ({m.item.isolate.at or 'a process of its own'})" for m in plan.everybody if m.item.isolate
-    ]:
+    if isolated := [f"{m.name} ({m.item.isolate.where})" for m in plan.everybody if m.item.isolate]:
         rows["isolated"] = ", ".join(isolated)
     models = {"policy": "built" if first else "kept"}
     for name in plan.models:

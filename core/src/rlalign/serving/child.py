@@ -16,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rlalign.data.limits import OUTPUT_BYTES, in_words
-from rlalign.errors import RLAlignError, describe_error, shown
-from rlalign.serving.host import Hosted, Recipe, answer_all
-from rlalign.serving.protocol import Broken, Channel, Refused, introduce
+from rlalign.errors import shown
+from rlalign.serving.host import Recipe, answer_all, begun
+from rlalign.serving.protocol import Broken, Channel, Refused, introduce, want
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
@@ -80,6 +81,10 @@ class Child:
         answer = self.channel.receive(START_SECONDS)
         if "error" in answer:
             raise Refused(str(answer["error"]))
+        want(self.channel, self._recipe.name, self._recipe.digest, START_SECONDS)
+
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return self.channel.ask(question, seconds)
 
     def _look(self) -> None:
         """Whether it is worth waiting for."""
@@ -182,12 +187,9 @@ def main(connection: int, parent: int) -> None:
         asked = channel.receive(START_SECONDS)
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
-        try:
-            hosted = Hosted(recipe.item(), recipe.digest, recipe.seed)
-        except RLAlignError as error:
-            channel.send({"error": str(error)})
-        except BaseException as error:
-            channel.send({"error": f"`setup` raised {describe_error(error)}"})
+        hosted = begun(recipe)
+        if isinstance(hosted, str):
+            channel.send({"error": hosted})
         else:
             channel.send({"ready": True})
             answer_all(channel, {recipe.name: hosted})

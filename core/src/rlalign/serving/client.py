@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlalign.config import clusters
 from rlalign.config.pipeline import Isolate
 from rlalign.errors import ComponentError, shortened, shown
+from rlalign.serving.afar import Afar
 from rlalign.serving.child import START_SECONDS, Child
 from rlalign.serving.host import Recipe
-from rlalign.serving.protocol import TOKEN, Broken, Channel, Refused, introduce
+from rlalign.serving.protocol import TOKEN, Broken, Channel, Refused, introduce, want
 from rlalign.serving.questions import Group, checked
 
 LONGEST_WAIT = 30.0
@@ -24,9 +26,8 @@ CONNECT_SECONDS = 10.0
 class End(Protocol):
     """Whoever answers, from this side."""
 
-    channel: Channel
-
     def ready(self) -> None: ...
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]: ...
     def how_it_ended(self) -> str: ...
     def last_words(self) -> str: ...
     def close(self) -> None: ...
@@ -35,7 +36,8 @@ class End(Protocol):
 class Remote:
     """A server of rewards."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, recipe: Recipe) -> None:
+        self._recipe = recipe
         host, _, port = address.rpartition(":")
         try:
             connected = socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS)
@@ -45,6 +47,10 @@ class Remote:
 
     def ready(self) -> None:
         introduce(self.channel, os.environ.get(TOKEN), CONNECT_SECONDS)
+        want(self.channel, self._recipe.name, self._recipe.digest, START_SECONDS)
+
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return self.channel.ask(question, seconds)
 
     def how_it_ended(self) -> str:
         return "closed the connection"
@@ -70,12 +76,13 @@ class Client:
 
     @property
     def _who(self) -> str:
-        at = f"at {self._isolate.at}" if self._isolate.at else "in a process of its own"
-        return ", ".join(filter(None, (f"`{self._recipe.name}` {at}", self._place)))
+        return ", ".join(filter(None, (f"`{self._recipe.name}` {self._isolate.where}", self._place)))
 
-    def scores(self, groups: Sequence[Group], where: dict[str, Any], key: str) -> list[dict[str, Any]]:
-        """What it says of each group."""
-        question = {"ask": "reward", "groups": list(groups), "where": where, "key": key}
+    def scores(
+        self, groups: Sequence[Group], where: dict[str, Any], keys: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """What it says of each group; the keys tell the groups apart."""
+        question = {"ask": "reward", "groups": list(groups), "where": where, "key": keys[0]}
         found: list[dict[str, Any]] = self._asked(
             question, lambda answer: checked(answer.get("answers"), groups)
         )
@@ -105,8 +112,7 @@ class Client:
                 end = self._end or self._begun()
                 if question is None:
                     return read({})
-                end.channel.send(question, self._isolate.seconds)
-                answer = end.channel.receive(self._isolate.seconds)
+                answer = end.ask(question, self._isolate.seconds)
                 if "error" not in answer:
                     return read(answer)
                 said = shortened(shown(str(answer["error"])), 2000)
@@ -126,14 +132,16 @@ class Client:
     def _begun(self) -> End:
         if self._closed.is_set():
             raise Broken("was ended")
-        at = self._isolate.at
-        end: End = Remote(at) if at else Child(self._recipe, self._isolate.memory, self.log)
+        isolate, recipe = self._isolate, self._recipe
+        end: End
+        if isolate.at:
+            end = Remote(isolate.at, recipe)
+        elif isolate.cluster:
+            end = Afar(clusters.find(isolate.cluster, "isolate"), recipe)
+        else:
+            end = Child(recipe, isolate.memory, self.log)
         self._end = end
         end.ready()
-        end.channel.send({"name": self._recipe.name, "digest": self._recipe.digest}, START_SECONDS)
-        answer = end.channel.receive(START_SECONDS)
-        if "ready" not in answer:
-            raise Refused(f"the server refuses: {str(answer.get('refused'))[:500]}")
         return end
 
     def _what_happened(self, error: Exception) -> str:

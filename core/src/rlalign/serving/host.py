@@ -119,6 +119,16 @@ class Hosted:
         return {"metrics": _numbers(found)}
 
 
+def begun(recipe: Recipe) -> Hosted | str:
+    """The component, set up; or what went wrong."""
+    try:
+        return Hosted(recipe.item(), recipe.digest, recipe.seed)
+    except RLAlignError as error:
+        return str(error)
+    except BaseException as error:
+        return f"`setup` raised {describe_error(error)}"
+
+
 def _numbers(found: Any) -> dict[str, Any]:
     if found is None:
         return {}

@@ -85,6 +85,11 @@ class Channel:
             raise Broken("sent JSON that is no message")
         return message
 
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer; sending may take so many seconds, and answering."""
+        self.send(question, seconds)
+        return self.receive(seconds)
+
     def close(self) -> None:
         self._socket.close()
 
@@ -145,6 +150,13 @@ def introduce(channel: Channel, token: str | None, seconds: float) -> None:
     channel.send(mine, seconds)
     answer = channel.receive(seconds, _GREETING)
     if "welcome" not in answer:
+        raise Refused(f"the server refuses: {str(answer.get('refused'))[:500]}")
+
+
+def want(channel: Channel, name: str, digest: str, seconds: float) -> None:
+    """A client's side, once it is let in: which reward it will ask, and what that shall be."""
+    answer = channel.ask({"name": name, "digest": digest}, seconds)
+    if "ready" not in answer:
         raise Refused(f"the server refuses: {str(answer.get('refused'))[:500]}")
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 from rlalign.config.pipeline import Isolate, Item
 from rlalign.data.batch import Score
@@ -20,6 +18,7 @@ from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.records.answers import Answers
+from rlalign.serving.asking import Asker, Pool
 from rlalign.serving.child import memory_of
 from rlalign.serving.client import Client
 from rlalign.serving.host import WHERE, Recipe
@@ -32,8 +31,6 @@ _DECLARED = (
     *("min_samples", "scored", "estimates", "responses", "defaults"),
     *("higher_is_better", "bounds", "paper"),
 )
-T = TypeVar("T")
-_Work = tuple[Future[Any], Callable[[], Any]]
 _READS = ("models", "needs", "trains", "constraint", "sources")
 """Declarations that tie a component to the models of the run's own process."""
 
@@ -82,13 +79,14 @@ class Served(Component):
         """The record of what it answered; set by the core."""
         self.digest = recipe.digest
         """A hash of its code and options."""
-        self._worker = _Worker(f"asks-{item.name}")
+        self._worker = Asker(f"asks-{item.name}")
         self._begun: dict[str, _Part] = {}
         """What was asked ahead, by the hash of the question."""
         self._failed: list[ComponentError] = []
         """What went wrong ahead: after it, what else was asked ahead is not tried, until it was collected."""
         self._stood: tuple[str, ...] = ()
-        self._client = Client(recipe, item.isolate, item.place)
+        one = item.isolate.workers == 1
+        self._client = (Client if one else Pool)(recipe, item.isolate, item.place)
         self.close = weakref.finalize(self, _close, self._client, self._worker)
         """Ends its process; so does the end of this one."""
 
@@ -157,7 +155,7 @@ class Served(Component):
             if failed:
                 raise failed[0]
             try:
-                return self._client.scores(asked, where, keys[0])
+                return self._client.scores(asked, where, keys)
             except ComponentError as error:
                 if failed is not None:
                     failed.append(error)
@@ -239,47 +237,6 @@ class _Part:
         return self.whole.result()[self.place]
 
 
-def _close(client: Client, worker: _Worker) -> None:
+def _close(client: Client | Pool, worker: Asker) -> None:
     client.close()
     worker.end()
-
-
-class _Worker:
-    """Does one thing after the other in a thread that keeps no program from ending."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._waiting: SimpleQueue[_Work | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._ended = False
-
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        if self._ended:  # what is asked for says by itself that it is over
-            _do((future, work))
-            return future
-        if self._thread is None:
-            target, given = _work, (self._waiting,)
-            self._thread = threading.Thread(target=target, args=given, name=self._name, daemon=True)
-            self._thread.start()
-        self._waiting.put((future, work))
-        return future
-
-    def end(self) -> None:
-        """End the thread once it has done what waits."""
-        self._ended = True
-        self._waiting.put(None)
-
-
-def _work(waiting: SimpleQueue[_Work | None]) -> None:
-    while (item := waiting.get()) is not None:
-        _do(item)
-        del item
-
-
-def _do(item: _Work) -> None:
-    future, work = item
-    try:
-        future.set_result(work())
-    except BaseException as error:  # whoever collects the answer is told
-        future.set_exception(error)

@@ -1,0 +1,160 @@
+"""Runs, rewards and studies on a cluster of Ray that is this machine: the same numbers as without it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+BANDIT = HERE / "bandit.yaml"
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[train]'"
+)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """One cluster for all: to start it takes longer than most of what is done there."""
+    begun = subprocess.Popen(
+        [sys.executable, str(HERE / "cluster_of_this_machine.py")],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert begun.stdin is not None and begun.stdout is not None
+    said = begun.stdout.readline().strip()
+    assert said, "Ray did not begin"
+    yield said
+    begun.stdin.close()
+    begun.wait()
+
+
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # of the cluster that these tests begin
+}
+ENVIRONMENT.pop("RAY_ADDRESS", None)
+
+
+def rlalign(folder: Path, *arguments: str, **environment: str) -> str:
+    """What the command prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rlalign", *arguments],
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout + done.stderr
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: x for name, x in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def same(one: Path, other: Path) -> None:
+    """Both runs have logged and learned the same, to the bit."""
+    assert logged(one) == logged(other) != []
+    files = [file.relative_to(one) for file in one.rglob("*.safetensors")]
+    assert len(files) > 2
+    for file in files:
+        here, there = load_file(one / file), load_file(other / file)
+        assert here.keys() == there.keys() and all(here[name].equal(there[name]) for name in here), file
+
+
+@pytest.fixture(scope="module")
+def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing happened to."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    (folder / "dies").touch()
+    rlalign(folder, "run", str(BANDIT), "--processes", "2")
+    return folder / "runs/bandit"
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_is_torchrun_s_to_the_bit(tmp_path: Path, torchrun: Path, address: str) -> None:
+    (tmp_path / "dies").touch()
+    rlalign(tmp_path, "run", str(BANDIT), "--processes", "2", "--on", f"ray://{address}")
+    same(torchrun, tmp_path / "runs/bandit")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["dies", "runs"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_goes_on_where_a_process_was_killed(tmp_path: Path, torchrun: Path, address: str) -> None:
+    rlalign(tmp_path, "run", str(BANDIT), "--processes", "2", "--on", f"ray: {{address: '{address}'}}")
+    assert (tmp_path / "dies").exists()
+    same(torchrun, tmp_path / "runs/bandit")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_rewards_by_actors_that_die_and_hang_are_those_of_one_process(tmp_path: Path, address: str) -> None:
+    fails = f"'faults:Fails': {{folder: '{tmp_path}'}}"
+    isolate = "isolate: {cluster: ray, workers: 2, seconds: 10}"
+    rlalign(
+        tmp_path,
+        "run",
+        str(BANDIT),
+        f"rewards=[{{{fails}, {isolate}}}]",
+        "--name",
+        "pool",
+        RAY_ADDRESS=address,
+    )
+    assert (tmp_path / "died").exists() and (tmp_path / "hung").exists()
+    rlalign(tmp_path, "run", str(BANDIT), f"rewards=[{{{fails}}}]", "--name", "inline")
+    same(tmp_path / "runs/inline", tmp_path / "runs/pool")
+
+
+STUDY = """
+pipeline:
+  task: {bandit: {payouts: [2.5, 2.0, 1.0]}}
+  policy: {table: {actions: 3}}
+  rewards: [bandit-payout]
+  algorithm: rloo
+  generation: {samples: 2}
+  train: {iterations: 2, prompts: 4}
+  evaluate: {every: 1, examples: 8, use: [bandit-payout]}
+metrics: {reward: bandit-payout}
+worlds: {three: {}}
+arms: {rloo: {}}
+seeds: 2
+final: {final: {evaluate: {examples: 16}}}
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_study_s_runs_are_those_of_this_machine(tmp_path: Path, address: str) -> None:
+    rows = []
+    for name, jobs in (("here", "1"), ("there", f"ray://{address}")):
+        (tmp_path / f"{name}.yaml").write_text(STUDY)
+        said = rlalign(tmp_path, "study", f"{name}.yaml", "plan", "run", "--jobs", jobs, "--memory", "4")
+        assert "2 runs are left" in said
+        lines = (tmp_path / f"{name}-results/{name}.jsonl").read_text().splitlines()
+        rows.append({row["seed"]: row for row in map(json.loads, lines)})
+    here, there = rows
+    assert here.keys() == there.keys() and len(here) == 2
+    for seed, row in here.items():
+        assert row["status"] == there[seed]["status"] == "done"
+        for part in ("curve", "own"):
+            assert row[part] == there[seed][part]
+        assert row["metrics"]["final.reward"] == there[seed]["metrics"]["final.reward"]
