@@ -1,4 +1,4 @@
-"""A reward's own process on this machine: started, watched, limited, and ended with the run, however that ends."""
+"""A reward's own process on this machine, or an environment's: started, watched, limited, ended with the run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ import torch
 
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import RLAlignError, describe_error, shown
+from rlalign.interface.environment import Environment
 from rlalign.serving.host import Hosted, Recipe, answer_all
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce
+from rlalign.serving.stage import Stage
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
@@ -183,14 +185,19 @@ def main(connection: int, parent: int) -> None:
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
         try:
-            hosted = Hosted(recipe.item(), recipe.digest, recipe.seed)
+            item = recipe.item()
+            plays = issubclass(item.cls, Environment)
+            hosted = Stage(item, recipe.seed) if plays else Hosted(item, recipe.digest, recipe.seed)
         except RLAlignError as error:
             channel.send({"error": str(error)})
         except BaseException as error:
             channel.send({"error": f"`setup` raised {describe_error(error)}"})
         else:
             channel.send({"ready": True})
-            answer_all(channel, {recipe.name: hosted})
+            if isinstance(hosted, Stage):
+                hosted.answer_all(channel)
+            else:
+                answer_all(channel, {recipe.name: hosted})
 
 
 def _end_with(parent: int) -> None:

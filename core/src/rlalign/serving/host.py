@@ -92,13 +92,13 @@ class Hosted:
         self._lock = Lock()
         self.component: Component = item.build()
         self._seeds.seed_all("setup", self.name)
-        with settings_kept(_tell):
+        with settings_kept(tell):
             self.component.setup(Alone({}))
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it says to a question, or what went wrong."""
         try:
-            with self._lock, settings_kept(_tell):
+            with self._lock, settings_kept(tell):
                 return self._answer(message)
         except RLAlignError as error:
             return {"error": str(error)}
@@ -133,7 +133,7 @@ def _numbers(found: Any) -> dict[str, Any]:
     return {name: x if abs(x) < float("inf") else str(x) for name, x in numbers.items()}
 
 
-def _tell(what: str, said: str) -> None:
+def tell(what: str, said: str) -> None:
     print(said, file=sys.stderr)
 
 

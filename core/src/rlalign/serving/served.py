@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from rlalign.config.pipeline import Isolate, Item
+from rlalign.config.pipeline import Item
 from rlalign.data.batch import Score
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
@@ -59,9 +59,9 @@ def unservable(real: Component) -> str | None:
     return None
 
 
-def unlimited(isolate: Isolate) -> str | None:
+def unlimited(memory: int | None) -> str | None:
     """What of these limits this machine cannot watch."""
-    if isolate.memory is not None and memory_of(os.getpid()) == 0:
+    if memory is not None and memory_of(os.getpid()) == 0:
         return "`memory` is watched through /proc, which this machine does not have; leave it out"
     return None
 

@@ -50,7 +50,7 @@ class Tool:
                     f"the tool `{self.name}` does not say of which type `{parameter.name}` is, and a model must know: "
                     f"write `{parameter.name}: int`, for instance"
                 )
-        self._call = TypeAdapter[Any](function)
+        self._call: TypeAdapter[Any] = TypeAdapter(function)  # type: ignore[arg-type]
         self._about = inspect.getdoc(function) or ""
 
     @property
