@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -247,7 +247,7 @@ def test_groups_of_bad_episodes_are_left_out(tmp_path: Path) -> None:
     item = {"misbehaving_games:Unlucky": None, "isolate": {"on_bad_episode": "drop"}}
     train = {"iterations": 2, "prompts": 32, "lr": 0.01}
     result, display = finished(tmp_path, "drops", item, train=train)
-    (dropped,) = (json.loads(line) for line in (result.path / "dropped.jsonl").read_text().splitlines())
+    (dropped,) = (json.loads(line) for line in (tmp_path / "drops/dropped.jsonl").read_text().splitlines())
     assert (dropped["environment"], dropped["examples"]) == ("Unlucky", ["train-5"])
     assert "at turn 2, told" in dropped["why"]["train-5"] and "no such door" in dropped["why"]["train-5"]
     assert {row["iteration"]: row["groups"] for row in result.metrics} == {
@@ -262,8 +262,8 @@ def test_groups_of_bad_episodes_are_left_out(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_isolated_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"isolate: `numbers` is no environment"):
-        finished(tmp_path, "x", {"numbers": None, "isolate": True})
+    with pytest.raises(ConfigError, match=r"isolate: `Numbers` is no environment"):
+        finished(tmp_path, "x", {"rlalign.testing.tasks:Numbers": None, "isolate": True})
     with pytest.raises(ConfigError, match=r"isolate.workers: expected more than 0"):
         pipeline(tmp_path, {"misbehaving_games:Game": None, "isolate": {"workers": 0}})
     with pytest.raises(ConfigError, match=r"isolate: only tasks and items of"):
@@ -275,18 +275,20 @@ def test_what_cannot_be_isolated_is_said_at_once(tmp_path: Path) -> None:
 # -- what does not play the same game again -----------------------------------------------------------------------
 
 
+SEEN: list[Rollout] = []
+"""What the reward below was asked."""
+
+
 class Crash(Component):
     """A reward that ends the run the first time, when all is sampled and nothing is learned."""
 
     class Config(Options):
         """No options."""
 
-    seen: ClassVar[list[Any]] = []
-
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
-        self.seen.append(rollout)
-        if len(self.seen) == 1:
+        SEEN.append(rollout)
+        if len(SEEN) == 1:
             raise RuntimeError("out of order")
         return Score(torch.zeros(len(rollout)))
 
@@ -299,7 +301,7 @@ def test_a_resumed_run_takes_its_turns_from_the_record(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match="out of order"):
         loop.start(loaded, known, root=tmp_path, name="stopped", display=Silence()).run()
     loop.resume(tmp_path / "stopped", known, display=Silence()).run()
-    first, second, third = Crash.seen
+    first, second, third = SEEN
     assert first.columns["transcript"] == second.columns["transcript"] != third.columns["transcript"]
     assert torch.equal(first.actions_NT, second.actions_NT)
 

@@ -159,6 +159,12 @@ def test_episodes_of_a_start_share_where_they_begin_and_no_more() -> None:
     assert episodes == played(slippery, *["south"] * 6, samples=12)
 
 
+def test_a_number_of_starts() -> None:
+    game = Playing(gym(starts=2), [gym().examples("train")[0]] * 12, 1, Seeds(0).rng)
+    with started(game, slice(0, 12)) as (_, firsts):
+        assert len({first.say for first in firsts}) == 2
+
+
 def test_free_saying() -> None:
     lake = gym(
         id="FrozenLake-v1", actions=("w", "s", "e", "n"), choices=False, arguments={"is_slippery": False}

@@ -265,3 +265,46 @@ def test_a_question_of_a_chat_keeps_its_system_message(sums: Path) -> None:
     assert user == {"role": "user", "content": "2 × 3?"}
     (system, user) = tools(sums).told(chat)
     assert [tool["function"]["name"] for tool in system["tools"]] == ["multiply", "broken"]
+
+
+def test_the_example_with_a_calculator_runs(chat_models: Mapping[str, Path], tmp_path: Path) -> None:
+    """One iteration, with another model and three questions as GSM8K writes them."""
+    from rlalign import load
+    from rlalign import run as run_pipeline
+
+    row = {"question": "Ann has 3 pens and buys 4.\nHow many?", "answer": "3 + 4 = <<3+4=7>>7\n#### 7"}
+    (tmp_path / "gsm8k").mkdir()
+    for name in ("train", "test"):
+        rows = (json.dumps({**row, "question": f"{name} {i}: {row['question']}"}) + "\n" for i in range(3))
+        (tmp_path / f"gsm8k/{name}.jsonl").write_text("".join(rows))
+    changes = {
+        "task.tools.path": str(tmp_path / "gsm8k"),
+        "task.tools.tokens": 60,
+        "policy": {"causal-lm": {"path": str(chat_models["none"])}},
+        "generation": {"samples": 2, "max_new_tokens": 4},
+        "train": {"iterations": 1, "prompts": 2, "lr": 0.001},
+        "evaluate": {"examples": 2},
+    }
+    example = Path(__file__).parents[4] / "examples/tools/gsm8k.yaml"
+    result = run_pipeline(load(example, changes), root=tmp_path / "runs")
+    system, user = result.samples[-1]["prompt"]
+    assert system["content"].startswith("Solve the problem") and '"calculate"' in system["content"]
+    assert user["content"] == "test 0: Ann has 3 pens and buys 4.\nHow many?"
+    assert result.metrics[-1]["eval/played"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    (
+        ("(3 + 4) * 2", "14.0"),
+        ("-0.1 + 0.3", "0.2"),
+        ("1 / 0", "Error: ZeroDivisionError"),
+        ("__import__('os')", "Error: ValueError: only numbers"),
+        ("9 ** 9 ** 9", "Error: ValueError: only numbers"),
+    ),
+)
+def test_the_calculator(sums: Path, text: str, told: str) -> None:
+    calculator = Path(__file__).parents[4] / "examples/tools/calculator.py"
+    environment = tools(sums, use=(Path(f"{calculator}:calculate"),))
+    (message,) = said(environment, call("calculate", expression=text))[-1].say
+    assert message["content"].startswith(told)

@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ArgsKwargs
+from pydantic import TypeAdapter, ValidationError, validate_call
 
 from rlalign import ConfigError
 
@@ -50,20 +49,20 @@ class Tool:
                     f"the tool `{self.name}` does not say of which type `{parameter.name}` is, and a model must know: "
                     f"write `{parameter.name}: int`, for instance"
                 )
-        self._call: TypeAdapter[Any] = TypeAdapter(function)  # type: ignore[arg-type]
+        self._call = validate_call(function)
+        self._parameters = TypeAdapter(function).json_schema()  # type: ignore[arg-type]
+        for about in self._parameters["properties"].values():
+            about.pop("title", None)  # the name once more
         self._about = inspect.getdoc(function) or ""
 
     @property
     def schema(self) -> dict[str, Any]:
         """As chat templates take it."""
-        parameters = self._call.json_schema()
-        for about in parameters["properties"].values():
-            about.pop("title", None)  # the name once more
-        told = {"name": self.name, "description": self._about, "parameters": parameters}
+        told = {"name": self.name, "description": self._about, "parameters": self._parameters}
         return {"type": "function", "function": told}
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
-        found = self._call.validate_python(ArgsKwargs((), dict(arguments)))
+        found = self._call(**arguments)
         return found if isinstance(found, str) else json.dumps(found, default=str, ensure_ascii=False)
 
 

@@ -49,8 +49,14 @@ class Gym(Environment):
             None, gt=0, description="actions of the longest episode; null: as the game says, or 100"
         )
         tokens: int = Field(2048, gt=0, description="tokens of the longest episode, what is told included")
+        starts: int | None = Field(
+            None, gt=0, le=SEED, description="how many seeds an episode may begin with, 0, 1, …; null: any"
+        )
         size: int = Field(
-            256, gt=0, le=1_000_000, description="examples in each split, each with a seed of its own"
+            256,
+            gt=0,
+            le=1_000_000,
+            description="examples in each split; each draw of one has a seed of its own",
         )
 
         @field_validator("see")
@@ -86,7 +92,8 @@ class Gym(Environment):
             gymnasium = import_module("gymnasium")
         except ImportError:
             raise ConfigError(
-                "Gymnasium is missing: `pip install rlalign-plugin-environments[gymnasium]`"
+                "`gymnasium` is not installed: `pip install gymnasium` (the extra `gymnasium` of "
+                "rlalign-plugin-environments)"
             ) from None
         if self.config.package is not None:
             import_module(self.config.package)
@@ -101,7 +108,7 @@ class Gym(Environment):
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         game = self.make()
         try:
-            observation, info = game.reset(seed=_drawn(start))
+            observation, info = game.reset(seed=_drawn(start, self.config.starts or SEED))
             # Episodes of one start share where they begin, and no more: what comes of chance later is each one's own.
             game.unwrapped.np_random = numpy.random.default_rng(_drawn(noise))
         except BaseException:
@@ -151,5 +158,5 @@ class _Game:
         self._game.close()
 
 
-def _drawn(generator: Generator) -> int:
-    return int(torch.randint(SEED, (1,), generator=generator))
+def _drawn(generator: Generator, below: int = SEED) -> int:
+    return int(torch.randint(below, (1,), generator=generator))

@@ -59,7 +59,9 @@ class OpenEnv(Environment):
         )
         turns: int = Field(16, gt=0, le=10_000, description="responses of the longest episode")
         tokens: int = Field(2048, gt=0, description="tokens of the longest episode, what is told included")
-        size: int = Field(256, gt=0, le=1_000_000, description="examples in each split, each with its seed")
+        size: int = Field(
+            256, gt=0, le=1_000_000, description="examples in each split; each draw has its seed"
+        )
         replays: bool = Field(
             True, description="the same seed and actions give the same turns; false: they are written down"
         )
@@ -188,7 +190,8 @@ class TextWorld(Environment):
             textworld = import_module("textworld")
         except ImportError:
             raise ConfigError(
-                "TextWorld is missing: `pip install rlalign-plugin-environments[textworld]`"
+                "`textworld` is not installed: `pip install textworld` (the extra `textworld` of "
+                "rlalign-plugin-environments)"
             ) from None
         infos = textworld.EnvInfos(admissible_commands=True, score=True, won=True, lost=True)
         game = textworld.start(example.meta["game"], infos)
