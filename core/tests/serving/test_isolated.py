@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,10 @@ from rlalign.records.answers import Answers
 from rlalign.records.result import Result
 from rlalign.records.rundir import RunDir
 from rlalign.running import loop
+from rlalign.running.planning import plan_phases
 from rlalign.running.playing import Playing
 from rlalign.running.recorded import Recorded
+from rlalign.running.report import describe
 from rlalign.serving.isolated import isolated, unplayable
 from rlalign.testing.bench import COMPONENTS, Silence, registry
 
@@ -240,6 +243,12 @@ def test_isolation_changes_no_number(tmp_path: Path) -> None:
     item = {"misbehaving_games:Game": None, "isolate": {"workers": 2}}
     other, _ = finished(tmp_path, "isolated", item)
     assert numbers(plain) == numbers(other)
+
+
+def test_a_check_says_where_episodes_are(tmp_path: Path) -> None:
+    loaded = pipeline(tmp_path, {"misbehaving_games:Game": None, "isolate": {"workers": 3}})
+    plans, _ = plan_phases(loaded, registry(COMPONENTS))
+    assert re.search(r"^  episodes +in 3 processes of their own$", describe(loaded, plans), re.MULTILINE)
 
 
 def test_groups_of_bad_episodes_are_left_out(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+import rlalign
 from rlalign import ConfigError, Turn
 from rlalign.decoding.play import started
 from rlalign.randomness import Seeds
@@ -183,3 +185,32 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         gym(id="Taxy-v4")
     with pytest.raises(ValidationError, match="there is no such file"):
         gym(see=tmp_path / "none.py:see")
+
+
+# -- the example ------------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[4] / "examples/taxi.py"
+
+
+def driven(folder: Path, **changes: Any) -> list[dict[str, Any]]:
+    """The evaluations of the example."""
+    spec = importlib.util.spec_from_file_location("taxi_example", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    found: list[dict[str, Any]] = rlalign.run(
+        rlalign.load(example.PIPELINE, changes), root=folder
+    ).evaluations
+    return found
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    changes = {"train.iterations": 1, "train.prompts": 2, "generation.samples": 2, "evaluate.examples": 2}
+    first, last = driven(tmp_path, **changes)
+    assert -50 <= last["eval/played"] <= 20 and first["eval/length"] <= 99
+
+
+@pytest.mark.slow
+def test_the_example_learns(tmp_path: Path) -> None:
+    first, *_, last = driven(tmp_path)
+    assert first["eval/played"] < -45 and last["eval/played"] > 0

@@ -152,7 +152,7 @@ class _Game:
     def seen(self, observation: Any, info: Mapping[str, Any]) -> Prompt:
         """What the policy reads."""
         see = self._owner.config.see
-        return str(observation) if see is None else named(see)(self._game, observation, info)  # type: ignore[no-any-return]
+        return str(observation) if see is None else named(see)(self._game, observation, info)
 
     def close(self) -> None:
         self._game.close()

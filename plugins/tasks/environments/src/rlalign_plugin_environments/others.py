@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -161,7 +162,7 @@ class TextWorld(Environment):
 
         path: Path = Field(
             strict=False,
-            description="a game (`.z8`, `.ulx`), or a folder of games, or one with a folder a split",
+            description="a game (`.z8`), or a folder of games, or one with a folder a split",
         )
         choices: bool = Field(True, description="nothing but an admissible command may be said")
         turns: int = Field(50, gt=0, le=10_000, description="commands of the longest episode")
@@ -179,10 +180,10 @@ class TextWorld(Environment):
         games = (
             [folder]
             if folder.is_file()
-            else sorted(p for p in folder.glob("*") if p.suffix in (".z8", ".ulx"))
+            else sorted(p for p in folder.glob("*") if re.fullmatch(r"\.z[1-8]", p.suffix))
         )
         if not games:
-            raise ConfigError(f"{folder}: there is no game (`.z8` or `.ulx`) for the split `{split}`")
+            raise ConfigError(f"{folder}: there is no game (`.z8`) for the split `{split}`")
         return [Example(f"{split}-{game.stem}", "", meta={"game": str(game)}) for game in games]
 
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
