@@ -24,7 +24,7 @@ PIPELINE: dict[str, Any] = {
     },
     "algorithm": {"rloo": {"credit": "turn"}},
     "generation": {"samples": 16},
-    "train": {"iterations": 40, "prompts": 8, "lr": 0.3},
+    "train": {"iterations": 20, "prompts": 8, "lr": 0.3},
     "evaluate": {"every": 10, "examples": 64},
 }
 

@@ -178,9 +178,9 @@ def test_free_saying() -> None:
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has 6 actions, and `actions` names 2"):
-        gym(actions=("a", "b"))
+        played(gym(actions=("a", "b")))
     with pytest.raises(ConfigError, match=r"only `Discrete` ones"):
-        gym(id="MountainCarContinuous-v0", actions=())
+        played(gym(id="MountainCarContinuous-v0", actions=()))
     with pytest.raises(ConfigError, match=r"Gymnasium cannot make `Taxy-v4`"):
         gym(id="Taxy-v4")
     with pytest.raises(ValidationError, match="there is no such file"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,25 +73,14 @@ class Gym(Environment):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        game = self.make()
-        space, most = game.action_space, getattr(game.spec, "max_episode_steps", None)
-        count = getattr(space, "n", None)
-        game.close()
-        if count is None or getattr(space, "start", 0) != 0:
-            raise ConfigError(
-                f"the actions of `{config.id}` are {space}, and only `Discrete` ones have names"
-            )
-        self.actions = config.actions or tuple(map(str, range(int(count))))
-        if len(self.actions) != count or len(set(self.actions)) != count:
-            raise ConfigError(
-                f"`{config.id}` has {count} actions, and `actions` names {len(set(self.actions))}"
-            )
-        self.turns, self.tokens = config.steps or most or 100, config.tokens
+        with _told(config.id):
+            most = self._library().spec(config.id).max_episode_steps
+        self.turns = config.steps or config.arguments.get("max_episode_steps") or most or 100
+        self.tokens = config.tokens
 
-    def make(self) -> Any:
-        """A game that nobody plays yet."""
+    def _library(self) -> Any:
         try:
-            gymnasium = import_module("gymnasium")
+            library = import_module("gymnasium")
         except ImportError:
             raise ConfigError(
                 "`gymnasium` is not installed: `pip install gymnasium` (the extra `gymnasium` of "
@@ -97,10 +88,26 @@ class Gym(Environment):
             ) from None
         if self.config.package is not None:
             import_module(self.config.package)
-        try:
-            return gymnasium.make(self.config.id, **self.config.arguments)
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise ConfigError(f"Gymnasium cannot make `{self.config.id}`: {error}") from error
+        return library
+
+    def make(self) -> Any:
+        """A game that nobody plays yet."""
+        with _told(self.config.id):
+            return self._library().make(self.config.id, **self.config.arguments)
+
+    @cached_property
+    def actions(self) -> tuple[str, ...]:
+        """What is said for action 0, 1, 2, …"""
+        game, c = self.make(), self.config
+        space = game.action_space
+        count = getattr(space, "n", None)
+        game.close()
+        if count is None or getattr(space, "start", 0) != 0:
+            raise ConfigError(f"the actions of `{c.id}` are {space}, and only `Discrete` ones have names")
+        names = c.actions or tuple(map(str, range(int(count))))
+        if len(names) != count or len(set(names)) != count:
+            raise ConfigError(f"`{c.id}` has {count} actions, and `actions` names {len(set(names))}")
+        return names
 
     def examples(self, split: str) -> Sequence[Example]:
         return [Example(f"{split}-{i}", "") for i in range(self.config.size)]
@@ -160,3 +167,14 @@ class _Game:
 
 def _drawn(generator: Generator, below: int = SEED) -> int:
     return int(torch.randint(below, (1,), generator=generator))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What Gymnasium says of a game that there is not, as a fault of the pipeline."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"Gymnasium cannot make `{name}`: {error}") from error
