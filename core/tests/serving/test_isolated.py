@@ -127,7 +127,11 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("what", SAYS)
+SLOW = ("leaves", "says 10 MB")
+"""Two processes each, as those that hang or die."""
+
+
+@pytest.mark.parametrize("what", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in SAYS])
 def test_a_bad_episode_ends_alone(forgiving: Any, what: str) -> None:
     """It is begun again and fails again; the others, of the same process, are played as if nothing had happened."""
     found, right = played(forgiving, ("a", f"now {what}", "-")), played(inline())
@@ -194,13 +198,17 @@ def test_more_memory_than_it_may_take() -> None:
 
 
 def test_what_cannot_be_played_again_is_not() -> None:
-    """It is bad at once, and the others of a process that dies go with it; who lies about it is found out."""
+    """It is bad at once, and the others of a process that dies go with it."""
     with apart("Restless", on_bad_episode="drop") as environment:
         first, *others = played(environment, ("a", "now dies", "-"))
         assert "was killed by SIGSEGV" in first[-1].failed and "before)" not in first[-1].failed
         assert all(turns[-1].failed.endswith("it cannot be played again") for turns in others)
         first, *others = played(environment, ("a", "now raises", "-"))  # which its process outlives
         assert "no such door" in first[-1].failed and not any(turns[-1].failed for turns in others)
+
+
+@pytest.mark.slow
+def test_who_plays_otherwise_and_does_not_say_so_is_found_out() -> None:
     with (
         apart("Liar") as environment,
         pytest.raises(ComponentError, match="plays otherwise when it is played again"),

@@ -287,7 +287,7 @@ def test_the_example_with_a_calculator_runs(chat_models: Mapping[str, Path], tmp
     }
     example = Path(__file__).parents[4] / "examples/tools/gsm8k.yaml"
     result = run_pipeline(load(example, changes), root=tmp_path / "runs")
-    system, user = result.samples[-1]["prompt"]
+    system, user = result.samples[-2]["prompt"]
     assert system["content"].startswith("Solve the problem") and '"calculate"' in system["content"]
     assert user["content"] == "test 0: Ann has 3 pens and buys 4.\nHow many?"
     assert result.metrics[-1]["eval/played"] == 0
