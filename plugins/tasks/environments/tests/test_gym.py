@@ -214,3 +214,22 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_the_example_learns(tmp_path: Path) -> None:
     first, *_, last = driven(tmp_path)
     assert first["eval/played"] < -45 and last["eval/played"] > 0
+
+
+# -- MiniGrid -----------------------------------------------------------------------------------------------------
+
+
+def test_minigrid_in_words() -> None:
+    pytest.importorskip("minigrid")
+    moves = ("left", "right", "forward", "pick-up", "drop", "toggle", "done")
+    told = Path("rlalign_plugin_environments.minigrid:see")
+    environment = gym(id="BabyAI-GoToRedBallGrey-v0", package="minigrid", actions=moves, see=told, steps=20)
+    ((first, *turns),) = played(environment, "left", "left", "left", "left")
+    assert str(first.say).startswith("Mission: go to the red ball. ")
+    assert [turn.say for turn in turns[3:]] == [first.say] and len({turn.say for turn in turns}) > 1
+    assert any("A red ball" in str(turn.say) for turn in turns)
+    ahead = [str(turn.say).partition("Ahead: ")[2].partition(".")[0] for turn in turns]
+    assert all(ahead)
+    assert played(environment, "left", "forward") == played(environment, "left", "forward")
+    lava = gym(id="MiniGrid-LavaCrossingS9N1-v0", package="minigrid", actions=moves, see=told)
+    assert "lava" in str(played(lava)[0][0].say) + str(played(lava, "right", "right")[0][-1].say)
