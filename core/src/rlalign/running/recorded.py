@@ -18,7 +18,7 @@ from rlalign.data.turn import Episode, Turn
 from rlalign.errors import ComponentError
 from rlalign.interface.environment import Environment
 from rlalign.records.answers import Answers
-from rlalign.serving.stage import turn_of, written
+from rlalign.serving.stage import turn_of, turn_written
 from rlalign.world.ranks import here
 
 
@@ -41,7 +41,7 @@ class Recorded(Environment):
         if (known := self._known(episode.key)) is not None:
             return episode, known
         first = episode.live()
-        self._answers.add(self._tick, {episode.key: written(first)})
+        self._answers.add(self._tick, {episode.key: turn_written(first)})
         return episode, first
 
     def step_all(self, episodes: Sequence[Episode], texts: Sequence[str]) -> Sequence[Turn]:
@@ -55,7 +55,7 @@ class Recorded(Environment):
         live = [played[i].lived() for i in new]
         found = self._real.step_all(live, [texts[i] for i in new]) if new else ()
         self._answers.add(
-            self._tick, {played[i].key: written(turn) for i, turn in zip(new, found, strict=True)}
+            self._tick, {played[i].key: turn_written(turn) for i, turn in zip(new, found, strict=True)}
         )
         turns |= dict(zip(new, found, strict=True))
         return [turns[i] for i in range(len(played))]

@@ -28,7 +28,7 @@ from rlalign.records.answers import Answers
 from rlalign.serving.child import Child
 from rlalign.serving.host import Recipe
 from rlalign.serving.protocol import Broken, Refused
-from rlalign.serving.questions import written
+from rlalign.serving.questions import example_written
 from rlalign.serving.stage import turn_of
 
 MOST_FAILURES = 2
@@ -89,7 +89,7 @@ class Pool:
 
     def begin(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         seeds = {"start": start.initial_seed(), "noise": noise.initial_seed()}
-        begin = {"example": written(example), **seeds}
+        begin = {"example": example_written(example), **seeds}
         episode = Played(self, next(self._numbers), example.id, begin)
         return episode, self.play([(episode, None)])[0]
 

@@ -52,7 +52,9 @@ def groups_of(rollout: Rollout) -> list[tuple[list[int], Group]]:
                 for taken in [actions_NT[i][: lengths[i]]]
             ]
             dtype = str(rollout.actions_NT.dtype).removeprefix("torch.")
-            found.append((rows, {"example": written(example), "responses": responses, "dtype": dtype}))
+            found.append(
+                (rows, {"example": example_written(example), "responses": responses, "dtype": dtype})
+            )
     return found
 
 
@@ -61,7 +63,7 @@ def key_of(group: Group, *about: str) -> str:
     return hashlib.sha256(json.dumps([*about, group], sort_keys=True).encode()).hexdigest()
 
 
-def written(example: Example) -> dict[str, Any]:
+def example_written(example: Example) -> dict[str, Any]:
     names = ("id", "prompt", "responses", "scores", "finished", "meta", "row")
     return {name: _plain(getattr(example, name), example) for name in names}
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -53,9 +54,9 @@ class Stage:
                 start, noise = (torch.Generator().manual_seed(begin[name]) for name in ("start", "noise"))
                 episode, first = self._environment.start(example_of(begin["example"]), start, noise)
                 self._episodes[number] = episode
-                channel.send(written(first))
+                channel.send(turn_written(first))
             for text in asked["texts"]:
-                channel.send(written(self._episodes[number].step(text)))
+                channel.send(turn_written(self._episodes[number].step(text)))
         except Broken:
             raise
         except BaseException as error:  # SystemExit and KeyboardInterrupt too
@@ -71,14 +72,14 @@ class Stage:
                 tell("close", f"`close` of an episode raised {describe_error(error)}")
 
 
-def written(turn: Any) -> dict[str, Any]:
+def turn_written(turn: Any) -> dict[str, Any]:
     """A turn as JSON. TypeError or ValueError where it is none, or holds what JSON does not."""
     if not isinstance(turn, Turn):
         raise TypeError(f"a Turn is wanted, and this is a {type(turn).__name__}")
     numbers = {"reward": turn.reward, **turn.metrics}
     if wrong := [name for name, value in numbers.items() if not math.isfinite(value)]:
         raise ValueError(f"`{wrong[0]}` of a Turn is {numbers[wrong[0]]}")
-    found = {name: getattr(turn, name) for name in ("say", "reward", "done", "cut", "choices", "metrics")}
+    found = {f.name: getattr(turn, f.name) for f in fields(turn)}
     json.dumps(found, allow_nan=False)
     return {"turn": found}
 
