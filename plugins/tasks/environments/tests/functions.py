@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -50,3 +51,14 @@ def every_text(text: str) -> Sequence[tuple[str, dict[str, Any]]]:
 def by_length(answer: str, example: Example) -> float:
     """An answer's length, as a share of the question's."""
     return len(answer) / len(str(example.prompt))
+
+
+def hangs(a: int, b: int) -> int:
+    """Never comes back."""
+    time.sleep(600)
+    return a + b
+
+
+def calls_hangs(text: str) -> Sequence[tuple[str, dict[str, Any]]]:
+    """Whatever is said is a call that hangs."""
+    return [("hangs", {"a": 1, "b": 2})]

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
-from rlalign import ConfigError, Example, Rollout, Sampling, Turn
+from rlalign import ComponentError, ConfigError, Example, Rollout, Sampling, Turn
 from rlalign.decoding.play import started
 from rlalign.randomness import Seeds
 from rlalign.records.result import Result
@@ -290,7 +290,7 @@ def test_the_example_with_a_calculator_runs(chat_models: Mapping[str, Path], tmp
     system, user = result.samples[-2]["prompt"]
     assert system["content"].startswith("Solve the problem") and '"calculate"' in system["content"]
     assert user["content"] == "test 0: Ann has 3 pens and buys 4.\nHow many?"
-    assert result.metrics[-1]["eval/played"] == 0
+    assert result.evaluations[-1]["eval/played"] == 0
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,23 @@ def test_the_calculator(sums: Path, text: str, told: str) -> None:
     environment = tools(sums, use=(Path(f"{calculator}:calculate"),))
     (message,) = said(environment, call("calculate", expression=text))[-1].say
     assert message["content"].startswith(told)
+
+
+@pytest.mark.slow
+def test_a_tool_that_hangs_ends_an_isolated_run(
+    chat_models: Mapping[str, Path], sums: Path, tmp_path: Path
+) -> None:
+    use, parse = (str(path) for path in offered("hangs", "calls_hangs"))
+    options = {"path": str(sums), "use": [use], "parse": parse, "python": {"memory": "64 MiB"}, "tokens": 100}
+    whole = {
+        "task": {"tools": options, "isolate": {"seconds": 3}},
+        "policy": {"causal-lm": {"path": str(chat_models["tools"])}},
+        "algorithm": "rloo",
+        "generation": {"samples": 2, "max_new_tokens": 3},
+        "train": {"iterations": 1, "prompts": 1, "lr": 0.001},
+    }
+    with pytest.raises(
+        ComponentError, match=r"`tools` \(isolated\).* did not answer within 3 seconds \(as it did"
+    ):
+        run(tmp_path, whole, {})
+    assert (tmp_path / "runs").exists()
