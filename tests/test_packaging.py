@@ -329,8 +329,8 @@ def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
     """None of our own packages is published: whoever takes the name would be installed."""
     texts = [file.read_text() for package in PACKAGES for file in sorted((package / "src").rglob("*.py"))]
     told = {name for text in texts for name in re.findall(r"pip install[ '\"]+([^\s`'\"]+)", text)}
-    known = {"gguf", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft", "sentencepiece"}
-    known |= {"transformers"}
+    known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft"}
+    known |= {"sentencepiece", "textworld", "transformers"}
     assert told == {*known, "{library}"}
 
 

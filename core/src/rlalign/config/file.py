@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, Item, ItemSettings, short
+from rlalign.config.pipeline import ALTERNATIVES, ITEM_KEYS, Apart, Item, ItemSettings, short
 from rlalign.config.places import Keys, Tree
 from rlalign.config.registry import Kind, Registry, kind
 from rlalign.config.validate import Report, check
@@ -148,6 +148,13 @@ class File:
             self.report(keys, _not_one(components))
             return None
         component = components[0]
+        apart = None
+        if role == "task" and (limited := said.get("isolate")) not in (None, False):
+            apart = check(
+                Apart, {} if limited is True else limited, self.folder, self.under((*keys, "isolate"))
+            )
+            if apart is None:
+                return None
         settings = self._settings(keys, role, said)
         cls = self._class((*keys, component), role, component)
         options = self._options((*keys, component), cls, said[component]) if cls else None
@@ -160,6 +167,7 @@ class File:
             options=options,
             cls=cls,
             place=self.tree.place(keys),
+            apart=apart,
             private=self._private((*keys, component)),
         )
         return item if role == "models" or self._accepts(keys, item) else None
@@ -169,8 +177,10 @@ class File:
         for key in ("weight", "source"):
             if key in settings and role not in ("rewards", "algorithm"):
                 self.report((*keys, key), "only items of `rewards` and `algorithm` have one")
-        if "isolate" in settings and role not in ("rewards", "evaluate.use"):
-            self.report((*keys, "isolate"), "only items of `rewards` and `evaluate.use` have one")
+        if role == "task":
+            settings.pop("isolate", None)
+        elif "isolate" in settings and role not in ("rewards", "evaluate.use"):
+            self.report((*keys, "isolate"), "only tasks and items of `rewards` and `evaluate.use` have one")
         return check(ItemSettings, settings, self.folder, self.under(keys))
 
     def _class(self, keys: Keys, role: str, component: str) -> type[Any] | None:

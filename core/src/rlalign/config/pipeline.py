@@ -92,6 +92,30 @@ class Isolate(Options):
         return f"in {many}" + (f" on {clusters.parts(self.cluster, 'isolate')[0]}" if self.cluster else "")
 
 
+class Apart(Options):
+    """`isolate` of a task: the episodes of an environment live in other processes, which a run outlives."""
+
+    workers: int = Field(1, gt=0, le=1_000, description="processes among which episodes are dealt out")
+    seconds: float = Field(
+        30.0, gt=0, le=limits.COUNT, description="how long one turn may take; then its process is ended"
+    )
+    memory: int | None = Field(
+        None,
+        gt=0,
+        description="what each process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
+    )
+    on_bad_episode: Literal["stop", "drop"] = Field(
+        "stop",
+        description="an episode that failed, was played again in another process, and failed again: `stop` the run, or "
+        "`drop` its whole group, at most 5 % of an iteration's",
+    )
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, said: Any) -> Any:
+        return limits.in_bytes(said) if isinstance(said, str) else said
+
+
 class ItemSettings(Options):
     """What an item says beside its component."""
 
@@ -119,6 +143,8 @@ class Item(ItemSettings):
     options: BaseModel
     cls: type[Any]
     place: str = ""
+    apart: Apart | None = None
+    """`isolate` of a task."""
     private: Mapping[Keys, str] = {}
     """Options that hold something of the environment, and what the file says there."""
     _next: Component | None = PrivateAttr(None)

@@ -69,6 +69,8 @@ LINE_BYTES = 2**28
 
 FRAME_BYTES = 2**28
 """Of what a served reward is asked, and of its answer."""
+EPISODE_BYTES = 2**22
+"""Of what an isolated episode says in one turn."""
 OUTPUT_BYTES = 2**20
 """Of what it prints that is kept; of more the latest."""
 

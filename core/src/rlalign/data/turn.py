@@ -25,6 +25,8 @@ class Turn:
     """The only things that may be said next; None: anything."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers of this turn. Summed over an episode, their means are logged as `played/NAME`."""
+    failed: str = ""
+    """Why the episode could not go on; set by the core where its process failed twice, and its group is left out."""
 
     def __post_init__(self) -> None:
         if not _is_prompt(self.say):

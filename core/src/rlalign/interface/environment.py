@@ -22,6 +22,10 @@ class Environment(Task):
     tokens: int = 512
     """Tokens of the longest episode after its prompt, those it is told included. An episode that needs more is cut."""
 
+    replays: bool = True
+    """The same start, noise and texts give the same turns. If not, what comes back is written down, and an iteration
+    that is done again takes it from there."""
+
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         """Begin an episode: the game, and what the policy reads first. Without `say` that is the example's prompt.
 

@@ -22,13 +22,12 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import Altered, ComponentError, shortened
 from rlalign.records.rundir import RunDir, write_atomic
 from rlalign.records.tensors import save_tensors
+from rlalign.running.bad_episodes import DROPPED_AT_MOST, without_bad_episodes
 from rlalign.running.phase import RunningPhase
 from rlalign.running.responses import read
 from rlalign.running.stages import Stages
 from rlalign.world.ranks import here
 
-DROPPED_AT_MOST = 0.05
-"""The share of an iteration's prompts that `on_bad_reward: drop` may leave out."""
 SLOW_SECONDS = 60.0
 """After which it is told that a reward is still scoring."""
 WRITTEN = {"actions": "actions_NT", "mask": "mask_NT", "logprobs": "logprobs_NT"}
@@ -46,7 +45,7 @@ def without_bad_rewards(
     evaluation: bool = False,
 ) -> tuple[Rollout, Reward]:
     """Responses as the task reads them, and what they earn: of all prompts, or of those where no reward is bad."""
-    rollout = read(phase, rollout, columns)
+    rollout = read(phase, without_bad_episodes(phase, rollout, evaluation=evaluation), columns)
     left_out = LeftOut(phase, rollout, evaluation)
     failed = _Failed(phase, rollout, evaluation)
     with phase.clock("reward"), saved_if_bad(phase, rollout, stages):

@@ -270,6 +270,7 @@ class Session(Workspace):
         finally:
             closes: list[Callable[[], None]] = [self.dir.close, self.logs.close, self.display.close]
             closes += [component.close for component in reversed(self.served)]
+            closes += [environment.pool.close for environment in self.isolated]
             closes += [sampler.close for sampler in self.samplers]
             with ExitStack() as closing:  # the last is closed first
                 for close in (*closes, saver.close):

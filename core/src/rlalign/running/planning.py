@@ -20,6 +20,7 @@ from rlalign.running import checks
 from rlalign.running.members import Member, implements, once
 from rlalign.running.plan import PhasePlan, decoding
 from rlalign.running.stages import Stages
+from rlalign.serving.isolated import isolated, unplayable
 from rlalign.serving.served import served, unlimited, unservable
 
 _UNITS: tuple[Unit, ...] = ("response", "group", "step")
@@ -36,12 +37,13 @@ class Builder:
     built: dict[tuple[str, str, str, str], Component] = field(default_factory=dict)
 
     def build(self, item: Item) -> Component:
-        isolated = item.isolate.model_dump_json() if item.isolate else ""
+        limits = item.isolate or item.apart
+        isolated_by = limits.model_dump_json() if limits else ""
         cls = f"{item.cls.__module__}:{item.cls.__qualname__}"
-        key = (cls, item.options.model_dump_json(), item.name, isolated)
+        key = (cls, item.options.model_dump_json(), item.name, isolated_by)
         if key not in self.built:
             try:
-                self.built[key] = self._served(item) if item.isolate else item.build()
+                self.built[key] = self._elsewhere(item) if limits else item.build()
             except ConfigError:
                 raise
             except KeyboardInterrupt:
@@ -51,21 +53,24 @@ class Builder:
                 raise ConfigError(f"{item.place}: `{item.name}` refuses its options: {said}") from error
         return self.built[key]
 
-    def _served(self, item: Item) -> Component:
-        """What stands for a component that another process computes."""
-        real = item.build()
-        assert item.isolate is not None
-        unmarked = [*checks.marks(Member(item, real, "rewards"))]
+    def _elsewhere(self, item: Item) -> Component:
+        """What stands for a component that other processes compute."""
+        real, limits = item.build(), item.isolate or item.apart
+        assert limits is not None
+        unmarked = [*checks.marks(Member(item, real, "rewards" if item.isolate else "task"))]
         if unmarked:
             raise ConfigError("\n".join(unmarked))
-        wrong = unservable(real) or unlimited(item.isolate)
+        wrong = (unservable(real) if item.isolate else unplayable(real)) or unlimited(limits.memory)
         if item.component in self.registry.extra:
             wrong = (
                 "was handed over from Python; `isolate` needs code that another process can import: a file"
             )
         if wrong:
             raise ConfigError(f"{item.place}: isolate: `{item.name}` {wrong}")
-        return served(real, item, self.pipeline.folder, trust=self.registry.trust, seed=self.pipeline.seed)
+        folder, trust, seed = self.pipeline.folder, self.registry.trust, self.pipeline.seed
+        if item.apart:
+            return isolated(item, folder, trust=trust, seed=seed)
+        return served(real, item, folder, trust=trust, seed=seed)
 
     def members(self, items: Sequence[Item], role: str) -> list[Member]:
         """The components of these items; one that refuses its options is a fault, and left out."""

@@ -46,6 +46,8 @@ def _phase(
     rows.setdefault("reward", "nothing")
     if isolated := [f"{m.name} ({m.item.isolate.where})" for m in plan.everybody if m.item.isolate]:
         rows["isolated"] = ", ".join(isolated)
+    if apart := phase.task.apart:
+        rows["episodes"] = f"in {apart.workers} process{'es' if apart.workers > 1 else ''} of their own"
     models = {"policy": "built" if first else "kept"}
     for name in plan.models:
         spec = phase.models.get(name)

@@ -20,6 +20,7 @@ from rlalign.running import dealing
 from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
 from rlalign.running.playing import Playing
+from rlalign.running.recorded import Recorded
 from rlalign.running.stages import Stages
 from rlalign.world.sharding import whole
 
@@ -106,8 +107,9 @@ def sample(
         part = [examples[i] for i in places]
         with torch.no_grad(), phase.engine.autocast():
             if isinstance(task, Environment):
+                played = task if task.replays else Recorded(task, phase.workspace.answers, phase.tick)
                 game = Playing(
-                    task, part, how.samples, partial(phase.workspace.seeds.rng, *key), positions.start
+                    played, part, how.samples, partial(phase.workspace.seeds.rng, *key), positions.start
                 )
                 return policy.play(part, how, uniforms, game, within, finished)
             return policy.sample(part, how, uniforms, within, **early)

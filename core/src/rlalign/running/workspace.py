@@ -22,6 +22,7 @@ from rlalign.running.display import Display
 from rlalign.running.models import Models
 from rlalign.running.plan import copies_of, new_tokens
 from rlalign.running.planning import plan_phases
+from rlalign.serving.isolated import Isolated
 from rlalign.serving.served import Served
 from rlalign.world.ranks import here
 
@@ -61,9 +62,12 @@ class Workspace:
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
         self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
+        self.isolated = [c for c in self.builder.built.values() if isinstance(c, Isolated)]
         self.samplers = list(dict.fromkeys(plan.sampler for plan in self.plans if plan.sampler))
         for component in self.served:
             component.answers = self.answers
+        for environment in self.isolated:
+            environment.answers = self.answers
         self.models.new_tokens = new_tokens(self.plans)
         self.data = Data(pipeline, self.plans, self.models, lambda: self.dir, display.note)
 

@@ -10,7 +10,7 @@ import torch
 
 from rlalign.interface.cluster import Answers, Cluster
 from rlalign.serving.child import START_SECONDS
-from rlalign.serving.host import Recipe, begun
+from rlalign.serving.host import Hosted, Recipe, begun
 from rlalign.serving.protocol import Broken, Refused
 
 READY = {"ask": "ready"}
@@ -53,7 +53,7 @@ class Afar:
 def _answers(recipe: Recipe, threads: int) -> Answers:
     """The other side."""
     torch.set_num_threads(threads)
-    hosted = begun(recipe)
+    hosted = begun(recipe, lambda item: Hosted(item, recipe.digest, recipe.seed))
     if isinstance(hosted, str):
         wrong = {"error": hosted}
         return lambda question: wrong

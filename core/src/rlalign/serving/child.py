@@ -1,4 +1,4 @@
-"""A reward's own process on this machine: started, watched, limited, and ended with the run, however that ends."""
+"""A reward's own process on this machine, or an environment's: started, watched, limited, ended with the run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from typing import Any
 
 import torch
 
+from rlalign.config.pipeline import Item
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
-from rlalign.serving.host import Recipe, answer_all, begun
+from rlalign.interface.environment import Environment
+from rlalign.serving.host import Hosted, Recipe, answer_all, begun
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce, want
+from rlalign.serving.stage import Stage
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
@@ -187,12 +190,20 @@ def main(connection: int, parent: int) -> None:
         asked = channel.receive(START_SECONDS)
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
-        hosted = begun(recipe)
+        hosted: Hosted | Stage | str = begun(recipe, lambda item: _answering(item, recipe))
         if isinstance(hosted, str):
             channel.send({"error": hosted})
         else:
             channel.send({"ready": True})
-            answer_all(channel, {recipe.name: hosted})
+            if isinstance(hosted, Stage):
+                hosted.answer_all(channel)
+            else:
+                answer_all(channel, {recipe.name: hosted})
+
+
+def _answering(item: Item, recipe: Recipe) -> Hosted | Stage:
+    plays = issubclass(item.cls, Environment)
+    return Stage(item, recipe.seed) if plays else Hosted(item, recipe.digest, recipe.seed)
 
 
 def _end_with(parent: int) -> None:

@@ -6,12 +6,12 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from rlalign.config.pipeline import Item, short
 from rlalign.config.registry import Registry, installed
@@ -22,6 +22,7 @@ from rlalign.randomness import Seeds
 from rlalign.serving.protocol import Broken, Channel, Refused
 from rlalign.serving.questions import answers_of, rollout_of
 
+X = TypeVar("X")
 WHERE = ("phase", "repeat", "iteration", "step", "tick")
 """What a served reward knows of the run that asks."""
 
@@ -92,13 +93,13 @@ class Hosted:
         self._lock = Lock()
         self.component: Component = item.build()
         self._seeds.seed_all("setup", self.name)
-        with settings_kept(_tell):
+        with settings_kept(tell):
             self.component.setup(Alone({}))
 
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it says to a question, or what went wrong."""
         try:
-            with self._lock, settings_kept(_tell):
+            with self._lock, settings_kept(tell):
                 return self._answer(message)
         except RLAlignError as error:
             return {"error": str(error)}
@@ -119,10 +120,10 @@ class Hosted:
         return {"metrics": _numbers(found)}
 
 
-def begun(recipe: Recipe) -> Hosted | str:
-    """The component, set up; or what went wrong."""
+def begun(recipe: Recipe, made: Callable[[Item], X]) -> X | str:
+    """What is made of the component, set up; or what went wrong."""
     try:
-        return Hosted(recipe.item(), recipe.digest, recipe.seed)
+        return made(recipe.item())
     except RLAlignError as error:
         return str(error)
     except BaseException as error:
@@ -143,7 +144,7 @@ def _numbers(found: Any) -> dict[str, Any]:
     return {name: x if abs(x) < float("inf") else str(x) for name, x in numbers.items()}
 
 
-def _tell(what: str, said: str) -> None:
+def tell(what: str, said: str) -> None:
     print(said, file=sys.stderr)
 
 

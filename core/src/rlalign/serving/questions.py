@@ -52,7 +52,9 @@ def groups_of(rollout: Rollout) -> list[tuple[list[int], Group]]:
                 for taken in [actions_NT[i][: lengths[i]]]
             ]
             dtype = str(rollout.actions_NT.dtype).removeprefix("torch.")
-            found.append((rows, {"example": _written(example), "responses": responses, "dtype": dtype}))
+            found.append(
+                (rows, {"example": example_written(example), "responses": responses, "dtype": dtype})
+            )
     return found
 
 
@@ -61,7 +63,7 @@ def key_of(group: Group, *about: str) -> str:
     return hashlib.sha256(json.dumps([*about, group], sort_keys=True).encode()).hexdigest()
 
 
-def _written(example: Example) -> dict[str, Any]:
+def example_written(example: Example) -> dict[str, Any]:
     names = ("id", "prompt", "responses", "scores", "finished", "meta", "row")
     return {name: _plain(getattr(example, name), example) for name in names}
 
@@ -124,7 +126,7 @@ def rollout_of(asked: Any) -> Rollout:
     actions_NT = torch.tensor(actions, dtype=dtype).reshape(shape)
     mask_NT = torch.tensor(list(masks), dtype=torch.uint8).reshape(shape) == ord("1")
     return Rollout(
-        examples=tuple(Example(**_meant(group.example)) for group in groups),
+        examples=tuple(example_of(group.example) for group in groups),
         inputs=tuple(torch.zeros(0, dtype=torch.long) for _ in groups),
         group_N=torch.tensor([g for g, _ in responses], dtype=torch.long),
         actions_NT=actions_NT,
@@ -136,6 +138,11 @@ def rollout_of(asked: Any) -> Rollout:
         full_logprobs_NT=torch.full(shape, torch.nan),
         texts=tuple(r.text for _, r in responses),
     )
+
+
+def example_of(said: Mapping[str, Any]) -> Example:
+    """An example that was `written`."""
+    return Example(**_meant(said))
 
 
 def _meant(said: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.pipeline import Isolate, Item
+from rlalign.config.pipeline import Item
 from rlalign.data.batch import Score
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
@@ -56,9 +56,9 @@ def unservable(real: Component) -> str | None:
     return None
 
 
-def unlimited(isolate: Isolate) -> str | None:
+def unlimited(memory: int | None) -> str | None:
     """What of these limits this machine cannot watch."""
-    if isolate.memory is not None and memory_of(os.getpid()) == 0:
+    if memory is not None and memory_of(os.getpid()) == 0:
         return "`memory` is watched through /proc, which this machine does not have; leave it out"
     return None
 

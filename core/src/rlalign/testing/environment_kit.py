@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy
@@ -85,8 +86,17 @@ class EnvironmentTests(TaskTests):
 
     # -- the same start plays the same game ---------------------------------------------------------------
 
+    def _require_replays(self) -> None:
+        if not self.environment().replays:
+            pytest.skip(f"`{self.named}` does not play the same game again, and says so (`replays`)")
+
+    def test_resume_is_exact(self, tmp_path: Path) -> None:
+        self._require_replays()
+        super().test_resume_is_exact(tmp_path)
+
     def test_the_same_start_plays_the_same_game(self) -> None:
         """From the generators alone: side by side with others or alone, whatever else was drawn in the process."""
+        self._require_replays()
         every = range(len(self.starts()))
         random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
         first = self.played(every)
@@ -188,6 +198,7 @@ class EnvironmentTests(TaskTests):
 
     def test_several_runs_of_one_environment_do_not_meet(self) -> None:
         """One object starts all episodes of a run, in training and in evaluation."""
+        self._require_replays()
         examples = [replace(example) for example in self.starts()]
         environment = self.environment()
         one, other = (Playing(environment, examples, 1, Seeds(seed).rng) for seed in (0, 1))

@@ -21,6 +21,8 @@ TEMPLATE_MEMORY = 2**29
 """Bytes that a template may take."""
 TEMPLATE_CHARACTERS = 2**20
 """The longest template."""
+TOOLS = "tools"
+"""The key of a first message that holds what may be called."""
 
 
 class ChatTemplate:
@@ -30,11 +32,32 @@ class ChatTemplate:
         if len(template) > TEMPLATE_CHARACTERS:
             raise ValueError(f"it has {len(template):,} characters, more than {TEMPLATE_CHARACTERS:,}")
         self._said = {"chat_template": template, **names}
+        self._writes_tools = False
+        """Whether it is known to; most templates of small models leave them out without a word."""
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, answered: bool = False) -> str:
-        """The text of a chat, up to where the assistant's answer begins; with `answered`, all of it."""
-        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        """The text of a chat, up to where the assistant's answer begins; with `answered`, all of it.
+
+        The first message may carry `tools`, schemas of functions that may be called, which are the template's to write.
+        """
+        given = [
+            {key: value for key, value in message.items() if value is not None and key != TOOLS}
+            for message in messages
+        ]
         said = {**self._said, "conversations": [given], "add_generation_prompt": not answered}
+        tools = messages[0].get(TOOLS) if messages else None
+        if not tools:
+            return self._asked(said)
+        text = self._asked({**said, "tools": tools})
+        if not self._writes_tools and text == self._asked(said):
+            raise ValueError(
+                "it does not write what may be called; tell it in the system message, with `schemas: message` of the "
+                "task `tools`"
+            )
+        self._writes_tools = True
+        return text
+
+    def _asked(self, said: Mapping[str, Any]) -> str:
         answer = _renderer.ask(json.dumps(said, default=_named))
         if "error" in answer:
             raise ValueError(answer["error"])
