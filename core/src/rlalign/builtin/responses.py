@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import TRANSCRIPT, Rollout, concat
+from rlalign.data.rollout import EPISODE, TO_GO, TRANSCRIPT, Rollout, concat
 from rlalign.data.settings import Options
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
@@ -95,7 +95,35 @@ class Played(Component):
             name: paid_NT.new_tensor([sum(each.get(name, 0.0) for each in turns) for turns in episodes])
             for name in names
         }
-        return Score(paid_NT, metrics={"turns": rollout.columns["turns"], **metrics})
+        metrics = {"turns": rollout.columns["turns"].to(paid_NT), **metrics}
+        if EPISODE in rollout.columns:
+            metrics = {"return": paid_NT.sum(1), **metrics}
+            metrics = {name: _of_episodes(x_N, rollout.columns[EPISODE]) for name, x_N in metrics.items()}
+        return Score(paid_NT, metrics=metrics)
+
+
+def _of_episodes(x_N: Tensor, episode_N: Tensor) -> Tensor:
+    """[N]: the sum over each episode's rows, at its first row; NaN at the others, which means leave out."""
+    _, place_N = episode_N.unique(return_inverse=True)
+    rows_N = torch.arange(len(x_N), device=x_N.device)
+    count = int(place_N.max()) + 1 if len(x_N) else 0
+    first_E = rows_N.new_zeros(count).scatter_reduce(0, place_N, rows_N, "amin", include_self=False)
+    return torch.full_like(x_N, torch.nan).index_copy(
+        0, first_E, x_N.new_zeros(count).index_add(0, place_N, x_N)
+    )
+
+
+class ToGo(Component):
+    """What the environment paid from each turn on, where it rewrites history and a response is one turn."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if TO_GO not in rollout.columns:
+            raise ComponentError(
+                "`togo` is what came from a turn on, of responses that are single turns; it goes with an environment "
+                "that rewrites history, and `played` with others"
+            )
+        return Score(rollout.columns[TO_GO])
 
 
 class Mix(Component):

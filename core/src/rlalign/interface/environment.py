@@ -22,6 +22,9 @@ class Environment(Task):
     tokens: int = 512
     """Tokens of the longest episode after its prompt, those it is told included. An episode that needs more is cut."""
 
+    rewrites: bool = False
+    """Each turn's `say` is the whole next prompt and each response a row of its own, and no `tokens` limit it."""
+
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         """Begin an episode: the game, and what the policy reads first. Without `say` that is the example's prompt.
 
@@ -29,6 +32,12 @@ class Environment(Task):
         have in common, their first turn above all. `noise` is each one's own.
         """
         raise NotImplementedError
+
+    def start_all(
+        self, examples: Sequence[Example], starts: Sequence[Generator], noises: Sequence[Generator]
+    ) -> Sequence[tuple[Episode, Turn]]:
+        """Begin several episodes; all at once, where that helps."""
+        return [self.start(*each) for each in zip(examples, starts, noises, strict=True)]
 
     def step_all(self, episodes: Sequence[Episode], texts: Sequence[str]) -> Sequence[Turn]:
         """What comes back for the responses that ended at one moment, in their order; all at once, where that helps."""
