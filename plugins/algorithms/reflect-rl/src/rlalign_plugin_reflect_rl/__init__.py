@@ -1,0 +1,7 @@
+"""Reflect-RL: a frozen model reflects on each turn, and the policy chooses among numbered actions."""
+
+from rlalign_plugin_reflect_rl.hidden_goal import HiddenGoal, HiddenGoalAdvice
+from rlalign_plugin_reflect_rl.reflect_rl import ReflectRL
+from rlalign_plugin_reflect_rl.reflecting import Reflecting
+
+__all__ = ["HiddenGoal", "HiddenGoalAdvice", "ReflectRL", "Reflecting"]
