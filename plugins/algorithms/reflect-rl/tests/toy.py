@@ -11,7 +11,9 @@ POLICY = {"table": {"actions": [*WAYS, *LABELS], "prompts": [*ASIDES, *SEEN]}}
 WORLD = {"env": {"hidden-goal": {}}, "prompt": "{state}|{reflection}", "temperature": 1.0}
 
 
-def play(task: dict[str, Any] | None = None, algorithm: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def play(
+    task: dict[str, Any] | None = None, algorithm: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
     """The second stage: the policy learns to act."""
     return {
         "name": "act",
