@@ -29,10 +29,15 @@ def test_it_learns_what_only_the_reflector_is_told(tmp_path: Path) -> None:
     assert not bool(reflector[len(ASIDES) :].any()) and bool(policy[len(ASIDES) :].any())
 
 
-def test_a_wrong_reflector_is_found_out(tmp_path: Path) -> None:
-    """What it says is believed for what it leads to: the other way, then."""
-    _, ended = run(tmp_path, pipeline({"wrong": True}))
-    assert [row["eval/played/return"] for row in Result(ended.dir.path).evaluations][-1] > 0.6
+def test_one_who_always_says_the_other_way_is_as_good_and_one_who_does_not_know_is_none(
+    tmp_path: Path,
+) -> None:
+    """Advice is believed for what it leads to; only what says nothing of the goal cannot help."""
+    ends = {}
+    for teacher in ("contrary", "blind"):
+        _, ended = run(tmp_path / teacher, pipeline({"teacher": teacher}))
+        ends[teacher] = [row["eval/played/return"] for row in Result(ended.dir.path).evaluations][-1]
+    assert ends["contrary"] > 0.6 and ends["blind"] < 0.4
 
 
 def acting(**algorithm: Any) -> dict[str, Any]:

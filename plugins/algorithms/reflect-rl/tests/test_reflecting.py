@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlalign import ComponentError, ConfigError, Example, Sampling
+from rlalign import ConfigError, Example, Sampling
 from rlalign.randomness import Seeds
 from rlalign.running.playing import Playing
 from rlalign.testing import Bench, EnvironmentTests, TaskTests
@@ -38,6 +38,7 @@ class TestHiddenGoal(EnvironmentTests):
 
 class TestAdvice(TaskTests):
     component = "hidden-goal-advice"
+    shared = ("prompts",)
     any_split = True
 
 
@@ -146,11 +147,12 @@ def test_the_teacher_strays_and_says_what_to_do_then() -> None:
         examples = HiddenGoalAdvice(HiddenGoalAdvice.Config(**options)).examples("train")
         return {(str(example.prompt), example.responses[0]) for example in examples}
 
-    straight, strayed, wrong = seen(stray=0.0), seen(), seen(wrong=True)
+    straight, strayed, contrary = seen(stray=0.0), seen(), seen(teacher="contrary")
     assert {aside for aside, _ in straight} == {"3 left", "2 left", "1 left", "3 right", "4 right", "5 right"}
     assert {aside for aside, _ in strayed} == set(ASIDES)
     assert all(aside.endswith(told) for aside, told in straight | strayed)
-    assert not any(aside.endswith(told) for aside, told in wrong)
+    assert not any(aside.endswith(told) for aside, told in contrary)
+    assert {told for aside, told in seen(teacher="blind") if aside == "3 left"} == {"left", "right"}
 
 
 def test_where_a_stage_begins() -> None:
@@ -178,5 +180,5 @@ def test_what_cannot_be_played_is_said_at_once(task: dict[str, Any], said: str, 
 
 
 def test_an_environment_without_choices_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ComponentError, match="`toy-corridor` gave none"):
-        Bench(tmp_path, acting(env={"toy-corridor": {}})).rollout(1)
+    with pytest.raises(ConfigError, match="`toy-corridor` gave none"):
+        Bench(tmp_path, acting(env={"toy-corridor": {}}))

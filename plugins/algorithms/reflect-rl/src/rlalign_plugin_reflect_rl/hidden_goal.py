@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -82,7 +83,10 @@ class HiddenGoalAdvice(Task):
             description="the chance that a demonstrated step is one at random: what is said after it is a negative "
             "example. 0: none strays from the way to the goal",
         )
-        wrong: bool = Field(False, description="the teacher says the other way")
+        teacher: Literal["good", "contrary", "blind"] = Field(
+            "good",
+            description="`contrary` says the other way; `blind` does not know the goal and says either way",
+        )
         size: int = Field(256, gt=0, le=1_000_000, description="examples in each split")
 
     config: Config
@@ -93,7 +97,8 @@ class HiddenGoalAdvice(Task):
         while len(made) < c.size:
             goal, cell = int(torch.randint(2, (1,), generator=chance)), c.cells // 2
             while 0 < cell < c.cells - 1 and len(made) < c.size:
-                told = WAYS[1 - goal if c.wrong else goal]
+                says = {"good": goal, "contrary": 1 - goal}
+                told = WAYS[says.get(c.teacher, int(torch.randint(2, (1,), generator=chance)))]
                 made.append(Example(f"{split}-{len(made)}", f"{cell} {WAYS[goal]}", responses=(told,)))
                 strays = float(torch.rand(1, generator=chance)) < c.stray
                 way = int(torch.randint(2, (1,), generator=chance)) if strays else goal

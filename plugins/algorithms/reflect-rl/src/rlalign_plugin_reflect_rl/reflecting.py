@@ -130,7 +130,10 @@ class Reflecting(Environment):
     def step_all(self, episodes: Sequence[Any], texts: Sequence[str]) -> Sequence[Turn]:
         inner = [episode.inner for episode in episodes]
         turns = self.inner.step_all(inner, [e.meant(text) for e, text in zip(episodes, texts, strict=True)])
-        going = [i for i, turn in enumerate(turns) if not turn.over]
+        for episode in episodes:
+            episode.answered += 1
+        # Nobody reads what would be said after the last turn.
+        going = [i for i, turn in enumerate(turns) if not turn.over and episodes[i].answered < self.turns]
         asked = self._asked(
             [episodes[i] for i in going], [turns[i] for i in going], [episodes[i].noise for i in going]
         )
@@ -196,6 +199,7 @@ class Reflected:
         self.env, self.inner, self.noise = env, inner, noise
         self.actions: Mapping[str, str] = {}
         """By label, as they were asked for last."""
+        self.answered = 0
 
     def seen(self, turn: Turn) -> str:
         """What the one who reflects reads: what the episode says aside, or else what the policy is told."""
