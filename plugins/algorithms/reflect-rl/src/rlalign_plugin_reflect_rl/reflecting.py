@@ -183,12 +183,16 @@ class Reflecting(Environment):
             )
         if self._run is None or count <= self._known:
             return
-        words = self._run.models.policy.words(LABELS[:count])
-        wrong = [label for label, word in zip(LABELS, words, strict=False) if len(word) != 1]
-        if wrong:
-            raise ComponentError(
-                f"`{self.name}` calls actions by one token each, and the policy needs several for {wrong[0]!r}"
-            )
+        policy = self._run.models.policy
+        for label, word in zip(LABELS, policy.words(LABELS[:count]), strict=False):
+            if len(word) != 1:
+                raise ComponentError(
+                    f"`{self.name}` calls actions by one token each, and the policy needs several for {label!r}"
+                )
+            if (read := policy.text(torch.tensor(word))) != label:
+                raise ComponentError(
+                    f"`{self.name}` calls an action {label!r}, and the policy writes {read!r} for it"
+                )
         self._known = count
 
 
