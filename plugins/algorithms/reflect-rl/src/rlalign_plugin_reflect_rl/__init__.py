@@ -3,5 +3,6 @@
 from rlalign_plugin_reflect_rl.hidden_goal import HiddenGoal, HiddenGoalAdvice
 from rlalign_plugin_reflect_rl.reflect_rl import ReflectRL
 from rlalign_plugin_reflect_rl.reflecting import Reflecting
+from rlalign_plugin_reflect_rl.text_taxi import TextTaxi
 
-__all__ = ["HiddenGoal", "HiddenGoalAdvice", "ReflectRL", "Reflecting"]
+__all__ = ["HiddenGoal", "HiddenGoalAdvice", "ReflectRL", "Reflecting", "TextTaxi"]
