@@ -160,7 +160,7 @@ def test_as_many_episodes_begin_as_were_asked_for() -> None:
 # -- rewards and figures ------------------------------------------------------------------------------------------
 
 
-def test_figures_are_of_episodes() -> None:
+def test_figures_are_of_episodes_whichever_rows_are_scored_together() -> None:
     rollout = play(Board())
     score, togo = Played(Played.Config()).reward(rollout), ToGo(ToGo.Config()).reward(rollout)
     first_N = rollout.columns["turn"][:, 0] == 0
@@ -170,6 +170,10 @@ def test_figures_are_of_episodes() -> None:
     assert score.metrics["turns"][first_N].tolist() == rollout.columns["episode"].bincount().tolist()
     told = sum(len(text) for text in rollout.texts)
     assert float(score.metrics["letters"][first_N].sum()) == told
+    for half in (slice(0, 5), slice(5, None)):  # several processes score some rows each
+        part = Played(Played.Config()).reward(rollout.take(torch.arange(len(rollout))[half]))
+        for name, x_N in part.metrics.items():
+            torch.testing.assert_close(x_N, score.metrics[name][half], equal_nan=True)
 
 
 def test_they_are_logged_and_compared_by_starts(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import EPISODE, TO_GO, TRANSCRIPT, Rollout, concat
+from rlalign.data.rollout import EPISODE, SUMS, TO_GO, TRANSCRIPT, TURN, Rollout, concat
 from rlalign.data.settings import Options
+from rlalign.data.turn import Transcript
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
@@ -89,28 +90,26 @@ class Played(Component):
                 "`played` is what an environment pays, and these responses were not sampled in one; it goes with a "
                 "task that is an environment"
             )
-        episodes = [[turn.metrics for _, turn in row] for row in rollout.columns[TRANSCRIPT]]
-        names = dict.fromkeys(name for turns in episodes for metrics in turns for name in metrics)
-        metrics = {
-            name: paid_NT.new_tensor([sum(each.get(name, 0.0) for each in turns) for turns in episodes])
-            for name in names
-        }
+        rewritten = EPISODE in rollout.columns
+        # Of rows that are turns the first says what its episode came to: they may be scored apart from each other.
+        summed = rollout.columns[SUMS] if rewritten else [_sums(row) for row in rollout.columns[TRANSCRIPT]]
+        names = dict.fromkeys(name for each in summed for name in each)
+        metrics = {name: paid_NT.new_tensor([each.get(name, 0.0) for each in summed]) for name in names}
         metrics = {"turns": rollout.columns["turns"].to(paid_NT), **metrics}
-        if EPISODE in rollout.columns:
-            metrics = {"return": paid_NT.sum(1), **metrics}
-            metrics = {name: _of_episodes(x_N, rollout.columns[EPISODE]) for name, x_N in metrics.items()}
+        if rewritten:
+            first_N = rollout.columns[TURN][:, 0] == 0
+            metrics = {"return": rollout.columns[TO_GO], **metrics}
+            metrics = {name: x_N.where(first_N, torch.nan) for name, x_N in metrics.items()}
         return Score(paid_NT, metrics=metrics)
 
 
-def _of_episodes(x_N: Tensor, episode_N: Tensor) -> Tensor:
-    """[N]: the sum over each episode's rows, at its first row; NaN at the others, which means leave out."""
-    _, place_N = episode_N.unique(return_inverse=True)
-    rows_N = torch.arange(len(x_N), device=x_N.device)
-    count = int(place_N.max()) + 1 if len(x_N) else 0
-    first_E = rows_N.new_zeros(count).scatter_reduce(0, place_N, rows_N, "amin", include_self=False)
-    return torch.full_like(x_N, torch.nan).index_copy(
-        0, first_E, x_N.new_zeros(count).index_add(0, place_N, x_N)
-    )
+def _sums(transcript: Transcript) -> dict[str, float]:
+    """Of each metric of the turns."""
+    found: dict[str, float] = {}
+    for _, turn in transcript:
+        for name, x in turn.metrics.items():
+            found[name] = found.get(name, 0.0) + x
+    return found
 
 
 class ToGo(Component):

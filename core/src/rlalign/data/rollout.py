@@ -74,6 +74,8 @@ START = "start"
 """Their column that says which start each row's episode began from: those of one start are compared."""
 TO_GO = "togo"
 """Their column that holds what the environment paid from each row's turn on, undiscounted."""
+SUMS = "sums"
+"""Their column of the sums, by name, of the metrics of each row's turn and of those after it."""
 SCORE_OF = "score_of."
 """What the columns' names begin with that hold a score which a row was given before: `score_of.NAME`, and
 `score_of.NAME/METRIC` for what came with it. NaN where there is none."""

@@ -5,7 +5,7 @@ Legend: N rows (turns of all episodes), T steps; episodes count from 0, the k of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlalign.config.pipeline import short
 from rlalign.data.example import Example
-from rlalign.data.rollout import EPISODE, START, TO_GO, TRANSCRIPT, TURN, Rollout, concat
+from rlalign.data.rollout import EPISODE, START, SUMS, TO_GO, TRANSCRIPT, TURN, Rollout, concat
 from rlalign.data.settings import Sampling
 from rlalign.data.turn import Turn
 from rlalign.decoding.interfaces import Constraint
@@ -101,21 +101,28 @@ def _answered(said: Rollout, texts: Sequence[str], back: Sequence[Turn], turn: i
     columns = {
         "played": played_NT,
         TURN: torch.full_like(said.actions_NT, turn),
-        "turns": torch.ones_like(said.group_N),
         TRANSCRIPT: tuple(((text, answer),) for text, answer in zip(texts, back, strict=True)),
     }
     return replace(said, finished_N=~cut_N, columns=columns)
 
 
 def _together(rows: Rollout, episodes: Sequence[int], samples: int) -> Rollout:
-    """The rows of each episode one after the other, and what came from each on."""
+    """The rows of each episode one after the other, what came from each on, and how many there are."""
     order = sorted(range(len(rows)), key=lambda i: episodes[i])  # stable: turns are in their order
     taken, device = rows.take(torch.tensor(order)), rows.group_N.device
     episode_N = torch.tensor([episodes[i] for i in order], device=device)
     togo: list[float] = []
+    sums: list[dict[str, float]] = []
+    turns: list[int] = []
     for i in reversed(range(len(order))):
-        goes_on = i + 1 < len(order) and episodes[order[i + 1]] == episodes[order[i]]
-        togo.append(taken.columns[TRANSCRIPT][i][0][1].reward + (togo[-1] if goes_on else 0.0))
+        (_, turn), following = taken.columns[TRANSCRIPT][i][0], order[i + 1 : i + 2]
+        goes_on = bool(following) and episodes[following[0]] == episodes[order[i]]
+        later: Mapping[str, float] = sums[-1] if goes_on else {}
+        togo.append(turn.reward + (togo[-1] if goes_on else 0.0))
+        sums.append(
+            {name: turn.metrics.get(name, 0.0) + later.get(name, 0.0) for name in {**turn.metrics, **later}}
+        )
+        turns.append(turns[-1] if goes_on else int(taken.columns[TURN][i, 0]) + 1)
     return replace(
         taken,
         examples=tuple(rows.examples[i] for i in order),
@@ -125,7 +132,9 @@ def _together(rows: Rollout, episodes: Sequence[int], samples: int) -> Rollout:
         **{
             EPISODE: episode_N,
             START: episode_N // samples,
+            "turns": torch.tensor(turns[::-1], device=device),
             TO_GO: rows.logprobs_NT.new_tensor(togo[::-1]),
+            SUMS: tuple(sums[::-1]),
         }
     )
 
