@@ -42,6 +42,14 @@ ODD = {
     "asked again": {"overrides": ["algorithm=[rloo,'odd:Again']"]},
     "counted": {"overrides": ["rewards=['odd:Counts']"]},
     "episodes": {"file": str(HERE / "corridor.yaml")},
+    "rewritten episodes": {
+        "file": str(HERE / "corridor.yaml"),
+        "overrides": [
+            "task={toy-corridor: {rewrites: true}}",
+            "policy.table.state=prompt",
+            "algorithm=[{rloo: {credit: turn}}]",
+        ],
+    },
     "large data": {"overrides": ["task='odd:Known'"], "large": 32},
     "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
 }

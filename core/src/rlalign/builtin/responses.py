@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import TRANSCRIPT, Rollout, concat
+from rlalign.data.rollout import EPISODE, SUMS, TO_GO, TRANSCRIPT, TURN, Rollout, concat
 from rlalign.data.settings import Options
+from rlalign.data.turn import Transcript
 from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
@@ -89,13 +90,39 @@ class Played(Component):
                 "`played` is what an environment pays, and these responses were not sampled in one; it goes with a "
                 "task that is an environment"
             )
-        episodes = [[turn.metrics for _, turn in row] for row in rollout.columns[TRANSCRIPT]]
-        names = dict.fromkeys(name for turns in episodes for metrics in turns for name in metrics)
-        metrics = {
-            name: paid_NT.new_tensor([sum(each.get(name, 0.0) for each in turns) for turns in episodes])
-            for name in names
-        }
-        return Score(paid_NT, metrics={"turns": rollout.columns["turns"], **metrics})
+        rewritten = EPISODE in rollout.columns
+        # Of rows that are turns the first says what its episode came to: they may be scored apart from each other.
+        summed = rollout.columns[SUMS] if rewritten else [_sums(row) for row in rollout.columns[TRANSCRIPT]]
+        names = dict.fromkeys(name for each in summed for name in each)
+        metrics = {name: paid_NT.new_tensor([each.get(name, 0.0) for each in summed]) for name in names}
+        metrics = {"turns": rollout.columns["turns"].to(paid_NT), **metrics}
+        if rewritten:
+            first_N = rollout.columns[TURN][:, 0] == 0
+            metrics = {"return": rollout.columns[TO_GO], **metrics}
+            metrics = {name: x_N.where(first_N, torch.nan) for name, x_N in metrics.items()}
+        return Score(paid_NT, metrics=metrics)
+
+
+def _sums(transcript: Transcript) -> dict[str, float]:
+    """Of each metric of the turns."""
+    found: dict[str, float] = {}
+    for _, turn in transcript:
+        for name, x in turn.metrics.items():
+            found[name] = found.get(name, 0.0) + x
+    return found
+
+
+class ToGo(Component):
+    """What the environment paid from each turn on, where it rewrites history and a response is one turn."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if TO_GO not in rollout.columns:
+            raise ComponentError(
+                "`togo` is what came from a turn on, of responses that are single turns; it goes with an environment "
+                "that rewrites history, and `played` with others"
+            )
+        return Score(rollout.columns[TO_GO])
 
 
 class Mix(Component):

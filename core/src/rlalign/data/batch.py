@@ -20,7 +20,8 @@ class Score:
     value: Tensor
     name: str | None = None
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    """Row-aligned values ([N], or [N,T] over chosen steps) whose means are logged as `<name>/<metric>`."""
+    """Row-aligned values ([N], or [N,T] over chosen steps) whose means are logged as `<name>/<metric>`; NaN where a
+    row has none."""
 
 
 @dataclass(frozen=True, eq=False)

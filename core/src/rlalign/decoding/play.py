@@ -56,7 +56,12 @@ def prompts_of(policy: Decodable, examples: Sequence[Example], steps: int) -> tu
     """The prompts of episodes of up to so many tokens."""
     inputs = policy.prompts(examples)
     for example, tokens in zip(examples, inputs, strict=True):
-        policy.check_row(example, len(tokens), steps, "lower the environment's `tokens`, or begin with less")
+        policy.check_row(
+            example,
+            len(tokens),
+            steps,
+            "have the environment say less, or lower its `tokens` (or `generation.max_new_tokens`)",
+        )
     return inputs
 
 

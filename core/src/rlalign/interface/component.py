@@ -63,6 +63,8 @@ class Component:
     """Its loss holds a KL to the reference already."""
     weighs: bool = False
     """Its loss weighs responses by what they were sampled with, so `train.mismatch` does not."""
+    adds_turns: bool = False
+    """Where rows are single turns of episodes, it adds up what later ones earned itself."""
     estimates: bool = False
     """Its score says something of sampled responses only: an evaluation that decodes otherwise leaves it out."""
     by_one: bool = False

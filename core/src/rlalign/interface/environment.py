@@ -25,6 +25,8 @@ class Environment(Task):
     replays: bool = True
     """The same start, noise and texts give the same turns. If not, what comes back is written down, and an iteration
     that is done again takes it from there."""
+    rewrites: bool = False
+    """Each turn's `say` is the whole next prompt and each response a row of its own, and no `tokens` limit it."""
 
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         """Begin an episode: the game, and what the policy reads first. Without `say` that is the example's prompt.
@@ -33,6 +35,12 @@ class Environment(Task):
         have in common, their first turn above all. `noise` is each one's own.
         """
         raise NotImplementedError
+
+    def start_all(
+        self, examples: Sequence[Example], starts: Sequence[Generator], noises: Sequence[Generator]
+    ) -> Sequence[tuple[Episode, Turn]]:
+        """Begin several episodes; all at once, where that helps."""
+        return [self.start(*each) for each in zip(examples, starts, noises, strict=True)]
 
     def step_all(self, episodes: Sequence[Episode], texts: Sequence[str]) -> Sequence[Turn]:
         """What comes back for the responses that ended at one moment, in their order; all at once, where that helps."""

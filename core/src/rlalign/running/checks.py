@@ -13,6 +13,7 @@ from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
 from rlalign.interface.environment import Environment
 from rlalign.interface.sampler import Sampler
+from rlalign.running import rewriting
 from rlalign.running.members import HOOKS, Member, implements, once, who
 from rlalign.running.plan import PhasePlan, decoding
 
@@ -28,7 +29,7 @@ BELONGS = {
 }
 """Hooks that change a run or measure it, and where their components stand."""
 DECLARED = (
-    *("models", "trains", "needs", "responses", "regularises", "weighs"),
+    *("models", "trains", "needs", "responses", "regularises", "weighs", "adds_turns"),
     *("constraint", "defaults", "sources"),
 )
 """What a component may say that has the run do something for it."""
@@ -160,6 +161,7 @@ def phase_of(plan: PhasePlan) -> Iterator[str]:
     yield from _sources(plan)
     yield from _models(plan)
     yield from _sampler(plan)
+    yield from rewriting.faults(plan)
 
 
 def _names(plan: PhasePlan) -> Iterator[str]:

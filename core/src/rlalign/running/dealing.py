@@ -11,7 +11,7 @@ import torch
 from rlalign.data.batch import Batch, Score
 from rlalign.data.example import Example
 from rlalign.data.packed import pack, unpack
-from rlalign.data.rollout import Rollout, concat
+from rlalign.data.rollout import START, Rollout, concat
 from rlalign.running.members import Member
 from rlalign.world.ranks import here
 
@@ -29,7 +29,7 @@ def sampled(examples: Sequence[Example], device: torch.device, sample: Callable[
     def mine() -> bytes:
         if not share:
             return b""
-        return _bytes(sample(share), [examples[i] for i in share])
+        return _bytes(sample(share), examples, share)
 
     found = world.gather(mine, f"the sampling of responses to {len(examples)} prompts")
     whole = concat([unpack(data) for data in found if data])
@@ -43,23 +43,29 @@ def sampled_by_one(
     world = here()
     if world.size == 1:
         return sample()
-    given = world.lead(lambda: _bytes(sample(), examples), what)
+    given = world.lead(lambda: _bytes(sample(), examples, range(len(examples))), what)
     return _of(unpack(given), examples).to(device)
 
 
-def _bytes(rollout: Rollout, asked: Sequence[Example]) -> bytes:
-    """Of the examples, which all ranks have, only what an episode began with."""
-    pairs = zip(rollout.examples, asked, strict=True)
+def _bytes(rollout: Rollout, examples: Sequence[Example], share: range) -> bytes:
+    """Of the examples, which all ranks have, only what an episode began with, or what a turn was asked."""
+    pairs = zip(rollout.examples, _asked(rollout, examples, share), strict=True)
     begun = [_NOBODY if own.prompt == known.prompt else Example("", own.prompt) for own, known in pairs]
     return pack(replace(rollout, examples=tuple(begun)))
 
 
-def _of(rollout: Rollout, asked: Sequence[Example]) -> Rollout:
-    pairs = zip(rollout.examples, asked, strict=True)
+def _of(rollout: Rollout, examples: Sequence[Example]) -> Rollout:
+    pairs = zip(rollout.examples, _asked(rollout, examples, range(len(examples))), strict=True)
     return replace(
         rollout,
         examples=tuple(replace(known, prompt=own.prompt) if own.prompt else known for own, known in pairs),
     )
+
+
+def _asked(rollout: Rollout, examples: Sequence[Example], share: range) -> list[Example]:
+    """Which of the examples each group answers; several may be turns of episodes from one."""
+    starts = rollout.columns.get(START)
+    return [examples[i] for i in (share if starts is None else starts.tolist())]
 
 
 def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) -> Score:

@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
-from rlalign.data.rollout import TRANSCRIPT, Rollout
+from rlalign.data.rollout import START, TRANSCRIPT, Rollout
 from rlalign.data.spoken import messages_of
 from rlalign.errors import RLAlignError
 from rlalign.records import events
@@ -121,13 +124,21 @@ def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
         values_N[f"reward/{name}"] = part.where(rollout.mask_NT, 0.0).sum(1) if part.ndim == 2 else part
     values_N |= {name: metric for name, metric in reward.metrics.items() if metric.ndim == 1}
     logged = _logged_as(["responses", "tokens", *values_N, *reward.metrics])
-    group_N = rollout.group_N.cpu()  # on a GPU such sums differ from time to time
-    count = len(rollout.examples)
-    size_G = group_N.bincount(minlength=count)
-    return {
-        f"eval/{logged[name]}": (group_N.bincount(value_N.double().cpu(), count) / size_G).tolist()
-        for name, value_N in values_N.items()
-    }
+    group_N = rollout.columns.get(START, rollout.group_N).cpu()  # on a GPU such sums differ from time to time
+    count = len(compared(rollout))
+
+    def means(value_N: Tensor) -> list[float]:
+        known_N = ~value_N.isnan()
+        sum_G = group_N.bincount(value_N.where(known_N, 0.0), count)
+        return (sum_G / group_N.bincount(known_N.double(), count)).tolist()  # type: ignore[no-any-return]
+
+    return {f"eval/{logged[name]}": means(value_N.double().cpu()) for name, value_N in values_N.items()}
+
+
+def compared(rollout: Rollout) -> list[Example]:
+    """The examples that figures are said of: what responses answer, or where episodes began whose rows are turns."""
+    starts = rollout.columns.get(START, torch.arange(len(rollout.examples))).tolist()
+    return [rollout.examples[starts.index(start)] for start in sorted(set(starts))]
 
 
 def _logged_as(names: Iterable[str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
         found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses
     for name in seen[0][1].metrics:
         values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
+        values = values[~values.isnan()] if values.is_floating_point() else values
         found[name] = float(values.double().mean()) if len(values) else 0.0
     return found
 

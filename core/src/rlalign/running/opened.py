@@ -179,7 +179,9 @@ class Opened(Workspace):
         """
         self._look()
         rollout, reward = evaluation.measured(self.phase)
-        asked = [replace(example, responses=(), scores=(), finished=()) for example in rollout.examples]
+        asked = [
+            replace(example, responses=(), scores=(), finished=()) for example in evaluation.compared(rollout)
+        ]
         values = evaluation.by_example(self.phase, rollout, reward)
         return self._figures(rollout, reward), values, data_fingerprint(asked)
 

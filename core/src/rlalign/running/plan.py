@@ -132,7 +132,7 @@ def new_tokens(plans: Sequence[PhasePlan], *, training: bool = True) -> NewToken
         generation = f"{settings.place_of('generation.max_new_tokens')}: generation.max_new_tokens"
         if "max_new_tokens" not in settings.generation.model_fields_set:
             generation += " (the default)"
-        if isinstance(plan.task, Environment):
+        if isinstance(plan.task, Environment) and not plan.task.rewrites:
             asked.append(
                 NewTokens(plan.task.tokens, f"{settings.task.place}: tokens of `{settings.task.name}`")
             )

@@ -42,13 +42,13 @@ class Playing:
     @global_seeds_kept()
     def start(self, part: slice) -> tuple[Sequence[Example], Sequence[Turn]]:
         self._episodes, self._steps = {}, {}
+        places = range(*part.indices(len(self.examples)))
+        turns = self._start([(place, sample) for place in places for sample in range(self.samples)])
         begun: list[Example] = []
         firsts: list[Turn] = []
-        for place in range(*part.indices(len(self.examples))):
-            example, group = self.examples[place], len(begun)
-            turns = [self._start(example, place, group, sample) for sample in range(self.samples)]
-            first = turns[0]
-            for turn in turns:
+        for group, place in enumerate(places):
+            example, first = self.examples[place], turns[group * self.samples]
+            for turn in turns[group * self.samples : (group + 1) * self.samples]:
                 if (turn.say, turn.choices) != (first.say, first.choices):
                     raise ComponentError(
                         f"{self._who}: two episodes of example `{example.id}` begin otherwise ({_shown(first.say)} and "
@@ -65,17 +65,43 @@ class Playing:
         self._begun = begun
         return begun, firsts
 
-    def _start(self, example: Example, place: int, group: int, sample: int) -> Turn:
-        start = self._rng("start", self._first + place)
-        noise = self._rng("noise", self._first + place, sample)
+    def _start(self, asked: Sequence[tuple[int, int]]) -> list[Turn]:
+        """Begin the episodes of these (place, sample), in the order of rows; the first turn of each."""
+        each = [
+            (
+                self.examples[place],
+                self._rng("start", self._first + place),
+                self._rng("noise", self._first + place, sample),
+            )
+            for place, sample in asked
+        ]
+        if type(self.environment).start_all is Environment.start_all:
+            return [
+                self._begin(row, example, start, noise) for row, (example, start, noise) in enumerate(each)
+            ]
+        with attributed_to(f"`start_all` of {self._who}"):
+            found = self.environment.start_all(*map(list, zip(*each, strict=True)))
+        if not isinstance(found, Sequence) or len(found) != len(each):
+            kind = f"{len(found):,}" if isinstance(found, Sequence) else _kind(found)
+            raise ComponentError(
+                f"`start_all` of {self._who} must return (episode, Turn) for each: a list of {len(each):,}, got {kind}"
+            )
+        return [
+            self._begun_well(row, example, one)
+            for row, ((example, _, _), one) in enumerate(zip(each, found, strict=True))
+        ]
+
+    def _begin(self, row: int, example: Example, start: torch.Generator, noise: torch.Generator) -> Turn:
         with attributed_to(f"{self._who}, starting example `{example.id}`,"):
             found = self.environment.start(example, start, noise)
+        return self._begun_well(row, example, found)
+
+    def _begun_well(self, row: int, example: Example, found: tuple[Episode, Turn]) -> Turn:
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Turn)):
             raise ComponentError(
                 f"{self._who}: `start` must return (episode, Turn), and returned a {type(found).__name__} for example "
                 f"`{example.id}`"
             )
-        row = group * self.samples + sample
         self._episodes[row], self._steps[row] = found[0], 0
         return found[1]
 

@@ -156,6 +156,9 @@ def _playable(
 ) -> None:
     """Begin an episode, and see whether the policy can be told what its environment says."""
     policy, task = space.models.opened(), plan.settings.task
+    if environment.rewrites:  # nothing is said in the middle of a row
+        opening(environment, examples)
+        return
     if type(policy).given is Policy.given:
         raise ConfigError(
             f"{task.place}: `{task.name}` plays episodes of several turns, and a `{space.pipeline.policy.name}` policy "

@@ -32,7 +32,7 @@ class Recorded(Environment):
                 f"environment `{real.name}` does not play the same game again (`replays`), and what it says is written "
                 "down by one process; run without `--processes`"
             )
-        self.name, self.turns, self.tokens = real.name, real.turns, real.tokens
+        self.name, self.turns, self.tokens, self.rewrites = real.name, real.turns, real.tokens, real.rewrites
         self._real, self._answers, self._tick = real, answers, tick
 
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
@@ -21,6 +22,7 @@ from rlalign.running.elsewhere import asked_elsewhere, scored_again
 from rlalign.running.phase import RunningPhase
 from rlalign.running.playing import Playing
 from rlalign.running.recorded import Recorded
+from rlalign.running.rewriting import counted_from, named, play_by_turns
 from rlalign.running.stages import Stages
 from rlalign.world.sharding import whole
 
@@ -84,7 +86,8 @@ def sample(
     """
     policy, task = phase.models.policy, phase.plan.task
     most = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
-    steps = task.tokens if isinstance(task, Environment) else most
+    rewrites = isinstance(task, Environment) and task.rewrites
+    steps = task.tokens if isinstance(task, Environment) and not rewrites else most
     require_memory(
         f"sampling {len(examples):,} × {how.samples:,} responses of up to {steps:,} tokens",
         *(len(examples), how.samples, steps, BYTES),
@@ -101,19 +104,23 @@ def sample(
 
     def some(places: range) -> Rollout:
         positions = range(first + places.start, first + places.stop)
-        uniforms = phase.workspace.seeds.uniforms(
-            *key, positions=positions, samples=how.samples, steps=steps
-        ).to(phase.models.device)
-        part = [examples[i] for i in places]
+        seeds, part = phase.workspace.seeds, [examples[i] for i in places]
+
+        def uniforms(*of: str | int, steps: int) -> Tensor:
+            found = seeds.uniforms(*key, *of, positions=positions, samples=how.samples, steps=steps)
+            return found.to(phase.models.device)
+
         with torch.no_grad(), phase.engine.autocast():
-            if isinstance(task, Environment):
-                played = task if task.replays else Recorded(task, phase.workspace.answers, phase.tick)
-                game = Playing(
-                    played, part, how.samples, partial(phase.workspace.seeds.rng, *key), positions.start
-                )
-                return policy.play(part, how, uniforms, game, within, finished)
-            return policy.sample(part, how, uniforms, within, **early)
+            if not isinstance(task, Environment):
+                return policy.sample(part, how, uniforms(steps=steps), within, **early)
+            played = task if task.replays else Recorded(task, phase.workspace.answers, phase.tick)
+            game = Playing(played, part, how.samples, partial(seeds.rng, *key), positions.start)
+            if not rewrites:
+                return policy.play(part, how, uniforms(steps=steps), game, within, finished)
+            rows = play_by_turns(policy, how, game, partial(uniforms, "turn"), within)
+            return counted_from(rows, places.start, how.samples)
 
     decode = [policy] if within is None else phase.models.values()
     with whole(decode):
-        return dealing.sampled(examples, phase.models.device, some)
+        found = dealing.sampled(examples, phase.models.device, some)
+    return named(counted_from(found, first, how.samples), how.samples) if rewrites else found

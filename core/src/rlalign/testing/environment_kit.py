@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy
@@ -14,13 +15,14 @@ import pytest
 import torch
 
 from rlalign.data.example import Example
-from rlalign.data.rollout import TRANSCRIPT, Rollout
+from rlalign.data.rollout import EPISODE, TRANSCRIPT, Rollout
 from rlalign.data.settings import Sampling
 from rlalign.data.turn import Episode, Turn
 from rlalign.decoding.play import started
 from rlalign.interface.environment import Environment
 from rlalign.randomness import Seeds
 from rlalign.running.playing import Playing
+from rlalign.running.rewriting import play_by_turns
 from rlalign.testing.bench import session
 from rlalign.testing.task_kit import TaskTests
 
@@ -39,7 +41,7 @@ class EnvironmentTests(TaskTests):
 
     def whole_pipeline(self) -> dict[str, Any]:
         whole = super().whole_pipeline()
-        return {**whole, "rewards": ["played"], **self.pipeline}
+        return {**whole, "rewards": ["togo" if self.environment().rewrites else "played"], **self.pipeline}
 
     def environment(self) -> Environment:
         """A new one."""
@@ -146,21 +148,26 @@ class EnvironmentTests(TaskTests):
         environment = self.environment()
         rollout = self.sampled(opened.models.policy, environment)
         assert rollout.flaw() is None and int(rollout.length_N.max()) <= environment.tokens
-        paid = rollout.columns["played"].sum(1).tolist()
-        for row, total in zip(rollout.columns[TRANSCRIPT], paid, strict=True):
-            assert 1 <= len(row) <= environment.turns
-            assert not any(turn.over for _, turn in row[:-1])
-            assert total == pytest.approx(sum(turn.reward for _, turn in row), abs=1e-4)
+        episode_N = rollout.columns.get(EPISODE, torch.arange(len(rollout)))
+        paid_N = rollout.columns["played"].sum(1)
+        paid = paid_N.new_zeros(int(episode_N.max()) + 1).index_add(0, episode_N, paid_N)
+        said: dict[int, list[tuple[str, Turn]]] = {}
+        for episode, row in zip(episode_N.tolist(), rollout.columns[TRANSCRIPT], strict=True):
+            said.setdefault(episode, []).extend(row)
+        assert [*said] == [*range(len(paid))]
+        for episode, turns in said.items():
+            assert 1 <= len(turns) <= environment.turns
+            assert not any(turn.over for _, turn in turns[:-1])
+            assert float(paid[episode]) == pytest.approx(sum(turn.reward for _, turn in turns), abs=1e-4)
 
     def sampled(self, policy: Any, environment: Environment) -> Rollout:
         """Episodes of a policy."""
         examples, seeds, how = self.starts(), Seeds(0), Sampling(samples=SAMPLES, max_new_tokens=5)
-        uniforms = seeds.uniforms(
-            "u", positions=range(len(examples)), samples=SAMPLES, steps=environment.tokens
-        )
-        found: Rollout = policy.play(
-            examples, how, uniforms, Playing(environment, examples, SAMPLES, seeds.rng)
-        )
+        uniforms = partial(seeds.uniforms, "u", positions=range(len(examples)), samples=SAMPLES)
+        game = Playing(environment, examples, SAMPLES, seeds.rng)
+        if environment.rewrites:
+            return play_by_turns(policy, how, game, lambda turn, steps: uniforms("turn", turn, steps=steps))
+        found: Rollout = policy.play(examples, how, uniforms(steps=environment.tokens), game)
         return found
 
     # -- the end --------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_a_mean_taken_away_at_every_turn_would_favour_stopping() -> None:
 
 def test_turns_to_go_by_hand() -> None:
     rollout, reward = rollout_of((0, 2))
-    found = turns_to_go(reward.tokens_NT, rollout.mask_NT, rollout.columns["turn"])
+    found = turns_to_go(reward.tokens_NT, rollout.mask_NT, rollout.columns["turn"], torch.arange(2))
     torch.testing.assert_close(found, torch.tensor([[0.3, 0], [0.55, 0.5]], dtype=torch.float64))
     component = RLOO(RLOO.Config(credit="turn"))
     advantage_NT = component.advantage_of(rollout, reward)
@@ -96,3 +96,48 @@ def test_where_there_are_no_turns_it_says_so() -> None:
 def test_what_makes_one_action_of_a_response_has_no_turns() -> None:
     with pytest.raises(ValueError, match="`credit: turn` gives each turn its own"):
         RLOO.Config(credit="turn", ratio="sequence")
+
+
+def rewritten(episodes: tuple[int, ...]) -> tuple[Rollout, Reward]:
+    """The same episodes, each turn a row of its own: two starts of as many episodes, in any order."""
+    rows = [(e, place, t, x) for place, e in enumerate(episodes) for t, x in enumerate(EPISODES[e])]
+    rows = rows[::-1]
+    examples = [Example(f"0/{place}/{t}", "", responses=("",)) for _, place, t, _ in rows]
+    like = torch.zeros((), dtype=torch.float64)
+    inputs = [torch.zeros(1)] * len(rows)
+    rollout = logged_rollout(examples, inputs, [([0, 1], True)] * len(rows), like=like)
+    place_N = torch.tensor([place for _, place, _, _ in rows])
+    turn_NT = torch.tensor([t for _, _, t, _ in rows])[:, None].expand(-1, 2)
+    reward_NT = torch.tensor([[0.0, x] for *_, x in rows], dtype=torch.float64)
+    columns = {"turn": turn_NT, "episode": 7 + place_N, "start": 3 + place_N // 2}
+    return rollout.with_columns(**columns), Reward(reward_NT, {})
+
+
+@pytest.mark.parametrize("episodes", [*itertools.product(range(3), repeat=4)][::7])
+def test_rows_of_single_turns_are_worth_what_turns_of_one_row_are(episodes: tuple[int, ...]) -> None:
+    component = RLOO(RLOO.Config(credit="turn"))
+    component.name = "rloo"
+    found = component.advantage_of(*rewritten(episodes))
+    columns = rewritten(episodes)[0].columns
+    for start in (0, 1):
+        pair = episodes[2 * start : 2 * start + 2]
+        expected_NT = component.advantage_of(*rollout_of(pair))
+        for i in range(2):
+            for t in range(len(EPISODES[pair[i]])):
+                here_N = (columns["episode"] == 7 + 2 * start + i) & (columns["turn"][:, 0] == t)
+                assert found[here_N].flatten().tolist() == pytest.approx([float(expected_NT[i, 3 * t])] * 2)
+
+
+def test_rows_of_single_turns_are_compared_by_turns_or_not_at_all() -> None:
+    rollout, reward = rewritten((0, 2, 1, 1))
+    rloo, grpo = RLOO(RLOO.Config()), RLOO(RLOO.Config(credit="turn", scale="group"))
+    for component in (rloo, grpo):
+        component.name = "rloo"
+        with pytest.raises(
+            ComponentError, match="each is a turn, to a prompt of its own: say `credit: turn`"
+        ):
+            component.advantage(None, rollout, reward)  # type: ignore[arg-type]
+    alone = rollout.take(rollout.columns["episode"] != 8)
+    component = RLOO(RLOO.Config(credit="turn"))
+    with pytest.raises(ComponentError, match="example `0/0/0` has one response only"):
+        component.advantage(None, alone, reward)  # type: ignore[arg-type]

@@ -30,6 +30,12 @@ class TestChoices(EnvironmentTests):
     any_split = True
 
 
+class TestRewritten(EnvironmentTests):
+    component = "toy-corridor"
+    options = {"rewrites": True, "choices": True}
+    any_split = True
+
+
 def pipeline(**changes: Any) -> dict[str, Any]:
     return {
         "task": "toy-corridor",
@@ -62,8 +68,29 @@ def test_it_is_learned(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert evaluations[-1]["eval/played/turns"] < 9 < evaluations[0]["eval/played/turns"]
 
 
-def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
-    short = pipeline(train={"iterations": 4, "prompts": 3, "lr": 0.3})
+REWRITTEN = {
+    "task": {"toy-corridor": {"rewrites": True}},
+    "policy": {"table": {"actions": ["left", "right"], "prompts": CELLS}},
+    "algorithm": {"rloo": {"credit": "turn"}},
+}
+
+
+@pytest.mark.parametrize(
+    "changes", ({}, {"algorithm": "reinforce", "rewards": ["togo"]}), ids=("rloo by turns", "reinforce")
+)
+def test_it_is_learned_where_each_step_is_a_row_of_its_own(tmp_path: Path, changes: dict[str, Any]) -> None:
+    asked = {"every": 100, "examples": 32, "use": ["played"], "generation": {"samples": 4}}
+    _, ended = run(tmp_path, pipeline(**{**REWRITTEN, **changes}, evaluate=asked))
+    evaluations = [row for row in Result(ended.dir.path).evaluations if "eval/played" in row]
+    assert evaluations[0]["eval/played/return"] < 0.7 and evaluations[-1]["eval/played/return"] > 1.33
+    assert evaluations[-1]["eval/played/turns"] < 9 < evaluations[0]["eval/played/turns"]
+    rows = evaluations[-1]["eval/responses"]
+    assert evaluations[-1]["eval/played"] == pytest.approx(evaluations[-1]["eval/played/return"] * 128 / rows)
+
+
+@pytest.mark.parametrize("changes", ({}, REWRITTEN), ids=("one row", "rewritten"))
+def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    short = pipeline(**changes, train={"iterations": 4, "prompts": 3, "lr": 0.3})
     short["evaluate"] = {"every": 2, "examples": 4}
     whole, other = session(tmp_path / "a", short, {}), session(tmp_path / "b", short, {}, name="broken")
     whole.run()

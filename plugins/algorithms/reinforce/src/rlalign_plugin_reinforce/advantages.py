@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rlalign import Rollout
+from rlalign.data.rollout import EPISODE, START
+
 
 def to_go(reward_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """[N,T]: the rewards from each chosen step to the end, undiscounted; 0 elsewhere."""
@@ -12,12 +15,27 @@ def to_go(reward_NT: Tensor, mask_NT: Tensor) -> Tensor:
     return torch.where(mask_NT, paid_NT.flip(1).cumsum(1).flip(1), 0.0)
 
 
-def turns_to_go(reward_NT: Tensor, mask_NT: Tensor, turn_NT: Tensor) -> Tensor:
-    """[N,K]: the rewards from the beginning of each turn to the end; 0 from where a response is over."""
+def turns_to_go(reward_NT: Tensor, mask_NT: Tensor, turn_NT: Tensor, place_N: Tensor) -> Tensor:
+    """[E,K]: of each episode, the rewards from the beginning of each turn to the end; 0 from where it is over.
+
+    `place_N` says which episode a row belongs to, its turns being in one row or in several.
+    """
     paid_NT = torch.where(mask_NT, reward_NT, 0.0)
     turns = int(torch.where(mask_NT, turn_NT, 0).max()) + 1 if mask_NT.any() else 1
     paid_NK = paid_NT.new_zeros(len(paid_NT), turns).scatter_add(1, turn_NT.clamp_max(turns - 1), paid_NT)
-    return paid_NK.flip(1).cumsum(1).flip(1)
+    episodes = int(place_N.max()) + 1 if len(place_N) else 0
+    paid_EK = paid_NK.new_zeros(episodes, turns).index_add(0, place_N, paid_NK)
+    return paid_EK.flip(1).cumsum(1).flip(1)
+
+
+def episodes_of(rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """(place_N, start_E): which episode each row belongs to, and which episodes are of one start."""
+    if EPISODE not in rollout.columns:
+        return torch.arange(len(rollout), device=rollout.group_N.device), rollout.group_N
+    _, place_N = rollout.columns[EPISODE].unique(return_inverse=True)
+    _, start_N = rollout.columns[START].unique(return_inverse=True)
+    start_E = place_N.new_zeros(int(place_N.max()) + 1 if len(place_N) else 0)
+    return place_N, start_E.index_copy(0, place_N, start_N)
 
 
 # -- baselines ----------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Batch, Component, ComponentError, Loss, Outputs, Reward, Rollout, Run, hookimpl
+from rlalign.data.rollout import EPISODE
 from rlalign.data.statistics import clipped_surrogate, first_single, kl_estimates, turns_of
 from rlalign_plugin_reinforce.advantages import (
+    episodes_of,
     mean_of_group,
     mean_of_others,
     mean_of_past,
@@ -57,6 +59,7 @@ class PolicyGradient(Component):
             self.regularises = True
         self.needs = tuple(needs)
         self.weighs = c.importance is not None
+        self.adds_turns = c.credit == "turn"
         self.min_samples = 2 if self._compares else 1
 
     @property
@@ -68,31 +71,45 @@ class PolicyGradient(Component):
 
     @hookimpl
     def advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
-        if self._compares and (single := first_single(rollout)):
+        if self._compares:
+            self._check_comparable(rollout)
+        return Batch.of(rollout, reward, self.advantage_of(rollout, reward), **self.weights(run, rollout))
+
+    def _check_comparable(self, rollout: Rollout) -> None:
+        if EPISODE not in rollout.columns:
+            single = first_single(rollout)
+        elif self.config.credit != "turn" or self.config.scale == "group":
+            raise ComponentError(
+                f"`{self.name}` compares responses to one prompt, and here each is a turn, to a prompt of its own: say "
+                "`credit: turn`, which compares episodes of one start, and no `scale: group`"
+            )
+        else:
+            place_N, start_E = episodes_of(rollout)
+            alone_E = start_E.bincount()[start_E] == 1
+            rows = alone_E[place_N].nonzero()[:, 0].tolist()
+            single = rollout.answered[rows[0]] if rows else None
+        if single is not None:
             raise ComponentError(
                 f"`{self.name}` compares a response with its siblings, and example `{single.id}` has one response only"
             )
-        return Batch.of(rollout, reward, self.advantage_of(rollout, reward), **self.weights(run, rollout))
 
     def advantage_of(self, rollout: Rollout, reward: Reward) -> Tensor:
         """[N,1] or, where each token is paid for what came from it on, [N,T]: the reward less the baseline, scaled."""
         c, total_N, group_N, mask_NT = self.config, reward.total_N, rollout.group_N, rollout.mask_NT
-        compared_NK = total_N[:, None]
+        credit_NT = to_go(reward.tokens_NT, mask_NT) if c.credit == "to-go" else total_N[:, None]
         if c.credit == "turn":
             # Siblings that are over count with 0. The mean of those still there would do too; that of each turn's own
-            # rewards would not: it is taken away as often as a row has turns, which the policy decides.
+            # rewards would not: it is taken away as often as an episode has turns, which the policy decides.
             turn_NT = turns_of(rollout, f"`{self.name}: {{credit: turn}}`")
-            compared_NK = turns_to_go(reward.tokens_NT, mask_NT, turn_NT)
-        credit_NT = to_go(reward.tokens_NT, mask_NT) if c.credit == "to-go" else compared_NK
-        advantage_NT = credit_NT
-        if c.baseline == "past":
-            advantage_NT = credit_NT - mean_of_past(self.total, self.count)
-        elif c.baseline in ("others", "group"):
-            mean = mean_of_others if c.baseline == "others" else mean_of_group
-            advantage_NT = credit_NT - torch.stack([mean(x_N, group_N) for x_N in compared_NK.T], 1)
-        if c.credit == "turn":
-            place_NT = turn_NT.clamp_max(compared_NK.shape[1] - 1)
-            advantage_NT = torch.where(mask_NT, advantage_NT.gather(1, place_NT), 0.0)
+            place_N, start_E = episodes_of(rollout)
+            credit_EK = turns_to_go(reward.tokens_NT, mask_NT, turn_NT, place_N)
+            left_EK = credit_EK - self._baseline(credit_EK, start_E)
+            place_NT = turn_NT.clamp_max(credit_EK.shape[1] - 1)
+            credit_NT, advantage_NT = (
+                torch.where(mask_NT, x_EK[place_N].gather(1, place_NT), 0.0) for x_EK in (credit_EK, left_EK)
+            )
+        else:
+            advantage_NT = credit_NT - self._baseline(total_N[:, None], group_N)
         if c.scale == "group":
             return over_group(advantage_NT, total_N, group_N, bessel=c.bessel, delta=c.delta)
         if c.scale == "none" or len(rollout) == 0:
@@ -104,6 +121,16 @@ class PolicyGradient(Component):
         among = mask_NT if c.scale == "batch" else torch.ones_like(advantage_NT, dtype=torch.bool)
         size = credit_NT.abs().max()
         return over_batch(advantage_NT, among, bessel=c.bessel, delta=c.delta, size=size)
+
+    def _baseline(self, credit_NK: Tensor, group_N: Tensor) -> Tensor | float:
+        """What each column of credits is compared with."""
+        c = self.config
+        if c.baseline == "past":
+            return mean_of_past(self.total, self.count)
+        if c.baseline == "none":
+            return 0.0
+        mean = mean_of_others if c.baseline == "others" else mean_of_group
+        return torch.stack([mean(credit_N, group_N) for credit_N in credit_NK.T], 1)
 
     def weights(self, run: Run, rollout: Rollout) -> dict[str, Tensor]:
         """The columns `weight`, and `now`: the policy's log-probs when the iteration began."""

@@ -29,6 +29,9 @@ class ToyCorridor(Environment):
             32, gt=0, le=1_000_000, description="examples in each split, each with a first cell of its own"
         )
         choices: bool = Field(False, description="nothing but `left` and `right` may be said")
+        rewrites: bool = Field(
+            False, description="each step is a response of its own, to the cell as its prompt"
+        )
 
     config: Config
     generation = {"temperature": 1.0}
@@ -37,6 +40,7 @@ class ToyCorridor(Environment):
         super().__init__(config)
         self.turns = config.steps
         self.tokens = 8 * config.steps
+        self.rewrites = config.rewrites
 
     def examples(self, split: str) -> Sequence[Example]:
         return [Example(f"{split}-{i}", "") for i in range(self.config.size)]
