@@ -22,7 +22,6 @@ from rlalign import (
     ComponentError,
     Learner,
     Options,
-    Policy,
     Rollout,
     Run,
     RunsCode,
@@ -150,9 +149,15 @@ class LINVIT(Component):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, S, A)."""
+        turns = self.table.config.turns
+        return turns, self.table.states // turns, len(self.table.names)
+
+    @property
+    def table(self) -> Table:
+        """The policy."""
         policy = self._run.models.policy
         assert isinstance(policy, Table)
-        return policy.config.turns, policy.states // policy.config.turns, len(policy.names)
+        return policy
 
     # -- counting ---------------------------------------------------------------------------------------
 
@@ -175,10 +180,9 @@ class LINVIT(Component):
 
     def _count(self, rollout: Rollout, reward_NT: Tensor) -> None:
         """Each transition but the last of an episode that was cut, of which nobody knows where it led."""
-        policy, (turns, states, actions) = self._run.models.policy, self.shape
-        assert isinstance(policy, Table)
+        turns, states, actions = self.shape
         row_M, step_M = rollout.chosen
-        state_M = policy.states_of(rollout).cpu()
+        state_M = self.table.states_of(rollout).cpu()
         s_M, h_M = state_M // turns, state_M % turns
         a_M = rollout.actions_NT[row_M, step_M].cpu()
         r_M = reward_NT[row_M, step_M].double().cpu()
@@ -231,11 +235,10 @@ class LINVIT(Component):
         if not len(wrong):
             return
         _, s, a = wrong[0].tolist()
-        policy = self._run.models.policy
-        assert isinstance(policy, Table)
-        where = repr(policy.config.prompts[s]) if policy.config.prompts else "every state"
+        prompts = self.table.config.prompts
+        where = repr(prompts[s]) if prompts else "every state"
         raise ComponentError(
-            f"`{self.name}`: the prior of `{policy.names[a]}` at {where} is 0, so that it could never be tried, and "
+            f"`{self.name}`: the prior of `{self.table.names[a]}` at {where} is 0, so that it could never be tried, and "
             "it is possible there; say `floor: 0.01`, or give the prior other scores"
         )
 
@@ -291,11 +294,8 @@ class OneTry:
     def __init__(self, owner: LINVIT) -> None:
         self.owner = owner
 
-    def resolve(self, models: Mapping[str, Policy]) -> None:
-        self.policy = models["policy"]
-
     def start(self, inputs: Sequence[Tensor], k: int) -> None:
-        self.decoder = self.policy.decoder(inputs, k)
+        self.decoder = self.owner.table.decoder(inputs, k)
         self.turn, self.width_XA = self.owner.turn_tried(), self.owner.width()
 
     def allowed(self) -> Tensor:

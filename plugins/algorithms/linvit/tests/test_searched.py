@@ -1,0 +1,279 @@
+"""The search: which paths it follows, that its episodes are like any others, and what the policy's say is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlalign import ComponentError, Environment, Episode, Example, Turn
+from rlalign.records.result import Result
+from rlalign.testing import Bench, ComponentTests, run
+from rlalign_plugin_toy_tasks.blocks import Position, distances, pairs_of
+
+GOAL = ("dcba",)
+POSITIONS = distances(Position(GOAL))
+MOVES = sorted({move for at in POSITIONS for move in at.moves()})
+VALUE = "rlalign_plugin_toy_tasks.blocks:goal_pairs"
+
+
+def scores(temperature: float = 1.0, sign: int = 1) -> dict[str, dict[str, float]]:
+    """A policy that likes moves to positions of a higher value, or of a lower."""
+    return {
+        str(at): {move: sign * pairs_of(to, GOAL) / temperature for move, to in at.moves().items()}
+        for at in POSITIONS
+    }
+
+
+def blocks(options: Mapping[str, Any] = {}, table: Mapping[str, Any] = {}, **changes: Any) -> dict[str, Any]:
+    return {
+        "task": {"toy-blocks": {"distance": 6, "steps": 6}},
+        "policy": {
+            "table": {"actions": MOVES, "state": "observation", "prompts": list(map(str, POSITIONS)), **table}
+        },
+        "responses": {"searched": {"value": VALUE, **options}},
+        "algorithm": "collect",
+        "train": {"iterations": 1, "prompts": 7},
+        **changes,
+    }
+
+
+def success(folder: Path, *args: Any) -> float:
+    """The share of the seven starts that are six moves from the goal where it is reached in six."""
+    _, ended = run(folder, blocks(*args))
+    (row,) = (row for row in Result(ended.dir.path).iterations if "reward/played" in row)
+    return float(row["reward/played"])
+
+
+class TestSearched(ComponentTests):
+    component = "searched"
+    pipeline = {
+        "task": {"toy-corridor": {"cells": 3, "steps": 4, "choices": True}},
+        "policy": {
+            "table": {
+                "actions": ["left", "right"],
+                "state": "observation",
+                "prompts": [f"{cell}{key}" for key in ("", " key") for cell in range(3)],
+            }
+        },
+        "rewards": ["played"],
+        "algorithm": "collect",
+    }
+
+
+# -- blocks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", (0.0, 0.1, 1.0))
+def test_a_search_solves_blocks(tmp_path: Path, alpha: float) -> None:
+    """Whatever say the policy has, here one that knows nothing; who only follows it solves none of them."""
+    assert success(tmp_path / "a", {"alpha": alpha, "depth": 5}) == 1.0
+    sampled = blocks(responses="sampled")
+    _, ended = run(tmp_path / "b", sampled)
+    assert Result(ended.dir.path).iterations[0]["reward/played"] < 0.2
+
+
+def test_without_alpha_the_policy_has_no_say(tmp_path: Path) -> None:
+    """The same episodes with a policy that says the opposite; with α it matters."""
+
+    def transcripts(name: str, alpha: float, sign: int) -> Any:
+        made = blocks({"alpha": alpha, "depth": 1}, {"scores": scores(0.5, sign)})
+        return Bench(tmp_path / name, made).rollout(7)[0].texts
+
+    assert transcripts("a", 0.0, 1) == transcripts("b", 0.0, -1)
+    assert transcripts("c", 10.0, 1) != transcripts("d", 10.0, -1)
+
+
+def test_a_wrong_policy_misleads_a_search_that_listens(tmp_path: Path) -> None:
+    wrong = {"scores": scores(0.2, -1)}
+    assert success(tmp_path / "a", {"alpha": 0.0, "depth": 5}, wrong) == 1.0
+    assert success(tmp_path / "b", {"alpha": 100.0, "depth": 5, "width": 1}, wrong) == 0.0
+
+
+# -- which path is taken ----------------------------------------------------------------------------------
+
+
+class Tree(Environment):
+    """Three choices a turn; what is paid for a path stands in a table."""
+
+    turns, tokens = 3, 64
+    forks = False
+
+    def examples(self, split: str) -> list[Example]:
+        return [Example(str(i), "") for i in range(2)]
+
+    def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
+        return _Tree(()), Turn("go", choices=("a", "b", "c"))
+
+
+class ForkingTree(Tree):
+    """The same, which can be forked."""
+
+    def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
+        return _ForkingTree(()), Turn("go", choices=("a", "b", "c"))
+
+
+PAID = {
+    path: float(torch.rand(1, generator=torch.Generator().manual_seed(7 * i)))
+    for i, path in enumerate(path for n in (1, 2, 3) for path in product("abc", repeat=n))
+}
+
+
+class _Tree:
+    opened = 0
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        self.path = path
+        _Tree.opened += 1
+
+    def step(self, text: str) -> Turn:
+        self.path += (text,)
+        return Turn("go", PAID[self.path], choices=("a", "b", "c"))
+
+    def close(self) -> None:
+        _Tree.opened -= 1
+
+
+class _ForkingTree(_Tree):
+    def fork(self) -> _Tree:
+        return _ForkingTree(self.path)
+
+
+def tree(options: Mapping[str, Any], task: str = "tree") -> dict[str, Any]:
+    policy = {
+        "actions": ["a", "b", "c"],
+        "state": "observation",
+        "prompts": ["go"],
+        "scores": {"go": {"a": 1.0, "c": -1.0}},
+    }
+    return {
+        "task": task,
+        "policy": {"table": policy},
+        "responses": {"searched": options},
+        "algorithm": "collect",
+        "train": {"iterations": 1, "prompts": 2},
+    }
+
+
+def by_hand(depth: int, width: int, alpha: float, discount: float) -> tuple[str, ...]:
+    """The same search, written out."""
+    p = dict(zip("abc", torch.tensor([1.0, 0.0, -1.0]).double().softmax(0).tolist(), strict=True))
+    path: tuple[str, ...] = ()
+    for turn in range(3):
+        edge, best = [(path, 0.0)], (float("-inf"), "")
+        for _ in range(min(depth, 3 - turn)):
+            found = []
+            for at, likely in edge:
+                next_ = [((*at, a), discount * likely + alpha * p[a]) for a in "abc"]
+
+                def worth(one: tuple[tuple[str, ...], float]) -> float:
+                    return one[1] + sum(PAID[one[0][:n]] for n in range(1, len(one[0]) + 1))
+
+                found += sorted(next_, key=lambda one: -worth(one))[:width]
+            edge = found
+        best_path = max(edge, key=worth)[0]
+        path = (*path, best_path[turn])
+    return path
+
+
+@pytest.mark.parametrize("task", ("tree", "forking"))
+@pytest.mark.parametrize(
+    "depth, width, alpha, discount",
+    ((1, 1, 0.0, 1.0), (2, 2, 0.1, 1.0), (3, 1, 0.5, 0.5), (3, 3, 0.0, 1.0), (2, 3, 2.0, 0.9)),
+)
+def test_paths_by_hand(
+    tmp_path: Path, task: str, depth: int, width: int, alpha: float, discount: float
+) -> None:
+    options = {"depth": depth, "width": width, "alpha": alpha, "discount": discount}
+    bench = Bench(tmp_path, tree(options, task), {"tree": Tree, "forking": ForkingTree})
+    before = _Tree.opened
+    rollout, reward = bench.rollout(2)
+    expected = by_hand(depth, width, alpha, discount)
+    assert rollout.texts == ("\n".join(expected),) * 2
+    paid = sum(PAID[expected[:n]] for n in (1, 2, 3))
+    assert reward.total_N.tolist() == pytest.approx([paid] * 2)
+    if task == "forking":  # what is played again is closed with what it was played for
+        assert _Tree.opened == before
+
+
+# -- what it gives ----------------------------------------------------------------------------------------
+
+
+def test_its_episodes_are_like_sampled_ones(tmp_path: Path) -> None:
+    """Given steps masked, turns and rewards in their places; a later phase learns from them."""
+    bench = Bench(tmp_path / "a", blocks({"depth": 5}))
+    rollout, reward = bench.rollout(7)
+    again, _ = Bench(tmp_path / "b", blocks(responses="sampled")).rollout(7)
+    assert set(rollout.columns) >= set(again.columns) - {"sampled"}
+    for one in (rollout, again):
+        for i, transcript in enumerate(one.columns["transcript"]):
+            chose = one.mask_NT[i, : int(one.length_N[i])].tolist()
+            assert chose == [j % 2 == 0 for j in range(2 * len(transcript) - 1)]
+            turns = one.columns["turn"][i, : len(chose)].tolist()
+            assert turns == [(j + 1) // 2 for j in range(len(chose))]
+            paid = one.columns["played"][i][one.mask_NT[i]].tolist()
+            assert paid == [turn.reward for _, turn in transcript]
+    assert reward.total_N.tolist() == [1.0] * 7 and bool(rollout.finished_N.all())
+    assert rollout.flaw() is None
+
+
+def test_what_it_found_is_kept_and_learned_from(tmp_path: Path) -> None:
+    first = blocks({"depth": 5})
+    both = {
+        "task": first["task"],
+        "policy": first["policy"],
+        "phases": [
+            {key: first[key] for key in ("responses", "algorithm", "train")},
+            {
+                "name": "sft",
+                "task": {"from": "collect"},
+                "algorithm": "sft",
+                "train": {"iterations": 60, "prompts": 7, "lr": 0.3},
+            },
+            {
+                "name": "play",
+                "responses": "sampled",
+                "algorithm": "collect",
+                "train": {"iterations": 1, "prompts": 7},
+            },
+        ],
+    }
+    _, ended = run(tmp_path, both)
+    (file,) = (ended.dir.path / "rows").glob("collect-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 7 and all(all(row["meta"]["rlalign"]["same_tokens"]) for row in rows)
+    played = [row for row in Result(ended.dir.path).iterations if row["phase"] == "play"]
+    assert played[0]["reward/played"] > 0.5
+
+
+# -- what is refused --------------------------------------------------------------------------------------
+
+
+def test_an_environment_without_choices_is_refused(tmp_path: Path) -> None:
+    plain = {**TestSearched.pipeline, "responses": "searched", "train": {"iterations": 1, "prompts": 1}}
+    plain["task"] = {"toy-corridor": {"cells": 3}}
+    with pytest.raises(ComponentError, match="its turns need `choices`"):
+        run(tmp_path, plain)
+
+
+def test_a_task_that_is_no_environment_is_refused(tmp_path: Path) -> None:
+    plain = {
+        "task": "numbers",
+        "policy": {"table": {"actions": 3}},
+        "rewards": ["token-sum"],
+        "responses": "searched",
+        "algorithm": "collect",
+        "train": {"iterations": 1, "prompts": 1},
+    }
+    with pytest.raises(ComponentError, match="the task `numbers` is none"):
+        run(tmp_path, plain)
+
+
+def test_a_value_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="did you mean `goal_pairs`"):
+        run(tmp_path, blocks({"value": "rlalign_plugin_toy_tasks.blocks:goal_pair"}))
