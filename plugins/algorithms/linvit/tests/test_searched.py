@@ -43,11 +43,10 @@ def blocks(options: Mapping[str, Any] = {}, table: Mapping[str, Any] = {}, **cha
     }
 
 
-def success(folder: Path, *args: Any) -> float:
-    """The share of the seven starts that are six moves from the goal where it is reached in six."""
-    _, ended = run(folder, blocks(*args))
-    (row,) = (row for row in Result(ended.dir.path).iterations if "reward/played" in row)
-    return float(row["reward/played"])
+def solved(folder: Path, *args: Any, **changes: Any) -> int:
+    """Of the seven starts that are six moves from the goal, those from where it is reached in six."""
+    _, reward = Bench(folder, blocks(*args, **changes)).rollout(7)
+    return int(reward.total_N.sum())
 
 
 class TestSearched(ComponentTests):
@@ -71,11 +70,14 @@ class TestSearched(ComponentTests):
 
 @pytest.mark.parametrize("alpha", (0.0, 0.1, 1.0))
 def test_a_search_solves_blocks(tmp_path: Path, alpha: float) -> None:
-    """Whatever say the policy has, here one that knows nothing; who only follows it solves none of them."""
-    assert success(tmp_path / "a", {"alpha": alpha, "depth": 5}) == 1.0
-    sampled = blocks(responses="sampled")
-    _, ended = run(tmp_path / "b", sampled)
-    assert Result(ended.dir.path).iterations[0]["reward/played"] < 0.2
+    """Whatever say the policy has, here one that knows nothing; who only follows it finds next to none."""
+    assert solved(tmp_path / "a", {"alpha": alpha, "depth": 5, "width": 3}) == 7
+    assert solved(tmp_path / "b", responses="sampled") < 2
+
+
+def test_a_path_that_is_not_followed_is_not_found(tmp_path: Path) -> None:
+    """As released: two places a node. From one start the way leads through one that looks worse than two others."""
+    assert solved(tmp_path, {"alpha": 0.0, "depth": 5, "width": 2}) == 6
 
 
 def test_without_alpha_the_policy_has_no_say(tmp_path: Path) -> None:
@@ -91,8 +93,8 @@ def test_without_alpha_the_policy_has_no_say(tmp_path: Path) -> None:
 
 def test_a_wrong_policy_misleads_a_search_that_listens(tmp_path: Path) -> None:
     wrong = {"scores": scores(0.2, -1)}
-    assert success(tmp_path / "a", {"alpha": 0.0, "depth": 5}, wrong) == 1.0
-    assert success(tmp_path / "b", {"alpha": 100.0, "depth": 5, "width": 1}, wrong) == 0.0
+    assert solved(tmp_path / "a", {"alpha": 0.0, "depth": 5, "width": 3}, wrong) == 7
+    assert solved(tmp_path / "b", {"alpha": 100.0, "depth": 5, "width": 3}, wrong) == 0
 
 
 # -- which path is taken ----------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def test_paths_by_hand(
 
 def test_its_episodes_are_like_sampled_ones(tmp_path: Path) -> None:
     """Given steps masked, turns and rewards in their places; a later phase learns from them."""
-    bench = Bench(tmp_path / "a", blocks({"depth": 5}))
+    bench = Bench(tmp_path / "a", blocks({"depth": 5, "width": 3}))
     rollout, reward = bench.rollout(7)
     again, _ = Bench(tmp_path / "b", blocks(responses="sampled")).rollout(7)
     assert set(rollout.columns) >= set(again.columns) - {"sampled"}
@@ -223,7 +225,7 @@ def test_its_episodes_are_like_sampled_ones(tmp_path: Path) -> None:
 
 
 def test_what_it_found_is_kept_and_learned_from(tmp_path: Path) -> None:
-    first = blocks({"depth": 5})
+    first = blocks({"depth": 5, "width": 3})
     both = {
         "task": first["task"],
         "policy": first["policy"],
@@ -247,7 +249,7 @@ def test_what_it_found_is_kept_and_learned_from(tmp_path: Path) -> None:
     (file,) = (ended.dir.path / "rows").glob("collect-*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 7 and all(all(row["meta"]["rlalign"]["same_tokens"]) for row in rows)
-    played = [row for row in Result(ended.dir.path).iterations if row["phase"] == "play"]
+    played = [row for row in Result(ended.dir.path).metrics if row["phase"] == "play"]
     assert played[0]["reward/played"] > 0.5
 
 

@@ -111,7 +111,9 @@ class Searched(Component):
         depth: int = Field(2, gt=0, description="N: turns that a search looks ahead")
         width: int = Field(2, gt=0, description="k: of what may be said at a place, how many are followed")
         alpha: float = Field(
-            0.1, ge=0, description="α: what a choice that is certain adds to a path's worth; 0: the policy has no say"
+            0.1,
+            ge=0,
+            description="α: what a choice that is certain adds to a path's worth; 0: the policy has no say",
         )
         discount: float = Field(1.0, gt=0, le=1, description="γ: of what earlier choices added, at each turn")
         value: Annotated[Annotated[Path, Field(strict=False)] | None, RunsCode] = Field(
@@ -137,7 +139,9 @@ class Searched(Component):
         """An episode for each of `count` samples of each example, all searched side by side."""
         count = count or run.generation.samples
         with ExitStack() as begun:
-            nodes = [root for g, example in enumerate(examples) for root in self._begin(run, example, g, count)]
+            nodes = [
+                root for g, example in enumerate(examples) for root in self._begin(run, example, g, count)
+            ]
             for node in nodes:
                 begun.callback(node.close)
             while going := [i for i, node in enumerate(nodes) if not node.over]:
@@ -148,10 +152,14 @@ class Searched(Component):
     def _begin(self, run: Run, example: Example, place: int, count: int) -> Iterator[Node]:
         environment = run.task
         if not isinstance(environment, Environment):
-            raise ComponentError(f"`{self.name}` searches an environment, and the task `{environment.name}` is none")
+            raise ComponentError(
+                f"`{self.name}` searches an environment, and the task `{environment.name}` is none"
+            )
         for sample in range(count):
 
-            def generators(at: int = run.position + place, sample: int = sample) -> tuple[Generator, Generator]:
+            def generators(
+                at: int = run.position + place, sample: int = sample
+            ) -> tuple[Generator, Generator]:
                 key = self.name, run.iteration
                 return run.rng(*key, "start", at), run.rng(*key, "noise", at, sample)
 
@@ -256,7 +264,9 @@ def _rollout(policy: Policy, nodes: Sequence[Node], count: int) -> Rollout:
             turn_NT[row, begins:end] = place
             played_NT[row, end - 1] = turn.reward
             begins = end
-    return replace(rollout, examples=tuple(node.game.example for node in nodes[::count])).with_columns(
+    texts = ("\n".join(text for text, _ in node.transcript) for node in nodes)
+    own = tuple(node.game.example for node in nodes[::count])
+    return replace(rollout, examples=own, texts=tuple(texts)).with_columns(
         **{
             "played": played_NT,
             TURN: turn_NT,

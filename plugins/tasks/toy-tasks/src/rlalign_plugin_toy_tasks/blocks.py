@@ -102,7 +102,8 @@ class ToyBlocks(Environment):
         """Options of `toy-blocks`."""
 
         goal: tuple[str, ...] = Field(
-            ("dcba",), description="how they should stand: stacks of blocks, a letter each, from the bottom to the top"
+            ("dcba",),
+            description="how they should stand: stacks of blocks, a letter each, from the bottom to the top",
         )
         distance: int | None = Field(
             None, gt=0, description="only starts so many moves from the goal; null: all, with an empty hand"
