@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 from rlalign import ComponentError, Environment, Episode, Example, Turn
+from rlalign.data.spoken import Spoken
 from rlalign.records.result import Result
 from rlalign.testing import Bench, ComponentTests, run
+from rlalign_plugin_linvit.searched import Game, Node, _rollout
 from rlalign_plugin_toy_tasks.blocks import Position, distances, pairs_of
 
 GOAL = ("dcba",)
@@ -167,7 +170,7 @@ def by_hand(depth: int, width: int, alpha: float, discount: float) -> tuple[str,
     p = dict(zip("abc", torch.tensor([1.0, 0.0, -1.0]).double().softmax(0).tolist(), strict=True))
     path: tuple[str, ...] = ()
     for turn in range(3):
-        edge, best = [(path, 0.0)], (float("-inf"), "")
+        edge = [(path, 0.0)]
         for _ in range(min(depth, 3 - turn)):
             found = []
             for at, likely in edge:
@@ -251,6 +254,71 @@ def test_what_it_found_is_kept_and_learned_from(tmp_path: Path) -> None:
     assert len(rows) == 7 and all(all(row["meta"]["rlalign"]["same_tokens"]) for row in rows)
     played = [row for row in Result(ended.dir.path).metrics if row["phase"] == "play"]
     assert played[0]["reward/played"] > 0.5
+
+
+class Words(Environment):
+    """Three turns, in which one choice goes on from another."""
+
+    turns, tokens = 3, 30
+
+    def examples(self, split: str) -> list[Example]:
+        return [Example(str(i), f"w{i}") for i in range(3)]
+
+    def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
+        return _Words(), Turn(str(example.prompt), choices=CHOICES)
+
+
+CHOICES = ("w1", "w1 w2", "w3 w4")
+
+
+class _Words:
+    def step(self, text: str) -> Turn:
+        return Turn(" w5 w6", len(text) / 10, choices=CHOICES)
+
+
+@pytest.mark.parametrize("kind", ("bytes", "causal-lm", "seq2seq-lm"))
+def test_a_policy_of_several_tokens_a_choice(tmp_path: Path, kind: str) -> None:
+    """What was sampled, made again from its transcripts, is the same; and p is what the policy says of whole texts."""
+    from rlalign_plugin_hf.testing import tiny_model
+
+    policy: Any = "bytes" if kind == "bytes" else {kind: {"path": str(tiny_model(tmp_path / kind, kind))}}  # type: ignore[arg-type]
+    made = {
+        "task": "words",
+        "policy": policy,
+        "responses": "sampled",
+        "algorithm": "collect",
+        "generation": {"samples": 4, "max_new_tokens": 8},
+        "train": {"iterations": 1, "prompts": 3},
+    }
+    bench = Bench(tmp_path / "a", made, {"words": Words})
+    sampled, _ = bench.rollout(3)
+    environment, first = bench.run.task, Turn("", choices=CHOICES)
+    nodes = [
+        Node(Game(environment, sampled.answered[i], None, first), None, transcript)  # type: ignore[arg-type]
+        for i, transcript in enumerate(sampled.columns["transcript"])
+    ]
+    again = _rollout(bench.run.models.policy, nodes, 4)
+    assert again.texts == sampled.texts and again.examples == sampled.examples
+    for name in ("actions_NT", "mask_NT", "finished_N", "group_N"):
+        T = int(sampled.length_N.max())
+        one, other = getattr(again, name), getattr(sampled, name)
+        assert torch.equal(one, other[:, :T] if name.endswith("NT") else other), name
+    for name in ("played", "turn"):
+        assert torch.equal(again.columns[name], sampled.columns[name][:, : again.steps]), name
+    searched = Bench(tmp_path / "b", {**made, "responses": {"searched": {"alpha": 5.0}}}, {"words": Words})
+    source = searched.phase.plan.source.component
+    example = sampled.examples[1]
+    root = Node(Game(environment, example, None, first), None, ())  # type: ignore[arg-type]
+    (likely,) = source._likely(searched.run, [root])  # type: ignore[attr-defined]
+    alone = [
+        replace(example, responses=(Spoken([{"role": "assistant", "content": c, "cut": c != "w1"}]),))
+        for c in CHOICES
+    ]
+    rows = [searched.run.models.policy.encode([replace(one, finished=(False,))]) for one in alone]
+    totals = [float(searched.run.score("policy", row, ["logprobs"]).logprobs_NT.sum()) for row in rows]
+    assert likely == pytest.approx(torch.tensor(totals).softmax(0).tolist(), rel=1e-5)
+    found, _ = searched.rollout(3)
+    assert found.flaw() is None and len(found) == 12
 
 
 # -- what is refused --------------------------------------------------------------------------------------

@@ -238,8 +238,8 @@ class LINVIT(Component):
         prompts = self.table.config.prompts
         where = repr(prompts[s]) if prompts else "every state"
         raise ComponentError(
-            f"`{self.name}`: the prior of `{self.table.names[a]}` at {where} is 0, so that it could never be tried, and "
-            "it is possible there; say `floor: 0.01`, or give the prior other scores"
+            f"`{self.name}`: the prior of `{self.table.names[a]}` at {where} is 0, so that it is never tried, and it "
+            "is possible there; say `floor: 0.01`, or give the prior other scores"
         )
 
     # -- planning -----------------------------------------------------------------------------------------

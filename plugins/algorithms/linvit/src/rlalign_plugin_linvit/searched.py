@@ -101,7 +101,7 @@ class Node:
 
 
 class Searched(Component):
-    """Responses found by a search in the environment: of the best paths, the first step; then the search begins anew."""
+    """Responses found by searching an environment: the first step of the best path, and then a search anew."""
 
     paper = "Shenao Zhang et al., How can LLM guide RL? A value-based approach, 2024"
 
@@ -211,8 +211,8 @@ class Searched(Component):
     def _choices(self, node: Node) -> tuple[str, ...]:
         if node.turn.choices is None:
             raise ComponentError(
-                f"`{self.name}` tries what may be said, and the environment `{node.game.environment.name}` does not say "
-                "what that is: its turns need `choices`"
+                f"`{self.name}` tries what may be said, and the environment `{node.game.environment.name}` does not "
+                "say what that is: its turns need `choices`"
             )
         return node.turn.choices
 

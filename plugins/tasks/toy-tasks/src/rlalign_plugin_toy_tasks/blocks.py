@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from pydantic import Field, model_validator
@@ -85,7 +86,7 @@ def goal_pairs(example: Example, transcript: Sequence[tuple[str, Turn]]) -> floa
 def pairs_of(position: Position, goal: Sequence[str]) -> float:
     """That sum."""
     total = 0.0
-    for lower, upper in (pair for stack in goal for pair in zip(stack, stack[1:], strict=False)):
+    for lower, upper in (pair for stack in goal for pair in pairwise(stack)):
         if any(lower + upper in stack for stack in position.stacks):
             total += 1
         elif position.held == upper and position.above(lower) == 0:
