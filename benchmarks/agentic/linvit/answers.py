@@ -8,17 +8,27 @@ from typing import Any
 
 
 def answers(worlds: Sequence[Any]) -> list[str]:
-    return [line for found in worlds for line in (_lock(found) if found.name == "lock" else _blocks(found))]
+    kinds = {"digits": _digits, "opening": _opening}
+    return [line for found in worlds for line in kinds.get(found.name, _blocks)(found)]
 
 
 def _of(found: Any, arm: str, metric: str) -> list[float]:
     return [row.metrics[metric] for _, row in sorted(found.main.get(arm, {}).items())]
 
 
-def _lock(found: Any) -> list[str]:
+def _opening(found: Any) -> list[str]:
+    arms = ("p=.9", "optimism")
+    if not all(_of(found, arm, "episodes") for arm in arms):
+        return ["- opening: not run yet."]
+    good, plain = (median(_of(found, arm, "episodes")) for arm in arms)
+    claim = "Where bounds are loose not even a good prior saves half: the median of p=.9 is above half of optimism's"
+    return [f"- opening, medians {good:g} and {plain:g}: **{claim}.** {_word(good > plain / 2)}"]
+
+
+def _digits(found: Any) -> list[str]:
     arms = ("p=.9", "p=.5", "optimism", "p=.125", "p=.02", "misled")
     if not all(_of(found, arm, "episodes") for arm in arms):
-        return ["- not run yet."]
+        return ["- digits: not run yet."]
     middle = {arm: median(_of(found, arm, "episodes")) for arm in arms}
     said = {
         "A good prior saves episodes: the median of p=.9 is at most half of plain optimism's": (

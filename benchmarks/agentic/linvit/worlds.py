@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from rlalign import Component, Environment, Episode, Example, Options, Run, Turn, hookimpl
 from rlalign_plugin_toy_tasks import ToyBlocks, goal_pairs
@@ -18,7 +19,7 @@ from rlalign_plugin_toy_tasks.blocks import Position, distances
 DIGITS = 8
 """Of the lock; its wheels have as many digits each, and an episode as many turns."""
 LEAST, TIMES = 0.9, 20
-"""A plan is good that opens the lock this often, and is found once so many in a row are good."""
+"""A plan is good that is worth this much (the best is worth 1), and is found once so many in a row are good."""
 PRIORS = {"p=.02": 0.02, "p=.125": 0.125, "p=.5": 0.5, "p=.9": 0.9}
 
 
@@ -34,13 +35,24 @@ def code(draw: str) -> list[int]:
     return torch.randint(DIGITS, (DIGITS,), generator=generator("lock", draw)).tolist()
 
 
+class LockOptions(Options):
+    """Options of `lock` and of `worth`."""
+
+    draw: str = Field("0", description="another name, other digits")
+    pays: Literal["digits", "opening"] = Field(
+        "digits", description="what pays: each right digit 1/8, or opening it 1"
+    )
+
+    def reward(self, wheel: int) -> float:
+        """For the right digit of a wheel."""
+        return 1 / DIGITS if self.pays == "digits" else float(wheel == DIGITS - 1)
+
+
 class Lock(Environment):
     """One wheel after the other; a wrong digit turns all back, and there are as many turns as wheels."""
 
-    class Config(Options):
-        """Options of `lock`."""
-
-        draw: str = Field("0", description="another name, other digits")
+    class Config(LockOptions):
+        """The same."""
 
     config: Config
     turns, tokens = DIGITS, 4 * DIGITS
@@ -49,28 +61,36 @@ class Lock(Environment):
         return [Example(f"{split}-0", "0")]
 
     def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
-        return _Hand(code(self.config.draw)), Turn("0")
+        return _Hand(self.config), Turn("0")
 
 
 class _Hand:
-    def __init__(self, digits: Sequence[int]) -> None:
-        self.digits, self.wheel = digits, 0
+    def __init__(self, config: Lock.Config) -> None:
+        self.config, self.digits, self.wheel = config, code(config.draw), 0
 
     def step(self, text: str) -> Turn:
         if text != str(self.digits[self.wheel]):
             self.wheel = 0
             return Turn("0")
-        self.wheel += 1
-        return Turn(reward=1.0, done=True) if self.wheel == DIGITS else Turn(str(self.wheel))
+        paid, self.wheel = self.config.reward(self.wheel), self.wheel + 1
+        return Turn(reward=paid, done=True) if self.wheel == DIGITS else Turn(str(self.wheel), paid)
 
 
-class Opens(Component):
-    """How often the plan opens the lock, exactly, after each episode; ends the phase once that is often enough."""
+def worth(pi_SHA: Tensor, config: LockOptions) -> float:
+    """What a plan earns in the mean."""
+    digits, to_come = code(config.draw), [0.0] * (DIGITS + 1)  # behind the last wheel there is nothing
+    for h in reversed(range(DIGITS)):
+        p = [float(pi_SHA[s, h, digit]) for s, digit in enumerate(digits)]
+        right = [config.reward(s) + to_come[s + 1] for s in range(DIGITS)]
+        to_come = [p[s] * right[s] + (1 - p[s]) * to_come[0] for s in range(DIGITS)] + [0.0]
+    return to_come[0]
 
-    class Config(Options):
-        """Options of `opens`."""
 
-        draw: str = Field("0", description="that of the lock")
+class Worth(Component):
+    """What the plan is worth, exactly, after each episode; ends the phase once that is enough."""
+
+    class Config(LockOptions):
+        """Those of the lock."""
 
     config: Config
     good = 0
@@ -79,12 +99,11 @@ class Opens(Component):
     def update(self, run: Run) -> Generator[None, Mapping[str, float], Mapping[str, float]]:
         metrics = yield
         table = run.models.policy.get_parameter("table").detach()
-        pi_SHA = table.double().softmax(1).view(DIGITS, DIGITS, DIGITS)
-        opens = math.prod(float(pi_SHA[i, i, digit]) for i, digit in enumerate(code(self.config.draw)))
-        self.good = self.good + 1 if opens >= LEAST else 0
+        found = worth(table.double().softmax(1).view(DIGITS, DIGITS, DIGITS), self.config)
+        self.good = self.good + 1 if found >= LEAST else 0
         if self.good == TIMES:
-            run.finish_phase(f"the lock was opened in {TIMES} plans running")
-        return {**metrics, "opens/share": opens}
+            run.finish_phase(f"{TIMES} plans running were good")
+        return {**metrics, "worth/plan": found}
 
     def state_dict(self) -> dict[str, Any]:
         return {"good": self.good}
@@ -143,13 +162,13 @@ def _block_scores(draw: str, sign: int) -> dict[str, dict[str, float]]:
 
 # -- what the studies ask for -----------------------------------------------------------------------------
 
-components = {"lock": Lock, "opens": Opens, "noisy-blocks": NoisyBlocks}
+components = {"lock": Lock, "worth": Worth, "noisy-blocks": NoisyBlocks}
 
 
 def prepare(ground: Any) -> dict[str, float]:
     """Write the priors."""
     draw = str(ground.seed)
-    if ground.world == "lock":
+    if ground.world in ("digits", "opening"):
         made = {name: _lock_scores(draw, p) for name, p in PRIORS.items()} | {
             "wrong": _lock_scores(draw, 0.1 / 7, 0.9)
         }
@@ -164,12 +183,11 @@ def prepare(ground: Any) -> dict[str, float]:
 
 def of_run(run: Any) -> dict[str, float]:
     """Episodes until the plan is good and stays so, the cap where it never was; or the share of solved starts."""
-    share = [row["opens/share"] for row in run.logged if "opens/share" in row]
-    if not share:
+    worths = [row["worth/plan"] for row in run.logged if "worth/plan" in row]
+    if not worths:
         return {"solved": next(row["reward/played"] for row in run.logged if "reward/played" in row)}
     cap = run.pipeline["train"]["iterations"]
-    good = [value >= LEAST for value in share] + [
-        share[-1] >= LEAST
-    ] * TIMES  # a run that ended keeps its plan
-    first = next((i for i in range(len(share)) if all(good[i : i + TIMES])), None)
+    worths += worths[-1:] * TIMES  # a run that ended keeps its plan
+    good = [found >= LEAST for found in worths]
+    first = next((i for i in range(len(good) - TIMES) if all(good[i : i + TIMES])), None)
     return {"episodes": float(cap if first is None else first + 1), "found": float(first is not None)}
