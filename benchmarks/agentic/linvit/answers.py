@@ -2,65 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+Claim = tuple[str, tuple[str, ...], Callable[[Mapping[str, float]], bool]]
+"""What is claimed, of which arms, and when it holds of their figures."""
+
+EPISODES: dict[str, Sequence[Claim]] = {
+    "digits": (
+        (
+            "A good prior saves episodes: the median of p=.9 is at most half of plain optimism's",
+            ("p=.9", "optimism"),
+            lambda of: of["p=.9"] <= of["optimism"] / 2,
+        ),
+        (
+            "A fair prior saves some: the median of p=.5 is below plain optimism's",
+            ("p=.5", "optimism"),
+            lambda of: of["p=.5"] < of["optimism"],
+        ),
+        (
+            "A prior that says nothing or less does not: the medians of p=.125 and p=.02 are not below",
+            ("p=.125", "p=.02", "optimism"),
+            lambda of: min(of["p=.125"], of["p=.02"]) >= of["optimism"],
+        ),
+    ),
+    "opening": (
+        (
+            "Where bounds are loose not even a good prior saves half: the median of p=.9 is above half of optimism's",
+            ("p=.9", "optimism"),
+            lambda of: of["p=.9"] > of["optimism"] / 2,
+        ),
+    ),
+}
+MISLED: Claim = (
+    "A wrong prior that is trusted hurts: misled finds no plan in at least nine seeds of ten",
+    ("misled",),
+    lambda of: of["misled"] <= 0.1,
+)
+SOLVED: Sequence[Claim] = (
+    (
+        "A search beats its policy alone: a=0 above policy",
+        ("a=0", "policy"),
+        lambda of: of["a=0"] > of["policy"],
+    ),
+    (
+        "A misleading policy hurts who listens: misled below a=0",
+        ("misled", "a=0"),
+        lambda of: of["misled"] < of["a=0"],
+    ),
+)
+NOISY: Claim = (
+    "Where values are noisy, a good policy's say helps: a=1 above a=0",
+    ("a=1", "a=0"),
+    lambda of: of["a=1"] > of["a=0"],
+)
+
 
 def answers(worlds: Sequence[Any]) -> list[str]:
-    kinds = {"digits": _digits, "opening": _opening}
-    return [line for found in worlds for line in kinds.get(found.name, _blocks)(found)]
+    said: list[str] = []
+    for found in worlds:
+        if found.name in EPISODES:
+            said += [_answer(found, claim, "episodes", median) for claim in EPISODES[found.name]]
+            said += [_answer(found, MISLED, "found", fmean)] if found.name == "digits" else []
+        else:
+            claims = SOLVED if found.name == "exact" else (*SOLVED, NOISY)
+            said += [_answer(found, claim, "solved", fmean) for claim in claims]
+    return said
 
 
-def _of(found: Any, arm: str, metric: str) -> list[float]:
-    return [row.metrics[metric] for _, row in sorted(found.main.get(arm, {}).items())]
-
-
-def _opening(found: Any) -> list[str]:
-    arms = ("p=.9", "optimism")
-    if not all(_of(found, arm, "episodes") for arm in arms):
-        return ["- opening: not run yet."]
-    good, plain = (median(_of(found, arm, "episodes")) for arm in arms)
-    claim = "Where bounds are loose not even a good prior saves half: the median of p=.9 is above half of optimism's"
-    return [f"- opening, medians {good:g} and {plain:g}: **{claim}.** {_word(good > plain / 2)}"]
-
-
-def _digits(found: Any) -> list[str]:
-    arms = ("p=.9", "p=.5", "optimism", "p=.125", "p=.02", "misled")
-    if not all(_of(found, arm, "episodes") for arm in arms):
-        return ["- digits: not run yet."]
-    middle = {arm: median(_of(found, arm, "episodes")) for arm in arms}
-    said = {
-        "A good prior saves episodes: the median of p=.9 is at most half of plain optimism's": (
-            middle["p=.9"] <= middle["optimism"] / 2
-        ),
-        "A fair prior saves some: the median of p=.5 is below plain optimism's": (
-            middle["p=.5"] < middle["optimism"]
-        ),
-        "A prior that says nothing or less does not: the medians of p=.125 and p=.02 are not below": (
-            min(middle["p=.125"], middle["p=.02"]) >= middle["optimism"]
-        ),
-        "A wrong prior that is trusted hurts: misled finds no plan in at least nine seeds of ten": (
-            fmean(_of(found, "misled", "found")) <= 0.1
-        ),
-    }
-    medians = ", ".join(f"{arm} {value:g}" for arm, value in middle.items())
-    return [f"Medians: {medians}.", "", *(f"- **{claim}.** {_word(holds)}" for claim, holds in said.items())]
-
-
-def _blocks(found: Any) -> list[str]:
-    arms = ("policy", "a=0", "a=.1", "a=1", "misled")
-    if not all(_of(found, arm, "solved") for arm in arms):
-        return [f"- {found.name}: not run yet."]
-    mean = {arm: fmean(_of(found, arm, "solved")) for arm in arms}
-    said = {
-        "A search beats its policy alone: a=0 above policy": mean["a=0"] > mean["policy"],
-        "A misleading policy hurts who listens: misled below a=0": mean["misled"] < mean["a=0"],
-    }
-    if found.name != "exact":
-        said["Where values are noisy, a good policy's say helps: a=1 above a=0"] = mean["a=1"] > mean["a=0"]
-    return [f"- {found.name}: **{claim}.** {_word(holds)}" for claim, holds in said.items()]
-
-
-def _word(holds: bool) -> str:
-    return "Holds." if holds else "Does not hold."
+def _answer(found: Any, claim: Claim, metric: str, of: Callable[[Sequence[float]], float]) -> str:
+    """Of arms all of whose seeds are there."""
+    text, arms, holds = claim
+    rows = {arm: list(found.main.get(arm, {}).values()) for arm in arms}
+    if any(len(rows[arm]) < len(found.study.seeds_of(found.name, arm)) for arm in arms):
+        return f"- {found.name}: **{text}.** Not run yet."
+    figures = {arm: of([row.metrics[metric] for row in rows[arm]]) for arm in arms}
+    shown = ", ".join(f"{arm} {figure:.3g}" for arm, figure in figures.items())
+    return f"- {found.name}: **{text}.** {'Holds' if holds(figures) else 'Does not hold'}: {shown}."

@@ -202,8 +202,7 @@ def test_paths_by_hand(
     assert rollout.texts == ("\n".join(expected),) * 2
     paid = sum(PAID[expected[:n]] for n in (1, 2, 3))
     assert reward.total_N.tolist() == pytest.approx([paid] * 2)
-    if task == "forking":  # what is played again is closed with what it was played for
-        assert _Tree.opened == before
+    assert _Tree.opened == before  # all are closed, those that were played again too
 
 
 # -- what it gives ----------------------------------------------------------------------------------------

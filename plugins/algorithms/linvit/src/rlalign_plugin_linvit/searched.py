@@ -139,11 +139,11 @@ class Searched(Component):
         """An episode for each of `count` samples of each example, all searched side by side."""
         count = count or run.generation.samples
         with ExitStack() as begun:
-            nodes = [
-                root for g, example in enumerate(examples) for root in self._begin(run, example, g, count)
-            ]
-            for node in nodes:
-                begun.callback(node.close)
+            nodes = []
+            for place, example in enumerate(examples):
+                for root in self._begin(run, example, place, count):
+                    begun.callback(root.close)
+                    nodes.append(root)
             while going := [i for i, node in enumerate(nodes) if not node.over]:
                 for i, text in zip(going, self._next(run, [nodes[i] for i in going]), strict=True):
                     nodes[i] = self._stepped(nodes[i], nodes[i].episode, text)
@@ -163,7 +163,8 @@ class Searched(Component):
                 key = self.name, run.iteration
                 return run.rng(*key, "start", at), run.rng(*key, "noise", at, sample)
 
-            episode, first = environment.start(example, *generators())
+            with attributed_to(f"environment `{environment.name}`, starting example `{example.id}`,"):
+                episode, first = environment.start(example, *generators())
             yield Node(Game(environment, example, generators, first), episode, ())
 
     # -- a search -----------------------------------------------------------------------------------------
