@@ -83,7 +83,10 @@ def _number(value: Any) -> float | None:
 
 
 class Episode(Protocol):
-    """A game in progress. A method `close()`, where it has one, is called exactly once, however the game ends."""
+    """A game in progress. A method `close()`, where it has one, is called exactly once, however the game ends.
+
+    A method `fork()` gives a copy that goes on alone; who searches needs none, and plays from the start without it.
+    """
 
     def step(self, text: str) -> Turn:
         """What comes back for a response, which is given without the token that ended it."""

@@ -264,3 +264,74 @@ def test_groups_are_told_of_as_they_are_in_the_end():
             rows = [int(e.id[1:]) * 2 + j for e in part.examples for j in range(2)]
             assert part.finished_N.tolist() == whole.finished_N[rows].tolist()
         assert sum(map(len, told)) == len(whole)
+
+
+# -- an environment's observations and turns ----------------------------------------------------------------
+
+TURNS = 12
+CELLS = [f"{cell}{key}" for key in ("", " key") for cell in range(3)]
+
+
+def _corridor(folder: Path, **options: Any) -> Bench:
+    known = {"actions": ["left", "right"], "prompts": CELLS, "state": ["observation", "turn"], "turns": TURNS}
+    pipeline = {
+        "task": {"toy-corridor": {"cells": 3, "steps": TURNS}},
+        "policy": {"table": {**known, **options}},
+        "algorithm": "rloo",
+        "generation": {"samples": 4},
+        "train": {"iterations": 2, "prompts": 3, "dtype": "float64", "lr": 0.1},
+    }
+    return Bench(folder, pipeline)
+
+
+def test_a_state_is_what_was_said_last_and_the_turn(tmp_path: Path) -> None:
+    bench = _corridor(tmp_path)
+    policy = bench.engine.models["policy"]
+    policy.table.data.copy_(torch.randn(policy.table.shape, generator=torch.Generator().manual_seed(0)))
+    assert policy.states == len(CELLS) * TURNS
+    rollout, _ = bench.rollout(3)
+    expected, last = [], []
+    for i, transcript in enumerate(rollout.columns["transcript"]):
+        said = [rollout.answered[i].prompt, *(turn.say for _, turn in transcript[:-1])]
+        rows = [CELLS.index(say) * TURNS + turn for turn, say in enumerate(said)]
+        expected += rows
+        last.append(rows[-1])
+    assert policy.states_of(rollout).tolist() == expected
+    assert policy.states_of(rollout, last=True).tolist() == expected + last
+    scored = bench.engine.score("policy", rollout, ["logprobs"])  # the decoder sampled from the same rows
+    at = rollout.mask_NT
+    torch.testing.assert_close(scored.logprobs_NT[at], rollout.logprobs_NT[at], rtol=1e-13, atol=1e-14)
+
+
+def test_an_episode_of_more_turns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RLAlignError, match="more than 2 turns; raise the table's `turns`"):
+        _corridor(tmp_path, turns=2).rollout(3)
+
+
+def test_turns_are_counted_by_what_is_said(tmp_path: Path) -> None:
+    policy = table(state=("observation", "turn"), prompts=("x",), turns=2)
+    with pytest.raises(RLAlignError, match="counts them by what is said"):
+        policy.given("", True)
+    assert policy.given("x", True).tolist() == [3]
+
+
+@pytest.mark.parametrize("in_a_file", (False, True))
+def test_it_begins_with_the_scores_it_is_given(tmp_path: Path, in_a_file: bool) -> None:
+    scores: Any = {"1": {"right": 2.0}, "2 key": {"left": -1.0, "right": 0.5}}
+    if in_a_file:
+        (tmp_path / "scores.json").write_text(json.dumps(scores))
+    bench = _corridor(tmp_path, scores="scores.json" if in_a_file else scores)
+    found = bench.engine.models["policy"].table.detach().view(len(CELLS), TURNS, 2)
+    expected = torch.zeros_like(found)
+    expected[1, :, 1], expected[5, :, 0], expected[5, :, 1] = 2.0, -1.0, 0.5
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "scores, said", (({"9": {}}, "no prompt '9'"), ({"1": {"up": 1.0}}, "`up` is not among the actions"))
+)
+def test_scores_of_what_is_not_there_are_refused(
+    tmp_path: Path, scores: dict[str, dict[str, float]], said: str
+) -> None:
+    with pytest.raises(RLAlignError, match=said):
+        _corridor(tmp_path, scores=scores)

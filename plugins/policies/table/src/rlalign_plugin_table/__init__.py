@@ -35,6 +35,8 @@ __all__ = ["Table", "TableValue"]
 
 MOST_ACTIONS = 10**6
 """Actions of a table."""
+TURNS = ("observation", "turn")
+"""A state that tells turns apart."""
 
 
 class Table(Policy):
@@ -50,13 +52,24 @@ class Table(Policy):
         end: str | None = Field(
             None, description="the action that ends a response; null: all have `steps` steps"
         )
-        state: Literal["prompt", "step", "previous", "observation"] = Field(
+        state: (
+            Literal["prompt", "step", "previous", "observation"]
+            | tuple[Literal["observation"], Literal["turn"]]
+        ) = Field(
             "prompt",
             description="what a state is beside the prompt: nothing, the step, or the previous action; or in its place "
-            "what an environment said last",
+            "what an environment said last, alone or with the turn (`[observation, turn]`)",
+        )
+        turns: int = Field(
+            1, gt=0, le=NEW_TOKENS, description="turns of the longest episode, where the state has the turn"
         )
         prompts: tuple[str, ...] = Field(
             (), description="prompts and observations with states of their own; none: all share theirs"
+        )
+        scores: Annotated[Path, Field(strict=False)] | dict[str, dict[str, float]] = Field(
+            {},
+            description="logits to begin with, by prompt or observation and action, or a JSON file of them; 0 where "
+            "nothing is said",
         )
 
         @model_validator(mode="after")
@@ -92,7 +105,23 @@ class Table(Policy):
 
     def setup(self) -> None:
         self.ends = () if self.config.end is None else (self.names.index(self.config.end),)
-        self.table = nn.Parameter(torch.zeros(self.states, len(self.names)))
+        self.table = nn.Parameter(self._first())
+
+    def _first(self) -> Tensor:
+        """The table to begin with."""
+        scores, each = self.config.scores, self._states_per_prompt()
+        if isinstance(scores, Path):
+            scores = json.loads(scores.read_text())
+        table = torch.zeros(self.states, len(self.names))
+        for prompt, said in scores.items():
+            place = self._prompt(Example("scores", prompt))
+            if unknown := [name for name in said if name not in self.names]:
+                raise RLAlignError(
+                    f"scores of {prompt!r}: `{unknown[0]}` is not among the actions {', '.join(self.names)}"
+                )
+            for name, score in said.items():
+                table[place * each : (place + 1) * each, self.names.index(name)] = score
+        return table
 
     @property
     def states(self) -> int:
@@ -100,13 +129,23 @@ class Table(Policy):
         return max(1, len(self.config.prompts)) * self._states_per_prompt()
 
     def _states_per_prompt(self) -> int:
-        many = {"step": self.config.steps + 1, "previous": len(self.names) + 1}
+        many = {"step": self.config.steps + 1, "previous": len(self.names) + 1, TURNS: self.config.turns}
         return many.get(self.config.state, 1)
 
-    def _state(self, prompt: Tensor, step: Tensor, previous: Tensor) -> Tensor:
+    @property
+    def observes(self) -> bool:
+        """Whether a state is what an environment said last."""
+        return self.config.state in ("observation", TURNS)
+
+    def _state(self, prompt: Tensor, step: Tensor, previous: Tensor, turn: Tensor) -> Tensor:
         """Row of the table; `previous` is −1 before the first action."""
-        within = {"step": step, "previous": previous + 1}.get(self.config.state, torch.zeros_like(step))
-        return prompt * self._states_per_prompt() + within
+        if self.config.state == TURNS and bool((turn >= self.config.turns).any()):
+            raise RLAlignError(
+                f"an episode has more than {self.config.turns} turns; raise the table's `turns` to those of the "
+                "environment"
+            )
+        within = {"step": step, "previous": previous + 1, TURNS: turn}
+        return prompt * self._states_per_prompt() + within.get(self.config.state, torch.zeros_like(step))
 
     # -- text and prompts ---------------------------------------------------------------------------
 
@@ -170,9 +209,14 @@ class Table(Policy):
             raise RLAlignError(
                 "a table whose states are steps plays no episodes of several turns: say `state: observation`"
             )
-        if not say or (self.config.state != "observation" and not self.config.prompts):
+        if not say and self.config.state == TURNS:
+            raise RLAlignError(
+                "the environment says nothing between two turns, and a table with `state: [observation, turn]` counts "
+                "them by what is said; say `state: observation`"
+            )
+        if not say or (not self.observes and not self.config.prompts):
             return torch.empty(0, dtype=torch.long)
-        if self.config.state != "observation":
+        if not self.observes:
             raise RLAlignError(
                 f"the environment says {say!r}, which this table does not remember: say `state: observation`"
             )
@@ -209,18 +253,19 @@ class Table(Policy):
 
     def states_of(self, rollout: Rollout, last: bool = False) -> Tensor:
         """[M] states of the chosen steps; with `last`, the N states after the responses too."""
-        if self.config.state == "observation":
+        if self.observes:
             return self._observed(rollout, last)
         prompt_G = torch.cat(list(rollout.inputs))
         row_M, step_M = rollout.chosen
         previous_M = torch.where(step_M > 0, rollout.actions_NT[row_M, (step_M - 1).clamp_min(0)], -1)
-        state_M = self._state(prompt_G[rollout.group_N[row_M]], step_M, previous_M)
+        state_M = self._state(prompt_G[rollout.group_N[row_M]], step_M, previous_M, torch.zeros_like(step_M))
         if not last:
             return state_M
         length_N = rollout.length_N
         rows_N = torch.arange(len(rollout), device=length_N.device)
         final_N = rollout.actions_NT[rows_N, length_N - 1]
-        return torch.cat([state_M, self._state(prompt_G[rollout.group_N], length_N, final_N)])
+        after_N = self._state(prompt_G[rollout.group_N], length_N, final_N, torch.zeros_like(length_N))
+        return torch.cat([state_M, after_N])
 
     def _observed(self, rollout: Rollout, last: bool) -> Tensor:
         """The same where a state is what was said last: the prompt at first."""
@@ -233,7 +278,8 @@ class Table(Policy):
         said_NT1 = torch.cat([prompt_N1, rollout.actions_NT - len(self.names)], 1)
         heard_NT1 = torch.cat([torch.ones_like(prompt_N1, dtype=torch.bool), ~rollout.mask_NT], 1)
         place_NT1 = torch.arange(rollout.steps + 1, device=row_M.device).where(heard_NT1, 0).cummax(1).values
-        return self._state(said_NT1.gather(1, place_NT1)[row_M, step_M], step_M, step_M)
+        turn_M = (heard_NT1.cumsum(1) - 1)[row_M, step_M]
+        return self._state(said_NT1.gather(1, place_NT1)[row_M, step_M], step_M, step_M, turn_M)
 
     def features(self, rollout: Rollout, last: bool = False) -> Tensor:
         return self.table[self.states_of(rollout, last)]
@@ -257,7 +303,7 @@ class Table(Policy):
         config = {
             "model": "table",
             "actions": list(self.names),
-            **self.config.model_dump(exclude={"actions"}),
+            **self.config.model_dump(exclude={"actions", "scores"}),
         }
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
@@ -270,21 +316,28 @@ class TableDecoder:
         self.prompt_n = prompt_n
         self.step_n = torch.zeros_like(prompt_n)
         self.previous_n = torch.full_like(prompt_n, -1)
+        self.turn_n = torch.zeros_like(prompt_n)
+
+    def states(self) -> Tensor:
+        """[n]: each one's row of the table."""
+        return self.policy._state(self.prompt_n, self.step_n, self.previous_n, self.turn_n)
 
     def logits(self) -> Tensor:
-        return self.policy.table[self.policy._state(self.prompt_n, self.step_n, self.previous_n)]
+        return self.policy.table[self.states()]
 
     def advance(self, tokens_n: Tensor) -> None:
         self.step_n = self.step_n + 1
         said_n = tokens_n >= len(self.policy.names)
         self.prompt_n = torch.where(said_n, tokens_n - len(self.policy.names), self.prompt_n)
         self.previous_n = torch.where(said_n, self.previous_n, tokens_n)
+        self.turn_n = self.turn_n + said_n
 
     def select(self, rows: Tensor) -> None:
-        self.prompt_n, self.step_n, self.previous_n = (
+        self.prompt_n, self.step_n, self.previous_n, self.turn_n = (
             self.prompt_n[rows],
             self.step_n[rows],
             self.previous_n[rows],
+            self.turn_n[rows],
         )
 
 

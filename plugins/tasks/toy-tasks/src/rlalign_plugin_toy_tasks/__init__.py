@@ -1,6 +1,7 @@
 """Worlds that are learned in seconds on a CPU, and whose best answer is known. One file a world."""
 
 from rlalign_plugin_toy_tasks.bandit import Bandit, BanditPayout
+from rlalign_plugin_toy_tasks.blocks import ToyBlocks, goal_pairs
 from rlalign_plugin_toy_tasks.corridor import ToyCorridor
 from rlalign_plugin_toy_tasks.dates import Dates, ToyDates, has_date
 from rlalign_plugin_toy_tasks.dialogue import ToyDialogue, ToyIntent
@@ -20,6 +21,7 @@ __all__ = [
     "Grammar",
     "IncreasingNumbers",
     "ToyAnswer",
+    "ToyBlocks",
     "ToyCloseness",
     "ToyCorridor",
     "ToyCoverage",
@@ -36,6 +38,7 @@ __all__ = [
     "ToySummaries",
     "ToyTranslation",
     "coverage",
+    "goal_pairs",
     "has_date",
     "increasing_run",
     "sentiment",
