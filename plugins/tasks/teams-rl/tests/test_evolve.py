@@ -312,6 +312,10 @@ class TestEvolved(TaskTests):
 def test_frozen_models_play(seeds: Path, tmp_path: Path) -> None:
     """One model in both parts: it is asked the prompts that ship, answers from the episode's noise alone, and stays."""
     options = {"rewriter": "teacher", "reviewer": "teacher", "sampling": {"max_new_tokens": 6}}
+    said = Evolve.Config.model_validate(
+        {**of(seeds)["evolve"], "sampling": options["sampling"]}, strict=False
+    )
+    assert (said.sampling.temperature, said.sampling.top_p, said.sampling.top_k) == (1.0, 0.95, 40)
     task = of(seeds, **options)["evolve"]
     task = {"evolve": {name: value for name, value in task.items() if name not in TOY}}
     short = pipeline(task, models={"teacher": {"bytes": {"seed": 3}}}, evaluate=None)

@@ -15,7 +15,7 @@ from rlalign_plugin_lamp.seen import Described, observations, paid
 class Alignment(Component):
     """After each turn, the cosine of (caption now − caption at first) with the instruction."""
 
-    paper = "Ademi Adeniji, Amber Xie and Pieter Abbeel, Language Reward Modulation for Pretraining RL, 2023"
+    paper = "Ademi Adeniji et al., Language Reward Modulation for Pretraining Reinforcement Learning, 2023"
 
     class Config(Options):
         """Options of `alignment`."""

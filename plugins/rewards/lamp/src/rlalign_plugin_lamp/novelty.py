@@ -24,7 +24,7 @@ HEADS = 10
 class Novelty(Component):
     """After each turn, how new what was seen is. Only finished iterations count as seen."""
 
-    paper = "Ademi Adeniji, Amber Xie and Pieter Abbeel, Language Reward Modulation for Pretraining RL, 2023"
+    paper = "Ademi Adeniji et al., Language Reward Modulation for Pretraining Reinforcement Learning, 2023"
 
     class Config(Options):
         """Options of `novelty`."""

@@ -41,6 +41,14 @@ DIFFERENT = "Not Equal"
 """What a reviewer answers, to the letter, where a rewriting asks for something else than what was rewritten."""
 
 
+class Writing(Sampling):
+    """How a model that plays writes."""
+
+    top_k: int = Field(40, ge=0, description="keep the k most probable tokens; 0 keeps all")
+    top_p: float = Field(0.95, gt=0, le=1, description="keep the smallest set of this probability")
+    max_new_tokens: int = Field(512, gt=0, description="an answer is cut after this many tokens")
+
+
 class Evolve(Environment):
     """Rewrite an instruction in several steps. A step pays 1 where the reviewer says that it made a difference."""
 
@@ -75,9 +83,10 @@ class Evolve(Environment):
             description="what such models are asked: a JSON object with a prompt for each action and `review`; null: "
             "those that come with the package",
         )
-        sampling: Sampling = Field(
-            Sampling(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=512),
-            description="how such models write: the options of `generation`, one response each",
+        sampling: Writing = Field(
+            Writing(),
+            description="how such models write: options of `generation`, of which `top_p` is 0.95, `top_k` 40 and "
+            "`max_new_tokens` 512 unless this says otherwise",
         )
         steps: int = Field(6, gt=0, le=1_000, description="rewritings in an episode")
         breadth_at: tuple[Annotated[int, Field(gt=0)], ...] = Field(
