@@ -50,7 +50,7 @@ class Gaussian(TRPO):
 
     def _natural_step(self, run: Run, learner: Learner, batch: Batch) -> dict[str, float]:
         c, rollout = self.config, batch.rollout
-        state_M, action_M = run.models.policy.states_of(rollout), rollout.actions_NT[rollout.mask_NT]  # type: ignore[operator]
+        state_M, action_M = run.models.policy.states_of(rollout), rollout.actions_NT[rollout.mask_NT]
         advantage_M = batch.advantage_NT[rollout.mask_NT].double()
         one_hot_MA = torch.nn.functional.one_hot(action_M, A).double()
         share_S1 = torch.bincount(state_M, minlength=A + 1)[:, None].double() / len(state_M)
@@ -108,7 +108,7 @@ class Expected(Component):
 
     @hookimpl
     def evaluate(self, run: Run) -> Mapping[str, float]:
-        return {"reward": worth(run.models.policy.table.detach().softmax(1).tolist())}  # type: ignore[union-attr, operator]
+        return {"reward": worth(run.models.policy.table.detach().softmax(1).tolist())}
 
 
 def worth(probabilities: list[list[float]]) -> float:
