@@ -332,6 +332,13 @@ def test_frozen_models_play(seeds: Path, tmp_path: Path) -> None:
     assert all(torch.equal(x, after[name]) for name, x in before.items())
 
 
+def test_a_model_that_nobody_named_does_not_play(seeds: Path, tmp_path: Path) -> None:
+    """It would be a copy of the table."""
+    task = {"evolve": {"seeds": of(seeds)["evolve"]["seeds"], "rewriter": "teacher", "reviewer": "teacher"}}
+    with pytest.raises(ConfigError, match=r"models: \{teacher: "):
+        run(tmp_path, pipeline(task))
+
+
 def test_prompts_are_filled_once() -> None:
     """What stands in an instruction is no place of a prompt."""
     prompts = read_prompts(None)

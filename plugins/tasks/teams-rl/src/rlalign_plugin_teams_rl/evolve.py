@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field, computed_field, field_validator, model_validator
@@ -147,6 +147,12 @@ class Evolve(Environment):
             raise ConfigError(
                 f"{self.name}: a function's file has changed since the run was prepared; start again"
             )
+        for model in self.models:
+            if model not in _named(run.pipeline):
+                raise ConfigError(
+                    f"`{self.name}` has a model `{model}` play, and `models` does not say which that is: "
+                    f"`models: {{{model}: {{causal-lm: {{path: …}}}}}}`"
+                )
         prompts = read_prompts(c.prompts)
         if c.rewriter is not None:
             self._players["rewrite"] = rewriter(policy_named(run.models, c.rewriter), c.sampling, prompts)
@@ -213,3 +219,9 @@ class Chain:
             choices=self.environment._choices(self.done + 1),
             metrics={f"taken/{action}": 1.0, f"differs/{action}": different},
         )
+
+
+def _named(pipeline: Mapping[str, Any]) -> set[str]:
+    """The models that a pipeline names; any other would be a copy of its policy."""
+    parts = [pipeline, *pipeline.get("phases", ())]
+    return {name for part in parts for name in part.get("models") or {}}
