@@ -1,61 +1,58 @@
-"""benchmarks/agentic: plan and pipelines are what its README says, its answers follow the rules named there."""
+"""The studies of benchmarks/agentic: their exact parts are right, and their plans keep what is promised."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
-from rlalign.config.load import load_pipeline
 from rlalign_study import plan
 from rlalign_study.file import Study, module_of
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "agentic"
-STUDY = Study.read(FOLDER / "study.yaml")
-answers = module_of(FOLDER / "answers.py")
+AGENTIC = Path(__file__).resolve().parents[1] / "benchmarks/agentic"
 
 
-def test_the_plan():
-    """Eight seeds of each arm, which differ in what the README says and in nothing else."""
-    made = [one for world in STUDY.worlds for one in plan.main(STUDY, world, first(world))]
-    assert len(made) == 72 and {one.seed for one in made} == set(range(1, 9))
-    assert {one.world: None for one in made} == {"reflection": None, "stages": None}
-    asked = {arm for claims in answers.CLAIMS.values() for _, *arms in claims for arm in arms}
-    assert asked == set(STUDY.arms)
+@pytest.mark.parametrize(("name", "arms", "seeds"), [("teams_rl", 5, 10), ("lamp", 6, 30)])
+def test_all_arms_run_on_the_same_seeds(name: str, arms: int, seeds: int) -> None:
+    study = Study.read(AGENTIC / name / "study.yaml")
+    for world in study.worlds:
+        first = {arm: plan.settings(study, world, arm)[0] for arm in study.arms_of(world)}
+        runs = Counter(run.arm for run in plan.main(study, world, first))
+        assert len(runs) == arms and set(runs.values()) == {seeds}
 
 
-def first(world: str) -> dict[str, plan.Setting]:
-    return {arm: plan.settings(STUDY, world, arm)[0] for arm in STUDY.arms_of(world)}
+def test_the_released_policy_is_shifted_as_the_released_code_is() -> None:
+    """Of six standard Gaussian numbers, one with .3 or .7 more is the largest with .2375 and .353."""
+    gaussian = module_of(AGENTIC / "teams_rl/gaussian.py")
+    mean_SA, deviation_A = torch.zeros(3, 6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
+    mean_SA[1, 0], mean_SA[2, 1] = 0.3, 0.7
+    chances_SA = gaussian.largest(mean_SA, deviation_A)
+    assert chances_SA.sum(1).tolist() == pytest.approx([1.0] * 3)
+    assert chances_SA[0].tolist() == pytest.approx([1 / 6] * 6)
+    assert float(chances_SA[1, 0]) == pytest.approx(0.2375, abs=1e-4)
+    assert float(chances_SA[2, 1]) == pytest.approx(0.353, abs=5e-4)
+    drawn = torch.randn(200_000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    wide_A = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 1.0], dtype=torch.float64)
+    seen_A = torch.bincount((mean_SA[1] + wide_A * drawn).argmax(1), minlength=6) / len(drawn)
+    assert gaussian.largest(mean_SA[1:2], wide_A)[0].tolist() == pytest.approx(seen_A.tolist(), abs=0.005)
 
 
-@pytest.mark.parametrize("arm", ["nobody", "contrary", "both"])
-def test_its_pipelines_are_sound(arm, tmp_path):
-    world = "stages" if arm == "both" else "reflection"
-    one = next(one for one in plan.main(STUDY, world, first(world)) if one.arm == arm)
-    pipeline = load_pipeline(tmp_path / "p.yaml", text=json.dumps(one.pipeline))
-    phases = {phase.name: phase for phase in pipeline.phases}
-    acting = [phases[name].task.options for name in ("first", "second", "third")]
-    assert [options.model for options in acting] == [None if arm == "nobody" else "reflection"] * 3
-    away = [options.env["hidden-goal"].get("away") for options in acting]
-    assert away == ([1, 2, None] if arm == "both" else [None] * 3)
-    assert phases["reflect"].task.options.teacher == ("contrary" if arm == "contrary" else "good")
+def test_what_a_policy_is_worth() -> None:
+    gaussian = module_of(AGENTIC / "teams_rl/gaussian.py")
+    assert gaussian.worth([[1 / 6] * 6] * 7) == pytest.approx(3.141666666666667, abs=1e-9)
 
 
-def found(world: str, **returns: list[float]) -> SimpleNamespace:
-    main = {
-        arm: {seed: SimpleNamespace(metrics={"end.return": x}) for seed, x in enumerate(some)}
-        for arm, some in returns.items()
-    }
-    return SimpleNamespace(name=world, main=main)
+def test_captions_lie_in_three_of_ten_cells_and_always_the_same() -> None:
+    rooms = module_of(AGENTIC / "lamp/rooms.py")
+    from rlalign_plugin_lamp.room import captions, observations
 
-
-def test_the_answers():
-    low, high = [0.1, 0.2, 0.15, 0.12], [0.6, 0.65, 0.7, 0.61]
-    said = answers.answers([found("reflection", astray=high, nobody=low, blind=high, contrary=low[::-1])])
-    assert "**Reflection helps.** Yes: astray − nobody = +0.497" in said[0]
-    assert "Not run yet" in said[1] and "Not run yet" in said[2]
-    assert "Not shown" in said[3]
-    said = answers.answers([found("stages", plain=high, staged=low)])
-    assert "**A curriculum helps.** No, the contrary" in said[0]
+    for size in (7, 9, 11):
+        said = observations(size)
+        assert rooms.mistaken(said) == rooms.mistaken(said[::-1])[::-1]
+        wrong = sum(rooms._number(one.partition(":")[0]) < rooms.WRONG for one in said) / len(said)
+        assert wrong == pytest.approx(0.3, abs=0.12)
+        moved = [a != b for a, b in zip(captions(said), rooms.mistaken(said), strict=True)]
+        assert 0 < sum(moved) / len(said) <= wrong
+        assert len(set(rooms.random(said))) == 4

@@ -55,7 +55,7 @@ def test_a_transcript_becomes_messages() -> None:
         ("six", Turn("never told", done=True)),
     ]
     said = messages_of(transcript, [True, False, True])
-    assert said == [*MESSAGES[:4], MESSAGES[5]]
+    assert said == [*MESSAGES[:4], {**MESSAGES[5], "answer": "never told"}]
     assert messages_of([("a", Turn()), ("b", Turn())], [True, True]) == [
         {"role": "assistant", "content": "a"},
         {"role": "assistant", "content": "b"},

@@ -96,15 +96,19 @@ def row_of(
 
 
 def messages_of(transcript: Sequence[tuple[str, Any]], ended: Sequence[bool]) -> list[dict[str, Any]]:
-    """An episode's transcript as such messages, with the rewards of turns beside what earned them."""
+    """An episode's transcript as such messages, with the rewards of turns beside what earned them.
+
+    What came back for the last of them, and was never told, is its `answer`.
+    """
     found: list[dict[str, Any]] = []
     for place, ((text, turn), end) in enumerate(zip(transcript, ended, strict=True)):
         about = ({} if end else {"cut": True}) | ({"reward": turn.reward} if turn.reward else {})
-        found.append({"role": "assistant", "content": text, **about})
-        if place + 1 == len(transcript):
-            break
-        if not isinstance(turn.say, str):
-            found += [json.loads(json.dumps(message, default=str)) for message in turn.say]
-        elif turn.say:
-            found.append({"role": ENVIRONMENT, "content": turn.say})
+        say = turn.say if isinstance(turn.say, str) else json.loads(json.dumps(list(turn.say), default=str))
+        last = place + 1 == len(transcript)
+        found.append(
+            {"role": "assistant", "content": text, **about, **({"answer": say} if last and say else {})}
+        )
+        if last or not say:
+            continue
+        found += [{"role": ENVIRONMENT, "content": say}] if isinstance(say, str) else say
     return found

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rlalign import Code, ConfigError
+from pydantic import AfterValidator, Field
+
+from rlalign import Code, ConfigError, RunsCode
 from rlalign.errors import said_by
 
 
@@ -69,6 +71,15 @@ def _near_file(where: Path) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
+def _exists(path: Path) -> Path:
+    locate(path)
+    return path
+
+
+FunctionPath = Annotated[Path, Field(strict=False), RunsCode, AfterValidator(_exists)]
+"""An option that names a function: `my_rewards.py:score`, or `package.module:score`."""
+
+
 def digest(source: Code, further: Sequence[Path]) -> str:
     """A hash of the function's file and of further files it depends on."""
     hashed = hashlib.sha256()
@@ -117,6 +128,18 @@ def load(source: Code, digest: str) -> Callable[..., Any]:
         raise ConfigError(f"{source}: is {what}; name a function, or an object that can be called")
     found: Callable[..., Any] = function
     return found
+
+
+def digests(paths: Sequence[Path | None]) -> str:
+    """A hash of the files of several functions, of which some are not given."""
+    each = [digest(locate(path), ()) if path else "" for path in paths]
+    return hashlib.sha256(" ".join(each).encode()).hexdigest()
+
+
+def named(path: Path) -> Callable[..., Any]:
+    """The function that such an option names."""
+    source = locate(path)
+    return load(source, digest(source, ()))
 
 
 def asked_by(function: Callable[..., Any]) -> Asked:
