@@ -103,8 +103,8 @@ def run(
             if extend is not None:
                 raise ConfigError("--extend: started again it would extend again; say `train.iterations=…`")
             named = [] if name or resume is not None else ["--name", which.next_name(file, runs)]
-            again = ["--or-resume"] if resume is None else []
-            return launch_on(on, processes or 1, [*sys.argv[1:], *named], again)
+            later = ["--or-resume"] if resume is None else []
+            return launch_on(on, processes or 1, [*sys.argv[1:], *named], later)
         with taking_part() as world:
             folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -13,7 +13,7 @@ from rlalign import Component, Options, Rollout, Run, Score, hookimpl
 
 
 class Dies(Component):
-    """Which action was chosen; the second of several processes is killed in the fourth iteration."""
+    """Which action was chosen; the second of several processes is killed in the fifth iteration."""
 
     class Config(Options):
         """Options."""
