@@ -228,7 +228,7 @@ def test_torchrun_starts_a_run_that_was_killed_again(whole: Path, tmp_path: Path
     wait_for(tmp_path / "again/checkpoints/00000003")
     held = (tmp_path / "again/.running").read_bytes()
     os.kill(int(held.split()[0]), signal.SIGKILL)  # rank 0, which writes
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said.decode()
     assert metrics(tmp_path / "again") == metrics(whole) and bits(tmp_path / "again") == bits(whole)
 

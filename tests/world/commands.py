@@ -38,7 +38,7 @@ class Command:
 
     def end(self) -> tuple[int, str]:
         """Its exit code and what it printed."""
-        said, _ = self._process.communicate(timeout=300)
+        said, _ = self._process.communicate(timeout=600)
         return self._process.returncode, said
 
 
