@@ -1,4 +1,4 @@
-"""benchmarks/agentic/reflect_rl: plan and pipelines are what its README says, its answers follow the rules named there."""
+"""benchmarks/agentic/reflect_rl: plan and pipelines are what its README says, its answers follow the rules there."""
 
 from __future__ import annotations
 
