@@ -29,10 +29,10 @@ from rlalign.records.result import Result
 from rlalign.records.rundir import RunDir
 from rlalign.running import loop
 from rlalign.running.planning import plan_phases
-from rlalign.running.playing import Playing
+from rlalign.running.playing import Playing, opening
 from rlalign.running.recorded import Recorded
 from rlalign.running.report import describe
-from rlalign.serving.isolated import isolated, unplayable
+from rlalign.serving.isolated import Isolated, isolated, unplayable
 from rlalign.testing.bench import COMPONENTS, Silence, registry
 
 HERE = Path(__file__).parent
@@ -255,8 +255,11 @@ def test_isolation_changes_no_number(tmp_path: Path) -> None:
 
 def test_a_check_says_where_episodes_are(tmp_path: Path) -> None:
     loaded = pipeline(tmp_path, {"misbehaving_games:Game": None, "isolate": {"workers": 3}})
-    plans, _ = plan_phases(loaded, registry(COMPONENTS))
+    plans, builder = plan_phases(loaded, registry(COMPONENTS))
     assert re.search(r"^  episodes +in 3 processes of their own$", describe(loaded, plans), re.MULTILINE)
+    (environment,) = (made for made in builder.built.values() if isinstance(made, Isolated))
+    assert str(opening(environment, environment.examples("train")).say).startswith("game 0, ")
+    assert not environment.pool._children  # whoever only looks leaves no process behind
 
 
 def test_groups_of_bad_episodes_are_left_out(tmp_path: Path) -> None:

@@ -124,12 +124,12 @@ def test_what_a_check_refuses(tmp_path: Path, reward: str, said: str) -> None:
     assert said in str(caught.value) and "p.yaml:" in str(caught.value)
 
 
-def test_it_stands_beside_rewards_and_metrics_only(tmp_path: Path) -> None:
-    text = "task: {toy-numbers: {}, isolate: true}\npolicy: table\nalgorithm: {rloo: {}, isolate: true}\n"
-    (tmp_path / "p.yaml").write_text(text + "rewards: dates\n")
+def test_it_stands_beside_rewards_metrics_and_tasks_only(tmp_path: Path) -> None:
+    text = "task: {toy-numbers: {}, isolate: true}\npolicy: {table: {actions: 2}, isolate: true}\n"
+    (tmp_path / "p.yaml").write_text(text + "rewards: dates\nalgorithm: {rloo: {}, isolate: true}\n")
     with pytest.raises(ConfigError) as caught:
         api.load(tmp_path / "p.yaml")
-    assert str(caught.value).count("only items of `rewards` and `evaluate.use` have one") == 2
+    assert str(caught.value).count("only tasks and items of `rewards` and `evaluate.use`") == 2
 
 
 def test_a_function_of_a_notebook_is_refused() -> None:

@@ -14,6 +14,7 @@ from rlalign.decoding.play import started
 from rlalign.errors import ComponentError, attributed_to
 from rlalign.interface.environment import Environment
 from rlalign.randomness import global_seeds_kept
+from rlalign.serving.isolated import Isolated
 
 SHOWN = 200
 """Characters of a response that a message shows."""
@@ -156,8 +157,12 @@ class Playing:
 def opening(environment: Environment, examples: Sequence[Example]) -> Turn:
     """How an episode of the first example begins, for who only looks."""
     game = Playing(environment, examples[:1], 1, lambda *key: torch.Generator().manual_seed(0))
-    with started(game, slice(0, 1)) as (_, firsts):
-        return firsts[0]
+    try:
+        with started(game, slice(0, 1)) as (_, firsts):
+            return firsts[0]
+    finally:
+        if isinstance(environment, Isolated):  # nobody may come to play
+            environment.pool.close()
 
 
 def _shown(said: object) -> str:

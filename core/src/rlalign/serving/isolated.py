@@ -249,7 +249,6 @@ class Isolated(Environment):
 
     def setup(self, run: Run) -> None:
         if self.answers is not None:
-            self.pool.close()  # that of a look before the run, which kept nothing
             self.pool.log = self.answers.folder / f"{self.name}.log"
         self.pool.ready()
 
