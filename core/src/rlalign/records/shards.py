@@ -57,7 +57,8 @@ def load_pieces(folder: Path, into: Mapping[str, Tensor]) -> set[str]:
     if wrong := [name for name, shape in shapes.items() if name not in into or into[name].shape != shape]:
         raise CheckpointError(f"{folder}: what is here is not what is needed: {', '.join(wrong[:5])} differ")
     if shapes:
-        from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no others
