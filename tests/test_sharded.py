@@ -147,13 +147,14 @@ def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -
     assert code == 0, said
     close(tmp_path / "whole", tmp_path / "longer")
 
-    # The exported folder is an ordinary one.
+    # The exported folder is an ordinary one, in the precision of its base.
     from transformers import AutoModelForCausalLM
 
     made: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/model", dtype=torch.float64)
     held = {name: x for name, x in tensors(tmp_path / "whole").items() if name.startswith("models/policy.")}
     assert held and all(
-        torch.equal(made.get_parameter(name.partition("/model.")[2]), x) for name, x in held.items()
+        torch.equal(made.get_parameter(name.partition("/model.")[2]), x.half().double())
+        for name, x in held.items()
     )
 
 
