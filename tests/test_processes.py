@@ -349,6 +349,13 @@ def test_two_hosts_whose_link_is_cut(hosts: Callable[..., None], tmp_path: Path)
     assert code == 0, said
 
 
+@pytest.mark.slow
+def test_a_run_of_one_process_is_extended_by_two(tmp_path: Path) -> None:
+    assert Command(BANDIT, "--name", "longer", runs=tmp_path).end()[0] == 0
+    assert Command("--resume", "longer", "--extend", "2", "--processes", "2", runs=tmp_path).end()[0] == 0
+    assert metrics(tmp_path / "longer")[-1]["iteration"] == 6
+
+
 def test_the_longest_wait_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLALIGN_WAIT", "soon")
     code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()

@@ -16,6 +16,7 @@ import pytest
 from rlalign import Component, Rollout, Run, Score, hookimpl
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records import checkpoint, logs, rewriting, rundir
+from rlalign.records.environment import merged
 from rlalign.running import loop
 from rlalign.running.models import fingerprint
 from rlalign.testing import PolicyGradient, registry, session
@@ -521,3 +522,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".running"
     }
+
+
+def test_what_a_lock_never_had_a_change_of_the_run_does_not_give_it() -> None:
+    then, now = {"a": 1, "world": {"processes": 2}}, {"a": 2, "world": {"processes": 2}}
+    assert merged({"a": 1}, then, now) == {"a": 2}
+    assert merged({"a": 1}, {"a": 1}, now) == now

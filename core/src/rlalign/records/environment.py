@@ -172,10 +172,14 @@ def refuse_changed(changed: Sequence[str], run: str) -> None:
 
 
 def merged(old: Any, was: Any, now: Any) -> Any:
-    """`old` with every value that differs between `was` and `now` as it is in `now`; None where it is not."""
+    """`old` with every value that differs between `was` and `now` as it is in `now`; None where it is not.
+
+    What `old` does not have, and is the same in both, it still does not have.
+    """
     if not all(isinstance(part, Mapping) for part in (old, was, now)):
         return old if was == now else now
-    parts = {key: merged(old.get(key), was.get(key), now.get(key)) for key in {**old, **now}}
+    keys = [*old, *(key for key in now if key not in old and was.get(key) != now[key])]
+    parts = {key: merged(old.get(key), was.get(key), now.get(key)) for key in keys}
     return {key: part for key, part in parts.items() if part is not None or key in now}
 
 
