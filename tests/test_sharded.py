@@ -45,6 +45,12 @@ MANY = {
 }
 
 
+REFLECTING: dict[str, Any] = {
+    "file": str(Path(__file__).parent / "world/reflecting.yaml"),
+    "overrides": [],
+}
+
+
 def sharded(name: str, *overrides: str) -> dict[str, Any]:
     return job(f"algorithms/{name}.yaml", "shard=all", *overrides)
 
@@ -105,7 +111,8 @@ def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_every_kind_of_pipeline(tmp_path: Path) -> None:
-    compare(tmp_path, {name: sharded(*said) for name, said in MANY.items()})
+    jobs = {name: sharded(*said) for name, said in MANY.items()}
+    compare(tmp_path, {**jobs, "reflecting": REFLECTING})
 
 
 SHORT = (

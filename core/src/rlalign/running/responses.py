@@ -120,7 +120,7 @@ def sample(
             rows = play_by_turns(policy, how, game, partial(uniforms, "turn"), within)
             return counted_from(rows, places.start, how.samples)
 
-    decode = [policy] if within is None else phase.models.values()
-    with whole(decode):
+    asks = within is not None or (isinstance(task, Environment) and task.models)
+    with whole(phase.models.values() if asks else [policy]):
         found = dealing.sampled(examples, phase.models.device, some)
     return named(counted_from(found, first, how.samples), how.samples) if rewrites else found
