@@ -65,6 +65,16 @@ class Liar(Restless):
     replays = True
 
 
+class AtOnce(Game):
+    """Begins all its games in one call."""
+
+    def start_all(self, examples: Any, starts: Any, noises: Any) -> Sequence[tuple[Episode, Turn]]:
+        return [super(AtOnce, self).start(*each) for each in zip(examples, starts, noises, strict=True)]
+
+    def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
+        raise NotImplementedError
+
+
 class Unlucky(Game):
     """Raises in one of its games, whatever is said."""
 

@@ -99,6 +99,17 @@ def played(environment: Environment, *says: tuple[str, ...]) -> list[list[Turn]]
     return found
 
 
+def test_games_that_begin_at_once_begin_elsewhere(tmp_path: Path) -> None:
+    right = played(inline())
+    with apart("AtOnce", workers=2) as environment:
+        assert played(environment) == right
+        assert len(environment.pool._children) == 2
+    recorded = Recorded(inline("AtOnce"), Answers(lambda: RunDir(tmp_path)), 0)
+    example = recorded._real.examples("train")[0]
+    _, first = recorded.start(example, Seeds(0).rng("start", 0), Seeds(0).rng("noise", 0, 0))
+    assert first == right[0][0]
+
+
 def test_the_same_game_as_in_the_run_s_own_process() -> None:
     with apart(workers=2) as environment:
         assert isinstance(environment, games().Game)

@@ -80,7 +80,8 @@ class _Episode:
         return hashlib.sha256(json.dumps(["turn", self._about, self.said]).encode()).hexdigest()
 
     def live(self) -> Turn:
-        self._episode, first = self._real.start(self._example, self._start, self._noise)
+        each = [[one] for one in (self._example, self._start, self._noise)]
+        ((self._episode, first),) = self._real.start_all(*each)
         return first
 
     def lived(self) -> Episode:

@@ -24,8 +24,8 @@ from rlalign.config.pipeline import Item
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
 from rlalign.interface.environment import Environment
-from rlalign.serving.host import Hosted, Recipe, answer_all, begun
-from rlalign.serving.protocol import Broken, Channel, Refused, introduce, want
+from rlalign.serving.host import Hosted, Recipe, begun
+from rlalign.serving.protocol import Broken, Channel, Refused, introduce
 from rlalign.serving.stage import Stage
 
 START_SECONDS = 600.0
@@ -84,7 +84,6 @@ class Child:
         answer = self.channel.receive(START_SECONDS)
         if "error" in answer:
             raise Refused(str(answer["error"]))
-        want(self.channel, self._recipe.name, self._recipe.digest, START_SECONDS)
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         return self.channel.ask(question, seconds)
@@ -195,10 +194,7 @@ def main(connection: int, parent: int) -> None:
             channel.send({"error": hosted})
         else:
             channel.send({"ready": True})
-            if isinstance(hosted, Stage):
-                hosted.answer_all(channel)
-            else:
-                answer_all(channel, {recipe.name: hosted})
+            hosted.answer_all(channel)
 
 
 def _answering(item: Item, recipe: Recipe) -> Hosted | Stage:

@@ -96,6 +96,14 @@ class Hosted:
         with settings_kept(tell):
             self.component.setup(Alone({}))
 
+    def answer_all(self, channel: Channel) -> None:
+        """Answer whoever is at the other end; Broken once it goes."""
+        while True:
+            try:
+                channel.send(self.answer(channel.receive()))
+            except Refused as error:  # an answer that no frame holds
+                channel.send({"error": str(error)})
+
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it says to a question, or what went wrong."""
         try:
@@ -158,13 +166,8 @@ def answer_all(channel: Channel, hosted: Mapping[str, Hosted]) -> None:
         if wrong := _misfit(asked, hosted):
             channel.send({"refused": wrong})
             return
-        one = hosted[asked["name"]]
         channel.send({"ready": True})
-        while True:
-            try:
-                channel.send(one.answer(channel.receive()))
-            except Refused as error:  # an answer that no frame holds
-                channel.send({"error": str(error)})
+        hosted[asked["name"]].answer_all(channel)
 
 
 def _misfit(asked: Mapping[str, Any], hosted: Mapping[str, Hosted]) -> str | None:

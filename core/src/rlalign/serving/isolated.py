@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,13 @@ class Pool:
         self.log: Path | None = None
         """Where what the processes print is kept."""
 
-    def begin(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
-        seeds = {"start": start.initial_seed(), "noise": noise.initial_seed()}
-        begin = {"example": example_written(example), **seeds}
-        episode = Played(self, next(self._numbers), example.id, begin)
-        return episode, self.play([(episode, None)])[0]
+    def begin(self, asked: Iterable[tuple[Example, Generator, Generator]]) -> Sequence[tuple[Episode, Turn]]:
+        episodes = []
+        for example, start, noise in asked:
+            seeds = {"start": start.initial_seed(), "noise": noise.initial_seed()}
+            begin = {"example": example_written(example), **seeds}
+            episodes.append(Played(self, next(self._numbers), example.id, begin))
+        return list(zip(episodes, self.play([(each, None) for each in episodes]), strict=True))
 
     def play(self, asked: Sequence[tuple[Played, str | None]]) -> list[Turn]:
         """The turns that come back, all processes at work at once."""
@@ -252,8 +254,10 @@ class Isolated(Environment):
             self.pool.log = self.answers.folder / f"{self.name}.log"
         self.pool.ready()
 
-    def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
-        return self.pool.begin(example, start, noise)
+    def start_all(
+        self, examples: Sequence[Example], starts: Sequence[Generator], noises: Sequence[Generator]
+    ) -> Sequence[tuple[Episode, Turn]]:
+        return self.pool.begin(zip(examples, starts, noises, strict=True))
 
     def step_all(self, episodes: Sequence[Episode], texts: Sequence[str]) -> Sequence[Turn]:
         return self.pool.play([(each, text) for each, text in zip(episodes, texts, strict=True)])  # type: ignore[misc]

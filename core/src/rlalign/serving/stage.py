@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -36,14 +35,13 @@ class Stage:
             made.setup(Alone({}))
 
     def answer_all(self, channel: Channel) -> None:
-        """Play until the run is gone. An answer a turn, in the order in which they were asked for."""
-        with suppress(Broken):
-            while True:
-                asked = channel.receive()
-                for number in asked["end"]:
-                    self._end(number)
-                for one in asked["play"]:
-                    self._play(channel, one)
+        """Play; Broken once the run is gone. An answer a turn, in the order in which they were asked for."""
+        while True:
+            asked = channel.receive()
+            for number in asked["end"]:
+                self._end(number)
+            for one in asked["play"]:
+                self._play(channel, one)
 
     def _play(self, channel: Channel, asked: Mapping[str, Any]) -> None:
         """Begin an episode, where that is asked for, and say these texts; nothing after the first that fails."""
@@ -52,8 +50,8 @@ class Stage:
             if (begin := asked["begin"]) is not None:
                 self._end(number)
                 start, noise = (torch.Generator().manual_seed(begin[name]) for name in ("start", "noise"))
-                episode, first = self._environment.start(example_of(begin["example"]), start, noise)
-                self._episodes[number] = episode
+                example = example_of(begin["example"])
+                ((self._episodes[number], first),) = self._environment.start_all([example], [start], [noise])
                 channel.send(turn_written(first))
             for text in asked["texts"]:
                 channel.send(turn_written(self._episodes[number].step(text)))
