@@ -12,6 +12,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -264,6 +265,26 @@ def test_who_stands_still_is_not_waited_for_without_end(
     code, said = command.end()
     assert code == 1 and time.monotonic() - began < WAIT + 120  # torchrun gives it 30 seconds to end
     assert said.count("rank 1 of 3 on") == 1 and "stands still, or cannot be reached" in said, said
+
+
+@pytest.mark.slow
+def test_who_stands_still_in_a_group_that_somebody_else_began() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    said = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"),
+            *(str(ROOT / "tests/world/begun.py"), port),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RLALIGN_WAIT": "4"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    for rank in (0, 2):
+        assert f"{rank} says: rank 1 of 3 on" in said.stdout, said
+    assert said.stdout.count("stands still, or cannot be reached") == 2 and "rank 2 of 3" not in said.stdout
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ PATIENCE = 3.0
 WAIT = "RLALIGN_WAIT"
 """The variable that says how many seconds the others wait for a rank that stands still."""
 _store: Any = None
-"""Where ranks leave their last words. It is torchrun's own, and outlives them."""
+"""Where ranks leave their last words. torchrun's own outlives them; that of a group begun elsewhere, not rank 0."""
 _processes: list[tuple[str, int]] = []
 """The machine and the number of each rank's process."""
 _world: World | None = None
@@ -62,6 +62,7 @@ def join() -> World:
         return here()
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout
     from torch.distributed.rendezvous import rendezvous
 
     if gpus := torch.cuda.device_count():
@@ -69,7 +70,11 @@ def join() -> World:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
         _store, rank, count = next(rendezvous("env://"))
-        dist.init_process_group(backend, store=_store, rank=rank, world_size=count, timeout=_longest())
+        dist.init_process_group(backend, store=_store, rank=rank, world_size=count, timeout=longest())
+    else:  # somebody else began it, as Ray does
+        _store = _get_default_store()
+        if (wait := longest()) is not None:
+            _set_pg_timeout(wait)
     world = World(dist.get_rank(), dist.get_world_size(), _why)
     found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
     _processes[:] = [(host, process) for host, process in found]
@@ -81,7 +86,7 @@ def join() -> World:
     return world
 
 
-def _longest() -> timedelta | None:
+def longest() -> timedelta | None:
     """How long to wait for a rank that stands still, if anybody has said so."""
     said = os.environ.get(WAIT)
     if not said:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.errors import ConfigError
+from rlalign.world.joining import longest
 
 _WHOLE = (Tensor, nn.Parameter)
 
@@ -58,7 +59,7 @@ def _mesh(kind: str) -> Any:
     import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh
 
-    return DeviceMesh.from_group(dist.new_group(), kind)
+    return DeviceMesh.from_group(dist.new_group(timeout=longest()), kind)
 
 
 def _cut(root: nn.Module) -> list[Any]:
