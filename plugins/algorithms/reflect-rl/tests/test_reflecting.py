@@ -182,3 +182,8 @@ def test_what_cannot_be_played_is_said_at_once(task: dict[str, Any], said: str, 
 def test_an_environment_without_choices_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`toy-corridor` gave none"):
         Bench(tmp_path, acting(env={"toy-corridor": {}}))
+
+
+def test_what_does_not_come_again_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HiddenGoal, "replays", False)
+    assert not Reflecting(Reflecting.Config(**ALONE)).replays

@@ -93,7 +93,7 @@ class Reflecting(Environment):
     def __init__(self, config: BaseModel) -> None:
         super().__init__(config)
         self.inner = self.config.built()
-        self.turns = self.inner.turns
+        self.turns, self.replays = self.inner.turns, self.inner.replays
         self.models = {} if self.config.model is None else {self.config.model: "frozen"}
         self.generation = self.inner.generation  # type: ignore[misc]
         self._run: Run | None = None
