@@ -119,7 +119,6 @@ class Saver:
         folder = space.dir.checkpoints.absolute()  # a hook may work in another one
         pieces = write_pieces(folder, index, states, self._go_on)
         if not here().leads:
-            self._previous = index
             return
         states = stripped(states)
         space.dir.require_mine()

@@ -29,7 +29,8 @@ def write_pieces(
 
     def begin() -> None:
         go_on()
-        checkpoint.begin(folder, index)
+        with checkpoint.writing(folder, index):
+            checkpoint.begin(folder, index)
 
     def mine() -> dict[str, dict[str, Any]]:
         with checkpoint.writing(folder, index) as into:
