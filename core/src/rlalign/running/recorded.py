@@ -80,8 +80,8 @@ class _Episode:
         return hashlib.sha256(json.dumps(["turn", self._about, self.said]).encode()).hexdigest()
 
     def live(self) -> Turn:
-        each = [[one] for one in (self._example, self._start, self._noise)]
-        ((self._episode, first),) = self._real.start_all(*each)
+        begun = self._real.start_all([self._example], [self._start], [self._noise])
+        ((self._episode, first),) = begun
         return first
 
     def lived(self) -> Episode:
