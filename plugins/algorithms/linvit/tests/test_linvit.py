@@ -94,6 +94,15 @@ def test_it_ends_when_it_knows_enough(tmp_path: Path) -> None:
     assert len(rows) < 25 and rows[-1]["linvit/width"] <= 1.0 < rows[-2]["linvit/width"]
 
 
+def test_a_phase_knows_nothing_of_the_world_of_another(tmp_path: Path) -> None:
+    other = {"name": "two", "task": {"toy-corridor": {"cells": CELLS, "steps": TURNS, "slip": 0.3}}}
+    _, ended = run(
+        tmp_path, pipeline(train={"iterations": 2}, evaluate=None, phases=[{"name": "one"}, other])
+    )
+    tried = [row["linvit/tried"] for row in logged(ended.dir.path)["metrics.jsonl"] if "linvit/tried" in row]
+    assert tried[0] < tried[1] and tried[2] <= TURNS / (TURNS * len(STATES) * len(ACTIONS))
+
+
 def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     short = pipeline(train={"iterations": 6}, evaluate={"every": 2, "examples": 4})
     whole, other = session(tmp_path / "a", short, {}), session(tmp_path / "b", short, {}, name="broken")

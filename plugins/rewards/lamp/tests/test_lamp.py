@@ -16,7 +16,7 @@ from rlalign.testing import Bench, ComponentTests, EnvironmentTests, registry, r
 from rlalign.testing.bench import Silence, logged, run_until, session
 from rlalign_plugin_lamp.embedding import alignment, bags
 from rlalign_plugin_lamp.novelty import Heads, disagreement
-from rlalign_plugin_lamp.room import CORNERS, MOVES, caption, captions, cells, observations
+from rlalign_plugin_lamp.room import CORNERS, MOVES, Room, caption, captions, cells, observations
 from rlalign_plugin_lamp.seen import ends
 
 ROOM = "rlalign_plugin_lamp.room"
@@ -74,7 +74,7 @@ def test_disagreement_of_heads() -> None:
 
 
 def test_heads_disagree_less_where_they_have_been_and_as_little_as_ridge_regression_says() -> None:
-    heads = Heads(4)
+    heads = Heads(4, torch.Generator().manual_seed(0))
     new, other = torch.eye(4, dtype=torch.float64)[:2]
     before = heads.disagreement(torch.stack([new, other]))
     heads.learn(new.repeat(3, 1))
@@ -83,12 +83,22 @@ def test_heads_disagree_less_where_they_have_been_and_as_little_as_ridge_regress
     # As whole heads, fitted to what came next: that moves them together.
     read_SX = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     next_SC = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    whole = Heads(4)
+    whole = Heads(4, torch.Generator().manual_seed(0))
     whole.learn(read_SX)
     fitted_KCX = (whole.first_KCX + next_SC.T @ read_SX) @ whole.precision_XX.inverse()
     torch.testing.assert_close(
         disagreement(read_SX @ fitted_KCX.transpose(1, 2)), whole.disagreement(read_SX)
     )
+
+
+def test_heads_begin_as_the_seed_of_the_run_says(tmp_path: Path) -> None:
+    found = []
+    for i, seed in enumerate((0, 0, 1)):
+        bench = Bench(tmp_path / f"{i}", pipeline(rewards=[{"novelty": {"kind": "disagreement"}}], seed=seed))
+        bench.rollout(1)
+        (novelty,) = (m.component for m in bench.phase.plan.members if m.name == "novelty")
+        found.append(novelty.heads.first_KCX)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 # -- kits -----------------------------------------------------------------------------------------------------
@@ -182,6 +192,23 @@ def test_alignment_of_an_episode(tmp_path: Path) -> None:
                 assert value == pytest.approx(0.4)
             else:
                 assert value < 0.35
+
+
+class Rewritten(Room):
+    rewrites = True
+
+
+def test_alignment_where_history_is_rewritten_begins_where_the_episode_did(tmp_path: Path) -> None:
+    task = {"rewritten": {"size": 3, "steps": 6}}
+    bench = Bench(tmp_path, pipeline(task=task, rewards=[ALIGNMENT]), {"rewritten": Rewritten})
+    rollout, reward = bench.rollout(4)
+    stayed = 0
+    for row, ((_, turn),) in enumerate(rollout.columns["transcript"]):
+        example = rollout.examples[int(rollout.group_N[row])]
+        if captions([turn.say])[0] == f"agent at the {example.meta['thing']}":
+            assert float(reward.parts["alignment"][row].sum()) == pytest.approx(0.4)
+            stayed += example.prompt == turn.say
+    assert stayed
 
 
 def test_weights_of_zero_ignore(tmp_path: Path) -> None:

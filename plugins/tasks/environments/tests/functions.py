@@ -62,3 +62,8 @@ def hangs(a: int, b: int) -> int:
 def calls_hangs(text: str) -> Sequence[tuple[str, dict[str, Any]]]:
     """Whatever is said is a call that hangs."""
     return [("hangs", {"a": 1, "b": 2})]
+
+
+def half() -> str:
+    """As in a file's name that is no UTF-8."""
+    return "\ud800"

@@ -85,3 +85,22 @@ class Multiply:
 
 def multiply(example: Example) -> Multiply:
     return Multiply(cast(str, example.references[0]).removeprefix("#### "))
+
+
+class Plain:
+    """Its observations are of no class of their own."""
+
+    def reset(self) -> StepResult:
+        return StepResult(cast(Observation, {"at": 0, "done": False}))
+
+    def step(self, action: str) -> StepResult:
+        return StepResult(cast(Observation, [1, 2]))
+
+
+def mapping() -> Plain:
+    return Plain()
+
+
+def in_chat(game: Any, observation: Any, info: Any) -> list[dict[str, str]]:
+    """Taxi's state as a message."""
+    return [{"role": "user", "content": str(observation)}]

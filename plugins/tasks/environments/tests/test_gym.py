@@ -176,7 +176,16 @@ def test_free_saying() -> None:
     assert moved_.say == "4" and not moved_.metrics
 
 
+def test_in_a_chat_what_is_no_action_is_answered_by_a_message() -> None:
+    chat = gym(choices=False, see=Path(f"{GAMES}:in_chat"))
+    ((_, wrong),) = played(chat, "fly")
+    assert wrong.say == [{"role": "user", "content": f"Say one of: {', '.join(MOVES)}"}]
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`Taxi-v4` ends after 200 actions.*max_episode_steps: 300"):
+        gym(steps=300)
+    assert gym(steps=300, arguments={"max_episode_steps": 300}).turns == 300
     with pytest.raises(ConfigError, match=r"has 6 actions, and `actions` names 2"):
         played(gym(actions=("a", "b")))
     with pytest.raises(ConfigError, match=r"only `Discrete` ones"):

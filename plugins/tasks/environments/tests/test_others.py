@@ -79,3 +79,9 @@ def test_textworld(tmp_path: Path) -> None:
     first, *_ = played(environment)
     assert first.choices and len(first.choices) > 1 and str(first.say).endswith("> ")
     assert not played(environment, first.choices[0])[-1].failed
+
+
+def test_an_observation_of_openenv_may_be_any_of_json() -> None:
+    names: dict[str, Any] = {"make": Path(f"{GAMES}:mapping")}
+    first, second = played(OpenEnv(OpenEnv.Config(**names)), "left")
+    assert (first.say, second.say) == ('{"at": 0}', "[1, 2]")

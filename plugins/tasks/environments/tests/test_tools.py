@@ -111,6 +111,20 @@ def test_several_calls_at_once_and_long_results(sums: Path) -> None:
     assert turn.metrics == {"calls": 3.0, "unknown": 1.0}
 
 
+@pytest.mark.parametrize(
+    "text",
+    (
+        r'{"name": "\ud800", "arguments": {}}',
+        r'{"name": "multiply", "arguments": {"\ud800": 1}}',
+        r'{"name": "broken", "arguments": {"text": "\ud83d"}}',
+        '{"name": "half", "arguments": {}}',
+    ),
+)
+def test_half_of_a_surrogate_pair_is_told_as_a_tokenizer_can_read_it(sums: Path, text: str) -> None:
+    (message,) = said(tools(sums, use=offered("multiply", "broken", "half")), text)[-1].say
+    assert f"{message['name']}{message['content']}".encode()
+
+
 def test_own_parser_and_judge(sums: Path) -> None:
     environment = tools(sums, parse=offered("every_text")[0], judge=offered("by_length")[0])
     _, told, asked, last = said(environment, "four", "what?", "x")

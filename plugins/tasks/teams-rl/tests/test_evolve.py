@@ -16,7 +16,7 @@ from rlalign.records.result import Result
 from rlalign.running import loop
 from rlalign.testing import Bench, EnvironmentTests, TaskTests, registry, run
 from rlalign.testing.bench import Silence, logged, run_until, session
-from rlalign_plugin_teams_rl import ACTIONS, Evolve, toy
+from rlalign_plugin_teams_rl import ACTIONS, Evolve, Evolved, toy
 from rlalign_plugin_teams_rl.players import PROMPTS, filled, read_prompts
 
 TOY = {"rewrite": "rlalign_plugin_teams_rl.toy:rewrite", "review": "rlalign_plugin_teams_rl.toy:review"}
@@ -267,6 +267,14 @@ def test_every_step_is_written_answered_and_learned_from(seeds: Path, tmp_path: 
         json.loads(line)["loss"] for line in (taught.dir.path / "metrics.jsonl").read_text().splitlines()
     ]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("line", ['{"question": "a"}', "no JSON", "[]"])
+def test_a_file_of_something_else_is_refused(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "evolved.jsonl"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"evolved\.jsonl:1: is no row that"):
+        Evolved(Evolved.Config(path=file)).examples("train")
 
 
 def expert(file: Path, **options: Any) -> dict[str, Any]:

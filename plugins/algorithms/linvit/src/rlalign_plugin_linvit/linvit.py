@@ -105,9 +105,7 @@ class LINVIT(Component):
     @hookimpl
     def phase_started(self, run: Run) -> None:
         self._require(run)
-        self._run, self._plan = run, None
-        if self._counted:
-            return
+        self._run, self._plan = run, None  # another phase may play in another world
         turns, states, actions = self.shape
         require_memory(
             f"`{self.name}`: counts of {turns:,} turns × {states:,} × {states + 1:,} states × {actions:,} actions",

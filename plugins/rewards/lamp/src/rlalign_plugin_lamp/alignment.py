@@ -9,7 +9,7 @@ from pydantic import Field, computed_field
 from rlalign import Component, ComponentError, ConfigError, Options, Rollout, Run, Score, hookimpl
 from rlalign_plugin_function_reward.source import FunctionPath, digests
 from rlalign_plugin_lamp.embedding import Embedder, alignment
-from rlalign_plugin_lamp.seen import Described, observations, paid
+from rlalign_plugin_lamp.seen import Described, begun, observations, paid
 
 
 class Alignment(Component):
@@ -56,8 +56,9 @@ class Alignment(Component):
         places = {text: place for place, text in enumerate(texts)}
         embedded_nC = self._embed(texts)
         values = []
-        for instruction, episode in zip(asked, captions, strict=True):
-            first_C, *now = embedded_nC[[places[text] for text in episode]]
+        firsts = begun(rollout, captions)
+        for instruction, first, (_, *episode) in zip(asked, firsts, captions, strict=True):
+            first_C, *now = embedded_nC[[places[text] for text in (first, *episode)]]
             values.append(
                 [float(alignment(first_C, now_C, embedded_nC[places[instruction]])) for now_C in now]
             )

@@ -69,7 +69,7 @@ class Novelty(Component):
             raise ConfigError(
                 f"`{self.name}`: a function's file has changed since the run was prepared; start again"
             )
-        self._of, self._embed = Described(c.of), Embedder(c.model)
+        self._run, self._of, self._embed = run, Described(c.of), Embedder(c.model)
 
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
@@ -80,7 +80,7 @@ class Novelty(Component):
             )
         read_SX = self._read(rollout, episodes)
         if self.heads is None:
-            self.heads = Heads(read_SX.shape[1])
+            self.heads = self._heads(read_SX.shape[1])
         found = iter(self.heads.disagreement(read_SX).tolist())
         return Score(paid(rollout, [[next(found) for _ in one[1:]] for one in episodes]))
 
@@ -94,6 +94,9 @@ class Novelty(Component):
             self.seen.update(what for one in episodes for what in one[1:])
         elif self.heads is not None:
             self.heads.learn(self._read(rollout, episodes))
+
+    def _heads(self, width: int) -> Heads:
+        return Heads(width, self._run.rng(self.name, "heads"))
 
     def _read(self, rollout: Rollout, episodes: Sequence[Sequence[str]]) -> Tensor:
         """[S,X] of all turns: the caption before and what the policy said, each of length one."""
@@ -115,7 +118,7 @@ class Novelty(Component):
         self.seen = Counter(state["seen"])
         self.heads = None
         if "precision" in state:
-            self.heads = Heads(len(state["precision"]))
+            self.heads = self._heads(len(state["precision"]))
             self.heads.precision_XX = state["precision"].clone()
 
 
@@ -127,8 +130,7 @@ class Heads:
     So the embeddings of what came next are not kept.
     """
 
-    def __init__(self, width: int) -> None:
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, width: int, generator: torch.Generator) -> None:
         self.first_KCX = torch.randn(HEADS, width // 2, width, generator=generator, dtype=torch.float64)
         self.precision_XX = torch.eye(width, dtype=torch.float64)
 

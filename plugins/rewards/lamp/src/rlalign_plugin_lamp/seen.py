@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlalign import ComponentError, Rollout
 from rlalign.data.example import Prompt
+from rlalign.data.rollout import EPISODE
 from rlalign_plugin_function_reward.source import named
 
 
@@ -27,6 +28,16 @@ def observations(rollout: Rollout, who: str) -> list[list[str]]:
         list(accumulate((text_of(turn.say) for _, turn in row), lambda last, say: say or last, initial=first))
         for first, row in zip(firsts, rollout.columns["transcript"], strict=True)
     ]
+
+
+def begun(rollout: Rollout, seen: Sequence[Sequence[str]]) -> list[str]:
+    """Of each row: how its episode began. Where history is rewritten a row is one turn of it, and they are in order."""
+    if EPISODE not in rollout.columns:
+        return [row[0] for row in seen]
+    episodes, firsts = rollout.columns[EPISODE].tolist(), dict[int, str]()
+    for episode, row in zip(episodes, seen, strict=True):
+        firsts.setdefault(episode, row[0])
+    return [firsts[episode] for episode in episodes]
 
 
 def text_of(said: Prompt) -> str:

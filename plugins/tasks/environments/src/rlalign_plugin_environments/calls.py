@@ -99,6 +99,16 @@ def _call(said: Any) -> Call:
 
 def answer(call: Call, tools: Mapping[str, Tool], most: int) -> Answer:
     """What is told of a call, at most so many characters of it. Whatever goes wrong is told, too."""
+    name, text, fault = _answer(call, tools, most)
+    return Answer(_whole(name), _whole(text), fault)
+
+
+def _whole(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON may spell and no tokenizer reads."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _answer(call: Call, tools: Mapping[str, Tool], most: int) -> Answer:
     if call.wrong:
         return Answer("", f"Error: {call.wrong}", "unreadable")
     if call.name not in tools:

@@ -75,7 +75,13 @@ class Gym(Environment):
         super().__init__(config)
         with _told(config.id):
             most = self._library().spec(config.id).max_episode_steps
-        self.turns = config.steps or config.arguments.get("max_episode_steps") or most or 100
+        most = config.arguments.get("max_episode_steps") or most
+        if config.steps and most and config.steps > most:
+            raise ConfigError(
+                f"`{config.id}` ends after {most:,} actions, and `steps` is {config.steps:,}; say "
+                f"`arguments: {{max_episode_steps: {config.steps}}}` to let it go on"
+            )
+        self.turns = config.steps or most or 100
         self.tokens = config.tokens
 
     def _library(self) -> Any:
@@ -139,13 +145,15 @@ class _Game:
     """One game."""
 
     def __init__(self, owner: Gym, game: Any) -> None:
-        self._owner, self._game = owner, game
+        self._owner, self._game, self._chats = owner, game, False
 
     def step(self, text: str) -> Turn:
         lines = text.strip().splitlines()
         said = lines[-1].strip() if lines else ""
         if said not in self._owner.actions:
-            return Turn(f"Say one of: {', '.join(self._owner.actions)}\n", metrics={"no_action": 1})
+            told = f"Say one of: {', '.join(self._owner.actions)}"
+            say: Prompt = [{"role": "user", "content": told}] if self._chats else f"{told}\n"
+            return Turn(say, metrics={"no_action": 1})
         observation, reward, terminated, truncated, info = self._game.step(self._owner.actions.index(said))
         over = bool(terminated or truncated)
         return Turn(
@@ -159,7 +167,9 @@ class _Game:
     def seen(self, observation: Any, info: Mapping[str, Any]) -> Prompt:
         """What the policy reads."""
         see = self._owner.config.see
-        return str(observation) if see is None else named(see)(self._game, observation, info)
+        said: Prompt = str(observation) if see is None else named(see)(self._game, observation, info)
+        self._chats = not isinstance(said, str)
+        return said
 
     def close(self) -> None:
         self._game.close()

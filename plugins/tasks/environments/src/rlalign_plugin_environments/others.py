@@ -95,10 +95,12 @@ class OpenEnv(Environment):
             return named(self.config.see)(observation)  # type: ignore[no-any-return]
         if isinstance(observation, str):
             return observation
-        held = observation.model_dump() if hasattr(observation, "model_dump") else vars(observation)
-        return json.dumps(
-            {k: v for k, v in held.items() if k not in ("done", "reward", "metadata")}, default=str
-        )
+        if hasattr(observation, "model_dump"):
+            observation = observation.model_dump()
+        held = getattr(observation, "__dict__", observation)
+        if isinstance(held, Mapping):
+            held = {k: v for k, v in held.items() if k not in ("done", "reward", "metadata")}
+        return json.dumps(held, default=str)
 
 
 class _OpenEnvGame(_Ended):

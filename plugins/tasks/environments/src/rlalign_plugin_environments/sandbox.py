@@ -1,8 +1,8 @@
 """A tool that runs Python in a process of its own, with little time, memory and output.
 
-It keeps a run from being slowed down, filled up or crashed by what a model writes. It is no prison: the code has the
-rights of whoever runs it, reads their files, and reaches the network. Who needs more puts the whole run into a
-container.
+It keeps a run from being slowed down, filled up or crashed by a model's mistakes. It is no prison: the code has the
+rights of whoever runs it, reads their files and the run's variables in /proc, reaches the network, and what it starts
+in a session of its own outlives it. Who needs more puts the whole run into a container.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run(code: str, limits: Sandbox) -> str:
             stdout=printed,
             stderr=subprocess.STDOUT,
             cwd=home,
-            env={"HOME": home, "PATH": os.defpath, "OMP_NUM_THREADS": "1"},  # no secrets of this process
+            env={"HOME": home, "PATH": os.defpath, "OMP_NUM_THREADS": "1"},  # no variables of this process
             start_new_session=True,
         )
         late = False

@@ -53,7 +53,8 @@ class Evolve(Environment):
     """Rewrite an instruction in several steps. A step pays 1 where the reviewer says that it made a difference."""
 
     paper = (
-        "Shangding Gu et al., TeaMs-RL: Teaching LLMs to Generate Better Instruction Datasets via RL, 2024"
+        "Shangding Gu et al., TeaMs-RL: Teaching LLMs to Generate Better Instruction Datasets via"
+        " Reinforcement Learning, 2024"
     )
 
     class Config(Options):

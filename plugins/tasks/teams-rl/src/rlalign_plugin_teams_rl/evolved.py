@@ -17,7 +17,8 @@ class Evolved(Task):
     """Every instruction that `evolve` wrote on its way, as a prompt for whoever answers it."""
 
     paper = (
-        "Shangding Gu et al., TeaMs-RL: Teaching LLMs to Generate Better Instruction Datasets via RL, 2024"
+        "Shangding Gu et al., TeaMs-RL: Teaching LLMs to Generate Better Instruction Datasets via"
+        " Reinforcement Learning, 2024"
     )
 
     class Config(Options):
@@ -40,9 +41,19 @@ class Evolved(Task):
             raise ConfigError(
                 f"{path}: there is no such file; `rlalign export RUN --samples FILE` writes one"
             )
+        found: list[Example] = []
         with path.open("rb") as file:
-            rows = [json.loads(line) for line in file]
-        found = [example for row in rows for example in self._of(row)]
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict) or not {"id", "prompt", "responses"} <= row.keys():
+                    raise ConfigError(
+                        f"{path}:{number}: is no row that `rlalign export RUN --samples FILE` writes: it needs `id`, "
+                        "`prompt` and `responses`"
+                    )
+                found += self._of(row)
         if not found:
             raise ConfigError(f"{path}: holds no instruction that was rewritten")
         return found
