@@ -27,11 +27,13 @@ from rlalign.testing import Bench
 from rlalign_plugin_toy_tasks import ToyKeywords, models
 
 OUTLINES = {found.name: outline(found.value) for found in installed()}
+PLAYED = {"played", "togo", "novelty", "alignment"}
+"""Rewards of episodes; their own tests play some."""
 REWARDS = sorted(
     name
     for name, told in OUTLINES.items()
     if told.hooks.get("reward") == "plain" and told.kind != "responses"  # `logged` scores nothing by itself
-    if name != "played"  # is paid by environments alone
+    if name not in PLAYED
 )
 METRICS = sorted(name for name, told in OUTLINES.items() if told.kind == "metric")
 

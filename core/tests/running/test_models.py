@@ -497,4 +497,4 @@ def test_a_model_that_lost_a_tensor_is_refused(tmp_path):
     states = {name: dict(state) for name, (_, state) in started.models.state().items()}
     del states["policy"]["output"]
     with pytest.raises(CheckpointError, match=r"model `policy`.*output"):
-        started.models.load_state(started.models.recipes, {}, states, {"policy": 0})
+        started.models.load_state(started.models.recipes, {}, states, {"policy": 0}, tmp_path)

@@ -334,5 +334,5 @@ def test_a_row_longer_than_the_model_reads_is_refused(policy_of: Callable[..., A
     environment.tokens = 44
     examples = environment.examples("train")
     uniforms = seeds.uniforms("u", positions=range(3), samples=1, steps=44)
-    with pytest.raises(RLAlignError, match=r"example `2`: a prompt of 6 .*lower the environment's `tokens`"):
+    with pytest.raises(RLAlignError, match=r"example `2`: a prompt of 6 .*or lower its `tokens`"):
         sample(policy, examples, Sampling(), uniforms, game=Playing(environment, examples, 1, seeds.rng))
