@@ -62,7 +62,7 @@ def join() -> World:
         return here()
     import torch
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout
+    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store, _set_pg_timeout
     from torch.distributed.rendezvous import rendezvous
 
     if gpus := torch.cuda.device_count():
@@ -70,6 +70,9 @@ def join() -> World:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
         _store, rank, count = next(rendezvous("env://"))
+        if said("LOCAL_WORLD_SIZE") == said("WORLD_SIZE"):
+            # Of one machine torchrun keeps the store when it starts processes again, with addresses that are gone.
+            _store = PrefixStore(f"start {said('TORCHELASTIC_RESTART_COUNT')}", _store)
         dist.init_process_group(backend, store=_store, rank=rank, world_size=count, timeout=longest())
     else:  # somebody else began it, as Ray does
         _store = _get_default_store()
