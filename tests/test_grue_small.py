@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from rlalign_bench.ledger import Ledger
 from rlalign_bench.suite import Suite
+from rlalign_bench.table import table
 from rlalign_study import core, plan, runner
 from rlalign_study.plan import Planned
 from rlalign_study.rows import Row
@@ -33,6 +36,21 @@ def suite(name: str, folder: Path = FOLDER) -> Suite:
 def planned(suite: Suite, world: str) -> list[Planned]:
     first = {arm: plan.settings(suite, world, arm)[0] for arm in suite.arms_of(world)}
     return plan.main(suite, world, first)
+
+
+def test_the_stored_leaderboard_comes_again_from_stored_runs_and_stands_in_the_readme():
+    """Of the logged answers; the others have not run whole."""
+    of = suite("offline")
+    ledger = Ledger.read(of, FOLDER / of.results)
+    assert len(ledger.entries) == 12 and not ledger.missing
+    texts = table(ledger.entries, of.bench.scores, ledger.missing)
+    for name, text in texts.items():
+        assert (FOLDER / of.results / name).read_text() == text
+    row = r"\| (`\S+`) +\| (0\.\d+) \| (\[.*?\]) \| +[\d.]+ \| +3 \| +(\S+ ± \S+) \|"
+    found = re.findall(row, texts["leaderboard.md"])
+    assert len(found) == 4
+    for name, mean, interval, kl in found:
+        assert f"| {name} | {mean} {interval} | {kl} |" in README
 
 
 EACH = [(name, world) for name, worlds in TASKS.items() for world in worlds]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_valid
 from rlalign.config import clusters
 from rlalign.config.places import Keys
 from rlalign.data import limits
-from rlalign.data.settings import Options, Positive, Sampling, Save, Train
+from rlalign.data.settings import Bytes, Options, Positive, Sampling, Save, Train
 from rlalign.errors import ConfigError
 from rlalign.interface.component import Component
 
@@ -51,9 +51,8 @@ class Isolate(Options):
     seconds: float = Field(
         600.0, gt=0, le=limits.COUNT, description="how long one batch may take; then the process is ended"
     )
-    memory: int | None = Field(
+    memory: Bytes | None = Field(
         None,
-        gt=0,
         description="what the process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
     )
     retries: int = Field(
@@ -62,11 +61,6 @@ class Isolate(Options):
         le=100,
         description="how often a batch that failed is asked for again, after 1, 2, 4, … seconds (30 at most)",
     )
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, said: Any) -> Any:
-        return limits.in_bytes(said) if isinstance(said, str) else said
 
     @model_validator(mode="after")
     def _elsewhere(self) -> Isolate:
@@ -99,9 +93,8 @@ class Apart(Options):
     seconds: float = Field(
         30.0, gt=0, le=limits.COUNT, description="how long one turn may take; then its process is ended"
     )
-    memory: int | None = Field(
+    memory: Bytes | None = Field(
         None,
-        gt=0,
         description="what each process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
     )
     on_bad_episode: Literal["stop", "drop"] = Field(
@@ -109,11 +102,6 @@ class Apart(Options):
         description="an episode that failed, was played again in another process, and failed again: `stop` the run, or "
         "`drop` its whole group, at most 5 % of an iteration's",
     )
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, said: Any) -> Any:
-        return limits.in_bytes(said) if isinstance(said, str) else said
 
 
 class ItemSettings(Options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rlalign.data import limits
 
@@ -22,6 +22,11 @@ class Options(BaseModel):
 Positive = Annotated[int, Field(gt=0, le=limits.COUNT)]
 
 Natural = Annotated[int, Field(ge=0, le=limits.COUNT)]
+
+Bytes = Annotated[
+    int, BeforeValidator(lambda said: limits.in_bytes(said) if isinstance(said, str) else said), Field(gt=0)
+]
+"""Also said as `4 GiB`."""
 
 
 class Sampling(Options):

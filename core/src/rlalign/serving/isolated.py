@@ -106,10 +106,8 @@ class Pool:
                 sent = {slot: self._send(slot, some, found) for slot, some in slots.items()}
                 for slot, some in sent.items():
                     self._hear(slot, some, found)
-        except (
-            BaseException
-        ):  # Ctrl-C, too: what is yet to come would be taken for answers to other questions
-            self.close()
+        except BaseException:  # Ctrl-C, too
+            self.close()  # what is yet to come would be taken for answers to other questions
             raise
         return [found[episode.number] for episode, _ in asked]
 

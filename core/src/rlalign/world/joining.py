@@ -108,10 +108,8 @@ def _heed_sigterm(wanted: bool) -> None:
     if threading.current_thread() is threading.main_thread():
         if not wanted:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        elif (
-            signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        ):  # a script that goes on after a run that failed
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        elif signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a script goes on after a run that failed
 
 
 def _last_words(world: World, error: BaseException) -> bool:
@@ -152,10 +150,12 @@ def _why(error: Exception) -> str:
 
     _asked(lambda store: store.set(f"waits {_runs} {own}", "it does"))
     _waited(known)
-    silent = " and ".join(here().names[rank] for rank in others if rank not in waiting)
-    if silent:
-        found.append(f"{silent} stands still, or cannot be reached")
-    found.append(f"waiting failed: {str(error).strip().splitlines()[:1]}")
+    if not found:
+        silent = " and ".join(here().names[rank] for rank in others if rank not in waiting)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        found.append(
+            f"{silent} stands still, or cannot be reached" if silent else f"waiting failed: {lines[0]}"
+        )
     return f"{found[0].rstrip('.')}. The last checkpoint stands; go on from it with `rlalign run --resume`"
 
 

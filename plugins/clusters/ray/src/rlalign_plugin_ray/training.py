@@ -77,9 +77,8 @@ def take_part(said: dict[str, Any]) -> int:
     from rlalign.cli.commands import program
 
     os.chdir(said["folder"])
-    start = (
-        ray.get_runtime_context().get_placement_group_id()
-    )  # another one each time that Ray starts all of them
+    # Another one each time that Ray starts all of them.
+    start = ray.get_runtime_context().get_placement_group_id()
     before = [each for each in Path(said["notes"]).glob("start *") if each.name != f"start {start}"]
     Path(said["notes"], f"start {start}").touch()
     arguments = said["again" if before else "first"]

@@ -14,12 +14,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from rlalign import Options
-from rlalign.data.limits import in_bytes
+from rlalign.data.settings import Bytes
 
 _BOOT = """
 import os, resource, signal, sys, traceback
@@ -45,15 +44,10 @@ class Sandbox(Options):
     """Limits of `python`."""
 
     seconds: float = Field(5.0, gt=0, le=3600, description="how long code may run")
-    memory: int = Field(2**28, gt=0, description="what it may hold, in bytes or as `256 MiB`")
+    memory: Bytes = Field(2**28, description="what it may hold, in bytes or as `256 MiB`")
     output: int = Field(
         2**16, gt=0, description="bytes that it may print, and that each file it writes may have"
     )
-
-    @field_validator("memory", mode="before")
-    @classmethod
-    def _bytes(cls, said: Any) -> Any:
-        return in_bytes(said) if isinstance(said, str) else said
 
 
 def python_tool(limits: Sandbox) -> Callable[..., str]:
