@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlalign_study import plan
+from rlalign_study import plan, report
+from rlalign_study.analysis import Found
 from rlalign_study.file import Study, module_of
+from rlalign_study.rows import Results
 
 AGENTIC = Path(__file__).resolve().parents[1] / "benchmarks/agentic"
 
@@ -21,6 +23,19 @@ def test_all_arms_run_on_the_same_seeds(name: str, arms: int, seeds: int) -> Non
         first = {arm: plan.settings(study, world, arm)[0] for arm in study.arms_of(world)}
         runs = Counter(run.arm for run in plan.main(study, world, first))
         assert len(runs) == arms and set(runs.values()) == {seeds}
+
+
+@pytest.mark.parametrize(
+    ("file", "count"),
+    [("reflect_rl/study", 72), ("teams_rl/study", 50), ("linvit/prior", 80), ("linvit/search", 150)],
+)
+def test_the_stored_tables_come_again_to_the_digit(file: str, count: int) -> None:
+    study = Study.read(AGENTIC / f"{file}.yaml")
+    results = Results.read(study.folder / study.results)
+    worlds = [Found(study, world, results) for world in study.worlds]
+    assert sum(len(found.rows) for found in worlds) == count and not any(found.waiting for found in worlds)
+    made = report.table(study, worlds)
+    assert made == (study.folder / study.results / "table.md").read_text().splitlines()
 
 
 def test_the_released_policy_is_shifted_as_the_released_code_is() -> None:
