@@ -107,6 +107,18 @@ def test_every_package_is_in_the_development_set_up():
     assert "-c constraints.txt" in lines
 
 
+def test_what_is_set_up_with_extras_comes_before_those_that_need_it():
+    """pip looks for it on its index otherwise."""
+    lines = [
+        line for line in (ROOT / "requirements-dev.txt").read_text().splitlines() if line.startswith("-e")
+    ]
+    needed: set[str] = set()
+    for line in lines:
+        found = project(ROOT / line.removeprefix("-e ./").partition("[")[0])
+        assert "[" not in line or found["name"] not in needed, f"{line} comes after one that needs it"
+        needed |= {re.split(r"[<>=\[; ]", dependency)[0] for dependency in found["dependencies"]}
+
+
 def test_the_two_lists_of_tools_agree():
     lines = (ROOT / "requirements-dev.txt").read_text().splitlines()
     tools = {line for line in lines if re.match(r"[a-zA-Z]", line)}
