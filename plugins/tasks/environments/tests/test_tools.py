@@ -55,6 +55,21 @@ class TestTools(EnvironmentTests):
     other_options = {"splits": {"train": 0.5, "val": 0.5}}
 
 
+@pytest.mark.parametrize("option", ["use", "parse", "judge"])
+def test_other_code_is_another_environment(tmp_path: Path, option: str) -> None:
+    mine = tmp_path / "mine.py"
+
+    def digest() -> str:
+        path = Path(f"{mine}:double")
+        return tools(FUNCTIONS, **{option: (path,) if option == "use" else path}).config.digest
+
+    mine.write_text("def double(x: int) -> int:\n    return 2 * x\n")
+    before = digest()
+    assert digest() == before
+    mine.write_text("def double(x: int) -> int:\n    return 3 * x\n")
+    assert digest() != before
+
+
 # -- what is said ---------------------------------------------------------------------------------------------
 
 

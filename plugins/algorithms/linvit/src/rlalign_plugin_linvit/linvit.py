@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, computed_field, model_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -24,11 +23,10 @@ from rlalign import (
     Options,
     Rollout,
     Run,
-    RunsCode,
     hookimpl,
 )
 from rlalign.data.limits import require_memory
-from rlalign_plugin_function_reward.source import digest, load, locate
+from rlalign_plugin_function_reward.source import FunctionPath, digests, named
 from rlalign_plugin_linvit.planning import Plan, count_bonus, plan
 from rlalign_plugin_table import TURNS as OBSERVATION_AND_TURN
 from rlalign_plugin_table import Table
@@ -61,7 +59,7 @@ class LINVIT(Component):
             "where the prior is trusted; null: as many as from a uniform one, turns · log(actions)",
         )
         c: float = Field(0.5, ge=0, description="factor of the bonus")
-        bonus: Annotated[Annotated[Path, Field(strict=False)] | None, RunsCode] = Field(
+        bonus: FunctionPath | None = Field(
             None,
             description="a function of (visits [H,S,A], c) in place of c (H − h) / √visits: `my_bonus.py:bonus`, or "
             "`package.module:bonus`",
@@ -77,18 +75,16 @@ class LINVIT(Component):
             description="share of a uniform distribution in the prior; above 0 no action is impossible",
         )
 
-        @field_validator("bonus")
-        @classmethod
-        def _exists(cls, path: Path | None) -> Path | None:
-            if path is not None:
-                locate(path)
-            return path
-
         @model_validator(mode="after")
         def _is_a_range(self) -> LINVIT.Config:
             if not self.reward[0] < self.reward[1]:
                 raise ValueError(f"reward: {self.reward[0]:g} is not less than {self.reward[1]:g}")
             return self
+
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([self.bonus])
 
     config: Config
     models = {"prior": "frozen"}
@@ -256,8 +252,7 @@ class LINVIT(Component):
     def _bonus(self) -> Callable[[Tensor, float], Tensor]:
         if self.config.bonus is None:
             return count_bonus
-        source = locate(self.config.bonus)
-        found: Callable[[Tensor, float], Tensor] = load(source, digest(source, ()))
+        found: Callable[[Tensor, float], Tensor] = named(self.config.bonus)
         return found
 
     @property

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, computed_field
 from torch import Generator, Tensor
 
 from rlalign import (
@@ -23,14 +21,13 @@ from rlalign import (
     Policy,
     Rollout,
     Run,
-    RunsCode,
     Turn,
     hookimpl,
 )
 from rlalign.data.rollout import TRANSCRIPT, TURN
 from rlalign.data.spoken import Spoken, messages_of
 from rlalign.errors import attributed_to
-from rlalign_plugin_function_reward.source import digest, load, locate
+from rlalign_plugin_function_reward.source import FunctionPath, digests, named
 
 Transcript = tuple[tuple[str, Turn], ...]
 Value = Callable[[Example, Transcript], float]
@@ -116,18 +113,16 @@ class Searched(Component):
             description="α: what a choice that is certain adds to a path's worth; 0: the policy has no say",
         )
         discount: float = Field(1.0, gt=0, le=1, description="γ: of what earlier choices added, at each turn")
-        value: Annotated[Annotated[Path, Field(strict=False)] | None, RunsCode] = Field(
+        value: FunctionPath | None = Field(
             None,
             description="a function of (example, transcript) that says what a place is worth: `my_values.py:value`, or "
             "`package.module:value`; null: what was paid up to there",
         )
 
-        @field_validator("value")
-        @classmethod
-        def _exists(cls, path: Path | None) -> Path | None:
-            if path is not None:
-                locate(path)
-            return path
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([self.value])
 
     config: Config
 
@@ -205,8 +200,7 @@ class Searched(Component):
     def _worth(self) -> Value:
         if self.config.value is None:
             return earned
-        source = locate(self.config.value)
-        found: Value = load(source, digest(source, ()))
+        found: Value = named(self.config.value)
         return found
 
     def _choices(self, node: Node) -> tuple[str, ...]:

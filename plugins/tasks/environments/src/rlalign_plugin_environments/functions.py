@@ -7,17 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlalign import Code
-from rlalign_plugin_function_reward.source import digest, load, locate
-
-
-def located(path: Path) -> Code:
-    """Where it is. ValueError where there is none; nothing is imported."""
-    return locate(path)
+from rlalign_plugin_function_reward import source
 
 
 @cache
 def named(path: Path) -> Callable[..., Any]:
     """The function, imported once."""
-    source = locate(path)
-    return load(source, digest(source, ()))
+    return source.named(path)

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, computed_field
 from torch import Generator
 
 from rlalign import ConfigError, Environment, Episode, Example, Options, RunsCode, Turn
 from rlalign.data.example import Prompt
-from rlalign_plugin_environments.functions import located, named
+from rlalign_plugin_environments.functions import named
+from rlalign_plugin_function_reward.source import FunctionPath, digests
 
 SEED = 2**31 - 1
 """Seeds are below it."""
@@ -37,7 +37,7 @@ class Gym(Environment):
         actions: tuple[str, ...] = Field(
             (), description="what to say for action 0, 1, 2, …; none: the numbers themselves"
         )
-        see: Annotated[Path, RunsCode, Field(strict=False)] | None = Field(
+        see: FunctionPath | None = Field(
             None,
             description="a function (game, observation, info) → text or messages, what the policy reads; null: the "
             "observation as Python writes it",
@@ -61,12 +61,10 @@ class Gym(Environment):
             description="examples in each split; each draw of one has a seed of its own",
         )
 
-        @field_validator("see")
-        @classmethod
-        def _exists(cls, path: Path | None) -> Path | None:
-            if path is not None:
-                located(path)
-            return path
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([self.see])
 
     config: Config
     generation = {"temperature": 1.0}

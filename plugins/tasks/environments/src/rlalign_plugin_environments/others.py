@@ -6,27 +6,21 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, computed_field
 from torch import Generator
 
-from rlalign import ConfigError, Environment, Episode, Example, Options, RunsCode, Turn
+from rlalign import ConfigError, Environment, Episode, Example, Options, Turn
 from rlalign.data.example import Prompt
 from rlalign_plugin_dataset import Dataset
-from rlalign_plugin_environments.functions import located, named
+from rlalign_plugin_environments.functions import named
 from rlalign_plugin_environments.gym import SEED
-
-Function = Annotated[Path, RunsCode, Field(strict=False)]
-
-
-def _exists(path: Path | None) -> Path | None:
-    if path is not None:
-        located(path)
-    return path
+from rlalign_plugin_function_reward.source import FunctionPath, digests
 
 
 class _Ended:
@@ -49,13 +43,13 @@ class OpenEnv(Environment):
     class Config(Options):
         """Options of `openenv`."""
 
-        make: Function = Field(
+        make: FunctionPath = Field(
             description="a function () → an environment, or a client of one that is served"
         )
-        act: Function | None = Field(
+        act: FunctionPath | None = Field(
             None, description="a function (text) → what `step` takes; null: the text itself"
         )
-        see: Function | None = Field(
+        see: FunctionPath | None = Field(
             None, description="a function (observation) → text or messages; null: its fields as JSON"
         )
         turns: int = Field(16, gt=0, le=10_000, description="responses of the longest episode")
@@ -67,7 +61,10 @@ class OpenEnv(Environment):
             True, description="the same seed and actions give the same turns; false: they are written down"
         )
 
-        _there = field_validator("make", "act", "see")(_exists)
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([self.make, self.act, self.see])
 
     config: Config
 
@@ -126,11 +123,14 @@ class SkyRLGym(Dataset, Environment):
     class Config(Dataset.Config):
         """Options of `skyrl-gym`: those of `dataset`, and its own."""
 
-        make: Function = Field(description="a function (example) → an environment, made for this example")
+        make: FunctionPath = Field(description="a function (example) → an environment, made for this example")
         turns: int = Field(8, gt=0, le=10_000, description="responses of the longest episode")
         tokens: int = Field(2048, gt=0, description="tokens of the longest episode, what is told included")
 
-        _there = field_validator("make")(_exists)
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([self.make])
 
     config: Config
 

@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, computed_field, field_validator, model_validator
 from torch import Generator
 
-from rlalign import ConfigError, Environment, Episode, Example, RunsCode, Turn
+from rlalign import ConfigError, Environment, Episode, Example, Turn
 from rlalign_plugin_dataset import Dataset
 from rlalign_plugin_environments.calls import Call, Tool, answer, read
-from rlalign_plugin_environments.functions import located, named
+from rlalign_plugin_environments.functions import named
 from rlalign_plugin_environments.sandbox import Sandbox, python_tool
+from rlalign_plugin_function_reward.source import FunctionPath, digests
 from rlalign_plugin_text_metrics.numeric import answer_of, same
 
 DESCRIBED = """You may call these functions:
@@ -34,7 +34,7 @@ class Tools(Dataset, Environment):
     class Config(Dataset.Config):
         """Options of `tools`: those of `dataset`, and its own."""
 
-        use: tuple[Annotated[Path, RunsCode, Field(strict=False)], ...] = Field(
+        use: tuple[FunctionPath, ...] = Field(
             (), description="functions that may be called: `my_tools.py:search`, or `package.module:search`"
         )
         python: Sandbox | None = Field(
@@ -46,12 +46,12 @@ class Tools(Dataset, Environment):
             "template",
             description="how the policy is told what it may call: by its chat template, or in the system message",
         )
-        parse: Annotated[Path, RunsCode, Field(strict=False)] | None = Field(
+        parse: FunctionPath | None = Field(
             None,
             description="a function that gives the calls in a response, as (name, arguments); null: "
             "`<tool_call>{…}</tool_call>`, or bare JSON",
         )
-        judge: Annotated[Path, RunsCode, Field(strict=False)] | None = Field(
+        judge: FunctionPath | None = Field(
             None,
             description="a function (answer, example) → number; null: 1 for the answer of a reference, by number "
             "where it has one",
@@ -67,13 +67,6 @@ class Tools(Dataset, Environment):
         def _said_shortly(cls, said: Any) -> Any:
             return ({} if said else None) if isinstance(said, bool) else said
 
-        @field_validator("use", "parse", "judge")
-        @classmethod
-        def _exist(cls, paths: Any) -> Any:
-            for path in paths if isinstance(paths, tuple) else filter(None, [paths]):
-                located(path)
-            return paths
-
         @model_validator(mode="after")
         def _something_to_call(self) -> Tools.Config:
             if not self.use and self.python is None:
@@ -81,6 +74,11 @@ class Tools(Dataset, Environment):
                     "there is nothing to call; name functions under `use`, or say `python: true`"
                 )
             return self
+
+        @computed_field(description="a hash of the code of the functions it names")  # type: ignore[prop-decorator]
+        @cached_property
+        def digest(self) -> str:
+            return digests([*self.use, self.parse, self.judge])
 
     config: Config
 
