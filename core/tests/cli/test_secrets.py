@@ -22,6 +22,7 @@ from rlalign.config import places
 from rlalign.config.load import load_pipeline
 from rlalign.config.overrides import interpolate
 from rlalign.config.registry import Registry
+from rlalign.config.written_out import refuse_written_out
 from rlalign.errors import ConfigError, concealed, hide, shown
 from rlalign.records.environment import seal
 from rlalign.running.display import LiveDisplay
@@ -182,6 +183,43 @@ def test_short_values_and_paths_do_not_garble_messages(tmp_path: Path) -> None:
     text = "a longer value, and longer|a longer value|'a longer value\\n'|a%20longer%20value%0A|a longer valu"
     shorter = "${oc.env:LONG}"
     assert concealed(text) == f"${{oc.env:LONGER}}|{shorter}|'{shorter}'|{shorter}|a longer valu"
+
+
+@pytest.mark.parametrize(
+    "address",
+    (
+        "s3://me:hunter2-hunter2@bucket/train.jsonl",
+        "https://:hunter2-hunter2@host/train.jsonl",
+        "https://host/train.jsonl?X-Amz-Signature=hunter2-hunter2",
+        "https://host/train.jsonl?v=1&access_token=hunter2-hunter2",
+        "https://account.blob.host/train.jsonl?sp=r&sig=hunter2-hunter2",
+    ),
+)
+def test_a_key_written_out_in_an_address_is_refused(tmp_path: Path, address: str) -> None:
+    (tmp_path / "p.yaml").write_text(
+        f"policy: table\ntask:\n  dataset:\n    path: {address}\nalgorithm: reinforce\ntrain: {{iterations: 1}}\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"p.yaml:4: task.dataset.path: the address holds a .*oc.env:NAME"
+    ) as error:
+        load_pipeline(tmp_path / "p.yaml")
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    (
+        "s3://me:${oc.env:PASSWORD}@bucket/train.jsonl",
+        "https://host/train.jsonl?token=${oc.env:PASSWORD}",
+        "https://host/train.jsonl?revision=main",
+        "https://host:8000/v1",
+        "write to https://host/?token=abc",
+    ),
+)
+def test_what_holds_no_key_is_not_refused(text: str) -> None:
+    tree = places.Tree({"text": text}, {(): "p.yaml"})
+    refuse_written_out(tree)
+    assert not tree.problems
 
 
 def test_a_sealed_value_is_compared_and_not_told() -> None:

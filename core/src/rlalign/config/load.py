@@ -22,6 +22,7 @@ from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
 from rlalign.config.words import did_you_mean, found, unknown
+from rlalign.config.written_out import refuse_written_out
 from rlalign.data import limits
 from rlalign.errors import ConfigError
 
@@ -70,6 +71,7 @@ def load_pipeline(
             tree.problems.append(str(error))
     if seed is not None:
         tree.put(("seed",), seed, f"command line (--seed {seed})")
+    refuse_written_out(tree)
     interpolate(tree, trust=registry.trust)
     places.Size().add_all(str(path), tree.data)
     for one, keys in changed:
