@@ -187,3 +187,10 @@ def test_an_environment_without_choices_is_refused(tmp_path: Path) -> None:
 def test_what_does_not_come_again_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HiddenGoal, "replays", False)
     assert not Reflecting(Reflecting.Config(**ALONE)).replays
+
+
+def test_what_is_played_may_need_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HiddenGoal, "models", {"judge": "frozen"})
+    assert Reflecting(Reflecting.Config(**ALONE)).models == {"judge": "frozen"}
+    both = Reflecting(Reflecting.Config(**{**ALONE, "model": "reflection"})).models
+    assert both == {"judge": "frozen", "reflection": "frozen"}

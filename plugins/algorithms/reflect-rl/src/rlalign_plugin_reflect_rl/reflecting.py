@@ -94,7 +94,8 @@ class Reflecting(Environment):
         super().__init__(config)
         self.inner = self.config.built()
         self.turns, self.replays = self.inner.turns, self.inner.replays
-        self.models = {} if self.config.model is None else {self.config.model: "frozen"}
+        reflector = {} if self.config.model is None else {self.config.model: "frozen"}
+        self.models = {**self.inner.models, **reflector}
         self.generation = self.inner.generation  # type: ignore[misc]
         self._run: Run | None = None
         self._known = 0
