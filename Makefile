@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
 #   make demo · make demo-real · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
 #   make bench-speed [MODEL=…] · make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
-#   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-grue-toy
+#   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-agentic · make bench-grue-toy
 #   make bench-grue-small MODEL=… ENCODER=… DATA=…
 
 PYTHON  ?= python3
@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-real test test-slow test-gpu lint format docs clean
-.PHONY: bench-speed bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-grue-toy bench-grue-small
+.PHONY: bench-speed bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-agentic bench-grue-toy bench-grue-small
 
 help:
 	@sed -n '1,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
@@ -119,6 +119,12 @@ bench-learned-reward: $(STAMP)
 # The study of benchmarks/pg: some two hours on two cores; stopped, it goes on where it was.
 bench-pg: $(STAMP)
 	$(BIN)/rlalign study benchmarks/pg/study.yaml --jobs $(WORKERS) $(ARGS)
+
+# The studies of benchmarks/agentic: some three hours on two cores; stopped, they go on where they were.
+bench-agentic: $(STAMP)
+	for study in reflect_rl/study linvit/prior linvit/search teams_rl/study lamp/study; do \
+	  $(BIN)/rlalign study benchmarks/agentic/$$study.yaml --jobs $(WORKERS) $(ARGS) || exit 1; \
+	done
 
 # The suite of benchmarks/grue_toy, and its leaderboard: half an hour on two cores; stopped, it goes on where it was.
 bench-grue-toy: $(STAMP)
