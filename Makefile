@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY := passive
 .PHONY: bench-speed bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-agentic bench-grue-toy bench-grue-small
 
 help:
-	@sed -n '1,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
+	@sed -n '1,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)
 
