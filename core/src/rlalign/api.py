@@ -46,10 +46,17 @@ class Pipeline:
         Looks at data and models, but loads no weights, downloads nothing and reads no more than some of the examples.
         `machine`, such as `8xH100`: what it would take there; then what is amiss on this one is told, not raised.
         """
-        from rlalign.running.preflight import check
+        from rlalign.running.checked import check
 
         with refusing():
             return check(self.settings, self.registry, machine)
+
+    def facts(self, machine: str | None = None) -> dict[str, Any]:
+        """What `check` tells in words, as plain data: what `rlalign check --json` prints."""
+        from rlalign.running.checked import checked
+
+        with refusing():
+            return dict(checked(self.settings, self.registry, machine).facts)
 
 
 def load(

@@ -215,6 +215,16 @@ def test_sound_data_is_counted() -> None:
     assert "  data      train 3, val 1\n" in result.output
 
 
+def test_all_of_it_as_json() -> None:
+    result = check("--json", train={"iterations": 4, "prompts": 3, "minibatches": 2})
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["pipeline"], found["runs_here"], found["machine"]) == ("toy", True, None)
+    batch = found["phases"]["PolicyGradient"]["batch"]
+    assert (batch["responses"], batch["steps"], batch["steps_in_all"], batch["longest"]) == (6, 2, 8, 7)
+    assert any("do not divide into 2 minibatches" in said for said in batch["advice"])
+
+
 def test_more_prompts_than_examples_is_said_in_words() -> None:
     result = check("train.prompts=500")
     assert result.exit_code == 0

@@ -14,7 +14,8 @@ from rlalign.data import limits
 from rlalign.interface.policy import Footprint
 from rlalign.learning.memory import LEAST, fitting_tokens, head_chunk
 from rlalign.running import loop, workspace
-from rlalign.running.preflight import check
+from rlalign.running.checked import check
+from rlalign.running.display import NoDisplay
 from rlalign.testing import PolicyGradient, registry, session
 from rlalign.testing.logits import Logits
 
@@ -110,6 +111,21 @@ def test_a_run_keeps_what_it_began_with(tmp_path: Path, monkeypatch: pytest.Monk
     assert session(tmp_path, pipeline(), GIVEN, name="other").budget == 8192
 
 
+def test_layers_that_are_computed_again_leave_room_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all phases that learn say so, 256 KiB a token and not 2 MiB."""
+    monkeypatch.setattr(workspace, "free_on", lambda device: 16 * GIB)
+    again = SMOLLM._replace(again=MIB // 4)
+    monkeypatch.setattr(Large, "footprint", lambda self: again)
+    known = registry(GIVEN)
+
+    def tokens(**train: Any) -> int:
+        loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline(**train)))
+        space = workspace.Workspace(loaded, known, NoDisplay())
+        return int(space.fit({})[workspace.TOKENS])
+
+    assert (tokens(), tokens(recompute=True)) == (2048, 16384)
+
+
 def test_what_is_said_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "free_on", lambda device: 16 * GIB)
     done = session(tmp_path, pipeline(budget=77), GIVEN, name="run")
@@ -120,7 +136,7 @@ def test_what_is_said_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("train", ({}, {"budget": 300}))
 def test_check_says_it(train: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "free_on", lambda device: 16 * GIB)
-    monkeypatch.setattr("rlalign.running.preflight.free_on", lambda device: 16 * GIB)
+    monkeypatch.setattr("rlalign.running.checked.free_on", lambda device: 16 * GIB)
     known = registry(GIVEN)
     said = check(load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline(**train))), known)
     if train:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlalign import ConfigError, Example
 from rlalign.config.load import load_pipeline
 from rlalign.costs.machines import GIB, Device, Machine
 from rlalign.costs.shape import Shape
 from rlalign.running import costs_told
+from rlalign.running.checked import check
 from rlalign.running.costing import Lengths, Model, copied, in_shards, whole, work_of
 from rlalign.running.display import NoDisplay
-from rlalign.running.preflight import check
+from rlalign.running.this_machine import _least
 from rlalign.running.workspace import Workspace
 from rlalign.testing import PolicyGradient, registry
 from rlalign.testing.logits import Logits
@@ -248,6 +251,17 @@ def test_half_precision_halves_copies_and_shards_are_put_together_in_float32_to_
     assert held[0].fits and not whole(one, large).fits
     small = Machine(Device("small", 28 * GIB, 1e15, 7e13, 3e12, 4e11), 8)
     assert not in_shards(one, small).fits
+
+
+def test_where_layers_are_computed_again_micro_batches_are_larger() -> None:
+    on = Machine(Device("large", 800 * GIB, 1e15, 7e13, 3e12, 4e11))
+    kept, again = (whole(model(prompts=4096, recompute=recompute), on) for recompute in (False, True))
+    assert again.tokens >= 4 * kept.tokens
+    assert again.bytes.activations < kept.bytes.activations
+
+
+def test_time_that_others_had_is_not_in_a_processors_rate() -> None:
+    assert _least(lambda: time.sleep(0.03), torch.device("cpu")) < 0.01
 
 
 def test_weights_in_shards_travel_in_each_pass() -> None:

@@ -30,7 +30,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.data.rollout import VERSION
 from rlalign.randomness import Seeds
 from rlalign.running import loop
-from rlalign.running.preflight import check
+from rlalign.running.checked import check
 from rlalign.testing import Bench, PolicyGradient, run, session
 from rlalign.testing.bench import COMPONENTS as rlalign_testing
 from rlalign.testing.bench import Silence, logged, registry, stop_early, stopped_and_resumed

@@ -13,6 +13,7 @@ import click
 from rlalign.cli import disk, options, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
+from rlalign.cli.terminal import folded
 from rlalign.errors import ConfigError
 
 
@@ -136,14 +137,21 @@ def run(
     help="What fits there, how it would be laid out, what a step would cost: 8xH100, here, or numbers as in "
     "8x80GB,990TF,3.35TB/s.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all digits.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def check(file: Path, overrides: tuple[str, ...], machine: str | None, debug: bool) -> None:
+def check(file: Path, overrides: tuple[str, ...], machine: str | None, as_json: bool, debug: bool) -> None:
     """Check a pipeline without loading a model: names, options, wiring. Exit code 2 if it cannot run."""
 
     def report() -> None:
         from rlalign import api
 
-        say(api.load(file, overrides).check(machine), nl=False)
+        pipeline = api.load(file, overrides)
+        if as_json:
+            from rlalign.cli.inspection import as_json as written
+
+            say(written(pipeline.facts(machine)))
+        else:
+            say(folded(pipeline.check(machine)), nl=False)
 
     guarded(debug, report, notes=logging.INFO)
 

@@ -75,6 +75,8 @@ class Footprint(NamedTuple):
     """What each token of a row leaves behind for the backward pass."""
     logits: int
     """Of one row."""
+    again: int | None = None
+    """As `token`, where layers are computed again in the backward pass; None: as much."""
 
 
 class Policy(Model):

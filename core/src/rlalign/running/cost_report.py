@@ -63,13 +63,19 @@ def shortly(plan: PhasePlan, model: Model, on: Machine) -> str:
     ).removesuffix("; ")
 
 
-def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int | None) -> Iterator[str]:
-    """Line by line: memory, what would fit, the batch, seconds; a column for each way to lay it out."""
+def ways_of(model: Model, on: Machine) -> dict[str, Layout]:
+    """Ways to lay a phase out there, by their names."""
     ways = {"as it is": whole(model, on)}
     if model.learns_all:
         ways["with lora"] = whole(model.with_lora(), on)
     if on.count > 1:
         ways[f"in {on.count} shards"] = in_shards(model, on)
+    return ways
+
+
+def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int | None) -> Iterator[str]:
+    """Line by line: memory, what would fit, the batch, seconds; a column for each way to lay it out."""
+    ways = ways_of(model, on)
     fitting = [layout for layout in ways.values() if layout.fits]
     yield from _policy(model)
     yield ""

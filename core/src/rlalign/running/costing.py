@@ -12,6 +12,7 @@ from rlalign.costs.memory import TAKEN, Bytes
 from rlalign.costs.seconds import Seconds
 from rlalign.costs.shape import Shape, Work
 from rlalign.data.example import Example
+from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Footprint, Policy
 from rlalign.learning.memory import HEAD_CHUNK, MOST, OTHERS, fitting_tokens
 from rlalign.running.plan import PhasePlan, copies_of
@@ -52,7 +53,9 @@ def lengths(policy: Policy, examples: Sequence[Example] | None, logged: bool) ->
 def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
     """What an iteration of a phase does. Responses are taken to be half as long as they may be."""
     train, sampled = plan.settings.train, "sampled" in plan.responses
-    most = float(plan.settings.generation.max_new_tokens)
+    task = plan.task
+    episodes = isinstance(task, Environment) and not task.rewrites
+    most = float(task.tokens if episodes else plan.settings.generation.max_new_tokens)
     most = min(most, horizon or most)
     response = most / 2 if sampled or of.response is None else of.response
     scored = {model for model, _ in plan.columns if model != "policy" or not sampled}  # a value reads a trunk
@@ -196,12 +199,13 @@ def _laid_out(model: Model, on: Machine, *, shares: int) -> Layout:
 
 
 def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int) -> int:
-    """The micro-batch that rlalign would choose there; where all weights are, as if nothing were computed again."""
+    """The micro-batch that rlalign would choose there."""
     of, most = model.shape, MOST.get(kind, OTHERS[0])
+    again = of.recomputed + of.kept // max(1, of.layers)
     size = Footprint(
         weights=4 * of.weights // shares,
         learned=4 * of.learned // shares,
-        token=of.recomputed + of.kept // max(1, of.layers) if shares > 1 else of.kept,
+        token=again if model.work.recompute else of.kept,
         logits=4 * of.vocabulary,
     )
     free = int(on.device.memory - model.work.held * of.weights / shares)

@@ -1,15 +1,19 @@
-"""The last part of `rlalign check`: what the pipeline takes of this machine, or of one that is named."""
+"""What a pipeline takes of this machine, or of one that is named: the last part of `rlalign check`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rlalign.costs.machines import Machine, parse
+from rlalign.costs.shape import Shape, Work
 from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
-from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly
-from rlalign.running.costing import Lengths, Model, copied, lengths, own_trunks, work_of
+from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
+from rlalign.running.costing import Layout, Lengths, Model, copied, lengths, own_trunks, work_of
+from rlalign.running.plan import PhasePlan
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
 
@@ -28,46 +32,107 @@ def machine_of(said: str | None, space: Workspace) -> Machine:
     return parse(said)
 
 
-def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> str:
+@dataclass(frozen=True)
+class PhaseWork:
+    """A phase as the cost model sees it."""
+
+    plan: PhasePlan
+    of: Lengths
+    work: Work
+    data: Sequence[Example] | None
+    """The task's own training examples, where it draws those."""
+    model: Model | None
+    """What is asked of a machine; None where the policy does not say its shape."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of every phase, on a machine; without one `why` may say what is missing."""
+
+    phases: Sequence[PhaseWork]
+    on: Machine | None = None
+    full: bool = False
+    """All that can be told, and not a line."""
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.on is None:
+            return self.why and f"\nmachine: {self.why}\n"
+        told = [f"\nmachine: {machine_in_words(self.on)}"]
+        for phase in self.phases:
+            plan, model = phase.plan, phase.model
+            assert model is not None
+            if self.full:
+                rows = len(phase.data) if phase.data is not None else None
+                told.append(
+                    f"\n{plan.settings.name}:\n" + lines(list(in_full(plan, model, self.on, phase.of, rows)))
+                )
+            else:
+                told.append(f"  {plan.settings.name}: {shortly(plan, model, self.on)}")
+        return "\n".join(told) + "\n"
+
+    def machine(self) -> dict[str, Any] | None:
+        """The machine as data."""
+        return None if self.on is None else {**asdict(self.on.device), "count": self.on.count}
+
+    def facts(self, phase: PhaseWork) -> dict[str, Any] | None:
+        """A phase's ways to be laid out as data: bytes a device, seconds of an iteration."""
+        if self.on is None or phase.model is None:
+            return None
+        ways = ways_of(phase.model, self.on)
+        return {name: _facts(way) for name, way in ways.items()}
+
+
+def _facts(way: Layout) -> dict[str, Any]:
+    return {
+        "fits": way.fits,
+        "bytes": {**asdict(way.bytes), "most": way.bytes.most},
+        "seconds": {**asdict(way.seconds), "iteration": way.total},
+        "tokens_per_micro_batch": way.tokens,
+        "rows_at_once": way.rows,
+    }
+
+
+def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> Costs:
     """Of every phase. `said`: the machine as the command line names it; without one, few lines of this machine.
 
     `opened`: whether the policy can read prompts here.
     """
     policy = space.models.opened() if opened else space.pipeline.policy.peek()
     assert isinstance(policy, Policy)
+    why, shape = "", None
     try:
         shape = policy.shape() if policy.here else None
     except RLAlignError as error:
-        return f"\nmachine: what it takes cannot be said: {error}\n" if said else ""
+        why = f"what it takes cannot be said: {error}"
+    phases = [_phase(plan, policy, shape, found, opened=opened) for plan in space.plans]
     if shape is None:
-        if said is None:
-            return ""
-        why = (
+        silent = (
             "does not say its shape"
             if policy.here
             else "is not on this machine, and its configuration with it"
         )
-        return f"\nmachine: policy `{space.pipeline.policy.name}` {why}, so nothing can be said of memory and time\n"
-    on = machine_of(said, space)
-    told = [f"\nmachine: {machine_in_words(on)}"]
-    for plan in space.plans:
-        data = found.get((id(plan.task), "train")) if plan.settings.origin is None else None
-        logged = "sampled" not in plan.responses
-        of = lengths(policy, data, logged) if opened else Lengths()
-        work = work_of(plan, of, policy.horizon)
-        train = plan.settings.train
-        model = Model(
-            shape,
-            work,
-            copies=copied([plan], work, shares=policy.shares or shape.learned < shape.weights),
-            shares=policy.shares,
-            budget=train.budget,
-            constrained=any(component.constraint is not None for component in plan.components),
-            trunks=own_trunks(plan),
-        )
-        if said is None:
-            told.append(f"  {plan.settings.name}: {shortly(plan, model, on)}")
-        else:
-            rows = len(data) if data is not None else None
-            told.append(f"\n{plan.settings.name}:\n" + lines(list(in_full(plan, model, on, of, rows))))
-    return "\n".join(told) + "\n"
+        name = space.pipeline.policy.name
+        why = why or f"policy `{name}` {silent}, so nothing can be said of memory and time"
+        return Costs(phases, why=why if said else "")
+    return Costs(phases, machine_of(said, space), full=said is not None)
+
+
+def _phase(plan: PhasePlan, policy: Policy, shape: Shape | None, found: Found, *, opened: bool) -> PhaseWork:
+    data = found.get((id(plan.task), "train")) if plan.settings.origin is None else None
+    of = lengths(policy, data, "sampled" not in plan.responses) if opened else Lengths()
+    work = work_of(plan, of, policy.horizon)
+    if shape is None:
+        return PhaseWork(plan, of, work, data, None)
+    model = Model(
+        shape,
+        work,
+        copies=copied([plan], work, shares=policy.shares or shape.learned < shape.weights),
+        shares=policy.shares,
+        budget=plan.settings.train.budget,
+        constrained=any(component.constraint is not None for component in plan.components),
+        trunks=own_trunks(plan),
+    )
+    return PhaseWork(plan, of, work, data, model)

@@ -2,94 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 import numpy
 
-from rlalign.config.pipeline import COPY_TIMES, Pipeline, short
-from rlalign.config.registry import Registry
-from rlalign.costs.machines import parse
+from rlalign.config.pipeline import COPY_TIMES, short
 from rlalign.data.example import Example
-from rlalign.data.limits import in_words
 from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Policy
-from rlalign.learning.memory import free_on
-from rlalign.running.asking import told
-from rlalign.running.costs_told import HERE, costs
-from rlalign.running.display import NoDisplay
 from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
 from rlalign.running.playing import opening
-from rlalign.running.report import describe
-from rlalign.running.workspace import TOKENS, Workspace
+from rlalign.running.workspace import Workspace
 
-LOOP = "the sampling loop"
 LOOKED_AT = 1_000
 """Examples of a split that `rlalign check` looks at."""
 _NOT_HERE = "is not looked at: what it reads is not on this machine"
-_log = logging.getLogger("rlalign")
-
-
-class _Told(NoDisplay):
-    """Notes, for those who read the log."""
-
-    def note(self, text: str) -> None:
-        _log.info("%s", text)
-
-
-def check(pipeline: Pipeline, registry: Registry, machine: str | None = None) -> str:
-    """The pipeline in words, once nothing is wrong with it that can be known without weights and in little time.
-
-    Where another `machine` is named, what is not in order on this one is told of, and does no harm.
-    """
-    elsewhere = machine is not None and machine not in HERE
-    if elsewhere:
-        parse(str(machine))
-    space = Workspace(pipeline, registry, _Told())
-    try:
-        found = preflight(space, LOOKED_AT, elsewhere=elsewhere)
-    except ConfigError as error:
-        if not elsewhere:
-            raise
-        said, missing = describe(pipeline, space.plans), f"\non this machine it cannot run: {error}\n"
-        return said + costs(space, {}, machine, opened=False) + missing
-    said = describe(pipeline, space.plans, [_examples(plan, found) for plan in space.plans], _tokens(space))
-    policy = space.pipeline.policy.peek()
-    assert isinstance(policy, Policy)
-    taken = costs(space, found, machine, opened=policy.here)
-    asked = told(space.models, space.plans)
-    return said + _sampling(space) + (taken + asked if machine is None else asked + taken)
-
-
-def _sampling(space: Workspace) -> str:
-    """What will sample, where the policy lies on this machine and can say so."""
-    policy = space.pipeline.policy.peek()
-    elsewhere = all(plan.sampler is not None for plan in space.plans)
-    if not isinstance(policy, Policy) or not policy.here or elsewhere:
-        return ""
-    how = space.models.opened().sampling(space.device)
-    if how is None:
-        return ""
-    plays = any(isinstance(plan.task, Environment) for plan in space.plans)
-    also = "; episodes of several turns by the sampling loop" if plays and not how.startswith(LOOP) else ""
-    return f"\nsampling: {how}{also}\n"
-
-
-def _tokens(space: Workspace) -> str:
-    """How large micro-batches may be, and why, where that follows from the memory."""
-    policy = space.pipeline.policy.peek()
-    assert isinstance(policy, Policy)
-    most = space.budget
-    size = space.models.opened().footprint() if policy.here else None
-    if size is None:
-        return f"{most:,} padded tokens" if policy.here else "as many tokens as the memory allows"
-    found = f"{space.fit({}, loaded=False)[TOKENS]:,} padded tokens"
-    if space.budget == most:
-        return found
-    free = in_words(free_on(space.device) or 0)
-    return f"{found}: about {in_words(size.token)} each while it learns, and {free} of memory are free now"
 
 
 def preflight(
@@ -121,7 +50,7 @@ def preflight(
         if most is not None and not plan.task.here:
             space.note_once(f"task `{plan.settings.task.name}`", "task", _NOT_HERE)
             continue
-        for split in _splits(plan):
+        for split in splits(plan):
             key = (id(plan.task), split)
             if key in found:
                 continue
@@ -146,7 +75,7 @@ def preflight(
     return found
 
 
-def _splits(plan: PhasePlan) -> list[str]:
+def splits(plan: PhasePlan) -> list[str]:
     evaluate = plan.settings.evaluate
     return sorted({*(["train"] if plan.reads_train else []), *([evaluate.split] if evaluate else [])})
 
@@ -223,21 +152,3 @@ def _too_few(plan: PhasePlan, examples: Sequence[Example]) -> Iterator[str]:
                 f"{member.item.place}: `{member.name}` compares at least {member.component.min_samples} responses to a "
                 f"prompt, and no example in {looked_at}`train` of task `{plan.settings.task.name}` has more than {most}"
             )
-
-
-def _examples(plan: PhasePlan, found: dict[tuple[int, str], Sequence[Example]]) -> str:
-    """How many examples there are, for the report; and how often each is drawn, where that is more than once."""
-    said = []
-    for split in _splits(plan):
-        if (id(plan.task), split) not in found:
-            continue
-        size, prompts = len(found[id(plan.task), split]), plan.settings.train.prompts
-        if size >= LOOKED_AT:
-            said.append(f"{split} {LOOKED_AT:,} or more")
-            continue
-        said.append(f"{split} {size:,}")
-        if split == "train" and plan.settings.origin is None and prompts > size:
-            said[-1] += (
-                f" (fewer than `prompts: {prompts}`: an iteration draws each about {prompts / size:.3g} times)"
-            )
-    return ", ".join(said)

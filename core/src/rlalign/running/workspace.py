@@ -10,6 +10,7 @@ import torch
 
 from rlalign.config.pipeline import Item, Pipeline
 from rlalign.config.registry import Registry
+from rlalign.interface.policy import Footprint
 from rlalign.learning.memory import fitting_tokens, free_on, head_chunk, most_tokens
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
@@ -79,12 +80,18 @@ class Workspace:
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
         self.head_chunk = head_chunk(self.device, self.models.policy.footprint())
 
+    def footprint(self) -> Footprint | None:
+        """The memory that the policy takes while it learns as all phases have it."""
+        size = self.models.opened().footprint()
+        again = all(plan.settings.train.recompute for plan in self.plans if plan.learns)
+        return size if size is None or size.again is None or not again else size._replace(token=size.again)
+
     def fit(self, known: Mapping[str, Any], loaded: bool = True) -> dict[str, Any]:
         """How large micro-batches may be: as a run's lock has it, or what fits the memory that is free now.
 
         `loaded`: whether the policy's weights are there already.
         """
-        size, free = self.models.opened().footprint(), free_on(self.device)
+        size, free = self.footprint(), free_on(self.device)
         if size is not None and self.pipeline.shard != "none":
             count = here().count
             size = size._replace(weights=size.weights // count, learned=size.learned // count)

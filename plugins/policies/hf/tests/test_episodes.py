@@ -22,8 +22,8 @@ from rlalign.data.spoken import Spoken, messages_of
 from rlalign.decoding.logits import steps_outputs
 from rlalign.decoding.sampler import sample
 from rlalign.randomness import Seeds
+from rlalign.running.checked import check
 from rlalign.running.playing import Playing
-from rlalign.running.preflight import check
 from rlalign.testing import Bench, ComponentTests, plain_gradient, registry
 from rlalign_plugin_hf.turns import ANSWER
 

@@ -51,3 +51,18 @@ def test_it_is_about_what_is_kept(
     most = 20 if family == "t5" else 4  # T5 keeps a number for each pair of tokens: it is taken for long rows
     tokens = int(rollout.cost_N.max()) * len(rollout)
     assert 1 <= said.token * tokens / kept_for_backward(policy, rollout) <= most
+
+
+@pytest.mark.parametrize("family", ("gpt2", "llama"))
+def test_what_layers_leave_that_are_computed_again(policy_of: Callable[..., Any], family: str) -> None:
+    """Not less than is kept then, and less than else."""
+    policy = policy_of(family)
+    said, shape = policy.footprint(), policy.shape()
+    assert said.again == shape.recomputed + said.token // shape.layers
+    examples = [Example(str(i), "w1 w2 w3 w4 w5 w6 w7") for i in range(8)]
+    how = Sampling(max_new_tokens=8, min_new_tokens=8)
+    rollout = policy.sample(examples, how, torch.rand(8, 1, 8))
+    tokens = int(rollout.cost_N.max()) * len(rollout)
+    policy.recomputes = True
+    kept = kept_for_backward(policy, rollout)
+    assert kept <= said.again * tokens < said.token * tokens

@@ -17,7 +17,7 @@ from rlalign import Example, Nucleus, Rollout, Sampling
 from rlalign.config.load import load_pipeline
 from rlalign.errors import BadLogits
 from rlalign.randomness import Seeds
-from rlalign.running.preflight import check
+from rlalign.running.checked import check
 from rlalign.testing.bench import registry
 from rlalign_plugin_hf.engine.engines import Engine
 from rlalign_plugin_hf.engine.graphs import Graphs

@@ -24,11 +24,14 @@ def footprint(config: Any, network: Any, lora: LoRA | None) -> Footprint:
     """Of a network with this configuration; `network` may be without its numbers (on the device `meta`)."""
     weights = sum(p.numel() for p in network.parameters())
     learned = weights if lora is None else sum(lora.r * sum(p.shape) for p in _matrices(network))
+    embedding, layers = network.get_input_embeddings(), layers_of(config)
+    token = int(SPARE * FLOAT * layers * _of_a_layer(config, network))
     return Footprint(
         weights=FLOAT * weights,
         learned=FLOAT * learned,
-        token=int(SPARE * FLOAT * layers_of(config) * _of_a_layer(config, network)),
-        logits=FLOAT * int(network.get_input_embeddings().num_embeddings),
+        token=token,
+        logits=FLOAT * int(embedding.num_embeddings),
+        again=FLOAT * layers * int(embedding.embedding_dim) + token // max(1, layers),
     )
 
 
