@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import Command, bits, wait_for
-from comparing import apart, job, metrics, put_together, run, tensors
+from comparing import EXAMPLES, apart, job, metrics, put_together, run, tensors
 
 METRICS, WEIGHTS = 1e-12, 1e-11
 COARSE = 1e-5
@@ -107,6 +108,22 @@ def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) ->
     }.items():
         said = json.loads((tmp_path / "2" / f"{name}-rank0.json").read_text())["said"]
         assert all(part in said for part in parts), said
+
+
+@pytest.mark.slow
+def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
+    """Devices of a megabyte and of a hundred gigabytes; the same for adapters, and for whoever needs whole weights."""
+    script = Path(__file__).parent / "world/deciding.py"
+    files = [str(EXAMPLES / f"algorithms/{name}.yaml") for name in ("ppo", "trpo")]
+    begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*begin, str(script), str(tmp_path), *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    small, large, whole_weights = ranks[0]
+    assert small == ["all", "shard: auto: weights are cut over 2 processes: whole, `ppo` would not fit"]
+    assert large == ["none", "shard: auto: weights are whole on each process: they fit"]
+    assert whole_weights[0] == "none" and "`trpo` works with all weights at once" in whole_weights[1]
 
 
 @pytest.mark.slow

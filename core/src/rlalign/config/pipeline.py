@@ -236,10 +236,10 @@ class PipelineSettings(Options):
     repeat: Positive = Field(1, description="passes over the list of phases")
     seed: int = Field(0, ge=0, description="what every random number follows from")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    shard: Literal["none", "all"] = Field(
+    shard: Literal["none", "all", "auto"] = Field(
         "none",
         description="all: with several processes, the weights of transformers models and what the optimiser knows of "
-        "them are cut over all of these; none: each process has all of it",
+        "them are cut over all of these; none: each process has all of it; auto: all where that would not fit",
     )
     deterministic: bool = Field(False, description="only operations that give the same bits each time")
     checkpoints: Save = Field(Save(), description="how often a checkpoint is written")

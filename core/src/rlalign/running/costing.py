@@ -77,6 +77,20 @@ def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
     )
 
 
+def model_of(plan: PhasePlan, policy: Policy, shape: Shape, of: Lengths) -> Model:
+    """What a phase asks of a machine."""
+    work = work_of(plan, of, policy.horizon)
+    return Model(
+        shape,
+        work,
+        copies=copied([plan], work, shares=policy.shares or shape.learned < shape.weights),
+        shares=policy.shares,
+        budget=plan.settings.train.budget,
+        constrained=any(component.constraint is not None for component in plan.components),
+        trunks=own_trunks(plan),
+    )
+
+
 def copied(plans: Sequence[PhasePlan], work: Work, *, shares: bool) -> float:
     """Bytes a weight of the policy that other models of its size take, values with a trunk of their own among them."""
     specs = {name: spec for plan in plans for name, spec in plan.settings.models.items()}

@@ -12,7 +12,7 @@ from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
-from rlalign.running.costing import Layout, Lengths, Model, copied, lengths, own_trunks, work_of
+from rlalign.running.costing import Layout, Lengths, Model, lengths, model_of, work_of
 from rlalign.running.plan import PhasePlan
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
@@ -126,13 +126,4 @@ def _phase(plan: PhasePlan, policy: Policy, shape: Shape | None, found: Found, *
     work = work_of(plan, of, policy.horizon)
     if shape is None:
         return PhaseWork(plan, of, work, data, None)
-    model = Model(
-        shape,
-        work,
-        copies=copied([plan], work, shares=policy.shares or shape.learned < shape.weights),
-        shares=policy.shares,
-        budget=plan.settings.train.budget,
-        constrained=any(component.constraint is not None for component in plan.components),
-        trunks=own_trunks(plan),
-    )
-    return PhaseWork(plan, of, work, data, model)
+    return PhaseWork(plan, of, work, data, model_of(plan, policy, shape, of))

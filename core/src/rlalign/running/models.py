@@ -37,14 +37,14 @@ class Models(ModelMap):
         device: torch.device,
         dtype: str,
         seed: Callable[[str], None] = lambda name: None,
-        shard: str = "none",
     ) -> None:
         self.item = policy
         self.device = device
         self.dtype = _DTYPES[dtype]
         """What the weights are held in, unless a model's recipe says otherwise."""
         self._seed = seed
-        self.shard = shard
+        self.shard = "none"
+        """`all`: weights are cut over the processes."""
         self.begun: str | None = None
         """The fingerprint of the policy's first weights, where they have been cut since."""
         self._models: dict[str, Model] = {}

@@ -123,7 +123,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
             "checkpoints.best: nothing is evaluated; add an `evaluate` section, or leave it out"
         )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
-    faults.found += _of_shards(pipeline, plans) if pipeline.shard != "none" else []
+    faults.found += against_shards(pipeline, plans) if pipeline.shard == "all" else []
     faults.stop()
     return plans, builder
 
@@ -267,7 +267,7 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys((model, output) for model, _, output in needs if model))
 
 
-def _of_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[str]:
+def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[str]:
     """Who needs whole weights, where they are cut over processes."""
     said = f"{pipeline.places.get('shard', pipeline.policy.place)}: shard: {pipeline.shard}"
     policy = pipeline.policy.peek()

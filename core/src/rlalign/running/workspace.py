@@ -18,6 +18,7 @@ from rlalign.records.answers import Answers
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
 from rlalign.running.components import Components
+from rlalign.running.cutting import cut_or_whole
 from rlalign.running.data import Data
 from rlalign.running.display import Display
 from rlalign.running.models import Models
@@ -58,7 +59,6 @@ class Workspace:
             self.device,
             pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
-            pipeline.shard,
         )
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
@@ -76,6 +76,9 @@ class Workspace:
         if self.pipeline.deterministic:  # cuBLAS reads it when it is first used
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(self.pipeline.deterministic)
+        self.models.shard, why = cut_or_whole(self.pipeline, self.plans, self.device)
+        if why:
+            self.display.note(why)
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
         self.head_chunk = head_chunk(self.device, self.models.policy.footprint())
@@ -92,7 +95,7 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.footprint(), free_on(self.device)
-        if size is not None and self.pipeline.shard != "none":
+        if size is not None and self.models.shard != "none":
             count = here().count
             size = size._replace(weights=size.weights // count, learned=size.learned // count)
         if free is not None and self.device.type == "cpu":
