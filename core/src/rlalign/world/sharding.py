@@ -46,6 +46,7 @@ def shard(model: nn.Module, parts: Parts, device: torch.device) -> None:
     root: Any = fully_shard(model, mesh=mesh, ignored_params=kept, reshard_after_forward=False)
     for part in _cut(root):
         part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo knows no other, of float32
     root.set_reduce_scatter_unused_params(True)  # whether a weight is used differs from rank to rank
     for name in parts.entries:
         register_fsdp_forward_method(root, name)
