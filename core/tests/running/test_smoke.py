@@ -24,7 +24,8 @@ class Raises(Component):
 
     @hookimpl
     def reward(self, run: Run, rollout: Rollout) -> Score:
-        return {}["toxicity"]  # type: ignore[no-any-return]
+        known: dict[str, Score] = {}
+        return known["toxicity"]
 
 
 class Misshapen(Component):

@@ -12,7 +12,7 @@ from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
-from rlalign.running.costing import Layout, Lengths, Model, copied, lengths, own_trunks, work_of
+from rlalign.running.costing import Layout, Lengths, Model, copied, lengths, masks, own_trunks, work_of
 from rlalign.running.plan import PhasePlan
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
@@ -82,7 +82,8 @@ class Costs:
         if self.on is None or phase.model is None:
             return None
         ways = ways_of(phase.model, self.on)
-        return {name: _facts(way) for name, way in ways.items()}
+        size = masks(phase.plan, phase.model)
+        return {name: {**_facts(way), "masks": size} for name, way in ways.items()}
 
 
 def _facts(way: Layout) -> dict[str, Any]:
