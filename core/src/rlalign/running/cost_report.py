@@ -109,7 +109,8 @@ def _policy(model: Model) -> Iterator[str]:
     held = {2: "bfloat16", 4: "float32", 8: "float64"}[work.held]
     yield (
         f"policy: {in_billions(of.weights)} weights{used}, {learned if work.learns else 'none learn'}; "
-        f"{of.layers} layers, vocabulary {of.vocabulary:,}, {cache} of keys and values a token; held in {held}, computed in {work.dtype}"
+        f"{of.layers} layers, vocabulary {of.vocabulary:,}, {cache} of keys and values a token; held in {held}, "
+        f"computed in {work.dtype}"
     )
 
 

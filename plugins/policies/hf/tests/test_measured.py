@@ -37,10 +37,9 @@ def costs_of(folder: Path, **train: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_seconds_and_memory_are_about_as_estimated(tmp_path: Path) -> None:
-    """Of a Llama's shape of 3 million weights. On a machine that others use, a processor second is not always one."""
+    """Of a Llama's shape of 3 million weights: to within a fifth."""
     found = costs_of(tmp_path)
     estimated, measured = found["estimated"], found["measured"]
-    assert measured["iteration"] == pytest.approx(estimated["iteration"], rel=0.5)
+    assert measured["iteration"] == pytest.approx(estimated["iteration"], rel=0.2)
     if "memory" in measured:
-        assert measured["memory"] == pytest.approx(estimated["memory"], rel=0.35)
-    print(json.dumps(found))
+        assert measured["memory"] == pytest.approx(estimated["memory"], rel=0.2)
