@@ -128,7 +128,6 @@ class Session(Workspace):
         """Set by whoever wants the run to stop at its next checkpoint."""
         self.best = Best(pipeline.checkpoints)
         self._is_over = False
-        self._memory = Memory(self.device)
         self._costs: dict[str, str] = {}
         """What each phase took beside its estimate, in words."""
         self._at = {"repeat": 0, "place": 0}
@@ -137,6 +136,11 @@ class Session(Workspace):
         self._changed_since = False
         """Whether the pipeline said something else when the checkpoint was written."""
         self._last_saved: int | None = None
+
+    def build_policy(self) -> None:
+        self.models.opened()  # whatever that imports is no memory of the models
+        self._memory = Memory(self.device)
+        super().build_policy()
 
     # -- the run's folder -----------------------------------------------------------------------------
 

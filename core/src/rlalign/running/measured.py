@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -125,10 +125,10 @@ def _estimate(phase: RunningPhase) -> dict[str, float] | None:
 
 
 def _in_words(estimated: Mapping[str, float], measured: Mapping[str, float], unit: str) -> str:
-    def pair(name: str, shown: Callable[[float], str]) -> str:
-        return f"{shown(measured[name])} ({shown(estimated[name])} estimated)"
-
-    parts = [f"an iteration {pair('iteration', figures.duration)} of {unit}"]
+    of = " of the processor" if unit == "processor seconds" else ""
+    took, guess = (figures.duration(found["iteration"]) for found in (measured, estimated))
+    said = f"an iteration took {took}{of}, {guess} estimated"
     if "memory" in measured:
-        parts.append(f"memory {pair('memory', in_words)}")
-    return ", ".join(parts)
+        most, guess = (in_words(found["memory"]) for found in (measured, estimated))
+        said += f"; memory {most}, {guess} estimated"
+    return said
