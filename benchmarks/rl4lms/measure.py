@@ -25,6 +25,7 @@ def run(pipeline: Path, folder: Path) -> dict[str, Any]:
     from rlalign.config.load import load_pipeline
     from rlalign.records import logs
     from rlalign.running import loop
+    from rlalign.running.iterating import iterate
     from rlalign.running.view import open_phase
     from rlalign.testing.bench import Silence
 
@@ -34,7 +35,7 @@ def run(pipeline: Path, folder: Path) -> dict[str, Any]:
     setup = time.perf_counter() - STARTED
     spent: list[dict[str, float]] = []
     before = _clocks()
-    for _ in loop.iterate(phase):
+    for _ in iterate(phase):
         now = _clocks()
         wall, own, all_of_them = (b - a for a, b in zip(before, now, strict=True))
         others = max(0.0, all_of_them - own) / wall

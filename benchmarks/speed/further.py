@@ -19,7 +19,7 @@ from benchmarks.common import shapes
 from benchmarks.common.timing import alternating, compared
 from benchmarks.speed.work import COMPONENTS, Row, pipeline
 
-from rlalign.running import loop
+from rlalign.running.iterating import iterate
 from rlalign.running.view import open_phase
 from rlalign.testing import bench
 
@@ -45,8 +45,8 @@ def opened(said: dict[str, Any], place: Path) -> Iterator[int]:
         phase = session.phase = open_phase(session, plan, 0, at)
         phase.start()
         if at == len(session.plans) - 1:
-            return loop.iterate(phase)
-        for _ in loop.iterate(phase):
+            return iterate(phase)
+        for _ in iterate(phase):
             pass
     raise AssertionError("a pipeline has phases")
 

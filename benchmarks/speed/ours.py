@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.common.timing import Span, Spent, now, since
 from benchmarks.speed.work import COMPONENTS, Row, pipeline
 
-from rlalign.running import loop
+from rlalign.running.iterating import iterate
 from rlalign.testing.bench import Bench
 
 
@@ -19,7 +19,7 @@ class Ours:
         policy = self.bench.phase.models.policy
         self._sampling = Span(policy.sample)
         policy.sample = self._sampling  # type: ignore[method-assign]
-        self._iterations = loop.iterate(self.bench.phase)
+        self._iterations = iterate(self.bench.phase)
         self.steps: list[Spent] = []
         self.rollouts: list[Spent] = []
 

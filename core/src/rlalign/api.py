@@ -51,6 +51,16 @@ class Pipeline:
         with refusing():
             return check(self.settings, self.registry, machine)
 
+    def smoke(self) -> str:
+        """Run one small iteration of each phase on the processor and say what was done; a ConfigError for what fails.
+
+        Models are shrunk, examples few, responses short; all is written into a temporary folder. Python code that the
+        pipeline names is run.
+        """
+        from rlalign.running.smoke import smoke
+
+        return smoke(self.settings, self.registry)
+
     def facts(self, machine: str | None = None) -> dict[str, Any]:
         """What `check` tells in words, as plain data: what `rlalign check --json` prints."""
         from rlalign.running.checked import checked

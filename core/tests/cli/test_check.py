@@ -20,7 +20,7 @@ OWN = '''
 import json
 import re
 from pathlib import Path
-from rlalign import ConfigError, Example, LazyExamples, Options, Task
+from rlalign import ConfigError, Example, LazyExamples, Options, Task, hookimpl
 from rlalign.testing import Logits, PolicyGradient, TokenSum
 
 
@@ -87,6 +87,12 @@ class Brief(TokenSum):
 
 class Compares(FromLog):
     min_samples = 2
+
+
+class Fails(TokenSum):
+    @hookimpl
+    def reward(self, run, rollout):
+        return rollout.scores["toxicity"]
 '''
 PIPELINE: dict[str, Any] = {
     "task": {"own:Lines": {"folder": "data"}},
@@ -223,6 +229,28 @@ def test_all_of_it_as_json() -> None:
     batch = found["phases"]["PolicyGradient"]["batch"]
     assert (batch["responses"], batch["steps"], batch["steps_in_all"], batch["longest"]) == (6, 2, 8, 7)
     assert any("do not divide into 2 minibatches" in said for said in batch["advice"])
+
+
+def test_a_trial_is_told_and_leaves_nothing() -> None:
+    before = sorted(Path().iterdir())
+    result = check("--smoke")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"^  PolicyGradient  rollout, score, reward, advantage, update, checkpoint$", result.output, re.M
+    )
+    assert [
+        path for path in sorted(Path().iterdir()) if path.name not in ("toy.yaml", "__pycache__")
+    ] == before
+    found = json.loads(check("--smoke", "--json").stdout)
+    assert found["smoke"][0].startswith("smoke: one small iteration of each phase ran through")
+
+
+def test_a_trial_finds_what_only_responses_show() -> None:
+    assert check(rewards=[{"own:Fails": None}]).exit_code == 0
+    (line,) = told(check("--smoke", rewards=[{"own:Fails": None}]))
+    assert line.startswith(
+        "--smoke: one small iteration went wrong (PolicyGradient, reward): `reward` of `Fails`"
+    )
 
 
 def test_more_prompts_than_examples_is_said_in_words() -> None:

@@ -116,6 +116,17 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     assert "single devices that are enough: as it is none; with lora A100-80, H100, H200, B200" in text
 
 
+def test_models_beside_the_policy_have_their_names() -> None:
+    assert "  beside it: reference, each as large as the policy\n" in said()
+    assert "  beside it: reference, on the policy's own network\n" in said(policy="adapted")
+    assert "masks" not in said()
+    narrowed = {**pipeline(), "generation": {"samples": 8, "max_new_tokens": 1024, "top_p": 0.9}}
+    size = 1024 * 512 * 152_064 / 8 / GIB
+    assert f"masks: what truncation left to choose from, at most {size:.3g} GiB of" in checked(
+        narrowed, "H100"
+    )
+
+
 def test_the_batch_is_spelled_out() -> None:
     text = said()
     assert "128 prompts × 8 responses = 1,024 responses; 1 optimiser step of 128 groups" in text

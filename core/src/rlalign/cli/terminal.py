@@ -26,9 +26,10 @@ def folded(text: str, width: int | None = None) -> str:
 def _line(line: str, width: int) -> str:
     if len(line) <= width or TABLE.search(line):
         return line
-    begins = _BEGINS.match(line)
-    hang = begins.end() if begins and begins.end() <= width // 2 else len(line) - len(line.lstrip()) + 2
-    hang = hang or 2
+    begins, indent = _BEGINS.match(line), len(line) - len(line.lstrip())
+    hang = begins.end() if begins else indent
+    if hang == indent or hang > width // 2:
+        hang = indent + 2
     return textwrap.fill(
         line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
     )

@@ -104,6 +104,12 @@ class Component:
         """What its numbers depend on beside the texts: `key:value` joined by `|`, as sacreBLEU prints it."""
         return ""
 
+    def shrink(self) -> None:
+        """Load little in `setup`: the same kind of model, small and at random; asked by `rlalign check --smoke`.
+
+        A component that loads nothing large leaves this out.
+        """
+
     def setup(self, run: Run) -> None:
         """Load what is heavy. Called once, before the first `phase_started` it takes part in."""
 

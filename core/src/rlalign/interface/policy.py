@@ -49,6 +49,11 @@ class Model(nn.Module):
         super().__init__()
         self.config: Any = config
 
+    def shrink(self) -> None:
+        """Be a small model of the same architecture, with the same tokenizer and random weights: asked once, before it
+        is opened or set up, by `rlalign check --smoke`. A model that is small already leaves this out.
+        """
+
     def sync(self, source: Model) -> None:
         """Take the weights of a model of the same kind."""
         with torch.no_grad():
@@ -77,6 +82,21 @@ class Footprint(NamedTuple):
     """Of one row."""
     again: int | None = None
     """As `token`, where layers are computed again in the backward pass; None: as much."""
+
+
+class Reading(NamedTuple):
+    """How a policy reads some prompts, for `rlalign check`."""
+
+    tokens: Sequence[int]
+    """Of each, before anything is cut."""
+    limit: int | None
+    """The most that it takes."""
+    said: str
+    """What sets the limit."""
+    becomes: str
+    """What becomes of a longer one: it is cut, left out or refused."""
+    first: str
+    """The first as the model reads it: cut, its special tokens in sight."""
 
 
 class Policy(Model):
@@ -129,6 +149,10 @@ class Policy(Model):
 
     def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]] | None:
         """Tokens of each example's prompt and of its logged responses, for the same; after `open`. None: unknown."""
+        return None
+
+    def reading(self, examples: Sequence[Example], sampled: bool) -> Reading | None:
+        """How it reads these prompts, for the same; after `open`. `sampled`: responses of up to `new_tokens` follow."""
         return None
 
     def refuse(

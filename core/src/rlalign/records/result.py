@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class _Signed(BaseModel):
 
 
 SIGNATURES = "signatures.jsonl"
+COSTS = "costs.json"
 
 
 def signatures_in(folder: Path) -> dict[str, dict[str, str]]:
@@ -89,6 +91,18 @@ class Result:
     def signatures(self) -> dict[str, str]:
         """What the figures of each score depend on beside the texts, where its component says so, by its name."""
         return {name: said for phase in signatures_in(self.folder).values() for name, said in phase.items()}
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """By phase, what an iteration was estimated to take and what it took; empty where nothing was estimated."""
+        path = self.folder / COSTS
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path}: is no JSON, so it is not as the run wrote it: {error}") from None
+        return found if isinstance(found, dict) else {}
 
     def frame(self, what: Literal["metrics", "evaluations", "samples"] = "metrics") -> Any:
         """The same rows as a `pandas.DataFrame`."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlalign.costs.shape import Work
+from rlalign.running.amounts import counted
 from rlalign.running.plan import PhasePlan
 
 FEW, MANY = 8, 1024
@@ -59,8 +60,9 @@ class Arithmetic:
         word = "samples" if self.sampled else "logged responses"
         length = f"{self.longest:,} tokens" + ("" if self.sampled else " on average")
         about = "at most " if self.sampled else "about "
-        yield f"{_of(self.prompts, 'prompt')} × {self.samples:,} {word} = {_of(self.responses, 'response')}"
-        yield f"{_of(self.responses, 'response')} × {length} = {about}{_of(self.responses * self.longest, 'token')}"
+        yield f"{counted(self.prompts, 'prompt')} × {self.samples:,} {word} = {counted(self.responses, 'response')}"
+        total = counted(self.responses * self.longest, "token")
+        yield f"{counted(self.responses, 'response')} × {length} = {about}{total}"
         if self.groups:
             yield self._steps()
         if self.iterations is not None:
@@ -68,23 +70,21 @@ class Arithmetic:
 
     def _steps(self) -> str:
         low, high = min(self.groups), max(self.groups)
-        times = f"{_of(self.epochs, 'epoch')} × " if self.epochs > 1 else ""
-        size = f"{low:,} to {_of(high, 'prompt')}" if low < high else _of(high, "prompt")
-        told = f"{times}{_of(len(self.groups), 'minibatch', 'minibatches')} of {size} "
-        told += f"({_of(high * self.samples, 'response')}) = {_of(self.steps, 'optimiser step')}"
+        times = f"{counted(self.epochs, 'epoch')} × " if self.epochs > 1 else ""
+        size = f"{low:,} to {counted(high, 'prompt')}" if low < high else counted(high, "prompt")
+        told = f"{times}{counted(len(self.groups), 'minibatch', 'minibatches')} of {size} "
+        told += f"({counted(high * self.samples, 'response')}) = {counted(self.steps, 'optimiser step')}"
         if self.micro is not None:
-            told += f", each in {_of(self.micro, 'micro-batch', 'micro-batches')}"
+            told += f", each in {counted(self.micro, 'micro-batch', 'micro-batches')}"
         return told
 
     def _phase(self) -> str:
         assert self.iterations is not None
-        told = f"{_of(self.iterations, 'iteration')}: {_of(self.iterations * self.responses, 'response')}"
+        told = f"{counted(self.iterations, 'iteration')}: {counted(self.iterations * self.responses, 'response')}"
         if self.groups:
-            told += f", {_of(self.iterations * self.steps, 'optimiser step')}"
+            told += f", {counted(self.iterations * self.steps, 'optimiser step')}"
         if self.data:
-            told += (
-                f", {self.iterations * self.prompts / self.data:.3g} passes over {_of(self.data, 'prompt')}"
-            )
+            told += f", {self.iterations * self.prompts / self.data:.3g} passes over {counted(self.data, 'prompt')}"
         return told
 
     def advice(self) -> Iterator[str]:
@@ -94,21 +94,21 @@ class Arithmetic:
         count, low, high = len(self.groups), min(self.groups), max(self.groups)
         if low == 0:
             yield (
-                f"{count} minibatches of {_of(self.prompts, 'prompt')}: {count - self.prompts} of them are empty; say "
-                f"`train.minibatches` of {self.prompts} at most"
+                f"{count} minibatches of {counted(self.prompts, 'prompt')}: {count - self.prompts} of them are empty; "
+                f"say `train.minibatches` of {self.prompts} at most"
             )
         elif low < high:
             even = nearest_divisor(self.prompts, count)
             below, above = self.prompts // count * count, -(-self.prompts // count) * count
             yield (
-                f"{_of(self.prompts, 'prompt')} do not divide into {count} minibatches, so that an optimiser step "
+                f"{counted(self.prompts, 'prompt')} do not divide into {count} minibatches, so that an optimiser step "
                 f"learns from {low} or from {high}: say `train.minibatches: {even}`, or `train.prompts` of {below} or "
                 f"{above}"
             )
         if low and count > 1 and high * self.samples < FEW:
             fewer = nearest_divisor(self.prompts, max(1, self.responses // FEW))
             yield (
-                f"an optimiser step learns from {_of(high * self.samples, 'response')}, which is noisy: "
+                f"an optimiser step learns from {counted(high * self.samples, 'response')}, which is noisy: "
                 f"`train.minibatches: {fewer}` gives it {self.responses // fewer}"
             )
         if count == 1 and self.responses > MANY and self.prompts > 1:
@@ -168,7 +168,3 @@ def sizes(prompts: int, minibatch: int | None, minibatches: int) -> tuple[int, .
 def nearest_divisor(of: int, to: int) -> int:
     """The number nearest to another one that divides a third without a rest."""
     return min((n for n in range(1, of + 1) if of % n == 0), key=lambda n: (abs(n - to), n))
-
-
-def _of(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

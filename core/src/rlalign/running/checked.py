@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from rlalign.learning.memory import free_on
 from rlalign.running.arithmetic import Arithmetic, arithmetic
 from rlalign.running.asking import told
 from rlalign.running.costs_told import HERE, Found, PhaseWork, costs
+from rlalign.running.data_told import Look, look
 from rlalign.running.display import NoDisplay
 from rlalign.running.plan import PhasePlan
 from rlalign.running.preflight import LOOKED_AT, preflight, splits
@@ -86,7 +87,9 @@ def _checked(
     """What was looked at, after the parts that are told of it already."""
     taken = costs(space, found, machine, opened=opened)
     batches = {phase.plan.settings.name: _batch(space, phase) for phase in taken.phases}
+    looks = _looks(space, found) if opened else {}
     parts.append(_in_words(batches))
+    parts += ["".join(f"\ndata of {_indented(one.lines())}\n" for one in looks.values())]
     if missing:
         parts += [taken.text, f"\n{missing}\n"]
     else:
@@ -106,6 +109,7 @@ def _checked(
             }
             for phase in taken.phases
         },
+        "data": [one.facts() for one in looks.values()],
     }
     return Checked("".join(parts), facts)
 
@@ -115,6 +119,21 @@ def _batch(space: Workspace, phase: PhaseWork) -> Arithmetic:
     budget = (phase.plan.settings.train.budget or space.budget) if phase.of.read else None
     once = phase.model is not None and phase.model.shape.once
     return arithmetic(phase.plan, phase.work, data=data, budget=budget, once=once)
+
+
+def _looks(space: Workspace, found: Found) -> dict[int, Look]:
+    """At the training rows of each task once."""
+    looks: dict[int, Look] = {}
+    for plan in space.plans:
+        examples = found.get((id(plan.task), "train"))
+        if examples and plan.reads_train and id(plan.task) not in looks:
+            more = len(examples) >= LOOKED_AT
+            looks[id(plan.task)] = look(space.models.opened(), plan, examples, more=more)
+    return looks
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n  ".join(lines)
 
 
 def _in_words(batches: Mapping[str, Arithmetic]) -> str:

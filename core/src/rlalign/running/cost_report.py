@@ -10,8 +10,9 @@ from rlalign.costs.machines import DEVICES, GIB, Machine
 from rlalign.costs.memory import TAKEN
 from rlalign.costs.seconds import DISK
 from rlalign.data.limits import in_words
-from rlalign.running.costing import Layout, Lengths, Model, fewest, in_shards, whole
-from rlalign.running.plan import PhasePlan
+from rlalign.running.amounts import counted, digits, gib, in_billions, per_second, seconds
+from rlalign.running.costing import Layout, Lengths, Model, fewest, in_shards, masks, whole
+from rlalign.running.plan import PhasePlan, copies_of
 
 PARTS = {
     "weights": "weights",
@@ -41,12 +42,12 @@ def machine_in_words(on: Machine) -> str:
     """`8 × H100 (each 79.1 GiB, 989 TFLOP/s in bfloat16, 3.35 TB/s)`"""
     device = on.device
     rate = (
-        f"{_rate(device.single, 'FLOP/s')} in float32"
+        f"{per_second(device.single, 'FLOP/s')} in float32"
         if device.cpu
-        else f"{_rate(device.half, 'FLOP/s')} in bfloat16"
+        else f"{per_second(device.half, 'FLOP/s')} in bfloat16"
     )
     measured = ", as measured just now" if device.cpu else ""
-    bandwidth = _rate(device.bandwidth, "B/s")
+    bandwidth = per_second(device.bandwidth, "B/s")
     return f"{on} ({'each ' if on.count > 1 else ''}{in_words(device.memory)}, {rate}, {bandwidth}{measured})"
 
 
@@ -56,10 +57,10 @@ def shortly(plan: PhasePlan, model: Model, on: Machine) -> str:
     fits = "" if layout.fits else f", more than {in_words(TAKEN * on.device.memory)} that can be planned with"
     took = layout.seconds
     parts = [("rollout", took.rollout), ("score", took.score), ("update", took.update)]
-    shown = ", ".join(f"{name} {_seconds(value)}" for name, value in parts if value)
+    shown = ", ".join(f"{name} {seconds(value)}" for name, value in parts if value)
     return (
         f"on {on.device.name} about {in_words(layout.bytes.most)} of {in_words(on.device.memory)}{fits}; "
-        + (f"an iteration about {_seconds(layout.total)} ({shown}), rewards apart" if layout.fits else "")
+        + (f"an iteration about {seconds(layout.total)} ({shown}), rewards apart" if layout.fits else "")
     ).removesuffix("; ")
 
 
@@ -78,6 +79,7 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
     ways = ways_of(model, on)
     fitting = [layout for layout in ways.values() if layout.fits]
     yield from _policy(model)
+    yield from _others(plan, model)
     yield ""
     yield from _memory(ways, on)
     if not ways["as it is"].fits:
@@ -97,18 +99,31 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
 
 def _policy(model: Model) -> Iterator[str]:
     of, work = model.shape, model.work
-    learned = "all learn" if of.learned == of.weights else f"{_count(of.learned)} learn"
+    learned = "all learn" if of.learned == of.weights else f"{in_billions(of.learned)} learn"
     used = (
         ""
         if of.response * 2 > of.weights - of.head
-        else f", {_count(of.response + of.head)} used for a token"
+        else f", {in_billions(of.response + of.head)} used for a token"
     )
     cache = in_words(of.cache * (2 if work.dtype == "bfloat16" else 4))
     held = {2: "bfloat16", 4: "float32", 8: "float64"}[work.held]
     yield (
-        f"policy: {_count(of.weights)} weights{used}, {learned if work.learns else 'none learn'}; {of.layers} layers, "
-        f"vocabulary {of.vocabulary:,}, {cache} of keys and values a token; held in {held}, computed in {work.dtype}"
+        f"policy: {in_billions(of.weights)} weights{used}, {learned if work.learns else 'none learn'}; "
+        f"{of.layers} layers, vocabulary {of.vocabulary:,}, {cache} of keys and values a token; held in {held}, "
+        f"computed in {work.dtype}"
     )
+
+
+def _others(plan: PhasePlan, model: Model) -> Iterator[str]:
+    """The models beside the policy, and what they take of its size."""
+    if copies := sorted(copies_of([plan])):
+        size = "on the policy's own network" if model.shares else "each as large as the policy"
+        yield f"beside it: {', '.join(copies)}, {size}"
+    if values := [name for name, role in plan.models.items() if role == "value"]:
+        trunk = "a trunk of its own, which learns" if model.trunks else "a head on another model's states"
+        yield f"values: {', '.join(values)}, {trunk}"
+    if size_of_masks := masks(plan, model):
+        yield f"masks: what truncation left to choose from, at most {in_words(size_of_masks)} of the host's memory"
 
 
 def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
@@ -119,8 +134,8 @@ def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
     for part, name in PARTS.items():
         found = [getattr(way.bytes, part) for way in ways.values()]
         if any(found):
-            rows.append((name, [_gib(size, unit) if size else "–" for size in found]))
-    rows.append(("most at once", [_gib(way.bytes.most, unit) for way in ways.values()]))
+            rows.append((name, [gib(size, unit) if size else "–" for size in found]))
+    rows.append(("most at once", [gib(way.bytes.most, unit) for way in ways.values()]))
     rows.append((f"fits in {there}", ["yes" if way.fits else "no" for way in ways.values()]))
     yield from _table(rows)
     yield f"({there} is {TAKEN:.0%} of a device: its driver, and what is lost between pieces, have the rest)"
@@ -151,11 +166,11 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
     found = []
     for name, other in tried.items():
         if (layout := whole(other, on)).fits:
-            found.append(f"  {name}: {_gib(layout.bytes.most)} GiB")
+            found.append(f"  {name}: {gib(layout.bytes.most)} GiB")
             if "lora" in name:
                 break
     if (sharded := fewest(model, on)) is not None:
-        found.append(f"  {sharded.on}, in shards ({CUT}): {_gib(sharded.bytes.most)} GiB each")
+        found.append(f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each")
     yield from found or ["  nothing that is known here"]
 
 
@@ -176,18 +191,16 @@ def _batch(
 ) -> Iterator[str]:
     work, count = model.work, on.count
     told = "an iteration: " + (
-        f"{_of(work.prompts, 'prompt')} × {_of(work.samples, 'response')} = {work.responses:,} responses"
+        f"{counted(work.prompts, 'prompt')} × {counted(work.samples, 'response')} = {work.responses:,} responses"
     )
     groups = work.prompts / work.steps
     if work.learns:
         times = f"{work.epochs} × " if work.epochs > 1 else ""
-        told += f"; {times}{_of(work.steps, 'optimiser step')} of {_of(math.ceil(groups), 'group')}"
+        told += f"; {times}{counted(work.steps, 'optimiser step')} of {counted(math.ceil(groups), 'group')}"
         prompts = work.prompts if model.shape.once else work.responses
         tokens = (prompts * work.prompt + work.responses * work.response) / work.steps / count
         passes = max(1, math.ceil(tokens / layout.tokens))
-        told += (
-            f", each {_of(passes, 'micro-batch', 'micro-batches')} of up to {layout.tokens:,} padded tokens"
-        )
+        told += f", each {counted(passes, 'micro-batch', 'micro-batches')} of up to {layout.tokens:,} padded tokens"
         told += " a device" if count > 1 else ""
     yield told
     if count > 1:
@@ -204,11 +217,12 @@ def _batch(
         if of.read
         else f"{work.prompt:.0f} tokens, a guess: no prompt could be read"
     )
+    least = plan.settings.generation.min_new_tokens
+    halfway = f"half of `max_new_tokens: {work.longest:.0f}`"
+    if least:
+        halfway = f"halfway from `min_new_tokens: {least}` to {work.longest:.0f}"
     if work.sampled:
-        yield (
-            f"lengths: prompts of {where}; responses of {work.response:.0f}, half of `max_new_tokens: "
-            f"{work.longest:.0f}`, also a guess"
-        )
+        yield (f"lengths: prompts of {where}; responses of {work.response:.0f}, {halfway}, also a guess")
     else:
         yield f"lengths: prompts of {where}; logged responses of {work.response:.0f}"
     data = DATA * work.tokens + 48 * (rows or 0)
@@ -230,7 +244,7 @@ def _dealt(prompts: int, count: int) -> Iterator[str]:
             f"waited; `train.prompts: {most * count}` costs the same time"
         )
     else:
-        yield f"  {_of(prompts // count, 'prompt')} a device"
+        yield f"  {counted(prompts // count, 'prompt')} a device"
 
 
 def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator[str]:
@@ -244,19 +258,19 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
 
     def part_of(part: str, way: Layout) -> str:
         value = float(getattr(way.seconds, part))
-        return f"{_seconds(value)} {value / way.total:>4.0%}" if value else "–"
+        return f"{seconds(value)} {value / way.total:>4.0%}" if value else "–"
 
     for part in ("rollout", "score", "update", "exchange"):
         if any(getattr(way.seconds, part) for way in fitting.values()):
             row(f"  {part}", lambda name, way, part=part: part_of(part, way))  # type: ignore[misc]
-    row("  all", lambda name, way: f"{_seconds(way.total)} 100%")
+    row("  all", lambda name, way: f"{seconds(way.total)} 100%")
     if work.sampled:
-        row(f"  if all have {work.longest:,.0f} tokens", lambda *each: _seconds(_all_long(model, *each)))
+        row(f"  if all have {work.longest:,.0f} tokens", lambda *each: seconds(_all_long(model, *each)))
     if planned:
-        row(_of(planned, "iteration"), lambda name, way: _seconds(planned * way.total))
-    row("tokens a second, each", lambda name, way: _number(work.tokens / way.on.count / way.total))
+        row(counted(planned, "iteration"), lambda name, way: seconds(planned * way.total))
+    row("tokens a second, each", lambda name, way: digits(work.tokens / way.on.count / way.total))
     row("a checkpoint", lambda *each: in_words(_checkpoint(model, *each)[0]))
-    row("  written in", lambda *each: _seconds(_checkpoint(model, *each)[1]))
+    row("  written in", lambda *each: seconds(_checkpoint(model, *each)[1]))
     row(f"  iterations, for {COMMIT:.0%}", lambda *each: f"{_checkpoint(model, *each)[2]:,}")
     yield from _table(rows)
     yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; disks of 2 GB/s a node)"
@@ -265,7 +279,7 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
     if work.dtype == "float32" and not first.on.device.cpu and not first.sharded:
         other = whole(replace(model, work=replace(work, dtype="bfloat16")), first.on)
         if other.fits and other.total < 0.8 * first.total:
-            yield f"`train.dtype: bfloat16` would make {_seconds(first.total)} about {_seconds(other.total)}"
+            yield f"`train.dtype: bfloat16` would make {seconds(first.total)} about {seconds(other.total)}"
 
 
 def _doubts(model: Model, on: Machine) -> Iterator[str]:
@@ -296,40 +310,6 @@ def _checkpoint(model: Model, name: str, way: Layout) -> tuple[float, float, int
     size = (work.held + one.copies) * of.weights + learned
     took = size / (way.on.nodes * DISK)
     return size, took, max(1, math.ceil(took / (COMMIT * way.total)))
-
-
-def _of(number: float, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
-def _count(number: float) -> str:
-    for size, name in ((1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number:,.0f}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _rate(value: float, unit: str) -> str:
-    return f"{_number(value / 1e12)} T{unit}" if value >= 1e12 else f"{_number(value / 1e9)} G{unit}"
-
-
-def _gib(size: float, unit: float = GIB) -> str:
-    value = size / unit
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
-
-
-def _seconds(value: float) -> str:
-    if value < 0.0995:
-        return f"{1000 * value:.2g} ms"
-    if value < 120:
-        return f"{value:.2g} s" if value < 9.95 else f"{value:.0f} s"
-    if value < 7200:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h" if value < 72 * 3600 else f"{value / 86400:.1f} days"
 
 
 def lines(parts: Sequence[str]) -> str:

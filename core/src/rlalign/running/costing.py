@@ -51,13 +51,14 @@ def lengths(policy: Policy, examples: Sequence[Example] | None, logged: bool) ->
 
 
 def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
-    """What an iteration of a phase does. Responses are taken to be half as long as they may be."""
+    """What an iteration of a phase does. Responses are taken to be halfway between the shortest and the longest."""
     train, sampled = plan.settings.train, "sampled" in plan.responses
-    task = plan.task
-    episodes = isinstance(task, Environment) and not task.rewrites
-    most = float(task.tokens if episodes else plan.settings.generation.max_new_tokens)
+    most = float(plan.settings.generation.max_new_tokens)
+    if isinstance(plan.task, Environment) and not plan.task.rewrites:
+        most = float(plan.task.tokens)
     most = min(most, horizon or most)
-    response = most / 2 if sampled or of.response is None else of.response
+    least = min(most, plan.settings.generation.min_new_tokens)
+    response = (least + most) / 2 if sampled or of.response is None else of.response
     scored = {model for model, _ in plan.columns if model != "policy" or not sampled}  # a value reads a trunk
     unknown = "old_logprobs" in plan.live and not sampled
     return Work(
@@ -106,6 +107,14 @@ def own_trunks(plan: PhasePlan) -> int:
     items = [plan.settings.models[name].item for name, role in plan.models.items()
              if role == "value" and name in plan.settings.models]  # fmt: skip
     return sum(item is not None and getattr(item.options, "trunk", None) == "own" for item in items)
+
+
+def masks(plan: PhasePlan, model: Model) -> float:
+    """Bytes that an iteration's record of what truncations left to choose from takes at most: a bit a token of the
+    vocabulary, at each step; of the host's memory."""
+    narrowed = model.constrained or plan.settings.generation.narrows
+    work = model.work
+    return work.responses * work.response * model.shape.vocabulary / 8 if narrowed and work.sampled else 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
-from rlalign.running.costing import Layout, Lengths, Model, lengths, model_of, work_of
+from rlalign.running.costing import Layout, Lengths, Model, lengths, masks, model_of, work_of
 from rlalign.running.plan import PhasePlan
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
@@ -82,7 +82,8 @@ class Costs:
         if self.on is None or phase.model is None:
             return None
         ways = ways_of(phase.model, self.on)
-        return {name: _facts(way) for name, way in ways.items()}
+        size = masks(phase.plan, phase.model)
+        return {name: {**_facts(way), "masks": size} for name, way in ways.items()}
 
 
 def _facts(way: Layout) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
         shape = policy.shape() if policy.here else None
     except RLAlignError as error:
         why = f"what it takes cannot be said: {error}"
-    phases = [_phase(plan, policy, shape, found, opened=opened) for plan in space.plans]
+    phases = [phase_work(plan, policy, shape, _drawn(plan, found), opened=opened) for plan in space.plans]
     if shape is None:
         silent = (
             "does not say its shape"
@@ -120,8 +121,20 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
     return Costs(phases, machine_of(said, space), full=said is not None)
 
 
-def _phase(plan: PhasePlan, policy: Policy, shape: Shape | None, found: Found, *, opened: bool) -> PhaseWork:
-    data = found.get((id(plan.task), "train")) if plan.settings.origin is None else None
+def _drawn(plan: PhasePlan, found: Found) -> Sequence[Example] | None:
+    """The task's own examples, where a phase draws those."""
+    return found.get((id(plan.task), "train")) if plan.settings.origin is None else None
+
+
+def phase_work(
+    plan: PhasePlan,
+    policy: Policy,
+    shape: Shape | None,
+    data: Sequence[Example] | None,
+    *,
+    opened: bool,
+) -> PhaseWork:
+    """A phase's work on its data; `opened`: whether the policy can read it."""
     of = lengths(policy, data, "sampled" not in plan.responses) if opened else Lengths()
     work = work_of(plan, of, policy.horizon)
     if shape is None:

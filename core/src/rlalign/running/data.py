@@ -38,6 +38,8 @@ class Data:
         self._note = note
         self.most: int | None = None
         """How many examples of a split are looked at, for a check that takes seconds; None: all of them."""
+        self.few: int | None = None
+        """How many examples of a split there are, the first ones, for a trial; None: all of them."""
         self._given: dict[tuple[int, str], Sequence[Example]] = {}
         self._splits: dict[tuple[int, str], Sequence[Example]] = {}
         self._fingerprints: dict[int, str] = {}
@@ -54,6 +56,8 @@ class Data:
             found = examples_of(plan.task, who, split, name=task.name, said=said)
             if len(found) == 0:
                 raise ConfigError(f"{who} has no examples in `{split}`{said}")
+            if self.few is not None and self.few < len(found):
+                found = taken(found, range(self.few))
             self._given[key] = found
         return self._given[key]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,10 @@ from rlalign.running.checkpointing import (
     place_of,
 )
 from rlalign.running.display import Display, NoDisplay, make_display
-from rlalign.running.evaluation import evaluate
 from rlalign.running.exits import unfinished
-from rlalign.running.iteration import run_iteration
+from rlalign.running.iterating import iterate
 from rlalign.running.lock import lock_of
+from rlalign.running.measured import Costs, Memory
 from rlalign.running.phase import RunningPhase
 from rlalign.running.pieces import load_optimiser, put_together
 from rlalign.running.preflight import preflight
@@ -128,12 +128,19 @@ class Session(Workspace):
         """Set by whoever wants the run to stop at its next checkpoint."""
         self.best = Best(pipeline.checkpoints)
         self._is_over = False
+        self._costs: dict[str, str] = {}
+        """What each phase took beside its estimate, in words."""
         self._at = {"repeat": 0, "place": 0}
         self._phase_state: Mapping[str, Any] | None = None
         self._optimiser_state: tuple[Path, Mapping[str, Any]] | None = None
         self._changed_since = False
         """Whether the pipeline said something else when the checkpoint was written."""
         self._last_saved: int | None = None
+
+    def build_policy(self) -> None:
+        self.models.opened()  # whatever that imports is no memory of the models
+        self._memory = Memory(self.device)
+        super().build_policy()
 
     # -- the run's folder -----------------------------------------------------------------------------
 
@@ -255,6 +262,7 @@ class Session(Workspace):
                     "folder": str(self.dir.path),
                     "model": str(self.dir.model),
                     "curves": f"tensorboard --logdir {self.dir.path}",
+                    **self._costs,
                 }
             )
             return Finished(self.dir.path, self.last)
@@ -302,8 +310,8 @@ class Session(Workspace):
         self._optimiser_state = None
         name = phase.settings.name
         self.display.phase(name if self.pipeline.repeat == 1 else f"{name} ({repeat + 1})", phase.iterations)
-        ends = is_last(self, repeat, place)
-        for _ in iterate(phase):
+        ends, costs = is_last(self, repeat, place), Costs(phase, self._memory)
+        for _ in iterate(phase, costs.iteration):
             saver.look()
             if phase.done and ends:
                 self._drop_model()  # of a run that was shorter: beside a finished run's last checkpoint lies its own
@@ -316,6 +324,8 @@ class Session(Workspace):
                     f"stopped after iteration {phase.iteration} of {name}, and saved; "
                     f"go on with `rlalign run --resume {self.dir.path}`"
                 )
+        if took := here().lead(lambda: costs.written(self.dir.path), "what it took"):
+            self._costs[f"costs of {name}"] = took
         if phase.ending:
             self.display.note(f"{name} ended: {phase.ending}")
         self.step, self.budget, self.head_chunk = phase.step, phase.engine.budget, phase.engine.head_chunk
@@ -332,20 +342,3 @@ class Session(Workspace):
         if evaluation:
             iteration = self.phase.iteration
             self.best.seen(metrics, self.ticks + iteration, counts=iteration > 0)
-
-
-def iterate(phase: RunningPhase) -> Iterator[int]:
-    """Run the phase, evaluating now and then; yields after every iteration, at a point that can be saved."""
-    asked = phase.settings.evaluate
-    if phase.iteration == 0 and asked is not None:
-        evaluate(phase)
-    while not phase.done:
-        with phase.telling_where():
-            metrics = run_iteration(phase)
-        phase.log(metrics)
-        phase.workspace.display.iteration(phase.iteration, metrics)
-        if asked is not None and (phase.done or (asked.every and phase.iteration % asked.every == 0)):
-            evaluate(phase)
-        if phase.done:
-            phase.models.check_guard()
-        yield phase.iteration

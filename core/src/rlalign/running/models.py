@@ -53,6 +53,8 @@ class Models(ModelMap):
         self._start: Policy | None = None
         self._opened: Policy | None = None
         self.new_tokens = NewTokens()
+        self.small = False
+        """Whether models are made as small as they can be, for a trial."""
         self.guarded: dict[str, str] = {}
         """Fingerprints of what must not change in the present phase."""
 
@@ -78,7 +80,7 @@ class Models(ModelMap):
     def opened(self) -> Policy:
         """The policy before it has weights: it can read prompts."""
         if self._opened is None:
-            policy = self.item.build()
+            policy = self._made(self.item)
             assert isinstance(policy, Policy)
             policy.new_tokens = self.new_tokens.tokens
             with self.naming():
@@ -147,12 +149,11 @@ class Models(ModelMap):
         """A model, and what it is a copy of."""
         self._seed(name)
         if item is not None:
-            made = item.build()
+            made = self._made(item)
             if isinstance(made, Value):
                 made.setup(self.policy)
             elif isinstance(made, Policy):
                 made.setup()
-            assert isinstance(made, Model)
             return made, None
         if of == "start":
             if self._start is None:
@@ -169,7 +170,17 @@ class Models(ModelMap):
         """The policy's own kind, to be loaded from another folder."""
         policy = self.item.cls(self.item.options.model_copy(update={"path": path}))
         assert isinstance(policy, Policy)
+        if self.small:
+            policy.shrink()
         return policy
+
+    def _made(self, item: Item) -> Model:
+        """A model that nobody else has, not yet opened."""
+        made: Any = item.build()
+        assert isinstance(made, Model)
+        if self.small:
+            made.shrink()
+        return made
 
     def _put(self, name: str, model: Model, source: Policy | None, recipe: dict[str, str | None]) -> None:
         model.name = name

@@ -237,13 +237,16 @@ class Clock:
 
     def __init__(self, begins: Callable[[str], None] = lambda part: None) -> None:
         self.seconds: dict[str, float] = {}
+        self.worked: dict[str, float] = {}
+        """Seconds of the processor, in which nobody else's work counts."""
         self._begins = begins
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         self._begins(part)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
+            self.worked[part] = self.worked.get(part, 0.0) + time.process_time() - worked

@@ -46,7 +46,7 @@ def preflight(
     found: dict[tuple[int, str], Sequence[Example]] = {}
     told: set[tuple[int, str]] = set()
     for plan in space.plans:
-        plan.task.most = most
+        plan.task.most = most or space.data.few
         if most is not None and not plan.task.here:
             space.note_once(f"task `{plan.settings.task.name}`", "task", _NOT_HERE)
             continue

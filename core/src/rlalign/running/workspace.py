@@ -83,6 +83,12 @@ class Workspace:
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
         self.head_chunk = head_chunk(self.device, self.models.policy.footprint())
 
+    def make_small(self, examples: int) -> None:
+        """Before anything is opened: models as small as they can be made, and so many examples of each split."""
+        self.models.small, self.data.few = True, examples
+        for component in self.builder.built.values():
+            component.shrink()
+
     def footprint(self) -> Footprint | None:
         """The memory that the policy takes while it learns as all phases have it."""
         size = self.models.opened().footprint()

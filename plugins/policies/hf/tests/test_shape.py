@@ -119,3 +119,16 @@ def test_a_machine_is_told_of_a_folder_without_weights_or_tokenizer(tmp_path: Pa
     assert CliRunner().invoke(program, ["check", str(file)]).exit_code == 2
     wrong = CliRunner().invoke(program, ["check", str(file), "--machine", "8xH10"])
     assert wrong.exit_code == 2
+
+
+def test_prompts_are_measured_uncut_and_shown_cut(policy_of: Callable[..., Any]) -> None:
+    """With the special tokens in sight."""
+    examples = [Example("0", "w1 w2 w3 w4"), Example("1", "w5")]
+    policy = policy_of("llama", max_prompt_tokens=3, too_long="truncate")
+    found = policy.reading(examples, True)
+    assert found.tokens == [5, 2]
+    assert (found.limit, found.said, found.becomes) == (3, "`max_prompt_tokens: 3`", "cut on the left")
+    assert found.first == policy.tokenizer.decode(policy.prompts(examples)[0].tolist())
+    whole = policy_of("llama").reading(examples, False)
+    assert whole.first == "<s> w1 w2 w3 w4"
+    assert (whole.limit, whole.becomes) == (None, "refused")

@@ -91,7 +91,7 @@ def open_tokenizer(options: Source) -> Any:
     return tokenizer
 
 
-def open_config(options: Source, kind: Kind, *, weights: bool = True) -> Any:
+def open_config(options: Source, kind: Kind, *, weights: bool = True, memory: bool = True) -> Any:
     """The network's configuration, once nothing is wrong with the model that can be known without its weights."""
     source = where(options)
     check_folder(source, "path")
@@ -106,7 +106,8 @@ def open_config(options: Source, kind: Kind, *, weights: bool = True) -> Any:
             f"{source}: a `{config.model_type}` is {what} encoder–decoder; use `policy: {{{other}: …}}`"
         )
     with explaining(source):
-        _require_memory(config, options, kind)
+        if memory:
+            _require_memory(config, options, kind)
         if weights and not gguf.named(source):
             check_weights(source)
     return config
@@ -131,9 +132,14 @@ def load_network(options: ModelOptions, kind: Kind, config: Any) -> Any:
 
 def made_anew(options: ModelOptions, kind: Kind, config: Any) -> Any:
     """The network with random weights."""
-    auto, how = _auto(options, kind)
     with explaining(where(options)), seeded(options.seed):
-        return _as_used(auto.from_config(config, **how))
+        return _as_used(network_of(options, kind, config))
+
+
+def network_of(options: Source, kind: Kind, config: Any) -> Any:
+    """The network with weights that torch's generator makes."""
+    auto, how = _auto(options, kind)
+    return auto.from_config(config, **how)
 
 
 def _as_used(network: Any) -> Any:

@@ -13,7 +13,7 @@ from rlalign import Example, RLAlignError, Rollout, logged_rollout
 from rlalign.costs.shape import Shape
 from rlalign.data.example import Prompt
 from rlalign.data.spoken import Spoken, row_of
-from rlalign.interface.policy import Footprint, NoRoom
+from rlalign.interface.policy import Footprint, NoRoom, Reading
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
 from rlalign_plugin_hf.loading import empty, open_config, open_tokenizer, read_config
@@ -22,6 +22,7 @@ from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights, 
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.prompts import PromptReader, require_short
 from rlalign_plugin_hf.shape import shape
+from rlalign_plugin_hf.smaller import smaller
 from rlalign_plugin_hf.turns import Turns
 
 
@@ -43,10 +44,18 @@ class Opened(Anatomy):
         """The token that ends a logged response."""
         self.base = source_of_weights(self.config)
         self.here = is_here(self.config)
+        self._small = False
+
+    def shrink(self) -> None:
+        self.config = self.config.model_copy(update={"init": "random", "engine": None})
+        self.base, self._small = None, True
 
     def open(self) -> None:
         """Read the model's configuration and load its tokenizer, which is all that reading prompts takes."""
-        self._settings = open_config(self.config, self.kind, weights=self.config.init == "pretrained")
+        weights = self.config.init == "pretrained"
+        self._settings = open_config(self.config, self.kind, weights=weights, memory=not self._small)
+        if self._small:
+            self._settings = smaller(self.config, self.kind, self._settings)
         self.licence = gguf.licence(self.base) if self.base is not None else None
         self.positions = Positions(self._settings, self.kind)
         self.require_room()
@@ -77,6 +86,9 @@ class Opened(Anatomy):
         return [
             (len(self._reader.tokens(e)), [len(plain(text)) + 1 for text in e.responses]) for e in examples
         ]
+
+    def reading(self, examples: Sequence[Example], sampled: bool) -> Reading:
+        return self._reader.reading(examples, sampled)
 
     def own_system(self) -> str | None:
         return self._reader.own_system() if self.chats else None

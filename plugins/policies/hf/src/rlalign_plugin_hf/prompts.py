@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rlalign import ConfigError, Example, LazyExamples, RLAlignError
 from rlalign.data.limits import TEXT_CHARACTERS
+from rlalign.interface.policy import Reading
 from rlalign_plugin_hf.options import ModelOptions, where
 from rlalign_plugin_hf.positions import Positions
 from rlalign_plugin_hf.rendering import ChatTemplate
@@ -80,6 +81,25 @@ class PromptReader:
         if limit is not None and len(found) > limit:
             raise RLAlignError(f"example `{example.id}`: {self._too_long(len(found), limit)}; {self._remedy}")
         return found
+
+    def reading(self, examples: Sequence[Example], sampled: bool) -> Reading:
+        """How these prompts are read, for who wants to look."""
+        limit, cuts = self._longest(sampled), self.config.too_long == "truncate"
+        written = [self._written(example) for example in examples]
+        unsure = [_Unsure(i, *both) for i, both in enumerate(zip(examples, written, strict=True))]
+        said = f"`max_prompt_tokens: {limit}`"
+        if limit != self.config.max_prompt_tokens and self._positions is not None:
+            said = self._positions.left(self._new_tokens) if limit is not None else ""
+        side = self.tokenizer.truncation_side
+        becomes = {"truncate": f"cut on the {side}", "drop": "left out", "error": "refused"}
+        first = self._read(written[0], limit if cuts else None) if written else []
+        return Reading(
+            self._counted(unsure),
+            limit,
+            said,
+            becomes[self.config.too_long],
+            self.tokenizer.decode(first, clean_up_tokenization_spaces=False),
+        )
 
     # -- before anything is read in earnest -----------------------------------------------------------
 

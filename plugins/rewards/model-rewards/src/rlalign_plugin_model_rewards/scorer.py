@@ -20,6 +20,7 @@ from rlalign import Component, ConfigError, RLAlignError, Run
 from rlalign_plugin_hf.batches import accepted
 from rlalign_plugin_hf.loading import load_weights, open_config, open_tokenizer, peek
 from rlalign_plugin_hf.options import Kind, Source
+from rlalign_plugin_hf.smaller import load_small
 from rlalign_plugin_model_rewards.texts import Reader, Row, Side
 
 T = TypeVar("T")
@@ -85,6 +86,10 @@ class Scorer(Component):
         self.reader: Any = None
         self.filler = 0
         self._known = Remembered(REMEMBERED)
+        self._small = False
+
+    def shrink(self) -> None:
+        self._small = True
 
     def setup(self, run: Run) -> None:
         c = self.config
@@ -97,7 +102,8 @@ class Scorer(Component):
         device = c.device  # a scorer in a process of its own has no policy to look at
         if device is None:
             device = next(iter(run.models.policy.parameters()), torch.zeros(())).device
-        network = self.anatomy(load_weights(c, c.kind, settings))
+        network = load_small(c, c.kind, settings) if self._small else load_weights(c, c.kind, settings)
+        network = self.anatomy(network)
         self.network = network.requires_grad_(False).to(device=device, dtype=getattr(torch, c.dtype))
         self.filler = filler_of(settings, tokenizer)
         longest = longest_of(network, settings, tokenizer, c.max_tokens)
