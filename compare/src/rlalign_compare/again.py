@@ -21,7 +21,7 @@ from rlalign.running.callbacks import Callbacks, Watch, stoppable
 from rlalign.running.display import closed_on_failure, make_display
 from rlalign.running.figures import number
 from rlalign.running.lock import lock_of
-from rlalign_compare.difference import figures, place, same
+from rlalign_compare.difference import counted, figures, place, same
 from rlalign_compare.runs import Run, is_evaluation
 
 TOLD = 20
@@ -191,7 +191,8 @@ def _said(row: Mapping[str, Any], name: str, was: float, now: float) -> str:
 
 
 def _conclude(run: Run, again: Run, found: Verdict, tolerance: float, changed: Sequence[str]) -> None:
-    compared = f"{found.rows[0]} iterations and {found.rows[1]} evaluations of {run.name}, {found.figures:,} figures in all"
+    what_of = f"{counted(found.rows)} of {run.name}"
+    compared = f"{what_of}, {found.figures:,} figures in all"
     if not found.off and not found.missing:
         how = (
             "to the bit"

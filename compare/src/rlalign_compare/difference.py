@@ -255,9 +255,9 @@ def _of_lengths(a: Run, b: Run, found: Found) -> Iterator[str]:
             }
             for run in (a, b)
         ]
-        for run, only in ((found.a, names[0] - names[1]), (found.b, names[1] - names[0])):
+        for name, only in ((found.a, names[0] - names[1]), (found.b, names[1] - names[0])):
             if only:
-                yield f"{what} of {run} only log {_several(sorted(only))}"
+                yield f"{what} of {name} only log {_several(sorted(only))}"
 
 
 def _several(names: Sequence[str], most: int = 4) -> str:
@@ -318,7 +318,7 @@ def _text(found: Found) -> Iterator[str]:
         if rows:
             yield ""
             yield section
-            yield from _columns([(f"  {d.key}", *(_shown(x) for x in (d.a, d.b)), _aside(d)) for d in rows])
+            yield from _columns([(f"  {d.key}", _shown(d.a), _shown(d.b), _aside(d)) for d in rows])
     if not found.differs:
         yield ""
         yield "no setting differs" if found.files else "nothing that is written down of them differs"
@@ -361,10 +361,16 @@ def _of_metrics(found: Found) -> Iterator[str]:
 
 
 def _agreed(counts: tuple[int, int]) -> str:
-    words = ("iteration", "evaluation")
-    parts = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in zip(counts, words, strict=True) if n]
     verb = "agrees" if sum(counts) == 1 else "agree"
-    return f"{' and '.join(parts)} {verb} to the bit" if parts else "there is nothing"
+    return f"{counted(counts)} {verb} to the bit" if any(counts) else "there is nothing"
+
+
+def counted(counts: Sequence[int]) -> str:
+    """Iterations and evaluations, in words."""
+    words = ("iteration", "evaluation")
+    return " and ".join(
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in zip(counts, words, strict=True) if n
+    )
 
 
 def _digits(one: float, other: float) -> str:

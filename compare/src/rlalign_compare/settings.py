@@ -66,7 +66,7 @@ def settings(said: Mapping[str, Any], *, by_phase: bool = False) -> Settings:
     for name, field in PipelineSettings.model_fields.items():
         if name != "folder":  # where paths begin: what lies there is told by the digests of data
             _fill(found, name, said.get(name), field.get_default(call_default_factory=True))
-    if (keys := file.find((), "policy")) is not None:
+    if file.find((), "policy") is not None:
         _item(found, "policy", said["policy"])
     scopes: list[Keys] = [("phases", i) for i in range(phases(said))] if "phases" in said else [()]
     for scope in scopes:

@@ -83,8 +83,10 @@ def _constant(metric: str, lines: Sequence[Line]) -> float | None:
 
 
 def _values(metric: str, lines: Sequence[Line]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for i, line in enumerate(lines, 1):
+        if metric not in line.first.metrics:
+            continue
         last = list(line.last(metric).values())
         better, tops, where = line.best(metric)
         rows.append(
@@ -109,7 +111,8 @@ def _tested(test: Test) -> str:
     how = "paired t" if test.over == "seeds" else "sign flips"
     corrected = "" if test.p_holm == test.p else f", {_p(test.p_holm)} by Holm"
     sign = "" if found.mean < 0 else "+"
-    return f"  {test.line + 1} − {test.against + 1}: {sign}{estimate(found)} over {count}, p {_p(test.p)}{corrected} ({how})"
+    above = f"{test.line + 1} − {test.against + 1}: {sign}{estimate(found)}"
+    return f"  {above} over {count}, p {_p(test.p)}{corrected} ({how})"
 
 
 def _p(p: float) -> str:

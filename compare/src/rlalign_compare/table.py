@@ -39,7 +39,7 @@ class Line:
 
     @cached_property
     def counted(self) -> dict[int, Run]:
-        """By seed, the runs that figures are means of: of each seed the one that has come furthest, if as far as any."""
+        """By seed, the runs that figures are means of: of each seed the one that came furthest, if as far as any."""
         furthest: dict[int, Run] = {}
         for run in self.runs:
             there = furthest.get(run.seed)
@@ -77,7 +77,7 @@ class Line:
         return [values[0][1] if values and values[0][0] == 0 else None for values in found]
 
     def best(self, metric: str) -> tuple[str, list[float | None], list[int]]:
-        """Which end is good, as far as it is known; the best value of each seed after training began, and where it was."""
+        """Which end is good, if that is known; the best of each seed once training had begun, and where that was."""
         better = direction(self.first, metric)
         found = [[one for one in run.evaluated(metric) if one[0] > 0] for run in self.counted.values()]
         if not better or not all(found):
@@ -253,8 +253,8 @@ def _pair(found: Sequence[Line], i: int) -> Pair:
     pair.tests += _over_prompts(ours, theirs, i, shared)
     if not pair.tests:
         pair.notes.append(
-            f"between {both} nothing can be tested: that needs {FEWEST} shared seeds, or the scores of {FEWEST_PROMPTS} "
-            "different prompts in samples.jsonl (`evaluate.show` stores more)"
+            f"between {both} nothing can be tested: that needs {FEWEST} shared seeds, or in samples.jsonl "
+            f"scores of {FEWEST_PROMPTS} different prompts (`evaluate.show` stores more)"
         )
     elif len(shared) < FEWEST:
         pair.notes.append(
@@ -326,9 +326,9 @@ def _unlike(ours: Line, theirs: Line) -> Iterator[str]:
     ]
     if sampled:
         yield f"{both} were sampled otherwise in evaluations: {', '.join(sampled)}"
-    a, b = theirs.first.signatures, ours.first.signatures
-    if other := [name for name in a if name in b and a[name] != b[name]]:
-        yield f"{both} do not mean the same by {', '.join(other)}: see their signatures.jsonl"
+    signed, also = theirs.first.signatures, ours.first.signatures
+    if names := [name for name in signed if name in also and signed[name] != also[name]]:
+        yield f"{both} do not mean the same by {', '.join(names)}: see their signatures.jsonl"
     if other := _elsewhere([theirs.first, ours.first]):
         yield f"{both} were not run with the same {other}"
 
@@ -341,8 +341,8 @@ def of_all(found: Sequence[Line]) -> Iterator[str]:
             f"{names}: one seed{' each' if len(alone) > 1 else ''}, so how far another seed would come out elsewhere "
             "cannot be told; `rlalign run FILE --seed N` makes more"
         )
-    for one, other in combinations(found, 2):
-        different = settings.differing(one.first.settings, other.first.settings)
+    for one, another in combinations(found, 2):
+        different = settings.differing(one.first.settings, another.first.settings)
         if not [p for p in different if p != "seed" and not settings.is_moot(p)]:
-            names = [p for p, was, now in changed_values(one.first.lock["data"], other.first.lock["data"])]
-            yield f"{one.name} and {other.name} say the same pipeline, but their data differ ({', '.join(names)})"
+            data = [p for p, was, now in changed_values(one.first.lock["data"], another.first.lock["data"])]
+            yield f"{one.name} and {another.name} say the same pipeline, but their data differ ({', '.join(data)})"

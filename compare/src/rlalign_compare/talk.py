@@ -74,6 +74,8 @@ def talk(
             for side in sides:
                 say(_row(side.name, side.answer(text, seed + turn) or "(empty)"))
         except RLAlignError as error:
+            if turn == 0:
+                raise
             failed += 1
             again = f"; {NEW} begins a new conversation" if any(side.remembers for side in sides) else ""
             say(f"error: {error}{again}", err=True)
