@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import rlalign_plugin_toy_tasks
 
 import rlalign
+import rlalign_plugin_toy_tasks
 from rlalign_compare.command import chat
 from rlalign_compare.talk import Side
 

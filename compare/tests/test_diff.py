@@ -85,7 +85,8 @@ def test_two_files_and_the_defaults_that_one_spells_out(tmp_path: Path) -> None:
     one, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
     one.write_text("task: bandit\npolicy: table\nrewards: [kl]\nalgorithm: rloo\ntrain: {iterations: 3}\n")
     other.write_text(
-        "task: bandit\npolicy: {table: {steps: 1}}\nrewards: [kl: {coef: 0.1}]\nalgorithm: [{rloo: {baseline: others}}]\n"
+        "task: bandit\npolicy: {table: {steps: 1}}\nrewards: [kl: {coef: 0.1}]\n"
+        "algorithm: [{rloo: {baseline: others}}]\n"
         "train: {iterations: 3, lr: 1.0e-5, schedule: {shape: cosine}}\nseed: 0\n"
     )
     text = said(one, other)
@@ -111,7 +112,10 @@ def changed(**changes: object) -> dict[str, object]:
         ({"seed": 1}, {"seed": (0, 1)}),
         ({"algorithm": ["rloo"]}, {}),
         ({"rewards": ["bandit-payout", {"kl": {"coef": 0.5}, "weight": 1.0}]}, {}),
-        ({"rewards": [{"kl": {"coef": 0.5}}, "bandit-payout"]}, {"rewards": (["bandit-payout", "kl"], ["kl", "bandit-payout"])}),
+        (
+            {"rewards": [{"kl": {"coef": 0.5}}, "bandit-payout"]},
+            {"rewards": (["bandit-payout", "kl"], ["kl", "bandit-payout"])},
+        ),
         ({"phases": [{"algorithm": "rloo"}]}, {}),
         ({"task": {"bandit": {"payouts": [1.0, 2.0]}}}, {"task.payouts": ([2.5, 2.0, 1.0], [1.0, 2.0])}),
         ({"folder": "/elsewhere"}, {}),

@@ -13,9 +13,7 @@ from pydantic import BaseModel
 from rlalign.config import places
 from rlalign.config.file import File
 from rlalign.config.inherit import is_origin
-from rlalign.config.load import error_of, pipeline_text
 from rlalign.config.outline import Declared, declared
-from rlalign.config.overrides import interpolate
 from rlalign.config.pipeline import (
     ITEM_KEYS,
     Evaluate,
@@ -45,6 +43,9 @@ Settings = Mapping[str, Setting]
 
 def of_file(path: Path) -> dict[str, Any]:
     """The data of a pipeline file, with its `${…}` resolved, all but those that read the environment."""
+    from rlalign.config.load import error_of, pipeline_text
+    from rlalign.config.overrides import interpolate
+
     tree = places.read(pipeline_text(path), str(path))
     interpolate(tree)
     if tree.problems:

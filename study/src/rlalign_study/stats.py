@@ -1,6 +1,7 @@
 """The statistics of a report. scipy does the mathematics; here is what it is asked, and Holm's correction.
 
-`scipy.stats` takes half a second to import, so the first test imports it: a mean's interval needs none of it.
+`scipy.stats` takes half a second to import; scipy imports its parts when they are used, and a mean's interval uses
+little of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import scipy
-from scipy import special
 
 EXACT = 16
 """Up to so many pairs all sign flips are tried (65,536); of more a sample of them, always the same."""
@@ -105,4 +105,4 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def _t(p: float, df: int) -> float:
-    return float(special.stdtrit(df, p))
+    return float(scipy.special.stdtrit(df, p))
