@@ -99,6 +99,8 @@ def test_two_files_and_the_defaults_that_one_spells_out(tmp_path: Path) -> None:
 def test_a_file_and_a_run_are_two_things(made: Path) -> None:
     status, text = call(diff, "slow-0", made / "slow-1/pipeline.yaml")
     assert status == 2 and "name two runs, or two pipeline files" in text and text.count("\n") == 1
+    status, text = call(diff, "slow-0", "missing.yaml")
+    assert status == 2 and text == "error: missing.yaml: there is no such file\n"
 
 
 def changed(**changes: object) -> dict[str, object]:

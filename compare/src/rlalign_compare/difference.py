@@ -113,6 +113,8 @@ def between(a: str, b: str) -> Found:
         said = [settings.of_file(path) for path in files]
         return Found(a, b, [*of_settings(*said)], files=True)
     if any(kinds):
+        if not files[kinds.index(True)].exists():
+            raise ConfigError(f"{files[kinds.index(True)]}: there is no such file")
         raise ConfigError(
             f"{files[kinds.index(True)]}: is a file, and the other a run; name two runs, or two pipeline files "
             f"(a run's own is {files[kinds.index(False)] / 'pipeline.yaml'})"
