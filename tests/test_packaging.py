@@ -17,14 +17,14 @@ import pytest
 from pydantic import BaseModel
 
 from rlalign.config import clusters
-from rlalign.config.outline import outline, sentence
+from rlalign.config.outline import declared, outline, sentence
 from rlalign.config.registry import Registry, kind
 from rlalign.running.members import HOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval"]
+COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval", ROOT / "compare"]
 PACKAGES = [ROOT / "core", *COMMANDS, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
@@ -233,6 +233,10 @@ def test_readme_has_its_parts(package):
         ["study", "--help"],
         ["bench", "--help"],
         ["humaneval", "--help"],
+        ["compare", "--help"],
+        ["diff", "--help"],
+        ["reproduce", "--help"],
+        ["chat", "--help"],
         ["--version"],
     ],
 )
@@ -335,6 +339,18 @@ def test_files_say_of_components_what_their_classes_say(package):
             hook: "wrapper" if mark["wrapper"] else "plain" for hook, mark in marks.items() if mark
         }, name
         assert found.sentence and found.sentence == sentence(cls.__doc__), name
+
+
+@pytest.mark.parametrize("package", [ROOT / "core", *PLUGINS], ids=named)
+def test_defaults_that_files_tell_are_those_of_classes(package):
+    for name, value in offers(package).items():
+        told, cls = declared(value), Registry().load(name).cls
+        for option, default in told.options.items():
+            real = cls.Config.model_fields[option].default
+            assert real == (tuple(default) if isinstance(real, tuple) else default), f"{name}: {option}"
+        for attribute in ("defaults", "responses", "higher_is_better"):
+            if attribute in told.attributes:
+                assert told.attributes[attribute] == getattr(cls, attribute), f"{name}: {attribute}"
 
 
 def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():

@@ -330,6 +330,19 @@ def test_a_task_may_say_what_its_data_is(tmp_path: Path) -> None:
     assert Counted.asked == before
 
 
+def test_the_examples_that_are_evaluated_are_in_the_lock(tmp_path: Path) -> None:
+    def locked(name: str, **evaluate: Any) -> dict[str, str]:
+        said = pipeline(evaluate=evaluate)
+        started = session(tmp_path / name, said, {"learns": PolicyGradient})
+        found: dict[str, str] = json.loads((started.dir.path / "lock.json").read_text())["data"]
+        return found
+
+    two, three = locked("two", examples=2), locked("three", examples=3)
+    (task,) = {name.partition("/")[0] for name in two}
+    assert set(two) == {f"{task}/train", f"{task}/val[:2]"}
+    assert two[f"{task}/val[:2]"] != three[f"{task}/val[:3]"]
+
+
 # -- budgets ---------------------------------------------------------------------------------------------
 
 

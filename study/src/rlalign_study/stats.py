@@ -1,4 +1,8 @@
-"""The statistics of a report. scipy does the mathematics; here is what it is asked, and Holm's correction."""
+"""The statistics of a report. scipy does the mathematics; here is what it is asked, and Holm's correction.
+
+`scipy.stats` takes half a second to import; scipy imports its parts when they are used, and a mean's interval uses
+little of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 EXACT = 16
 """Up to so many pairs all sign flips are tried (65,536); of more a sample of them, always the same."""
@@ -39,7 +43,7 @@ def estimate(values: Sequence[float], how: Literal["t", "bootstrap"] = "t") -> E
         return Estimate(mean, math.nan, math.nan, math.nan, 1)
     spread = float(np.std(values, ddof=1))
     if how == "bootstrap" and spread > 0:
-        found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+        found = scipy.stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
         return Estimate(mean, float(found.low), float(found.high), spread, n)
     half = _t(0.975, n - 1) * spread / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, spread, n)
@@ -49,7 +53,7 @@ def paired_t(differences: Sequence[float]) -> float:
     """Two-sided p of the paired t-test: are the differences zero in the mean?"""
     if np.ptp(differences) == 0:  # the test statistic would be 0/0 or infinite
         return 1.0 if differences[0] == 0 else 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def sign_flips(differences: Sequence[float]) -> float:
@@ -58,7 +62,7 @@ def sign_flips(differences: Sequence[float]) -> float:
     Its least value is 2/2ⁿ: 0.0625 with five pairs, 0.002 with ten.
     """
     n = len(differences)
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.asarray(differences),),
         lambda x, axis: np.sum(x, axis=axis),
         permutation_type="samples",
@@ -83,12 +87,12 @@ def equal_spread(xs: Sequence[float], ys: Sequence[float]) -> float:
     sums, differences = np.add(xs, ys), np.subtract(xs, ys)
     if np.ptp(sums) == 0 or np.ptp(differences) == 0:
         return 1.0
-    return float(stats.pearsonr(sums, differences).pvalue)
+    return float(scipy.stats.pearsonr(sums, differences).pvalue)
 
 
 def fisher(hits: int, of: int, other_hits: int, other_of: int) -> float:
     """Two-sided p of Fisher's exact test: is the share of hits the same in both?"""
-    return float(stats.fisher_exact([[hits, of - hits], [other_hits, other_of - other_hits]]).pvalue)
+    return float(scipy.stats.fisher_exact([[hits, of - hits], [other_hits, other_of - other_hits]]).pvalue)
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
@@ -101,4 +105,4 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
 
 
 def _t(p: float, df: int) -> float:
-    return float(stats.t.ppf(p, df))
+    return float(scipy.special.stdtrit(df, p))

@@ -34,7 +34,7 @@ def of_evaluation(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _iteration(context: click.Context, option: click.Parameter, said: str | None) -> int | str | None:
+def iteration(context: click.Context, option: click.Parameter, said: str | None) -> int | str | None:
     if said is None or said == "best":
         return said
     if not said.isdecimal():
@@ -44,7 +44,7 @@ def _iteration(context: click.Context, option: click.Parameter, said: str | None
 
 at = click.option(
     "--at",
-    callback=_iteration,
+    callback=iteration,
     metavar="ITERATION|best",
     help="At this checkpoint of the run, not at its last one.",
 )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from rlalign.interface.code import Code
 
@@ -135,6 +136,95 @@ def _names(module: str) -> dict[str, ast.ClassDef | tuple[str, str]]:
         elif isinstance(node, ast.If | ast.Try):
             waiting += reversed(node.body)
     return found
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a component's file says in plain literals; what has to be computed is not in it."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of its options."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Its class attributes, such as `defaults` and `higher_is_better`."""
+
+
+_COMPUTED = object()
+
+
+def declared(value: str) -> Declared:
+    """Of a component's entry point, `module:Class`."""
+    module, _, name = value.partition(":")
+    try:
+        found = _declared(module.strip(), name.partition("[")[0].strip(), 0)
+    except (ValueError, OSError):
+        return Declared()
+    return Declared(
+        *(
+            {key: value for key, value in part.items() if value is not _COMPUTED}
+            for part in vars(found).values()
+        )
+    )
+
+
+def _declared(module: str, name: str, depth: int) -> Declared:
+    node = _names(module).get(name) if depth < MOST else None
+    if isinstance(node, tuple):
+        return _declared(*node, depth + 1)
+    if node is None:
+        return Declared()
+    above = [_declared(*_base(module, base), depth + 1) for base in reversed(node.bases)]
+    options = {key: value for one in above for key, value in one.options.items()}
+    attributes = {key: value for one in above for key, value in one.attributes.items()}
+    for part in node.body:
+        if isinstance(part, ast.ClassDef) and part.name == "Config":
+            options = _fields(module, part, depth)
+    return Declared(options, attributes | _literals(node))
+
+
+def _fields(module: str, node: ast.ClassDef, depth: int) -> dict[str, Any]:
+    """The defaults of a model's fields, and of the models that it derives from."""
+    found: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        if isinstance(base, ast.Attribute) and base.attr == "Config":  # `class Config(Another.Config)`
+            found |= _declared(*_base(module, base.value), depth + 1).options
+            continue
+        home, name = _base(module, base)
+        other: Any = (home, name)
+        while isinstance(other, tuple) and depth < MOST:
+            depth, (home, name) = depth + 1, other
+            other = _names(home).get(name)
+        if isinstance(other, ast.ClassDef):
+            found |= _fields(home, other, depth)
+    for mark in node.decorator_list:  # `@preset(clip=0.2)`: other defaults for what it has from above
+        said = {one.arg: _literal(one.value) for one in getattr(mark, "keywords", []) if one.arg in found}
+        found |= said
+    return found | _literals(node)
+
+
+def _literals(node: ast.ClassDef) -> dict[str, Any]:
+    """What a class's statements set its names to, or fields by `Field(…)`; `_COMPUTED` where that is no literal."""
+    found: dict[str, Any] = {}
+    for part in node.body:
+        if isinstance(part, ast.Assign):
+            names, value = [one.id for one in part.targets if isinstance(one, ast.Name)], part.value
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.value is not None:
+            if "ClassVar" in ast.unparse(part.annotation):
+                continue
+            names, value = [part.target.id], part.value
+        else:
+            continue
+        if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "Field":
+            said = [*value.args, *(keyword.value for keyword in value.keywords if keyword.arg == "default")]
+            value = said[0] if said else value
+        found |= dict.fromkeys(names, _literal(value))
+    return found
+
+
+def _literal(value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return _COMPUTED
 
 
 def _imported(code: Code, node: ast.ImportFrom) -> str:

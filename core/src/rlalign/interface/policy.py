@@ -124,6 +124,8 @@ class Policy(Model):
     """How many responses it gives at once, where memory did not hold more; set by the core."""
     chats: bool = False
     """Whether it reads lists of messages; known once it is open."""
+    speaks: bool = True
+    """Whether it reads and writes any text, so that somebody can talk with it."""
 
     new_tokens: int = 0
     """The most tokens of a response that it will be asked for; set by the core before `open`."""

@@ -79,14 +79,20 @@ def _is_kl(name: str) -> bool:
 
 
 def kl(metrics: Mapping[str, float]) -> str:
-    """The KL of a response, or what a component calls its KL."""
+    """The KL, in words."""
+    name = kl_name(metrics)
+    return "" if name is None else number(metrics[name])
+
+
+def kl_name(metrics: Mapping[str, float]) -> str | None:
+    """What the KL of a response is logged as, or what a component calls its KL."""
     whole = [name for name in metrics if name.endswith("/per_response")]
     called = [
         name
         for name in metrics
         if name.endswith("/kl") and not name.startswith(("reward/", "sampler/", "replay/"))
     ]
-    return next((number(metrics[name]) for name in whole + called), "")
+    return next(iter(whole + called), None)
 
 
 def speed(metrics: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from rlalign.config import places
 from rlalign.config.pipeline import without_observers
+from rlalign.records.columns import data_fingerprint
 from rlalign.records.environment import make_lock, seal
 from rlalign.records.logs import plain
 from rlalign.running.models import fingerprint
@@ -38,6 +39,12 @@ def lock_of(
         for plan in space.plans
         if plan.settings.origin is None or plan.settings.origin.original
     }
+    for plan in space.plans:
+        if asked := plan.settings.evaluate:
+            first = space.data.first(plan, asked.split, asked.examples)
+            data[f"{plan.settings.task.name}/{asked.split}[:{asked.examples}]"] = plan.task.fingerprint(
+                asked.split
+            ) or data_fingerprint(first)
     for item in items:  # what options found out for themselves, such as the hash of a user's file
         for name in type(item.options).model_computed_fields:
             data[f"{item.name}.{name}"] = str(getattr(item.options, name))

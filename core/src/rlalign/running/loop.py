@@ -73,10 +73,11 @@ def start(
     root: Path | str = "runs",
     name: str | None = None,
     display: Display | None = None,
+    budgets: Mapping[str, Any] | None = None,
 ) -> Session:
-    """A new run in a folder of its own."""
+    """A new run in a folder of its own; `budgets` are those of another run's lock, where it shall be as that one."""
     session = Session(pipeline, registry or Registry(trust=True), display or make_display())
-    session.create(Path(root), name)
+    session.create(Path(root), name, budgets)
     return session
 
 
@@ -144,14 +145,14 @@ class Session(Workspace):
 
     # -- the run's folder -----------------------------------------------------------------------------
 
-    def create(self, root: Path, name: str | None) -> None:
+    def create(self, root: Path, name: str | None, budgets: Mapping[str, Any] | None = None) -> None:
         """Look at the data, build the policy, then claim a folder: a run that cannot begin leaves nothing."""
         self.display.stage("reading the data")
         preflight(self)
         self.display.stage("loading the model")
         self.build_policy()
         text = places.dump(places.escape(self.pipeline.resolved))
-        lock, stem = lock_of(self, text, self.fit({})), self.pipeline.stem
+        lock, stem = lock_of(self, text, self.fit(budgets or {})), self.pipeline.stem
         self.dir = led(lambda: RunDir.create(root, stem, name, pipeline=text, lock=lock))
         self.logs = self._logs()
 

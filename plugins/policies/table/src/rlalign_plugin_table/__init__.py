@@ -42,6 +42,8 @@ TURNS = ("observation", "turn")
 class Table(Policy):
     """π(a|s) = softmax of the state's row. The state is the prompt, with the step or the previous action."""
 
+    speaks = False
+
     class Config(Options):
         """Options of `table`."""
 

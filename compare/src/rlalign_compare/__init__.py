@@ -1,0 +1,1 @@
+"""Runs side by side: `rlalign compare`, `diff`, `reproduce` and `chat`."""
