@@ -214,7 +214,9 @@ def test_what_is_valid(path: str, value: Any, found: of.Schema) -> None:
 def test_what_is_broken_fails_at_its_place(path: str, value: Any, where: str, found: of.Schema) -> None:
     assert wrong(found, GOOD) == set()
     assert wrong(found, with_(path, value)) == {where}
-    if "odd" not in str(value) and "odd" not in path:  # and it is what the program refuses, too
+    if (
+        "odd" not in str(value) + path and value != "token-f1"
+    ):  # which does nothing there; and it is what the program refuses, too
         text = (
             json.dumps(with_(path, value)).replace('"odd"', '"text-length"').replace('{"share": 0.5}', "{}")
         )

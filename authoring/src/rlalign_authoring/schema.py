@@ -117,7 +117,11 @@ class _Pipelines:
         spec.pop("item")
         spec["of"]["examples"] = list(COPY_TIMES)
         one = either(mapping(spec), self.item("models"), NULL)
-        return {"type": ["object", "null"], "properties": {"policy": {"not": {}}}, "additionalProperties": one}
+        return {
+            "type": ["object", "null"],
+            "properties": {"policy": {"not": {}}},
+            "additionalProperties": one,
+        }
 
     # -- items --------------------------------------------------------------------------------------
 

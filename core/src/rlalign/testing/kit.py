@@ -17,6 +17,7 @@ from rlalign.config.pipeline import Item
 from rlalign.config.registry import Registry
 from rlalign.data.batch import Batch
 from rlalign.interface.component import Component
+from rlalign.interface.policy import Model
 from rlalign.learning.engine import Route
 from rlalign.records.tensors import join_state, split_state
 from rlalign.running.checks import hooks_of
@@ -32,7 +33,7 @@ class ComponentTests:
     `deterministic = False` for a reward that answers differently each time.
     """
 
-    component: ClassVar[str | type[Component]]
+    component: ClassVar[str | type[Component] | type[Model]]
     options: ClassVar[Mapping[str, Any]] = {}
     pipeline: ClassVar[Mapping[str, Any]] = {}
     deterministic: ClassVar[bool] = True
@@ -40,7 +41,7 @@ class ComponentTests:
     # -- what it is ---------------------------------------------------------------------------------
 
     @cached_property
-    def cls(self) -> type[Component]:
+    def cls(self) -> type[Any]:
         named = self.component
         return Registry(trust=True).load(named).cls if isinstance(named, str) else named
 
