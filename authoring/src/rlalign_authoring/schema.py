@@ -146,7 +146,7 @@ class _Pipelines:
         # Under `use` a bare name may be that of any reward.
         other = f"{NOT_INSTALLED}|{INTERPOLATION}" + (f"|{NAME_PATTERN}" if role == "evaluate.use" else "")
         return either(
-            {"type": "string", "enum": bare},
+            *([{"type": "string", "enum": bare}] if bare else []),
             {"type": "string", "pattern": other},
             {
                 "type": "object",
@@ -312,5 +312,5 @@ def first_line(where: str) -> str:
 
 def names(schema: Schema, role: str) -> Iterable[str]:
     """The components that may stand there."""
-    found: Schema = schema["definitions"][f"item of {role}"]["anyOf"][2]["properties"]
+    found: Schema = schema["definitions"][f"item of {role}"]["anyOf"][-1]["properties"]
     return [name for name in found if name not in ("weight", "as", "source", "isolate")]
