@@ -1,6 +1,6 @@
 """`rlalign plugins --conform NAME`: the tests that its kind inherits, for a component that is installed.
 
-    python -m rlalign.testing.conform NAME [OPTIONS]
+    python -m rlalign.testing.conform NAME OPTIONS DECLARED
 
 It runs in a process of its own, as the tests look at random numbers, threads and settings of the whole process.
 """
@@ -24,7 +24,7 @@ from rlalign.config.outline import sentence
 from rlalign.config.places import value
 from rlalign.config.registry import Loaded, Registry, kind
 from rlalign.config.validate import check
-from rlalign.config.words import found
+from rlalign.config.words import found, unknown
 from rlalign.errors import ConfigError, RLAlignError, shown
 from rlalign.interface.environment import Environment
 from rlalign.running.members import implements
@@ -79,8 +79,10 @@ def kit_of(name: str, loaded: Loaded, options: Mapping[str, Any]) -> type[Compon
     return RewardTests if scores and not learns else ComponentTests
 
 
-def conform(name: str, options: Mapping[str, Any]) -> tuple[type[ComponentTests], Found]:
-    """Run them."""
+def conform(
+    name: str, options: Mapping[str, Any], declared: Mapping[str, Any]
+) -> tuple[type[ComponentTests], Found]:
+    """Run them; `declared` is what a test class of its own would say beside `component` and `options`."""
     loaded, wrong = Registry().load(name), []
     check(
         loaded.cls.Config,
@@ -91,9 +93,15 @@ def conform(name: str, options: Mapping[str, Any]) -> tuple[type[ComponentTests]
     if wrong:
         raise ConfigError("\n".join([*wrong, "say what it needs with --options '{…}'"]))
     kit, told = kit_of(name, loaded, options), Found()
+    said = {one for cls in kit.__mro__ for one in vars(cls).get("__annotations__", {})}
+    known = sorted(said - {"component", "options"})
+    if foreign := [one for one in declared if one not in known]:
+        raise ConfigError(f"--declare: {foreign[0]}: {unknown('attribute', foreign[0], known)}")
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         tests = Path(folder, "test_it.py")
-        tests.write_text(MODULE.format(kit=kit.__name__, name=name, options=dict(options)), encoding="utf-8")
+        module = MODULE.format(kit=kit.__name__, name=name, options=dict(options))
+        module += "".join(f"    {one} = {given!r}\n" for one, given in declared.items())
+        tests.write_text(module, encoding="utf-8")
         settings = Path(folder, "pytest.ini")
         settings.write_text("[pytest]\n")
         asked = ["-q", "-p", "no:cacheprovider", "-c", str(settings), "--import-mode=importlib", str(tests)]
@@ -101,14 +109,18 @@ def conform(name: str, options: Mapping[str, Any]) -> tuple[type[ComponentTests]
     return kit, told
 
 
-def report(name: str, options: Mapping[str, Any], kit: type[ComponentTests], told: Found) -> str:
+def report(
+    name: str,
+    options: Mapping[str, Any],
+    declared: Mapping[str, Any],
+    kit: type[ComponentTests],
+    told: Found,
+) -> str:
     """In words, with the badge."""
     with_ = json.dumps(dict(options), ensure_ascii=False) if options else "its defaults"
-    lines = [
-        f"{name}, options: {with_}",
-        f"{kit.__name__}: {sentence(sys.modules[kit.__module__].__doc__)}",
-        "",
-    ]
+    lines = [f"{name}, options: {with_}"]
+    lines += [f"declared: {json.dumps(dict(declared), ensure_ascii=False)}"] if declared else []
+    lines += [f"{kit.__name__}: {sentence(sys.modules[kit.__module__].__doc__)}", ""]
     lines += ["checked", *(f"  {test}" for test in told.checked)]
     for title, tests in (("not applicable", told.inapplicable), ("failed", told.failed)):
         lines += ["", title] if tests else []
@@ -126,17 +138,22 @@ def report(name: str, options: Mapping[str, Any], kit: type[ComponentTests], tol
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, 1 where a test failed, 2 where there is nothing to test."""
-    name, said = arguments[0], arguments[1] if len(arguments) > 1 else "{}"
+    name, options_said, declared_said = arguments
     try:
-        options = value(said, "--options")
-        if not isinstance(options, dict):
-            raise ConfigError(f"--options: expected a mapping, `{{name: value}}`, found {found(options)}")
-        kit, told = conform(name, options)
+        options, declared = _mapping(options_said, "--options"), _mapping(declared_said, "--declare")
+        kit, told = conform(name, options, declared)
     except RLAlignError as error:
         print(shown(f"error: {error}"), file=sys.stderr)
         return error.exit_code
-    print(shown(report(name, options, kit, told)))
+    print(shown(report(name, options, declared, kit, told)))
     return 1 if told.failed or not told.checked else 0
+
+
+def _mapping(said: str, option: str) -> dict[str, Any]:
+    read = value(said, option)
+    if not isinstance(read, dict):
+        raise ConfigError(f"{option}: expected a mapping, `{{name: value}}`, found {found(read)}")
+    return read
 
 
 if __name__ == "__main__":

@@ -162,7 +162,9 @@ class PolicyTests(ComponentTests):
                 policy.head(features), features @ matrix.T, "`head_matrix` is not all that `head` does"
             )
 
-    def test_gradient_is_that_of_finite_differences(self, bench: Bench, policy: Policy) -> None:
+    def test_gradient_of_the_network_is_that_of_finite_differences(
+        self, bench: Bench, policy: Policy
+    ) -> None:
         """Of a policy gradient's loss, along a direction drawn by chance."""
         batch, start = bench.batch(), bench.learner.parameters()
         along = torch.randn(start.shape, generator=torch.Generator().manual_seed(2), dtype=start.dtype)
