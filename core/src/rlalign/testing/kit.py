@@ -44,9 +44,10 @@ class ComponentTests:
     # -- what it is ---------------------------------------------------------------------------------
 
     @cached_property
-    def cls(self) -> type[Any]:
-        named = self.component
-        return Registry(trust=True).load(named).cls if isinstance(named, str) else named
+    def cls(self) -> type[Component]:
+        named: Any = self.component
+        found: type[Component] = Registry(trust=True).load(named).cls if isinstance(named, str) else named
+        return found
 
     @property
     def named(self) -> str:

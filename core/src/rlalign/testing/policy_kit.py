@@ -215,8 +215,7 @@ class PolicyTests(ComponentTests):
     def test_global_random_numbers_are_left_alone(self, bench: Bench) -> None:
         """Neither first weights nor responses are drawn from the generators of the whole process."""
         before = {name: look() for name, look in PROCESS.items() if "random" in name}
-        made = self.cls(self.config)
-        assert isinstance(made, Policy)
+        made: Any = self.cls(self.config)
         made.setup()
         self.sampled(made, self.asked(bench))
         for name, state in before.items():
