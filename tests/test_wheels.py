@@ -23,6 +23,7 @@ PACKAGES = [
     ROOT / "study",
     ROOT / "humaneval",
     ROOT / "compare",
+    ROOT / "authoring",
     ROOT / "bench",
     *sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml")),
     *sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml")),

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rlalign.cli import disk, options, serving, which
+from rlalign.cli import disk, options, plugins, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.cli.terminal import folded
@@ -338,20 +338,7 @@ def export(
     guarded(debug, work)
 
 
-@program.command()
-@click.argument("name", required=False)
-@click.option("--check", "load", is_flag=True, help="Import every component and say what is broken.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(name: str | None, load: bool, as_json: bool) -> None:
-    """List the installed components by kind; or tell all of one: its options, hooks, models and place."""
-    from rlalign.cli import catalogue
-
-    if name is not None:
-        guarded(False, lambda: catalogue.one(name, as_json))
-    elif not catalogue.everything(load, as_json):
-        sys.exit(1)
-
-
+program.add_command(plugins.plugins)
 program.add_command(disk.runs)
 program.add_command(disk.clean)
 program.add_command(serving.serve_reward)

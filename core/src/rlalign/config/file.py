@@ -192,9 +192,9 @@ class File:
         except ConfigError as error:
             self.report(keys, str(error))
             return None
-        kinds, hooks, words = _ACCEPTED[role]
-        if kind(cls) in kinds and (not hooks or any(hasattr(cls, hook) for hook in hooks)):
+        if accepts(cls, role):
             return cls
+        kinds, _, words = _ACCEPTED[role]
         if role == "rewards" and kind(cls) in kinds and hasattr(cls, "evaluate"):
             self.report(
                 keys,
@@ -234,6 +234,12 @@ class File:
             self.report(keys, f"`{item.name}` refuses its options: {said}")
             return False
         return True
+
+
+def accepts(cls: type[Any], role: str) -> bool:
+    """Whether a component of this class may stand in this part of a file."""
+    kinds, hooks, _ = _ACCEPTED[role]
+    return kind(cls) in kinds and (not hooks or any(hasattr(cls, hook) for hook in hooks))
 
 
 def _not_one(components: list[str]) -> str:

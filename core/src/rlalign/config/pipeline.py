@@ -114,7 +114,7 @@ class ItemSettings(Options):
         None, description="a reward or metric in a process of its own: `true`, or limits (docs/serving.md)"
     )
 
-    @field_validator("isolate", mode="before")
+    @field_validator("isolate", mode="before", json_schema_input_type=bool | Isolate | None)
     @classmethod
     def _said_shortly(cls, said: Any) -> Any:
         return ({} if said else None) if isinstance(said, bool) else said

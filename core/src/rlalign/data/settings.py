@@ -24,7 +24,12 @@ Positive = Annotated[int, Field(gt=0, le=limits.COUNT)]
 Natural = Annotated[int, Field(ge=0, le=limits.COUNT)]
 
 Bytes = Annotated[
-    int, BeforeValidator(lambda said: limits.in_bytes(said) if isinstance(said, str) else said), Field(gt=0)
+    int,
+    BeforeValidator(
+        lambda said: limits.in_bytes(said) if isinstance(said, str) else said,
+        json_schema_input_type=Annotated[int, Field(gt=0)] | str,
+    ),
+    Field(gt=0),
 ]
 """Also said as `4 GiB`."""
 

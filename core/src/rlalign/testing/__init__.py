@@ -5,6 +5,7 @@ from rlalign.testing.environment_kit import EnvironmentTests
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.logits import FreeValue, LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
+from rlalign.testing.policy_kit import PolicyTests
 from rlalign.testing.reward_kit import RewardTests
 from rlalign.testing.task_kit import TaskTests
 from rlalign.testing.tasks import Length, Numbers, TokenSum
@@ -23,6 +24,7 @@ __all__ = [
     "Numbers",
     "PolicyAndValue",
     "PolicyGradient",
+    "PolicyTests",
     "RewardTests",
     "TaskTests",
     "TokenSum",

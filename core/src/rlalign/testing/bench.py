@@ -201,8 +201,19 @@ class Bench:
 
 def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The same step without the engine: one graph from the parameters to the loss, all logits at once."""
-    engine, rollout = bench.engine, batch.rollout
+    engine = bench.engine
     engine.clear_gradients()
+    loss, metrics = bench.phase.losses(replace(batch, whole=None), plain_outputs(bench, batch))
+    if loss.requires_grad:
+        loss.backward()
+    gradients = bench._gradients()
+    engine.clear_gradients()
+    return {k: float(v.detach()) for k, v in {"loss": loss, **metrics}.items()}, gradients
+
+
+def plain_outputs(bench: Bench, batch: Batch) -> Outputs:
+    """What the losses of the phase read live, with the graph to the parameters."""
+    engine, rollout = bench.engine, batch.rollout
     policy = engine.policy("policy")
     features = policy.features(rollout)
     found = steps_outputs(policy.head(features), rollout, rollout.chosen, policy.ends, engine.want)
@@ -212,9 +223,4 @@ def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[s
         assert isinstance(value, Value)
         v = full_precision(value.values(rollout, engine._read(value, rollout, known={"policy": features})))
         outputs["values_NT"] = lay_out(v[rollout.chosen[0]] if value.per_prompt else v, rollout)
-    loss, metrics = bench.phase.losses(replace(batch, whole=None), Outputs(**outputs))
-    if loss.requires_grad:
-        loss.backward()
-    gradients = bench._gradients()
-    engine.clear_gradients()
-    return {k: float(v.detach()) for k, v in {"loss": loss, **metrics}.items()}, gradients
+    return Outputs(**outputs)

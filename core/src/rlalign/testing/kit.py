@@ -12,16 +12,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from rlalign.config.pipeline import Item
 from rlalign.config.registry import Registry
-from rlalign.data.batch import Batch
+from rlalign.data.batch import Batch, Outputs
 from rlalign.interface.component import Component
+from rlalign.interface.policy import Model
 from rlalign.learning.engine import Route
 from rlalign.records.tensors import join_state, split_state
 from rlalign.running.checks import hooks_of
 from rlalign.running.members import HOOKS, Member, implements
-from rlalign.testing.bench import Bench, logged, plain_gradient, session, stopped_and_resumed
+from rlalign.testing.bench import Bench, logged, plain_gradient, plain_outputs, session, stopped_and_resumed
 
 
 class ComponentTests:
@@ -29,20 +31,23 @@ class ComponentTests:
 
     `component` is its name or class, `options` what the pipeline gives it, `pipeline` whatever else the
     pipeline needs to say (a policy, rewards, `generation`). Capabilities are declared, not guessed:
-    `deterministic = False` for a reward that answers differently each time.
+    `deterministic = False` for a reward that answers differently each time, `exact_gradient = False` for a loss
+    that detaches part of its value on purpose.
     """
 
-    component: ClassVar[str | type[Component]]
+    component: ClassVar[str | type[Component] | type[Model]]
     options: ClassVar[Mapping[str, Any]] = {}
     pipeline: ClassVar[Mapping[str, Any]] = {}
     deterministic: ClassVar[bool] = True
+    exact_gradient: ClassVar[bool] = True
 
     # -- what it is ---------------------------------------------------------------------------------
 
     @cached_property
     def cls(self) -> type[Component]:
-        named = self.component
-        return Registry(trust=True).load(named).cls if isinstance(named, str) else named
+        named: Any = self.component
+        found: type[Component] = Registry(trust=True).load(named).cls if isinstance(named, str) else named
+        return found
 
     @property
     def named(self) -> str:
@@ -161,6 +166,28 @@ class ComponentTests:
         batch = bench.batch()
         self.move(bench, 1)  # and so does a ratio of one
         self.check_routes(bench, batch)
+
+    def test_gradient_is_that_of_finite_differences(self, bench: Bench) -> None:
+        """With regard to all that the loss reads live: nothing is detached that should not be."""
+        if "loss" not in self.hooks() or not self.exact_gradient:
+            pytest.skip(f"`{self.named}` has no loss whose gradient is that of its value")
+        self.move(bench, 0)
+        batch = bench.batch()
+        self.move(bench, 1)
+        read = plain_outputs(bench, batch).items()
+        leaves = [x.detach().requires_grad_() for x in read.values()]
+
+        def loss(*live: torch.Tensor) -> torch.Tensor:
+            now = Outputs(**dict(zip(read, live, strict=True)))
+            return bench.phase.losses(replace(batch, whole=None), now)[0]
+
+        try:
+            gradcheck(loss, leaves, eps=1e-6, atol=1e-7, rtol=1e-4, fast_mode=True)
+        except GradcheckError as error:
+            raise AssertionError(
+                "the gradient of the loss is not that of its value; where something is detached on purpose, say "
+                f"`exact_gradient = False`: {str(error).partition(chr(10) * 2)[0]}"
+            ) from None
 
     def move(self, bench: Bench, seed: int) -> None:
         """Put all weights that train a little elsewhere."""

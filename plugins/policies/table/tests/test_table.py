@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from rlalign import ConfigError, Example, RLAlignError, Rollout, Sampling
-from rlalign.testing import Bench
+from rlalign.testing import Bench, PolicyTests
 from rlalign_plugin_table import Table, TableValue
 
 STATES = ("prompt", "step", "previous")
@@ -335,3 +335,18 @@ def test_scores_of_what_is_not_there_are_refused(
 ) -> None:
     with pytest.raises(RLAlignError, match=said):
         _corridor(tmp_path, scores=scores)
+
+
+class TestTable(PolicyTests):
+    component = "table"
+    options = {"actions": 10, "steps": 6, "state": "previous", "prompts": ["0", "1", "2", "3", "4", "5"]}
+
+
+class TestTableWithAnEnd(PolicyTests):
+    component = "table"
+    options = {
+        "actions": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "end"],
+        "end": "end",
+        "steps": 7,
+        "state": "step",
+    }

@@ -62,7 +62,7 @@ class Tools(Dataset, Environment):
         tokens: int = Field(1024, gt=0, description="tokens of the longest episode, what is told included")
         told: int = Field(2_000, gt=0, description="characters of a result that are told")
 
-        @field_validator("python", mode="before")
+        @field_validator("python", mode="before", json_schema_input_type=bool | Sandbox | None)
         @classmethod
         def _said_shortly(cls, said: Any) -> Any:
             return ({} if said else None) if isinstance(said, bool) else said

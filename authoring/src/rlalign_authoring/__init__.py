@@ -1,0 +1,1 @@
+"""For authors: `rlalign new plugin`, `rlalign new pipeline` and `rlalign schema`."""
