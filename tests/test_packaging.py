@@ -138,6 +138,18 @@ def test_every_dependency_has_a_tested_version(package):
         assert name in pinned or name.startswith("rlalign"), f"constraints.txt says no version of {name}"
 
 
+def test_the_extras_that_say_tested_versions_say_those_of_constraints():
+    """`rlalign doctor` tells by them what is installed and was not tested."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.lower() for line in lines if "==" in line and not line.startswith("#")}
+    for package in (ROOT / "core", ROOT / "plugins/policies/hf"):
+        about = project(package)
+        told = about["optional-dependencies"]["tested"]
+        assert {line.lower() for line in told} <= pinned
+        names = {re.split(r"[<>=]", line)[0].lower() for line in [*told, "rlalign"]}
+        assert names == {re.split(r"[<>=]", line)[0].lower() for line in about["dependencies"]} | {"rlalign"}
+
+
 def imported(package: Path) -> set[str]:
     """Top-level modules that a package's sources import, for types only or not."""
     found = set()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rlalign.cli import disk, options, serving, which
+from rlalign.cli import disk, doctor, options, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
@@ -336,6 +336,7 @@ def plugins(name: str | None, load: bool, as_json: bool) -> None:
 program.add_command(disk.runs)
 program.add_command(disk.clean)
 program.add_command(serving.serve_reward)
+program.add_command(doctor.doctor)
 
 
 def main() -> None:
