@@ -123,7 +123,7 @@ def test_the_card_of_a_language_model_loads_it_as_it_says(base: str, tmp_path: P
         "generation": {"samples": 2, "max_new_tokens": 4},
         "train": {"iterations": 1, "prompts": 2},
     }
-    folder = rlalign.run(pipeline, root=tmp_path, name="one", display=False).path / "model"
+    folder = rlalign.run(pipeline, root=tmp_path, name="one", display=False).model
     card = (folder / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(snippets) == 2

@@ -126,7 +126,7 @@ class Tracker(Component):
             return
         while not self._over and (left := until - time.monotonic()) > 0:
             self._exchange()
-            sends = [process.stdin] if self._waiting else []
+            sends = [process.stdin] if self._waiting and process.stdin else []
             select.select([process.stdout], sends, [], min(left, 1.0))
         if not self._over:
             self._tell(run, f"was not done {patience:g} s after the run; what it had not sent is lost")

@@ -69,7 +69,7 @@ class Card:
     def _method(self) -> str:
         """Each algorithm and reward in its own words, with what it makes small and what the pipeline says otherwise."""
         items = [item for phase in self.pipeline.phases for item in (*phase.algorithm, *phase.rewards)]
-        lines = {}
+        lines: dict[str, None] = {}
         for item in items:
             cls = item.cls
             said = [sentence(cls.__doc__), f"{paper}." if (paper := getattr(cls, "paper", "")) else ""]
@@ -82,7 +82,8 @@ class Card:
 
     def _data(self) -> str:
         """Each task, its licence where it says one, and the digest of what was learned from."""
-        digests, lines = self.lock.get("data", {}), {}
+        digests = self.lock.get("data", {})
+        lines: dict[str, None] = {}
         for phase in self.pipeline.phases:
             licence = getattr(phase.task.cls, "licence", "") or "not known here"
             digest = digests.get(f"{phase.task.name}/train", "")

@@ -49,7 +49,7 @@ def test_a_run_on_this_machine(tmp_path, monkeypatch):
         and run.data.params["observers.0.mlflow.project"] == "tries"
     )
     rows = [json.loads(line) for line in (tmp_path / "runs/one/metrics.jsonl").read_text().splitlines()]
-    for name in ("reward/total", "eval/reward/sum"):
+    for name in ("reward/total", "eval/sum"):
         logged = {(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)}
         assert logged and logged == {(row["iteration"], row[name]) for row in rows if name in row}
     (last, *_) = sorted(

@@ -58,7 +58,7 @@ def test_a_run_on_this_machine(tmp_path, monkeypatch):
     about = json.loads(config)
     assert about["tags"] == ["small"] and about["pipeline"]["train"]["iterations"] == 3
     told_there = [(step, json.loads(metrics)) for _, step, metrics in logged]
-    for key in ("reward/total", "eval/reward/sum"):
+    for key in ("reward/total", "eval/sum"):
         there = {(step, metrics[key]) for step, metrics in told_there if key in metrics}
         assert there and there == {(row["iteration"], row[key]) for row in rows if key in row}
     assert [m["ended/well"] for _, m in told_there if "ended/well" in m] == [0.0, 1.0]

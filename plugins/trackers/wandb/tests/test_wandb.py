@@ -69,7 +69,7 @@ def test_offline_runs(tmp_path, monkeypatch):
     assert config["train"]["iterations"] == 3
     history = [r.history for part in parts for r in part if r.WhichOneof("record_type") == "history"]
     keys = Counter(item.key or "/".join(item.nested_key) for one in history for item in one.item)
-    assert keys["reward/total"] >= 3 and keys["eval/reward/total"] + keys["eval/total"] >= 2
+    assert keys["reward/total"] >= 3 and keys["eval/total"] >= 2
     assert any(key.startswith("samples") for key in keys)
     exits = [r.exit.exit_code for part in parts for r in part if r.WhichOneof("record_type") == "exit"]
     assert exits == [1, 0]

@@ -36,7 +36,7 @@ class Trackio(Tracker):
             os.environ["TRACKIO_DIR"] = os.path.abspath(self.config.folder)  # read when it is imported
         import trackio
 
-        self._trackio = trackio
+        self._trackio, self._tick = trackio, run.tick
         about = {"id": run.id, "tags": self.config.tags, "pipeline": dict(run.pipeline)}
         self._there = trackio.init(
             project=self.config.project,
@@ -51,6 +51,7 @@ class Trackio(Tracker):
         )
 
     def log(self, figures: Mapping[str, float], tick: int) -> None:
+        self._tick = tick
         self._there.log(dict(figures), step=tick)
 
     def show(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], tick: int) -> None:
@@ -58,5 +59,5 @@ class Trackio(Tracker):
         self._there.log({"samples": table}, step=tick)
 
     def end(self, error: str | None) -> None:
-        self._there.log({"ended/well": 1.0 if error is None else 0.0})
+        self._there.log({"ended/well": 1.0 if error is None else 0.0}, step=self._tick)
         self._there.finish()
