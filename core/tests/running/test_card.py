@@ -243,4 +243,4 @@ def test_a_card_tells_method_data_intervals_and_provenance(tmp_path: Path) -> No
 def test_intervals() -> None:
     (half, count) = spread({"x": [1.0, 2.0, 3.0, float("nan")], "one": [1.0]})["x"]
     assert count == 3 and half == pytest.approx(1.96 / 3**0.5)
-    assert "one" not in spread({"one": [1.0]})
+    assert spread({"one": [1.0], "endless": [1.0, float("inf")]}) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf, isnan, sqrt
+from math import isfinite, isnan, sqrt
 from statistics import stdev
 from typing import Any
 
@@ -143,8 +143,8 @@ def spread(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     found = {}
     for name, all_of in values.items():
         known = [value for value in all_of if not isnan(value)]
-        if len(known) > 1 and (half := 1.96 * stdev(known) / sqrt(len(known))) < inf:
-            found[name] = [half, float(len(known))]
+        if len(known) > 1 and all(map(isfinite, known)):
+            found[name] = [1.96 * stdev(known) / sqrt(len(known)), float(len(known))]
     return found
 
 
