@@ -219,7 +219,7 @@ def test_a_card_tells_method_data_intervals_and_provenance(tmp_path: Path) -> No
     pipeline = {
         **PIPELINE,
         "task": "licensed",
-        "algorithm": {"weighted": {"strength": 2.5, "file": "/home/me/secret"}},
+        "algorithm": {"weighted": {"strength": 2.5, "file": "somewhere/secret"}},
         "evaluate": {"examples": 3},
         "generation": {"samples": 2, "max_new_tokens": 4},
     }
