@@ -1,5 +1,5 @@
 # Every target sets up .venv by itself; all that must be there is make and python3 (3.11 or newer).
-#   make demo · make demo-real · make test · make test-slow · make test-gpu · make lint · make format · make docs · make clean
+#   make demo · make demo-real · make test · make test-slow · make test-gpu · make lint · make format · make docs · make release · make clean
 #   make bench-speed [MODEL=…] · make bench-rl4lms · make bench-gpu · make bench-rewards · make bench-nlpo · make bench-offline
 #   make bench-bandit · make bench-pg · make bench-learned-reward · make bench-agentic · make bench-grue-toy
 #   make bench-grue-small MODEL=… ENCODER=… DATA=…
@@ -11,13 +11,13 @@ ARGS    ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.stamp
-PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml bench/pyproject.toml humaneval/pyproject.toml compare/pyproject.toml authoring/pyproject.toml plugins/*/*/pyproject.toml)
+PACKAGES := $(wildcard */pyproject.toml plugins/*/*/pyproject.toml)
 
 # Idle threads sleep instead of spinning: two test workers then share the machine.
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test test-slow test-gpu lint format docs clean
+.PHONY: help setup demo demo-real test test-slow test-gpu lint format docs release clean
 .PHONY: bench-speed bench-rl4lms bench-gpu bench-rewards bench-nlpo bench-offline bench-bandit bench-pg bench-learned-reward bench-agentic bench-grue-toy bench-grue-small
 
 help:
@@ -98,6 +98,16 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/tables.py
 
+# Every wheel and archive of sources as users get them: built, checked, installed on each Python that is here, and run. Dry;
+# ARGS=--write writes the changelog's section and dist/. Nothing is uploaded.
+release: .venv-release/.stamp
+	.venv-release/bin/python -m release $(ARGS)
+
+.venv-release/.stamp: constraints.txt
+	test -x .venv-release/bin/python || $(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet -c constraints.txt build hatchling packaging twine
+	@touch $@
+
 # The study of benchmarks/nlpo: an hour on two cores; stopped, it goes on where it was.
 bench-nlpo: $(STAMP)
 	$(BIN)/rlalign study benchmarks/nlpo/study.yaml --jobs $(WORKERS) $(ARGS)
@@ -144,5 +154,5 @@ bench-grue-small: $(STAMP)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist bench/dist humaneval/dist compare/dist authoring/dist plugins/*/*/dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist */dist plugins/*/*/dist
 	find . -name ".venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

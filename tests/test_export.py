@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
 
+import rlalign
 from rlalign.cli.commands import program
 from rlalign.records import logs
 from rlalign.running.opening import open_model
@@ -103,3 +106,29 @@ def test_a_model_folder_says_itself_what_policy_it_is(exported: Path) -> None:
 def test_a_split_that_is_not_there(exported: Path) -> None:
     result = call("eval", "toy", "--task", "dataset: {path: s.jsonl}", "--split", "nosuch")
     assert result.exit_code == 2 and "has no split `nosuch`" in result.stderr
+
+
+@pytest.mark.parametrize("base", ["reviews", "t5"])
+def test_the_card_of_a_language_model_loads_it_as_it_says(base: str, tmp_path: Path, capsys: Any) -> None:
+    """Both snippets are run, as they stand in the README."""
+    policies: dict[str, Any] = {
+        "reviews": {"causal-lm": {"path": "pkg:rlalign_plugin_toy_tasks/models/toy-reviews"}},
+        "t5": {"seq2seq-lm": {"path": "pkg:rlalign_plugin_toy_tasks/models/toy-summaries"}},
+    }
+    pipeline = {
+        "task": "toy-reviews" if base == "reviews" else "toy-summaries",
+        "policy": policies[base],
+        "rewards": ["rlalign.testing:Length"],
+        "algorithm": "rloo",
+        "generation": {"samples": 2, "max_new_tokens": 4},
+        "train": {"iterations": 1, "prompts": 2},
+    }
+    folder = rlalign.run(pipeline, root=tmp_path, name="one", display=False).model
+    card = (folder / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        capsys.readouterr()
+        exec(snippet, {"here": str(folder)})
+        assert capsys.readouterr().out.strip()
+    assert "log π(y_i,t)" in card and "Back to basics" in card

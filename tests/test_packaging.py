@@ -24,7 +24,7 @@ from rlalign.running.members import HOOKS
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval", ROOT / "compare", ROOT / "authoring"]
+COMMANDS = sorted(p.parent for p in ROOT.glob("*/pyproject.toml") if p.parent.name != "core")
 PACKAGES = [ROOT / "core", *COMMANDS, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
@@ -136,6 +136,18 @@ def test_every_dependency_has_a_tested_version(package):
     for dependency in project(package)["dependencies"]:
         name = re.split(r"[<>=\[; ]", dependency)[0].lower()
         assert name in pinned or name.startswith("rlalign"), f"constraints.txt says no version of {name}"
+
+
+def test_the_extras_that_say_tested_versions_say_those_of_constraints():
+    """`rlalign doctor` tells by them what is installed and was not tested."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.lower() for line in lines if "==" in line and not line.startswith("#")}
+    for package in (ROOT / "core", ROOT / "plugins/policies/hf"):
+        about = project(package)
+        told = about["optional-dependencies"]["tested"]
+        assert {line.lower() for line in told} <= pinned
+        names = {re.split(r"[<>=]", line)[0].lower() for line in [*told, "rlalign"]}
+        assert names == {re.split(r"[<>=]", line)[0].lower() for line in about["dependencies"]} | {"rlalign"}
 
 
 def imported(package: Path) -> set[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlalign.interface.policy import Policy, Value
     from rlalign.interface.run import Learner, Run
     from rlalign.interface.sampler import Response, Sampler, sampled_rollout
+    from rlalign.interface.tracker import Tracked, Tracker
     from rlalign.running.callbacks import Callbacks
     from rlalign.running.loop import Interrupted
     from rlalign.running.opened import Opened
@@ -47,6 +48,7 @@ _HOMES = {
     "data.settings": ("Options", "Sampling"),
     "interface.policy": ("Policy", "Value"),
     "interface.run": ("Learner", "Run"),
+    "interface.tracker": ("Tracked", "Tracker"),
     "interface.sampler": ("Response", "Sampler", "sampled_rollout"),
     "decoding.logits": ("log_distribution",),
     "decoding.interfaces": ("Constraint", "Decoder"),
@@ -100,6 +102,8 @@ __all__ = [
     "Sampling",
     "Score",
     "Task",
+    "Tracked",
+    "Tracker",
     "Turn",
     "Value",
     "concat",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import Field
 
+from rlalign import Options
 from rlalign.data.limits import FRONT_MATTER_BYTES, LICENCE_BYTES
 from rlalign.interface.policy import Policy
 from rlalign.running.base import Base, base_of
 from rlalign.running.card import Card, save_folder
-from rlalign.testing import session
+from rlalign.running.evaluation import spread
+from rlalign.testing import Numbers, PolicyGradient, session
 from rlalign.testing.logits import Logits
 
 FRONT = "---\nlicense: apache-2.0\nbase_model: org/parent\ntags: [a, b]\n---\n# Its card\nlicense: none\n"
@@ -132,7 +137,9 @@ def policy(tmp_path: Path) -> Policy:
 def saved(policy: Policy, tmp_path: Path) -> tuple[Path, dict[str, Any], str]:
     """The saved folder, its card's metadata and its card's text."""
     opened = session(tmp_path, PIPELINE, {}, name="mine")
-    save_folder(policy, tmp_path / "out", Card("mine", opened.pipeline, {"eval/total": 0.25}, "From a test."))
+    save_folder(
+        policy, tmp_path / "out", Card("mine", opened.pipeline, {"eval/total": 0.25}, origin="From a test.")
+    )
     opened.dir.close()
     text = (tmp_path / "out/README.md").read_text()
     _, front, rest = text.split("---\n", 2)
@@ -158,7 +165,7 @@ def test_a_card_names_base_licence_and_library(policy: Policy, folder: Path, tmp
         "Copied from there: `LICENSE`.",
         "Its weights are what they are.",
         "From a test.",
-        "| eval/total | 0.25 |",
+        "| eval/total | 0.25 |  |",
     ):
         assert part in text
     assert (out / "LICENSE").read_text() == "Terms."
@@ -191,3 +198,49 @@ def test_a_licence_takes_no_files_place(policy: Policy, folder: Path, tmp_path: 
     made.base = str(folder)
     out, _, _ = saved(made, tmp_path)
     assert (out / "LICENSE").read_text() == "The policy's own."
+
+
+def test_a_card_tells_method_data_intervals_and_provenance(tmp_path: Path) -> None:
+    class Weighted(PolicyGradient):
+        """Minus A times log π. More of it."""
+
+        class Config(Options):
+            """Its options."""
+
+            strength: float = Field(1.0, description="how much")
+            file: str = Field("none", description="a path")
+
+        equation = "−A log π(y)"
+        paper = "Somebody, Something, 2020"
+
+    class Licensed(Numbers):
+        licence = "CC BY 4.0"
+
+    pipeline = {
+        **PIPELINE,
+        "task": "licensed",
+        "algorithm": {"weighted": {"strength": 2.5, "file": "somewhere/secret"}},
+        "evaluate": {"examples": 3},
+        "generation": {"samples": 2, "max_new_tokens": 4},
+    }
+    given = {"weighted": Weighted, "licensed": Licensed}
+    opened = session(tmp_path, pipeline, given, name="mine")
+    opened.run()
+    text = (opened.dir.model / "README.md").read_text()
+    lock = json.loads((opened.dir.path / "lock.json").read_text())
+    told = "`weighted`: Minus A times log π. With default options: `−A log π(y)`. Somebody, Something, 2020. Here"
+    assert f"{told} `strength: 2.5`.\n" in text and "secret" not in text
+    assert f"`train` has the digest `{lock['data']['licensed/train']}`. Licence: CC BY 4.0." in text
+    assert f"| torch | {lock['packages']['torch']} |" in text and "| seed | 0 |" in text
+    assert f"code {lock['plugins']['rlalign']['code'][:12]}" in text
+    value, low, high = map(
+        float,
+        re.search(r"\| eval/sum \| (\S+) \| (\S+) to (\S+), 3 examples \|", text).groups(),  # type: ignore[union-attr]
+    )
+    assert low < value < high and (low + high) / 2 == pytest.approx(value, rel=1e-3)
+
+
+def test_intervals() -> None:
+    (half, count) = spread({"x": [1.0, 2.0, 3.0, float("nan")], "one": [1.0]})["x"]
+    assert count == 3 and half == pytest.approx(1.96 / 3**0.5)
+    assert spread({"one": [1.0], "endless": [1.0, float("inf")]}) == {}

@@ -116,6 +116,7 @@ def _about(name: str, cls: type[Any], told: Outline, found: Installed | None) ->
         "responses": getattr(made, "responses", None),
         "min_samples": getattr(made, "min_samples", 1),
         "defaults": {key: dict(value) for key, value in getattr(made, "defaults", {}).items()},
+        "equation": getattr(made, "equation", ""),
         "paper": getattr(made, "paper", ""),
         "package": str(found) if found else None,
         "options": list(_options(cls.Config)),
@@ -200,6 +201,7 @@ def _in_words(name: str, about: Mapping[str, Any]) -> str:
         "trains": ", ".join(about["trains"]),
         "responses": responses,
         "sets": ", ".join(chosen),
+        "equation": about["equation"],
         "paper": about["paper"],
         "package": about["package"] or "",
     }

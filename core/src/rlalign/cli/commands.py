@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from rlalign.cli import disk, options, plugins, serving, which
+from rlalign.cli import disk, doctor, options, plugins, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.cli.terminal import folded
@@ -342,6 +342,7 @@ program.add_command(plugins.plugins)
 program.add_command(disk.runs)
 program.add_command(disk.clean)
 program.add_command(serving.serve_reward)
+program.add_command(doctor.doctor)
 
 
 def main() -> None:

@@ -23,9 +23,11 @@ KINDS = {
     "algorithm": "algorithms",
     "advantage wrapper": "wrappers of advantages",
     "metric": "metrics (of all responses together; under `evaluate.use` only)",
+    "observer": "observers (they watch a run)",
     "": "not told by their files (`rlalign plugins --check` imports them)",
 }
 """Kinds of components, and what several are called."""
+_WATCHING = {"phase_started", "iteration_done", "evaluated", "run_ended"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Outline:
                 plain = "reward" if hook == "reward" else "algorithm"
                 wrapper = "reward wrapper" if hook == "reward" else "advantage wrapper"
                 return plain if self.hooks[hook] == "plain" else wrapper
+        if "run_ended" in self.hooks and self.hooks.keys() <= _WATCHING:
+            return "observer"
         return "metric" if "evaluate" in self.hooks else "algorithm"
 
     @property
@@ -75,6 +79,7 @@ class Outline:
             "algorithm": ["algorithm"],
             "advantage wrapper": ["algorithm"],
             "metric": ["evaluate.use"],
+            "observer": ["observers"],
         }.get(self.kind, [])
         measures = self.base == "component" and "evaluate" in self.hooks
         return list(dict.fromkeys([*first, *(["evaluate.use"] if measures else [])]))

@@ -88,6 +88,8 @@ class Component:
     """Whether a larger score is a better response; if not, it is a reward under a negative `weight` only."""
     bounds: tuple[float | None, float | None] = (None, None)
     """The least and the largest that a response can score; None: no bound."""
+    equation: str = ""
+    """What its method makes small, or how it steps, in one line, for cards of what it trained."""
     paper: str = ""
     """Where its method was published, for `rlalign plugins NAME`."""
 
@@ -127,6 +129,8 @@ class Task(Component):
     most: int | None = None
     """How many examples of a split will be looked at, the first ones: a task that reads large files need not read
     on. Set by the core for `rlalign check`; None: all of them."""
+    licence: str = ""
+    """The licence of its data, for cards of what learned from it."""
     here: bool = True
     """Whether its data lies on this machine; `rlalign check` reads no other."""
     generation: ClassVar[Mapping[str, Any]] = {}

@@ -116,6 +116,8 @@ class Policy(Model):
     """Whether its weights can be cut over several processes: it has `parts`."""
     loaded_by: str | None = None
     """The library that loads what it saves, as model cards name it."""
+    loading: str = ""
+    """Lines of Python that load what it saves without rlalign, from the folder `here`; cards show them."""
     prompts_once: bool = False
     """Whether `features` computes a prompt once for all its responses; then micro-batches hold more of them."""
     horizon: int | None = None

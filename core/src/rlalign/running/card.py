@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from rlalign.config import places
+from rlalign.config.outline import sentence
 from rlalign.config.pipeline import Pipeline
 from rlalign.errors import concealed
 from rlalign.interface.policy import Policy
@@ -26,11 +31,15 @@ class Card:
     name: str
     pipeline: Pipeline
     metrics: Mapping[str, float]
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    """What scores depend on beside the texts, by their names."""
+    spread: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of metrics that are means over examples: half their interval, and how many examples."""
+    lock: Mapping[str, Any] = field(default_factory=dict)
+    """What the run's numbers depend on."""
     origin: str = (
         "The pipeline and the exact environment lie beside this folder (`pipeline.yaml`, `lock.json`)."
     )
-    signatures: Mapping[str, str] = field(default_factory=dict)
-    """What scores depend on beside the texts, by their names."""
 
     def text(self, policy: Policy, base: Base | None, note: str | None = None) -> str:
         """The README: the hub's metadata, where the model comes from, what its weights are, its figures."""
@@ -42,7 +51,6 @@ class Card:
             "tags": ["rlalign", *(name for name in methods if re.fullmatch(r"[a-z0-9-]+", name))],
         }
         front = places.dump({key: value for key, value in about.items() if value is not None})
-        rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(self.metrics.items()))
         parts = (
             f"---\n{front}---",
             f"# {self.name}",
@@ -50,16 +58,114 @@ class Card:
             f"{self.origin}",
             _of_base(base) if base else None,
             note,
-            f"| metric | value |\n|---|---|\n{rows}" if rows else None,
-            self._signed(),
+            _loading(policy),
+            self._method(),
+            self._data(),
+            self._figures(),
+            self._provenance(),
         )
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def _signed(self) -> str | None:
-        """The signatures of the figures."""
+    def _method(self) -> str:
+        """Each algorithm and reward in its own words, with what it makes small and what the pipeline says otherwise."""
+        items = [item for phase in self.pipeline.phases for item in (*phase.algorithm, *phase.rewards)]
+        lines: dict[str, None] = {}
+        for item in items:
+            cls = item.cls
+            said = [sentence(cls.__doc__), f"{paper}." if (paper := getattr(cls, "paper", "")) else ""]
+            if equation := getattr(cls, "equation", ""):
+                said.insert(1, f"With default options: `{equation}`.")
+            if options := _changed(item.options):
+                said.append(f"Here {options}.")
+            lines[f"- `{item.component}`: {' '.join(part for part in said if part)}"] = None
+        return "\n".join(["## Method\n", *lines])
+
+    def _data(self) -> str:
+        """Each task, its licence where it says one, and the digest of what was learned from."""
+        digests = self.lock.get("data", {})
+        lines: dict[str, None] = {}
+        for phase in self.pipeline.phases:
+            licence = getattr(phase.task.cls, "licence", "") or "not known here"
+            digest = digests.get(f"{phase.task.name}/train", "")
+            told = f", `train` has the digest `{digest}`" if digest else ""
+            lines[f"- `{phase.task.component}`{told}. Licence: {licence}."] = None
+        return "\n".join(["## Data\n", *lines])
+
+    def _figures(self) -> str | None:
+        """The metrics, with 95 % intervals where an evaluation can say them, and the signatures of scores."""
+        if not self.metrics:
+            return None
+        rows = []
+        for name, value in sorted(self.metrics.items()):
+            half, count = self.spread.get(name, (None, 0))
+            interval = (
+                "" if half is None else f"{value - half:.4g} to {value + half:.4g}, {count:.0f} examples"
+            )
+            rows.append(f"| {name} | {value:.6g} | {interval} |")
         listed = {part for name in self.metrics for part in name.split("/")}
-        found = [f"- `{name}`: `{said}`" for name, said in sorted(self.signatures.items()) if name in listed]
-        return "\n".join(["Computed as these signatures say:\n", *found]) if found else None
+        signed = [f"- `{name}`: `{said}`" for name, said in sorted(self.signatures.items()) if name in listed]
+        return "\n".join(
+            [
+                "## Figures\n\n| metric | value | 95 % interval |\n|---|---|---|",
+                *rows,
+                *(
+                    ["\nIntervals are over examples, of one run: mean ± 1.96 standard errors."]
+                    if self.spread
+                    else []
+                ),
+                *(["\nComputed as these signatures say:\n", *signed] if signed else []),
+            ]
+        )
+
+    def _provenance(self) -> str | None:
+        """Versions, device and code, as the lock of the run says."""
+        lock = self.lock
+        if not lock:
+            return None
+        device = lock["device"]
+        rows = {"Python": lock["python"], **lock["packages"], "seed": lock["seed"], "dtype": lock["dtype"]}
+        rows |= {"device": f"{device['name']}, {device['model']}"}
+        for name, about in lock["plugins"].items():
+            commit = _commit(name)
+            code = f"commit {commit}" if commit else f"code {about['code'][:12]}" if about["code"] else ""
+            rows[name] = ", ".join(part for part in (about["version"], code) if part)
+        told = [f"| {name} | {value} |" for name, value in rows.items()]
+        return "\n".join(["## Provenance\n\n| what | which |\n|---|---|", *told])
+
+
+def _loading(policy: Policy) -> str:
+    """Python that loads the folder: of the library that its files are made for, and of rlalign."""
+    own = "import rlalign\n\nmodel = rlalign.open(here)"
+    if policy.loading:
+        own += '\nprint(model.sample(["A prompt"])[0]["response"])'
+    blocks = [f"```python\n{part}\n```" for part in (policy.loading, own) if part]
+    return "\n\n".join(["## How to load it\n\n`here` is the path of this folder.", *blocks])
+
+
+def _changed(options: BaseModel) -> str:
+    """Options that are not the defaults, as far as they are numbers, words or lists of them."""
+    told = []
+    for name, info in type(options).model_fields.items():
+        value = getattr(options, name)
+        if value == info.get_default(call_default_factory=True):
+            continue
+        parts = value if isinstance(value, tuple | list) else [value]
+        if all(x is None or isinstance(x, bool | int | float) or _is_word(x) for x in parts):
+            told.append(f"`{name}: {json.dumps(value)}`")
+    return ", ".join(told)
+
+
+def _is_word(value: Any) -> bool:
+    """Whether this is a choice among words: no path, no text, nothing secret."""
+    return isinstance(value, str) and re.fullmatch(r"[a-z][a-z-]{0,19}", value) is not None
+
+
+def _commit(distribution: str) -> str:
+    """The commit that a distribution was installed from, where its installer wrote it down."""
+    with suppress(metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        said = json.loads(metadata.distribution(distribution).read_text("direct_url.json") or "{}")
+        return str(said["vcs_info"]["commit_id"])
+    return ""
 
 
 def _of_base(base: Base) -> str:

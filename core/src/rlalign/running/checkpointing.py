@@ -184,6 +184,7 @@ class Saver:
             "phase": phase.state(),
             "recipes": space.models.recipes,
             "last": space.last,
+            "spread": space.spread,
             "best": self._best.state(),
             "lock": self._lock,
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, isnan, sqrt
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -43,6 +45,7 @@ def evaluate(phase: RunningPhase) -> None:
         logs.append("samples.jsonl", {**phase.where, **row})
     logs.event(events.texts("samples", [in_words(row) for row in rows[:IN_EVENTS]], phase.tick))
     phase.log(metrics, evaluation=True)
+    phase.workspace.spread = spread(by_example(phase, rollout, reward))
     phase.workspace.display.evaluated(metrics)
     phase.workspace.display.sample(rows[0])
     phase.plan.training.evaluated(phase.run, metrics)
@@ -133,6 +136,16 @@ def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
         return (sum_G / group_N.bincount(known_N.double(), count)).tolist()  # type: ignore[no-any-return]
 
     return {f"eval/{logged[name]}": means(value_N.double().cpu()) for name, value_N in values_N.items()}
+
+
+def spread(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Of each figure half a 95 % interval over examples, and how many they are; none of a single example."""
+    found = {}
+    for name, all_of in values.items():
+        known = [value for value in all_of if not isnan(value)]
+        if len(known) > 1 and all(map(isfinite, known)):
+            found[name] = [1.96 * stdev(known) / sqrt(len(known)), float(len(known))]
+    return found
 
 
 def compared(rollout: Rollout) -> list[Example]:

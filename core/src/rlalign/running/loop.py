@@ -289,8 +289,8 @@ class Session(Workspace):
         self._drop_model()
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
-        signed = Result(self.dir.path).signatures
-        card = Card(self.dir.name, self.pipeline, self.last, signatures=signed)
+        signed, lock = Result(self.dir.path).signatures, read_lock(self.dir.lock)
+        card = Card(self.dir.name, self.pipeline, self.last, signed, self.spread, lock)
         note = save_folder(policy, self.dir.model, card)
         if note is not None:
             self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")

@@ -34,6 +34,7 @@ from rlalign.interface.environment import Environment
 from rlalign.randomness import Seeds
 from rlalign.records import checkpoint
 from rlalign.records.columns import data_fingerprint
+from rlalign.records.environment import read_lock
 from rlalign.records.kept import write_rows
 from rlalign.records.logs import Logs, plain
 from rlalign.records.result import Result
@@ -95,7 +96,7 @@ class Opened(Workspace):
         now = {key: _identity(component) for key, component in self.components.keyed.items()}
         self._states = {key: states[what] for key, what in now.items() if what in states}
         self._phase_state, self.repeat = saved.loop["phase"], saved.loop["repeat"]
-        self.noted = Result(run.path).signatures
+        self.noted, self.lock = Result(run.path).signatures, read_lock(run.lock)
         self.origin = {"run": self.name, "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest()}
 
     def load_model(self, weights: Path | None) -> None:
@@ -327,7 +328,7 @@ class Opened(Workspace):
         )
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.models.policy.saves_float32 = float32
-        card = Card(self.name, self.pipeline, self.last, origin, self.noted)
+        card = Card(self.name, self.pipeline, self.last, self.noted, self.spread, self.lock, origin)
         save_folder(self.models.policy, folder, card)
         return folder
 

@@ -54,6 +54,8 @@ class Workspace:
         """Iterations of the phases that are over."""
         self.last: dict[str, float] = {}
         """The metrics a finished run reports: its last evaluation's, or its last iteration's."""
+        self.spread: dict[str, list[float]] = {}
+        """Of those that are means over examples: half their 95 % interval, and how many."""
         self.models = Models(
             pipeline.policy,
             self.device,
@@ -131,6 +133,7 @@ class Workspace:
         )
         self.components.saved = dict(saved.components)
         self.step, self.ticks, self.last = loop["step"], loop["ticks"], loop["last"]
+        self.spread = loop.get("spread", {})
         self.budget, self.head_chunk = loop["phase"]["budget"], loop["phase"]["head_chunk"]
         self.models.policy.at_once = loop["phase"]["at_once"]
 

@@ -12,6 +12,8 @@ from rlalign_plugin_a_lol.leftover import LeftoverLunch
 class ALoL(LeftoverLunch):
     """Advantage leftover lunch: A = R − V(x), of a value that `fit-value` fitted in a phase before."""
 
+    equation = "−A⁺ sg(clip(π/π_ref)) log π(y), A = R − V(x)"
+
     class Config(LeftoverLunch.Config):
         """Options of `a-lol`."""
 

@@ -48,6 +48,8 @@ class FitValue(Component):
     function of the prompt could have (it needs two samples per prompt).
     """
 
+    equation = "(V(x) − R)²"
+
     paper = (
         "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
         "2024"

@@ -12,6 +12,8 @@ from rlalign_plugin_a_lol.leftover import LeftoverLunch
 class RLoL(LeftoverLunch):
     """Reward leftover lunch: as A-LoL with the reward itself for the advantage, and so without a value."""
 
+    equation = "−R sg(clip(π/π_ref)) log π(y)"
+
     class Config(LeftoverLunch.Config):
         """Options of `r-lol`."""
 

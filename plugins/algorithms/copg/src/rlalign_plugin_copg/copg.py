@@ -22,6 +22,8 @@ class CoPG(Component):
     1/(k−1) Σ_{i>j} −ℓ(y_i, y_j), whose gradient is RLOO's for rewards regularised by the policy as it is now.
     """
 
+    equation = "−(ΔR − (β/2) Δρ) Δρ over pairs of a group, ρ = log π(y) − log π_ref(y)"
+
     paper = (
         "Yannis Flet-Berliac et al., Contrastive policy gradient: aligning LLMs on sequence-level scores in a "
         "supervised-friendly fashion, 2024"

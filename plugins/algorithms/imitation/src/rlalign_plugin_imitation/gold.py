@@ -47,6 +47,8 @@ class GOLD(Component):
     the R-GOLD of Baheti et al. (2024): Q is the response's reward, π̃ the policy itself.
     """
 
+    equation = "−Σ_t max(u, π̃(y_t)) Q_t log π(y_t)"
+
     paper = "Richard Yuanzhe Pang and He He, Text generation by learning from demonstrations, 2021"
 
     class Config(Options):

@@ -20,6 +20,8 @@ def negative_log_likelihood(logprobs_NT: Tensor, mask_NT: Tensor, *, average: bo
 class SFT(Component):
     """Supervised learning: −log π of logged responses, a mean over their tokens."""
 
+    equation = "−log π(y_t), a mean over tokens"
+
     paper = "Long Ouyang et al., Training language models to follow instructions with human feedback, 2022"
 
     class Config(Options):

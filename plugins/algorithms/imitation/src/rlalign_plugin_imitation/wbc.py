@@ -33,6 +33,8 @@ class WBC(Component):
     of each token, which is the response's reward unless another component says otherwise.
     """
 
+    equation = "−R Σ_t log π(y_t)"
+
     paper = (
         "Ashutosh Baheti et al., Leftover lunch: advantage-based offline reinforcement learning for language models, "
         "2024"

@@ -38,6 +38,8 @@ NEVER = -1e9
 class LINVIT(Component):
     """KL-regularised optimistic value iteration: plans from counted transitions, near a prior, and writes the table."""
 
+    equation = "π_h ∝ p exp(Q_h/λ), V_h = λ log Σ_a p(a|s) exp(Q_h/λ), Q_h = r_h + P_h V_{h+1} and a bonus"
+
     paper = "Shenao Zhang et al., How can LLM guide RL? A value-based approach, 2024"
 
     class Config(Options):

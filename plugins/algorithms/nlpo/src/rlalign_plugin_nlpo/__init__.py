@@ -23,6 +23,11 @@ class NLPO(PPO):
     distribution, so that the ratio is exact; the KL to the reference (`kl` under `rewards`) is of the full one.
     """
 
+    equation = (
+        "−min(ρ_t A_t, clip(ρ_t, 1−ε, 1+ε) A_t) + c (V_t − return_t)², "
+        "π within the top-p set of a lagging copy"
+    )
+
     paper = (
         "Rajkumar Ramamurthy et al., Is reinforcement learning (not) for natural language processing: benchmarks, "
         "baselines, and building blocks for natural language policy optimization, 2023"

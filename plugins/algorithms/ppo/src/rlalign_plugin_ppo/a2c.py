@@ -19,6 +19,8 @@ def policy_gradient_objective(logprobs_NT: Tensor, advantage_NT: Tensor) -> Tens
 class A2C(ActorCritic):
     """Advantage actor–critic, synchronous: −A·log π, a mean over tokens; one optimiser step per iteration."""
 
+    equation = "−A_t log π(y_t) + c (V_t − return_t)², A_t by GAE"
+
     paper = "Volodymyr Mnih et al., Asynchronous methods for deep reinforcement learning, 2016"
 
     class Config(ActorCritic.Config):

@@ -31,6 +31,8 @@ SURROUNDINGS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 class PPO(ActorCritic):
     """Proximal policy optimisation: −min(ρA, clip(ρ, 1−ε, 1+ε)A), a mean over tokens (Schulman et al. 2017, eq. 7)."""
 
+    equation = "−min(ρ_t A_t, clip(ρ_t, 1−ε, 1+ε) A_t) + c (V_t − return_t)², ρ_t = π/π_old, A_t by GAE"
+
     paper = "John Schulman et al., Proximal policy optimization algorithms, 2017"
 
     class Config(ActorCritic.Config):

@@ -12,6 +12,8 @@ from rlalign_plugin_ppo.a2c import A2C
 class VanillaPG(A2C):
     """Vanilla policy gradient: A2C whose advantages are Monte-Carlo returns less the value (λ = 1), no bootstrap."""
 
+    equation = "−A_t log π(y_t) + c (V_t − return_t)², A_t = return_t − V_t"
+
     paper = (
         "Arash Ahmadian et al., Back to basics: revisiting REINFORCE style optimization for learning from human "
         "feedback in LLMs, 2024"

@@ -35,6 +35,8 @@ def dpo_loss(margin_P: Tensor, smoothing: float = 0.0, robust: bool = False) -> 
 class DPO(Pairwise):
     """Direct preference optimisation (Rafailov et al. 2023), with label smoothing cDPO or robust DPO."""
 
+    equation = "−log σ(β(ρ_w − ρ_l)), ρ = log π(y) − log π_ref(y)"
+
     paper = (
         "Rafael Rafailov et al., Direct preference optimization: your language model is secretly a reward model, "
         "2023"

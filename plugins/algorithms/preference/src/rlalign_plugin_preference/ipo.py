@@ -18,6 +18,8 @@ def ipo_loss(difference_P: Tensor, tau: float) -> Tensor:
 class IPO(Pairwise):
     """Identity preference optimisation (Azar et al. 2023): the margin is drawn to a finite value."""
 
+    equation = "(ρ_w − ρ_l − 1/(2τ))², ρ = log π(y) − log π_ref(y)"
+
     paper = (
         "Mohammad Gheshlaghi Azar et al., A general theoretical paradigm to understand learning from human "
         "preferences, 2023"

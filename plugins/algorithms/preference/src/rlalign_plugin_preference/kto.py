@@ -54,6 +54,8 @@ class KTO(Component):
     without gradient, scored once per step.
     """
 
+    equation = "λ(1 − σ(±β(ρ − z))), + where desirable and − where not, ρ = log π(y) − log π_ref(y)"
+
     paper = "Kawin Ethayarajh et al., KTO: model alignment as prospect theoretic optimization, 2024"
 
     class Config(Options):

@@ -24,6 +24,11 @@ def log_odds(mean_N: Tensor) -> Tensor:
 class ORPO(Pairwise):
     """Odds ratio preference optimisation (Hong et al. 2024): imitate the best, and raise its odds over the worse."""
 
+    equation = (
+        "−log π(y_w) a token + λ(−log σ(log odds_w − log odds_l)), odds = p/(1−p), "
+        "p = e^(mean token log-prob)"
+    )
+
     paper = "Jiwoo Hong et al., ORPO: monolithic preference optimization without reference model, 2024"
 
     class Config(Pairwise.Config):

@@ -22,6 +22,8 @@ class RRHF(Comparing):
     A mean over prompts; one with a single response is imitated.
     """
 
+    equation = "Σ max(0, l_worse − l_better) − log π(y_best), l = the mean token log-prob"
+
     paper = "Zheng Yuan et al., RRHF: rank responses to align language models with human feedback without tears, 2023"
 
     @hookimpl

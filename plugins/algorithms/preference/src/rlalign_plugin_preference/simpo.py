@@ -19,6 +19,8 @@ def simpo_loss(margin_P: Tensor, gamma: float) -> Tensor:
 class SimPO(Pairwise):
     """Simple preference optimisation (Meng et al. 2024): mean token log-probs, a target margin, no reference."""
 
+    equation = "−log σ(β(l_w − l_l) − γ), l = the mean token log-prob"
+
     paper = "Yu Meng et al., SimPO: simple preference optimization with a reference-free reward, 2024"
 
     class Config(Pairwise.Config):

@@ -28,6 +28,8 @@ IN_MEMORY = 2**28
 class ReflectRL(PolicyGradient):
     """REINFORCE on the return from each turn on; then a step of its own on episodes of the last successes."""
 
+    equation = "−(return from the turn on) log π, a mean over turns"
+
     paper = (
         "Runlong Zhou, Simon S. Du and Beibin Li, Reflect-RL: two-player online RL fine-tuning for LMs, 2024"
     )

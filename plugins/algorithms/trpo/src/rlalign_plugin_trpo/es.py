@@ -23,6 +23,8 @@ def slope_along(noise: Tensor, plus: float, minus: float, sigma: float, pairs: i
 class EvolutionStrategy(Component):
     """An evolution strategy: a step along Σ (R₊ − R₋) ε, R± the mean reward of the weights θ ± σε."""
 
+    equation = "θ + α Σ (R₊ − R₋) ε"
+
     paper = (
         "Tim Salimans et al., Evolution strategies as a scalable alternative to reinforcement learning, 2017"
     )

@@ -43,6 +43,8 @@ def step_length(delta: float, curvature: float) -> float:
 class TRPO(Component):
     """Trust region policy optimisation: the natural step of KL δ, shortened until the surrogate improves within δ."""
 
+    equation = "the largest mean of ρ A with KL(π_old ‖ π) ≤ δ, by one natural-gradient step"
+
     paper = "John Schulman et al., Trust region policy optimization, 2015"
 
     class Config(Options):

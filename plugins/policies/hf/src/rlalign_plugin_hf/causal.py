@@ -29,6 +29,7 @@ from rlalign_plugin_hf.lazy import LazyDecoder
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import causal_decoder
 from rlalign_plugin_hf.options import Kind, ModelOptions, where
+from rlalign_plugin_hf.saving import LOADING
 from rlalign_plugin_hf.selftest import computes_prompts_once
 
 
@@ -39,6 +40,7 @@ class CausalLM(LanguageModel):
         """Options of `causal-lm`."""
 
     kind: ClassVar[Kind] = "causal"
+    loading = LOADING.format("AutoModelForCausalLM")
     _anatomy = ("_trunk_name", "_filler", "prompts_once")
     _trunk_name = ""
     _filler = 0

@@ -10,6 +10,14 @@ from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.loading import quiet
 from rlalign_plugin_hf.precision import Half, to_write
 
+LOADING = """from transformers import AutoTokenizer, {0}
+
+tokenizer = AutoTokenizer.from_pretrained(here)
+model = {0}.from_pretrained(here)
+given = tokenizer("A prompt", return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**given, max_new_tokens=20), skip_special_tokens=True)[0])"""
+"""How what is saved is loaded by transformers alone, by the class that does."""
+
 
 def save(
     folder: Path, network: Any, tokenizer: Any, files: Half | None, adapters: bool, float32: bool

@@ -18,6 +18,7 @@ from rlalign_plugin_hf.lazy import LazyDecoder
 from rlalign_plugin_hf.model import LanguageModel
 from rlalign_plugin_hf.native.decoder import NativeSeq2SeqDecoder
 from rlalign_plugin_hf.options import Kind, ModelOptions, where
+from rlalign_plugin_hf.saving import LOADING
 
 
 class Seq2SeqLM(LanguageModel):
@@ -27,6 +28,7 @@ class Seq2SeqLM(LanguageModel):
         """Options of `seq2seq-lm`."""
 
     kind: ClassVar[Kind] = "seq2seq"
+    loading = LOADING.format("AutoModelForSeq2SeqLM")
     prompts_once = True
     _anatomy = ("_begin",)
     _begin: tuple[int, ...] = ()

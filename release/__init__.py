@@ -1,0 +1,1 @@
+"""`make release`: what is built, looked at, installed and tried."""
