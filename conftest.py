@@ -123,7 +123,13 @@ class Chromium:
         return found
 
     def open(
-        self, page: Path | str, width: int = 1280, height: int = 800, *, dark: bool = False, again: bool = False
+        self,
+        page: Path | str,
+        width: int = 1280,
+        height: int = 800,
+        *,
+        dark: bool = False,
+        again: bool = False,
     ) -> None:
         """A new tab with this page or address: as on another machine, or `again` with what the browser has kept."""
         self._session = ""

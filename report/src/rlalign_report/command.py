@@ -57,7 +57,9 @@ def report(
         data = page_data(read)
         target = out or Path(f"{read[0].name}-report.html" if len(read) == 1 else "report.html")
         if not target.parent.is_dir():
-            raise ConfigError(f"{target}: there is no folder {target.parent}; make it, or choose another --out")
+            raise ConfigError(
+                f"{target}: there is no folder {target.parent}; make it, or choose another --out"
+            )
         write_atomic(target, page.html(data))
         for said in data["limits"]:
             say(f"note: {said}", err=True)
@@ -78,7 +80,9 @@ def report(
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of this machine.  [default: a free one]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Of this machine.  [default: a free one]"
+)
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def watch(run: str, port: int, open_: bool, debug: bool) -> None:

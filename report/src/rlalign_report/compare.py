@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlalign_report import names
 from rlalign_report.run import Run, number
 
 APART = ("seed", "folder")
@@ -33,11 +34,11 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         own = {key: value for key, value in _pipeline(run).items() if key not in APART}
         same = json.dumps(own, sort_keys=True) if own else f"run {i}"
         found.setdefault(same, []).append(i)
-    names = [_name([runs[i].name for i in members]) for members in found.values()]
-    several = {name for name in names if names.count(name) > 1}
+    called = [_name([runs[i].name for i in members]) for members in found.values()]
+    several = {name for name in called if called.count(name) > 1}
     return [
         Group(runs[members[0]].name if name in several else name, tuple(members))
-        for name, members in zip(names, found.values(), strict=True)
+        for name, members in zip(called, found.values(), strict=True)
     ]
 
 
@@ -52,15 +53,17 @@ def differences(runs: Sequence[Run], found: Sequence[Group]) -> list[tuple[str, 
 def table(runs: Sequence[Run], found: Sequence[Group]) -> list[dict[str, Any]]:
     """Each figure of the last evaluation, by group, and of other groups whether they differ from the first.
 
-    p is that of a paired t-test over the seeds that both groups have, adjusted by Holm's method over all figures.
+    p is that of a paired t-test over the seeds that both groups have, adjusted by Holm's method over all figures that are
+    tested: counts are not.
     """
     from rlalign_study.stats import estimate, holm, paired_t
 
     last = [run.evaluations.rows[-1] if run.evaluations.rows else {} for run in runs]
-    names = list(dict.fromkeys(name for row in last for name in row if name.startswith("eval/")))
+    known = dict.fromkeys(name for row in last for name in row if name.startswith("eval/"))
+    figures = sorted(known, key=names.order)
     lines: list[dict[str, Any]] = []
     tests: dict[str, float] = {}
-    for name in names:
+    for name in figures:
         cells: list[dict[str, Any] | None] = []
         for at, group in enumerate(found):
             values = [value for i in group.runs if math.isfinite(value := number(last[i].get(name)))]
@@ -75,7 +78,7 @@ def table(runs: Sequence[Run], found: Sequence[Group]) -> list[dict[str, Any]]:
             )
             if at:
                 pairs = _paired(runs, last, found[0], group, name)
-                if len(pairs) > 1:
+                if len(pairs) > 1 and name.removeprefix("eval/") not in names.COUNTS:
                     tests[f"{at} {name}"] = paired_t(pairs)
         lines.append({"name": name, "cells": cells})
     adjusted = holm(tests)
@@ -102,11 +105,11 @@ def _pipeline(run: Run) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _name(names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    shared = re.sub(r"([-_. ]*(seed|s)?[-_. ]*)$", "", os.path.commonprefix(list(names)))
-    return shared or names[0]
+def _name(members: Sequence[str]) -> str:
+    if len(members) == 1:
+        return members[0]
+    shared = re.sub(r"[-_. ]+(seed|s)?[-_. ]*$", "", os.path.commonprefix([*members]))
+    return shared or members[0]
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

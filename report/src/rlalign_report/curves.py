@@ -26,9 +26,7 @@ class Buckets:
         self._count = len(curve.rows) if rows is None else rows
         self.size = max(1, math.ceil(self._count / points))
         """Rows of a point."""
-        self._ends = [
-            min(start + self.size, self._count) - 1 for start in range(0, self._count, self.size)
-        ]
+        self._ends = [min(start + self.size, self._count) - 1 for start in range(0, self._count, self.size)]
 
     def axes(self) -> dict[str, list[float | None]]:
         """Where the points lie, by what may be counted."""

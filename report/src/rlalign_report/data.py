@@ -62,9 +62,7 @@ def _run(run: Run, budget: int) -> Tree:
         "planned": _planned(pipeline),
         "steps": place[1],
         "tokens": place[2],
-        "seconds": plain(
-            max(place[3], run.evaluations.places[-1][3] if run.evaluations.places else 0.0)
-        ),
+        "seconds": plain(max(place[3], run.evaluations.places[-1][3] if run.evaluations.places else 0.0)),
         "best": best(run),
         "figures": _figures(run),
         "phases": [[name, at] for name, at in run.phases],
@@ -109,7 +107,7 @@ def _planned(pipeline: Mapping[str, Any]) -> int | None:
 
 
 def best(run: Run) -> Tree | None:
-    """The best evaluation: by `checkpoints.best` where the pipeline says it, else the highest reward.
+    """The best evaluation: by `checkpoints.best` where the pipeline says it, else the highest reward or first score.
 
     The evaluation before the first iteration counts only where there is no other.
     """
@@ -118,7 +116,7 @@ def best(run: Run) -> Tree | None:
     series = run.evaluations.series(name) if isinstance(name, str) else []
     if not series:
         known = run.evaluations.names()
-        name = next((one for one in (FIGURES[0], *known) if one in known and one.startswith("eval/")), None)
+        name = next((one for one in (FIGURES[0], *_scores(run)) if one in known), None)
         series, end = (run.evaluations.series(name), "high") if name else ([], end)
     series = [at for at in series if at[0] > 0] or series
     if not series:
@@ -329,7 +327,9 @@ def _add_group(add: Any, members: Sequence[Run], g: int, name: str) -> list[str]
         add(f"eg{g}", curves.mean_axes(several), made, {**about, "evaluation": True})
     longest = max(len(run.training.rows) for run in members)
     if all(run.training.rows for run in members) and rows < longest:
-        return [f"{name}: its mean ends at iteration {rows}, as its shortest run does; the longest has {longest}"]
+        return [
+            f"{name}: its mean ends at iteration {rows}, as its shortest run does; the longest has {longest}"
+        ]
     return []
 
 
@@ -342,7 +342,8 @@ def _sections(lines: Mapping[str, list[Line]], rewards: set[str]) -> list[Tree]:
     charts: dict[str, list[Tree]] = {}
     for name in sorted(lines, key=names.order):
         twin = f"eval/{name}" if f"eval/{name}" in lines else f"eval/{name.removeprefix('reward/')}"
-        shown = [*lines[name], *(lines.get(twin, []) if not name.startswith("eval/") else [])]
+        alike = not (name.startswith("eval/") or name in names.COUNTS)
+        shown = [*lines[name], *(lines.get(twin, []) if alike else [])]
         chart = {"name": name, "about": names.about(name), "lines": shown}
         if name.startswith("eval/"):
             chart["about"] = chart["about"] or names.about(name.removeprefix("eval/"))

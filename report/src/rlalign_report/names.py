@@ -82,6 +82,10 @@ _ENDINGS = {
 }
 
 
+COUNTS = ("responses", "tokens")
+"""Of which an evaluation has a number of its own, which says nothing beside that of training."""
+
+
 def section(name: str, rewards: Collection[str] = ()) -> str:
     """The key of the section a figure belongs to; `rewards` are the names of the run's rewards."""
     for key, rule in _RULES:

@@ -50,9 +50,13 @@ def _library() -> tuple[str, str]:
     """Plotly's script, packed as text, and how a security policy names it. Plotly itself is not imported."""
     found = find_spec("plotly")
     places = found.submodule_search_locations if found else None
-    path = next((p for place in places or () if (p := Path(place, "package_data/plotly.min.js")).is_file()), None)
+    path = next(
+        (p for place in places or () if (p := Path(place, "package_data/plotly.min.js")).is_file()), None
+    )
     if path is None:
-        raise ConfigError("plotly, which draws the charts, is not there or has no plotly.min.js: `pip install plotly`")
+        raise ConfigError(
+            "plotly, which draws the charts, is not there or has no plotly.min.js: `pip install plotly`"
+        )
     text = path.read_text(encoding="utf-8")
     packed = gzip.compress(text.encode(), mtime=0)
     return base64.b64encode(packed).decode(), allowed(text)

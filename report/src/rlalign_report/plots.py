@@ -58,7 +58,10 @@ def _section(section: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
 def _line(place: Any, line: Mapping[str, Any], data: Mapping[str, Any], *, evaluated: bool) -> None:
     several = len(data["groups"]) > 1
     number = line["group"] if several else 1 if line.get("evaluation") else 0
-    look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linewidth": 0.6 if line.get("seed") else 1.3}
+    look: dict[str, Any] = {
+        "color": COLOURS[number % len(COLOURS)],
+        "linewidth": 0.6 if line.get("seed") else 1.3,
+    }
     if line.get("evaluation"):
         look |= {"marker": "o", "markersize": 2.5} | ({} if evaluated else {"linestyle": ":"})
     if line.get("seed"):

@@ -38,9 +38,7 @@ class Curve:
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """By iteration of the whole run, the finite values of a figure."""
-        found = [
-            (place[0], number(row.get(name))) for row, place in zip(self.rows, self.places, strict=True)
-        ]
+        found = [(place[0], number(row.get(name))) for row, place in zip(self.rows, self.places, strict=True)]
         return [(x, y) for x, y in found if math.isfinite(y)]
 
 
@@ -106,7 +104,11 @@ class Run:
         bad = {"metrics.jsonl": self._metrics.damaged, "samples.jsonl": self.samples.damaged}
         self.notes = [
             *self._inexact(),
-            *(f"{name}: {count} lines cannot be read and are left out" for name, count in bad.items() if count),
+            *(
+                f"{name}: {count} lines cannot be read and are left out"
+                for name, count in bad.items()
+                if count
+            ),
         ]
         return grew
 

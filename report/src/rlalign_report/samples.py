@@ -67,7 +67,9 @@ class Samples:
     def repeated(self, evaluation: Evaluation) -> tuple[int, int]:
         """Of the responses of two words or more, how many there are, and how many of them were given to other prompts too."""
         answers = self._found[evaluation].answers.values()
-        return sum(times for times, _ in answers), sum(times for times, prompts in answers if len(prompts) > 1)
+        return sum(times for times, _ in answers), sum(
+            times for times, prompts in answers if len(prompts) > 1
+        )
 
     def rows(self, evaluation: Evaluation) -> list[Row]:
         """The first samples of an evaluation."""
@@ -116,9 +118,7 @@ class Shown:
         self._prompts: dict[str, int] = {}
         self.cut = 0
         """Texts of which only the beginning is shown."""
-        self.evaluations = [
-            (name, [self._row(row) for row in samples.rows(name) if row]) for name in chosen
-        ]
+        self.evaluations = [(name, [self._row(row) for row in samples.rows(name) if row]) for name in chosen]
         said = samples.left_out(chosen)
         if self.cut:
             said += "; " * bool(said) + f"of {self.cut} long texts the first {CHARACTERS:,} characters"

@@ -90,11 +90,11 @@ def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             asked = urlsplit(self.path)
-            token, _, rest = asked.path.removeprefix("/").partition("/")
+            token, slash, rest = asked.path.removeprefix("/").partition("/")
             known = hmac.compare_digest(token.encode("utf-8", "replace"), watch.token.encode())
             # By another name a page of somebody else's could ask in a browser's name.
             here = self.headers.get("Host") == f"{HOST}:{self.server.server_address[1]}"
-            if not (known and here and rest in ("", "data")):
+            if not (known and here and slash and rest in ("", "data")):
                 return self._answer(404, b"nothing is here\n", "text/plain")
             try:
                 data = watch.data()
@@ -104,7 +104,9 @@ def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
                     return self._answer(204, b"", "application/json")
                 body = json.dumps(data, allow_nan=False).encode()
             except Exception as error:
-                return self._answer(500, f"{type(error).__name__}: {error}\n".encode(), "text/plain; charset=utf-8")
+                return self._answer(
+                    500, f"{type(error).__name__}: {error}\n".encode(), "text/plain; charset=utf-8"
+                )
             return self._answer(200, body, "application/json")
 
         def _answer(self, status: int, body: bytes, kind: str) -> None:

@@ -66,9 +66,24 @@ function traces(chart, data) {
   return found;
 }
 
+function room(chart) {
+  // Lines decide what is shown. An interval of few seeds may be far wider: it is cut off rather than flattening them.
+  if (chosen.log) return undefined;
+  const shown = chart.lines.filter((line) => !line.seed || chosen.seeds);
+  const finite = (key) => shown.flatMap((line) => (line.seed && key !== "y" ? [] : line[key] ?? [])).filter((y) => y !== null);
+  const [ys, lows, highs] = ["y", "low", "high"].map(finite);
+  if (!ys.length || !lows.length) return undefined;
+  const least = (values) => values.reduce((a, b) => Math.min(a, b)), most = (values) => values.reduce((a, b) => Math.max(a, b));
+  const [low, high] = [least(ys), most(ys)];
+  const span = high - low || Math.abs(high) || 1;
+  const range = [Math.max(least(lows), low - span * 0.6), Math.min(most(highs), high + span * 0.6)];
+  const margin = (range[1] - range[0]) * 0.05;
+  return [Math.min(range[0], low) - margin, Math.max(range[1], high) + margin];
+}
+
 function layout(chart, data) {
   const soft = colour("soft");
-  const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), tickfont: { size: 10.5, color: soft }, automargin: true, fixedrange: coarse.matches };
+  const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), tickfont: { size: 10.5, color: soft }, automargin: true, exponentformat: "power", fixedrange: coarse.matches };
   const ink = colour("ink");
   const phases = data.runs.length === 1 && chosen.x === "iteration" ? data.runs[0].phases.slice(1) : [];
   return {
@@ -78,10 +93,10 @@ function layout(chart, data) {
     showlegend: false, hovermode: "x unified", dragmode: coarse.matches ? false : "zoom",
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: ink, size: 11 }, namelength: -1 },
     xaxis: { ...axis, showgrid: false, title: { text: AXES[chosen.x], font: { size: 10.5, color: soft }, standoff: 4 }, hoverformat: ",.6~g" },
-    yaxis: { ...axis, type: chosen.log ? "log" : "linear", nticks: 6 },
+    yaxis: { ...axis, type: chosen.log ? "log" : "linear", nticks: 6, range: room(chart) },
     shapes: phases.map(([, at]) => ({ type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: soft, width: 1, dash: "dot" } })),
     annotations: phases.map(([name, at]) => ({ x: at, y: 1, yref: "paper", text: literal(name), showarrow: false, xanchor: "left", yanchor: "top", font: { size: 10, color: soft } })),
-    uirevision: chosen.x,
+    uirevision: `${chosen.x} ${chosen.log}`,
   };
 }
 
@@ -105,18 +120,33 @@ function redraw() {
   }
 }
 
-function legend(chart, data) {
-  const labels = new Map();
-  for (const line of chart.lines) {
-    const own = chart.name.startsWith("eval/");
-    const several = data.groups.length > 1;
-    if (several) labels.set(`${line.group}`, [data.groups[line.group].name, `c${line.group % COLOURS}`, false]);
-    if (line.evaluation && !own) labels.set("evaluation", ["evaluation", several ? "soft" : "c1", true]);
-    else if (!several) labels.set("own", [own ? "evaluation" : line.mean || line.seed ? `mean of ${data.runs.length} seeds` : "training", own ? "c1" : "c0", false]);
-  }
-  if (labels.size < 2) return null;
-  return make("div", { class: "legend" }, [...labels.values()].map(([label, hue, dots]) =>
-    make("span", {}, make("i", { class: dots ? "dots" : "", style: { color: `var(--${hue})` } }), label)));
+function legend(data) {
+  // What lines mean is the same in all charts.
+  const mark = (label, hue, dots) => make("span", {}, make("i", { class: dots ? "dots" : "", style: { color: `var(--${hue})` } }), label);
+  const several = data.groups.length > 1;
+  const seeds = (group) => group.runs.length > 1 ? `, mean of ${group.runs.length} seeds` : "";
+  const own = several
+    ? data.groups.map((group, g) => mark(`${group.name}${seeds(group)}`, `c${g % COLOURS}`))
+    : [mark(`training${seeds(data.groups[0])}`, "c0")];
+  const evaluated = data.runs.some((run) => run.figures.length) ? [mark("evaluation", several ? "soft" : "c1", true)] : [];
+  return make("div", { class: "legend" }, own, evaluated);
+}
+
+function constant(chart) {
+  // The one value of a figure that never changes.
+  const values = new Set(chart.lines.flatMap((line) => line.y).filter((y) => y !== null));
+  const points = Math.max(...chart.lines.map((line) => line.y.length));
+  return values.size === 1 && points > 2 ? [...values][0] : null;
+}
+
+function charts(all, data) {
+  const still = all.filter((chart) => constant(chart) !== null);
+  const moving = all.filter((chart) => constant(chart) === null);
+  return [
+    moving.length ? make("div", { class: "charts" }, moving.map((chart) => chartCard(chart, data))) : null,
+    still.length ? make("div", { class: "chips still" }, make("span", { class: "small soft" }, "Always the same:"), still.map((chart) =>
+      make("span", { class: "chip", id: chartId(chart.name), title: chart.about, "data-metric": chart.name }, `${chart.name} ${figure(constant(chart))}`))) : null,
+  ];
 }
 
 const chartId = (name) => `chart-${encodeURIComponent(name)}`;
@@ -136,12 +166,11 @@ function chartCard(chart, data, large = false) {
     if (plot.dataset.drawn) Plotly.Plots.resize(plot);
   } }, "⤢");
   card.append(
-    make("header", {}, make("h3", {}, chart.name), make("span", { class: "last" }, lastValue(chart)), large ? null : enlarge),
-    make("div", { class: "about" }, chart.about),
+    make("header", {}, make("h3", { title: chart.name }, chart.name), make("span", { class: "last" }, lastValue(chart)), large ? null : enlarge),
+    make("div", { class: "about", title: chart.about }, chart.about),
+    large ? legend(data) : "",
+    plot,
   );
-  const marks = legend(chart, data);
-  if (marks) card.append(marks);
-  card.append(plot);
   card.dataset.metric = chart.name;
   drawn.set(plot, { chart, data, fresh: false, inSight: false });
   seen.observe(plot);
@@ -152,7 +181,7 @@ function filterCharts() {
   const wanted = chosen.filter.toLowerCase().split(/\s+/).filter(Boolean);
   for (const section of document.querySelectorAll("section.figures")) {
     let any = false;
-    for (const card of section.querySelectorAll(".charts > .chart")) {
+    for (const card of section.querySelectorAll("[data-metric]")) {
       card.hidden = !wanted.every((word) => card.dataset.metric.toLowerCase().includes(word));
       any ||= !card.hidden;
     }
@@ -163,7 +192,7 @@ function filterCharts() {
 function controls(data) {
   const change = (key, read) => (event) => { chosen[key] = read(event.target); redraw(); };
   const some = data.groups.some((group) => group.runs.length > 1);
-  return make("div", { id: "controls", class: "card" },
+  return make("div", { id: "controls", class: "card" }, legend(data),
     make("label", {}, "Along", make("select", { id: "x", onchange: change("x", (one) => one.value) },
       Object.entries(AXES).map(([value, label]) => make("option", { value, selected: value === chosen.x }, label)))),
     make("label", {}, "Smooth", make("input", { id: "smooth", type: "range", min: 0, max: 0.98, step: 0.02, value: chosen.smooth, oninput: change("smooth", (one) => Number(one.value)) })),

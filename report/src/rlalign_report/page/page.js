@@ -81,7 +81,7 @@ function compared(data) {
   const others = tested ? data.groups.slice(1).map((group) => `p, ${group.name}`) : [];
   const rows = data.comparison.map((line) => [line.name.replace("eval/", ""), ...line.cells.map(shown), ...(tested ? line.p.slice(1).map(pValue) : [])]);
   const about = "Figures of each run's last evaluation; ± is half of the 95 % t-interval over seeds."
-    + (tested ? ` p: paired t-test against ${data.groups[0].name} over the seeds that both have, adjusted by Holm's method over all figures.` : "");
+    + (tested ? ` p: paired t-test against ${data.groups[0].name} over the seeds that both have, adjusted by Holm's method over all of these figures but counts.` : "");
   const different = data.differences.length ? [make("h3", { style: { margin: "1.2rem 0 .4rem" } }, "What the pipelines say otherwise"),
     make("div", { class: "card wide" }, table(["", ...data.groups.map((group) => group.name)], data.differences.map(([key, values]) => [key, ...values])))] : [];
   return section("comparison", "Comparison", about, make("div", { class: "card wide" }, table(["", ...heads, ...others], rows, rows[0].map((_, i) => i).slice(1))), different);
@@ -104,7 +104,7 @@ function times(data) {
 
 function figuresSection(one, data) {
   const first = one.key === "time" ? times(data) : one.key === "evaluation" && data.runs.length === 1 ? [figuresTable(data.runs[0])] : [];
-  const made = section(`figures-${one.key}`, one.title, one.about, first, make("div", { class: "charts" }, one.charts.map((chart) => chartCard(chart, data))));
+  const made = section(`figures-${one.key}`, one.title, one.about, first, charts(one.charts, data));
   made.classList.add("figures");
   return made;
 }
@@ -126,7 +126,7 @@ function state(data) {
 
 let following;
 function contents(data) {
-  const links = [...document.querySelectorAll("main > section")].map((one) => {
+  const links = [...document.querySelectorAll("main section")].map((one) => {
     const alarms = one.id === "alarms" ? data.runs.reduce((sum, run) => sum + run.alarms.length, 0) : 0;
     const title = one.id === "overview" ? "Overview" : one.querySelector("h2").textContent;
     return make("a", { href: `#${one.id}` }, title, alarms ? make("span", { class: "count" }, String(alarms)) : null);
@@ -138,7 +138,7 @@ function contents(data) {
       for (const link of links) link.classList.toggle("here", link.hash === `#${entry.target.id}`);
     }
   }, { rootMargin: "-15% 0px -75% 0px" });
-  document.querySelectorAll("main > section").forEach((one) => following.observe(one));
+  document.querySelectorAll("main section").forEach((one) => following.observe(one));
 }
 
 function show(data) {
@@ -153,8 +153,8 @@ function show(data) {
   viewed.run = Math.min(viewed.run, data.runs.length - 1);
   const figures = data.sections.map((one) => figuresSection(one, data));
   byId("main").replaceChildren(...[
-    overview(data), alarmsSection(data), compared(data), data.sections.length ? controls(data) : null,
-    ...figures, samplesSection(data), pairsSection(data), provenance(data),
+    overview(data), alarmsSection(data), compared(data), figures.length ? make("div", { id: "figures" }, controls(data), figures) : null,
+    samplesSection(data), pairsSection(data), provenance(data),
   ].filter(Boolean));
   filterCharts();
   contents(data);

@@ -39,9 +39,19 @@ function transcriptOf(messages) {
   });
 }
 
-function sampleCard(row, samples, range) {
-  const words = row.transcript ? transcriptOf(row.transcript) : [make("div", { class: "response" }, textOf(row.response))];
-  return make("article", { class: "sample card" }, promptOf(samples.prompts[row.prompt]), words, chips(row.scores, range));
+function said(row) {
+  return row.transcript ? transcriptOf(row.transcript) : [textOf(row.response)];
+}
+
+function sampleCards(rows, samples, range) {
+  // What was answered to one prompt stands together.
+  const together = [];
+  for (const row of rows) {
+    if (together.length && together[together.length - 1][0].prompt === row.prompt) together[together.length - 1].push(row);
+    else together.push([row]);
+  }
+  return together.map((some) => make("article", { class: "sample card" }, promptOf(samples.prompts[some[0].prompt]),
+    some.map((row) => make("div", { class: "response" }, said(row), chips(row.scores, range)))));
 }
 
 function plainText(row, samples) {
@@ -73,7 +83,7 @@ function samplesSection(data) {
       const phases = data.runs[viewed.run].phases.length > 1 ? `${one.phase}, ` : "";
       where.textContent = `${phases}iteration ${figure(one.at, 9)}`;
       const rows = one.rows.filter((row) => plainText(row, samples).includes(viewed.filter.toLowerCase()));
-      cards.replaceChildren(...rows.map((row) => sampleCard(row, samples, range)));
+      cards.replaceChildren(...sampleCards(rows, samples, range));
       if (!rows.length) cards.append(make("p", { class: "soft" }, "No sample holds this text."));
     };
     const go = (at) => {
@@ -106,7 +116,6 @@ function pairsSection(data) {
   const show = () => {
     const { samples } = data.runs[viewed.run];
     const range = ranges(samples);
-    const said = (row) => row.transcript ? transcriptOf(row.transcript) : [textOf(row.response)];
     const [first, last] = [samples.evaluations[0], samples.evaluations[samples.evaluations.length - 1]];
     const rows = samples.pairs.slice(0, viewed.pairs).map(([before, after]) => make("article", { class: "pair card" },
       make("div", {}, make("div", { class: "role" }, "prompt"), promptOf(samples.prompts[before.prompt]) ?? textOf("")),
