@@ -11,7 +11,7 @@ ARGS    ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.stamp
-PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml bench/pyproject.toml humaneval/pyproject.toml plugins/*/*/pyproject.toml)
+PACKAGES := $(wildcard core/pyproject.toml study/pyproject.toml bench/pyproject.toml humaneval/pyproject.toml report/pyproject.toml plugins/*/*/pyproject.toml)
 
 # Idle threads sleep instead of spinning: two test workers then share the machine.
 export OMP_WAIT_POLICY := passive
@@ -138,5 +138,5 @@ bench-grue-small: $(STAMP)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist bench/dist humaneval/dist plugins/*/*/dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist core/dist study/dist bench/dist humaneval/dist report/dist plugins/*/*/dist
 	find . -name ".venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

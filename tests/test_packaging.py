@@ -24,7 +24,7 @@ from rlalign.running.members import HOOKS
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml"))
 EXAMPLES = sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml"))
-COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval"]
+COMMANDS = [ROOT / "study", ROOT / "bench", ROOT / "humaneval", ROOT / "report"]
 PACKAGES = [ROOT / "core", *COMMANDS, *PLUGINS]
 BOUNDS = "rlalign>=0.1,<0.2"
 
@@ -233,6 +233,8 @@ def test_readme_has_its_parts(package):
         ["study", "--help"],
         ["bench", "--help"],
         ["humaneval", "--help"],
+        ["report", "--help"],
+        ["watch", "--help"],
         ["--version"],
     ],
 )
@@ -341,7 +343,7 @@ def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
     """None of our own packages is published: whoever takes the name would be installed."""
     texts = [file.read_text() for package in PACKAGES for file in sorted((package / "src").rglob("*.py"))]
     told = {name for text in texts for name in re.findall(r"pip install[ '\"]+([^\s`'\"]+)", text)}
-    known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft"}
+    known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft", "plotly"}
     known |= {"sentencepiece", "textworld", "transformers"}
     assert told == {*known, "{library}"}
 

@@ -22,6 +22,7 @@ PACKAGES = [
     ROOT / "core",
     ROOT / "study",
     ROOT / "humaneval",
+    ROOT / "report",
     ROOT / "bench",
     *sorted(p.parent for p in ROOT.glob("plugins/*/*/pyproject.toml")),
     *sorted(p.parent for p in ROOT.glob("examples/plugins/*/pyproject.toml")),
