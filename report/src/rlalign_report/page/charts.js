@@ -14,8 +14,10 @@ const seen = new IntersectionObserver((entries) => {
 const coarse = matchMedia("(pointer: coarse)");
 
 const library = (async () => {
-  const packed = byId("library").textContent.trim();
-  const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+  await new Promise((done) => setTimeout(done, 20)); // the page is shown first
+  const packed = atob(byId("library").textContent.trim());
+  const bytes = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
   const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   const script = document.createElement("script");
   script.textContent = text;
