@@ -65,7 +65,7 @@ KEYS = {"Enter": 13, "Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRi
 
 
 class Chromium:
-    """A headless browser with one page at a time, driven as a person would, by keys: DevTools over a pipe, no library."""
+    """A headless browser with one page at a time, driven by keys as a person does: DevTools over a pipe, no library."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         read, self._out = os.pipe()

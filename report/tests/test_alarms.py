@@ -56,7 +56,7 @@ def test_kl_that_runs_away():
     [
         [min(0.3, 0.02 * i) for i in range(40)],  # has settled
         [0.001 * i for i in range(40)],  # is small
-        [i for i in range(10)],  # too short
+        list(range(10)),  # too short
     ],
 )
 def test_no_alarm_of_a_kl_that_is_held(values):

@@ -118,8 +118,8 @@ def test_samples_of_each_evaluation(chromium, page):
     )
     chromium.js(slide)
     assert texts(chromium, "#where") == ["iteration 0"]
-    find = "(e => { e.value = 'answer 2'; e.dispatchEvent(new Event('input')) })(document.querySelector('#samples [type=search]'))"
-    chromium.js(find)
+    find = "(e => { e.value = 'answer 2'; e.dispatchEvent(new Event('input')) })"
+    chromium.js(f"{find}(document.querySelector('#samples [type=search]'))")
     assert texts(chromium, "#samples .response > .text") == [f"answer 2 of 0 {HOSTILE}"]
     first = texts(chromium, "#pairs .pair:first-child .text")
     assert first == [f"{HOSTILE} 0", f"answer 0 of 0 {HOSTILE}", f"answer 0 of 40 {HOSTILE}"]

@@ -45,7 +45,14 @@ def test_only_who_knows_the_token_is_answered(watch):
     assert status == 200 and b"connect-src 'self'" in body
     assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
     assert watch.token.encode() not in body
-    for path in ("/", f"/{watch.token[:-1]}/", f"/{watch.token}", f"/{watch.token}/../x", "/favicon.ico", "/%C3%A9/"):
+    for path in (
+        "/",
+        f"/{watch.token[:-1]}/",
+        f"/{watch.token}",
+        f"/{watch.token}/../x",
+        "/favicon.ico",
+        "/%C3%A9/",
+    ):
         assert asked(watch, path)[0] == 404
     assert asked(watch, f"/{watch.token}/", Host="evil.example")[0] == 404
 

@@ -43,10 +43,10 @@ def reward_against(reward: Series, evaluated: Series, name: str) -> Alarm | None
         return None
     return Alarm(
         "Reward up, evaluation down",
-        f"{name} fell from {_n(best)} at iteration {best_at:.0f} to {_n(last)} at {last_at:.0f}, while reward/total rose "
-        f"from {_n(then)} to {_n(now)}.",
-        f"An evaluated score is lower at the last evaluation than at its best one by {FALL:.0%} of that or more, and the "
-        f"training reward (mean of the nearest tenth of iterations) is higher by {RISE:.0%} or more.",
+        f"{name} fell from {_n(best)} at iteration {best_at:.0f} to {_n(last)} at {last_at:.0f}, while reward/total "
+        f"rose from {_n(then)} to {_n(now)}.",
+        f"An evaluated score is lower at the last evaluation than at its best one by {FALL:.0%} of that or more, and "
+        f"the training reward (mean of the nearest tenth of iterations) is higher by {RISE:.0%} or more.",
         ("reward/total", name),
     )
 
@@ -62,8 +62,8 @@ def kl_runaway(kl: Series, name: str) -> Alarm | None:
         "KL runs away",
         f"{name} is {_n(last)} nats a step at the end and was {_n(middle)} half-way"
         + (f": {last / middle:.1f} times as much." if middle > 0 else "."),
-        f"The KL to the reference in the last tenth of iterations is at least {KL_GROWS:g} times that of the tenth around "
-        f"the middle, and at least {KL_LEAST:g} nats a step.",
+        f"The KL to the reference in the last tenth of iterations is at least {KL_GROWS:g} times that of the tenth "
+        f"around the middle, and at least {KL_LEAST:g} nats a step.",
         (name,),
     )
 
@@ -94,8 +94,8 @@ def length_drift(length: Series, name: str = "length") -> Alarm | None:
     return Alarm(
         "Lengths drift",
         f"A response had {_n(first)} steps at first and has {_n(last)} at the end.",
-        f"The mean length of the last tenth of iterations is at least {LENGTH_FACTOR:g} times that of the first tenth, or "
-        f"at most 1/{LENGTH_FACTOR:g} of it, and they differ by {LENGTH_LEAST:g} steps or more.",
+        f"The mean length of the last tenth of iterations is at least {LENGTH_FACTOR:g} times that of the first tenth, "
+        f"or at most 1/{LENGTH_FACTOR:g} of it, and they differ by {LENGTH_LEAST:g} steps or more.",
         (name,),
     )
 

@@ -88,7 +88,8 @@ def report(
 def watch(run: str, port: int, open_: bool, debug: bool) -> None:
     """Show the report of a run while it goes on, on a page for this machine alone. Ctrl-C ends it.
 
-    The run may not have begun yet, and may end or be killed: the page says how it stands, and follows it when it goes on.
+    The run may not have begun yet, and may end or be killed: the page says how it stands, and follows it when it
+    goes on.
     """
     from rlalign.cli.guarded import guarded, say
 

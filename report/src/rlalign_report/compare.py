@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from rlalign_report import names
@@ -53,8 +53,8 @@ def differences(runs: Sequence[Run], found: Sequence[Group]) -> list[tuple[str, 
 def table(runs: Sequence[Run], found: Sequence[Group]) -> list[dict[str, Any]]:
     """Each figure of the last evaluation, by group, and of other groups whether they differ from the first.
 
-    p is that of a paired t-test over the seeds that both groups have, adjusted by Holm's method over all figures that are
-    tested: counts are not.
+    p is that of a paired t-test over the seeds that both groups have, adjusted by Holm's method over all figures that
+    are tested: counts are not.
     """
     from rlalign_study.stats import estimate, holm, paired_t
 
@@ -108,8 +108,14 @@ def _pipeline(run: Run) -> Mapping[str, Any]:
 def _name(members: Sequence[str]) -> str:
     if len(members) == 1:
         return members[0]
-    shared = re.sub(r"[-_. ]+(seed|s)?[-_. ]*$", "", os.path.commonprefix([*members]))
+    shared = re.sub(r"[-_. ]+(seed|s)?[-_. ]*$", "", _beginning(members))
     return shared or members[0]
+
+
+def _beginning(texts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

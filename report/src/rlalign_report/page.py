@@ -25,8 +25,8 @@ def html(data: Mapping[str, Any]) -> str:
     packed, hashed = _library()
     asks = "'self'" if data["live"] else "'none'"
     policy = (
-        f"default-src 'none'; script-src '{allowed(script)}' '{hashed}'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"connect-src {asks}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src '{allowed(script)}' '{hashed}'; style-src 'unsafe-inline'; "
+        f"img-src data: blob:; connect-src {asks}; base-uri 'none'; form-action 'none'"
     )
     return filled(
         _part("page.html"),

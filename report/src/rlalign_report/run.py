@@ -27,7 +27,7 @@ PIPELINE_BYTES = 200_000
 
 @dataclass
 class Curve:
-    """Rows of figures in their order; each with the iterations, steps, tokens and seconds of the whole run before it."""
+    """Rows of figures in their order; each with the iterations, steps, tokens and seconds of the run before it."""
 
     rows: list[Row] = field(default_factory=list)
     places: list[tuple[float, float, float, float]] = field(default_factory=list)

@@ -65,7 +65,7 @@ class Samples:
         return grew
 
     def repeated(self, evaluation: Evaluation) -> tuple[int, int]:
-        """Of the responses of two words or more, how many there are, and how many of them were given to other prompts too."""
+        """Of the responses of two words or more, how many there are, and how many went to other prompts too."""
         answers = self._found[evaluation].answers.values()
         return sum(times for times, _ in answers), sum(
             times for times, prompts in answers if len(prompts) > 1
