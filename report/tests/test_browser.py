@@ -15,6 +15,8 @@ from rlalign_report.watch import Watch
 
 from .written import HOSTILE, append, evaluation, iteration, sample, whole, written
 
+NAME = HOSTILE.replace("/", "∕")
+"""Of a folder, which no slash can be in."""
 DRAWN = "document.querySelectorAll('.plot[data-drawn]').length"
 
 
@@ -39,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         iteration(41, **{f"odd/{HOSTILE}": 1.0}),
         iteration(42, **{f"odd/{HOSTILE}": 2.0, "length": 90.0}),
     ]
-    return made(folder, written(folder / HOSTILE.replace("/", "∕"), rows, words))
+    return made(folder, written(folder / NAME, rows, words))
 
 
 def ready(chromium: Any) -> None:
@@ -80,7 +82,7 @@ def test_all_is_there_and_nobody_is_asked(chromium, page):
     assert titles[-2:] == ["Before and after", "Provenance"]
     lines = "[...document.querySelectorAll('.plot')].every(p => p.querySelectorAll('.scatterlayer .trace').length > 0)"
     assert chromium.js(lines)
-    assert chromium.js("document.title").startswith("</script>")
+    assert chromium.js("document.title") == f"{NAME} · rlalign"
     assert HOSTILE in texts(chromium, ".turn .text") and f"odd/{HOSTILE}" in texts(chromium, ".chart h3")
     assert chromium.js("document.images.length") == 0
     assert complaints(chromium) == []
