@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlalign_report import names
 from rlalign_report.run import Run, number
+
+if TYPE_CHECKING:
+    from rlalign_study.stats import Estimate
 
 APART = ("seed", "folder")
 """What runs of one group may differ in."""
@@ -67,15 +70,7 @@ def table(runs: Sequence[Run], found: Sequence[Group]) -> list[dict[str, Any]]:
         cells: list[dict[str, Any] | None] = []
         for at, group in enumerate(found):
             values = [value for i in group.runs if math.isfinite(value := number(last[i].get(name)))]
-            known = estimate(values)
-            cells.append(
-                known
-                and {
-                    "mean": known.mean,
-                    "half": known.half if math.isfinite(known.half) else None,
-                    "count": known.count,
-                }
-            )
+            cells.append(_cell(estimate(values)))
             if at:
                 pairs = _paired(runs, last, found[0], group, name)
                 if len(pairs) > 1 and name.removeprefix("eval/") not in names.COUNTS:
@@ -85,6 +80,13 @@ def table(runs: Sequence[Run], found: Sequence[Group]) -> list[dict[str, Any]]:
     for line in lines:
         line["p"] = [adjusted.get(f"{at} {line['name']}") for at in range(len(found))]
     return lines
+
+
+def _cell(found: Estimate | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    half = found.half if math.isfinite(found.half) else None
+    return {"mean": found.mean, "half": half, "count": found.count}
 
 
 def _paired(

@@ -203,10 +203,10 @@ def _times(run: Run) -> list[list[Any]]:
     def total(curve: Curve, name: str) -> float:
         return math.fsum(y for _, y in curve.series(name))
 
-    found = [[stage, total(run.training, f"time/{stage}")] for stage in STAGES]
-    rest = total(run.training, "time/iteration") - sum(seconds for _, seconds in found)
-    found += [["other", max(0.0, rest)], ["evaluate", total(run.evaluations, "time/evaluate")]]
-    return [[stage, plain(seconds)] for stage, seconds in found if seconds > 0]
+    found = {stage: total(run.training, f"time/{stage}") for stage in STAGES}
+    rest = total(run.training, "time/iteration") - sum(found.values())
+    found |= {"other": max(0.0, rest), "evaluate": total(run.evaluations, "time/evaluate")}
+    return [[stage, plain(seconds)] for stage, seconds in found.items() if seconds > 0]
 
 
 def _samples(run: Run, shown: Shown) -> Tree:

@@ -93,7 +93,7 @@ def _handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
             token, slash, rest = asked.path.removeprefix("/").partition("/")
             known = hmac.compare_digest(token.encode("utf-8", "replace"), watch.token.encode())
             # By another name a page of somebody else's could ask in a browser's name.
-            here = self.headers.get("Host") == f"{HOST}:{self.server.server_address[1]}"
+            here = self.headers.get("Host") == urlsplit(watch.address).netloc
             if not (known and here and slash and rest in ("", "data")):
                 return self._answer(404, b"nothing is here\n", "text/plain")
             try:
