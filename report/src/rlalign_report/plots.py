@@ -51,7 +51,9 @@ def _section(section: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
     }
     if len(handles) > 1:
         shown = [label.replace("$", r"\$") for label in handles]
-        figure.legend(list(handles.values()), shown, loc="outside upper center", ncol=min(4, len(handles)))
+        figure.legend(
+            list(handles.values()), shown, loc="outside upper center", ncol=max(1, columns - 1), fontsize=7
+        )
     return figure
 
 
