@@ -252,6 +252,8 @@ def test_readme_has_its_parts(package):
         ["chat", "--help"],
         ["new", "plugin", "--help"],
         ["schema", "--help"],
+        ["report", "--help"],
+        ["watch", "--help"],
         ["--version"],
     ],
 )
@@ -372,7 +374,7 @@ def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
     """None of our own packages is published: whoever takes the name would be installed."""
     texts = [file.read_text() for package in PACKAGES for file in sorted((package / "src").rglob("*.py"))]
     told = {name for text in texts for name in re.findall(r"pip install[ '\"]+([^\s`'\"]+)", text)}
-    known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft"}
+    known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft", "plotly"}
     known |= {"sentencepiece", "textworld", "transformers"}
     assert told == {*known, "{library}", "-e"}  # a folder of one's own
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -136,9 +134,3 @@ def foreign(answers: Answers, key: Key) -> str | None:
         if chosen.choice not in (*sheet.pairs[pair], TIE) or chosen.left not in sheet.pairs[pair]:
             return f"chooses {chosen.choice[:80]!r} in {pair!r}, which is neither of the two: the file was edited"
     return None
-
-
-def as_json(value: Mapping[str, object]) -> str:
-    """JSON to be embedded in a page: it cannot end the element that holds it, whatever its texts say."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import random
@@ -11,9 +10,10 @@ from importlib import resources
 from itertools import combinations
 from typing import TypeVar
 
-from rlalign_humaneval.files import Key, Sheet, as_json
+from rlalign_humaneval.files import Key, Sheet
 from rlalign_humaneval.questions import LEVELS, Axis
 from rlalign_humaneval.sources import Example, Source
+from rlalign_study.onefile import allowed, as_json, filled
 
 _T = TypeVar("_T")
 SCRIPTS = ("answers.js", "screens.js", "keys.js")
@@ -73,27 +73,18 @@ def blinded(
 
 def html(key: Key) -> str:
     """One file that loads nothing: its own style and script are the only ones that a browser will take."""
-    shape, style = _part("page.html"), _part("page.css")
+    style = _part("page.css")
     script = "\n".join(['"use strict";', "{", *map(_part, SCRIPTS), "}", ""])
     data = as_json({"page": key.page, "levels": LEVELS, **key.sheet.model_dump(mode="json")})
     policy = (
-        f"default-src 'none'; script-src '{_allowed(script)}'; style-src '{_allowed(style)}'; "
+        f"default-src 'none'; script-src '{allowed(script)}'; style-src '{allowed(style)}'; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
-    for place, text in {"POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": data}.items():
-        before, mark, after = shape.partition(f"@{place}@")
-        assert mark, f"page.html has no place for {place}"
-        shape = f"{before}{text}{after}"
-    return shape
+    return filled(_part("page.html"), {"POLICY": policy, "STYLE": style, "DATA": data, "SCRIPT": script})
 
 
 def _part(name: str) -> str:
     return (resources.files("rlalign_humaneval") / "page" / name).read_text(encoding="utf-8")
-
-
-def _allowed(text: str) -> str:
-    """How a content security policy names a text."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _sha256(text: str) -> str:

@@ -1,0 +1,213 @@
+"""The page in a real browser: what is drawn, what controls do, and that it asks nobody anything."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rlalign_report.command import report
+from rlalign_report.run import Run
+from rlalign_report.watch import Watch
+
+from .written import HOSTILE, append, evaluation, iteration, sample, whole, written
+
+NAME = HOSTILE.replace("/", "∕")
+"""Of a folder, which no slash can be in."""
+DRAWN = "document.querySelectorAll('.plot[data-drawn]').length"
+
+
+def made(folder: Path, *runs: Path) -> Path:
+    out = folder / "page.html"
+    said = CliRunner().invoke(report, [*map(str, runs), "-o", str(out)])
+    assert said.exit_code == 0, said.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tries to be more than text, with three evaluations and an episode."""
+    folder = tmp_path_factory.mktemp("hostile")
+    talk = [{"role": "assistant", "content": HOSTILE, "reward": -0.5}, {"role": HOSTILE, "content": "warmer"}]
+    words = [
+        sample(n, f"{HOSTILE} {i}", f"answer {i} of {n} {HOSTILE}") for n in (0, 20, 40) for i in range(3)
+    ]
+    words += [sample(40, "a game", "4", transcript=talk)]
+    rows = [
+        *whole(),
+        iteration(41, **{f"odd/{HOSTILE}": 1.0}),
+        iteration(42, **{f"odd/{HOSTILE}": 2.0, "length": 90.0}),
+    ]
+    return made(folder, written(folder / NAME, rows, words))
+
+
+def ready(chromium: Any) -> None:
+    chromium.until(f"{DRAWN} > 0")
+
+
+def complaints(chromium: Any) -> list[Any]:
+    kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    return [event["params"] for event in chromium.events if event["method"] in kinds]
+
+
+def requests(chromium: Any) -> set[str]:
+    sent = [
+        e["params"]["request"]["url"] for e in chromium.events if e["method"] == "Network.requestWillBeSent"
+    ]
+    return {url.partition(":")[0] for url in sent}
+
+
+def texts(chromium: Any, selector: str) -> list[str]:
+    found: list[str] = chromium.js(f"[...document.querySelectorAll({selector!r})].map(e => e.textContent)")
+    return found
+
+
+def draw_all(chromium: Any) -> None:
+    """As before printing."""
+    chromium.js("dispatchEvent(new Event('beforeprint'))")
+    chromium.until(f"{DRAWN} === document.querySelectorAll('.plot').length")
+
+
+def test_all_is_there_and_nobody_is_asked(chromium, page):
+    chromium.open(page)
+    ready(chromium)
+    draw_all(chromium)
+    titles = texts(chromium, "main section h2")
+    assert titles[0] == "Alarms" and {"Reward", "Time", "Other metrics", "Evaluations", "Samples"} <= set(
+        titles
+    )
+    assert titles[-2:] == ["Before and after", "Provenance"]
+    lines = "[...document.querySelectorAll('.plot')].every(p => p.querySelectorAll('.scatterlayer .trace').length > 0)"
+    assert chromium.js(lines)
+    assert chromium.js("document.title") == f"{NAME} · rlalign"
+    assert HOSTILE in texts(chromium, ".turn .text") and f"odd/{HOSTILE}" in texts(chromium, ".chart h3")
+    assert chromium.js("document.images.length") == 0
+    assert complaints(chromium) == []
+    assert requests(chromium) <= {"file", "data"}
+
+
+def test_the_theme_changes_page_and_charts(chromium, page):
+    chromium.open(page)
+    ready(chromium)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    ink = "document.querySelector('.plot .xtick text').style.fill"
+    light, written_in = chromium.js(paper), chromium.js(ink)
+    for _ in range(2):  # automatic, light, dark
+        chromium.js("document.getElementById('theme').click()")
+    chromium.until(f"{ink} !== {written_in!r}")
+    dark = chromium.js(paper)
+    assert dark != light
+    chromium.open(page, dark=True)
+    ready(chromium)
+    assert chromium.js(paper) == dark
+    chromium.js("document.getElementById('theme').click()")
+    assert chromium.js(paper) == light
+    chromium.open(page, dark=True, again=True)  # it is remembered
+    assert chromium.js(paper) == light
+
+
+def test_samples_of_each_evaluation(chromium, page):
+    chromium.open(page)
+    assert texts(chromium, "#where") == ["iteration 40"]
+    chromium.js("document.querySelector('#samples button').click()")
+    assert texts(chromium, "#where") == ["iteration 20"]
+    assert texts(chromium, "#samples .response > .text")[0] == f"answer 0 of 20 {HOSTILE}"
+    slide = (
+        "(e => { e.value = 0; e.dispatchEvent(new Event('input')) })(document.getElementById('evaluation'))"
+    )
+    chromium.js(slide)
+    assert texts(chromium, "#where") == ["iteration 0"]
+    find = "(e => { e.value = 'answer 2'; e.dispatchEvent(new Event('input')) })"
+    chromium.js(f"{find}(document.querySelector('#samples [type=search]'))")
+    assert texts(chromium, "#samples .response > .text") == [f"answer 2 of 0 {HOSTILE}"]
+    first = texts(chromium, "#pairs .pair:first-child .text")
+    assert first == [f"{HOSTILE} 0", f"answer 0 of 0 {HOSTILE}", f"answer 0 of 40 {HOSTILE}"]
+    assert complaints(chromium) == []
+
+
+def test_charts_can_be_found_smoothed_and_zoomed(chromium, page):
+    chromium.open(page)
+    ready(chromium)
+    change = (
+        "((e, name, value) => {{ e[name] = value; e.dispatchEvent(new Event('{}', {{bubbles: true}})) }})"
+    )
+    chromium.js(change.format("input") + "(document.getElementById('filter'), 'value', 'reward tot')")
+    assert texts(chromium, ".figures:not([hidden]) .chart:not([hidden]) h3") == ["reward/total"]
+    plot = "document.querySelector('#overview .plot')"
+    chromium.until(f"{plot}.dataset.drawn === 'yes'")
+    before = chromium.js(f"{plot}.data.length")
+    chromium.js(change.format("input") + "(document.getElementById('smooth'), 'value', 0.8)")
+    chromium.until(f"{plot}.data.length > {before}")
+    chromium.js(change.format("change") + "(document.getElementById('x'), 'value', 'tokens')")
+    chromium.until(f"{plot}.layout.xaxis.title.text === 'tokens'")
+    box = chromium.js(
+        f"(b => [b.left, b.top, b.width, b.height])({plot}.querySelector('.nsewdrag').getBoundingClientRect())"
+    )
+    wide = chromium.js(f"{plot}.layout.xaxis.range[1] - {plot}.layout.xaxis.range[0]")
+    y = box[1] + box[3] / 2
+    for kind, share, buttons in (("mousePressed", 0.3, 1), ("mouseMoved", 0.6, 1), ("mouseReleased", 0.6, 0)):
+        x = box[0] + share * box[2]
+        chromium.call(
+            "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1
+        )
+    chromium.until(f"{plot}.layout.xaxis.range[1] - {plot}.layout.xaxis.range[0] < {wide} / 2")
+    assert complaints(chromium) == []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(chromium, page, width):
+    chromium.open(page, width, 844)
+    ready(chromium)
+    assert chromium.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    inside = "(e => e.left >= 0 && e.right <= innerWidth + 1)(q.getBoundingClientRect())"
+    assert chromium.js(
+        f"[...document.querySelectorAll('main .card, main h1, #controls > *, .text')].every(q => {inside})"
+    )
+
+
+def test_several_runs_are_compared(chromium, tmp_path):
+    folders = [
+        written(tmp_path / f"calm-{seed}", whole(), [sample(0, "p", f"of {seed}")], seed=seed)
+        for seed in (0, 1)
+    ]
+    folders.append(written(tmp_path / "hot", whole(30), seed=0, train={"lr": 1.0}))
+    chromium.open(made(tmp_path, *folders))
+    ready(chromium)
+    draw_all(chromium)
+    assert texts(chromium, "#controls .legend span") == ["calm, mean of 2 seeds", "hot", "evaluation"]
+    assert "train.lr" in texts(chromium, "#comparison td")
+    plot = "document.querySelector('#overview .plot')"
+    before = chromium.js(f"{plot}.data.length")
+    chromium.js("document.getElementById('seeds').click()")
+    chromium.until(f"{plot}.data.length === {before} + 4")  # two seeds, training and evaluation
+    chromium.js(
+        "(e => { e.value = '1'; e.dispatchEvent(new Event('change')) })(document.querySelector('#samples .run'))"
+    )
+    assert texts(chromium, "#samples .response > .text") == ["of 1"]
+    assert complaints(chromium) == []
+
+
+def test_a_live_page_follows_its_run(chromium, tmp_path):
+    folder = tmp_path / "run"
+    with Watch(Run(folder)) as watch:
+        thread = threading.Thread(target=watch.serve)
+        thread.start()
+        try:
+            chromium.open(watch.address)
+            assert "has not begun" in texts(chromium, "#overview")[0]
+            written(folder, [evaluation(0), iteration(1)], [sample(0, "p", HOSTILE)], finished=False)
+            chromium.until("document.querySelectorAll('.chart').length > 3")
+            ready(chromium)
+            append(folder / "metrics.jsonl", [iteration(n) for n in range(2, 30)])
+            chromium.until("document.querySelector('#overview').textContent.includes('after iteration 29')")
+            assert HOSTILE in texts(chromium, "#samples .response > .text")
+            (folder / "model").mkdir()
+            chromium.until("document.getElementById('state').textContent === 'finished'")
+            assert complaints(chromium) == [] and requests(chromium) <= {"http", "data"}
+        finally:
+            watch.close()
+            thread.join()
+    chromium.until("document.getElementById('live').textContent.includes('nobody answers')")
