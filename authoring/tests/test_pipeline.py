@@ -37,13 +37,13 @@ def write(out: Path, **said: str) -> str:
 
 
 def test_every_option_is_said_with_its_default(tmp_path: Path) -> None:
-    text = write(tmp_path / "a.yaml", algorithm="rloo: {clip: [0.1, 0.2]}")
+    text = write(tmp_path / "a.yaml", algorithm="rloo: {ratio: token, clip: [0.1, 0.2]}")
     pipeline = load_pipeline(tmp_path / "a.yaml", registry=Registry())
     (phase,) = pipeline.phases
     assert phase.algorithm[0].options.model_dump()["clip"] == (0.1, 0.2)
     assert (phase.generation.samples, phase.train.iterations, phase.evaluate is not None) == (4, 100, True)
     found = dict(re.findall(r"^ +# (\w+): (.+?)(?:  # .*)?$", text, re.MULTILINE))
-    models: list[Any] = [phase.task.options, phase.policy.options, phase.algorithm[0].options]
+    models: list[Any] = [phase.task.options, pipeline.policy.options, phase.algorithm[0].options]
     models += [phase.rewards[0].options, Sampling(), Train(), Evaluate()]
     for model in models:
         for name, one in type(model).model_fields.items():
