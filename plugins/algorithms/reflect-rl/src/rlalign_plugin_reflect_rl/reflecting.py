@@ -94,8 +94,9 @@ class Reflecting(Environment):
         super().__init__(config)
         self.inner = self.config.built()
         self.turns, self.replays = self.inner.turns, self.inner.replays
-        reflector = {} if self.config.model is None else {self.config.model: "frozen"}
-        self.models = {**self.inner.models, **reflector}
+        self.models = dict(self.inner.models)
+        if self.config.model is not None:
+            self.models[self.config.model] = "frozen"
         self.generation = self.inner.generation  # type: ignore[misc]
         self._run: Run | None = None
         self._known = 0
