@@ -48,10 +48,11 @@ def diff(one: str, other: str, as_json: bool, debug: bool) -> None:
 
     def work() -> None:
         from rlalign.cli.inspection import as_json as json
-        from rlalign_compare import difference
+        from rlalign_compare.difference import between
+        from rlalign_compare.difference_told import text_of
 
-        found = difference.between(one, other)
-        say(json(found.data) if as_json else found.text)
+        found = between(one, other)
+        say(json(found.data) if as_json else text_of(found))
 
     guarded(debug, work)
 

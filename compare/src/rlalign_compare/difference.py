@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,10 @@ from rlalign.cli.inspection import run_folder
 from rlalign.errors import ConfigError
 from rlalign.records.environment import APART, changed_values
 from rlalign.records.result import Row
-from rlalign.running.figures import number
 from rlalign_compare import settings
 from rlalign_compare.runs import Run, is_evaluation
 from rlalign_compare.settings import Setting
 
-MOST = 4
-"""Figures that are shown where metrics first differ."""
 ROUNDING = 1e-5
 """Up to this share of a figure a first difference is as large as rounding makes it."""
 SECTIONS = ("settings", "versions", "code", "data", "models", "machine")
@@ -32,7 +28,6 @@ _WHERE = {
     "models": "models",
 }
 _SAID_ELSEWHERE = ("pipeline", "seed", "deterministic", "environment", *APART)
-NOTHING = "not there"
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Diverged:
     @property
     def largest(self) -> float:
         """The largest difference of that row, as a share of the figure."""
-        return max(_share(self.row[name], self.other[name]) for name in self.metrics)
+        return max(share(self.row[name], self.other[name]) for name in self.metrics)
 
 
 @dataclass
@@ -78,10 +73,6 @@ class Found:
     notes: list[str] = field(default_factory=list)
     files: bool = False
     """Whether these are pipeline files, of which nothing but settings is known."""
-
-    @property
-    def text(self) -> str:
-        return "\n".join(_text(self))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -226,7 +217,7 @@ def place(row: Row) -> tuple[int, int, bool]:
     return row["block"], row["iteration"], is_evaluation(row)
 
 
-def _share(one: float, other: float) -> float:
+def share(one: float, other: float) -> float:
     """How far two figures are apart, as a share of the larger."""
     if same(one, other):
         return 0.0
@@ -309,64 +300,6 @@ def _likely(found: Found) -> str:
     return f"{len(names)} things differ, so which of them it is cannot be told from these two"
 
 
-# -- in words --------------------------------------------------------------------------------------------------
-
-
-def _text(found: Found) -> Iterator[str]:
-    yield f"A  {found.a}"
-    yield f"B  {found.b}"
-    for section in SECTIONS:
-        rows = [each for each in found.differs if each.section == section]
-        if rows:
-            yield ""
-            yield section
-            yield from _columns([(f"  {d.key}", _shown(d.a), _shown(d.b), _aside(d)) for d in rows])
-    if not found.differs:
-        yield ""
-        yield "no setting differs" if found.files else "nothing that is written down of them differs"
-    if found.files:
-        return
-    yield ""
-    yield "metrics"
-    yield from (f"  {line}" for line in _of_metrics(found))
-    for note in found.notes:
-        yield f"note: {note}"
-    if found.likely:
-        yield (
-            f"likely because of {found.likely}"
-            if ": nothing else" in found.likely
-            else f"why: {found.likely}"
-        )
-
-
-def _of_metrics(found: Found) -> Iterator[str]:
-    first = found.diverged
-    if first is None:
-        yield "agree to the bit wherever both have them, times apart"
-    else:
-        what = "the evaluation after " if is_evaluation(first.row) else ""
-        count = first.row["iteration"]
-        where = f"{what}iteration {count} of {first.row['phase']}"
-        if is_evaluation(first.row) and count == 0:
-            where = f"the evaluation before the first iteration of {first.row['phase']}"
-        yield f"first differ in {where}; before it {_agreed(first.agreed)}"
-        shown = first.metrics[:MOST]
-        wide = max(map(len, shown))
-        for name in shown:
-            one, other = first.row[name], first.other[name]
-            yield f"  {name:{wide}}  {_digits(one, other)}: {_apart(one, other)}"
-        if more := len(first.metrics) - len(shown):
-            yield f"  and {more} more figures of it"
-        if first.largest <= ROUNDING:
-            yield "  as little as rounding makes"
-    yield from found.metrics
-
-
-def _agreed(counts: tuple[int, int]) -> str:
-    verb = "agrees" if sum(counts) == 1 else "agree"
-    return f"{counted(counts)} {verb} to the bit" if any(counts) else "there is nothing"
-
-
 def counted(counts: Sequence[int]) -> str:
     """Iterations and evaluations, in words."""
     words = ("iteration", "evaluation")
@@ -375,49 +308,5 @@ def counted(counts: Sequence[int]) -> str:
     )
 
 
-def _digits(one: float, other: float) -> str:
-    """Both in four digits, or in as many as tell them apart."""
-    for digits in (4, 8, 12):
-        texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
-        if texts[0] != texts[1]:
-            return " | ".join(texts)
-    return f"{one!r} | {other!r}"
-
-
-def _apart(one: float, other: float) -> str:
-    share = _share(one, other)
-    if not math.isfinite(share):
-        return "one of them is no number"
-    return f"{abs(one - other):.3g} apart ({100 * share:.3g} %)"
-
-
-def _shown(value: Any) -> str:
-    """A value on one side, a default as one."""
-    if isinstance(value, Setting):
-        return _value(value.value) + (" (default)" if value.default else "")
-    if value is None:
-        return NOTHING
-    text = _value(value)
-    return f"{text[:12]}…" if len(text) >= 32 and text.isalnum() and text.lower() == text else text
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return number(value) if float(number(value)) == value else repr(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Setting) else value
-
-
-def _aside(one: Differs) -> str:
-    return f"({one.note})" if one.note else ""
-
-
-def _columns(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
-    wide = [min(48, max(map(len, column))) for column in zip(*rows, strict=True)]
-    for key, a, b, note in rows:
-        yield f"{key:{wide[0]}}  {a:{wide[1]}}  |  {b:{wide[2]}}  {note}".rstrip()
