@@ -308,7 +308,7 @@ RESUMING: dict[str, Interference] = {
     "before the logs are cut": calls("rlalign.records.logs:Logs.cut"),
     "when one log is cut": calls("os:truncate", 1, "after"),
     "when the logs are cut": calls("rlalign.records.logs:Logs.cut", 1, "after"),
-    "before the first iteration": calls("rlalign.running.loop:run_iteration"),
+    "before the first iteration": calls("rlalign.running.iterating:run_iteration"),
     "before the next checkpoint": calls("rlalign.records.checkpoint:write"),
     "when one log is removed": calls("pathlib:Path.unlink", 1, "after"),
     "when old checkpoints are cleared": calls("rlalign.records.checkpoint:settle", 1, "after"),
@@ -484,7 +484,7 @@ def test_asked_to_stop(shop: Workshop, name: str, asked: str) -> None:
     """It finishes the iteration, commits, says how to go on, and exits with 130."""
     number = signal.Signals[asked]
     runs = shop.runs(name, "checkpoints.every=4")
-    ended = runs.start(calls("rlalign.running.loop:run_iteration", 3, number=number))
+    ended = runs.start(calls("rlalign.running.iterating:run_iteration", 3, number=number))
     assert ended.code == 130, ended
     assert "stopping after this iteration; once more to stop at once" in ended.output
     assert "stopped after iteration 3 of" in ended.output and "stopped: " not in ended.output
@@ -535,7 +535,7 @@ def test_asked_to_stop_at_any_instant(shop: Workshop) -> None:
 
 def test_asked_to_stop_in_the_last_iteration_it_finishes(shop: Workshop) -> None:
     runs = shop.runs("on-policy")
-    ended = runs.start(calls("rlalign.running.loop:run_iteration", 10, number=signal.SIGINT))
+    ended = runs.start(calls("rlalign.running.iterating:run_iteration", 10, number=signal.SIGINT))
     assert ended.code == 0, ended
     shop.same(runs)
 
@@ -600,7 +600,9 @@ def test_a_changed_environment_is_refused(shop: Workshop) -> None:
     (runs.path / "inexact.jsonl").unlink()
     edit_lock(runs, **whole)
     different = differences(shop.whole("on-policy"), outcome(runs.path))
-    assert {key.partition("/")[2] for key in different} == {"loop/lock"}, different
+    assert {key.partition("/")[2] for key in different} == {"loop/lock", "README.md"}, (
+        different
+    )  # the card tells versions
 
 
 def test_a_changed_seed_in_the_pipeline_is_refused(shop: Workshop) -> None:
@@ -648,7 +650,7 @@ def test_killed_on_the_way_back_to_the_previous_commit_point(shop: Workshop) -> 
     runs = shop.runs("phases")
     assert runs.start(AT_ONCE, calls(STEP, 12)).code == KILLED
     left = checkpoint.find(runs.path / "checkpoints")[-1]
-    ended = runs.resume(calls("rlalign.running.loop:run_iteration"), options=("--previous",))
+    ended = runs.resume(calls("rlalign.running.iterating:run_iteration"), options=("--previous",))
     assert ended.code == KILLED, ended
     assert checkpoint.find(runs.path / "checkpoints")[-1] == left - 1
     finish(runs)

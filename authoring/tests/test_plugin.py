@@ -138,7 +138,7 @@ def test_its_readme_says_what_it_is(kind: str, plugins: dict[str, Path], registr
 def test_they_pass_ruff(plugins: dict[str, Path]) -> None:
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
-            ["ruff", *command, "--no-cache", "."],
+            [Path(sys.executable).with_name("ruff"), *command, "--no-cache", "."],
             cwd=plugins["reward"].parent,
             capture_output=True,
             text=True,

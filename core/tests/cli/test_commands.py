@@ -326,6 +326,17 @@ def test_check_describes_one_phase() -> None:
         "  needs    logprobs",
         "  memory   micro-batches of 16,384 padded tokens",
         "  length   7 iterations of 2 prompts, 1 optimiser step",
+        "",
+        "batch:",
+        "  2 prompts × 2 samples = 4 responses",
+        "  4 responses × 7 tokens = at most 28 tokens",
+        "  1 minibatch of 2 prompts (4 responses) = 1 optimiser step",
+        "  7 iterations: 28 responses, 7 optimiser steps, 2.33 passes over 6 prompts",
+        "",
+        "data of Numbers: 6 rows of `train`",
+        "    prompt     text: '0'",
+        "    responses  1 to 5 each",
+        "    scores     1 to 5 each",
     ]
     assert not Path("runs").exists()
 

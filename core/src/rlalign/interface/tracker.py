@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import select
+import selectors
 import subprocess
 import sys
 import time
@@ -124,10 +124,12 @@ class Tracker(Component):
         process, until = self._process, time.monotonic() + patience
         if process is None or process.stdout is None:
             return
-        while not self._over and (left := until - time.monotonic()) > 0:
-            self._exchange()
-            sends = [process.stdin] if self._waiting and process.stdin else []
-            select.select([process.stdout], sends, [], min(left, 1.0))
+        with selectors.DefaultSelector() as moved:
+            moved.register(process.stdout, selectors.EVENT_READ)
+            while not self._over and (left := until - time.monotonic()) > 0:
+                self._exchange()
+                # It takes what waits for it a piece at a time.
+                moved.select(min(left, 0.02 if self._waiting else 1.0))
         if not self._over:
             self._tell(run, f"was not done {patience:g} s after the run; what it had not sent is lost")
         for pipe in (process.stdin, process.stdout):
