@@ -79,8 +79,8 @@ def test_help_and_plugins_import_nothing_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", LIGHT)
-    """Processor time, not the clock's, the least of six: other processes may be in the way."""
-    """Processor time, not the clock's: other processes may be in the way."""
+def test_help_and_plugins_answer_at_once(command: str) -> None:
+    """Processor time, the least of six tries: other processes may be in the way."""
     took = []
     for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
