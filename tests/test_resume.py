@@ -240,7 +240,7 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     ),
     "in an optimiser step": ("on-policy", calls("rlalign.learning.optimiser:Optimiser.gradient_norm", 12)),
     "in the rollout": ("on-policy", calls("rlalign_plugin_table:TableDecoder.advance", 50)),
-    "in an evaluation": ("on-policy", calls("rlalign.running.loop:evaluate", 3)),
+    "in an evaluation": ("on-policy", calls("rlalign.running.iterating:evaluate", 3)),
     "in the first piece of a column": ("offline", calls("rlalign.records.columns:_checked", 1)),
     "in the second piece of a column": ("offline", calls("rlalign.records.columns:_checked", 2, "after")),
     "before a column's progress": ("offline", calls("rlalign.records.columns:write_atomic", 2)),
