@@ -1,6 +1,6 @@
 """What processes that share a run tell each other: calls and bytes of an iteration, and what it costs them.
 
-python -m benchmarks.scale.collectives              # 1, 2 and 4 processes over gloo, then the cost model's scaling
+python -m benchmarks.scale.collectives              # 1, 2 and 4 processes over gloo
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_figures_are_the_same_with_and_without(tmp_path):
 
 def test_a_library_that_is_missing_is_said_before_anything_runs(tmp_path):
     (tmp_path / "absent.py").write_text(
-        "from rlalign import Tracker\n\n\nclass Absent(Tracker):\n    library = 'never_made'\n"
+        "from rlalign import Tracker\n\n\nclass Absent(Tracker):\n    requires = 'never_made'\n"
     )
     settings = pipeline(tmp_path)
     file = tmp_path / "pipeline.yaml"

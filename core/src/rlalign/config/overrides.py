@@ -200,7 +200,7 @@ def interpolate(tree: Tree, *, trust: bool = True) -> None:
     Without `trust` nothing is told of the environment.
     """
     _register("oc.env", _variable, replace=True)
-    leaves = [keys for keys, text in _leaves(tree.data) if "${" in text]
+    leaves = [keys for keys, text in places.texts(tree.data) if "${" in text]
     if leaves:
         _interpolate(tree, leaves, _Budget(), trust)
 
@@ -236,7 +236,7 @@ def _interpolate(tree: Tree, leaves: list[Keys], budget: _Budget, trust: bool) -
                 if keys[-1] == "as" or keys[2:] == ("name",) or keys == ("name",):
                     tree.report(keys, "a name is written into every log, so the environment cannot give it")
                 if "oc.decode" in tree.interpolated[keys]:
-                    for _, text in _leaves(resolved):
+                    for _, text in places.texts(resolved):
                         hide(text, tree.interpolated[keys])
         finally:
             _reader.reset(before)
@@ -282,13 +282,6 @@ class _Budget:
             self.text += len(returned)
         if self._spent():
             raise _TooMuch
-
-
-def _leaves(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:
-    if isinstance(node, str):
-        return [(keys, node)]
-    parts = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
-    return [leaf for key, part in parts for leaf in _leaves(part, (*keys, key))]
 
 
 def _select(config: Any, keys: Keys) -> Any:

@@ -84,6 +84,14 @@ class Tree:
         self.places[keys] = place
 
 
+def texts(node: Any, keys: Keys = ()) -> list[tuple[Keys, str]]:
+    """Each text in plain data, and where it stands."""
+    if isinstance(node, str):
+        return [(keys, node)]
+    parts = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
+    return [text for key, part in parts for text in texts(part, (*keys, key))]
+
+
 class Expression(str):
     """Text whose `${…}` is to be resolved again when it is read."""
 

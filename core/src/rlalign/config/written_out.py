@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
-from rlalign.config.places import Keys, Tree
+from rlalign.config.places import Tree, texts
 
 _PASSWORD = re.compile(r"[\w+.-]+://[^\s/?#@:]*:(?!\$\{)[^\s/?#@]+@")
 _KEY = re.compile(
@@ -17,7 +15,7 @@ _KEY = re.compile(
 
 def refuse_written_out(tree: Tree) -> None:
     """Report them, before any `${…}` is resolved."""
-    for keys, text in _texts(tree.data):
+    for keys, text in texts(tree.data):
         for what, pattern in (("a password", _PASSWORD), ("a key", _KEY)):
             if pattern.match(text) and not any(map(str.isspace, text)):
                 tree.report(
@@ -26,11 +24,3 @@ def refuse_written_out(tree: Tree) -> None:
                     "environment and write `${oc.env:NAME}` in its place",
                     unreadable=True,
                 )
-
-
-def _texts(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, str]]:
-    if isinstance(node, str):
-        yield keys, node
-    elif isinstance(node, dict | list):
-        for key, part in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _texts(part, (*keys, key))

@@ -67,7 +67,7 @@ class Tracker(Component):
         )
 
     config: Config
-    library: ClassVar[str] = ""
+    requires: ClassVar[str] = ""
     """The module that it cannot do without."""
     keys: ClassVar[Sequence[str]] = ()
     """Variables of the environment that hold secrets: no message says them."""
@@ -97,9 +97,8 @@ class Tracker(Component):
     def setup(self, run: Run) -> None:
         for key in self.keys:
             hide(os.environ.get(key, ""), f"${key}")
-        if self.library and find_spec(self.library) is None:
-            library = self.library
-            raise ConfigError(f"`{self.name}` needs {library}, which is not installed: pip install {library}")
+        if (module := self.requires) and find_spec(module) is None:
+            raise ConfigError(f"`{self.name}` needs {module}, which is not installed: pip install {module}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"id": self._id}
@@ -124,12 +123,13 @@ class Tracker(Component):
         process, until = self._process, time.monotonic() + patience
         if process is None or process.stdout is None:
             return
-        with selectors.DefaultSelector() as moved:
-            moved.register(process.stdout, selectors.EVENT_READ)
-            while not self._over and (left := until - time.monotonic()) > 0:
-                self._exchange()
-                # It takes what waits for it a piece at a time.
-                moved.select(min(left, 0.02 if self._waiting else 1.0))
+        while not self._over and (left := until - time.monotonic()) > 0:
+            self._exchange()
+            with selectors.DefaultSelector() as pipes:  # `select` takes no file above the first 1,024
+                pipes.register(process.stdout, selectors.EVENT_READ)
+                if self._waiting and process.stdin is not None:
+                    pipes.register(process.stdin, selectors.EVENT_WRITE)
+                pipes.select(min(left, 1.0))
         if not self._over:
             self._tell(run, f"was not done {patience:g} s after the run; what it had not sent is lost")
         for pipe in (process.stdin, process.stdout):

@@ -75,22 +75,30 @@ class Costs:
         self._phase, self._memory = phase, memory
         self.estimated = _estimate(phase) if here().count == 1 else None
         self._resets = self.estimated is not None and memory.reset()
-        self._took: list[dict[str, float]] = []
+        self._count = 0
+        self._first: dict[str, float] = {}
+        self._later = dict.fromkeys(STAGES, 0.0)
+        """The sum of all iterations but the first, which warms up."""
 
     def iteration(self) -> None:
         """One is over: its clock has what each stage took."""
         if self.estimated is not None:
             clock = self._phase.clock
             own = clock.worked if self._phase.workspace.device.type == "cpu" else clock.seconds
-            self._took.append({stage: own.get(stage, 0.0) for stage in STAGES})
+            took = {stage: own.get(stage, 0.0) for stage in STAGES}
+            self._count += 1
+            if self._count == 1:
+                self._first = took
+            else:
+                self._later = {stage: self._later[stage] + took[stage] for stage in STAGES}
 
     @property
     def measured(self) -> dict[str, float] | None:
-        """The mean of all iterations but the first, which warms up."""
-        took = self._took[1:] or self._took
-        if not took:
+        """The mean of all iterations but the first, if there are more."""
+        if self._count == 0:
             return None
-        found = {stage: sum(one[stage] for one in took) / len(took) for stage in STAGES}
+        later = self._count - 1
+        found = {stage: self._later[stage] / later for stage in STAGES} if later else dict(self._first)
         found["iteration"] = sum(found.values())
         most = self._memory.most if self._resets else None
         return found if most is None else {**found, "memory": most}
@@ -105,7 +113,7 @@ class Costs:
         with suppress(OSError, ValueError):
             known = json.loads(path.read_text())
         unit = "processor seconds" if phase.workspace.device.type == "cpu" else "seconds"
-        found = {"iterations": len(self._took), "unit": unit, "estimated": estimated, "measured": measured}
+        found = {"iterations": self._count, "unit": unit, "estimated": estimated, "measured": measured}
         write_atomic(path, json.dumps({**known, phase.settings.name: found}, indent=1) + "\n")
         return _in_words(estimated, measured, unit)
 

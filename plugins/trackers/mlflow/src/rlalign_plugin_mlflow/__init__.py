@@ -35,7 +35,7 @@ class MLflow(Tracker):
         )
 
     config: Config
-    library = "mlflow"
+    requires = "mlflow"
     keys = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 
     def begin(self, run: Tracked) -> None:

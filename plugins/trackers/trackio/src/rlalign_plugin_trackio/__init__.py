@@ -28,7 +28,7 @@ class Trackio(Tracker):
         )
 
     config: Config
-    library = "trackio"
+    requires = "trackio"
     keys = ("HF_TOKEN", "TRACKIO_WRITE_TOKEN")
 
     def begin(self, run: Tracked) -> None:

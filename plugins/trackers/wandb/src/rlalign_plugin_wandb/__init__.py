@@ -26,7 +26,7 @@ class WandB(Tracker):
         )
 
     config: Config
-    library = "wandb"
+    requires = "wandb"
     keys = ("WANDB_API_KEY",)
 
     def begin(self, run: Tracked) -> None:
