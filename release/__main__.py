@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def release(write: bool, pythons: tuple[str, ...] | list[str]) -> None:
-    version = project(PACKAGES[0])["version"]
+    version = project(ROOT / "core")["version"]
     log = ROOT / "CHANGELOG.md"
     text, section = released(log.read_text(), version, datetime.date.today().isoformat())
     print(

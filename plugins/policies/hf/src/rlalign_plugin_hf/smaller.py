@@ -30,17 +30,19 @@ def smaller(options: Source, kind: Kind, config: Any) -> Any:
             if narrow and _said(part, "hidden_size") > 2 * WIDTH:
                 _narrowed(part)
         try:
-            _compute(load_small(options, kind, candidate, shrink=False), kind)
+            _compute(_made(options, kind, candidate), kind)
         except Exception:  # sizes that do not go together: each architecture has rules of its own
             continue
         return candidate
     return config
 
 
-def load_small(options: Source, kind: Kind, config: Any, *, shrink: bool = True) -> Any:
+def load_small(options: Source, kind: Kind, config: Any) -> Any:
     """A small network with random weights, in float32 and in evaluation mode."""
-    if shrink:
-        config = smaller(options, kind, config)
+    return _made(options, kind, smaller(options, kind, config))
+
+
+def _made(options: Source, kind: Kind, config: Any) -> Any:
     with seeded(0):
         return network_of(options, kind, config).eval()
 
