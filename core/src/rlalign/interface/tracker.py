@@ -97,8 +97,8 @@ class Tracker(Component):
     def setup(self, run: Run) -> None:
         for key in self.keys:
             hide(os.environ.get(key, ""), f"${key}")
-        if (module := self.requires) and find_spec(module) is None:
-            raise ConfigError(f"`{self.name}` needs {module}, which is not installed: pip install {module}")
+        if (library := self.requires) and find_spec(library) is None:
+            raise ConfigError(f"`{self.name}` needs {library}, which is not installed: pip install {library}")
 
     def state_dict(self) -> dict[str, Any]:
         return {"id": self._id}
