@@ -376,7 +376,11 @@ def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
     told = {name for text in texts for name in re.findall(r"pip install[ '\"]+([^\s`'\"]+)", text)}
     known = {"gguf", "gymnasium", "huggingface_hub", "jsonschema", "matplotlib", "pandas", "peft", "plotly"}
     known |= {"sentencepiece", "textworld", "transformers"}
-    assert told == {*known, "{library}", "-e"}  # `{library}`: of another, which a class or a table names; `-e`: a folder of one's own
+    assert told == {
+        *known,
+        "{library}",
+        "-e",
+    }  # a library that a table names; a folder of one's own
 
 
 @pytest.mark.slow

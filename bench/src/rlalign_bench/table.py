@@ -16,8 +16,8 @@ from rlalign_bench import plain
 from rlalign_bench.entry import Entry
 from rlalign_bench.standings import Cell, Standings
 from rlalign_bench.suite import Score
+from rlalign_study.core import duration
 from rlalign_study.report import SURE, p_value
-from rlalign_study.runner import duration
 from rlalign_study.stats import Estimate
 
 WIDTH = 100

@@ -15,14 +15,14 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
 from rlalign.errors import ConfigError, RLAlignError, refusing
 from rlalign.records.environment import differences
-from rlalign.records.result import Row
+from rlalign.records.result import Row, is_evaluation
 from rlalign.running import loop
 from rlalign.running.callbacks import Callbacks, Watch, stoppable
 from rlalign.running.display import closed_on_failure, make_display
 from rlalign.running.figures import number
 from rlalign.running.lock import lock_of
 from rlalign_compare.difference import counted, figures, place, same
-from rlalign_compare.runs import Run, is_evaluation
+from rlalign_compare.runs import Run
 
 TOLD = 20
 """Differences that are listed."""

@@ -10,9 +10,9 @@ from typing import Any
 from rlalign.cli.inspection import run_folder
 from rlalign.errors import ConfigError
 from rlalign.records.environment import APART, changed_values
-from rlalign.records.result import Row
+from rlalign.records.result import Row, is_evaluation
 from rlalign_compare import settings
-from rlalign_compare.runs import Run, is_evaluation
+from rlalign_compare.runs import Run
 from rlalign_compare.settings import Setting
 
 ROUNDING = 1e-5

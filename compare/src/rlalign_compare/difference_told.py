@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rlalign.records.result import is_evaluation
 from rlalign.running.figures import number
 from rlalign_compare.difference import ROUNDING, SECTIONS, Differs, Found, counted, share
-from rlalign_compare.runs import is_evaluation
 from rlalign_compare.settings import Setting
 
 MOST = 4

@@ -10,16 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from rlalign.cli.inspection import run_folder
-from rlalign.records import logs
 from rlalign.records.environment import read_lock
 from rlalign.records.listing import Listed, runs
-from rlalign.records.result import Result, Row
+from rlalign.records.result import Result, Row, is_evaluation
 from rlalign.running.figures import kl_name
 from rlalign_compare.settings import Settings, settings
 
 LAST = 10
 """Iterations at the end over which a reward and a KL are a mean."""
-WORDS = {word: float(word) for word in ("nan", "inf", "-inf")}
 COUNTS = ("eval/responses", "eval/tokens")
 
 
@@ -27,7 +25,8 @@ class Run:
     """A run in its folder, finished or not."""
 
     def __init__(self, named: str) -> None:
-        self.folder: Path = Result(run_folder(named)).folder
+        self._result = Result(run_folder(named))
+        self.folder: Path = self._result.folder
         self.name = self.folder.name
         self.lock = read_lock(self.folder / "lock.json")
         self.pipeline: Mapping[str, Any] = self.lock["pipeline"]
@@ -48,15 +47,13 @@ class Run:
     @cached_property
     def rows(self) -> list[Row]:
         """The lines of metrics.jsonl; `block` counts the phases that came one after the other."""
-        path = self.folder / "metrics.jsonl"
         found: list[Row] = []
         before, block = None, -1
-        for row in logs.read(path) if path.exists() else ():
+        for row in self._result.rows:
             place = (row.get("phase"), row.get("repeat"))
             block += place != before
             before = place
-            said = {key: WORDS.get(x, x) if isinstance(x, str) else x for key, x in row.items()}
-            found.append({**said, "block": block})
+            found.append({**row, "block": block})
         return found
 
     @cached_property
@@ -77,13 +74,13 @@ class Run:
     @cached_property
     def shown(self) -> list[Row]:
         """The samples of the last evaluation."""
-        rows = Result(self.folder).samples
+        rows = self._result.samples
         last = [(row["phase"], row["repeat"], row["iteration"]) for row in rows[-1:]]
         return [row for row in rows if (row["phase"], row["repeat"], row["iteration"]) in last]
 
     @cached_property
     def signatures(self) -> dict[str, str]:
-        return Result(self.folder).signatures
+        return self._result.signatures
 
     @property
     def inexact(self) -> bool:
@@ -119,10 +116,6 @@ class Run:
         if not self.evaluations:
             return []
         return [name for name in self.evaluations[-1][1] if name.startswith("eval/") and name not in COUNTS]
-
-
-def is_evaluation(row: Mapping[str, Any]) -> bool:
-    return any(name.startswith("eval/") for name in row)
 
 
 def by_prompt(rows: Sequence[Row]) -> list[tuple[Any, dict[str, float]]]:

@@ -175,8 +175,6 @@ class Work:
 
     def plan(self) -> None:
         """How many runs there are, how many are left, and how long they may take."""
-        from rlalign_study.runner import duration
-
         results, known, left = self.results(), dict[tuple[str, str], list[float]](), list["Planned"]()
         for row in results.rows.values():
             if "seconds" in row.metrics and row.stage != "prepare":
@@ -196,13 +194,12 @@ class Work:
         for note in results.notes:
             click.echo(note)
         click.echo(
-            f"{len(left)} {'run is' if len(left) == 1 else 'runs are'} left"
-            + self.estimate(left, known, duration)
+            f"{len(left)} {'run is' if len(left) == 1 else 'runs are'} left" + self.estimate(left, known)
         )
 
-    def estimate(
-        self, left: Sequence[Planned], known: dict[tuple[str, str], list[float]], duration: object
-    ) -> str:
+    def estimate(self, left: Sequence[Planned], known: dict[tuple[str, str], list[float]]) -> str:
+        from rlalign_study.core import duration
+
         if not left:
             return ""
         every = [seconds for some in known.values() for seconds in some]
@@ -213,8 +210,8 @@ class Work:
         total = sum(times.get((one.world, one.arm), usual) for one in left)
         by = f"by {len(every)} runs that are done" if every else "by the study file's `seconds`"
         if not isinstance(self.jobs, int):
-            return f", about {duration(total)} one after the other ({by})"  # type: ignore[operator]
-        return f", about {duration(total / self.jobs)} with --jobs {self.jobs} ({by})"  # type: ignore[operator]
+            return f", about {duration(total)} one after the other ({by})"
+        return f", about {duration(total / self.jobs)} with --jobs {self.jobs} ({by})"
 
     def undone(self, row: Row) -> bool:
         return self.again and row.status == "failed"

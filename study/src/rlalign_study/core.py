@@ -16,8 +16,9 @@ from rlalign.config import clusters, places
 from rlalign.config.pipeline import ITEM_KEYS
 from rlalign.errors import ComponentError, ConfigError, RLAlignError
 from rlalign.interface.cluster import Cluster
+from rlalign.running.figures import duration
 
-__all__ = ["ITEM_KEYS", "Cluster", "ConfigError", "RLAlignError", "cluster", "read_yaml"]
+__all__ = ["ITEM_KEYS", "Cluster", "ConfigError", "RLAlignError", "cluster", "duration", "read_yaml"]
 
 Components = Mapping[str, type[Any]]
 """Components that a study brings itself, by the names that its pipelines use."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from rlalign_study.core import Cluster, ConfigError
+from rlalign_study.core import Cluster, ConfigError, duration
 from rlalign_study.file import Study
 from rlalign_study.plan import PREPARE, Planned
 from rlalign_study.rows import FAILED, Row
@@ -199,9 +199,3 @@ class Progress:
         self.seen += 1
         left = (time.monotonic() - self.started) / self.seen * (self.count - self.seen)
         return f"{self.seen}/{self.count}  {said}  ({duration(left)} left)"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

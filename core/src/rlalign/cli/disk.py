@@ -69,6 +69,7 @@ def _freed(folder: Path, freed: Mapping[str, int], dry_run: bool) -> str:
 
 def _table(found: Sequence[Listed], total: int) -> str:
     from rlalign.data.limits import in_words
+    from rlalign.running.figures import duration
 
     def size(count: int | None) -> str:
         return "" if count is None else in_words(count)
@@ -78,7 +79,7 @@ def _table(found: Sequence[Listed], total: int) -> str:
         (
             one.name.replace("\n", "\\n"),
             _state(one),
-            "" if one.age is None else f"{_span(one.age)} ago",
+            "" if one.age is None else f"{duration(one.age)} ago",
             "" if one.value is None else f"{one.figure} {one.value:.4g}",
             size(one.bytes),
             size(one.checkpoints),
@@ -100,11 +101,3 @@ def _state(one: Listed) -> str:
         return one.state
     of = "" if one.iterations is None else f" of {one.iterations}"
     return f"{one.state} at {f'{one.phase}, ' if one.phase else ''}{one.iteration}{of}"
-
-
-def _span(seconds: float) -> str:
-    """`3 min`"""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

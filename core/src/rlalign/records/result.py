@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -65,14 +66,19 @@ class Result:
         return self.model.is_dir()
 
     @property
+    def rows(self) -> list[Row]:
+        """A row for each iteration and each evaluation, as they came."""
+        return self._rows("metrics.jsonl")
+
+    @property
     def metrics(self) -> list[Row]:
         """A row for each iteration."""
-        return [row for row in self._rows("metrics.jsonl") if not _is_evaluation(row)]
+        return [row for row in self.rows if not is_evaluation(row)]
 
     @property
     def evaluations(self) -> list[Row]:
         """A row for each evaluation."""
-        return [row for row in self._rows("metrics.jsonl") if _is_evaluation(row)]
+        return [row for row in self.rows if is_evaluation(row)]
 
     @property
     def last(self) -> Row:
@@ -131,7 +137,7 @@ class Result:
         return [_numbers(row) for row in logs.read(path)] if path.exists() else []
 
 
-def _is_evaluation(row: Row) -> bool:
+def is_evaluation(row: Mapping[str, Any]) -> bool:
     return any(name.startswith("eval/") for name in row)
 
 

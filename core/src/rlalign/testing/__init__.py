@@ -10,6 +10,7 @@ from rlalign.testing.reward_kit import RewardTests
 from rlalign.testing.task_kit import TaskTests
 from rlalign.testing.tasks import Length, Numbers, TokenSum
 from rlalign.testing.text import Bytes
+from rlalign.testing.value_kit import ValueTests
 
 __all__ = [
     "COMPONENTS",
@@ -29,6 +30,7 @@ __all__ = [
     "TaskTests",
     "TokenSum",
     "ValueFit",
+    "ValueTests",
     "plain_gradient",
     "registry",
     "run",

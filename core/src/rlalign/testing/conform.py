@@ -28,7 +28,7 @@ from rlalign.config.words import found, unknown
 from rlalign.errors import ConfigError, RLAlignError, shown
 from rlalign.interface.environment import Environment
 from rlalign.running.members import implements
-from rlalign.testing import ComponentTests, EnvironmentTests, PolicyTests, RewardTests, TaskTests
+from rlalign.testing import ComponentTests, EnvironmentTests, PolicyTests, RewardTests, TaskTests, ValueTests
 
 MODULE = """
 from rlalign.testing import {kit} as Kit
@@ -65,12 +65,12 @@ class Found:
 def kit_of(name: str, loaded: Loaded, options: Mapping[str, Any]) -> type[ComponentTests]:
     """The tests for a component of this kind."""
     what = kind(loaded.cls)
-    if what in ("value", "sampler"):
+    if what == "sampler":
         raise ConfigError(
-            f"`{name}` is a {what}, and there are no tests for these that every one has to pass"
+            f"`{name}` is a sampler, and there are no tests for these that every one has to pass"
         )
-    if what == "policy":
-        return PolicyTests
+    if what in ("policy", "value"):
+        return PolicyTests if what == "policy" else ValueTests
     if what == "task":
         return EnvironmentTests if issubclass(loaded.cls, Environment) else TaskTests
     made = loaded.cls(loaded.cls.Config.model_validate_json(json.dumps(dict(options))))

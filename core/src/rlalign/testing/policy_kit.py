@@ -18,7 +18,7 @@ from rlalign.data.settings import Sampling
 from rlalign.interface.policy import Policy
 from rlalign.randomness import Seeds
 from rlalign.testing.bench import Bench
-from rlalign.testing.kit import ComponentTests
+from rlalign.testing.kit import ComponentTests, json_options
 from rlalign.testing.process import PROCESS, same
 
 SAMPLES = 3
@@ -40,7 +40,7 @@ class PolicyTests(ComponentTests):
     def whole_pipeline(self) -> dict[str, Any]:
         """A small pipeline of the policy."""
         whole = super().whole_pipeline()
-        return {**whole, "policy": {self.named: whole_options(self.options)}, **self.pipeline}
+        return {**whole, "policy": {self.named: json_options(self.options)}, **self.pipeline}
 
     @pytest.fixture
     def policy(self, bench: Bench) -> Policy:
@@ -166,17 +166,7 @@ class PolicyTests(ComponentTests):
         self, bench: Bench, policy: Policy
     ) -> None:
         """Of a policy gradient's loss, along a direction drawn by chance."""
-        batch, start = bench.batch(), bench.learner.parameters()
-        along = torch.randn(start.shape, generator=torch.Generator().manual_seed(2), dtype=start.dtype)
-        along /= along.norm()
-        gradient = torch.cat([x.flatten() for x in bench.gradient(batch)[1].values()])
-        losses = []
-        for step in (1e-5, -1e-5):
-            bench.learner.assign(start + step * along)
-            losses.append(bench.gradient(batch)[0]["loss"])
-        bench.learner.assign(start)
-        slope = (losses[0] - losses[1]) / 2e-5
-        assert float(gradient @ along) == pytest.approx(slope, rel=1e-4, abs=1e-8)
+        self.check_slope(bench, bench.batch())
 
     # -- copies and files -----------------------------------------------------------------------------------
 
@@ -220,8 +210,3 @@ class PolicyTests(ComponentTests):
         self.sampled(made, self.asked(bench))
         for name, state in before.items():
             assert same(PROCESS[name](), state), f"it draws from {name}, or seeds them"
-
-
-def whole_options(options: Any) -> dict[str, Any]:
-    """Options as JSON has them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in dict(options).items()}

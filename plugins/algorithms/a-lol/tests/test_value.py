@@ -15,7 +15,7 @@ from rlalign import ComponentError, Rollout
 from rlalign.records import logs
 from rlalign.running import loop
 from rlalign.running.models import fingerprint
-from rlalign.testing import Bench, session
+from rlalign.testing import Bench, ValueTests, session
 from rlalign_plugin_a_lol import AttentionValue, fit_quality
 
 from .conftest import FreeValue
@@ -257,3 +257,9 @@ def test_rewards_out_of_range_are_refused(tmp_path: Path) -> None:
 def test_too_few_prompts_to_set_aside(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match="of 40 prompts, 1 would be set aside"):
         fitted(tmp_path, held_out=0.03)
+
+
+class TestAttentionValue(ValueTests):
+    component = "attention-value"
+    options = {"min": -1.0, "heads": 4}
+    pipeline = {name: CAUSAL[name] for name in ("task", "policy", "rewards")}

@@ -1,0 +1,123 @@
+"""Tests to inherit: what every value model must do, whatever it reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlalign.data.rollout import Rollout, padded
+from rlalign.interface.policy import Value
+from rlalign.testing.bench import Bench
+from rlalign.testing.kit import ComponentTests, json_options
+
+
+class ValueTests(ComponentTests):
+    """Inherit, name the value and pytest does the rest.
+
+    `component` is its name or class, `options` what the pipeline gives it. It is tried with a small policy that has
+    a trunk of width 5; where it needs another, `pipeline` names it, with a task. All is computed in float64;
+    `tolerance` is how far apart two ways to one value may lie.
+    """
+
+    tolerance: ClassVar[float] = 1e-9
+
+    def whole_pipeline(self) -> dict[str, Any]:
+        """A small pipeline in which policy and value learn."""
+        models = {"models": {"value": {self.named: json_options(self.options)}}}
+        return {**super().whole_pipeline(), **models, "algorithm": "policy-and-value", **self.pipeline}
+
+    @pytest.fixture
+    def rollout(self, bench: Bench) -> Rollout:
+        """Responses; all weights are a little elsewhere then: those that begin at zero hide faults."""
+        found, _ = bench.rollout()
+        self.move(bench, 0)
+        return found
+
+    def value(self, bench: Bench) -> Value:
+        found = bench.engine.models["value"]
+        assert isinstance(found, Value)
+        return found
+
+    def states(self, bench: Bench, rollout: Rollout) -> Tensor:
+        """[N,T+1]: of each state of a response, and of that after its last step."""
+        return bench.engine.score("value", rollout, ["state_values"]).state_values_NT1
+
+    def close(self, found: Tensor, expected: Tensor, why: str) -> None:
+        assert found.shape == expected.shape, f"{why}: {tuple(found.shape)}, not {tuple(expected.shape)}"
+        apart = float((found - expected).abs().max()) if found.numel() else 0.0
+        assert apart <= self.tolerance, (
+            f"{why}: {apart:.1e} apart, more than `tolerance`, {self.tolerance:.0e}"
+        )
+
+    def test_a_number_for_each_state(self, bench: Bench, rollout: Rollout) -> None:
+        """And none of them is the same whatever its weights are."""
+        value = self.value(bench)
+        with torch.no_grad():
+            read = bench.engine._read(value, rollout)
+            found = value.values(rollout, read)
+            if value.per_prompt:
+                assert found.shape == (len(rollout),), (
+                    f"`per_prompt`: {tuple(found.shape)}, not one a response"
+                )
+                for g in range(len(rollout.examples)):
+                    of_one = found[rollout.group_N == g]
+                    self.close(of_one, of_one[:1].expand_as(of_one), "`per_prompt`: two values of one prompt")
+            else:
+                steps = len(rollout.chosen[0])
+                assert found.shape == (steps,), f"{tuple(found.shape)}, not one a step, ({steps},)"
+                more = value.values(rollout, bench.engine._read(value, rollout, last=True), last=True)
+                assert more.shape == (steps + len(rollout),), "with `last`, one more for each response"
+                self.close(more[:steps], found, "the values of steps, with `last`")
+        assert bool(torch.isfinite(found).all())
+        before = self.states(bench, rollout)
+        self.move(bench, 1)
+        assert not torch.equal(self.states(bench, rollout), before), "other weights change nothing"
+
+    def test_padding_moves_nothing(self, bench: Bench, rollout: Rollout) -> None:
+        """Neither what stands behind a response's end, nor how many columns there are."""
+        expected = self.states(bench, rollout)
+        for token in (0, 1):
+            other = torch.where(rollout.mask_NT, rollout.actions_NT, token)
+            found = self.states(bench, replace(rollout, actions_NT=other))
+            self.close(found, expected, f"with the token {token} behind the ends of responses")
+        names = ("actions_NT", "mask_NT", "logprobs_NT", "full_logprobs_NT")
+        longer: dict[str, Any] = {name: padded(getattr(rollout, name), rollout.steps + 3) for name in names}
+        found = self.states(bench, replace(rollout, **longer))
+        self.close(found[:, : rollout.steps + 1], expected, "with three columns more")
+
+    def test_rows_move_no_others(self, bench: Bench, rollout: Rollout) -> None:
+        """In another order, and in parts that are no whole groups."""
+        expected = self.states(bench, rollout)
+        order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
+        for rows, why in (
+            (order, "in another order"),
+            (order[:3], "three rows alone"),
+            (order[:1], "one row"),
+        ):
+            self.close(self.states(bench, rollout.take(rows)), expected[rows], why)
+
+    def test_a_state_knows_nothing_of_what_comes(self, bench: Bench, rollout: Rollout) -> None:
+        """Another last token: the values of that step and of those before it are what they were."""
+        expected = self.states(bench, rollout)
+        last_N1 = rollout.length_N[:, None] - 1
+        token_N1 = rollout.actions_NT.gather(1, last_N1)
+        other_N1 = torch.where(token_N1 == 0, 1, 0)
+        other = replace(rollout, actions_NT=rollout.actions_NT.scatter(1, last_N1, other_N1))
+        found = self.states(bench, other)
+        seen_NT1 = torch.arange(rollout.steps + 1) <= last_N1
+        self.close(found[seen_NT1], expected[seen_NT1], "a state's value depends on the step taken in it")
+
+    def test_every_cut_of_a_step_gives_one_gradient(self, bench: Bench) -> None:
+        self.move(bench, 0)
+        batch = bench.batch()
+        self.move(bench, 1)
+        self.check_routes(bench, batch)
+
+    def test_gradient_of_the_network_is_that_of_finite_differences(self, bench: Bench) -> None:
+        """Of its squared error and a policy gradient's loss together, along a direction drawn by chance."""
+        self.move(bench, 0)
+        self.check_slope(bench, bench.batch())
