@@ -50,7 +50,7 @@ demo-real: .venv/.real
 	$(BIN)/python examples/real/demo_real.py $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile --durations 40 $(ARGS)
 
 # pytest's exit status 5 says that nothing was selected: fine for these two.
 test-slow: $(STAMP)

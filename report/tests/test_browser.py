@@ -128,6 +128,42 @@ def test_samples_of_each_evaluation(chromium, page):
     assert complaints(chromium) == []
 
 
+def test_tokens_are_tinted_by_what_they_earned(chromium, tmp_path):
+    said = [
+        sample(
+            n,
+            "say",
+            f"{HOSTILE} b",
+            tokens=[HOSTILE, " b", ""],
+            steps={"kl": [-1.0, n / 80, 0.0], HOSTILE: [0, 2, 0]},
+        )
+        for n in (20, 40)
+    ]
+    odd = {"tokens": ["x"], "steps": {"kl": [1.0, 2.0]}}
+    odder = {"tokens": "xy", "steps": {"kl": [1.0, 2.0]}}
+    plain = [sample(40, "other", "plain", **more) for more in ({}, odd, odder)]
+    chromium.open(made(tmp_path, written(tmp_path / "run", whole(), [*said, *plain])))
+    assert texts(chromium, "#samples .token") == [HOSTILE, " b", "▪"]
+    assert texts(chromium, "#samples .response > .text")[-3:] == ["plain"] * 3
+    colours = (
+        "[...document.querySelectorAll('#samples .token')].map(e => getComputedStyle(e).backgroundColor)"
+    )
+    cost, earned, nothing = chromium.js(colours)
+    assert cost != earned != nothing != cost
+    titles = "[...document.querySelectorAll('#samples .token')].map(e => e.title)"
+    assert chromium.js(titles) == ["−1", "0.5", "0"]
+    choose = "((e, said) => { e.value = said; e.dispatchEvent(new Event('change')) })"
+    choose += "(document.querySelector('#samples .tint'), %r)"
+    chromium.js(choose % HOSTILE)
+    assert chromium.js(titles) == ["0", "2", "0"]
+    chromium.js(choose % "")
+    assert (
+        texts(chromium, "#samples .token") == []
+        and texts(chromium, "#samples .response > .text")[0] == f"{HOSTILE} b"
+    )
+    assert complaints(chromium) == []
+
+
 def test_charts_can_be_found_smoothed_and_zoomed(chromium, page):
     chromium.open(page)
     ready(chromium)

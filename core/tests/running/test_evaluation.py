@@ -165,3 +165,21 @@ def test_a_reference_is_asked_for_nothing_that_is_left_out(tmp_path: Path) -> No
     pipeline = {**PIPELINE, "rewards": [SUM, PENALTY], "evaluate": {"examples": 4}}
     (plan,) = session(tmp_path, pipeline, EXTRA).plans
     assert plan.columns and not plan.evaluation_columns
+
+
+def test_samples_say_what_each_token_earned(tmp_path: Path) -> None:
+    """Where a score has a value for each: their sum is the response's score."""
+    pipeline = {
+        **PIPELINE,
+        "rewards": [SUM, PENALTY],
+        "evaluate": {"examples": 4, "generation": SAMPLED, "every": 1},
+    }
+    _, done = run(tmp_path, pipeline, EXTRA)
+    rows = [json.loads(line) for line in (done.dir.path / "samples.jsonl").read_text().splitlines()]
+    told = [row for row in rows if "steps" in row]
+    assert told, "no sample has a token whose KL is not zero"
+    for row in told:
+        assert list(row["steps"]) == ["kl"]  # `token-sum` scores responses
+        assert len(row["tokens"]) == len(row["steps"]["kl"])
+        assert "".join(row["tokens"]) == row["response"]
+        assert sum(row["steps"]["kl"]) == pytest.approx(row["scores"]["kl"], rel=2e-3, abs=1e-6)

@@ -222,6 +222,7 @@ def _samples(run: Run, shown: Shown) -> Tree:
         ],
         "prompts": shown.prompts,
         "parts": shown.parts,
+        "steps": shown.steps,
         "pairs": [[_rounded(a), _rounded(b)] for a, b in shown.pairs()],
         "left_out": shown.left_out,
     }

@@ -96,6 +96,21 @@ class Samples:
         return "; ".join(said)
 
 
+def _token_by_token(row: Row) -> Row:
+    """A response's tokens with what each of them earned, as far as they fit each other."""
+    tokens, steps = row.get("tokens"), row.get("steps")
+    if not (isinstance(tokens, list) and isinstance(steps, Mapping)):
+        return {}
+    known = {
+        str(name): values
+        for name, values in steps.items()
+        if isinstance(values, list)
+        and len(values) == len(tokens)
+        and all(isinstance(value, int | float) for value in values)
+    }
+    return {"tokens": [str(token) for token in tokens], "steps": known} if known else {}
+
+
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:8]
 
@@ -134,6 +149,12 @@ class Shown:
         rows = [row for _, rows in self.evaluations for row in rows]
         return list(dict.fromkeys(name for row in rows for name in row["scores"]))
 
+    @property
+    def steps(self) -> list[str]:
+        """The names of all that scores tokens one by one."""
+        rows = [row for _, rows in self.evaluations for row in rows]
+        return list(dict.fromkeys(name for row in rows for name in row.get("steps", ())))
+
     def pairs(self) -> list[tuple[Row, Row]]:
         """What was answered to the same prompt at the first evaluation and at the last."""
         if len(self.evaluations) < 2:
@@ -155,6 +176,7 @@ class Shown:
             "response": self._text(row.get("response", "")),
             "scores": dict(scores) if isinstance(scores, Mapping) else {},
         }
+        found |= _token_by_token(row)
         transcript = row.get("transcript")
         if isinstance(transcript, list):
             found["transcript"] = [self._message(message) for message in transcript]

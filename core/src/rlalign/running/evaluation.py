@@ -15,6 +15,7 @@ from rlalign.data.batch import Reward
 from rlalign.data.example import Example
 from rlalign.data.rollout import START, TRANSCRIPT, Rollout
 from rlalign.data.spoken import messages_of
+from rlalign.decoding.pieces import pieces
 from rlalign.errors import RLAlignError
 from rlalign.records import events
 from rlalign.running import bad_rewards
@@ -28,6 +29,8 @@ IN_EVENTS = 8
 """Responses that TensorBoard gets each time."""
 CHARACTERS = 1000
 """Of a prompt or a response that TensorBoard gets."""
+TOKENS = 256
+"""Of a response, the first ones, whose scores are shown token by token."""
 
 
 def evaluate(phase: RunningPhase) -> None:
@@ -41,8 +44,8 @@ def evaluate(phase: RunningPhase) -> None:
     asked = phase.settings.evaluate
     assert asked is not None
     logs, rows = phase.workspace.logs, shown(rollout, reward, asked.show)
-    for row in rows:
-        logs.append("samples.jsonl", {**phase.where, **row})
+    for i, row in enumerate(rows):
+        logs.append("samples.jsonl", {**phase.where, **row, **token_by_token(phase, rollout, reward, i)})
     logs.event(events.texts("samples", [in_words(row) for row in rows[:IN_EVENTS]], phase.tick))
     phase.log(metrics, evaluation=True)
     phase.workspace.spread = spread(by_example(phase, rollout, reward))
@@ -172,6 +175,19 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
+
+
+def token_by_token(phase: RunningPhase, rollout: Rollout, reward: Reward, row: int) -> dict[str, Any]:
+    """A response's tokens with what each of them earned, by those parts that score more than one of them."""
+    length = min(int(rollout.length_N[row]), TOKENS)
+    steps = {
+        name: [float(f"{value:.4g}") for value in part[row, :length].tolist()]
+        for name, part in reward.parts.items()
+        if part.ndim == 2 and int(part[row, :length].count_nonzero()) > 1
+    }
+    if not steps or TRANSCRIPT in rollout.columns:
+        return {}
+    return {"tokens": pieces(phase.models.policy.text, rollout.actions_NT[row, :length]), "steps": steps}
 
 
 def _transcript(rollout: Rollout, row: int) -> dict[str, Any]:

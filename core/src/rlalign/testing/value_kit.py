@@ -63,9 +63,6 @@ class ValueTests(ComponentTests):
                 assert found.shape == (len(rollout),), (
                     f"`per_prompt`: {tuple(found.shape)}, not one a response"
                 )
-                for g in range(len(rollout.examples)):
-                    of_one = found[rollout.group_N == g]
-                    self.close(of_one, of_one[:1].expand_as(of_one), "`per_prompt`: two values of one prompt")
             else:
                 steps = len(rollout.chosen[0])
                 assert found.shape == (steps,), f"{tuple(found.shape)}, not one a step, ({steps},)"
@@ -101,12 +98,13 @@ class ValueTests(ComponentTests):
             self.close(self.states(bench, rollout.take(rows)), expected[rows], why)
 
     def test_a_state_knows_nothing_of_what_comes(self, bench: Bench, rollout: Rollout) -> None:
-        """Another last token: the values of that step and of those before it are what they were."""
+        """Another last token, or for a value of the prompt others all along: values from before are what they were."""
         expected = self.states(bench, rollout)
+        per_prompt, step_T = self.value(bench).per_prompt, torch.arange(rollout.steps)
         last_N1 = rollout.length_N[:, None] - 1
-        token_N1 = rollout.actions_NT.gather(1, last_N1)
-        other_N1 = torch.where(token_N1 == 0, 1, 0)
-        other = replace(rollout, actions_NT=rollout.actions_NT.scatter(1, last_N1, other_N1))
+        others_NT = torch.where(rollout.actions_NT == 0, 1, 0)
+        change_NT = (step_T <= last_N1) if per_prompt else (step_T == last_N1)
+        other = replace(rollout, actions_NT=torch.where(change_NT, others_NT, rollout.actions_NT))
         found = self.states(bench, other)
         seen_NT1 = torch.arange(rollout.steps + 1) <= last_N1
         self.close(found[seen_NT1], expected[seen_NT1], "a state's value depends on the step taken in it")

@@ -1,5 +1,5 @@
 // Samples over time, transcripts, and before beside after.
-const viewed = { run: 0, at: null, filter: "", pairs: 12 };
+const viewed = { run: 0, at: null, filter: "", pairs: 12, tint: undefined };
 
 function ranges(samples) {
   const found = {};
@@ -39,11 +39,47 @@ function transcriptOf(messages) {
   });
 }
 
-function said(row) {
-  return row.transcript ? transcriptOf(row.transcript) : [textOf(row.response)];
+// Each token on the colour of what it earned or cost; the strongest is that of the largest value in the run.
+function tokensOf(row, values, most) {
+  const spans = row.tokens.map((token, i) => {
+    const value = values[i];
+    const share = most > 0 ? Math.round(50 * Math.sqrt(Math.min(1, Math.abs(value) / most))) : 0;
+    const style = share ? { background: `color-mix(in srgb, var(--${value > 0 ? "good" : "bad"}) ${share}%, transparent)` } : {};
+    return make("span", { class: token === "" ? "token soft" : "token", style, title: figure(value, 3) }, token === "" ? "▪" : token);
+  });
+  const written = row.tokens.join("");
+  const rest = row.response.startsWith(written) ? row.response.slice(written.length) : "";
+  return make("div", { class: "text", dir: "auto" }, spans, rest);
+}
+
+function mostOf(samples, name) {
+  let most = 0;
+  for (const { rows } of samples.evaluations) for (const row of rows) for (const value of row.steps?.[name] ?? []) most = Math.max(most, Math.abs(value));
+  return most;
+}
+
+// Whether and by what tokens of this run are tinted: at first by the first score that has a value for each.
+function tintOf(samples) {
+  if (viewed.tint === "") return null;
+  const name = samples.steps.includes(viewed.tint) ? viewed.tint : samples.steps[0];
+  return name === undefined ? null : { name, most: mostOf(samples, name) };
+}
+
+function said(row, tint) {
+  if (row.transcript) return transcriptOf(row.transcript);
+  const values = tint && row.steps?.[tint.name];
+  return [values ? tokensOf(row, values, tint.most) : textOf(row.response)];
+}
+
+function tintChoice(samples, then) {
+  if (!samples.steps.length) return null;
+  const now = tintOf(samples)?.name ?? "";
+  return make("label", {}, "Tint tokens by", make("select", { class: "tint", onchange: (event) => { viewed.tint = event.target.value; then(); } },
+    [...samples.steps, ""].map((name) => make("option", { value: name, selected: name === now }, name || "nothing"))));
 }
 
 function sampleCards(rows, samples, range) {
+  const tint = tintOf(samples);
   // What was answered to one prompt stands together.
   const together = [];
   for (const row of rows) {
@@ -51,7 +87,7 @@ function sampleCards(rows, samples, range) {
     else together.push([row]);
   }
   return together.map((some) => make("article", { class: "sample card" }, promptOf(samples.prompts[some[0].prompt]),
-    some.map((row) => make("div", { class: "response" }, said(row), chips(row.scores, range)))));
+    some.map((row) => make("div", { class: "response" }, said(row, tint), chips(row.scores, range)))));
 }
 
 function plainText(row, samples) {
@@ -97,7 +133,7 @@ function samplesSection(data) {
       return;
     }
     const search = make("input", { type: "search", placeholder: "Find a text", "aria-label": "Find a text", value: viewed.filter, oninput: (event) => { viewed.filter = event.target.value; fill(); } });
-    body.replaceChildren(make("div", { class: "samplebar card" }, runChoice(data, show), back, slider, on, where, make("span", { class: "space" }), search), cards);
+    body.replaceChildren(make("div", { class: "samplebar card" }, runChoice(data, show), back, slider, on, where, make("span", { class: "space" }), tintChoice(samples, fill), search), cards);
     const found = samples.evaluations.findIndex((one) => one.at === viewed.at);
     slider.value = found < 0 ? last : found;
     fill();
@@ -107,7 +143,7 @@ function samplesSection(data) {
   const turns = data.runs.some((run) => run.samples.evaluations.some((one) => one.rows.some((row) => row.transcript)));
   return section("samples", "Samples", turns
     ? "Episodes as they were played at each evaluation, turn by turn, with their scores. Scores are tinted from the least to the greatest of their name."
-    : "The first responses of each evaluation, with their scores. Scores are tinted from the least to the greatest of their name.", body);
+    : "The first responses of each evaluation, with their scores. Scores are tinted from the least to the greatest of their name, tokens by what each of them earned or cost.", body);
 }
 
 function pairsSection(data) {
@@ -116,11 +152,12 @@ function pairsSection(data) {
   const show = () => {
     const { samples } = data.runs[viewed.run];
     const range = ranges(samples);
+    const tint = tintOf(samples);
     const [first, last] = [samples.evaluations[0], samples.evaluations[samples.evaluations.length - 1]];
     const rows = samples.pairs.slice(0, viewed.pairs).map(([before, after]) => make("article", { class: "pair card" },
       make("div", {}, make("div", { class: "role" }, "prompt"), promptOf(samples.prompts[before.prompt]) ?? textOf("")),
-      make("div", {}, make("div", { class: "role" }, `before, iteration ${figure(first.at, 9)}`), said(before), chips(before.scores, range)),
-      make("div", {}, make("div", { class: "role" }, `after, iteration ${figure(last.at, 9)}`), said(after), chips(after.scores, range, before.scores))));
+      make("div", {}, make("div", { class: "role" }, `before, iteration ${figure(first.at, 9)}`), said(before, tint), chips(before.scores, range)),
+      make("div", {}, make("div", { class: "role" }, `after, iteration ${figure(last.at, 9)}`), said(after, tint), chips(after.scores, range, before.scores))));
     const more = samples.pairs.length > viewed.pairs
       ? make("button", { type: "button", onclick: () => { viewed.pairs = Infinity; show(); } }, `Show all ${samples.pairs.length}`) : null;
     const choice = runChoice(data, show);
