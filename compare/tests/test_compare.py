@@ -15,6 +15,7 @@ from scipy import stats
 
 from rlalign_compare.command import compare
 from rlalign_compare.runs import Run, by_prompt
+from rlalign_compare.shown import NOTHING
 
 from .conftest import call
 
@@ -122,9 +123,24 @@ def test_the_table_is_for_reading(made: Path) -> None:
     status, said = call(compare, *SEEDS)
     assert status == 0
     lines = said.splitlines()
-    assert lines[0].split() == ["runs", "seeds", "iterations", "reward", "KL", "tokens", "seconds"]
+    assert lines[0].split() == ["runs", "seeds", "iterations", "reward", "KL", "tokens", "seconds", "memory"]
     assert any(line.startswith("1  slow-0 and 2 more  0, 1, 2") for line in lines)
     assert any(line.startswith("  2 − 1: +") and "over 3 seeds" in line for line in lines)
+
+
+def test_memory_is_the_most_that_a_phase_took(made: Path) -> None:
+    sizes = {"slow-0": [1, 2], "slow-1": [4], "slow-2": [3]}
+    for name, some in sizes.items():
+        phases = {f"phase {i}": {"measured": {"memory": size * 2**20}} for i, size in enumerate(some)}
+        (made / name / "costs.json").write_text(
+            json.dumps({**phases, "other": {"estimated": {"memory": 2**40}}})
+        )
+    try:
+        status, said = call(compare, "slow-0", "slow-1", "slow-2", "fast-0")
+        assert status == 0 and "3 MiB" in said and said.splitlines()[2].endswith(NOTHING)
+    finally:
+        for name in sizes:
+            (made / name / "costs.json").unlink()
 
 
 def test_no_such_run(made: Path) -> None:

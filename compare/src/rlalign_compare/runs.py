@@ -92,6 +92,12 @@ class Run:
         values = [row[name] for row in self.rows for name in names if name in row]
         return math.fsum(values) if values else None
 
+    @property
+    def memory(self) -> float | None:
+        """The most bytes that any phase was measured to take."""
+        known = [phase.get("measured", {}).get("memory") for phase in self._result.costs.values()]
+        return max((float(size) for size in known if isinstance(size, int | float)), default=None)
+
     def recent(self, name: str | None) -> float | None:
         """A mean over the last iterations of the last phase."""
         rows = [row for row in self.training if row["block"] == self.training[-1]["block"]]

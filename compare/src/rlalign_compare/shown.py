@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rlalign.data.limits import in_words
 from rlalign.running.figures import duration, number
 from rlalign_compare import table
 from rlalign_compare.table import Line, Pair, Test
 from rlalign_study.stats import Estimate
 
 NOTHING = "—"
-HEAD = ("", "runs", "seeds", "iterations", "reward", "KL", "tokens", "seconds")
+HEAD = ("", "runs", "seeds", "iterations", "reward", "KL", "tokens", "seconds", "memory")
 
 
 def text(lines: Sequence[Line], pairs: Sequence[Pair]) -> str:
@@ -52,6 +53,7 @@ def _row(i: int, line: Line) -> tuple[str, ...]:
         estimate(figures["kl"]),
         _count(figures["tokens"]),
         _seconds(figures["seconds"]),
+        _bytes(figures["memory"]),
     )
 
 
@@ -134,6 +136,10 @@ def _count(found: Estimate | None) -> str:
 
 def _seconds(found: Estimate | None) -> str:
     return NOTHING if found is None else duration(found.mean)
+
+
+def _bytes(found: Estimate | None) -> str:
+    return NOTHING if found is None else in_words(round(found.mean))
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -63,6 +63,7 @@ class Line:
             "responses": [run.total("responses") for run in runs],
             "tokens": [run.total("tokens") for run in runs],
             "seconds": [run.total("time/iteration", "time/evaluate") for run in runs],
+            "memory": [run.memory for run in runs],
         }
         return {name: mean(values) for name, values in of.items()}
 
