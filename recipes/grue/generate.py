@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipes.grue import layout
+from rlalign_authoring import layout
 from recipes.grue.recipe import METHODS, Recipe, name_of
 
 HERE = Path(__file__).parent
