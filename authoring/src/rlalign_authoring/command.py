@@ -161,7 +161,7 @@ def rl4lms(file: Path, out: Path | None, debug: bool) -> None:
 
     def work() -> None:
         from rlalign.config.load import pipeline_text
-        from rlalign_authoring.rl4lms import migrated
+        from rlalign_authoring.rl4lms.conversion import migrated
 
         if out is not None and out.exists():
             raise ConfigError(f"{out}: exists; choose another file, or move it away")

@@ -42,7 +42,7 @@ class Amounts:
         return self.step * max(1, math.ceil(self.tokens / self.longest / self.step))
 
 
-# -- policy gradients with a value --------------------------------------------------------------------------------------
+# -- policy gradients with a value ----------------------------------------------------------------------------------
 
 
 def online(made: Made, alg: Part, name: str, steps: int, longest: int, iterations: int) -> None:
@@ -66,7 +66,13 @@ def online(made: Made, alg: Part, name: str, steps: int, longest: int, iteration
     seed = args.take("seed", int, 0)
     if seed:
         made.sections["seed"] = seed
-    train = {"iterations": iterations, "prompts": much.responses, **train, "lr": lr, **_optimiser(made, policy, name)}
+    train = {
+        "iterations": iterations,
+        "prompts": much.responses,
+        **train,
+        "lr": lr,
+        **_optimiser(made, policy, name),
+    }
     made.sections["algorithm"] = {name: algorithm} if algorithm else name
     made.sections["train"] = train
     step = f"; of a step, {batch} tokens, {much.step}" if batch else ""
@@ -112,7 +118,10 @@ def _ppo(made: Made, args: Part, much: Amounts) -> tuple[Options, Options]:
         algorithm["clip"] = clip
     if args.has("clip_range_vf"):
         algorithm["value_clip"] = args.take("clip_range_vf", float, 0.0)
-        made.note("algorithm", f"{args.said('clip_range_vf')}: here the larger of the clipped and the plain loss counts.")
+        made.note(
+            "algorithm",
+            f"{args.said('clip_range_vf')}: here the larger of the clipped and the plain loss counts.",
+        )
     if args.has("target_kl"):
         algorithm["target_kl"] = args.take("target_kl", float, 0.0)
     train: Options = {"minibatch": much.step}
@@ -122,8 +131,8 @@ def _ppo(made: Made, args: Part, much: Amounts) -> tuple[Options, Options]:
         train["clip"] = norm
     made.note(
         "algorithm",
-        "`preset: rl4lms` is γ 0.99, λ 0.95, clip 0.2, 5 epochs, gradients up to 0.5. Tokens of one response are alike, so "
-        "advantages are whitened over the iteration, not within a step.",
+        "`preset: rl4lms` is γ 0.99, λ 0.95, clip 0.2, 5 epochs, gradients up to 0.5. Tokens of one response are "
+        "alike, so advantages are whitened over the iteration, not within a step.",
     )
     return algorithm, train
 
@@ -174,11 +183,15 @@ TRPO: dict[str, tuple[str, type[int] | type[float]]] = {
 
 
 def _trpo(made: Made, args: Part, much: Amounts) -> tuple[Options, Options]:
-    algorithm = {ours: args.take(theirs, kind, kind()) for theirs, (ours, kind) in TRPO.items() if args.has(theirs)}
+    algorithm = {
+        ours: args.take(theirs, kind, kind()) for theirs, (ours, kind) in TRPO.items() if args.has(theirs)
+    }
     for theirs in TRPO:
         args.asked[theirs] = None
     made.leave(args, "advantages are whitened over the batch", "normalize_advantage")
-    made.leave(args, "the policy's step has no entropy bonus and no clip", "ent_coef", "max_grad_norm", "n_epochs")
+    made.leave(
+        args, "the policy's step has no entropy bonus and no clip", "ent_coef", "max_grad_norm", "n_epochs"
+    )
     made.note("train", "`lr` is that of the value; the step of the policy follows from `delta`.")
     return algorithm, {"minibatch": min(much.step, much.responses), "clip": None}
 
@@ -191,15 +204,10 @@ ALGORITHMS: dict[str, Callable[[Made, Part, Amounts], tuple[Options, Options]]] 
 }
 
 
-# -- imitation ------------------------------------------------------------------------------------------------------------
+# -- imitation ------------------------------------------------------------------------------------------------------
 
-SHAPES = {
-    "linear": ("linear", False),
-    "cosine": ("cosine", False),
-    "constant": ("constant", False),
-    "constant_with_warmup": ("constant", True),
-}
-"""transformers' `lr_scheduler_type` → the shape, and whether the name speaks of a warm-up."""
+SHAPES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
+"""transformers' `lr_scheduler_type` → the shape."""
 
 
 def supervised(made: Made, alg: Part, task: str) -> int | None:
@@ -233,11 +241,17 @@ def supervised(made: Made, alg: Part, task: str) -> int | None:
         train["dtype"] = "bfloat16"
     if args.take("gradient_checkpointing", bool, False):
         train["recompute"] = True
-    if seed := args.take("seed", int, 0):
-        made.left.append(f"{args.said('seed')}: RL4LMs draws one at random instead; here `seed` is 0 if unsaid")
-        del seed
-    made.leave(args, "`shard: all` at the top cuts weights over `--processes N`", "fsdp", "fsdp_config", "deepspeed")
-    made.leave(args, "a checkpoint is written as often as that is cheap", "save_total_limit", "save_steps", "save_strategy")
+    made.leave(args, "RL4LMs draws one at random instead; `seed` at the top is 0 if unsaid", "seed")
+    made.leave(
+        args, "`shard: all` at the top cuts weights over `--processes N`", "fsdp", "fsdp_config", "deepspeed"
+    )
+    made.leave(
+        args,
+        "a checkpoint is written as often as that is cheap",
+        "save_total_limit",
+        "save_steps",
+        "save_strategy",
+    )
     every = args.take("logging_steps", int, 500)
     made.leave_rest(args, "`train` has no such key")
     made.sections["algorithm"], made.sections["train"] = "sft", train
@@ -246,7 +260,7 @@ def supervised(made: Made, alg: Part, task: str) -> int | None:
 
 def _schedule(made: Made, args: Part) -> Options:
     said = args.take("lr_scheduler_type", str, "linear")
-    shape, _ = SHAPES.get(said, ("linear", False))
+    shape = SHAPES.get(said, "linear")
     if said not in SHAPES:
         made.note("train", f"{args.said('lr_scheduler_type')}: there are constant, linear and cosine.")
     elif not args.has("lr_scheduler_type"):

@@ -30,7 +30,9 @@ class Sampling:
         said = self.said
         beams, samples = said.take("num_beams", int, 1), said.take("do_sample", bool, False)
         if beams > 1:
-            self.note(f"{said.said('num_beams')}: no policy gradient is that of a beam search; here it is sampled.")
+            self.note(
+                f"{said.said('num_beams')}: no policy gradient is that of a beam search; here it is sampled."
+            )
         elif not samples:
             self.note("Greedy rollouts are all alike, and RL4LMs fails at them; here responses are sampled.")
         found = {**self.lengths(), **self.distribution(samples), **self.ends()}
@@ -47,7 +49,9 @@ class Sampling:
         if beams > 1:
             found = {"beams": beams, **({} if penalty == 1.0 else {"length_penalty": penalty})}
             if samples:
-                self.note(f"{said.said('do_sample')} beside {said.said('num_beams')}: here the beam search alone.")
+                self.note(
+                    f"{said.said('do_sample')} beside {said.said('num_beams')}: here the beam search alone."
+                )
             self.made.leave(said, "a beam search samples nothing", "top_k", "top_p", "temperature")
         elif samples:
             found = self.distribution(samples)
@@ -73,13 +77,13 @@ class Sampling:
             most = self.longest
         elif most and self.longest and most < self.longest and self.section == "generation":
             self.note(
-                f"{said.said('max_new_tokens')} is less than `max_episode_length: {self.longest}`: what had not ended by "
-                "then earned nothing; here it earns what it is worth."
+                f"{said.said('max_new_tokens')} is less than `max_episode_length: {self.longest}`: what had not ended "
+                "by then earned nothing; here it earns what it is worth."
             )
         elif not most and self.longest:
             self.note(
-                "`max_new_tokens` is unsaid, so RL4LMs stops at transformers' default length of 20 tokens, and what has "
-                f"not ended by then earns nothing; here it is `max_episode_length: {self.longest}`."
+                "`max_new_tokens` is unsaid, so RL4LMs stops at transformers' default length of 20 tokens, and what "
+                f"has not ended by then earns nothing; here it is `max_episode_length: {self.longest}`."
             )
             most = self.longest
         if most:

@@ -96,7 +96,9 @@ class Scores:
         if args.take("limit_length", bool, True) is False:
             self.note(f"{args.said('limit_length')}: the first {words} words are read all the same.")
         for key, usual in PY_ROUGE.items():
-            if str(args.data.get(key, usual)).removesuffix(",") == str(usual):  # `apply_best: True,` is in RL4LMs' files
+            if str(args.data.get(key, usual)).removesuffix(",") == str(
+                usual
+            ):  # `apply_best: True,` is in RL4LMs' files
                 args.asked[key] = None
         self.made.leave_rest(args, "`rouge-l-max` computes as RL4LMs' own files say")
         return ["rouge-l-max" if words == 100 else {"rouge-l-max": {"words": words}}]
@@ -105,14 +107,20 @@ class Scores:
         spice, cider = args.take("spice_coeff", float, 0.0), args.take("cider_coeff", float, 0.0)
         found: list[Item] = [{"cider": {}, "weight": cider}] if cider else []
         if spice:
-            self.note("SPICE needs Java and is not here: write a function that calls it, in my_spice.py beside this.")
+            self.note(
+                "SPICE needs Java and is not here: write a function that calls it, in my_spice.py beside this."
+            )
             found.append({"function": {"path": "my_spice.py:score"}, "as": "spice", "weight": spice})
-        self.note("CIDEr counts n-grams in the references of `train`; RL4LMs in those of the responses' own batch.")
+        self.note(
+            "CIDEr counts n-grams in the references of `train`; RL4LMs in those of the responses' own batch."
+        )
         return found
 
     def spice(self, args: Part) -> list[Item]:
         if self.task.name == "common-gen":
-            self.note("SPICE needs Java and is not here; `coverage`, which the paper lists, stands in its place.")
+            self.note(
+                "SPICE needs Java and is not here; `coverage`, which the paper lists, stands in its place."
+            )
             return ["coverage"]
         self.note("SPICE needs Java and is not here.")
         return []
@@ -140,7 +148,9 @@ class Scores:
     def intent(self, args: Part) -> list[Item]:
         options = {"path": INTENT, "label_from": "label", "value": "largest", "context": "last_turn"}
         item: dict[str, Any] = {"classifier": options, "as": "intent"}
-        self.note("The classifier reads the last turn, `<EOU>` and the response; RL4LMs left out that `<EOU>`.")
+        self.note(
+            "The classifier reads the last turn, `<EOU>` and the response; RL4LMs left out that `<EOU>`."
+        )
         if self.section != "rewards":
             return [item]
         intent, shaped = args.take("intent_coeff", float, 1.0), args.take("shape", bool, True)
@@ -153,7 +163,9 @@ class Scores:
     def bert_score(self, args: Part) -> list[Item]:
         language = args.take("language", str, "en")
         if language == "en" != self.task.language and args.has("language"):
-            self.note(f"{args.said('language')}: the responses are not English, so the model is multilingual here.")
+            self.note(
+                f"{args.said('language')}: the responses are not English, so the model is multilingual here."
+            )
             language = self.task.language
         return [{"bert-score": {"path": BERT.get(language, MULTILINGUAL)}}]
 
@@ -170,7 +182,7 @@ class Scores:
         if args.take("model_type", str, "causal") != "causal":
             self.note("The perplexity of an encoder–decoder is that of references as answers, `held-out`.")
             return ["held-out"]
-        return [{"reference-perplexity": {} if stride == 512 else {"stride": stride}}]
+        return [{"reference-perplexity": {"stride": stride}}]
 
     def summac(self, args: Part) -> list[Item]:
         grain = args.take("granularity", str, "paragraph")
@@ -211,7 +223,7 @@ def _plainly(name: str) -> Callable[[Scores, Part], list[Item]]:
 
 
 LEFT = {
-    "summaCConv": "RL4LMs loads no trained weights for it, so that its scores are random; `summac-zs` measures the same",
+    "summaCConv": "RL4LMs loads no trained weights for it, so its scores are random; `summac-zs` measures the same",
 }
 """Names that have no counterpart: why."""
 ITEMS: dict[str, Callable[[Scores, Part], list[Item]]] = {

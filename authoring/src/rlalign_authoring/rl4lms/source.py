@@ -68,7 +68,7 @@ class Part:
         if not fits or (isinstance(value, bool) and kind is not bool):
             self.wrong(key, f"expected {KINDS[kind]}, found {found(value)}")
             return default
-        return kind(value) if kind is float else value  # type: ignore[no-any-return, call-arg]
+        return kind(value) if kind is float else value  # type: ignore[call-arg]
 
     def need(self, key: str, what: str) -> str:
         """A text without which nothing can be written."""

@@ -98,7 +98,9 @@ def _totto(made: Made, args: Part) -> Task:
 
 
 def _narrative_qa(made: Made, args: Part) -> Task:
-    made.note("task", "The data are fetched once: `rlalign data fetch narrative-qa --summaries`; then say `path`.")
+    made.note(
+        "task", "The data are fetched once: `rlalign data fetch narrative-qa --summaries`; then say `path`."
+    )
     return Task("narrative-qa", {})
 
 
@@ -109,7 +111,9 @@ def _daily_dialog(made: Made, args: Part) -> Task:
 
 def _translated(made: Made, args: Part, name: str, source: str, target: str) -> Task:
     languages = {"source": source, "target": target}
-    options: Options = {key: each for key, each in languages.items() if each != {"source": "en", "target": "de"}[key]}
+    options: Options = {
+        key: each for key, each in languages.items() if each != {"source": "en", "target": "de"}[key]
+    }
     prefix, suffix = args.take("prompt_prefix", str, ""), args.take("prompt_suffix", str, "")
     if not re.fullmatch(r"translate \w+ to \w+: ", prefix) or suffix:
         made.note(
@@ -181,7 +185,7 @@ POOLS: dict[str, Callable[[Made, Part], Task]] = {
 """RL4LMs' name → the task."""
 
 
-# -- how long prompts are -------------------------------------------------------------------------------------------------
+# -- how long prompts are -------------------------------------------------------------------------------------------
 
 
 def cut(made: Made, task: Task, model: Model, longest: int | None, side: str, later: str) -> Options:
