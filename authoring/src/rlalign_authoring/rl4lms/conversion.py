@@ -120,10 +120,6 @@ def _kl(made: Made, said: Part) -> dict[str, Any]:
     if said.has("target_kl"):
         found["target"] = said.take("target_kl", float, 0.0)
     said.asked["target_kl"] = None
-    if said.take("norm_reward", bool, False):
-        made.note(
-            "rewards", f"{said.said('norm_reward')}: `normalise` above `kl` brings rewards to a common scale."
-        )
     return found
 
 

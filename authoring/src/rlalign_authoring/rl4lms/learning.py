@@ -34,12 +34,16 @@ class Amounts:
     @property
     def step(self) -> int:
         """Responses of a step that, at their longest, have its tokens."""
-        return math.ceil(self.batch / self.longest) if self.batch else 1
+        return min(math.ceil(self.batch / self.longest), self._least) if self.batch else 1
 
     @property
     def responses(self) -> int:
         """Those of an iteration, in whole steps."""
-        return self.step * max(1, math.ceil(self.tokens / self.longest / self.step))
+        return self.step * math.ceil(self._least / self.step)
+
+    @property
+    def _least(self) -> int:
+        return max(1, math.ceil(self.tokens / self.longest))
 
 
 # -- policy gradients with a value ----------------------------------------------------------------------------------
@@ -62,6 +66,13 @@ def online(made: Made, alg: Part, name: str, steps: int, longest: int, iteration
     else:
         masks = ("mask_type", "top_mask", "min_tokens_to_keep", "target_update_iterations")
         made.leave(policy, f"`{name}` has no mask", *masks)
+    whole = alg.part("kl_div")
+    if whole.take("norm_reward", bool, False):
+        if name == "trpo":
+            made.leave(whole, "`normalise` above `kl` brings rewards to a common scale", "norm_reward")
+        else:
+            algorithm["whiten_rewards"] = True
+            made.note("algorithm", f"{whole.said('norm_reward')}: `whiten_rewards`, which leaves their mean.")
     lr = args.take("learning_rate", float, {"a2c": 7.0e-4, "trpo": 1.0e-3}.get(name, 3.0e-4))
     seed = args.take("seed", int, 0)
     if seed:
@@ -78,8 +89,8 @@ def online(made: Made, alg: Part, name: str, steps: int, longest: int, iteration
     step = f"; of a step, {batch} tokens, {much.step}" if batch else ""
     made.note(
         "train",
-        f"{n_steps} steps of {steps} environments are {much.tokens} tokens: as many responses of {longest} tokens, "
-        f"the longest, make up `prompts`{step}.",
+        f"{n_steps} steps of {steps} environment{'s' * (steps != 1)} are {much.tokens} tokens: as many responses of "
+        f"{longest} tokens, the longest, make up `prompts`{step}.",
     )
 
 
@@ -193,7 +204,7 @@ def _trpo(made: Made, args: Part, much: Amounts) -> tuple[Options, Options]:
         args, "the policy's step has no entropy bonus and no clip", "ent_coef", "max_grad_norm", "n_epochs"
     )
     made.note("train", "`lr` is that of the value; the step of the policy follows from `delta`.")
-    return algorithm, {"minibatch": min(much.step, much.responses), "clip": None}
+    return algorithm, {"minibatch": much.step, "clip": None}
 
 
 ALGORITHMS: dict[str, Callable[[Made, Part, Amounts], tuple[Options, Options]]] = {

@@ -23,6 +23,8 @@ LIMITS = {
     "daily-dialog": (128, "left"),
 }
 """Tokens of a prompt, and the end at which it is cut, unless a pipeline says otherwise."""
+WMT16 = {"en", "cs", "de", "fi", "ro", "ru", "tr"}
+"""Languages of `wmt16`."""
 
 
 @dataclass
@@ -126,8 +128,10 @@ def _translated(made: Made, args: Part, name: str, source: str, target: str) -> 
 
 def _wmt(made: Made, args: Part) -> Task:
     source, target = args.take("source_language", str, "en"), args.take("target_language", str, "de")
-    if args.take("wmt_id", str, "wmt16") != "wmt16":
-        made.leave(args, "another year is a copy of yours, by `path`, or `hub`", "wmt_id")
+    year = args.take("wmt_id", str, "wmt16")
+    if year != "wmt16" or not {source, target} <= WMT16:
+        other = target if source == "en" else source
+        return _pairs(args, {"hub": f"wmt/{year}", "subset": f"{other}-en"}, source, target)
     return _translated(made, args, "wmt16", source, target)
 
 
@@ -141,12 +145,20 @@ def _news_only(made: Made, args: Part) -> Task:
 
 
 def _processed(made: Made, args: Part) -> Task:
+    return _pairs(args, {"hub": "stas/wmt14-en-de-pre-processed"}, "en", "de")
+
+
+def _pairs(args: Part, where: Options, source: str, target: str) -> Task:
+    """Pairs on the hub that no task reads."""
     prefix, suffix = args.take("prompt_prefix", str, ""), args.take("prompt_suffix", str, "")
-    braces = {"{": "{{", "}": "}}"}
-    prefix, suffix = ("".join(braces.get(c, c) for c in text) for text in (prefix, suffix))
-    columns = {"prompt": f"{prefix}{{translation.en}}{suffix}", "responses": "translation.de"}
-    columns["references"] = "translation.de"
-    return Task("dataset", {"hub": "stas/wmt14-en-de-pre-processed", **columns}, language="de")
+    prefix, suffix = (re.sub(r"[{}]", r"\g<0>\g<0>", text) for text in (prefix, suffix))
+    theirs = f"translation.{target}"
+    columns = {
+        "prompt": f"{prefix}{{translation.{source}}}{suffix}",
+        "responses": theirs,
+        "references": theirs,
+    }
+    return Task("dataset", {**where, **columns}, language=target)
 
 
 def _dummy(made: Made, args: Part) -> Task:
