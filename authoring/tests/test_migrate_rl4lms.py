@@ -630,7 +630,7 @@ def test_unknown_keys_are_named_with_their_lines():
     lines = changed(ONLINE, **wrong).splitlines()
     for line, message in (
         ("    n_step: 3", "alg.args.n_step: unknown key; did you mean `n_steps`?"),
-        ("    beta: 2", "reward_fn.args.beta: unknown key; there are none"),
+        ("    beta: 2", "reward_fn.args.beta: unknown key (keys: shaping_fn)"),
     ):
         assert f"theirs.yml:{lines.index(line) + 1}: {message}" in told
     assert "sweeps: unknown key" in told
