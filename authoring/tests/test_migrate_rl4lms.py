@@ -646,6 +646,10 @@ def test_unknown_keys_are_named_with_their_lines():
             "alg.args.n_steps: expected a whole number, found 'many' (text)",
         ),
         (
+            {"alg__args": {"learning_rate": float("nan")}},
+            "alg.args.learning_rate: expected a number, found nan",
+        ),
+        (
             {"alg__id": "sac"},
             "alg.id: there is no algorithm `sac` here (there are: ppo, nlpo, a2c, trpo, supervised)",
         ),

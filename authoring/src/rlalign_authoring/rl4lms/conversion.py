@@ -61,7 +61,7 @@ def _online(made: Made, top: Part, alg: Part) -> None:
     options = tasks.cut(made, task, model, length, side, args.take("prompt_truncation_side", str, "left"))
     made.sections["policy"] = {model.kind: options}
     made.sections["models"] = {"value": {"value-head": {"trunk": "own"}}}
-    longest = inside.take("max_episode_length", int, 512)
+    longest = inside.take("max_episode_length", int, 512) or 512
     generation = Sampling(made, args.part("generation_kwargs"), task, "generation", longest).rollout()
     _rest_of(made, env, inside, args, model.kind)
     learning.online(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -65,6 +66,8 @@ class Part:
         if value is None:
             return default
         fits = isinstance(value, (int, float) if kind is float else kind)
+        if kind is float and fits:
+            fits = math.isfinite(value)
         if not fits or (isinstance(value, bool) and kind is not bool):
             self.wrong(key, f"expected {KINDS[kind]}, found {found(value)}")
             return default
