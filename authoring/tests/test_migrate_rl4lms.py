@@ -571,7 +571,13 @@ def test_training_arguments(tmp_path):
 def test_supervised_imdb(tmp_path):
     gpt = {"alg__model_type": "causal", "alg__model_name": "mine/gpt", "tokenizer": {"max_length": 100}}
     pool = {"id": "imdb_seq2seq", "args": {"positive_ratio": 0.5}}
-    changes = {**gpt, "datapool": pool, "reward_fn": {"id": "chrf"}, "train_evaluation": {"n_iters": 3}}
+    changes = {
+        **gpt,
+        "datapool": pool,
+        "reward_fn": {"id": "chrf"},
+        "env": {"n_envs": 2},
+        "train_evaluation": {"n_iters": 3},
+    }
     data, told = made(SUPERVISED, **changes)
     assert data["task"]["imdb"] == {
         "train": "positive",
@@ -582,7 +588,8 @@ def test_supervised_imdb(tmp_path):
     assert data["policy"] == {"causal-lm": model}
     for word in (
         "`positive_ratio: 0.5`",
-        "nothing is rewarded here",
+        "nothing is rewarded in",
+        "nothing is sampled to learn from",
         "`n_iters: 3`",
         "saw no end and no space",
     ):
@@ -610,8 +617,14 @@ def test_of_several_values_the_first_stands():
 
 
 def test_small_things_are_said():
-    _, told = made(env__args={"terminate_on_eos": False, "context_start_token": 0, "priority_scale": 0.5})
-    for word in ("`terminate_on_eos` is off", "`context_start_token: 0`", "`priority_scale: 0.5`"):
+    inside = {"terminate_on_eos": False, "context_start_token": 0, "priority_scale": 0.5}
+    _, told = made(env__args=inside, tokenizer={"max_length": 64})
+    for word in (
+        "`max_length: 64`",
+        "`terminate_on_eos` is off",
+        "`context_start_token: 0`",
+        "`priority_scale: 0.5`",
+    ):
         assert word in told
 
 

@@ -56,6 +56,7 @@ def _online(made: Made, top: Part, alg: Part) -> None:
     )
     task = tasks.task(made, top.part("datapool"), supervised=False)
     learned = scores.rewards(made, top.part("reward_fn"), task)
+    made.leave(top.part("tokenizer"), "RL4LMs reads it in supervised learning only", "max_length")
     length = inside.take("max_prompt_length", int, 0) or None
     side = inside.take("prompt_truncation_side", str, "left")
     options = tasks.cut(made, task, model, length, side, args.take("prompt_truncation_side", str, "left"))
@@ -144,10 +145,10 @@ def _supervised(made: Made, top: Part, alg: Part) -> None:
     made.sections["policy"] = {model.kind: policy}
     made.sections["task"] = {task.name: task.options}
     every = learning.supervised(made, alg, task.name)
-    if "reward_fn" in top.data:
-        top.part("reward_fn").rest()
-        made.left.append(f"`reward_fn` ({top.line('reward_fn')}): nothing is rewarded here")
-    top.asked |= dict.fromkeys(("reward_fn", "env"))
+    for section, why in (("reward_fn", "nothing is rewarded"), ("env", "nothing is sampled to learn from")):
+        top.asked[section] = None
+        if section in top.data:
+            made.left.append(f"`{section}` ({top.line(section)}): {why} in supervised learning")
     decoding = Sampling(made, alg.part("generation_kwargs"), task, "evaluate", None).decoding()
     metrics = scores.measured(made, evaluation.each("metrics"), task, (), kl=False)
     why = "of RL4LMs' trainers of policies, not of this one"
