@@ -64,7 +64,7 @@ def _online(made: Made, top: Part, alg: Part) -> None:
     made.sections["models"] = {"value": {"value-head": {"trunk": "own"}}}
     longest = inside.take("max_episode_length", int, 512) or 512
     generation = Sampling(made, args.part("generation_kwargs"), task, "generation", longest).rollout()
-    _rest_of(made, env, inside, args, model.kind)
+    _leave_the_rest(made, env, inside, args, model.kind)
     learning.online(
         made,
         alg,
@@ -87,7 +87,7 @@ def _online(made: Made, top: Part, alg: Part) -> None:
     _evaluate(made, evaluation, task, evaluation.take("eval_every", int, 0), decoding, metrics)
 
 
-def _rest_of(made: Made, env: Part, inside: Part, policy: Part, kind: str) -> None:
+def _leave_the_rest(made: Made, env: Part, inside: Part, policy: Part, kind: str) -> None:
     """What nothing here corresponds to."""
     if not inside.take("terminate_on_eos", bool, False):
         made.note(
