@@ -58,7 +58,7 @@ def pages() -> list[Path]:
     """Everything written for users."""
     return [
         *sorted(ROOT.glob("*.md")),
-        *sorted(ROOT.glob("docs/*.md")),
+        *sorted(ROOT.glob("docs/**/*.md")),
         *(package / "README.md" for package in packages()),
         *sorted(ROOT.glob("recipes/*/README.md")),
         *(ROOT / "benchmarks" / name / "README.md" for name in ("gpu", "speed")),

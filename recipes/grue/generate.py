@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipes.grue import layout
 from recipes.grue.recipe import METHODS, Recipe, name_of
+
+from rlalign_authoring import layout
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from recipes.grue import layout
+from rlalign_authoring import layout
 
 Section = dict[str, Any]
 

@@ -1,1 +1,1 @@
-"""For authors: `rlalign new plugin`, `rlalign new pipeline` and `rlalign schema`."""
+"""For authors: `rlalign new plugin`, `rlalign new pipeline`, `rlalign migrate` and `rlalign schema`."""

@@ -1,4 +1,4 @@
-"""The commands `rlalign new` and `rlalign schema`. Nothing heavy is imported before it is needed."""
+"""The commands `rlalign new`, `rlalign schema` and `rlalign migrate`. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -136,5 +136,40 @@ def schema(out: Path | None, debug: bool) -> None:
         else:
             out.write_text(of.written(found), encoding="utf-8")
             say(f"schema: {out}")
+
+    guarded(debug, work)
+
+
+@click.group()
+def migrate() -> None:
+    """Turn another library's configuration into a pipeline."""
+
+
+@migrate.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Write it to this file.  [default: print it]"
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def rl4lms(file: Path, out: Path | None, debug: bool) -> None:
+    """A YAML file of RL4LMs as a pipeline; comments say what was converted, corrected or left out, and why.
+
+    What RL4LMs does not know is refused, with its line.
+    """
+    from rlalign.cli.guarded import guarded, say
+    from rlalign.errors import ConfigError
+
+    def work() -> None:
+        from rlalign.config.load import pipeline_text
+        from rlalign_authoring.rl4lms.conversion import migrated
+
+        if out is not None and out.exists():
+            raise ConfigError(f"{out}: exists; choose another file, or move it away")
+        text = migrated(pipeline_text(file), str(file))
+        if out is None:
+            click.echo(text, nl=False)
+        else:
+            out.write_text(text, encoding="utf-8")
+            say(f"pipeline: {out}\nNext: rlalign check {out}")
 
     guarded(debug, work)

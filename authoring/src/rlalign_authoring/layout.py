@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from rlalign.config import places
+from rlalign.errors import ConfigError
 
 Notes = Mapping[str, Sequence[str]]
 """Comments, by the section that they stand above."""
@@ -77,8 +81,18 @@ def flow(value: Any) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, float):
         return number(value)
+    if isinstance(value, int):
+        return str(value)
     text = str(value)
-    return f'"{text}"' if re.search(r"[{}\[\],&*#?|<>=!%@:`]", text) else text
+    return text if _plain(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _plain(text: str) -> bool:
+    """Whether YAML reads it as this text without quotation marks."""
+    try:
+        return not re.search(r"[{}\[\],&*#?|<>=!%@:`\n]", text) and places.value(text, "") == text
+    except ConfigError:
+        return False
 
 
 def number(value: float) -> str:
