@@ -36,7 +36,7 @@ class LastStone(Environment):
         return [Example(f"{split}-{i}", "") for i in range(self.config.size)]
 
     # `start` is shared by all samples of a prompt, which are compared with each other: the heap. `noise` is each
-    # one's own: the opponent. Draw from these two and from nothing else: then a run that is resumed plays on to the bit.
+    # one's own: the opponent. Draw from these two and from nothing else: then a resumed run plays on to the bit.
     def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
         heap = int(torch.randint(2, self.config.most + 1, (), generator=start))
         game = Game(heap, noise)

@@ -33,7 +33,7 @@ def penalised(logprobs: Tensor, old: Tensor, advantage: Tensor, beta: float) -> 
 def steered(beta: float, kl: float, target: float) -> float:
     """The next β: half where the update moved too little, double where it moved too much (section 4)."""
     if kl < target / 1.5:
-        return beta / 2
+        return max(beta / 2, 1e-6)  # a price of 0 could never double
     if kl > target * 1.5:
         return beta * 2
     return beta
