@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
 PLUGINS = ROOT / "examples/plugins"
 NOTEBOOK = ROOT / "examples/notebook.ipynb"
-BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?^```(.*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\w+\.(?:py|yaml))\b")
 SHORT = ("train.iterations=2", "evaluate.examples=8")
 """What the fast form of a tutorial adds to each run that it begins."""

@@ -40,7 +40,7 @@ def steered(beta: float, kl: float, target: float) -> float:
 
 
 class PpoPenalty(Component):
-    """PPO without a clip: a price β on the KL to the sampling policy, steered so that updates move by a target."""
+    """PPO with a price on the KL in place of a clip; the price steers itself."""
 
     # For `rlalign plugins ppo-penalty`: where the method was published.
     paper = "John Schulman et al., Proximal policy optimization algorithms, 2017, section 4"
