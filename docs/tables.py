@@ -32,7 +32,6 @@ MARKER = re.compile(
     r"(<!-- (options|defaults|architectures|limits|measured|leaderboard): (.+?) -->\n)\n?"
     rf"({re.escape(NOTHING)}\n|(?:\|.*\n)*)\n?"
 )
-MANUAL = ("docs", "docs/tutorials", "docs/guides")
 ARCHITECTURES = ROOT / "plugins/policies/hf/tests/architectures.json"
 
 
@@ -59,7 +58,7 @@ def pages() -> list[Path]:
     """Everything written for users."""
     return [
         *sorted(ROOT.glob("*.md")),
-        *(page for folder in MANUAL for page in sorted(ROOT.glob(f"{folder}/*.md"))),
+        *sorted(ROOT.glob("docs/**/*.md")),
         *(package / "README.md" for package in packages()),
         *sorted(ROOT.glob("recipes/*/README.md")),
         *(ROOT / "benchmarks" / name / "README.md" for name in ("gpu", "speed")),

@@ -57,7 +57,8 @@ class Reader:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, installed: list[str], *, whole: bool) -> None:
         self.monkeypatch, self.installed, self.whole = monkeypatch, installed, whole
         self.space: dict[str, Any] = {"__name__": "tutorial"}
-        self.printed = ""
+        self.printed: str | None = ""
+        """None: by something that was not done."""
 
     def does(self, block: Block) -> None:
         match block:
@@ -66,6 +67,7 @@ class Reader:
             case Block("shell parsed", text, _):
                 for line in text.splitlines():
                     parsed(line)
+                self.printed = None
             case Block("yaml" | "python", text, str(name)):
                 Path(name).write_text(text)
             case Block("python", text, None):
@@ -106,6 +108,8 @@ class Reader:
 
     def sees(self, shown: str) -> None:
         """Each line shown begins, up to its first digit, as one that was printed."""
+        if self.printed is None:
+            return
         printed = [" ".join(line.split()) for line in self.printed.splitlines()]
         for line in shown.splitlines():
             start = re.split(r"\d", " ".join(line.split()))[0].removesuffix("-").removesuffix("…")
