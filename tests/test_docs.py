@@ -108,7 +108,11 @@ def says(page: str) -> str:
 
 def test_the_languages_of_blocks_are_known():
     known = {"", "text", "yaml", "yaml fragment", "python", "python fragment", "python hook", "toml", "json"}
-    known |= {"shell", "shell parsed"}  # test_tutorials.py runs them, or looks whether they could run
+    known |= {
+        "shell",
+        "shell parsed",
+        "text sampled",
+    }  # test_tutorials.py runs them, or looks whether they could run
     for page in PAGES:
         for info, _, line in fences(page):
             assert info in known, f"{named(page)}:{line}: ```{info}"

@@ -76,6 +76,8 @@ class Reader:
                 self.printed = out.getvalue()
             case Block("text", text, _):
                 self.sees(text)
+            case Block("text sampled", text, _):  # what a model says after two iterations are other words
+                self.sees("".join(f"{line.split()[0]}\n" for line in text.splitlines()))
             case Block(info):
                 assert info.endswith(" fragment"), info
 
