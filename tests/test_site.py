@@ -106,7 +106,12 @@ def test_search_finds_an_option_on_the_page_of_its_component(site, chromium):
 
 @pytest.mark.parametrize("width, dark", [(1280, False), (390, True)])
 def test_pages_fit_the_window_and_complain_of_nothing(site, chromium, width, dark):
-    for page in ("index.html", "docs/hooks.html", "components/rewards/rouge.html", "benchmarks/nlpo/README.html"):
+    for page in (
+        "index.html",
+        "docs/hooks.html",
+        "components/rewards/rouge.html",
+        "benchmarks/nlpo/README.html",
+    ):
         chromium.open(site / page, width, 844, dark=dark)
         assert chromium.js("document.documentElement.scrollWidth") <= width, page
         assert not complaints(chromium), page

@@ -53,11 +53,17 @@ def pages() -> dict[str, str]:
     """Their text, by their places."""
     used = users()
     found = {f"{addresses()[name]}.md": _component(name, used.get(name, [])) for name in declared()}
-    kinds = {kind: [n for n, (value, _) in declared().items() if outline(value).kind == kind] for kind in KINDS}
+    kinds = {
+        kind: [n for n, (value, _) in declared().items() if outline(value).kind == kind] for kind in KINDS
+    }
     kinds = {kind: names for kind, names in kinds.items() if names}
     found |= {f"components/{_slug(kind)}/index.md": _kind(kind, names) for kind, names in kinds.items()}
     rows = [
-        (f"[{_title(kind)}]({_slug(kind)}/index.md)", str(len(names)), ", ".join(_link(n, "components") for n in names))
+        (
+            f"[{_title(kind)}]({_slug(kind)}/index.md)",
+            str(len(names)),
+            ", ".join(_link(n, "components") for n in names),
+        )
         for kind, names in kinds.items()
     ]
     tree = "\n".join(f"{_slug(kind)}/index" for kind in kinds)
@@ -82,7 +88,10 @@ def _link(name: str, folder: str) -> str:
 
 def _kind(kind: str, names: list[str]) -> str:
     told = re.search(r"\((.*)\)", KINDS[kind])
-    rows = [(_link(name, f"components/{_slug(kind)}"), _words(outline(declared()[name][0]).sentence)) for name in names]
+    rows = [
+        (_link(name, f"components/{_slug(kind)}"), _words(outline(declared()[name][0]).sentence))
+        for name in names
+    ]
     first = f"{told[1][0].upper()}{told[1][1:]}.\n\n" if told else ""
     return f"# {_title(kind)}\n\n{first}{tables.as_table([(kind, 'what'), *rows])}"
 
@@ -98,7 +107,11 @@ def _component(name: str, used: list[str]) -> str:
     parts = [
         f"# `{name}`\n\n{_kind_of(told['kind'])} of [{_distribution(package)}]({above}/{package}/README.md).",
         _words(inspect.getdoc(cls) or ""),
-        *([f"```{{code-block}} text\n:class: equation\n\n{told['equation']}\n```"] if told["equation"] else []),
+        *(
+            [f"```{{code-block}} text\n:class: equation\n\n{told['equation']}\n```"]
+            if told["equation"]
+            else []
+        ),
         *([f"Paper: {_words(told['paper'])}."] if told["paper"] else []),
         f"## In a pipeline\n\n```yaml\n{_example(name, told)}```",
         f"## Options\n\n{_options(cls, told['options'])}",
@@ -123,7 +136,9 @@ def _distribution(package: str) -> str:
 def _words(text: str) -> str:
     """A docstring as Markdown: what is no `code` and looks like markup means itself."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*<>\[\]|\\])", r"\\\1", part) for part in parts)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*<>\[\]|\\])", r"\\\1", part) for part in parts
+    )
 
 
 def _example(name: str, told: Mapping[str, Any]) -> str:
@@ -181,7 +196,13 @@ def _types(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{name}.{below}", _type(one, known)
 
 
-NAMES = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false", "null": "null"}
+NAMES = {
+    "string": "text",
+    "number": "number",
+    "integer": "whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
 BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 
 
@@ -207,7 +228,9 @@ def _type(part: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def _declared(told: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
     hooks = [(one.partition(" ")[0], one.partition(" ")[2]) for one in told["hooks"]]
-    sets = [f"`{s}.{key}: {json.dumps(v)}`" for s, values in told["defaults"].items() for key, v in values.items()]
+    sets = [
+        f"`{s}.{key}: {json.dumps(v)}`" for s, values in told["defaults"].items() for key, v in values.items()
+    ]
     models = [name if name == role else f"{name} ({role})" for name, role in told["models"].items()]
     fewest = f"{told['min_samples']} a prompt or more" if told["min_samples"] > 1 else ""
     low, high = told.get("bounds", (None, None))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import components
+from sphinx.application import Sphinx
+
+import rlalign
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(package / "src") for package in components.packages()]
@@ -21,6 +25,7 @@ suppress_warnings = [
 ]
 myst_heading_anchors = 4
 
+vars(rlalign).update({name: getattr(rlalign, name) for name in rlalign.__all__})  # autodoc asks for no others
 # Docstrings are plain text with `code` in it.
 default_role = "code"
 autodoc_member_order = "bysource"
@@ -37,3 +42,23 @@ html_js_files = ["site.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("html-page-context", one_sidebar_a_folder, priority=400)  # before the theme asks for it
+
+
+def one_sidebar_a_folder(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], document: Any
+) -> None:
+    """Pages outside the tree, such as those of components, share a sidebar: making it is a third of all the work."""
+    if not any(page in below for below in app.env.toctree_includes.values()):
+        folder = page.rpartition("/")[0]
+        if folder not in sidebars:
+            sidebars[folder] = context["toctree"](
+                collapse=False, titles_only=True, maxdepth=-1, includehidden=True
+            )
+        context["toctree"] = lambda **asked: sidebars[folder]
+
+
+sidebars: dict[str, Any] = {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posixpath
 
+import components
 from docutils import nodes
 from myst_parser.slugs import github_slugify
 from sphinx import addnodes
 from sphinx.application import Sphinx
-
-import components
 
 
 def lead_to_pages(app: Sphinx, document: nodes.document) -> None:
