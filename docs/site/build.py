@@ -45,10 +45,9 @@ def lay(source: Path) -> None:
     made |= components.pages()
     links = {link for page, text in made.items() for link in linked(page, text)}
     paths = [ROOT / link for link in links if link not in made and f"{link}/README.md" not in made]
-    folders = {named(path): [] for path in paths if path.is_dir()} | {
-        named(path.parent): [] for path in paths if is_shown(path)
-    }
-    made |= {f"{name}.md": of_folder(ROOT / name, paths, made, folders) for name in folders}
+    folders = {path if path.is_dir() else path.parent for path in paths if path.is_dir() or is_shown(path)}
+    taken = {*made, *map(named, folders)}
+    made |= {f"{named(folder)}.md": of_folder(folder, paths, taken) for folder in folders}
     whole = {named(path): path.read_bytes() for path in paths if path.is_file() and not is_shown(path)}
     put(source, {name: text.encode() for name, text in made.items()} | whole)
 
@@ -72,10 +71,12 @@ def linked(page: str, text: str) -> set[str]:
 
 def is_shown(path: Path) -> bool:
     """Whether a file is one to read on its folder's page; any other is handed out as it is."""
-    return path.suffix in LANGUAGES and path.is_file() and path.stat().st_size < LARGEST
+    return (
+        path.suffix in LANGUAGES and path.parent != ROOT and path.is_file() and path.stat().st_size < LARGEST
+    )
 
 
-def of_folder(folder: Path, paths: list[Path], pages: Container[str], folders: Container[str]) -> str:
+def of_folder(folder: Path, paths: list[Path], pages: Container[str]) -> str:
     """A page for a folder: what is in it, and those of its files that a page links to. Search leaves it out."""
     rows, files = [], ""
     for path in sorted(folder.iterdir()):
@@ -85,7 +86,7 @@ def of_folder(folder: Path, paths: list[Path], pages: Container[str], folders: C
             text = path.read_text()
             fence = "`" * (1 + max([2, *map(len, re.findall("`+", text))]))
             files += f"\n## `{name}`\n\n{fence}{LANGUAGES[path.suffix]}\n{text.rstrip()}\n{fence}\n"
-        elif named(path) in folders or f"{named(path)}/README.md" in pages:
+        elif named(path) in pages or f"{named(path)}/README.md" in pages:
             rows.append(f"- [{name}](/{named(path)})")
         elif not NOT_SHOWN.match(path.name):
             rows.append(f"- {name}")

@@ -243,7 +243,7 @@ def _declared(told: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
         "responses": ", ".join(filter(None, (told["responses"], fewest))),
         "sets": ", ".join(sets),
         "scores": told.get("level", ""),
-        "better is": {True: "higher", False: "lower"}.get(told.get("higher_is_better"), ""),
+        "better is": ("higher" if told["higher_is_better"] else "lower") if "level" in told else "",
         "least": "" if low is None else f"{low:g}",
         "most": "" if high is None else f"{high:g}",
         "signature": f"`{told['signature']}`".replace("|", "\\|") if told.get("signature") else "",
