@@ -33,6 +33,7 @@ PAGES = (
 LANGUAGES = {".yaml": "yaml", ".py": "python", ".json": "json", ".toml": "toml"}
 LARGEST = 60_000
 """Bytes of a file that is shown on a page."""
+UNSEARCHED = "---\nnosearch: true\n---\n"
 NOT_SHOWN = re.compile(r"\.|__pycache__$|runs$|prepared$|.*\.egg-info$")
 
 
@@ -42,6 +43,7 @@ def lay(source: Path) -> None:
     made = {name: text + plots(name, text) for name, text in pages.items()}
     made |= {named(path, HERE): path.read_text() for path in HERE.rglob("*.md")}
     made["index.md"] = without_empty(made["index.md"], made)
+    made["README.md"] = UNSEARCHED + made["README.md"]  # which two other pages hold
     made |= components.pages()
     links = {link for page, text in made.items() for link in linked(page, text)}
     paths = [ROOT / link for link in links if link not in made and f"{link}/README.md" not in made]
@@ -91,7 +93,7 @@ def of_folder(folder: Path, paths: list[Path], pages: Container[str]) -> str:
         elif not NOT_SHOWN.match(path.name):
             rows.append(f"- {name}")
     lines = "\n".join(rows)
-    return f"---\nnosearch: true\n---\n# `{named(folder)}/`\n\n{lines}\n{files}"
+    return f"{UNSEARCHED}# `{named(folder)}/`\n\n{lines}\n{files}"
 
 
 def without_empty(tree: str, pages: Iterable[str]) -> str:

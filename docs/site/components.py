@@ -115,7 +115,7 @@ def _component(name: str, used: list[str]) -> str:
         *([f"Paper: {_words(told['paper'])}."] if told["paper"] else []),
         f"## In a pipeline\n\n```yaml\n{_example(name, told)}```",
         f"## Options\n\n{_options(cls, told['options'])}",
-        f"## What it declares\n\n{tables.as_table([('', ''), *_declared(told, above)])}",
+        f"## What it declares\n\n{tables.as_table([('declaration', ''), *_declared(told, above)])}",
         f"It is `{value}`.",
     ]
     if used:
