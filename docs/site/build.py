@@ -136,7 +136,10 @@ def main() -> int:
         shutil.rmtree(asked.to, ignore_errors=True)
     source, html = asked.to / "source", asked.to / "html"
     source.mkdir(parents=True, exist_ok=True)
+    before = set(source.rglob("*.md"))
     lay(source)
+    if before != set(source.rglob("*.md")):  # every page's sidebar names the others
+        shutil.rmtree(html, ignore_errors=True)
     options = ["-q", "-W", "--keep-going", "-c", str(HERE), "-d", str(asked.to / "read")]
     if failed := build_main([*options, str(source), str(html)]):
         return failed
