@@ -94,9 +94,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Fills the tables of options in READMEs and docs/.
+# Fills the tables of options in READMEs and docs/, and makes a site of both: site/html/index.html. Needs no network.
 docs: $(STAMP)
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/site/build.py $(ARGS)
 
 # Every wheel and archive of sources as users get them: built, checked, installed on each Python that is here, and run. Dry;
 # ARGS=--write writes the changelog's section and dist/. Nothing is uploaded.
@@ -154,5 +155,5 @@ bench-grue-small: $(STAMP)
 
 # Leaves .venv and runs/ alone.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist */dist plugins/*/*/dist
+	rm -rf site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist */dist plugins/*/*/dist
 	find . -name ".venv*" -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -86,11 +86,12 @@ def one(name: str, as_json: bool) -> None:
         if known and told.base and not as_json:
             say(f"{name}: {told.sentence}\n\nkind     {told.kind}\npackage  {known[0]}\n")
         raise
-    about = _about(name, cls, told, known[0] if known else None)
+    about = details(name, cls, told, known[0] if known else None)
     say(json.dumps(about, indent=1, ensure_ascii=False) if as_json else _in_words(name, about))
 
 
-def _about(name: str, cls: type[Any], told: Outline, found: Installed | None) -> dict[str, Any]:
+def details(name: str, cls: type[Any], told: Outline, found: Installed | None) -> dict[str, Any]:
+    """All that a component's class says of it, as plain data."""
     made: Any = cls
     if told.base == "component":
         with suppress(Exception):  # its options have to be said
