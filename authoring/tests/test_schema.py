@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -60,9 +61,10 @@ class Asking(Odd):
 @pytest.fixture(scope="module")
 def found() -> of.Schema:
     known = Registry({"odd": Odd, "asking": Asking}, trust=True)
-    source = ROOT / "examples/plugins/rlalign-plugin-vowels/src"  # an example, which need not be installed
-    for name, cls in (("vowels", "Vowels"), ("reinforce-clipped", "ReinforceClipped")):
-        known.extra[name] = known.load(f"rlalign_plugin_vowels:{cls}", source).cls
+    for package in sorted(ROOT.glob("examples/plugins/*")):  # examples, which need not be installed
+        offers = tomllib.loads((package / "pyproject.toml").read_text())["project"]["entry-points"]["rlalign"]
+        for name, value in offers.items():
+            known.extra[name] = known.load(value, package / "src").cls
     whole, broken = of.pipelines(known)
     assert broken == []
     jsonschema.Draft7Validator.check_schema(whole)
@@ -87,7 +89,7 @@ def pipelines() -> Iterator[Any]:
             text = path.read_text()
             if "runs" not in path.parts and re.search(r"^policy:", text, re.MULTILINE):
                 yield pytest.param(text, id=path.relative_to(ROOT).as_posix())
-    for page in [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("**/README.md"))]:
+    for page in [*sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("**/README.md"))]:
         for i, text in enumerate(
             re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
         ):
