@@ -53,6 +53,19 @@ def test_the_stored_leaderboard_comes_again_from_stored_runs_and_stands_in_the_r
         assert f"| {name} | {mean} {interval} | {kl} |" in README
 
 
+def test_what_the_readme_says_of_online_runs_is_what_is_stored():
+    rewards: dict[tuple[str, str], dict[int, float]] = {}
+    for line in (FOLDER / "results/online/grue-small-online.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rewards.setdefault((row["world"], row["arm"]), {})[row["seed"]] = row["metrics"]["final.reward"]
+    assert sum(map(len, rewards.values())) == 21 and "21 of the 24" in README
+    for (task, algorithm), found in rewards.items():
+        seeds = [f"{found[seed]:.3f}" for seed in sorted(found)]
+        mean = f"{sum(found.values()) / len(found):.3f}"
+        told = f"{mean} ({', '.join(seeds)})" if len(seeds) > 1 else mean
+        assert f"| `{algorithm}` | {told} |" in README, (task, algorithm)
+
+
 EACH = [(name, world) for name, worlds in TASKS.items() for world in worlds]
 
 
