@@ -50,7 +50,7 @@ def test_the_example_from_plan_to_report(work):
     status, said = call("bandit.yaml", "--jobs", 2)
     assert status == 0, said
     assert "tuning    three                8 runs of 2 arms, 0 done" in said
-    assert "12 runs are left, about 6 s with --jobs 2 (by the study file's `seconds`)" in said
+    assert "12 runs are left, about 6.0 s with --jobs 2 (by the study file's `seconds`)" in said
     assert "12/" not in said  # each stage counts its own
     found = [json.loads(line) for line in (work / "bandit-results/bandit.jsonl").read_text().splitlines()]
     assert len(found) == 12

@@ -43,9 +43,9 @@ def evaluate(phase: RunningPhase) -> None:
     metrics["time/evaluate"] = time.perf_counter() - started
     asked = phase.settings.evaluate
     assert asked is not None
-    logs, rows = phase.workspace.logs, shown(rollout, reward, asked.show)
-    for i, row in enumerate(rows):
-        logs.append("samples.jsonl", {**phase.where, **row, **token_by_token(phase, rollout, reward, i)})
+    logs, rows = phase.workspace.logs, shown(phase, rollout, reward, asked.show)
+    for row in rows:
+        logs.append("samples.jsonl", {**phase.where, **row})
     logs.event(events.texts("samples", [in_words(row) for row in rows[:IN_EVENTS]], phase.tick))
     phase.log(metrics, evaluation=True)
     phase.workspace.spread = spread(by_example(phase, rollout, reward))
@@ -164,7 +164,7 @@ def _logged_as(names: Iterable[str]) -> dict[str, str]:
     return {name: name if short != name and short in known else short for name, short in shorts.items()}
 
 
-def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
+def shown(phase: RunningPhase, rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
     """The first responses as samples.jsonl shows them."""
     return [
         {
@@ -172,12 +172,13 @@ def shown(rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
             "response": rollout.texts[row],
             **_transcript(rollout, row),
             "scores": {name: float(part[row].sum()) for name, part in reward.parts.items()},
+            **_token_by_token(phase, rollout, reward, row),
         }
         for row, g in enumerate(rollout.group_N[:count].tolist())
     ]
 
 
-def token_by_token(phase: RunningPhase, rollout: Rollout, reward: Reward, row: int) -> dict[str, Any]:
+def _token_by_token(phase: RunningPhase, rollout: Rollout, reward: Reward, row: int) -> dict[str, Any]:
     """A response's tokens with what each of them earned, by those parts that score more than one of them."""
     length = min(int(rollout.length_N[row]), TOKENS)
     steps = {

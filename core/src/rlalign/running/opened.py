@@ -233,7 +233,7 @@ class Opened(Workspace):
         where = phase.where if self._phase_state else self.origin
         if given is None:
             rollout, reward = evaluation.scored(phase, rollout)
-            return [{**where, **row} for row in evaluation.shown(rollout, reward, len(rollout))]
+            return [{**where, **row} for row in evaluation.shown(phase, rollout, reward, len(rollout))]
         task = phase.plan.task
         return [
             {**where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
@@ -280,7 +280,7 @@ class Opened(Workspace):
         if not rewards:
             return rows
         rollout, reward = evaluation.scored(self.phase, rollout)
-        shown = evaluation.shown(rollout, reward, len(rollout))
+        shown = evaluation.shown(self.phase, rollout, reward, len(rollout))
         return [{**row, "scores": scored["scores"]} for row, scored in zip(rows, shown, strict=True)]
 
     def rows(self) -> list[dict[str, Any]]:
