@@ -1,6 +1,6 @@
 """How an iteration would scale over devices, by the cost model of docs/machines.md: no machine of that size was there.
 
-python -m benchmarks.scale.scaling              # the tables of README.md: `rlalign check --machine` asked eight times
+python -m benchmarks.scale.scaling              # the tables of README.md: `rlalign check --machine` asked nine times
 """
 
 from __future__ import annotations

@@ -195,23 +195,6 @@ class ComponentTests:
         noise = torch.randn(len(start), generator=torch.Generator().manual_seed(seed), dtype=start.dtype)
         bench.learner.assign(start + 0.3 * noise)
 
-    def check_slope(self, bench: Bench, batch: Batch) -> None:
-        """Along a direction drawn by chance, the gradient of all weights is that of finite differences."""
-        start = bench.learner.parameters()
-        along = torch.randn(start.shape, generator=torch.Generator().manual_seed(2), dtype=start.dtype)
-        along /= along.norm()
-        gradient = torch.cat([x.flatten() for x in bench.gradient(batch)[1].values()])
-        losses = []
-        for step in (1e-5, -1e-5):
-            bench.learner.assign(start + step * along)
-            losses.append(bench.gradient(batch)[0]["loss"])
-        bench.learner.assign(start)
-        slope = (losses[0] - losses[1]) / 2e-5
-        found = float(gradient @ along)
-        assert found == pytest.approx(slope, rel=1e-4, abs=1e-8), (
-            f"along some direction the gradient of the weights is {found:.6g}, that of finite differences {slope:.6g}"
-        )
-
     def check_routes(self, bench: Bench, batch: Batch) -> None:
         """Every route and budget gives the plain graph's loss, metrics and gradients."""
         metrics, gradients = plain_gradient(bench, batch)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout, padded
+from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.interface.policy import Policy
 from rlalign.randomness import Seeds
 from rlalign.testing.bench import Bench
-from rlalign.testing.kit import ComponentTests, json_options
+from rlalign.testing.kit import json_options
+from rlalign.testing.model_kit import ModelTests
 from rlalign.testing.process import PROCESS, same
 
 SAMPLES = 3
@@ -27,15 +28,13 @@ HOW: Sequence[dict[str, Any]] = ({}, {"temperature": 0.7}, {"top_k": 2}, {"min_n
 """How they are sampled."""
 
 
-class PolicyTests(ComponentTests):
+class PolicyTests(ModelTests):
     """Inherit, name the policy and pytest does the rest.
 
     `component` is its name or class, `options` what the pipeline gives it. It is tried on the prompts of the task
     `numbers`, "0" to "5"; where it reads others, `pipeline` names another task. All is computed in float64;
     `tolerance` is how far apart two ways to one log-prob may lie.
     """
-
-    tolerance: ClassVar[float] = 1e-9
 
     def whole_pipeline(self) -> dict[str, Any]:
         """A small pipeline of the policy."""
@@ -65,13 +64,6 @@ class PolicyTests(ComponentTests):
     def logprobs(self, bench: Bench, rollout: Rollout) -> Tensor:
         """[N,T]: what the policy says of these responses, as in learning."""
         return bench.engine.score("policy", rollout, ["logprobs"]).logprobs_NT.detach()
-
-    def close(self, found: Tensor, expected: Tensor, why: str) -> None:
-        assert found.shape == expected.shape, f"{why}: {tuple(found.shape)}, not {tuple(expected.shape)}"
-        apart = float((found - expected).abs().max()) if found.numel() else 0.0
-        assert apart <= self.tolerance, (
-            f"{why}: {apart:.1e} apart, more than `tolerance`, {self.tolerance:.0e}"
-        )
 
     # -- responses --------------------------------------------------------------------------------------
 
@@ -119,29 +111,10 @@ class PolicyTests(ComponentTests):
     # -- the network --------------------------------------------------------------------------------------
 
     def test_padding_moves_nothing(self, bench: Bench, policy: Policy) -> None:
-        """Neither what stands behind a response's end, nor how many columns there are."""
-        rollout = self.sampled(policy, self.asked(bench))
-        expected = self.logprobs(bench, rollout)
-        for token in (0, 1):
-            other = torch.where(rollout.mask_NT, rollout.actions_NT, token)
-            found = self.logprobs(bench, replace(rollout, actions_NT=other))
-            self.close(found, expected, f"with the token {token} behind the ends of responses")
-        names = ("actions_NT", "mask_NT", "logprobs_NT", "full_logprobs_NT")
-        longer: dict[str, Any] = {name: padded(getattr(rollout, name), rollout.steps + 3) for name in names}
-        found = self.logprobs(bench, replace(rollout, **longer))
-        self.close(found[:, : rollout.steps], expected, "with three columns more")
+        self.check_padding(partial(self.logprobs, bench), self.sampled(policy, self.asked(bench)))
 
     def test_rows_move_no_others(self, bench: Bench, policy: Policy) -> None:
-        """In another order, and in parts that are no whole groups."""
-        rollout = self.sampled(policy, self.asked(bench))
-        expected = self.logprobs(bench, rollout)
-        order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
-        for rows, why in (
-            (order, "in another order"),
-            (order[:3], "three rows alone"),
-            (order[:1], "one row"),
-        ):
-            self.close(self.logprobs(bench, rollout.take(rows)), expected[rows], why)
+        self.check_rows(partial(self.logprobs, bench), self.sampled(policy, self.asked(bench)))
 
     def test_features_of_the_last_states(self, bench: Bench, policy: Policy) -> None:
         """With `last` the same rows, and one more a response."""

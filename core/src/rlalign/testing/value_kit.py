@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlalign.data.rollout import Rollout, padded
+from rlalign.data.rollout import Rollout
 from rlalign.interface.policy import Value
 from rlalign.testing.bench import Bench
-from rlalign.testing.kit import ComponentTests, json_options
+from rlalign.testing.kit import json_options
+from rlalign.testing.model_kit import ModelTests
 
 
-class ValueTests(ComponentTests):
+class ValueTests(ModelTests):
     """Inherit, name the value and pytest does the rest.
 
     `component` is its name or class, `options` what the pipeline gives it. It is tried with a small policy that has
     a trunk of width 5; where it needs another, `pipeline` names it, with a task. All is computed in float64;
     `tolerance` is how far apart two ways to one value may lie.
     """
-
-    tolerance: ClassVar[float] = 1e-9
 
     def whole_pipeline(self) -> dict[str, Any]:
         """A small pipeline in which policy and value learn."""
@@ -45,13 +45,6 @@ class ValueTests(ComponentTests):
     def states(self, bench: Bench, rollout: Rollout) -> Tensor:
         """[N,T+1]: of each state of a response, and of that after its last step."""
         return bench.engine.score("value", rollout, ["state_values"]).state_values_NT1
-
-    def close(self, found: Tensor, expected: Tensor, why: str) -> None:
-        assert found.shape == expected.shape, f"{why}: {tuple(found.shape)}, not {tuple(expected.shape)}"
-        apart = float((found - expected).abs().max()) if found.numel() else 0.0
-        assert apart <= self.tolerance, (
-            f"{why}: {apart:.1e} apart, more than `tolerance`, {self.tolerance:.0e}"
-        )
 
     def test_a_number_for_each_state(self, bench: Bench, rollout: Rollout) -> None:
         """And none of them is the same whatever its weights are."""
@@ -75,27 +68,10 @@ class ValueTests(ComponentTests):
         assert not torch.equal(self.states(bench, rollout), before), "other weights change nothing"
 
     def test_padding_moves_nothing(self, bench: Bench, rollout: Rollout) -> None:
-        """Neither what stands behind a response's end, nor how many columns there are."""
-        expected = self.states(bench, rollout)
-        for token in (0, 1):
-            other = torch.where(rollout.mask_NT, rollout.actions_NT, token)
-            found = self.states(bench, replace(rollout, actions_NT=other))
-            self.close(found, expected, f"with the token {token} behind the ends of responses")
-        names = ("actions_NT", "mask_NT", "logprobs_NT", "full_logprobs_NT")
-        longer: dict[str, Any] = {name: padded(getattr(rollout, name), rollout.steps + 3) for name in names}
-        found = self.states(bench, replace(rollout, **longer))
-        self.close(found[:, : rollout.steps + 1], expected, "with three columns more")
+        self.check_padding(partial(self.states, bench), rollout)
 
     def test_rows_move_no_others(self, bench: Bench, rollout: Rollout) -> None:
-        """In another order, and in parts that are no whole groups."""
-        expected = self.states(bench, rollout)
-        order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
-        for rows, why in (
-            (order, "in another order"),
-            (order[:3], "three rows alone"),
-            (order[:1], "one row"),
-        ):
-            self.close(self.states(bench, rollout.take(rows)), expected[rows], why)
+        self.check_rows(partial(self.states, bench), rollout)
 
     def test_a_state_knows_nothing_of_what_comes(self, bench: Bench, rollout: Rollout) -> None:
         """Another last token, or for a value of the prompt others all along: values from before are what they were."""
