@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,11 @@ class Size:
     learned: tuple[int, int] = (128, 128)
     """Tokens of a prompt and of a response in an iteration."""
     rounds: int = 2
+    ways: tuple[str, ...] = sampling.ALL
     count: int = 3
 
 
-SMALL = Size((8, 4), 2, 12, 6, 4, (8, 6), 1, 2)
+SMALL = Size((8, 4), 2, 12, 6, 4, (8, 6), 1, count=2)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Bench:
 
     def sample(self, shape: str, rows: int) -> dict[str, Any]:
         s = self.size
-        return sampling.sampling(self.policy(shape), rows, s.samples, s.prompt, s.new, s.rounds, self.rates)
+        policy = self.policy(shape)
+        return sampling.sampling(policy, rows, s.samples, s.prompt, s.new, s.rounds, self.rates, s.ways)
 
     def learn(self, shape: str, method: str) -> dict[str, Any]:
         self.close()
@@ -160,14 +162,20 @@ def main() -> None:
     ask.add_argument("--shapes", nargs="*", choices=list(shapes.SHAPES), default=SHAPES)
     ask.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     ask.add_argument("--rows", nargs="*", type=int)
+    ask.add_argument("--ways", nargs="*", choices=sampling.ALL, default=sampling.ALL, help="of sampling")
+    ask.add_argument("--rounds", type=int, help="of each way, after one that is not counted")
     ask.add_argument("--minutes", type=float, default=7.5)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--self-test", action="store_true", help="tiny shapes: whether it all runs")
     ask.add_argument("--out", type=Path, help="by default benchmarks/results/gpu-DATE.json")
     said = ask.parse_args()
     size, names = (SMALL, ("tiny",)) if said.self_test else (Size(), tuple(said.shapes))
-    if said.rows:
-        size = Size(**{**size.__dict__, "rows": tuple(said.rows)})
+    size = replace(
+        size,
+        rows=tuple(said.rows or size.rows),
+        rounds=said.rounds or size.rounds,
+        ways=tuple(said.ways),
+    )
     out = said.out or RESULTS / f"gpu-{datetime.date.today().isoformat()}.json"
     with tempfile.TemporaryDirectory() as folder:
         report = run(Bench(said.device, size, names, Path(folder)), said.only, said.minutes, out)

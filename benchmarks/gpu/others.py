@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +28,9 @@ def told(command: list[str], seconds: float) -> dict[str, Any]:
 
 def tests(seconds: float) -> dict[str, Any]:
     """`make test-gpu`: passed, failed, and the names of those that failed."""
-    found = told([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"], seconds)
+    workers = str(min(10, os.cpu_count() or 1))
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n", workers, "-p", "no:cacheprovider"]
+    found = told(command, seconds)
     last = " ".join(found["tail"])
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
     return found | counts
