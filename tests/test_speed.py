@@ -280,7 +280,7 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
     given = [7, 6]
 
     def generate_batch(ids: list[list[int]], *, generation_config: Any, progress_bar: bool) -> dict[str, Any]:
-        asked.update(ids=ids, k=generation_config.num_return_sequences)
+        asked.update(ids=ids)
         return {str(i): SimpleNamespace(generated_tokens=[5] * given[i % len(given)]) for i in range(8)}
 
     network = SimpleNamespace(generate_batch=generate_batch, config=SimpleNamespace(vocab_size=1000))
@@ -289,7 +289,8 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
         gpu_sampling.continuous(policy, 8, 4, 16, 7)()
     given[1] = 7
     assert len(gpu_sampling.continuous(policy, 8, 4, 16, 7)()) == 8
-    assert len(asked["ids"]) == 2 and asked["k"] == 4
+    first, *others = asked["ids"]
+    assert [row == first for row in others] == [True] * 3 + [False] * 4, "each prompt once for each response"
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
