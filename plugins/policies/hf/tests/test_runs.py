@@ -190,7 +190,14 @@ def test_resume_is_exact(
         assert (kept / "policy.safetensors").stat().st_size < whole_size / 2, "checkpoints hold adapters only"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gpt2",
+        "t5",
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "bart", "bert2bert")),
+    ],
+)
 def test_copies_in_half_precision(
     tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str
 ) -> None:
