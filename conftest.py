@@ -39,7 +39,7 @@ TIMERS = (signal.ITIMER_REAL, signal.ITIMER_PROF)
 
 # Tests of the kits that start a process, each several seconds, and that many packages inherit.
 LONG = ("test_the_order_is_the_same_in_another_process",)
-WHERE_LONG = ("core/", "plugins/tasks/dataset/")
+WHERE_LONG = "core/"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
