@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from hypothesis import settings
 
 # Before torch is there: idle threads sleep. Those that spin crawl where tests, or other work, share the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What a test writes need not outlive a power cut: waiting for the disk takes a fifth of many a test.
+os.fsync = lambda descriptor: None
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("here", deadline=None)
@@ -32,11 +37,41 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGPROF)
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_PROF)
 
 
+# Tests of the kits that start a process, each several seconds, and that many packages inherit.
+LONG = ("test_the_order_is_the_same_in_another_process",)
+WHERE_LONG = "core/"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the kits have for a GPU is for `make test-gpu`: known by its name, as a stranger's pytest knows no mark."""
+    """What is slow beside what says so itself: long tests of the kits, and all but a few combinations of values.
+
+    And what the kits have for a GPU is for `make test-gpu`: a stranger's pytest knows no such mark.
+    """
+    thin = defaultdict(list)
     for item in items:
         if item.name.startswith("test_a_gpu_gives_what_a_cpu_gives"):
             item.add_marker("gpu")
+        if item.name in LONG and not item.nodeid.startswith(WHERE_LONG):
+            item.add_marker("slow")
+        if item.get_closest_marker("thin") and isinstance(item, pytest.Function):
+            thin[item.nodeid.partition("[")[0]].append(item)
+    for alike in thin.values():
+        for item in set(alike) - set(fewest(alike)):
+            item.add_marker("slow")
+
+
+def fewest(items: list[pytest.Function]) -> Iterator[pytest.Function]:
+    """As few as have every `thin(n)` values together: always the one with most combinations that are new."""
+    mark = items[0].get_closest_marker("thin")
+    of = {}
+    for item in items:
+        values = [(name, id(value)) for name, value in item.callspec.params.items()]
+        of[item] = set(combinations(values, *mark.args))
+    left = set().union(*of.values())
+    while left:
+        best = max(items, key=lambda item: len(of[item] & left))
+        left -= of[best]
+        yield best
 
 
 @pytest.fixture(autouse=True)

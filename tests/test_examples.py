@@ -49,6 +49,7 @@ def test_every_pipeline_can_run(path, with_example_plugins):
     assert path.read_text().startswith("# "), "it begins with what it shows"
 
 
+@pytest.mark.slow
 def test_bandit_finds_the_closed_form_optimum(tmp_path):
     """π* ∝ π_ref · exp(R/β), from a uniform reference."""
     path = finish("bandit", tmp_path).path
@@ -62,6 +63,7 @@ def test_bandit_reinforce_pulls_the_best_arm(tmp_path):
     assert load_file(path / "model/model.safetensors")["table"][0].softmax(0)[0] > 0.98
 
 
+@pytest.mark.slow
 def test_toy_numbers_learns(tmp_path):
     path = finish("toy-numbers", tmp_path).path
     first, *_, last = evaluations(path)
@@ -153,6 +155,7 @@ def vowels(tmp_path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_plugins_pass_their_own_tests(tmp_path, with_example_plugins):
     """Copied away from this repository and its settings; together, as most of the time goes into imports."""
     for plugin in EXAMPLE_PLUGINS:

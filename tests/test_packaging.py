@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import math
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +165,13 @@ def imported(package: Path) -> set[str]:
     return found - {module.name for module in (package / "src").iterdir()} - set(sys.stdlib_module_names)
 
 
+packages_distributions = cache(importlib.metadata.packages_distributions)
+
+
 @every([*PACKAGES, *EXAMPLES])
 def test_what_is_imported_is_declared(package):
     """The core brings what the core declares; whatever else a plugin imports it declares itself."""
-    brought = importlib.metadata.packages_distributions()
+    brought = packages_distributions()
     about = project(package)
     extras = [d for extra in about.get("optional-dependencies", {}).values() for d in extra]
     core = project(ROOT / "core")["dependencies"]
@@ -260,8 +265,8 @@ def test_readme_has_its_parts(package):
 def test_the_command_answers_at_once(arguments, tmp_path):
     """In under 0.7 s of a processor's time, the best of six, and without torch."""
     command = Path(sys.executable).with_name("rlalign")
-    took = []
-    for _ in range(6):
+    took = [math.inf]
+    while min(took) >= 0.7 and len(took) <= 6:
         before = os.times()
         subprocess.run([command, *arguments], check=True, capture_output=True, cwd=tmp_path)
         after = os.times()
@@ -299,7 +304,7 @@ print(loop.start(pipeline, root=sys.argv[2], display=Silence()).run().path)
 """
 
 
-@pytest.mark.parametrize("example", ["bandit", "toy-numbers"])
+@pytest.mark.parametrize("example", ["bandit", pytest.param("toy-numbers", marks=pytest.mark.slow)])
 def test_core_needs_no_model_library(example, tmp_path):
     subprocess.run(
         [sys.executable, "-c", ABSENT, str(ROOT / f"examples/{example}.yaml"), str(tmp_path)], check=True

@@ -178,7 +178,7 @@ def kill_at_random(shop: Workshop, name: str, kills: int, seed: int) -> None:
     shop.same(runs)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", fast(SCENARIOS, "phases"))
 def test_killed_three_times(shop: Workshop, name: str) -> None:
     kill_at_random(shop, name, kills=3, seed=0)
 
@@ -285,13 +285,8 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "instant",
     fast(
         CHOSEN,
-        *("between two optimiser steps", "in the rollout", "after a column's progress"),
-        *(
-            "with half a file of a checkpoint",
-            "before a checkpoint gets its name",
-            "in a line of metrics",
-        ),
-        *("in a row for a later phase", "after models are made ready", "when the model is half saved"),
+        *("in the rollout", "after a column's progress", "with half a file of a checkpoint"),
+        *("before a checkpoint gets its name", "in a row for a later phase", "when the model is half saved"),
     ),
 )
 def test_killed(shop: Workshop, instant: str) -> None:
@@ -709,9 +704,7 @@ MUTANTS: dict[str, tuple[str, str, int]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "forgotten", fast(MUTANTS, "kl's coefficient", "the optimiser", "the draw's position")
-)
+@pytest.mark.parametrize("forgotten", fast(MUTANTS, "the optimiser", "the draw's position"))
 def test_whatever_is_forgotten_shows(shop: Workshop, forgotten: str) -> None:
     name, function, commits = MUTANTS[forgotten]
     runs = shop.runs(name)
@@ -723,6 +716,7 @@ def test_whatever_is_forgotten_shows(shop: Workshop, forgotten: str) -> None:
         assert forgotten in ("the models", "the baseline", "the cut of the logs"), ended
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_not_saved_shows(shop: Workshop) -> None:
     mutant = "algorithm={'components_for_resume:ForgetfulReinforce':{}}"
     for overrides, same in (((), True), ((mutant,), False)):

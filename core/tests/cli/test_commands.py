@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -81,8 +82,8 @@ def test_help_and_plugins_import_nothing_heavy(command: str) -> None:
 @pytest.mark.parametrize("command", LIGHT)
 def test_help_and_plugins_answer_at_once(command: str) -> None:
     """Processor time, the least of six tries: other processes may be in the way."""
-    took = []
-    for _ in range(6):
+    took = [math.inf]
+    while min(took) >= 0.7 and len(took) <= 6:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert alone(command).returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

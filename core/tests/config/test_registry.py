@@ -40,6 +40,7 @@ def closed(tmp_path_factory, tmp_path, monkeypatch):
         return [point for point in points if Path(str(point.dist.locate_file(""))).is_relative_to(tmp_path)]
 
     monkeypatch.setattr("rlalign.config.registry.entry_points", seen)
+    monkeypatch.syspath_prepend(tmp_path_factory.mktemp("empty"))  # so that what was seen above is read again
 
 
 def metadata(folder: Path, name: str, version: str, points: dict[str, str]) -> None:

@@ -466,8 +466,20 @@ def check_cuts(bench: Bench, batch: Batch, expected: tuple[dict[str, float], dic
 # -- every loss, every kind of data, every route ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("loss", LOSSES)
+EACH = [
+    *((loss, "logged") for loss in LOSSES),
+    *((loss, data) for loss in ("weighted-sum", "value-loss-shared") for data in DATA if data != "logged"),
+]
+"""Each loss and each kind of data; the slow tests put each with each."""
+REST = [
+    pytest.param(loss, data, marks=pytest.mark.slow)
+    for loss in LOSSES
+    for data in DATA
+    if (loss, data) not in EACH
+]
+
+
+@pytest.mark.parametrize("loss, data", [*EACH, *REST])
 def test_every_route_and_cut_equals_the_plain_graph_and_a_loop_over_tokens(
     loss: str, data: str, tmp_path: Path
 ) -> None:
@@ -804,6 +816,7 @@ class AnyHead(Logits):
         return None
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("data", ["logged", "top-p"])
 @pytest.mark.parametrize("loss", ["plain", "entropy-bonus", "weighted-sum", "value-loss-shared", "coupled"])
 @pytest.mark.parametrize("policy", ["logits", "any-head"])

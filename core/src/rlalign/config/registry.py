@@ -22,6 +22,7 @@ from rlalign.config.words import did_you_mean
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.interface.code import ADD_TRUST, Code
 from rlalign.interface.component import Component, Task
+from rlalign.packages import while_installed
 
 GROUP = "rlalign"
 Kind = Literal["policy", "value", "sampler", "task", "component"]
@@ -50,18 +51,20 @@ class Loaded:
     installed: Installed | None
 
 
-def installed() -> list[Installed]:
+@while_installed
+def installed() -> tuple[Installed, ...]:
     """Every component that is installed, by name."""
     # `entry_points` reads one metadata folder a distribution, the first on sys.path: an editable
     # install beside a wheel of the same package lists nothing twice.
     points = entry_points(group=GROUP)
     dists = {point.dist for point in points if point.dist is not None}
     about = {dist: dist.metadata for dist in dists}  # which is parsed anew each time it is asked for
-    return sorted(
+    found = (
         Installed(point.name, about[point.dist]["Name"], about[point.dist]["Version"], point.value)
         for point in points
         if point.dist in about
     )
+    return tuple(sorted(found))
 
 
 class Registry:
@@ -75,7 +78,7 @@ class Registry:
         self.trust = trust
 
     @cached_property
-    def installed(self) -> list[Installed]:
+    def installed(self) -> tuple[Installed, ...]:
         return installed()
 
     def load(self, name: str, folder: Path | None = None) -> Loaded:

@@ -10,6 +10,7 @@ import platform
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
@@ -18,18 +19,17 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from rlalign.errors import ConfigError, concealed
+from rlalign.packages import while_installed
 from rlalign.records.files import read_json
 
 CODE = {".py", ".json", ".safetensors"}
 """The files of an installed package whose content can change a number."""
-
 
 _EDITED = re.compile(r"^pipeline\.(.+?): .* then, (.*) now$", re.DOTALL)
 _NOT_CONTENTS = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__"),
 }
-
 
 APART = ("changes", "checksum")
 """What a lock says of the changes of a run: nothing that a number depends on."""
@@ -99,13 +99,13 @@ def make_lock(
     they are several.
     """
     plugins = sorted({"rlalign", *distributions})
-    packages = sorted({needed for plugin in plugins for needed in _requirements(plugin)} - set(plugins))
+    versions = _versions(*plugins)
     return {
         "pipeline": dict(pipeline),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version for name in packages if (version := _version(name))},
-        "plugins": {name: {"version": _version(name), "code": code_hash(name)} for name in plugins},
+        "packages": {name: found for name, found in versions.items() if found and name not in plugins},
+        "plugins": {name: {"version": versions[name], "code": code_hash(name)} for name in plugins},
         "modules": {name: found for name in sorted(set(modules)) if (found := _hash([name]))},
         "given": {
             name: {"class": f"{cls.__module__}:{cls.__qualname__}", "code": class_hash(cls)}
@@ -244,11 +244,19 @@ def _hash(modules: Iterable[str]) -> str | None:
     for module in modules:
         for name, path in _files(module):
             found = True
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            about = os.stat(path)
+            content = _content(path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
             digest.update(f"{module} {name} {content}\n".encode())
     return digest.hexdigest() if found else None
 
 
+@cache
+def _content(path: str, *about: int) -> str:
+    """A hash over a file that is as it was: by `about`, what the file system says of it."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@while_installed
 def _modules(distribution: str) -> list[str]:
     """Top-level modules: those its entry points name, else the one named as it is."""
     try:
@@ -258,7 +266,7 @@ def _modules(distribution: str) -> list[str]:
     return sorted({point.module.partition(".")[0] for point in points}) or [distribution.replace("-", "_")]
 
 
-def _files(module: str) -> list[tuple[str, Path]]:
+def _files(module: str) -> list[tuple[str, str]]:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -266,10 +274,23 @@ def _files(module: str) -> list[tuple[str, Path]]:
     if spec is None:
         return []
     if spec.submodule_search_locations is None:
-        return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin else []
-    roots = [Path(place) for place in spec.submodule_search_locations]
-    paths = [(root, path) for root in roots for path in root.rglob("*") if path.suffix in CODE]
-    return sorted((path.relative_to(root).as_posix(), path) for root, path in paths if path.is_file())
+        return [(os.path.basename(spec.origin), spec.origin)] if spec.origin else []
+    return sorted(found for root in spec.submodule_search_locations for found in _below(root))
+
+
+def _below(root: str) -> Iterator[tuple[str, str]]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.splitext(name)[1] in CODE and os.path.isfile(path):
+                yield path[len(root) :].lstrip(os.sep).replace(os.sep, "/"), path
+
+
+@while_installed
+def _versions(*distributions: str) -> dict[str, str | None]:
+    """Those of the distributions, and of what they require."""
+    required = {needed for one in distributions for needed in _requirements(one)}
+    return {name: _version(name) for name in sorted({*distributions, *required})}
 
 
 def _requirements(distribution: str) -> Iterator[str]:

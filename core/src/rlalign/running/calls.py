@@ -58,8 +58,15 @@ class Calls:
             raise ComponentError(f"`{hook}` of {whose} raised {describe_error(error)}") from error
 
 
+class _Manager(pluggy.PluginManager):
+    """It looks at every attribute of a component, which takes long; no hook has a name as `__init__`."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+
+
 def _hooks_of(member: Member) -> Any:
-    manager = pluggy.PluginManager("rlalign")
+    manager = _Manager("rlalign")
     manager.add_hookspecs(hooks)
     try:
         manager.register(member.component, member.name)

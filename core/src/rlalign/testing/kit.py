@@ -101,6 +101,16 @@ class ComponentTests:
     def bench(self, tmp_path: Path) -> Bench:
         return Bench(tmp_path, self.whole_pipeline(), self.extra)
 
+    @pytest.fixture
+    def has_reward(self) -> None:
+        if "reward" not in self.hooks() or not self.deterministic:
+            pytest.skip(f"`{self.named}` has no reward that answers the same each time")
+
+    @pytest.fixture
+    def has_loss(self) -> None:
+        if "loss" not in self.hooks():
+            pytest.skip(f"`{self.named}` has no loss")
+
     # -- what it must do ----------------------------------------------------------------------------
 
     def test_every_option_is_described(self) -> None:
@@ -120,9 +130,8 @@ class ComponentTests:
             component.load_state_dict(again)
             assert _equal(component.state_dict(), state)
 
+    @pytest.mark.usefixtures("has_reward")
     def test_reward_depends_on_its_group_only(self, bench: Bench) -> None:
-        if "reward" not in self.hooks() or not self.deterministic:
-            pytest.skip(f"`{self.named}` has no reward that answers the same each time")
         rollout, reward = bench.rollout()
         rows = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(0))
         shuffled = bench.stages.reward(bench.run, rollout.take(rows))
@@ -140,10 +149,9 @@ class ComponentTests:
                     result.parts[name], part[rollout.group_N == g], msg=f"`{name}` depends on other groups"
                 )
 
+    @pytest.mark.usefixtures("has_loss")
     def test_padding_is_never_read(self, bench: Bench) -> None:
         """Neither log-probs nor what a column or an advantage holds beyond a response's end may move anything."""
-        if "loss" not in self.hooks():
-            pytest.skip(f"`{self.named}` has no loss")
         batch = bench.batch()
         rollout = batch.rollout
         noise = torch.where(rollout.mask_NT, 0.0, 7.0)
@@ -168,18 +176,18 @@ class ComponentTests:
         )
         torch.testing.assert_close(*[bench.gradient(b)[1] for b in (batch, spoiled)])
 
+    @pytest.mark.usefixtures("has_loss")
     def test_loss_is_a_sum_over_units(self, bench: Bench) -> None:
         """loss(step) = Σ loss(units), in every route and however the step is cut."""
-        if "loss" not in self.hooks():
-            pytest.skip(f"`{self.named}` has no loss")
         self.move(bench, 0)  # a value that starts at zero and a policy that is its own reference hide faults
         batch = bench.batch()
         self.move(bench, 1)  # and so does a ratio of one
         self.check_routes(bench, batch)
 
+    @pytest.mark.usefixtures("has_loss")
     def test_gradient_is_that_of_finite_differences(self, bench: Bench) -> None:
         """With regard to all that the loss reads live: nothing is detached that should not be."""
-        if "loss" not in self.hooks() or not self.exact_gradient:
+        if not self.exact_gradient:
             pytest.skip(f"`{self.named}` has no loss whose gradient is that of its value")
         self.move(bench, 0)
         batch = bench.batch()

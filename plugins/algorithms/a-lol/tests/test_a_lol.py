@@ -485,6 +485,7 @@ def test_on_language_models(
     assert scored and max(scored.values()) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_ingredient_makes_new_advantages(tmp_path: Path) -> None:
     """Reward, data and the seed of the value's fit each end in another column."""
 
@@ -500,7 +501,7 @@ def test_a_changed_ingredient_makes_new_advantages(tmp_path: Path) -> None:
     assert columns("model", seed=1).isdisjoint(first)
 
 
-@pytest.mark.parametrize("after", [1, 2, 4])
+@pytest.mark.parametrize("after", [2, *(pytest.param(after, marks=pytest.mark.slow) for after in (1, 4))])
 def test_resume_is_exact(after: int, tmp_path: Path) -> None:
     pipeline = {**CAUSAL, "checkpoints": {"every": 1, "last": 20}}
     whole = session(tmp_path, pipeline, {}, name="whole")

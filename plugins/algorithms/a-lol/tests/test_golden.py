@@ -70,6 +70,7 @@ CUT = [(case, route) for case in CASES for route in (ROUTES if case.startswith("
 """Every case in one piece, one of them also in every way a step can be cut."""
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("case, cut", CUT)
 def test_golden(case: str, name: str, cut: tuple[Any, int, int], tmp_path: Path) -> None:

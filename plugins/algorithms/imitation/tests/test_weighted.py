@@ -111,6 +111,7 @@ def of_case(name: str, algorithm: Any, **more: Any) -> dict[str, Any]:
 # -- golden numbers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", GOLDEN["sequences"])
 @pytest.mark.parametrize("key, algorithm", [("nll", SUMS), ("wbc", "wbc"), ("r_gold_u0.1", R_GOLD)])
 @routes
@@ -125,6 +126,7 @@ def test_losses_over_sequences(
     torch.testing.assert_close(gradients["policy/free"][:, :-1], wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("gold")])
 @pytest.mark.parametrize("past_end", [False, True])
 @routes

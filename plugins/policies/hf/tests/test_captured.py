@@ -60,6 +60,7 @@ def on_no_device(policy: Any) -> Iterator[Any]:
         vars(family).update(before)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("half", (False, True))
 @pytest.mark.parametrize("beside", (False, True))
 @pytest.mark.parametrize("setting", SETTINGS)

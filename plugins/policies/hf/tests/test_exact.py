@@ -81,6 +81,7 @@ def scored(policy: Any, rollout: Rollout, **engine: Any) -> Any:
     )
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_are_those_of_the_unpadded_row(
@@ -100,6 +101,7 @@ def test_logprobs_are_those_of_the_unpadded_row(
             torch.testing.assert_close(found.full_logprobs_NT[row, :length], full, atol=1e-10, rtol=0)
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("pads", (0, 1, 4, 8))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pads_move_nothing(exact_policy_of: MakePolicy, family: str, pads: int) -> None:
@@ -134,6 +136,7 @@ def test_logged_responses_are_scored_as_they_stand(
         assert text == rollout.texts[row]
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("least", (0, 5))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_generate(
@@ -158,6 +161,7 @@ def test_greedy_is_generate(
         assert rollout.texts[row] == policy.tokenizer.decode(kept, skip_special_tokens=True)
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("penalty", (1.0, -2.0))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_are_generate(
@@ -188,6 +192,7 @@ def test_beams_are_generate(
             assert rollout.texts[row] == policy.text(rollout.actions_NT[row, :length])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("k", (1, 4))
 @pytest.mark.parametrize("constrained", (False, True), ids=("free", "constrained"))
 @pytest.mark.parametrize("family", FAMILIES)

@@ -53,6 +53,7 @@ EXTRA = {"clipped": Clipped, "masked": Masked}
 ALGORITHMS = {"clipped": "clipped", "masked": {"masked": {"top_p": 0.8, "refresh": 1}}}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,6 +109,7 @@ def test_first_ratio_is_one_without_scoring(
             torch.testing.assert_close(*found)
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", ("gpt2", "bart"))
 def test_reference_stays_where_the_phase_began(
@@ -163,6 +165,7 @@ def test_an_untrained_adapter_is_switched_off(policy_of: Callable[..., Any]) -> 
     assert not policy.copy("lagging").switched_off()
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", ("gpt2", "t5"))
 def test_resume_is_exact(
@@ -187,7 +190,14 @@ def test_resume_is_exact(
         assert (kept / "policy.safetensors").stat().st_size < whole_size / 2, "checkpoints hold adapters only"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gpt2",
+        "t5",
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "bart", "bert2bert")),
+    ],
+)
 def test_copies_in_half_precision(
     tmp_path: Path, pipeline_of: Pipeline, components: Any, family: str
 ) -> None:
@@ -233,6 +243,7 @@ def test_adapters_have_no_precision_of_their_own(
         session(tmp_path, pipeline, {**components, **EXTRA})
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_folder_is_an_ordinary_model(
@@ -285,6 +296,7 @@ def test_a_run_begins_with_another_one_s_model(
     assert abs(rows["second"][1]["kl/k1"]) < 1e-5 < abs(rows["first"][-2]["kl/k1"])
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("trunk", ("policy", "reference", "own"))
 @pytest.mark.parametrize("family", ("gpt2", "t5"))
 def test_values_learn(
@@ -319,6 +331,7 @@ def test_a_model_learns(tmp_path: Path, pipeline_of: Pipeline, components: Any) 
     assert finished.metrics["reward/evens"] > 0.9
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
@@ -356,6 +369,7 @@ def test_on_a_gpu(
     assert finished.metrics["grad_norm"] > 0
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("lora", (FULL, LORA), ids=("full", "lora"))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logged_responses(

@@ -48,6 +48,7 @@ SHAPES: Mapping[str, tuple[list[int], list[list[int]]]] = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("last", (False, True), ids=("chosen", "last"))
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family, lora", (("gpt2", None), ("llama", None), ("gpt2", {"r": 2})))
@@ -200,6 +201,7 @@ class Widest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("lora", (None, {"r": 2}), ids=("full", "lora"))
 @pytest.mark.parametrize("algorithm", ("rloo", "ppo", "dpo"))
 @pytest.mark.parametrize("family", ("gpt2", "bart"))

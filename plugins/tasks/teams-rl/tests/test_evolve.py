@@ -96,7 +96,7 @@ def test_the_toy_is_the_published_one() -> None:
     assert best == pytest.approx(4.8, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_trpo_learns_it(seed: int, seeds: Path, tmp_path: Path) -> None:
     """Uniform rewritings make 3.14 differences of 6, the best ones 4.8; pilot: 4.49, 4.65, 4.52."""
     _, ended = run(tmp_path, pipeline(of(seeds), seed=seed))
