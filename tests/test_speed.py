@@ -245,7 +245,7 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "gpu.json"
-    parts = ["sampling", "training", "runs", "profile"]
+    parts = ["sampling", "training", "runs", "sharding", "profile"]
     said = ["gpu", "--self-test", "--device", "cpu", "--only", *parts, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", said)
     gpu_bench.main()
@@ -271,6 +271,9 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
         "tiny, dpo",
     ]
     assert found["profile"]["tiny/rloo"]["rollout"]["top"]
+    cut = found["sharding"]["tiny"]
+    assert [cut[name]["weights are cut"] for name in ("whole", "cut")] == [False, True]
+    assert cut["times as long"] > 0
     assert "update at" in capsys.readouterr().out
 
 
@@ -295,8 +298,8 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
     made = gpu_bench.Bench("cpu", gpu_bench.SMALL, ("tiny",), tmp_path)
-    found = gpu_bench.run(made, ["tests", "toys"], 0.1, tmp_path / "gpu.json")
-    assert set(found["left out"]) == {"tests gpu", "toys grue-toy"}
+    found = gpu_bench.run(made, ["tests", "suites"], 0.1, tmp_path / "gpu.json")
+    assert set(found["left out"]) == {"tests gpu", "suites grue_toy", "suites grue_small"}
     late = others.told([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], 1.0)
     assert late["ended"] == "cut off after 1 s" and late["tail"] == ["1"]
     assert others.told([sys.executable, "-c", "print('2 passed')"], 20)["ended"] == "0"

@@ -27,13 +27,16 @@ from benchmarks.gpu import iterations, others, profiling, roofline, sampling
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = ("gpt2", "qwen-0.5b", "qwen-7b", "qwen-1.5b")
-PARTS = ("sampling", "training", "runs", "tests", "profile", "toys")
+PARTS = ("sampling", "training", "runs", "sharding", "tests", "profile", "suites")
 BRIEF: dict[str, Callable[[Any], str]] = {
     "sampling": sampling.brief,
     "training": iterations.brief,
     "runs": iterations.brief,
+    "sharding": lambda one: (
+        f"cut over one process an iteration takes {one['times as long']:.2f} times as long"
+    ),
     "tests": others.brief,
-    "toys": others.brief,
+    "suites": others.brief,
 }
 
 
@@ -100,9 +103,12 @@ class Bench:
             yield Piece(
                 "runs", f"{self.names[0]}/{method}", 20, lambda _, m=method: self.learn(self.names[0], m)
             )
+        name = self.names[min(1, len(self.names) - 1)]
+        yield Piece("sharding", name, 40, lambda _: self.cut(name))
         yield Piece("tests", "gpu", 60, lambda left: others.tests(min(left - 20, 150)))
         yield Piece("profile", f"{self.names[0]}/rloo", 20, lambda _: self.profile(self.names[0]))
-        yield Piece("toys", "grue-toy", 60, lambda left: others.toys(left - 15))
+        for name in ("grue_toy", "grue_small"):
+            yield Piece("suites", name, 60, lambda left, n=name: others.suite(n, left - 15))
 
     def sample(self, shape: str, rows: int) -> dict[str, Any]:
         s = self.size
@@ -112,6 +118,18 @@ class Bench:
     def learn(self, shape: str, method: str) -> dict[str, Any]:
         self.close()
         return iterations.iterations(self._pipeline(shape, method), self.rates)
+
+    def cut(self, shape: str) -> dict[str, Any]:
+        """RLOO with weights whole, and cut over this one process by FSDP2, both held in float32."""
+        said = self._pipeline(shape, "rloo")
+        said["train"] |= {"weights": None}
+        self.close()
+        found = {"whole": iterations.iterations(said, self.rates)}
+        self.close()
+        with iterations.One.here(self.device):
+            found["cut"] = iterations.iterations(said | {"shard": "all"}, self.rates)
+        seconds = {name: one["time/iteration"]["median"] for name, one in found.items()}
+        return found | {"times as long": seconds["cut"] / seconds["whole"]}
 
     def profile(self, shape: str) -> dict[str, Any]:
         self.close()

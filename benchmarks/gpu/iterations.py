@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from benchmarks.speed.work import COMPONENTS
 from rlalign.data.settings import Train
 from rlalign.running.measured import Costs, Memory
 from rlalign.testing.bench import Bench
+from rlalign.world import sharding
+from rlalign.world.ranks import World, become, here
 from rlalign_plugin_hf import CausalLM
 
 KL: dict[str, Any] = {"rewards": ["odd", {"kl": {"coef": 0.05}}]}
@@ -35,6 +39,27 @@ class MadeThere(CausalLM):
     def setup(self) -> None:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             super().setup()
+
+
+class One(World):
+    """A single process that cuts its weights all the same: what FSDP2 costs without anybody to talk to."""
+
+    cuts = True
+
+    @classmethod
+    @contextmanager
+    def here(cls, device: str) -> Iterator[None]:
+        before = here()
+        store = torch.distributed.HashStore()
+        kind = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        torch.distributed.init_process_group(kind, store=store, rank=0, world_size=1)
+        become(cls())
+        try:
+            yield
+        finally:
+            become(before)
+            torch.distributed.destroy_process_group()
+            sharding._mesh.cache_clear()
 
 
 def pipeline(
@@ -89,6 +114,7 @@ def iterations(said: dict[str, Any], rates: Rates) -> dict[str, Any]:
         found["share of what must be computed"] = train.epochs * least / found["time/update"]["median"]
         found["whole iteration, tokens/s"] = tokens / found["time/iteration"]["median"]
         found["budget"], found["head_chunk"] = held.engine.budget, held.engine.head_chunk
+        found["weights are cut"] = any(sharding.is_cut(p) for p in held.session.models.policy.parameters())
         found["estimated"], found["measured"] = costs.estimated, costs.measured
     return found
 

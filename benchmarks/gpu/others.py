@@ -36,18 +36,13 @@ def tests(seconds: float) -> dict[str, Any]:
     return found | counts
 
 
-def toys(seconds: float) -> dict[str, Any]:
-    """Runs of the suite GRUE-toy, as many as fit."""
-    command = [
-        sys.executable,
-        "-m",
-        "rlalign.cli",
-        "bench",
-        "benchmarks/grue_toy/suite.yaml",
-        "run",
-        "--jobs",
-        "4",
-    ]
+def suite(name: str, seconds: float) -> dict[str, Any]:
+    """Runs of a suite, as many as fit; of real text once its `prepare.py` has laid that out."""
+    folder = ROOT / "benchmarks" / name
+    if (folder / "prepare.py").exists() and not (folder / "prepared").exists():
+        return {"ended": "left out: its text is not prepared", "seconds": 0.0}
+    file = folder / ("suite.yaml" if (folder / "suite.yaml").exists() else "online.yaml")
+    command = [sys.executable, "-m", "rlalign.cli", "bench", str(file), "run", "--jobs", "4"]
     return told(command, seconds)
 
 
