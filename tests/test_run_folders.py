@@ -88,7 +88,9 @@ def inspected(runs: Runs, *arguments: Any) -> Any:
 LOGS = ("metrics.jsonl", "samples.jsonl", "events/", "remembered/", "rows/")
 
 
-@pytest.mark.parametrize("log", LOGS)
+@pytest.mark.parametrize(
+    "log", ["metrics.jsonl", "rows/", *(pytest.param(log, marks=pytest.mark.slow) for log in LOGS[1:-1])]
+)
 def test_a_flipped_bit_in_a_log_is_noticed(runs: Runs, log: str) -> None:
     saved = last(runs)[1]
     name = named(saved, log)
@@ -379,7 +381,7 @@ def harm(run: Path, outside: Path, chance: random.Random) -> str:
     return f"{path.relative_to(run)}: {kind}"
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(300, marks=pytest.mark.slow)])
 def test_whatever_happens_to_a_folder_is_told_or_changes_nothing(
     broken: Runs, whole: dict[str, Any], tmp_path: Path, count: int
 ) -> None:

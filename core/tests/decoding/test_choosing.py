@@ -36,6 +36,7 @@ edge = st.sampled_from([0.0, 2.0**-24, 1e-7, 0.5, 1 - 2.0**-24, 1 - 2.0**-53, 1.
 probability = st.one_of(st.just(0.0), st.floats(1e-30, 1.0), st.sampled_from([1e-8, 0.5, 1.0]))
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("vocabulary", [5, 7, 9])
 def test_a_token_of_probability_zero_is_never_chosen(way: str, vocabulary: int) -> None:
     @settings(max_examples=120, deadline=None)

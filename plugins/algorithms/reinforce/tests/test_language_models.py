@@ -84,6 +84,7 @@ def sampled(bench: Bench) -> tuple[Rollout, Any]:
     return replace(rollout, logprobs_NT=now_NT + 0.2 * noise_NT), reward
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("member", [*MEMBERS, *RICH])
 def test_loss_and_gradient_are_the_same_however_the_step_is_cut(
     member: str, model: dict[str, Any], tmp_path: Path

@@ -34,11 +34,18 @@ def resident():
 loaded = rlalign.load(json.loads(sys.argv[1]))
 space = Workspace(loaded.settings, loaded.registry, NoDisplay())
 (plan,) = space.plans
-shape, on = space.models.opened().shape(), costs_told.machine_of("cpu", space)
+shape = space.models.opened().shape()
 work = costing.work_of(plan, costing.Lengths(float(sys.argv[2])))
 work = replace(work, response=work.longest)  # `min_new_tokens` makes them so
 copies = costing.copied([plan], work, shares=shape.learned < shape.weights)
-layout = costing.whole(costing.Model(shape, work, copies=copies), on)
+model = costing.Model(shape, work, copies=copies)
+
+
+def said():
+    return costing.whole(model, costs_told.machine_of("cpu", space))
+
+
+layouts = [said()]
 before, most, done = resident(), [0], threading.Event()
 
 
@@ -52,9 +59,13 @@ thread.start()
 rlalign.run(loaded, root=sys.argv[3], name="run", display=False)
 done.set()
 thread.join()
+layouts.append(said())
 logged = map(json.loads, (Path(sys.argv[3]) / "run/metrics.jsonl").read_text().splitlines())
 took = sorted(line["time/iteration"] for line in logged if line.get("iteration", 0) > 1)
-print(json.dumps({"memory": layout.bytes.most / (most[0] - before), "seconds": layout.total / took[len(took) // 2]}))
+print(json.dumps({
+    "memory": layouts[0].bytes.most / (most[0] - before),
+    "seconds": [layout.total / took[len(took) // 2] for layout in layouts],
+}))
 """
 
 
@@ -68,7 +79,10 @@ print(json.dumps({"memory": layout.bytes.most / (most[0] - before), "seconds": l
 def test_an_iteration_takes_about_what_was_said(
     tmp_path: Path, policy: dict[str, Any], train: dict[str, Any]
 ) -> None:
-    """Memory to 30 %; processor seconds to a factor of 1.7: rates are measured on whatever machine this is now."""
+    """Memory to 30 %; processor seconds to a factor of 1.7 from what the machine was before the run, or after it.
+
+    Where others use the same cores and memory, a processor's second comes to less than when they rest.
+    """
     if "lora" in policy:
         pytest.importorskip("peft")
     config = LlamaConfig(
@@ -95,4 +109,4 @@ def test_an_iteration_takes_about_what_was_said(
     assert done.returncode == 0, done.stderr[-2000:]
     ratio = json.loads(done.stdout.splitlines()[-1])
     assert 0.7 < ratio["memory"] < 1.3, ratio
-    assert 1 / 1.7 < ratio["seconds"] < 1.7, ratio
+    assert min(ratio["seconds"]) < 1.7 and max(ratio["seconds"]) > 1 / 1.7, ratio
