@@ -43,9 +43,14 @@ WHERE_LONG = "core/"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is slow beside what says so itself: long tests of the kits, and all but a few combinations of values."""
+    """What is slow beside what says so itself: long tests of the kits, and all but a few combinations of values.
+
+    And what the kits have for a GPU is for `make test-gpu`: a stranger's pytest knows no such mark.
+    """
     thin = defaultdict(list)
     for item in items:
+        if item.name.startswith("test_a_gpu_gives_what_a_cpu_gives"):
+            item.add_marker("gpu")
         if item.name in LONG and not item.nodeid.startswith(WHERE_LONG):
             item.add_marker("slow")
         if item.get_closest_marker("thin") and isinstance(item, pytest.Function):

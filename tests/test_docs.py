@@ -334,6 +334,7 @@ def test_all_that_a_task_s_tests_can_be_told_is_documented():
     told = {name for cls in (TaskTests, ComponentTests) for name in cls.__annotations__} - {
         "deterministic",
         "exact_gradient",
+        "near",
     }
     assert set(re.findall(r"^\| `(\w+)` \| .* \|$", text, re.MULTILINE)) >= told
 

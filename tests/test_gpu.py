@@ -14,13 +14,18 @@ from rlalign.config.pipeline import Pipeline
 from rlalign.records import logs
 from rlalign.running import loop
 from rlalign.testing.bench import Bench, Silence, run_until
+from rlalign.testing.kit import require_near
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
 ]
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted(p for p in ROOT.glob("examples/**/*.yaml") if not {"runs", "gpu"} & set(p.parts))
+ELSEWHERE = {"real", "learned-reward", "sentiment-reward", "gsm8k.yaml"}
+"""Whose models and data are not in this repository."""
+EXAMPLES = sorted(
+    p for p in ROOT.glob("examples/**/*.yaml") if not {"runs", "gpu", *ELSEWHERE} & set(p.parts)
+)
 EXAMPLES.remove(ROOT / "examples/algorithms/logged.yaml")  # reads what another run left
 LANGUAGE = ("toy-keywords", "algorithms/nlpo-seq2seq", "algorithms/dpo", "algorithms/trpo")
 """Examples with language models: two online, one offline, one with an update of its own."""
@@ -57,20 +62,20 @@ def test_every_example_runs(path: Path, tmp_path: Path, with_example_plugins: An
 
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_a_run_is_what_it_is_on_a_cpu(name: str, tmp_path: Path) -> None:
-    """The same seed draws the same tokens. Metrics differ by rounding, a little more with each iteration."""
+    """The same seed draws the same tokens and gives the same numbers, but for rounding.
+
+    In float64, though transformers' T5 norms in float32: Adam makes as much of the smallest gradients as of large ones,
+    and so a token may become another one later.
+    """
     on_cpu, on_gpu = (
-        rows(
-            loop.start(loaded(name, f"device={device}"), root=tmp_path / device, display=Silence()).run().path
-        )
-        for device in ("cpu", "cuda")
+        rows(loop.start(loaded(name, *how), root=tmp_path / how[0], display=Silence()).run().path)
+        for how in (("device=cpu", "train.dtype=float64"), ("device=cuda", "train.dtype=float64"))
     )
     assert len(on_cpu) == len(on_gpu)
     for one, other in zip(on_cpu, on_gpu, strict=True):
-        assert one.keys() == other.keys()
-        numbers = {k: v for k, v in one.items() if isinstance(v, float)}
-        later = one["iteration"] > 1  # what counts a threshold's crossings moves in jumps
-        same = {k: v for k, v in numbers.items() if not later or k.startswith(("reward", "length", "eval/"))}
-        assert {k: other[k] for k in same} == pytest.approx(same, rel=2e-2 if later else 2e-3, abs=1e-3)
+        later = one["iteration"] > 1
+        same = {k: v for k, v in one.items() if not later or k.startswith(("reward", "length", "eval/"))}
+        require_near({k: other[k] for k in same}, same, 0.05 if later else 1e-3)
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -101,7 +106,7 @@ def test_a_full_memory_gives_the_same_gradient(tmp_path: Path) -> None:
             "policy": {"logits": {"prompts": 64, "steps": 129, "hidden": 256, "vocabulary": 100_000}},
             "responses": "logged",
             "rewards": ["logged"],
-            "algorithm": "rloo",
+            "algorithm": "policy-gradient",
             "device": "cuda",
             "train": {"iterations": 1, "prompts": 64},
         },

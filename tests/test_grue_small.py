@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -38,32 +39,72 @@ def planned(suite: Suite, world: str) -> list[Planned]:
     return plan.main(suite, world, first)
 
 
-def test_the_stored_leaderboard_comes_again_from_stored_runs_and_stands_in_the_readme():
-    """Of the logged answers; the others have not run whole."""
-    of = suite("offline")
-    ledger = Ledger.read(of, FOLDER / of.results)
-    assert len(ledger.entries) == 12 and not ledger.missing
-    texts = table(ledger.entries, of.bench.scores, ledger.missing)
-    for name, text in texts.items():
-        assert (FOLDER / of.results / name).read_text() == text
+def ledger_of(name: str) -> tuple[Suite, Ledger]:
+    of = suite(name)
+    return of, Ledger.read(of, FOLDER / of.results)
+
+
+@pytest.mark.parametrize(("name", "runs"), [("online", 24), ("offline", 12)])
+def test_the_stored_leaderboard_comes_again_from_stored_runs(name, runs):
+    of, ledger = ledger_of(name)
+    assert len(ledger.entries) == runs and not ledger.missing
+    for file, text in table(ledger.entries, of.bench.scores, ledger.missing).items():
+        assert (FOLDER / of.results / file).read_text() == text
+
+
+def test_what_the_readme_says_of_logged_answers_is_what_is_stored():
     row = r"\| (`\S+`) +\| (0\.\d+) \| (\[.*?\]) \| +[\d.]+ \| +3 \| +(\S+ ± \S+) \|"
-    found = re.findall(row, texts["leaderboard.md"])
+    found = re.findall(row, (FOLDER / "results/offline/leaderboard.md").read_text())
     assert len(found) == 4
     for name, mean, interval, kl in found:
         assert f"| {name} | {mean} {interval} | {kl} |" in README
 
 
-def test_what_the_readme_says_of_online_runs_is_what_is_stored():
-    rewards: dict[tuple[str, str], dict[int, float]] = {}
-    for line in (FOLDER / "results/online/grue-small-online.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        rewards.setdefault((row["world"], row["arm"]), {})[row["seed"]] = row["metrics"]["final.reward"]
-    assert sum(map(len, rewards.values())) == 21 and "21 of the 24" in README
-    for (task, algorithm), found in rewards.items():
-        seeds = [f"{found[seed]:.3f}" for seed in sorted(found)]
-        mean = f"{sum(found.values()) / len(found):.3f}"
-        told = f"{mean} ({', '.join(seeds)})" if len(seeds) > 1 else mean
-        assert f"| `{algorithm}` | {told} |" in README, (task, algorithm)
+def test_the_leaderboard_of_online_runs_stands_in_the_readme_and_the_manual():
+    overall, _, _ = (FOLDER / "results/online/readme.md").read_text().partition("\nBy task")
+    ranks, meaning = overall.removeprefix("Over all tasks:\n\n").split("\n\n", 1)
+    for page in (README, (ROOT / "docs/leaderboards.md").read_text()):
+        assert ranks in page and meaning in page
+
+
+COLUMNS = {
+    "imdb": ["reward", "vader", "surprise", "kl"],
+    "common-gen": ["reward", "words", "meteor", "rouge", "surprise", "kl"],
+    "e2e": ["reward", "facts", "meteor", "rouge", "surprise", "kl"],
+}
+"""Of the README's tables of online runs, between the algorithm and the seconds."""
+
+
+@pytest.mark.parametrize("task", COLUMNS)
+def test_what_the_readme_says_of_online_runs_is_what_is_stored(task):
+    for algorithm in suite("online").arms:
+        rows = stored("online", task, algorithm)
+        cells = [f"`{algorithm}`"]
+        for column in COLUMNS[task]:
+            found = [row["measured"]["final"]["metrics"][column] for row in rows]
+            digits = 3 if column != "kl" else 2 if task == "imdb" else 1
+            cell = f"{fmean(found):.{digits}f}".replace("-", "−")
+            each = column in ("reward", "vader")
+            cells.append(f"{cell} ({', '.join(f'{one:.3f}' for one in found)})" if each else cell)
+        cells.append(f"{fmean(row['metrics']['seconds'] for row in rows):,.0f}")
+        assert f"| {' | '.join(cells)} |" in README
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_the_readme_says_of_each_runs_price_is_what_is_stored(name):
+    for task in TASKS[name]:
+        [line] = re.findall(rf"^\| `{task}` (\|.* s, .* GB .*)", README, re.M)
+        for algorithm in suite(name).arms:
+            used = [row["metrics"] for row in stored(name, task, algorithm)]
+            cell = "; ".join(f"{one['seconds']:,.0f} s, {one['memory_gb']:.1f} GB" for one in used)
+            assert f"| {cell} |" in line
+
+
+def stored(name: str, task: str, algorithm: str) -> list[dict[str, Any]]:
+    lines = (FOLDER / f"results/{name}/grue-small-{name}.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if (row["world"], row["arm"]) == (task, algorithm)]
+    assert len(rows) == suite(name).seeds
+    return sorted(rows, key=lambda row: row["seed"])
 
 
 EACH = [(name, world) for name, worlds in TASKS.items() for world in worlds]

@@ -386,35 +386,3 @@ def test_nothing_tells_to_install_a_name_that_a_stranger_may_own():
         "{library}",
         "-e",
     }  # a library that a table names; a folder of one's own
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.6.0"])
-def test_hooks_on_the_oldest_pluggy(version, tmp_path):
-    """The bounds promise pluggy 1.6: its register() evaluates properties, for instance."""
-    site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
-    got = subprocess.run(
-        [*install, f"pluggy=={version}"], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    if got.returncode:
-        pytest.skip(f"pluggy {version} cannot be had here: {got.stderr.strip().splitlines()[-1:]}")
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    shown = subprocess.run(
-        [sys.executable, "-c", "import pluggy; print(pluggy.__version__)"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert shown.stdout.strip() == version
-    names = ("test_hooks.py", "test_stages.py", "test_plan.py", "test_registry.py")
-    suites = [str(p) for name in names for p in sorted((ROOT / "core/tests").rglob(name))]
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites],
-        env=environment,
-        cwd=ROOT,
-        check=True,
-    )
-    run = [sys.executable, "-m", "rlalign.cli", "run", str(ROOT / "examples/bandit.yaml"), "--plain"]
-    subprocess.run([*run, "train.iterations=3", "--runs", str(tmp_path)], env=environment, check=True)

@@ -86,3 +86,18 @@ def test_the_demo_in_short(tmp_path: Path) -> None:
     assert re.search(r"^  The judge: [+-]\d\.\d{3} on the same prompts, 95 % interval", printed, re.MULTILINE)
     assert len(re.findall(r"^    (?:before|after) +[+-]\d\.\d\d", printed, re.MULTILINE)) == 6
     assert (tmp_path / "align/model/model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(LACKING), reason=f"{', '.join(LACKING)}: not installed; `make demo-real` installs them"
+)
+def test_its_costs_are_those_that_were_estimated(tmp_path: Path) -> None:
+    """To within a fifth, in seconds of the processor and in memory."""
+    options = ["train.iterations=4", "evaluate=null", "checkpoints.every=100"]
+    command = [sys.executable, "-m", "rlalign.cli", "run", str(HERE / "align.yaml"), *options, "--plain"]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--runs", str(tmp_path)], check=True, env=environment)
+    costs = json.loads((tmp_path / "align/costs.json").read_text())["rloo"]
+    for what in ("iteration", "memory"):
+        assert costs["estimated"][what] == pytest.approx(costs["measured"][what], rel=0.2), what

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,26 @@ def test_an_unknown_recipe_and_a_refused_one_are_said_in_a_line(monkeypatch, tmp
 @pytest.mark.parametrize("path", FILES, ids=called)
 def test_every_recipe_runs_on_sample_rows(path, models, tmp_path):
     holds(run(path, models, tmp_path), path)
+
+
+@pytest.mark.slow
+def test_the_suite_is_run_and_ranked(models, tmp_path):
+    """Two tasks, one of which has no published model, by an online and an offline algorithm."""
+    tasks, algorithms = ("imdb", "e2e"), ("rloo", "a-lol")
+    suite = yaml.safe_load((FOLDER / "suite.yaml").read_text())
+    worlds = {}
+    for task in tasks:
+        said = suite["worlds"][task]
+        arms = {name: try_out.small(said["arms"][name], models) for name in algorithms}
+        worlds[task] = {"set": try_out.shortened(said["set"], models), "arms": arms}
+    suite |= {"worlds": worlds, "arms": {name: {} for name in algorithms}, "seeds": 1}
+    suite["final"] = {"final": {"evaluate": {"examples": 4}}}
+    suite["bench"]["scores"] = {task: suite["bench"]["scores"][task] for task in tasks}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    bench = [sys.executable, "-m", "rlalign.cli", "bench", "suite.yaml"]
+    for command in ("run", "table"):
+        subprocess.run([*bench, command], cwd=tmp_path, check=True)
+    (rows,) = (tmp_path / "results").rglob("*.jsonl")
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert len(found) == 4
+    assert "rloo" in (tmp_path / "results/leaderboard.md").read_text()

@@ -245,7 +245,7 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "gpu.json"
-    parts = ["sampling", "training", "runs", "profile"]
+    parts = ["sampling", "training", "runs", "sharding", "profile"]
     said = ["gpu", "--self-test", "--device", "cpu", "--only", *parts, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", said)
     gpu_bench.main()
@@ -271,6 +271,9 @@ def test_the_gpu_benchmark_runs_on_tiny_shapes(
         "tiny, dpo",
     ]
     assert found["profile"]["tiny/rloo"]["rollout"]["top"]
+    cut = found["sharding"]["tiny"]
+    assert [cut[name]["weights are cut"] for name in ("whole", "cut")] == [False, True]
+    assert cut["times as long"] > 0
     assert "update at" in capsys.readouterr().out
 
 
@@ -280,7 +283,7 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
     given = [7, 6]
 
     def generate_batch(ids: list[list[int]], *, generation_config: Any, progress_bar: bool) -> dict[str, Any]:
-        asked.update(ids=ids, k=generation_config.num_return_sequences)
+        asked.update(ids=ids)
         return {str(i): SimpleNamespace(generated_tokens=[5] * given[i % len(given)]) for i in range(8)}
 
     network = SimpleNamespace(generate_batch=generate_batch, config=SimpleNamespace(vocab_size=1000))
@@ -289,13 +292,14 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
         gpu_sampling.continuous(policy, 8, 4, 16, 7)()
     given[1] = 7
     assert len(gpu_sampling.continuous(policy, 8, 4, 16, 7)()) == 8
-    assert len(asked["ids"]) == 2 and asked["k"] == 4
+    first, *others = asked["ids"]
+    assert [row == first for row in others] == [True] * 3 + [False] * 4, "each prompt once for each response"
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
     made = gpu_bench.Bench("cpu", gpu_bench.SMALL, ("tiny",), tmp_path)
-    found = gpu_bench.run(made, ["tests", "toys"], 0.1, tmp_path / "gpu.json")
-    assert set(found["left out"]) == {"tests gpu", "toys grue-toy"}
+    found = gpu_bench.run(made, ["tests", "suites"], 0.1, tmp_path / "gpu.json")
+    assert set(found["left out"]) == {"tests gpu", "suites grue_toy", "suites grue_small"}
     late = others.told([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], 1.0)
     assert late["ended"] == "cut off after 1 s" and late["tail"] == ["1"]
     assert others.told([sys.executable, "-c", "print('2 passed')"], 20)["ended"] == "0"

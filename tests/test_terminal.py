@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = [sys.executable, "-c", "from rlalign.cli.commands import main; main()", "run"]
+RLALIGN = [sys.executable, "-c", "from rlalign.cli.commands import main; main()"]
 COLUMNS = 100
 LIMIT = 120.0
 TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r|\n|[^\x1b\r\n]")
@@ -80,13 +80,15 @@ class Watched:
         return str(self.screen)
 
 
-def watch(folder: Path, arguments: Sequence[str], keys: Sequence[tuple[str, bytes]] = ()) -> Watched:
+def watch(
+    folder: Path, arguments: Sequence[str], keys: Sequence[tuple[str, bytes]] = (), command: str = "run"
+) -> Watched:
     """Run rlalign on a terminal; send each key once its text is on the screen."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.environ["TERM"] = "xterm-256color"
-        os.execv(sys.executable, [*RUN, *arguments])
+        os.execv(sys.executable, [*RLALIGN, command, *arguments])
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     screen, seen, left = Screen(), [], list(keys)
     decode = codecs.getincrementaldecoder("utf-8")().decode
@@ -161,3 +163,16 @@ def test_before_a_run_begins_only_the_message_is_left(
 ) -> None:
     found = watch(tmp_path, [BANDIT, *arguments], keys)
     assert found.status == status and found.screen.cursor and found.last.startswith(left), found.last
+
+
+@pytest.mark.slow
+def test_a_conversation_that_is_typed(tmp_path: Path) -> None:
+    """What is being opened is said; a line that was typed comes back with the arrow key; Ctrl-D ends it."""
+    small = ["train.iterations=1", "train.prompts=2", "evaluate=null", "--plain"]
+    watch(tmp_path, [str(ROOT / "examples/toy-keywords.yaml"), *small])
+    up, enter, ctrl_d = b"\x1b[A", b"\r", b"\x04"
+    keys = [("begins anew", b"river boat" + enter), ("base ", up + enter), ("base ", ctrl_d)]
+    found = watch(tmp_path, ["runs/toy-keywords"], keys, "chat")
+    assert found.status == 0, found.last
+    assert found.seen[0][1].startswith("opening runs/toy-keywords …")
+    assert found.last.count("river boat") >= 2 and found.last.count("\ntrained ") >= 2, found.last

@@ -41,6 +41,13 @@ def test_the_variance_of_a_mean_by_hand():
     assert found.shrink == pytest.approx(math.sqrt(own / of_examples))
 
 
+def test_two_seeds_that_agree_have_an_interval_that_can_be_read():
+    """Satterthwaite's approximation gives them 0.23 degrees of freedom, and t's tails of that reach 200,000."""
+    agree = statistics.spread(np.array([[0.0, 1.0, 2.0, 3.0], [0.0, 3.0, 2.0, 1.0]]))
+    assert agree.variance == pytest.approx(1 / 12)
+    assert agree.df == 1
+
+
 def test_draws_have_the_variance_that_they_are_said_to_have():
     scores = crossed(4, 30, 0.1, 0.2, 0.3, rng())
     picks = statistics.pick_seeds(4, rng(1))

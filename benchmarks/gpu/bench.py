@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ from benchmarks.gpu import iterations, others, profiling, roofline, sampling
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SHAPES = ("gpt2", "qwen-0.5b", "qwen-7b", "qwen-1.5b")
-PARTS = ("sampling", "training", "runs", "tests", "profile", "toys")
+PARTS = ("sampling", "training", "runs", "sharding", "tests", "profile", "suites")
 BRIEF: dict[str, Callable[[Any], str]] = {
     "sampling": sampling.brief,
     "training": iterations.brief,
     "runs": iterations.brief,
+    "sharding": lambda one: (
+        f"cut over one process an iteration takes {one['times as long']:.2f} times as long"
+    ),
     "tests": others.brief,
-    "toys": others.brief,
+    "suites": others.brief,
 }
 
 
@@ -50,10 +53,11 @@ class Size:
     learned: tuple[int, int] = (128, 128)
     """Tokens of a prompt and of a response in an iteration."""
     rounds: int = 2
+    ways: tuple[str, ...] = sampling.ALL
     count: int = 3
 
 
-SMALL = Size((8, 4), 2, 12, 6, 4, (8, 6), 1, 2)
+SMALL = Size((8, 4), 2, 12, 6, 4, (8, 6), 1, count=2)
 
 
 @dataclass(frozen=True)
@@ -99,17 +103,33 @@ class Bench:
             yield Piece(
                 "runs", f"{self.names[0]}/{method}", 20, lambda _, m=method: self.learn(self.names[0], m)
             )
+        name = self.names[min(1, len(self.names) - 1)]
+        yield Piece("sharding", name, 40, lambda _: self.cut(name))
         yield Piece("tests", "gpu", 60, lambda left: others.tests(min(left - 20, 150)))
         yield Piece("profile", f"{self.names[0]}/rloo", 20, lambda _: self.profile(self.names[0]))
-        yield Piece("toys", "grue-toy", 60, lambda left: others.toys(left - 15))
+        for name in ("grue_toy", "grue_small"):
+            yield Piece("suites", name, 60, lambda left, n=name: others.suite(n, left - 15))
 
     def sample(self, shape: str, rows: int) -> dict[str, Any]:
         s = self.size
-        return sampling.sampling(self.policy(shape), rows, s.samples, s.prompt, s.new, s.rounds, self.rates)
+        policy = self.policy(shape)
+        return sampling.sampling(policy, rows, s.samples, s.prompt, s.new, s.rounds, self.rates, s.ways)
 
     def learn(self, shape: str, method: str) -> dict[str, Any]:
         self.close()
         return iterations.iterations(self._pipeline(shape, method), self.rates)
+
+    def cut(self, shape: str) -> dict[str, Any]:
+        """RLOO with weights whole, and cut over this one process by FSDP2, both held in float32."""
+        said = self._pipeline(shape, "rloo")
+        said["train"] |= {"weights": None}
+        self.close()
+        found = {"whole": iterations.iterations(said, self.rates)}
+        self.close()
+        with iterations.One.here(self.device):
+            found["cut"] = iterations.iterations(said | {"shard": "all"}, self.rates)
+        seconds = {name: one["time/iteration"]["median"] for name, one in found.items()}
+        return found | {"times as long": seconds["cut"] / seconds["whole"]}
 
     def profile(self, shape: str) -> dict[str, Any]:
         self.close()
@@ -160,14 +180,20 @@ def main() -> None:
     ask.add_argument("--shapes", nargs="*", choices=list(shapes.SHAPES), default=SHAPES)
     ask.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     ask.add_argument("--rows", nargs="*", type=int)
+    ask.add_argument("--ways", nargs="*", choices=sampling.ALL, default=sampling.ALL, help="of sampling")
+    ask.add_argument("--rounds", type=int, help="of each way, after one that is not counted")
     ask.add_argument("--minutes", type=float, default=7.5)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--self-test", action="store_true", help="tiny shapes: whether it all runs")
     ask.add_argument("--out", type=Path, help="by default benchmarks/results/gpu-DATE.json")
     said = ask.parse_args()
     size, names = (SMALL, ("tiny",)) if said.self_test else (Size(), tuple(said.shapes))
-    if said.rows:
-        size = Size(**{**size.__dict__, "rows": tuple(said.rows)})
+    size = replace(
+        size,
+        rows=tuple(said.rows or size.rows),
+        rounds=said.rounds or size.rounds,
+        ways=tuple(said.ways),
+    )
     out = said.out or RESULTS / f"gpu-{datetime.date.today().isoformat()}.json"
     with tempfile.TemporaryDirectory() as folder:
         report = run(Bench(said.device, size, names, Path(folder)), said.only, said.minutes, out)

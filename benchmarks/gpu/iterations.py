@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from benchmarks.common import shapes
 from benchmarks.common.timing import summary
 from benchmarks.gpu.roofline import Rates, least_train_seconds, sizes, train_seconds
@@ -13,8 +16,11 @@ from benchmarks.gpu.sampling import peak
 from benchmarks.speed.work import COMPONENTS
 
 from rlalign.data.settings import Train
-from rlalign.records import logs
-from rlalign.testing import bench
+from rlalign.running.measured import Costs, Memory
+from rlalign.testing.bench import Bench
+from rlalign.world import sharding
+from rlalign.world.ranks import World, become, here
+from rlalign_plugin_hf import CausalLM
 
 KL: dict[str, Any] = {"rewards": ["odd", {"kl": {"coef": 0.05}}]}
 OWN: dict[str, Any] = {"models": {"value": {"value-head": {"trunk": "own"}}}}
@@ -25,6 +31,35 @@ METHODS: dict[str, dict[str, Any]] = {
     "nlpo": {"algorithm": {"nlpo": {"top_p": 0.9}}, **KL, **OWN},
     "dpo": {"algorithm": "dpo", "responses": "logged"},
 }
+
+
+class MadeThere(CausalLM):
+    """Whose random weights are made where they are needed: a large model would take a minute on the host."""
+
+    def setup(self) -> None:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            super().setup()
+
+
+class One(World):
+    """A single process that cuts its weights all the same: what FSDP2 costs without anybody to talk to."""
+
+    cuts = True
+
+    @classmethod
+    @contextmanager
+    def here(cls, device: str) -> Iterator[None]:
+        before = here()
+        store = torch.distributed.HashStore()
+        kind = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+        torch.distributed.init_process_group(kind, store=store, rank=0, world_size=1)
+        become(cls())
+        try:
+            yield
+        finally:
+            become(before)
+            torch.distributed.destroy_process_group()
+            sharding._mesh.cache_clear()
 
 
 def pipeline(
@@ -40,10 +75,10 @@ def pipeline(
     tokenizer = str(shapes.tokenizer_of(folder))
     return {
         "task": {"texts": texts},
-        "policy": {"causal-lm": {"path": str(folder), "tokenizer": tokenizer, "init": "random"}},
+        "policy": {"made-there": {"path": str(folder), "tokenizer": tokenizer, "init": "random"}},
         **METHODS[method],
         "device": device,
-        "generation": {"samples": k, "min_new_tokens": new, "max_new_tokens": new},
+        "generation": {"samples": k, "max_new_tokens": new},
         "train": {"iterations": count, "prompts": prompts, "lr": 1e-6, "dtype": "bfloat16", **HALVES},
         "checkpoints": {"every": 1000},
     }
@@ -57,22 +92,30 @@ def iterations(said: dict[str, Any], rates: Rates) -> dict[str, Any]:
     count that, and so is what the card really does.
     """
     found: dict[str, Any] = {}
+    texts, count = said["task"]["texts"], said["train"]["iterations"]
     with tempfile.TemporaryDirectory() as root, peak(found):
-        finished, session = bench.run(Path(root), said, COMPONENTS)
-        rows = [r for r in logs.read(finished.path / "metrics.jsonl") if "time/iteration" in r][1:]
-        for key in sorted({key for row in rows for key in row if key.startswith("time/")}):
-            found[key] = summary([row[key] for row in rows if key in row])
-        texts, train = said["task"]["texts"], session.plans[0].settings.train
+        memory = Memory(torch.device(said["device"]))
+        held = Bench(Path(root), said, COMPONENTS | {"made-there": MadeThere})
+        costs = Costs(held.phase, memory)
+        rows = []
+        for _ in range(count):
+            rows.append(held.iterate())
+            costs.iteration()
+        for key in sorted({key for row in rows[1:] for key in row if key.startswith("time/")}):
+            found[key] = summary([row[key] for row in rows[1:] if key in row])
+        train = held.phase.settings.train
         k = 2 if texts["logged"] else said["generation"]["samples"]
         tokens = train.prompts * k * (texts["prompt"] + texts["new"])
         found["tokens"] = tokens
-        model = sizes(session.models.policy.network)
+        model = sizes(held.session.models.policy.network)
         work = train_seconds(model, tokens * train.epochs, rates)
         least = least_train_seconds(model, train.prompts, k, texts["prompt"], texts["new"], rates)
         found["share of the card's rate in the update"] = work / found["time/update"]["median"]
         found["share of what must be computed"] = train.epochs * least / found["time/update"]["median"]
         found["whole iteration, tokens/s"] = tokens / found["time/iteration"]["median"]
-        found["budget"], found["head_chunk"] = session.budget, session.head_chunk
+        found["budget"], found["head_chunk"] = held.engine.budget, held.engine.head_chunk
+        found["weights are cut"] = any(sharding.is_cut(p) for p in held.session.models.policy.parameters())
+        found["estimated"], found["measured"] = costs.estimated, costs.measured
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,24 +28,21 @@ def told(command: list[str], seconds: float) -> dict[str, Any]:
 
 def tests(seconds: float) -> dict[str, Any]:
     """`make test-gpu`: passed, failed, and the names of those that failed."""
-    found = told([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"], seconds)
+    workers = str(min(10, os.cpu_count() or 1))
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n", workers, "-p", "no:cacheprovider"]
+    found = told(command, seconds)
     last = " ".join(found["tail"])
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
     return found | counts
 
 
-def toys(seconds: float) -> dict[str, Any]:
-    """Runs of the suite GRUE-toy, as many as fit."""
-    command = [
-        sys.executable,
-        "-m",
-        "rlalign.cli",
-        "bench",
-        "benchmarks/grue_toy/suite.yaml",
-        "run",
-        "--jobs",
-        "4",
-    ]
+def suite(name: str, seconds: float) -> dict[str, Any]:
+    """Runs of a suite, as many as fit; of real text once its `prepare.py` has laid that out."""
+    folder = ROOT / "benchmarks" / name
+    if (folder / "prepare.py").exists() and not (folder / "prepared").exists():
+        return {"ended": "left out: its text is not prepared", "seconds": 0.0}
+    file = folder / ("suite.yaml" if (folder / "suite.yaml").exists() else "online.yaml")
+    command = [sys.executable, "-m", "rlalign.cli", "bench", str(file), "run", "--jobs", "4"]
     return told(command, seconds)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.gpu.iterations import MadeThere
 from benchmarks.gpu.roofline import timed
 from benchmarks.speed.work import COMPONENTS
 from torch.profiler import ProfilerActivity
@@ -21,7 +22,7 @@ LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cudaGraphLaunch")
 def profile(said: dict[str, Any], device: str) -> dict[str, Any]:
     """The rollout and the gradient of the second iteration."""
     with tempfile.TemporaryDirectory() as root:
-        held = Bench(Path(root), said, COMPONENTS)
+        held = Bench(Path(root), said, COMPONENTS | {"made-there": MadeThere})
         batch = held.batch()
         ways = {"rollout": held.rollout, "gradient": lambda: held.gradient(batch)}
         return {part: kernels(way, device) for part, way in ways.items()}

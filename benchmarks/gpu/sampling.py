@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,16 @@ from benchmarks.gpu.roofline import Rates, rollout_seconds, sizes, timed
 
 from rlalign.data.rollout import Rollout
 from rlalign.running.models import hold
+
+ALL = (
+    "ours",
+    "engine: graphs",
+    "engine: slots",
+    "engine: loop",
+    "transformers' forward",
+    "generate",
+    "generate_batch",
+)
 
 
 def lay(shape: str, root: Path) -> Path:
@@ -81,15 +91,15 @@ def _by_engine(policy: Any, engine: Any, run: Callable[[], Rollout]) -> Any:
 
 
 def continuous(policy: Any, rows: int, k: int, prompt: int, new: int) -> Callable[[], Any]:
-    """transformers' own engine for many requests, which may share a prompt; called as TRL calls it."""
+    """transformers' own engine for many requests, which may begin alike; called as TRL calls it."""
     from transformers import GenerationConfig
 
-    ids = prompts(policy, rows // k, prompt).tolist()
+    # Each prompt for each of its responses: several of one request are not returned.
+    ids = [row for row in prompts(policy, rows // k, prompt).tolist() for _ in range(k)]
     # An end that never comes: nothing ends early.
     how = GenerationConfig(
-        max_new_tokens=new, num_return_sequences=k, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1,
-        pad_token_id=shapes.PAD,
-    )  # fmt: skip
+        max_new_tokens=new, do_sample=True, top_k=0, top_p=1.0, eos_token_id=-1, pad_token_id=shapes.PAD
+    )
 
     def batch() -> Any:
         found = policy.network.generate_batch(ids, generation_config=how, progress_bar=False)
@@ -102,7 +112,14 @@ def continuous(policy: Any, rows: int, k: int, prompt: int, new: int) -> Callabl
 
 
 def sampling(
-    policy: Any, rows: int, k: int, prompt: int, new: int, rounds: int, rates: Rates
+    policy: Any,
+    rows: int,
+    k: int,
+    prompt: int,
+    new: int,
+    rounds: int,
+    rates: Rates,
+    only: Collection[str] = ALL,
 ) -> dict[str, Any]:
     """Tokens a second of each way in turn, its peak memory, and its share of the floor."""
     run = ours(policy, rows, k, prompt, new)
@@ -118,6 +135,7 @@ def sampling(
         ways["generate_batch"] = continuous(policy, rows, k, prompt, new)
     else:
         found["ways"]["generate_batch"] = {"left out": "it is no engine for a CPU"}
+    ways = {name: way for name, way in ways.items() if name in only}
     floor = rollout_seconds(sizes(policy.network), rows, k, prompt, new, rates)
     seconds: dict[str, list[float]] = {}
     for count in range(rounds + 1):

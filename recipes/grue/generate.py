@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from recipes.grue import suite
 from recipes.grue.recipe import METHODS, Recipe, name_of
 
 from rlalign_authoring import layout
 
 HERE = Path(__file__).parent
-README = HERE / "README.md"
+README, SUITE = HERE / "README.md", HERE / "suite.yaml"
 SOME = {
     "either": "all but `supervised`",
     "base": "`ppo`, `nlpo`",
@@ -38,7 +39,7 @@ def recipes() -> list[Recipe]:
 def files() -> dict[Path, str]:
     """Every file and what it holds."""
     found = {HERE / one.task / f"{one.method}.yaml": one.text for one in recipes()}
-    return {**found, README: filled(README.read_text(encoding="utf-8"))}
+    return {**found, SUITE: suite.text(table()), README: filled(README.read_text(encoding="utf-8"))}
 
 
 def filled(readme: str) -> str:

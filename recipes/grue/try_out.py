@@ -49,13 +49,18 @@ def shortened(
     """The recipe on sample rows, or a copy of its data, with tiny models, for two iterations a phase."""
     ((task, options),) = recipe["task"].items()
     chat = options.get("style") == "chat"
-    found = {key: _small(key, value, models) for key, value in recipe.items() if key != "task"}
+    found = small({key: value for key, value in recipe.items() if key != "task"}, models)
     if chat:
         found["policy"] = {"causal-lm": {**found["policy"]["causal-lm"], "path": str(models["chat"])}}
     rows = (
         {"path": str(data.absolute()), "limit": LIMIT} if data else {"sample": True, **ENOUGH.get(task, {})}
     )
     return {"task": {task: {**options, **rows}}, **found}
+
+
+def small(sections: Mapping[str, Any], models: Mapping[str, Path]) -> dict[str, Any]:
+    """Sections of a pipeline, with tiny models and for two iterations."""
+    return {key: _small(key, value, models) for key, value in sections.items()}
 
 
 def _small(key: str, value: Any, models: Mapping[str, Path]) -> Any:

@@ -78,9 +78,10 @@ def spread(scores_SE: Array) -> Spread:
     if own > 0:
         squares += of_examples**2 / (E - 1) + of_answers**2 / ((S - 1) * (E - 1))
     variance = of_seeds + own
+    # `own` is a difference, with which Satterthwaite's approximation can come close to 0.
     return Spread(
         variance,
-        variance**2 / squares if squares > 0 else S - 1,
+        max(1.0, variance**2 / squares) if squares > 0 else S - 1,
         of_seeds * (S - 1) / S + own * (E - 1) / E,
         math.sqrt(own / of_examples) if own > 0 else 0.0,
     )

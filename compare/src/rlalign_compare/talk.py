@@ -58,8 +58,10 @@ def talk(
     trust: bool,
 ) -> None:
     """Ask both what is typed, until there is no more."""
-    sides = _sides(name, overrides, base=base, at=at, system=system, trust=trust)
     interactive = lines.isatty()
+    if interactive:
+        say(f"opening {name} …", err=True)
+    sides = _sides(name, overrides, base=base, at=at, system=system, trust=trust)
     if interactive:
         say(f"{' | '.join(side.name for side in sides)}; {NEW} begins anew, {QUIT} or Ctrl-D ends", err=True)
     failed = 0

@@ -36,6 +36,26 @@ def test_tokens_follow_from_the_memory() -> None:
     assert fits(1000 * GIB) == 16384, "no more than where memory is no matter"
 
 
+def test_weights_in_half_precision_leave_less_behind(tmp_path: Path) -> None:
+    """Where all that learns has them; and so micro-batches are larger."""
+
+    class Counted(Logits):
+        def footprint(self) -> Footprint:
+            return SMOLLM._replace(half=0.4, again=MIB)
+
+    found = {}
+    for name, train in {
+        "full": {},
+        "half": {"dtype": "bfloat16", "weights": "bfloat16"},
+        "again": {"dtype": "bfloat16", "weights": "bfloat16", "recompute": True},
+    }.items():
+        said: Any = {"task": "numbers", "policy": "counted", "rewards": ["token-sum"], "algorithm": "gain"}
+        said["train"] = {"iterations": 1, "prompts": 4, **train}
+        opened = session(tmp_path / name, said, {"counted": Counted, "gain": PolicyGradient})
+        found[name] = opened.footprint().token / MIB
+    assert found == pytest.approx({"full": 2, "half": 0.8, "again": 0.4}, rel=1e-5)
+
+
 def test_small_vocabularies_have_more_rows_of_logits_at_a_time() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert head_chunk(cpu) == head_chunk(cpu, SMOLLM) == 256

@@ -37,7 +37,6 @@ def test_a_component_that_passes_gets_a_badge():
         (("clip", "low", "{}"), "--options: expected a mapping"),
         (("drop-cut", "{}", "{exact: false}"), "exact: unknown attribute"),
         (("clop", "{}", "{}"), "no component named `clop`"),
-        (("vllm", '{urls: ["http://localhost:1"]}', "{}"), "is a sampler, and there are no tests"),
     ],
 )
 def test_what_cannot_be_tested_is_said(arguments, told, capsys):

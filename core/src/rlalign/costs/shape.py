@@ -30,6 +30,8 @@ class Shape:
     """Weights of the largest layer."""
     kept: int
     """Bytes that a token leaves behind for the backward pass."""
+    half: float = 1.0
+    """The share of them that is left where weights are held in half precision."""
     attention: int = 0
     """Layers × width of all heads: a pair of tokens costs so many products twice."""
     resting: int = 0

@@ -81,6 +81,8 @@ def only(logits_nV: Tensor, kept_nV: Tensor) -> Tensor:
     (A CPU's `masked_fill` branches at every entry, reading Booleans as such costs twice as much as reading bytes, and
     memory that is new has to be fetched.)
     """
+    if logits_nV.device.type != "cpu":
+        return torch.where(kept_nV, logits_nV, -math.inf)
     bound_nV = kept_nV.view(torch.uint8).to(logits_nV.dtype).sub_(0.5).mul_(math.inf)
     return torch.minimum(logits_nV, bound_nV, out=bound_nV)
 

@@ -82,6 +82,8 @@ class Footprint(NamedTuple):
     """Of one row."""
     again: int | None = None
     """As `token`, where layers are computed again in the backward pass; None: as much."""
+    half: float = 1.0
+    """The share of that which is left behind where weights are held in half precision."""
 
 
 class Reading(NamedTuple):

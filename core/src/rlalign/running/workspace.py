@@ -94,8 +94,13 @@ class Workspace:
     def footprint(self) -> Footprint | None:
         """The memory that the policy takes while it learns as all phases have it."""
         size = self.models.opened().footprint()
-        again = all(plan.settings.train.recompute for plan in self.plans if plan.learns)
-        return size if size is None or size.again is None or not again else size._replace(token=size.again)
+        if size is None:
+            return None
+        learning = [plan.settings.train for plan in self.plans if plan.learns]
+        again = size.again is not None and all(train.recompute for train in learning)
+        token = size.again if size.again is not None and again else size.token
+        half = all(train.held == "bfloat16" for train in learning)
+        return size._replace(token=int(token * (size.half if half else 1)))
 
     def fit(self, known: Mapping[str, Any], loaded: bool = True) -> dict[str, Any]:
         """How large micro-batches may be: as a run's lock has it, or what fits the memory that is free now.

@@ -7,6 +7,7 @@ from rlalign.testing.logits import FreeValue, LinearValue, Logits
 from rlalign.testing.losses import PolicyAndValue, PolicyGradient, ValueFit
 from rlalign.testing.policy_kit import PolicyTests
 from rlalign.testing.reward_kit import RewardTests
+from rlalign.testing.sampler_kit import SamplerTests
 from rlalign.testing.task_kit import TaskTests
 from rlalign.testing.tasks import Length, Numbers, TokenSum
 from rlalign.testing.text import Bytes
@@ -27,6 +28,7 @@ __all__ = [
     "PolicyGradient",
     "PolicyTests",
     "RewardTests",
+    "SamplerTests",
     "TaskTests",
     "TokenSum",
     "ValueFit",

@@ -28,7 +28,15 @@ from rlalign.config.words import found, unknown
 from rlalign.errors import ConfigError, RLAlignError, shown
 from rlalign.interface.environment import Environment
 from rlalign.running.members import implements
-from rlalign.testing import ComponentTests, EnvironmentTests, PolicyTests, RewardTests, TaskTests, ValueTests
+from rlalign.testing import (
+    ComponentTests,
+    EnvironmentTests,
+    PolicyTests,
+    RewardTests,
+    SamplerTests,
+    TaskTests,
+    ValueTests,
+)
 
 MODULE = """
 from rlalign.testing import {kit} as Kit
@@ -66,9 +74,7 @@ def kit_of(name: str, loaded: Loaded, options: Mapping[str, Any]) -> type[Compon
     """The tests for a component of this kind."""
     what = kind(loaded.cls)
     if what == "sampler":
-        raise ConfigError(
-            f"`{name}` is a sampler, and there are no tests for these that every one has to pass"
-        )
+        return SamplerTests
     if what in ("policy", "value"):
         return PolicyTests if what == "policy" else ValueTests
     if what == "task":

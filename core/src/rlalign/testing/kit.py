@@ -23,7 +23,15 @@ from rlalign.learning.engine import Route
 from rlalign.records.tensors import join_state, split_state
 from rlalign.running.checks import hooks_of
 from rlalign.running.members import HOOKS, Member, implements
-from rlalign.testing.bench import Bench, logged, plain_gradient, plain_outputs, session, stopped_and_resumed
+from rlalign.testing.bench import (
+    Bench,
+    logged,
+    plain_gradient,
+    plain_outputs,
+    run,
+    session,
+    stopped_and_resumed,
+)
 
 
 class ComponentTests:
@@ -40,6 +48,8 @@ class ComponentTests:
     pipeline: ClassVar[Mapping[str, Any]] = {}
     deterministic: ClassVar[bool] = True
     exact_gradient: ClassVar[bool] = True
+    near: ClassVar[float] = 1e-3
+    """How far, as a share, what it logs on a GPU may be from what it logs on a CPU."""
 
     # -- what it is ---------------------------------------------------------------------------------
 
@@ -228,6 +238,34 @@ class ComponentTests:
             for key, tensor in model.state_dict().items():
                 assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
         assert logged(whole.dir.path) == logged(resumed.dir.path)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_a_gpu_gives_what_a_cpu_gives(self, tmp_path: Path) -> None:
+        """The same tokens and numbers from the same seed, but for rounding."""
+        cpu, gpu = (self._logged_on(device, tmp_path) for device in ("cpu", "cuda"))
+        assert len(cpu) == len(gpu)
+        for one, other in zip(cpu, gpu, strict=True):
+            require_near(other, one, self.near)
+
+    def _logged_on(self, device: str, folder: Path) -> list[dict[str, Any]]:
+        pipeline = {**self.whole_pipeline(), "device": device}
+        finished, _ = run(folder / device, pipeline, self.extra)
+        return logged(finished.path)["metrics.jsonl"]
+
+
+def require_near(found: Mapping[str, Any], expected: Mapping[str, Any], near: float) -> None:
+    """What a run logged in an iteration, computed elsewhere: the same but for rounding, a share `near`."""
+    assert found.keys() == expected.keys()
+    numbers = {key: value for key, value in expected.items() if isinstance(value, float)}
+    # A policy is its own reference at first, and rounding says which response is more likely.
+    if expected.get("iteration") == 1:
+        numbers = {key: value for key, value in numbers.items() if not key.endswith("/accuracy")}
+    far = {
+        key: (found[key], value)
+        for key, value in numbers.items()
+        if found[key] != pytest.approx(value, rel=near, abs=near / 100, nan_ok=True)
+    }
+    assert not far, f"found and expected: {far}"
 
 
 def json_options(options: Any) -> dict[str, Any]:

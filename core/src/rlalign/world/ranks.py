@@ -52,6 +52,11 @@ class World:
         """Whether this process writes the run's files, and talks."""
         return self.own == 0
 
+    @property
+    def cuts(self) -> bool:
+        """Whether there is anybody to cut weights among."""
+        return self.count > 1
+
     def about(self) -> dict[str, Any]:
         """What a run's numbers depend on."""
         if self.count == 1:

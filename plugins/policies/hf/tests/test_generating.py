@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlalign import Sampling
-from rlalign.testing import Bench, PolicyGradient, run
+from rlalign.testing import Bench, PolicyGradient, SamplerTests, run
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign_plugin_hf.testing import tiny_model
 
@@ -36,6 +36,15 @@ def pipeline(folder: Path, **how: Any) -> dict[str, Any]:
         "generation": {"samples": 2, "max_new_tokens": 4, **how},
         "train": {"iterations": 2, "prompts": 3, "lr": 0.01},
     }
+
+
+class TestGenerate(SamplerTests):
+    component = Generate
+
+    @pytest.fixture(autouse=True)
+    def model(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        said = {name: pipeline(tmp_path_factory.mktemp("model"))[name] for name in ("task", "policy")}
+        type(self).pipeline = said
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ class TestRegression(OnRealData):
 
 class TestPairAccuracy(OnRealData):
     component = "pair-accuracy"
+    near = 0.1  # what is added to all rewards alike earns nothing: Adam makes steps of its rounding
 
     def whole_pipeline(self) -> dict[str, Any]:
         return pipeline()

@@ -6,16 +6,16 @@ import json
 import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from rlalign import ConfigError, RLAlignError, Sampling
-from rlalign.testing import Bench, PolicyGradient, run, session
+from rlalign.testing import Bench, PolicyGradient, SamplerTests, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign.testing.text import Bytes
 from rlalign_plugin_vllm import VLLM
@@ -71,6 +71,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     with servers(1) as made:
         _, done = run(tmp_path_factory.mktemp("whole"), pipeline(urls(made)), COMPONENTS)
     return logged(done.dir.path)
+
+
+class TestIt(SamplerTests):
+    component = "vllm"
+    pipeline: ClassVar[Mapping[str, Any]] = {"task": {"numbers": {"size": 24}}}
+
+    @pytest.fixture(autouse=True)
+    def served(self) -> Iterator[None]:
+        with servers(1) as made:
+            type(self).options = {"exact": True, **urls(made)}
+            yield
 
 
 # -- what is sampled ----------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def is_bare(policy: LanguageModel) -> bool:
     if lm_head is None:
         return False
     generator = torch.Generator().manual_seed(0)
-    far = 50 * torch.randn(4, policy.width, generator=generator).to(policy._weight)
+    far = 50 * torch.randn(4, policy.width, generator=generator, device="cpu").to(policy._weight)
     bare = lm_head(far)
     return torch.allclose(bare, own_head(policy, far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
 

@@ -53,6 +53,7 @@ def shape(config: Any, network: Any, lora: LoRA | None, kind: Kind) -> Shape:
         cache=2 * layers * kept,
         block=_block(network),
         kept=needs.token,
+        half=needs.half,
         attention=layers * read,
         resting=int(resting),
         once=kind == "causal",

@@ -146,7 +146,7 @@ class Slots:
         T, how = self.shape.steps, self.rules.how
         token_n, column_n, time_n = self.token_B[:n], self.column_B[:n], self.time_B[:n]
         logits_nV = self.models[0].logits(token_n, column_n)
-        scaled_nV = logits_nV if how.greedy else logits_nV / how.temperature
+        scaled_nV = logits_nV if how.greedy or how.temperature == 1 else logits_nV / how.temperature
         kept_nV = self._kept(scaled_nV, token_n, column_n, time_n)
         uniform_n = self.uniform_BT[:n].gather(1, time_n[:, None])[:, 0]
         chosen = choose(scaled_nV, None if how.greedy else uniform_n, kept_nV)
