@@ -97,6 +97,7 @@ def responses(rollout: Rollout) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("constrained", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_batch_size_order_and_compaction_never_change_a_token(name: str, constrained: bool) -> None:

@@ -297,14 +297,15 @@ def learn(folder: Path, algorithm: Any, **more: Any) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     "algorithm",
     [
+        *("ppo", "a2c", "vanilla-pg", {"ppo": {"preset": "rl4lms"}}),
         *(
-            "ppo",
-            "a2c",
-            "vanilla-pg",
-            {"ppo": {"entropy": 0.01, "value_clip": 0.2}},
-            {"ppo": {"preset": "rl4lms"}},
+            pytest.param(algorithm, marks=pytest.mark.slow)
+            for algorithm in (
+                {"ppo": {"entropy": 0.01, "value_clip": 0.2}},
+                {"ppo": {"whiten": "none"}},
+                {"a2c": {"whiten": "batch", "whiten_rewards": True}},
+            )
         ),
-        *({"ppo": {"whiten": "none"}}, {"a2c": {"whiten": "batch", "whiten_rewards": True}}),
     ],
 )
 def test_it_learns(algorithm: Any, tmp_path: Path) -> None:

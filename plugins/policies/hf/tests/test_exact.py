@@ -192,7 +192,7 @@ def test_beams_are_generate(
             assert rollout.texts[row] == policy.text(rollout.actions_NT[row, :length])
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("k", (1, 4))
 @pytest.mark.parametrize("constrained", (False, True), ids=("free", "constrained"))
 @pytest.mark.parametrize("family", FAMILIES)

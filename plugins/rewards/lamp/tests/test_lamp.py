@@ -280,6 +280,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_pre_training_makes_the_task_easier(tmp_path: Path) -> None:
     """Who moves at random finds the key in few of 64 episodes; who was pre-trained in more, and learns the rest."""
     _, ended = run(tmp_path / "a", two_phases())
@@ -309,6 +310,7 @@ def test_the_second_phase_sees_neither_reward_and_begins_with_the_same_weights(t
     assert bool(first.models.policy.table.any())
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("kind", ["counts", "disagreement"])
 @pytest.mark.parametrize("after", [2, 5])
 def test_a_run_that_was_killed_goes_on_to_the_bit(kind: str, after: int, tmp_path: Path) -> None:
