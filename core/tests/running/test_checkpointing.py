@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import threading
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rlalign.errors import RLAlignError
 from rlalign.records import checkpoint, logs
 from rlalign.records.manifest import damage
 from rlalign.records.tensors import save_tensors
-from rlalign.running import checkpointing, loop
+from rlalign.running import checkpointing, loop, pieces
 from rlalign.running.models import fingerprint
 from rlalign.testing import PolicyGradient, registry, session
 from rlalign.testing.bench import Silence, logged
@@ -173,3 +175,18 @@ def test_without_room_for_a_copy_the_run_stands_still(
     ]
     assert logged(still.dir.path) == logged(usual.dir.path)
     assert fingerprint(still.models.policy) == fingerprint(usual.models.policy)
+
+
+def test_pieces_that_cannot_be_written_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the rest of a checkpoint would be in the way of the next one."""
+
+    def full(at: Path, *_: Any) -> Path:
+        at.mkdir(parents=True)
+        (at / "shard-00001-of-00002.safetensors").write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pieces, "cut_of", lambda tensors: {"x": torch.zeros(1)})
+    monkeypatch.setattr(pieces, "save_pieces", full)
+    with pytest.raises(RLAlignError, match="No space left on device"):
+        pieces.write_pieces(tmp_path, 3, {"models": {"policy": (1, {})}, "optimiser": {}}, lambda: None)
+    assert list(tmp_path.iterdir()) == []

@@ -181,6 +181,11 @@ def writing(folder: Path, index: int) -> Iterator[Path]:
         raise _unwritten(path, error) from error
 
 
+def give_up(folder: Path, index: int) -> None:
+    """Delete what was written of checkpoint `index`: on a full disk it is room that somebody needs."""
+    shutil.rmtree(folder / f".tmp-{_path(folder, index).name}", ignore_errors=True)
+
+
 def unchanged(folder: StrPath, previous: int | None, versions: Mapping[str, int]) -> set[str]:
     """The models that a checkpoint after `previous` need not write, as that one has them at the same version."""
     before = {} if previous is None else read_or_empty(_path(Path(folder), previous))

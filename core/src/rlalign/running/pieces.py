@@ -38,7 +38,12 @@ def write_pieces(
             return {str(file.relative_to(into)): manifest.fingerprint(file) for file in files}
 
     world.lead(begin, f"the beginning of checkpoint {index}")
-    found = world.gather(mine, f"the pieces of checkpoint {index}")
+    try:
+        found = world.gather(mine, f"the pieces of checkpoint {index}")
+    except BaseException:
+        if world.leads:
+            checkpoint.give_up(folder, index)
+        raise
     return {name: about for each in found for name, about in each.items()}
 
 
