@@ -27,13 +27,12 @@ setup: $(STAMP)
 
 # Entry points of an editable package are read when it is installed: hence the dependency on each pyproject.toml.
 # Two steps: with the build backends there, the packages need no isolated build each (seconds instead of a minute). setuptools is
-# that of rouge-score, which comes as source; what a new venv brings of it, if anything, cannot make wheels. --no-compile: Python
-# compiles a module when it is first imported, and most of the libraries' never are; that is a third of the time.
+# that of rouge-score, which comes as source; what a new venv brings of it, if anything, cannot make wheels.
 $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlalign needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt hatchling editables setuptools
-	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables setuptools
+	$(BIN)/python -m pip install --quiet --no-build-isolation -r requirements-dev.txt
 	@touch $@
 
 demo: $(STAMP)

@@ -37,7 +37,13 @@ def fuzz(target: str, first: int, count: int, seconds: float) -> None:
     assert said and said[-1] == {"done": count}, f"died in {said[-1:]}: {done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("target", COUNTS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        each if each in ("pipelines", "models") else pytest.param(each, marks=pytest.mark.slow)
+        for each in COUNTS
+    ],
+)
 def test_some_inputs(target: str) -> None:
     fuzz(target, 0, FEW, 120)
 

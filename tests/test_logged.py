@@ -71,7 +71,10 @@ def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
     return runs, export(runs.path, root / "samples.jsonl")
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize(
+    "instant",
+    [pytest.param(each, marks=[pytest.mark.slow] if i else []) for i, each in enumerate(INSTANTS)],
+)
 def test_killed_and_resumed_it_exports_what_it_would_have(
     instant: str, whole: tuple[Runs, list[dict[str, Any]]], server: Server, tmp_path: Path
 ) -> None:

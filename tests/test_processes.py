@@ -379,6 +379,7 @@ def test_a_run_of_one_process_is_extended_by_two(tmp_path: Path) -> None:
     assert metrics(tmp_path / "longer")[-1]["iteration"] == 6
 
 
+@pytest.mark.slow
 def test_the_longest_wait_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLALIGN_WAIT", "soon")
     code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()

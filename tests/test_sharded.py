@@ -79,6 +79,7 @@ def compare(
         assert number <= weights, f"{name}: {where} by {number}"
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) -> None:
     """Adapters, which stay whole, and a step whose micro-batches are of different kinds and do not come out even."""
     jobs = {name: sharded(*said) for name, said in FEW.items()}

@@ -241,6 +241,7 @@ def test_the_floor_is_that_of_the_formulas() -> None:
     assert shared == pytest.approx(6e3 * (gpt2.trained - 50257 * 768) / 790e12)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_tiny_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,10 +75,12 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def children(process: int) -> list[int]:
+    found: list[int] = []
     with suppress(OSError):
-        tasks = Path(f"/proc/{process}/task")
-        return [int(c) for t in os.listdir(tasks) for c in (tasks / t / "children").read_text().split()]
-    return []
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with suppress(OSError):  # it has ended meanwhile
+                found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def is_gone(process: int) -> bool:

@@ -35,7 +35,7 @@ def nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))))
 
 
-@pytest.mark.parametrize("where", [{}, {"cluster": "nearby"}])
+@pytest.mark.parametrize("where", [pytest.param({}, marks=pytest.mark.slow), {"cluster": "nearby"}])
 def test_two_processes_give_what_one_gives_also_where_one_dies(where: dict[str, str], tmp_path: Path) -> None:
     given = rollout(TEXTS, samples=2)
     expected = [float(len(text)) for text in TEXTS]

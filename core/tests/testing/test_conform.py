@@ -17,6 +17,7 @@ def conform(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_component_that_passes_gets_a_badge():
     done = conform("drop-cut", "--conform")
     assert done.returncode == 0, done.stdout + done.stderr

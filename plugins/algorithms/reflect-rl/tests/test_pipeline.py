@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from rlalign.records.result import Result
@@ -16,6 +17,7 @@ from rlalign_plugin_reflect_rl.reflect_rl import successes
 from .toy import ASIDES, POLICY, pipeline, play
 
 
+@pytest.mark.slow
 def test_it_learns_what_only_the_reflector_is_told(tmp_path: Path) -> None:
     """Who knows the side earns .70 at best; the reflector's weights are those that it was taught, to the bit."""
     _, ended = run(tmp_path, pipeline())
@@ -29,6 +31,7 @@ def test_it_learns_what_only_the_reflector_is_told(tmp_path: Path) -> None:
     assert not bool(reflector[len(ASIDES) :].any()) and bool(policy[len(ASIDES) :].any())
 
 
+@pytest.mark.slow
 def test_one_who_always_says_the_other_way_is_as_good_and_one_who_does_not_know_is_none(
     tmp_path: Path,
 ) -> None:

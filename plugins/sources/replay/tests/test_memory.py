@@ -127,6 +127,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_over_ten_thousand_iterations(tmp_path: Path) -> None:
     """A group of 4 × 200 tokens an iteration: 150 MB in all, of which 15 MB are kept and 2 MB stay in memory."""
     memory = Memory(keep=1000, in_memory=2 * 2**20)
