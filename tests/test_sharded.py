@@ -79,6 +79,10 @@ def compare(
         assert number <= weights, f"{name}: {where} by {number}"
 
 
+def test_weights_that_are_cut_learn_what_whole_ones_do(tmp_path: Path) -> None:
+    compare(tmp_path, {"uneven": sharded(*FEW["uneven"])})
+
+
 @pytest.mark.slow
 def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) -> None:
     """Adapters, which stay whole, and a step whose micro-batches are of different kinds and do not come out even."""

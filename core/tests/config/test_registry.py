@@ -264,3 +264,12 @@ def test_kinds():
         "task",
         "component",
     ]
+
+
+def test_a_package_that_is_half_installed_is_none(tmp_path, monkeypatch):
+    about = tmp_path / "half-1.dist-info"
+    about.mkdir()
+    (about / "entry_points.txt").write_text("[rlalign]\nkl = half:Kl\n")
+    before = installed()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed() == before

@@ -59,11 +59,11 @@ def installed() -> tuple[Installed, ...]:
     points = entry_points(group=GROUP)
     dists = {point.dist for point in points if point.dist is not None}
     about = {dist: dist.metadata for dist in dists}  # which is parsed anew each time it is asked for
-    found = (
-        Installed(point.name, about[point.dist]["Name"], about[point.dist]["Version"], point.value)
-        for point in points
-        if point.dist in about
-    )
+    # What is half installed has neither.
+    named = {
+        d: (said["Name"], said["Version"]) for d, said in about.items() if {"Name", "Version"} <= {*said}
+    }
+    found = (Installed(p.name, *named[p.dist], p.value) for p in points if p.dist in named)
     return tuple(sorted(found))
 
 
