@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import queue
 import statistics
 import sys
 from importlib.util import find_spec
@@ -295,6 +296,11 @@ def test_continuous_batching_may_share_prompts_and_has_to_do_all_its_work() -> N
     assert len(gpu_sampling.continuous(policy, 8, 4, 16, 7)()) == 8
     first, *others = asked["ids"]
     assert [row == first for row in others] == [True] * 3 + [False] * 4, "each prompt once for each response"
+
+
+def test_a_way_that_hangs_is_broken_off() -> None:
+    with pytest.raises(TimeoutError, match=r"not over after 0\.1 s"), gpu_sampling.at_most(0.1):
+        queue.Queue().get()
 
 
 def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:

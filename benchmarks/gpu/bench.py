@@ -93,22 +93,27 @@ class Bench:
             torch.cuda.empty_cache()
 
     def pieces(self) -> Iterator[Piece]:
-        s = self.size
+        first, *more = self.size.rows
         for shape in self.names:
-            for rows in s.rows:
-                yield Piece("sampling", f"{shape}/{rows}", 15, lambda _, m=shape, n=rows: self.sample(m, n))
+            yield self.sampled(shape, first)
             if shape != "qwen-7b":  # with AdamW in float32 it does not fit one card
                 yield Piece("training", f"{shape}/rloo", 30, lambda _, m=shape: self.learn(m, "rloo"))
         for method in ("nlpo", "ppo", "dpo"):
             yield Piece(
                 "runs", f"{self.names[0]}/{method}", 20, lambda _, m=method: self.learn(self.names[0], m)
             )
+        for shape in self.names:
+            for rows in more:
+                yield self.sampled(shape, rows)
         name = self.names[min(1, len(self.names) - 1)]
         yield Piece("sharding", name, 40, lambda _: self.cut(name))
         yield Piece("tests", "gpu", 60, lambda left: others.tests(min(left - 20, 150)))
         yield Piece("profile", f"{self.names[0]}/rloo", 20, lambda _: self.profile(self.names[0]))
         for name in ("grue_toy", "grue_small"):
             yield Piece("suites", name, 60, lambda left, n=name: others.suite(n, left - 15))
+
+    def sampled(self, shape: str, rows: int) -> Piece:
+        return Piece("sampling", f"{shape}/{rows}", 30, lambda _: self.sample(shape, rows))
 
     def sample(self, shape: str, rows: int) -> dict[str, Any]:
         s = self.size

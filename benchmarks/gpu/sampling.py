@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from benchmarks.gpu.roofline import Rates, rollout_seconds, sizes, timed
 from rlalign.data.rollout import Rollout
 from rlalign.running.models import hold
 
+LONGEST = 40.0
+"""Seconds of one rollout, whatever makes it."""
 ALL = (
     "ours",
     "engine: graphs",
@@ -52,6 +55,22 @@ def open_policy(folder: Path, device: str) -> Any:
     policy.to(device)
     policy.ends = ()  # every response has all its steps
     return hold(policy, torch.bfloat16)
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """A way that hangs is broken off, and the others go on."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"not over after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -144,7 +163,7 @@ def sampling(
             if "failed" in one:
                 continue
             try:
-                with peak(one):
+                with peak(one), at_most(LONGEST):
                     took = timed(way)
             except Exception as error:
                 one["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
