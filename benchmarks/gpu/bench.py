@@ -109,7 +109,7 @@ class Bench:
         yield Piece("sharding", name, 40, lambda _: self.cut(name))
         yield Piece("tests", "gpu", 60, lambda left: others.tests(min(left - 20, 150)))
         yield Piece("profile", f"{self.names[0]}/rloo", 20, lambda _: self.profile(self.names[0]))
-        for name in ("grue_toy", "grue_small"):
+        for name in others.SUITES:
             yield Piece("suites", name, 60, lambda left, n=name: others.suite(n, left - 15))
 
     def sampled(self, shape: str, rows: int) -> Piece:

@@ -89,7 +89,7 @@ def iterations(said: dict[str, Any], rates: Rates) -> dict[str, Any]:
 
     The share counts six operations a weight and token, prompts and responses alike, once for each epoch: what is
     saved by reading a prompt once for all its responses counts as speed. The share of what must be computed does not
-    count that, and so is what the card really does.
+    count that, and so is what the card really does. Where a response ends early, by chance, it is counted whole.
     """
     found: dict[str, Any] = {}
     texts, count = said["task"]["texts"], said["train"]["iterations"]

@@ -13,6 +13,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
+SUITES = {"grue_toy": "suite.yaml", "grue_small": "online.yaml"}
+
+
 def told(command: list[str], seconds: float) -> dict[str, Any]:
     """Run it for at most so long; how it ended, and its last lines."""
     started = time.perf_counter()
@@ -41,8 +44,7 @@ def suite(name: str, seconds: float) -> dict[str, Any]:
     folder = ROOT / "benchmarks" / name
     if (folder / "prepare.py").exists() and not (folder / "prepared").exists():
         return {"ended": "left out: its text is not prepared", "seconds": 0.0}
-    file = folder / ("suite.yaml" if (folder / "suite.yaml").exists() else "online.yaml")
-    command = [sys.executable, "-m", "rlalign.cli", "bench", str(file), "run", "--jobs", "4"]
+    command = [sys.executable, "-m", "rlalign.cli", "bench", str(folder / SUITES[name]), "run", "--jobs", "4"]
     return told(command, seconds)
 
 

@@ -35,15 +35,11 @@ from rlalign.testing import Bench, PolicyGradient, run, session
 from rlalign.testing.bench import COMPONENTS as rlalign_testing
 from rlalign.testing.bench import Silence, logged, registry, stop_early, stopped_and_resumed
 
-
-def drawn(seeds: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
-    """[G,K,T]: each response's numbers, of its own seed."""
-    made = [[torch.Generator().manual_seed(seed) for seed in row] for row in seeds]
-    return torch.stack([torch.stack([torch.rand(steps, generator=one) for one in row]) for row in made])
+from ..copying import Copy
 
 
-class Elsewhere(Sampler):
-    """Samples by the core's loop, with a copy of the policy that takes its weights, and hands tokens over as lists."""
+class Elsewhere(Copy):
+    """One that can be told to go wrong."""
 
     class Config(Sampler.Config):
         """Options of `elsewhere`."""
@@ -70,30 +66,20 @@ class Elsewhere(Sampler):
     def take(self, policy: Policy) -> None:
         self.taken.append(policy.version)
         if policy.version != self.config.forgets:
-            self.copy = policy.copy("frozen")
+            super().take(policy)
 
     def sample(
         self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Sequence[Sequence[int]]
     ) -> Rollout:
         self.asked.append((policy.version, how))
-        found = sample(self.copy, examples, how, drawn(seeds, how.max_new_tokens))
-        responses = [self._response(found, row) for row in range(len(found))]
         if self.config.short:
-            responses = responses[: -how.samples]
-            examples = examples[:-1]
-        return sampled_rollout(policy, examples, how, responses)
+            examples, seeds = examples[:-1], seeds[:-1]
+        return super().sample(policy, examples, how, seeds)
 
-    def _response(self, found: Rollout, row: int) -> Response:
-        steps = int(found.length_N[row])
-        allowed = None
-        if found.allowed is not None:
-            left_TV = found.allowed.mask(torch.full((steps,), row), torch.arange(steps))
-            allowed = [step.nonzero()[:, 0].tolist() for step in left_TV]
-        off = [self.config.off * (-1) ** step for step in range(steps)]
-        logprobs = [x + d for x, d in zip(found.logprobs_NT[row].tolist(), off, strict=False)]
-        return Response(
-            found.actions_NT[row, :steps].tolist(), logprobs, bool(found.finished_N[row]), allowed
-        )
+    def response(self, found: Rollout, row: int) -> Response:
+        right = super().response(found, row)
+        off = [x + self.config.off * (-1) ** step for step, x in enumerate(right.logprobs)]
+        return right._replace(logprobs=off)
 
     def close(self) -> None:
         self.closed += 1
@@ -215,7 +201,7 @@ def test_what_was_removed_and_where_texts_stop(tmp_path: Path) -> None:
     seeds = Seeds(3).numbers("x", positions=range(4), samples=3)
     one.take(policy)
     found = one.sample(policy, examples, how, seeds)
-    again = sample(policy, examples, how, drawn(seeds, 5))
+    again = sample(policy, examples, how, one.numbers(seeds, 5))
     for name in ("actions_NT", "mask_NT", "finished_N", "logprobs_NT", "group_N"):
         torch.testing.assert_close(getattr(found, name), getattr(again, name))
     assert found.texts == again.texts and bool(found.finished_N.any())

@@ -78,8 +78,7 @@ def taken(
     read = each * of.weights if casts or merged else 0.0
     half = 0.0 if shares > 1 else read + (2 * learned if casts else 0.0)
     kept_models = (work.held + copies) * of.weights + (8 + masters) * learned
-    kept = of.recomputed + of.kept / max(1, of.layers) if work.recompute else of.kept
-    kept *= of.half if work.held == 2 else 1
+    kept = of.left(again=work.recompute, half=work.held == 2)
     return Bytes(
         weights=work.held * of.weights / shares,
         copies=copies * of.weights / shares,

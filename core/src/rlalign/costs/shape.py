@@ -45,6 +45,11 @@ class Shape:
         met = 1.0 - (1.0 - used) ** max(0.0, rows - 1)
         return float(self.response + self.head + self.resting * met)
 
+    def left(self, *, again: bool, half: bool) -> float:
+        """Bytes that stay of a token where layers are computed `again`, or weights held in `half` precision."""
+        kept = self.recomputed + self.kept / max(1, self.layers) if again else self.kept
+        return kept * (self.half if half else 1)
+
     @property
     def recomputed(self) -> int:
         """Bytes that a token leaves behind where layers are computed again: what each reads, in float32."""

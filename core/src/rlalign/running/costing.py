@@ -224,11 +224,10 @@ def _laid_out(model: Model, on: Machine, *, shares: int) -> Layout:
 def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int) -> int:
     """The micro-batch that rlalign would choose there."""
     of, most = model.shape, MOST.get(kind, OTHERS[0])
-    token = of.recomputed + of.kept // max(1, of.layers) if model.work.recompute else of.kept
     size = Footprint(
         weights=4 * of.weights // shares,
         learned=4 * of.learned // shares,
-        token=int(token * (of.half if model.work.held == 2 else 1)),
+        token=int(of.left(again=model.work.recompute, half=model.work.held == 2)),
         logits=4 * of.vocabulary,
     )
     free = int(on.device.memory - model.work.held * of.weights / shares)
