@@ -27,7 +27,7 @@ from rlalign.data.packed import pack, unpack
 from rlalign.data.rollout import concat
 from rlalign.data.spoken import messages_of
 from rlalign.decoding.logits import steps_outputs
-from rlalign.decoding.play import Choices
+from rlalign.decoding.play import Choices, trie
 from rlalign.decoding.sampler import sample
 from rlalign.errors import BadLogits
 from rlalign.randomness import Seeds
@@ -324,7 +324,7 @@ def test_choices_as_published(golden: dict[str, Any]) -> None:
     }
     total = 0.0
     for row in case["expected"]["rows"]:
-        choices, prefix, logprobs = Choices(case["inputs"]["choices"], ()), list[int](), []
+        choices, prefix, logprobs = Choices(trie(case["inputs"]["choices"], ())), list[int](), []
         for allowed, token in zip(row["allowed"], row["choice"], strict=True):
             assert sorted(choices.next()) == allowed
             here = logits.get(" ".join(map(str, prefix)), torch.zeros(8, dtype=torch.float64))
@@ -351,11 +351,11 @@ def test_where_a_nucleus_holds_none_of_what_may_be_said_the_likeliest_of_it_is_k
 
 
 def test_a_choice_that_begins_another_needs_an_end() -> None:
-    choices = Choices([[1], [1, 2]], (9,))
+    choices = Choices(trie([[1], [1, 2]], (9,)))
     assert not choices.advance(1)
     assert sorted(choices.next()) == [2, 9] and choices.advance(9)
     with pytest.raises(RLAlignError, match="one choice begins another"):
-        Choices([[1], [1, 2]], ())
+        trie([[1], [1, 2]], ())
 
 
 @pytest.fixture

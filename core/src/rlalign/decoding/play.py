@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlalign.data.allowed import Allowed, pack
-from rlalign.data.example import Example
+from rlalign.data.example import Example, Prompt
 from rlalign.data.rollout import TRANSCRIPT, TURN, Rollout
 from rlalign.data.turn import Turn
 from rlalign.decoding.choosing import Chosen
@@ -65,24 +65,32 @@ def prompts_of(policy: Decodable, examples: Sequence[Example], steps: int) -> tu
     return inputs
 
 
-class Choices:
-    """The tokens that go on with one of some choices: a trie, and how far a row has come in it."""
+Trie = dict[int, Any]
+"""What each token leads to; nothing, where it ends a choice."""
 
-    def __init__(self, words: Sequence[Sequence[int]], ends: Sequence[int]) -> None:
-        self.node: dict[int, Any] = {}
-        lasts = []
-        for word in words:
-            node = self.node
-            for token in word:
-                node = node.setdefault(token, {})
-            lasts.append(node)
-        for node in lasts:
-            if node:  # it begins another choice: an end tells them apart
-                if not ends:
-                    raise RLAlignError(
-                        "one choice begins another, and no token of this policy ends a response"
-                    )
-                node[ends[0]] = {}
+
+def trie(words: Sequence[Sequence[int]], ends: Sequence[int]) -> Trie:
+    """The tokens that go on with one of some choices."""
+    root: Trie = {}
+    lasts = []
+    for word in words:
+        node = root
+        for token in word:
+            node = node.setdefault(token, {})
+        lasts.append(node)
+    for node in lasts:
+        if node:  # it begins another choice: an end tells them apart
+            if not ends:
+                raise RLAlignError("one choice begins another, and no token of this policy ends a response")
+            node[ends[0]] = {}
+    return root
+
+
+class Choices:
+    """How far a row has come in a trie."""
+
+    def __init__(self, root: Trie) -> None:
+        self.node = root
 
     def next(self) -> list[int]:
         """What may be chosen."""
@@ -127,12 +135,27 @@ class Play(Trace):
         self.game, self.least, self.most = game, least, most
         """A response has so many tokens at least, and at most."""
         self._stops = Stops(self.how.stop, self.policy.text, least)
+        self._tries: dict[tuple[str, ...], Trie] = {}
+        self._given: dict[tuple[str, bool], list[int]] = {}
+        """The tokens of what was said already: environments repeat themselves."""
         self.seats = [Seat(self._choices(first.choices)) for first in firsts for _ in range(self.how.samples)]
         self._rows: list[int] = self.rows_n.tolist()
         self._end_tokens = frozenset(self.policy.ends)
 
     def _choices(self, choices: Sequence[str] | None) -> Choices | None:
-        return None if choices is None else Choices(self.policy.words(choices), self.policy.ends)
+        if choices is None:
+            return None
+        if (key := tuple(choices)) not in self._tries:
+            self._tries[key] = trie(self.policy.words(key), self.policy.ends)
+        return Choices(self._tries[key])
+
+    def _told(self, say: Prompt, closed: bool) -> list[int]:
+        """The tokens of what the environment says."""
+        if not isinstance(say, str):
+            return self.policy.given(say, closed).tolist()
+        if (key := (say, closed)) not in self._given:
+            self._given[key] = self.policy.given(say, closed).tolist()
+        return self._given[key]
 
     # -- a step ---------------------------------------------------------------------------------------
 
@@ -141,12 +164,12 @@ class Play(Trace):
         if not limited:
             return None
         may_nV = torch.ones_like(like_nV, dtype=torch.bool)
-        for n, seat in limited:
-            if seat.choices is None:
-                may_nV[n, self.ends] = False
-            else:
-                may_nV[n] = False
-                may_nV[n, seat.choices.next()] = True
+        early = [n for n, seat in limited if seat.choices is None]
+        may_nV[self._tensor(early)[:, None], self.ends] = False
+        nexts = [(n, seat.choices.next()) for n, seat in limited if seat.choices is not None]
+        may_nV[self._tensor([n for n, _ in nexts])] = False
+        pairs = [(n, token) for n, tokens in nexts for token in tokens]
+        may_nV[self._tensor([n for n, _ in pairs]), self._tensor([token for _, token in pairs])] = True
         return may_nV
 
     def _speaking(self) -> list[tuple[int, Seat]]:
@@ -212,7 +235,7 @@ class Play(Trace):
             seat.paid[step] = turn.reward
             last = len(seat.said) >= self.game.turns
             closed = seat.words[-1] in self._end_tokens
-            given = [] if turn.over or last else self.policy.given(turn.say, closed).tolist()
+            given = [] if turn.over or last else self._told(turn.say, closed)
             # A row is cut before it would be told more than it has room for, and for an answer to it.
             if turn.over or last or step + 1 + len(given) >= self.actions_NT.shape[1]:
                 self._leave(n, row, step + 1, finished=turn.done or (last and not turn.cut))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import torch
 from pydantic import Field, computed_field
 
 from rlalign import Component, ComponentError, ConfigError, Options, Rollout, Run, Score, hookimpl
@@ -55,14 +56,17 @@ class Alignment(Component):
         texts = list(dict.fromkeys([*asked, *(text for episode in captions for text in episode)]))
         places = {text: place for place, text in enumerate(texts)}
         embedded_nC = self._embed(texts)
-        values = []
-        firsts = begun(rollout, captions)
-        for instruction, first, (_, *episode) in zip(asked, firsts, captions, strict=True):
-            first_C, *now = embedded_nC[[places[text] for text in (first, *episode)]]
-            values.append(
-                [float(alignment(first_C, now_C, embedded_nC[places[instruction]])) for now_C in now]
+        compared = [
+            (places[first], places[now], places[instruction])
+            for instruction, first, (_, *episode) in zip(
+                asked, begun(rollout, captions), captions, strict=True
             )
-        return Score(paid(rollout, values))
+            for now in episode
+        ]
+        first_n, now_n, asked_n = torch.tensor(compared).view(-1, 3).long().T
+        found_n = alignment(embedded_nC[first_n], embedded_nC[now_n], embedded_nC[asked_n])
+        values = found_n.split([len(episode) - 1 for episode in captions])
+        return Score(paid(rollout, [value_t.tolist() for value_t in values]))
 
     def _asked(self, rollout: Rollout, group: int) -> str:
         example = rollout.examples[group]
