@@ -25,7 +25,7 @@ from benchmarks.speed import report, work
 ROOT = Path(__file__).resolve().parents[2]
 PPO_TRL = ROOT / ".venv-trl" / "ppo"
 """The last TRL with PPO, beside the newest: a folder that goes before it on the path."""
-PARTS = ("parity", "rows", "memory", "further", "growth")
+PARTS = ("parity", "rows", "profile", "memory", "further", "growth")
 MEMORY = "gpt2/rloo/S/float32"
 
 
@@ -96,6 +96,9 @@ def measure(
         results.take(
             "rows", row.name, lambda r=row, s=steps: run("measure", *arguments(r), *s, ppo=path_of(r))
         )
+    for row in rows if "profile" in parts else ():
+        if row.scenario == "S" and (row.algorithm == "rloo" or not row.large):
+            results.take("profile", row.name, lambda row=row: run("profile", *arguments(row)))
     if "memory" in parts:
         row = work.row_of(said.memory)
         for side in ("ours", "trl"):

@@ -78,6 +78,29 @@ def short(data: Mapping[str, Any]) -> list[Sequence[str]]:
     return lines
 
 
+def profile(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Where a step of ours goes, and how fast it would be if only its matrix products were left."""
+    lines: list[Sequence[str]] = [
+        (
+            "row",
+            "matrix products",
+            "attention",
+            "other kernels",
+            "their rate",
+            "a large one's",
+            "× with nothing else",
+        )
+    ]
+    rows = done(data.get("rows", {}))
+    for name, one in done(data.get("profile", {})).items():
+        shares = [one[part] / one["step"] for part in ("products", "attention", "other")]
+        rates = one["operations"] / one["products"], one["large product's rate"]
+        most = f"{rows[name]['step']['cpu']['ratio']['median'] / shares[0]:.1f}" if name in rows else ""
+        cells = [f"{share:.0%}" for share in shares] + [f"{rate / 1e9:.0f} G/s" for rate in rates]
+        lines.append((f"`{name}`", *cells, most))
+    return lines
+
+
 def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """Peak memory of each side, in a process of its own."""
     held = done(data.get("memory", {}))
@@ -194,6 +217,7 @@ def _by_name(data: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 TABLES = {
     "speed, short": ("speed", short),
     "speed": ("speed", beside_trl),
+    "speed, profile": ("speed", profile),
     "speed, memory": ("speed", memory),
     "speed, parity": ("speed", parity),
     "speed, further": ("speed", further),
