@@ -20,7 +20,7 @@ from benchmarks.common.timing import Span, alternating, compared
 from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import others, roofline
 from benchmarks.gpu import sampling as gpu_sampling
-from benchmarks.speed import bench, further, growth, report, work
+from benchmarks.speed import bench, further, growth, profile, report, work
 from benchmarks.speed.ours import Ours
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -179,6 +179,27 @@ def test_what_is_measured_is_written_at_once_and_not_measured_again(tmp_path: Pa
     again.take("rows", "a", fails)
     again.take("rows", "b", lambda: {"n": 2})
     assert [again.data["rows"][x]["n"] for x in "ab"] == [1, 2]
+
+
+def test_where_a_steps_time_goes(models: Path, tmp_path: Path) -> None:
+    x, batch = torch.ones(3, 5), torch.ones(4, 3, 5)
+    with torch.profiler.profile(record_shapes=True) as seen:
+        torch.addmm(torch.ones(3, 7), x, torch.ones(5, 7))
+        torch.ones(3, 3).addmm_(x, x.T)
+        torch.bmm(batch, batch.mT)
+        x @ x.T
+    products = 3 * 5 * 7 + 3 * 5 * 3 + 4 * 3 * 5 * 3 + 3 * 5 * 3
+    assert profile.operations(seen.key_averages(group_by_input_shape=True)) == 2 * products
+    row = work.row_of("tiny/rloo/S/float32")
+    found = profile.profiled(Ours(row, shapes.lay("tiny", models), tmp_path, 4), torch.float32, 1)
+    weights = 2 * 12 * 128 * 128 + 1000 * 128
+    responses = (
+        32 * 48 * 2 * weights
+    )  # a forward pass over each: sampled, and read by the reference, and learned thrice
+    assert 5 * responses < found["operations"] < 6 * responses
+    assert 0 < found["products"] < found["step"] * 2 and found["attention"] > 0 < found["other"]
+    (_, line) = report.profile({"profile": {row.name: found}, "rows": {row.name: one(3.0)}})
+    assert line[0] == f"`{row.name}`" and float(line[-1]) > 1
 
 
 def test_how_cost_grows(tmp_path: Path) -> None:

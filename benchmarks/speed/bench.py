@@ -22,6 +22,8 @@ from typing import Any
 from benchmarks.common.machine import about
 from benchmarks.speed import report, work
 
+from rlalign.running.half import slowdown
+
 ROOT = Path(__file__).resolve().parents[2]
 PPO_TRL = ROOT / ".venv-trl" / "ppo"
 """The last TRL with PPO, beside the newest: a folder that goes before it on the path."""
@@ -123,7 +125,11 @@ def main() -> None:
     ask.add_argument("--ppo-trl", type=Path, default=PPO_TRL, help="folder with a TRL that has PPO")
     ask.add_argument("--work", type=Path, default=ROOT / "runs" / "bench-speed", help="models are kept here")
     ask.add_argument("--out", type=Path, help="by default benchmarks/results/speed-DATE.json")
-    ask.add_argument("--all", action="store_true", help="also rows that say what cheaper ones say")
+    ask.add_argument(
+        "--all",
+        action="store_true",
+        help="also rows that say what cheaper ones say, or that this processor cannot do",
+    )
     ask.add_argument("--again", action="store_true", help="measure anew what is in the file")
     said = ask.parse_args()
     out = said.out or ROOT / "benchmarks/results" / f"speed-{datetime.date.today().isoformat()}.json"
@@ -132,7 +138,14 @@ def main() -> None:
     models = said.models or [m for m in work.MODELS if m != "real" or said.real]
     results = Results(out, again=said.again)
     rows = work.rows(models, said.algorithms, said.scenarios, said.dtypes)
-    measure(results, [row for row in rows if said.all or row.tells()], said.only, said)
+    if not said.all:
+        rows = [row for row in rows if row.tells()]
+        if (times := slowdown()) > 1:
+            print(
+                f"no rows in bfloat16: a product of matrices takes {times:.1f} times as long as in float32 here"
+            )
+            rows = [row for row in rows if row.dtype != "bfloat16"]
+    measure(results, rows, said.only, said)
     shown: Mapping[str, Any] = results.data
     print("\n\n".join(report.tables(shown)))
 

@@ -27,6 +27,22 @@ class Dies(Component):
         return Score(rollout.actions_NT[:, 0].float())
 
 
+class Waits(Component):
+    """Which action was chosen; several processes wait in the fifth iteration until they are gone, and say so."""
+
+    class Config(Options):
+        """Options."""
+
+        waits: Path = Field(description="the file, below the folder that the run works in")
+
+    @hookimpl
+    def reward(self, run: Run, rollout: Rollout) -> Score:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and run.iteration == 4:
+            Path(self.config.waits.name).touch()
+            time.sleep(1000)
+        return Score(rollout.actions_NT[:, 0].float())
+
+
 class Fails(Component):
     """Which action was chosen; one process dies over the first question, one hangs over the next."""
 

@@ -8,9 +8,12 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from safetensors.torch import load_file
@@ -25,17 +28,25 @@ needs_ray = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """One cluster for all: to start it takes longer than most of what is done there."""
+    with cluster("4") as (said, _):
+        yield said
+
+
+@contextmanager
+def cluster(*cores: str) -> Iterator[tuple[str, IO[str]]]:
+    """Its address, and where a line takes its last machine away."""
     begun = subprocess.Popen(
-        [sys.executable, str(HERE / "cluster_of_this_machine.py")],
+        [sys.executable, str(HERE / "cluster_of_this_machine.py"), *cores],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        bufsize=1,
     )
     assert begun.stdin is not None and begun.stdout is not None
     said = begun.stdout.readline().strip()
     assert said, "Ray did not begin"
-    yield said
+    yield said, begun.stdin
     begun.stdin.close()
     begun.wait()
 
@@ -103,6 +114,32 @@ def test_a_run_goes_on_where_a_process_was_killed(tmp_path: Path, torchrun: Path
     rlalign(tmp_path, "run", str(BANDIT), "--processes", "2", "--on", f"ray: {{address: '{address}'}}")
     assert (tmp_path / "dies").exists()
     same(torchrun, tmp_path / "runs/bandit")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_goes_on_with_fewer_processes_where_a_machine_is_gone(tmp_path: Path) -> None:
+    # In float64: of gradients that are zero but for rounding AdamW makes steps.
+    said = str(BANDIT), "rewards=[{'faults:Waits': {waits: waits}}]", "train.dtype=float64"
+    with cluster("1", "1") as (address, lose):
+        on = f"ray: {{address: '{address}', least: 1}}"
+        with ThreadPoolExecutor() as aside:
+            asked = "run", *said, "--processes", "2", "--on", on
+            # Ray may not know yet that the machine is gone, and wait for it so many seconds.
+            soon = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
+            done = aside.submit(rlalign, tmp_path, *asked, **soon)
+            while not (tmp_path / "waits").exists():
+                assert not done.done(), done.result()
+                time.sleep(0.2)
+            print("less", file=lose)
+            told = done.result()
+    assert "worker group of size 2" in told and "worker group of size 1" in told
+    rlalign(tmp_path, "run", *said, "--name", "alone")
+    alone, fewer = (logged(tmp_path / "runs" / name) for name in ("alone", "bandit"))
+    assert [row.keys() for row in alone] == [row.keys() for row in fewer]
+    for row, other in zip(alone, fewer, strict=True):
+        close = {name: x for name, x in other.items() if isinstance(x, float)}
+        assert row == other | {name: pytest.approx(x, rel=1e-9, abs=1e-12) for name, x in close.items()}
 
 
 @needs_ray

@@ -35,6 +35,13 @@ class Settings(Cluster.Config):
         le=COUNT,
         description="how often the processes of a run, or a study's run, are started again after one of them was lost",
     )
+    least: int | None = Field(
+        None,
+        gt=0,
+        le=COUNT,
+        description="how few processes a run may have while the cluster has no room for all; it is started again with "
+        "more once there is. null: it waits for room for all",
+    )
 
 
 class Ray(Cluster):

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from rlalign.errors import RankLost, RLAlignError
+from rlalign.errors import ConfigError, RankLost, RLAlignError
 from rlalign_plugin_ray.cluster import Settings
 from rlalign_plugin_ray.connecting import connect, gpus, note_room
 
@@ -33,8 +33,11 @@ class Stopped(RLAlignError):
 def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequence[str]) -> int:
     """Have `rlalign FIRST` run in so many processes; the exit code."""
     connect(settings)
+    least = settings.least or processes
+    if least > processes:
+        raise ConfigError(f"ray: least: {least} is more than the {processes} processes that are asked for")
     each = {"CPU": settings.cpus, "GPU": gpus(settings)}
-    note_room({what: processes * amount for what, amount in each.items()})
+    note_room({what: least * amount for what, amount in each.items()})
     here = Path.cwd()
     with TemporaryDirectory(prefix=".ray-", dir=here) as notes:  # all processes see this folder
         trainer = Trainer(
@@ -42,7 +45,9 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
             train_loop_config={"folder": str(here), "notes": notes, "first": [*first], "again": [*again]},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if each["GPU"] else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=processes, use_gpu=each["GPU"] > 0, resources_per_worker=each
+                num_workers=processes if least == processes else (least, processes),
+                use_gpu=each["GPU"] > 0,
+                resources_per_worker=each,
             ),
             run_config=RunConfig(
                 name="rlalign",
