@@ -74,11 +74,15 @@ def test_textworld(tmp_path: Path) -> None:
     textworld = pytest.importorskip("textworld")
     options = textworld.GameOptions()
     options.path, options.seeds, options.force_recompile = str(tmp_path / "game.z8"), 1234, True
-    textworld.generator.compile_game(textworld.generator.make_game(options), options)
+    game = textworld.generator.make_game(options)
+    textworld.generator.compile_game(game, options)
     environment = TextWorld(TextWorld.Config(path=tmp_path))
     first, *_ = played(environment)
     assert first.choices and len(first.choices) > 1 and str(first.say).endswith("> ")
-    assert not played(environment, first.choices[0])[-1].failed
+    won = played(environment, *game.metadata["walkthrough"])
+    assert all(turn.choices and not turn.over and not turn.failed for turn in won[:-1])
+    assert won[-1].done and won[-1].metrics == {"won": 1.0}
+    assert sum(turn.reward for turn in won) == game.max_score > 0
 
 
 def test_an_observation_of_openenv_may_be_any_of_json() -> None:
