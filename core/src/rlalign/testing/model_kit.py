@@ -34,13 +34,17 @@ class ModelTests(ComponentTests):
     def check_padding(self, says: Says, rollout: Rollout) -> None:
         """Neither what stands behind a response's end, nor how many columns there are, moves anything."""
         expected = says(rollout)
+        columns = torch.arange(rollout.steps, device=rollout.mask_NT.device)
+        real_NT = columns < rollout.length_N[:, None]  # what was told, too
         for token in (0, 1):
-            other = torch.where(rollout.mask_NT, rollout.actions_NT, token)
+            other = torch.where(real_NT, rollout.actions_NT, token)
             found = says(replace(rollout, actions_NT=other))
             self.close(found, expected, f"with the token {token} behind the ends of responses")
         names = ("actions_NT", "mask_NT", "logprobs_NT", "full_logprobs_NT")
         longer: dict[str, Any] = {name: padded(getattr(rollout, name), rollout.steps + 3) for name in names}
-        found = says(replace(rollout, **longer))
+        wide = {name: x for name, x in rollout.columns.items() if isinstance(x, Tensor) and x.ndim == 2}
+        columns_too = {name: padded(x, rollout.steps + 3) for name, x in wide.items()}
+        found = says(replace(rollout, **longer, columns={**rollout.columns, **columns_too}))
         self.close(found[:, : expected.shape[1]], expected, "with three columns more")
 
     def check_rows(self, says: Says, rollout: Rollout) -> None:
@@ -56,7 +60,8 @@ class ModelTests(ComponentTests):
         start = bench.learner.parameters()
         along = torch.randn(start.shape, generator=torch.Generator().manual_seed(2), dtype=start.dtype)
         along /= along.norm()
-        gradient = torch.cat([x.flatten() for x in bench.gradient(batch)[1].values()])
+        gradients, learned = bench.gradient(batch)[1], bench.learner.split(start)
+        gradient = torch.cat([gradients[name].flatten() for name in learned])
         losses = []
         for step in (1e-5, -1e-5):
             bench.learner.assign(start + step * along)

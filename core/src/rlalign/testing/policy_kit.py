@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
+from rlalign.data.turn import Turn
 from rlalign.interface.policy import Policy
 from rlalign.randomness import Seeds
 from rlalign.testing.bench import Bench
@@ -28,13 +30,43 @@ HOW: Sequence[dict[str, Any]] = ({}, {"temperature": 0.7}, {"top_k": 2}, {"min_n
 """How they are sampled."""
 
 
+class Talk:
+    """A game in which each of two responses is answered with another prompt, and the third ends it."""
+
+    turns, tokens = 3, 36
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+        self._heard = Counter[int]()
+
+    def start(self, part: slice) -> tuple[Sequence[Example], Sequence[Turn]]:
+        self._heard.clear()
+        begun = self.examples[part]
+        return begun, [Turn()] * (SAMPLES * len(begun))
+
+    def step(self, rows: Sequence[int], texts: Sequence[str]) -> Sequence[Turn]:
+        self._heard.update(rows)
+        return [self._answer(row, self._heard[row]) for row in rows]
+
+    def _answer(self, row: int, heard: int) -> Turn:
+        if heard == self.turns:
+            return Turn(done=True)
+        return Turn(self.examples[(row + heard) % len(self.examples)].prompt)
+
+    def close(self, rows: Sequence[int] | None = None) -> None:
+        """Nothing to close."""
+
+
 class PolicyTests(ModelTests):
     """Inherit, name the policy and pytest does the rest.
 
     `component` is its name or class, `options` what the pipeline gives it. It is tried on the prompts of the task
     `numbers`, "0" to "5"; where it reads others, `pipeline` names another task. All is computed in float64;
-    `tolerance` is how far apart two ways to one log-prob may lie.
+    `tolerance` is how far apart two ways to one log-prob may lie. `plays = False`: it plays no episodes of several
+    turns with these options; one without `given` never does.
     """
+
+    plays: ClassVar[bool] = True
 
     def whole_pipeline(self) -> dict[str, Any]:
         """A small pipeline of the policy."""
@@ -107,6 +139,25 @@ class PolicyTests(ModelTests):
             self.close(
                 scored.full_logprobs_NT[at], rollout.full_logprobs_NT[at], f"all log-probs under {how}"
             )
+
+    def test_episodes_are_learned_as_they_were_played(self, bench: Bench, policy: Policy) -> None:
+        """What it is told stands in the row, and learning says the same of the rest."""
+        if not self.plays or type(policy).given is Policy.given:
+            pytest.skip(f"`{self.named}` plays no episodes of several turns")
+        examples = self.asked(bench)
+        game = Talk(examples)
+        chosen = Sampling(samples=SAMPLES, max_new_tokens=min(3, policy.horizon or 3))
+        places = range(len(examples))
+        uniforms = Seeds(0).uniforms("u", positions=places, samples=SAMPLES, steps=game.tokens)
+        rollout = policy.play(examples, chosen, uniforms, game)
+        assert rollout.flaw() is None, rollout.flaw()
+        told_N = rollout.length_N - rollout.mask_NT.sum(1)
+        assert bool((told_N > 0).all()), "what a policy is told between two responses is not in their row"
+        says = partial(self.logprobs, bench)
+        at = rollout.mask_NT
+        self.close(says(rollout)[at], rollout.logprobs_NT[at], "log-probs of episodes")
+        self.check_padding(says, rollout)
+        self.check_rows(says, rollout)
 
     # -- the network --------------------------------------------------------------------------------------
 

@@ -339,11 +339,18 @@ def test_scores_of_what_is_not_there_are_refused(
 
 class TestTable(PolicyTests):
     component = "table"
+    plays = False
     options = {"actions": 10, "steps": 6, "state": "previous", "prompts": ["0", "1", "2", "3", "4", "5"]}
+
+
+class TestTableOfObservations(PolicyTests):
+    component = "table"
+    options = {"actions": 10, "steps": 6, "state": "observation", "prompts": ["0", "1", "2", "3", "4", "5"]}
 
 
 class TestTableWithAnEnd(PolicyTests):
     component = "table"
+    plays = False
     options = {
         "actions": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "end"],
         "end": "end",
