@@ -138,7 +138,9 @@ def test_tables_say_what_missed_its_aim() -> None:
     _, tiny, qwen, mixed = report.beside_trl({"rows": rows})
     assert (tiny[4:7], tiny[8]) == (["0.100", "0.360", "3.60 [1.00, 9.00]"], "3.5")
     assert qwen[6].startswith("**2.50**") and mixed[9].startswith("**4.90**") and mixed[8] == ""
-    assert report.short({"rows": rows})[1] == (report.LABELS["tiny"], "3.60", "", "", "", "")
+    assert report.short({"rows": rows})[1] == (report.LABELS["tiny"], "3.60", "", "", "")
+    half = {**rows, "tiny/rloo/S/bfloat16": one(4.5)}
+    assert report.short({"rows": half})[1] == (report.LABELS["tiny"], "3.60", "", "", "", "4.50")
     sides = {"gpt2/rloo/S/float32/ours": {"peak_gb": 2.0}, "gpt2/rloo/S/float32/trl": {"peak_gb": 5.0}}
     assert report.memory({"memory": sides})[1][1:] == ("2.00", "5.00", "0.40")
     assert len(report.tables({"rows": rows, "memory": sides})) == 3

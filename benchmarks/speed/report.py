@@ -66,12 +66,14 @@ def beside_trl(data: Mapping[str, Any]) -> list[Sequence[str]]:
 
 
 def short(data: Mapping[str, Any]) -> list[Sequence[str]]:
-    """Models down, algorithms across: how many times as fast as TRL, in float32 on equal prompts."""
+    """Models down, algorithms across: how many times as fast as TRL on equal prompts."""
     rows = done(data.get("rows", {}))
-    algorithms = ("rloo", "grpo", "ppo", "dpo")
-    lines: list[Sequence[str]] = [(SHORT_HEAD, *(a.upper() for a in algorithms), "RLOO, bfloat16")]
+    columns = {a.upper(): f"{a}/S/float32" for a in ("rloo", "grpo", "ppo", "dpo")}
+    if any(name.endswith("bfloat16") for name in rows):
+        columns["RLOO, bfloat16"] = "rloo/S/bfloat16"
+    lines: list[Sequence[str]] = [(SHORT_HEAD, *columns)]
     for model, label in LABELS.items():
-        names = [*(f"{model}/{a}/S/float32" for a in algorithms), f"{model}/rloo/S/bfloat16"]
+        names = [f"{model}/{column}" for column in columns.values()]
         if any(name in rows for name in names):
             cells = [f"{rows[n]['step']['cpu']['ratio']['median']:.2f}" if n in rows else "" for n in names]
             lines.append((label, *cells))
