@@ -137,7 +137,7 @@ bench-agentic: $(STAMP)
 	  $(BIN)/rlalign study benchmarks/agentic/$$study.yaml --jobs $(WORKERS) $(ARGS) || exit 1; \
 	done
 
-# The suite of benchmarks/grue_toy, and its leaderboard: half an hour on two cores; stopped, it goes on where it was.
+# The suite of benchmarks/grue_toy, and its leaderboard: 12 minutes on two cores; stopped, it goes on where it was.
 bench-grue-toy: $(STAMP)
 	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml run --jobs $(WORKERS) $(ARGS)
 	$(BIN)/rlalign bench benchmarks/grue_toy/suite.yaml table

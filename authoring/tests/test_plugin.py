@@ -98,6 +98,7 @@ def test_it_is_complete(kind: str, plugins: dict[str, Path]) -> None:
         "pyproject.toml",
         f"src/{module}/__init__.py",
         f"src/{module}/py.typed",
+        "tests/conftest.py",
         f"tests/test_my_{kind}.py",
     }
     for path in (folder / one for one in files if "__pycache__" not in one):

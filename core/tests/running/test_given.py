@@ -16,7 +16,7 @@ class Texts(Task):
 
     def examples(self, split):
         if split != "train":
-            return [Example("none", "nothing")]
+            return [Example("none", "nothing", meta={"answer": "some", "source": "web"})]
         return [Example(name, name, responses=given) for name, given in TEXTS.items()]
 
 
@@ -51,6 +51,7 @@ def test_a_split_without_responses_is_refused():
     with pytest.raises(RLAlignError, match="`val` has a logged response") as caught:
         opened(split="val").evaluate(logged=True)
     assert "`responses: COLUMN`" in str(caught.value)
+    assert str(caught.value).endswith("(the first example has beside its prompt: answer, source)")
 
 
 @pytest.mark.parametrize("ask", [lambda it: it.evaluate(), lambda it: it.sample(["a"])])

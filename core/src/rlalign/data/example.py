@@ -66,7 +66,10 @@ class Example:
         if why and isinstance(why, str):  # another's data may have such a column too
             return f"example `{self.id}` has none: {why}"
         keys = ", ".join(self.meta) or "none"
-        return f"example `{self.id}` has none: `references` is missing or empty in its `meta` (which holds: {keys})"
+        return (
+            f"example `{self.id}` has none: `references` is missing or empty in its `meta` (which holds: {keys}); "
+            "in the task `dataset`, `references: COLUMN` names the column with them"
+        )
 
 
 def _refused(self: Any, *_: Any, **__: Any) -> Any:

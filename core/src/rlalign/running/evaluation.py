@@ -92,10 +92,12 @@ def given(phase: RunningPhase) -> Rollout:
     """The logged responses of the examples that have any."""
     asked = phase.settings.evaluate
     assert asked is not None
-    if not (found := [example for example in examples(phase) if example.responses]):
+    first = examples(phase)
+    if not (found := [example for example in first if example.responses]):
+        held = ", ".join(first[0].meta) or "nothing"
         raise RLAlignError(
-            f"no example of the split `{asked.split}` has a logged response to measure; of the task `dataset` "
-            "`responses: COLUMN` says where they are"
+            f"no example of the split `{asked.split}` has a logged response to measure; in the task `dataset`, "
+            f"`responses: COLUMN` names the column with them (the first example has beside its prompt: {held})"
         )
     return phase.models.policy.encode(found)
 
