@@ -67,8 +67,8 @@ bench-rl4lms: $(STAMP)
 bench-gpu: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu.bench $(ARGS)
 
-# Step by step beside TRL, which has an environment of its own, with the last TRL that has PPO in a folder within; two
-# hours on a machine that does nothing else, most of them GPT-2 small's. MODEL=FOLDER adds rows for a model of some 135M.
+# Step by step beside TRL, which has an environment of its own, with the last TRL that has PPO in a folder within; some
+# hours, most of them GPT-2 small's. MODEL=FOLDER adds rows for a model of some 135M.
 TRL := .venv-trl
 bench-speed: $(TRL)/.stamp
 	OMP_NUM_THREADS=1 $(TRL)/bin/python -m benchmarks.speed.bench $(if $(MODEL),--real "$(MODEL)") $(ARGS)

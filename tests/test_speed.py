@@ -195,9 +195,8 @@ def test_where_a_steps_time_goes(models: Path, tmp_path: Path) -> None:
     row = work.row_of("tiny/rloo/S/float32")
     found = profile.profiled(Ours(row, shapes.lay("tiny", models), tmp_path, 4), torch.float32, 1)
     weights = 2 * 12 * 128 * 128 + 1000 * 128
-    responses = (
-        32 * 48 * 2 * weights
-    )  # a forward pass over each: sampled, and read by the reference, and learned thrice
+    # A forward pass over each response: it is sampled, read by the reference, and learned, which is three.
+    responses = 32 * 48 * 2 * weights
     assert 5 * responses < found["operations"] < 6 * responses
     assert 0 < found["products"] < found["step"] * 2 and found["attention"] > 0 < found["other"]
     (_, line) = report.profile({"profile": {row.name: found}, "rows": {row.name: one(3.0)}})

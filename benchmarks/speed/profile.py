@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from benchmarks.common.timing import alternating
 from benchmarks.speed.ours import Ours
-from benchmarks.speed.work import Row, row_of
+from benchmarks.speed.work import row_of
 from torch.profiler import ProfilerActivity
 
 PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1, "baddbmm_": 1}
 """Matrix products, and which of their inputs is the first factor."""
 LARGE = 1024
 """A product of matrices of so many rows and columns: the rate that this machine reaches."""
-STEPS = {"tiny": 9, "qwen": 5, "gpt2": 2, "real": 2}
 
 
 def kind_of(name: str) -> str:
@@ -73,8 +72,8 @@ def main() -> None:
     ask.add_argument("row")
     ask.add_argument("--folder", type=Path, required=True)
     said = ask.parse_args()
-    row: Row = row_of(said.row)
-    count = STEPS[row.model]
+    row = row_of(said.row)
+    count = row.steps[1] // 2  # each is made twice
     with tempfile.TemporaryDirectory() as place:
         ours = Ours(row, said.folder, Path(place), 2 * (count + 1))
         found = profiled(ours, getattr(torch, row.dtype), count)
