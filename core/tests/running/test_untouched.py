@@ -390,3 +390,21 @@ def test_a_forked_child_may_leave_as_it_likes(tmp_path: Path, honest: tuple[str,
     before = os._exit
     assert outcome(tmp_path, "evaluate", fork) == honest
     assert os._exit is before
+
+
+def test_threads_add_up_a_gradient_in_the_same_order_each_time(tmp_path: Path) -> None:
+    """Rows of one matrix, each read thirty times: without torch's deterministic mode no two gradients are the same."""
+    row_n, weight_nHD = torch.arange(90) % 3, torch.randn(90, 64, 64)
+    x_GHD = torch.randn(3, 64, 64, requires_grad=True)
+    found: list[torch.Tensor] = []
+
+    def differentiate(**_: Any) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            found.extend(torch.autograd.grad(x_GHD[row_n], x_GHD, weight_nHD)[0] for _ in range(10))
+        finally:
+            torch.set_num_threads(threads)
+
+    session(tmp_path, PIPELINE, {"once": PolicyGradient, "guest": guest("phase_started", differentiate)}).run()
+    assert len(found) == 10 and all(torch.equal(found[0], other) for other in found)

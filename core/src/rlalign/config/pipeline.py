@@ -241,7 +241,7 @@ class PipelineSettings(Options):
         description="all: with several processes, the weights of transformers models and what the optimiser knows of "
         "them are cut over all of these; none: each process has all of it; auto: all where that would not fit",
     )
-    deterministic: bool = Field(False, description="only operations that give the same bits each time")
+    deterministic: bool = Field(False, description="only operations that give the same bits each time, on a GPU too; any other is refused")
     checkpoints: Save = Field(Save(), description="how often a checkpoint is written")
     folder: Path | None = Field(
         None,

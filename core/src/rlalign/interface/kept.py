@@ -36,7 +36,7 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], object] | None]] = (
     ("torch's grad mode", torch.set_grad_enabled),
     ("torch's inference mode", None),
     ("torch's autocast", lambda on: torch.set_autocast_enabled("cpu", on)),
-    ("torch's deterministic mode", torch.use_deterministic_algorithms),
+    ("torch's deterministic mode", torch.set_deterministic_debug_mode),
     ("torch's precision of matrix products", torch.set_float32_matmul_precision),
 )
 
@@ -50,7 +50,7 @@ def _settings() -> tuple[Any, ...]:
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
-        torch.are_deterministic_algorithms_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.get_float32_matmul_precision(),
     )
 

@@ -67,7 +67,7 @@ def smoke(pipeline: Pipeline, registry: Registry) -> str:
     """What was done, in words; a ConfigError for whatever goes wrong in it."""
     plans = Workspace(pipeline, registry, NoDisplay()).plans
     seen, began = _Seen(), time.process_time()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     with tempfile.TemporaryDirectory(prefix="rlalign-smoke-") as folder:
         try:
             session = Session(small(pipeline, plans), registry, seen)
@@ -79,7 +79,7 @@ def smoke(pipeline: Pipeline, registry: Registry) -> str:
         except Exception as error:
             raise _failed(seen, describe_error(error)) from error
         finally:
-            torch.use_deterministic_algorithms(deterministic)
+            torch.set_deterministic_debug_mode(deterministic)
     return "\n".join(_told(seen, plans, session.models.policy, time.process_time() - began)) + "\n"
 
 

@@ -75,9 +75,7 @@ class Workspace:
         self.data = Data(pipeline, self.plans, self.models, lambda: self.dir, display.note)
 
     def build_policy(self) -> None:
-        if self.pipeline.deterministic:  # cuBLAS reads it when it is first used
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.pipeline.deterministic)
+        _ask_for_same_bits(self.pipeline.deterministic, self.device)
         self.models.shard, why = cut_or_whole(self.pipeline, self.plans, self.device)
         if why:
             self.display.note(why)
@@ -165,3 +163,14 @@ def _device(asked: str) -> torch.device:
     if asked != "auto":
         return torch.device(asked)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _ask_for_same_bits(always: bool, device: torch.device) -> None:
+    """On a CPU wherever torch can, as it costs nothing there; with `always` a refusal where it cannot.
+
+    Otherwise threads add up the gradient of `x[index]` in the order in which they come.
+    """
+    if always:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = always  # type: ignore[attr-defined]
+    torch.set_deterministic_debug_mode("error" if always else "warn" if device.type == "cpu" else "default")
