@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,14 @@ def test_the_description_of_two_phases() -> None:
         "  needs           logprobs, policy.full_logprobs, reference.full_logprobs\n"
         "  length          3 passes of 2 prompts, 2 epochs of 1 optimiser step\n"
     )
+
+
+def test_an_evaluation_that_measures_nothing_is_told() -> None:
+    known = registry(EXTRA)
+    pipeline = {**BASE, "rewards": None, "algorithm": "collect", "evaluate": {"every": 1}}
+    loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
+    plans, _ = plan_phases(loaded, known)
+    assert re.search(r"^  evaluate +nothing but samples$", describe(loaded, plans), re.MULTILINE)
 
 
 def test_all_faults_are_told_at_once_each_with_its_line(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def _phase(
     if examples and examples[0]:
         rows["data"] = examples[0]
     for hook, names in plan.acting().items():
-        rows[hook] = ", ".join(names)
+        rows[hook] = ", ".join(names) or "nothing but samples"
     if plan.not_evaluated:
         rows["not evaluated"] = plan.told_of_evaluation
     rows.setdefault("reward", "nothing")
