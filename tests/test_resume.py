@@ -134,7 +134,7 @@ def test_a_run_holds_what_the_design_lists(shop: Workshop) -> None:
     finish(runs)
     there = {path.name for path in runs.path.iterdir() if not path.name.startswith(".")}
     assert there == {
-        *("pipeline.yaml", "lock.json", "metrics.jsonl", "samples.jsonl", "events"),
+        *("pipeline.yaml", "lock.json", "metrics.jsonl", "samples.jsonl", "learned.jsonl", "events"),
         *("checkpoints", "remembered", "rows", "model"),
     }
     assert {path.name for path in (runs.path / "model").iterdir()} == {
