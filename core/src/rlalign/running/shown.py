@@ -42,12 +42,12 @@ def learned(phase: RunningPhase, batch: Batch) -> list[dict[str, Any]]:
         rows.append(
             {
                 "group": group,
-                **_row(
-                    phase, few.rollout, few.reward, row, {} if one else {ADVANTAGE: few.advantage_NT[row]}
-                ),
                 "reward": float(few.reward.total_N[row]),
                 **({ADVANTAGE: float(given[0])} if one else {}),
                 **({AGE: int(age_N[row])} if age_N is not None and age_N[row] > 0 else {}),
+                **_row(
+                    phase, few.rollout, few.reward, row, {} if one else {ADVANTAGE: few.advantage_NT[row]}
+                ),
             }
         )
     return rows
