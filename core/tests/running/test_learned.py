@@ -80,7 +80,7 @@ PIPELINE: dict[str, Any] = {
     "rewards": [{"token-sum": None, "weight": 3}, {"kl": {"coef": 0.7}}],
     "generation": {"samples": 3, "max_new_tokens": 7},
     "train": {"iterations": 5, "prompts": 4, "lr": 0.5, "budget": 20},
-    "evaluate": {"examples": 2, "every": 2, "show": 4, "generation": {"greedy": False}},
+    "evaluate": {"examples": 2, "every": 2, "show": 7, "generation": {"greedy": False}},
 }
 
 
@@ -95,7 +95,7 @@ def test_it_holds_what_the_loss_was_given(algorithm: str, tmp_path: Path) -> Non
     _, rows = learned(tmp_path, algorithm=algorithm)
     told = {iteration + 1: batch for iteration, batch in GIVEN}
     assert [row["iteration"] for row in rows] == [at for at in (2, 4, 5) for _ in range(6)]
-    assert [row["group"] for row in rows] == [0, 0, 0, 1, 1, 1] * 3  # whole ones: 4 are to be shown
+    assert [row["group"] for row in rows] == [0, 0, 0, 1, 1, 1] * 3  # whole ones: a third one would make 9
     for place, row in enumerate(rows):
         batch, i = told[row["iteration"]], place % 6  # in the order in which they were sampled
         rollout, length = batch.rollout, int(batch.rollout.length_N[i])
@@ -134,8 +134,15 @@ def test_only_what_was_learned_from(tmp_path: Path) -> None:
     assert [row["response"] for row in rows[:3]] == list(GIVEN[1][1].rollout.texts)
 
 
+def test_a_group_that_is_too_large_is_shown_in_part(tmp_path: Path) -> None:
+    evaluate = {**PIPELINE["evaluate"], "every": None, "show": 2}
+    _, rows = learned(tmp_path, evaluate=evaluate)
+    assert [(row["iteration"], row["group"]) for row in rows] == [(5, 0), (5, 0)]
+    assert [row["response"] for row in rows] == list(GIVEN[-1][1].rollout.texts[:2])
+
+
 def test_a_phase_that_is_ended_shows_its_last_iteration(tmp_path: Path) -> None:
-    evaluate = {"examples": 2, "show": 1}
+    evaluate = {"examples": 2, "show": 3}
     _, rows = learned(tmp_path, algorithm="ends", evaluate=evaluate)
     assert {row["iteration"] for row in rows} == {3} and len(rows) == 3
 

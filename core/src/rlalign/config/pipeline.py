@@ -201,8 +201,8 @@ class Evaluate(Options):
     examples: Positive = Field(256, description="examples, from the start of the split")
     show: Positive = Field(
         8,
-        description="responses, the first ones, that samples.jsonl gets each time; learned.jsonl gets whole groups of "
-        "as many or more",
+        description="responses, the first ones, that samples.jsonl gets each time; learned.jsonl as many whole groups "
+        "as these are enough for, or a part of one",
     )
     use: tuple[Item, ...] = Field(
         None,  # type: ignore[arg-type]  # the file may leave it out

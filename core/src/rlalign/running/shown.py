@@ -27,7 +27,7 @@ def sampled(phase: RunningPhase, rollout: Rollout, reward: Reward, count: int) -
 
 
 def learned(phase: RunningPhase, batch: Batch) -> list[dict[str, Any]]:
-    """Some of what was learned from, as learned.jsonl shows it: whole groups. Nothing where no advantages are made."""
+    """Some of what was learned from, as learned.jsonl shows it, group by group; nothing without advantages."""
     asked = phase.settings.evaluate
     if asked is None or not len(batch):
         return []
@@ -54,10 +54,13 @@ def learned(phase: RunningPhase, batch: Batch) -> list[dict[str, Any]]:
 
 
 def _first_groups(rollout: Rollout, count: int) -> Tensor:
-    """The rows of the first groups, group by group: of as many as have so many responses."""
+    """The first rows, group by group: as many groups as fit, whole ones; of a first group that does not fit, a part."""
     order = rollout.row_order()
     group_N = rollout.group_N[order]
-    return order[group_N <= group_N[min(count, len(order)) - 1]]
+    if len(order) <= count:
+        return order
+    whole_N = group_N < group_N[count]
+    return order[whole_N] if whole_N.any() else order[:count]
 
 
 def _advantage(batch: Batch, row: int, made: bool) -> Tensor | None:
