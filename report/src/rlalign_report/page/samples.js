@@ -111,7 +111,7 @@ function sampleCards(rows, samples, range, tint) {
     else together.push([row]);
   }
   return together.map((some) => make("article", { class: "sample card" }, promptOf(samples.prompts[some[0].prompt]),
-    make("div", { class: some[0].group === undefined ? "answers" : "answers siblings" }, some.map((row) => make("div", { class: "response" }, said(row, tint),
+    make("div", { class: some[0].group !== undefined && some.length > 1 ? "answers siblings" : "answers" }, some.map((row) => make("div", { class: "response" }, said(row, tint),
       chips(row.scores, range, {}, advantageChip(row, tint), row.age && make("span", { class: "chip" }, `sampled ${row.age} iterations before`)))))));
 }
 
