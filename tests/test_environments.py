@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from rlalign.cli import inspection
@@ -58,6 +59,32 @@ def test_the_example_runs_and_shows_what_was_said(tmp_path: Path) -> None:
     )
     metrics = Result(ended.dir.path).metrics[-1]
     assert metrics["reward/played"] == metrics["reward/total"] and 1 < metrics["played/turns"] <= 6
+
+
+def test_of_episodes_each_token_has_its_advantage(tmp_path: Path) -> None:
+    """Beside the policy's words; what it was told has none."""
+    said = {
+        "algorithm": {"rloo": {"credit": "turn"}},
+        "generation": {"samples": 4, "max_new_tokens": 2},
+        "train": {"iterations": 8, "prompts": 4, "lr": 0.5},
+    }
+    _, ended = run(tmp_path, pipeline(**said), {"guess": Guess})
+    rows = Result(ended.dir.path).learned
+    assert [row["group"] for row in rows] == [0] * 4 + [1] * 4
+    several = [row for row in rows if "advantage" not in row]
+    assert several, "no episode has turns that were worth different things"
+    for row in several:
+        own = [message for message in row["transcript"] if message["role"] == "assistant"]
+        told = [message for message in row["transcript"] if message["role"] != "assistant"]
+        assert len(own) > 1 and not any("tokens" in message for message in told)
+        for message in own:
+            assert "".join(message["tokens"]) == message["content"]
+            (value,) = set(message["steps"]["advantage"])  # one a turn
+            assert value is not None
+        values = [message["steps"]["advantage"][0] for message in own]
+        assert len(set(values)) > 1
+        paid = [message.get("reward", 0.0) for message in own]
+        assert sum(paid) == pytest.approx(row["reward"], abs=1e-5)
 
 
 def test_who_never_answers_with_a_number_learns_to(tmp_path: Path) -> None:

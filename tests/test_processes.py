@@ -89,6 +89,8 @@ def test_two_processes_do_what_one_does_and_refuse_to_differ(tmp_path: Path) -> 
     run(tmp_path / "2", {**jobs, **different}, 2)
     equal(tmp_path, list(jobs), [2])
     assert outcome(tmp_path / "2", "text", 0)["written"] != []
+    shown = [json.loads(line) for line in (tmp_path / "2/as it is/learned.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in shown] == [2] * 8 + [4] * 8
     alone = [json.loads((tmp_path / count / "alone.json").read_text()) for count in "12"]
     assert alone[0] == alone[1] != {}
     for name, (_, *parts) in DIFFERENT.items():

@@ -134,7 +134,7 @@ def test_a_run_holds_what_the_design_lists(shop: Workshop) -> None:
     finish(runs)
     there = {path.name for path in runs.path.iterdir() if not path.name.startswith(".")}
     assert there == {
-        *("pipeline.yaml", "lock.json", "metrics.jsonl", "samples.jsonl", "events"),
+        *("pipeline.yaml", "lock.json", "metrics.jsonl", "samples.jsonl", "learned.jsonl", "events"),
         *("checkpoints", "remembered", "rows", "model"),
     }
     assert {path.name for path in (runs.path / "model").iterdir()} == {
@@ -259,6 +259,7 @@ CHOSEN: dict[str, tuple[str, Interference]] = {
     "in a line of metrics": ("on-policy", tears("metrics.jsonl", 6, 50)),
     "after a line of metrics": ("on-policy", tears("metrics.jsonl", 6, 10**6)),
     "in a line of samples": ("on-policy", tears("samples.jsonl", 9, 3)),
+    "in a line of what was learned from": ("on-policy", tears("learned.jsonl", 9, 30)),
     "in a line about what was dropped": ("on-policy", tears("dropped.jsonl", 3, 20)),
     "in a row for a later phase": ("phases", tears("rows/grow-2.jsonl", 6, 90)),
     "in the first row for a later phase": ("phases", tears("rows/grow-1.jsonl", 1, 1)),

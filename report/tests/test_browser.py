@@ -111,15 +111,15 @@ def test_the_theme_changes_page_and_charts(chromium, page):
 
 def test_samples_of_each_evaluation(chromium, page):
     chromium.open(page)
-    assert texts(chromium, "#where") == ["iteration 40"]
+    assert texts(chromium, "#samples .where") == ["iteration 40"]
     chromium.js("document.querySelector('#samples button').click()")
-    assert texts(chromium, "#where") == ["iteration 20"]
+    assert texts(chromium, "#samples .where") == ["iteration 20"]
     assert texts(chromium, "#samples .response > .text")[0] == f"answer 0 of 20 {HOSTILE}"
     slide = (
-        "(e => { e.value = 0; e.dispatchEvent(new Event('input')) })(document.getElementById('evaluation'))"
+        "(e => { e.value = 0; e.dispatchEvent(new Event('input')) })(document.querySelector('#samples .at'))"
     )
     chromium.js(slide)
-    assert texts(chromium, "#where") == ["iteration 0"]
+    assert texts(chromium, "#samples .where") == ["iteration 0"]
     find = "(e => { e.value = 'answer 2'; e.dispatchEvent(new Event('input')) })"
     chromium.js(f"{find}(document.querySelector('#samples [type=search]'))")
     assert texts(chromium, "#samples .response > .text") == [f"answer 2 of 0 {HOSTILE}"]
@@ -162,6 +162,122 @@ def test_tokens_are_tinted_by_what_they_earned(chromium, tmp_path):
         and texts(chromium, "#samples .response > .text")[0] == f"{HOSTILE} b"
     )
     assert complaints(chromium) == []
+
+
+TALK = [
+    {"role": "assistant", "content": "5", "reward": -0.5, "tokens": ["5"], "steps": {"advantage": [-0.5]}},
+    {"role": "environment", "content": HOSTILE},
+    {"role": "assistant", "content": "4", "tokens": ["4"], "steps": {"advantage": [0.125]}},
+]
+LEARNED = [
+    (0, "one", {"advantage": -2.0, "tokens": ["o", "ne"], "steps": {"kl": [0.5, -0.5]}}),
+    (0, f"two {HOSTILE}", {"tokens": ["two ", HOSTILE, ""], "steps": {"advantage": [2.0, -0.5, None]}}),
+    (1, "three", {"advantage": 0.0, "age": 3}),
+    (2, "4", {"transcript": TALK}),
+]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that says what it learned from: two groups that have the same prompt, and an episode."""
+    folder = written(tmp_path_factory.mktemp("taught") / "run", whole(), [sample(40, "p", "x")])
+    for at, more in ((20, -8.0), (40, 0.5)):
+        rows = [sample(at, "p", text, group=g, reward=more, **about) for g, text, about in LEARNED]
+        append(folder / "learned.jsonl", rows)
+    append(folder / "learned.jsonl", [sample(20, "p", "early", group=3, reward=0.0, advantage=100.0)])
+    return made(folder, folder)
+
+
+COLOURS = "[...document.querySelectorAll({!r})].map(e => getComputedStyle(e).backgroundColor)"
+
+
+def test_what_was_learned_from_is_on_the_colour_of_its_advantage(chromium, taught):
+    chromium.open(taught)
+    assert texts(chromium, "#learned .where") == ["iteration 40"]
+    tokens = ["one", "two ", HOSTILE, "three", "5", "4"]  # one for all of it where the advantage is one
+    assert texts(chromium, "#learned .token") == tokens
+    assert texts(chromium, "#learned .response > .text") == ["one", f"two {HOSTILE}", "three"]
+    titles = "[...document.querySelectorAll('#learned .token')].map(e => e.title)"
+    assert chromium.js(titles) == ["−2", "2", "−0.5", "0", "−0.5", "0.125"]
+    worst, best, bad, nothing, turn, good = chromium.js(COLOURS.format("#learned .token"))
+    assert len({worst, best, bad, nothing, good}) == 5 and bad == turn
+    assert nothing == "rgba(0, 0, 0, 0)"
+    assert texts(chromium, "#learned .swatch") == ["−2", "−0.5", "0", "0.5", "2"]
+    scale = chromium.js(COLOURS.format("#learned .swatch"))
+    assert (scale[0], scale[1], scale[2], scale[4]) == (
+        worst,
+        bad,
+        nothing,
+        best,
+    )  # a token on its own place of it
+    chips = texts(chromium, "#learned .chips .chip:first-child")
+    assert chips == ["advantage −2", "advantage −0.5 … 2", "advantage 0", "advantage −0.5 … 0.125"]
+    assert (
+        texts(chromium, "#learned .chips")[2] == "advantage 0sampled 3 iterations beforetotal 0.5rhymes 0.5"
+    )
+    assert texts(chromium, "#learned .turn .role span") == [
+        "assistant",
+        "reward −0.5",
+        "environment",
+        "assistant",
+    ]
+    after = "getComputedStyle(document.activeElement, '::after').content"
+    chromium.js("document.querySelector('#learned .token').focus()")  # as where one is touched
+    assert chromium.js(after) == "attr(title)" or "−2" in chromium.js(after)
+    change = "((e, said) => { e.value = said; e.dispatchEvent(new Event('change')) })"
+    chromium.js(f"{change}(document.querySelector('#learned .tint'), 'kl')")
+    assert texts(chromium, "#learned .token") == ["o", "ne"]
+    chromium.js("document.querySelector('#learned button').click()")
+    assert texts(chromium, "#learned .where") == ["iteration 20"]
+    chromium.js(f"{change}(document.querySelector('#learned .tint'), 'advantage')")
+    assert texts(chromium, "#learned .swatch")[-1] == "100"  # of that iteration
+    assert complaints(chromium) == []
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_groups_responses_stand_side_by_side_and_can_be_read(chromium, taught, dark):
+    """On a phone one below the other; a group apart from the next, though their prompts are the same."""
+    chromium.open(taught, dark=dark)
+    cards = "[...document.querySelectorAll('#learned .sample')]"
+    tops = f"{cards}.map(s => [...s.querySelectorAll('.response')].map(e => e.getBoundingClientRect().top))"
+    (one, two), *others = chromium.js(tops)
+    assert one == two and [len(group) for group in others] == [1, 1]
+    ink = "getComputedStyle(document.querySelector('#learned .token')).color"
+    card = "getComputedStyle(document.querySelector('#learned .card')).backgroundColor"
+    paper = colour(chromium, card)[:3]
+    for shown in chromium.js(COLOURS.format("#learned .swatch")):
+        tint = colour(chromium, repr(shown))
+        below = [tint[3] * x + (1 - tint[3]) * y for x, y in zip(tint, paper, strict=False)]
+        assert contrast(colour(chromium, ink)[:3], below) > 4.5
+    chromium.open(taught, 390, 844, dark=dark)
+    (one, two), *_ = chromium.js(tops)
+    assert two > one
+    assert chromium.js("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    inside = "(e => e.left >= 0 && e.right <= innerWidth + 1)(q.getBoundingClientRect())"
+    assert chromium.js(f"[...document.querySelectorAll('#learned *')].every(q => {inside})")
+
+
+def colour(chromium: Any, expression: str) -> list[float]:
+    """Red, green, blue and how much it covers, between 0 and 1, as a canvas paints it."""
+    chromium.js("window.canvas = new OffscreenCanvas(1, 1).getContext('2d')")
+    chromium.js(f"canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = {expression}; canvas.fillRect(0, 0, 1, 1)")
+    return [value / 255 for value in chromium.js("[...canvas.getImageData(0, 0, 1, 1).data]")]
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """As WCAG 2 defines it."""
+
+    def light(rgb: list[float]) -> float:
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in rgb]
+        return sum(share * x for share, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_run_that_learned_from_nothing_shown_has_no_such_part(chromium, page):
+    chromium.open(page)
+    assert "What it learned from" not in texts(chromium, "main section h2")
 
 
 def test_charts_can_be_found_smoothed_and_zoomed(chromium, page):

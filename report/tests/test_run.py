@@ -165,6 +165,36 @@ def test_odd_rows_are_shown_as_far_as_they_go(tmp_path):
     assert other["response"] == "5" and other["scores"] == {}
 
 
+def test_what_was_learned_from_is_read_while_it_grows(tmp_path):
+    folder = written(tmp_path / "run", whole(10), [sample(0, "p", "a")])
+    run = Run(folder)
+    assert run.look() and not run.look() and run.learned.evaluations == []
+    append(folder / "learned.jsonl", [sample(10, "p", "a b", group=0, reward=1.5, advantage="nan", age=2)])
+    assert run.look() and not run.look()
+    found = Shown(run.learned)
+    ((name, (row,)),) = found.evaluations
+    assert name == ("align", 0, 10) and row["group"] == 0 and row["age"] == 2
+    assert list(row["scores"].items()) == [("total", 1.5), ("rhymes", 0.5)]
+    assert "advantage" not in row and found.steps == []
+    with (folder / "learned.jsonl").open("a") as file:
+        file.write("{what is this\n")
+    assert run.look() and run.notes == ["learned.jsonl: 1 lines cannot be read and are left out"]
+
+
+def test_tokens_can_be_tinted_by_what_any_part_of_a_row_says(tmp_path):
+    talk = [
+        {"role": "assistant", "content": "4", "tokens": ["4"], "steps": {"advantage": [1.0], "kl": [None]}}
+    ]
+    rows = [
+        sample(0, "p", "x", tokens=["x"], steps={"odd": [0.5], "wrong": [1.0, 2.0], "words": ["no"]}),
+        sample(0, "p", "4", transcript=talk),
+    ]
+    found = shown(tmp_path, rows)
+    assert found.steps == ["advantage", "odd", "kl"]
+    ((_, (_, episode)),) = found.evaluations
+    assert episode["transcript"][0]["steps"] == {"advantage": [1.0], "kl": [None]}
+
+
 def test_only_what_other_prompts_got_too_repeats(tmp_path):
     rows = [sample(0, "one", "same words"), sample(0, "one", "same words"), sample(0, "two", "other words")]
     rows += [sample(1, prompt, "same words") for prompt in ("one", "two")] + [sample(1, "two", "word")]

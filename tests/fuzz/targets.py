@@ -212,7 +212,11 @@ class Runs(Target):
                 lambda: rlalign.open(run).sample(["go"]),
                 lambda: rlalign.open(run).export(inside / "model"),
                 lambda: rlalign.Result(run).export_responses(inside / "rows.jsonl"),
-                lambda: (rlalign.Result(run).metrics, rlalign.Result(run).samples),
+                lambda: (
+                    rlalign.Result(run).metrics,
+                    rlalign.Result(run).samples,
+                    rlalign.Result(run).learned,
+                ),
             ]
         )
 

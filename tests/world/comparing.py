@@ -62,6 +62,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{name: x for name, x in row.items() if not name.startswith("time/")} for row in rows]
 
 
+def learned(run: Path) -> list[dict[str, Any]]:
+    path = run / "learned.jsonl"
+    return list(logs.read(path)) if path.exists() else []
+
+
 def apart(one: Path, other: Path) -> tuple[float, str, float, str]:
     """The largest difference of a metric, relative where it is large, and of a number of the last checkpoint.
 
@@ -79,6 +84,13 @@ def apart(one: Path, other: Path) -> tuple[float, str, float, str]:
                 worst = max(worst, (abs(x - y) / max(1.0, abs(x)), name))
             else:
                 assert x == y, name
+    told, others = learned(one), learned(other)
+    assert len(told) == len(others)
+    for row, another in zip(told, others, strict=True):
+        assert row.keys() == another.keys() and row["response"] == another["response"]
+        for name in {"advantage", "reward"} & row.keys():
+            x, y = row[name], another[name]
+            worst = max(worst, (abs(x - y) / max(1.0, abs(x)), f"{name} in learned.jsonl"))
     far = (0.0, "")
     mine, its = tensors(one), tensors(other)
     assert mine.keys() == its.keys()

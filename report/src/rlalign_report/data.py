@@ -47,7 +47,8 @@ def page_data(runs: Sequence[Run], *, live: bool = False) -> Tree:
 def _run(run: Run, budget: int) -> Tree:
     pipeline = _mapping(run.lock.get("pipeline"))
     done = len(run.training.rows)
-    shown = Shown(run.samples, budget)
+    logs = [log for log in (run.samples, run.learned) if log.evaluations]
+    shown, learned = (Shown(log, budget // max(1, len(logs))) for log in (run.samples, run.learned))
     place = run.training.places[-1] if run.training.places else (0.0, 0.0, 0.0, 0.0)
     return {
         "name": run.name,
@@ -68,7 +69,8 @@ def _run(run: Run, budget: int) -> Tree:
         "alarms": [vars(alarm) for alarm in alarms_of(run)],
         "notes": run.notes,
         "times": _times(run),
-        "samples": _samples(run, shown),
+        "samples": {**_samples(run, shown), "pairs": [_rounded(pair) for pair in shown.pairs()]},
+        "learned": _samples(run, learned),
         "provenance": _provenance(run),
         "pipeline": run.pipeline,
     }
@@ -223,7 +225,6 @@ def _samples(run: Run, shown: Shown) -> Tree:
         "prompts": shown.prompts,
         "parts": shown.parts,
         "steps": shown.steps,
-        "pairs": [[_rounded(a), _rounded(b)] for a, b in shown.pairs()],
         "left_out": shown.left_out,
     }
 

@@ -61,6 +61,7 @@ class Run:
     def __post_init__(self) -> None:
         self._metrics = Log(self.folder / "metrics.jsonl")
         self.samples = Samples(self.folder / "samples.jsonl")
+        self.learned = Samples(self.folder / "learned.jsonl")
         self._looked: object = None
         self._start()
 
@@ -89,19 +90,20 @@ class Run:
         for line in self._metrics.more():
             self._add(line.row)
             grew = True
-        grew = self.samples.look() or grew
+        for log in (self.samples, self.learned):
+            grew = log.look() or grew
         written = is_written(self.folder)
         done = (self.folder / "model").is_dir()
         state: State = "running" if written else "finished" if done else "stopped"
         lock = read_bytes(self.folder / "lock.json")
-        about = (state, lock, self._inexact(), self._metrics.damaged, self.samples.damaged)
+        bad = {log.path.name: log.damaged for log in (self._metrics, self.samples, self.learned)}
+        about = (state, lock, self._inexact(), bad)
         if about != self._looked:
             self.lock = read_lock(self.folder / "lock.json")
             text = read_bytes(self.folder / "pipeline.yaml")[:PIPELINE_BYTES]
             self.pipeline = text.decode("utf-8", "replace")
             grew = True
         self._looked, self.state = about, state
-        bad = {"metrics.jsonl": self._metrics.damaged, "samples.jsonl": self.samples.damaged}
         self.notes = [
             *self._inexact(),
             *(

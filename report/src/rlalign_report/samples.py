@@ -1,4 +1,7 @@
-"""What a run wrote at its evaluations: only where each row stands is kept, so that any size can be looked at."""
+"""What a run wrote at its evaluations, and of what it learned from before each.
+
+Only where each row stands is kept, so that any size can be looked at.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ CHARACTERS = 4000
 BYTES = 4_000_000
 """Of all samples on a page, as they stand in the log."""
 
+ADVANTAGE = "advantage"
+LEARNED = ("group", ADVANTAGE, "age")
+"""What a line of learned.jsonl has beside those of samples.jsonl, apart from the reward."""
+
 Evaluation = tuple[str, int, int]
 """Phase, pass, and iteration of the phase."""
 
@@ -37,6 +44,10 @@ class Samples:
     def __init__(self, path: Path) -> None:
         self._log = Log(path)
         self._found: dict[Evaluation, _Found] = {}
+
+    @property
+    def path(self) -> Path:
+        return self._log.path
 
     @property
     def damaged(self) -> int:
@@ -96,8 +107,8 @@ class Samples:
         return "; ".join(said)
 
 
-def _token_by_token(row: Row) -> Row:
-    """A response's tokens with what each of them earned, as far as they fit each other."""
+def _token_by_token(row: Mapping[str, Any]) -> Row:
+    """Tokens with what each of them was given, as far as they fit each other; None: it was not the policy's."""
     tokens, steps = row.get("tokens"), row.get("steps")
     if not (isinstance(tokens, list) and isinstance(steps, Mapping)):
         return {}
@@ -106,9 +117,14 @@ def _token_by_token(row: Row) -> Row:
         for name, values in steps.items()
         if isinstance(values, list)
         and len(values) == len(tokens)
-        and all(isinstance(value, int | float) for value in values)
+        and all(value is None or isinstance(value, int | float) for value in values)
     }
     return {"tokens": [str(token) for token in tokens], "steps": known} if known else {}
+
+
+def _whole(row: Row) -> list[str]:
+    """An advantage that is one for the whole response."""
+    return [ADVANTAGE] if ADVANTAGE in row else []
 
 
 def _hash(text: str) -> bytes:
@@ -151,9 +167,11 @@ class Shown:
 
     @property
     def steps(self) -> list[str]:
-        """The names of all that scores tokens one by one."""
+        """The names of all that tokens can be tinted by, advantages first."""
         rows = [row for _, rows in self.evaluations for row in rows]
-        return list(dict.fromkeys(name for row in rows for name in row.get("steps", ())))
+        told = [part for row in rows for part in (row, *row.get("transcript", ()))]
+        names = dict.fromkeys(name for part in told for name in (*part.get("steps", ()), *_whole(part)))
+        return sorted(names, key=lambda name: name != ADVANTAGE)
 
     def pairs(self) -> list[tuple[Row, Row]]:
         """What was answered to the same prompt at the first evaluation and at the last."""
@@ -171,12 +189,14 @@ class Shown:
 
     def _row(self, row: Row) -> Row:
         scores = row.get("scores")
+        total = {"total": row["reward"]} if "reward" in row else {}
         found: Row = {
             "prompt": self._prompt(row.get("prompt")),
             "response": self._text(row.get("response", "")),
-            "scores": dict(scores) if isinstance(scores, Mapping) else {},
+            "scores": {**total, **(scores if isinstance(scores, Mapping) else {})},
         }
         found |= _token_by_token(row)
+        found |= {name: row[name] for name in LEARNED if isinstance(row.get(name), int | float)}
         transcript = row.get("transcript")
         if isinstance(transcript, list):
             found["transcript"] = [self._message(message) for message in transcript]
@@ -192,6 +212,7 @@ class Shown:
         found: Row = {
             "role": self._text(message.get("role", "")),
             "content": self._text(message.get("content", "")),
+            **_token_by_token(message),
         }
         if isinstance(message.get("reward"), int | float):
             found["reward"] = message["reward"]

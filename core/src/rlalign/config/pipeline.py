@@ -199,7 +199,11 @@ class Evaluate(Options):
     every: Positive | None = Field(None, description="iterations in between; null: start and end only")
     split: str = Field("val", description="the task's split")
     examples: Positive = Field(256, description="examples, from the start of the split")
-    show: Positive = Field(8, description="responses, the first ones, that samples.jsonl gets each time")
+    show: Positive = Field(
+        8,
+        description="responses, the first ones, that samples.jsonl gets each time; learned.jsonl as many whole groups "
+        "as these are enough for, or a part of one",
+    )
     use: tuple[Item, ...] = Field(
         None,  # type: ignore[arg-type]  # the file may leave it out
         description="names of rewards, or components; null: the phase's rewards",
@@ -241,7 +245,10 @@ class PipelineSettings(Options):
         description="all: with several processes, the weights of transformers models and what the optimiser knows of "
         "them are cut over all of these; none: each process has all of it; auto: all where that would not fit",
     )
-    deterministic: bool = Field(False, description="only operations that give the same bits each time, on a GPU too; any other is refused")
+    deterministic: bool = Field(
+        False,
+        description="only operations that give the same bits each time, on a GPU too; any other is refused",
+    )
     checkpoints: Save = Field(Save(), description="how often a checkpoint is written")
     folder: Path | None = Field(
         None,

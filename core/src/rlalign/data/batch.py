@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rlalign.data.rollout import Rollout, _common, _indices, concat, concat_columns, fixed, take_column
 
+ADVANTAGE = "advantage"
+"""The column of logged responses that holds the advantage of each, where a component computed it over the data."""
+
 
 @dataclass(frozen=True, eq=False)
 class Score:

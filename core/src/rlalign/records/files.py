@@ -28,6 +28,7 @@ WRITTEN = (
         ".logs",
         "metrics.jsonl",
         "samples.jsonl",
+        "learned.jsonl",
         "dropped.jsonl",
         "signatures.jsonl",
     ),

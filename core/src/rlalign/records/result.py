@@ -32,6 +32,12 @@ class _Sample(BaseModel):
     scores: dict[str, float | str] | None = None
 
 
+class _Learned(_Sample):
+    group: int
+    reward: float | str
+    advantage: float | str | None = None
+
+
 class _Signed(BaseModel):
     phase: str
     signatures: dict[str, str]
@@ -88,10 +94,12 @@ class Result:
     @property
     def samples(self) -> list[Row]:
         """The first responses of each evaluation, with prompts and scores."""
-        found = self._rows("samples.jsonl")
-        for i, row in enumerate(found, 1):
-            require_shape(row, _Sample, self.folder / f"samples.jsonl:{i}")
-        return found
+        return self._shown("samples.jsonl", _Sample)
+
+    @property
+    def learned(self) -> list[Row]:
+        """Some responses that it learned from before each evaluation, with rewards, scores and advantages."""
+        return self._shown("learned.jsonl", _Learned)
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -110,7 +118,7 @@ class Result:
             raise ConfigError(f"{path}: is no JSON, so it is not as the run wrote it: {error}") from None
         return found if isinstance(found, dict) else {}
 
-    def frame(self, what: Literal["metrics", "evaluations", "samples"] = "metrics") -> Any:
+    def frame(self, what: Literal["metrics", "evaluations", "samples", "learned"] = "metrics") -> Any:
         """The same rows as a `pandas.DataFrame`."""
         try:
             pandas = import_module("pandas")
@@ -131,6 +139,12 @@ class Result:
         from rlalign.records.cleaning import clean
 
         return clean(self.folder, rows=rows, dry_run=dry_run)
+
+    def _shown(self, name: str, shape: type[_Sample]) -> list[Row]:
+        found = self._rows(name)
+        for i, row in enumerate(found, 1):
+            require_shape(row, shape, self.folder / f"{name}:{i}")
+        return found
 
     def _rows(self, name: str) -> list[Row]:
         path = self.folder / name

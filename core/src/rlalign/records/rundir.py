@@ -4,7 +4,8 @@ runs/<name>/
     pipeline.yaml  lock.json                what runs, and with what
     .change                                 both anew, while they are rewritten (`rewriting.py`)
     .running                                the process that writes the run, while it does (`writer.py`)
-    metrics.jsonl  samples.jsonl  events/   logs (`logs.py`)
+    metrics.jsonl  samples.jsonl
+    learned.jsonl  events/                  logs (`logs.py`)
     checkpoints/   columns/       rows/     checkpoints (`checkpoint.py`) and what belongs to them
     served/                                 what served rewards answered (`answers.py`), and printed
     model/                                  the exported model

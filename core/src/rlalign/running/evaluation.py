@@ -13,9 +13,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Reward
 from rlalign.data.example import Example
-from rlalign.data.rollout import START, TRANSCRIPT, Rollout
-from rlalign.data.spoken import messages_of
-from rlalign.decoding.pieces import pieces
+from rlalign.data.rollout import START, Rollout
 from rlalign.errors import RLAlignError
 from rlalign.records import events
 from rlalign.running import bad_rewards
@@ -23,14 +21,11 @@ from rlalign.running.metrics import of_responses
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.plan import decoding
 from rlalign.running.responses import rewarded, sample, told
+from rlalign.running.shown import in_words, sampled
 from rlalign.world.ranks import here
 
 IN_EVENTS = 8
 """Responses that TensorBoard gets each time."""
-CHARACTERS = 1000
-"""Of a prompt or a response that TensorBoard gets."""
-TOKENS = 256
-"""Of a response, the first ones, whose scores are shown token by token."""
 
 
 def evaluate(phase: RunningPhase) -> None:
@@ -43,7 +38,7 @@ def evaluate(phase: RunningPhase) -> None:
     metrics["time/evaluate"] = time.perf_counter() - started
     asked = phase.settings.evaluate
     assert asked is not None
-    logs, rows = phase.workspace.logs, shown(phase, rollout, reward, asked.show)
+    logs, rows = phase.workspace.logs, sampled(phase, rollout, reward, asked.show)
     for row in rows:
         logs.append("samples.jsonl", {**phase.where, **row})
     logs.event(events.texts("samples", [in_words(row) for row in rows[:IN_EVENTS]], phase.tick))
@@ -164,55 +159,3 @@ def _logged_as(names: Iterable[str]) -> dict[str, str]:
     known = set(names)
     shorts = {name: name.removeprefix("reward/") for name in names}
     return {name: name if short != name and short in known else short for name, short in shorts.items()}
-
-
-def shown(phase: RunningPhase, rollout: Rollout, reward: Reward, count: int) -> list[dict[str, Any]]:
-    """The first responses as samples.jsonl shows them."""
-    return [
-        {
-            "prompt": rollout.examples[g].prompt,
-            "response": rollout.texts[row],
-            **_transcript(rollout, row),
-            "scores": {name: float(part[row].sum()) for name, part in reward.parts.items()},
-            **_token_by_token(phase, rollout, reward, row),
-        }
-        for row, g in enumerate(rollout.group_N[:count].tolist())
-    ]
-
-
-def _token_by_token(phase: RunningPhase, rollout: Rollout, reward: Reward, row: int) -> dict[str, Any]:
-    """A response's tokens with what each of them earned, by those parts that score more than one of them."""
-    length = min(int(rollout.length_N[row]), TOKENS)
-    steps = {
-        name: [float(f"{value:.4g}") for value in part[row, :length].tolist()]
-        for name, part in reward.parts.items()
-        if part.ndim == 2 and int(part[row, :length].count_nonzero()) > 1
-    }
-    if not steps or TRANSCRIPT in rollout.columns:
-        return {}
-    return {"tokens": pieces(phase.models.policy.text, rollout.actions_NT[row, :length]), "steps": steps}
-
-
-def _transcript(rollout: Rollout, row: int) -> dict[str, Any]:
-    """All that was said in an episode, the policy's texts as they were sampled."""
-    if TRANSCRIPT not in rollout.columns:
-        return {}
-    transcript = rollout.columns[TRANSCRIPT][row]
-    return {TRANSCRIPT: messages_of(transcript, [True] * len(transcript))}
-
-
-def in_words(row: Mapping[str, Any]) -> str:
-    """Such a response as text to look at."""
-    prompt = row["prompt"]
-    if not isinstance(prompt, str):
-        prompt = "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in row["scores"].items())
-    said = [
-        f"{'→ ' if message['role'] == 'assistant' else ''}{_cut(str(message['content']))}"
-        for message in row.get(TRANSCRIPT, [{"role": "assistant", "content": row["response"]}])
-    ]
-    return "\n".join([_cut(prompt), *said, f"({scores})"])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= CHARACTERS else f"{text[: CHARACTERS - 1]}…"

@@ -14,8 +14,7 @@ def iterate(phase: RunningPhase, timed: Callable[[], None] = lambda: None) -> It
 
     `timed` is called while the phase's clock still has what the stages of an iteration took.
     """
-    asked = phase.settings.evaluate
-    if phase.iteration == 0 and asked is not None:
+    if phase.iteration == 0 and phase.settings.evaluate is not None:
         evaluate(phase)
     while not phase.done:
         with phase.telling_where():
@@ -23,7 +22,7 @@ def iterate(phase: RunningPhase, timed: Callable[[], None] = lambda: None) -> It
         timed()
         phase.log(metrics)
         phase.workspace.display.iteration(phase.iteration, metrics)
-        if asked is not None and (phase.done or (asked.every and phase.iteration % asked.every == 0)):
+        if phase.evaluates:
             evaluate(phase)
         if phase.done:
             phase.models.check_guard()

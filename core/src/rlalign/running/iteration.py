@@ -18,6 +18,7 @@ from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import new_ones, of_remembered, of_responses, of_sampler, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
+from rlalign.running.shown import learned
 from rlalign.running.updating import update
 
 TIED = 3
@@ -59,6 +60,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     phase.models.renew(phase.plan.lagging, phase.iteration)
     stages.iteration_done(phase.run, *_all_of(seen), metrics)
     phase.models.iteration_done()
+    _keep_learned(phase, batch)
     metrics["time/iteration"] = time.perf_counter() - started
     took = {**phase.clock.seconds, **{f"reward/{n}": s for n, s in stages.reward_seconds().items()}}
     return metrics | {f"time/{part}": seconds for part, seconds in took.items()}
@@ -135,6 +137,13 @@ def with_old_logprobs(phase: RunningPhase, batch: Batch) -> Batch:
 def _has_sampled(rollout: Rollout) -> bool:
     """Whether the sampler left log-probs of some response."""
     return bool((rollout.mask_NT & ~rollout.full_logprobs_NT.isnan()).any())
+
+
+def _keep_learned(phase: RunningPhase, batch: Batch) -> None:
+    """Write down some of what was learned from, where an evaluation follows."""
+    if phase.evaluates and phase.plan.learns:
+        for row in learned(phase, batch):
+            phase.workspace.logs.append("learned.jsonl", {**phase.where, **row})
 
 
 def _keep_rows(phase: RunningPhase, seen: Sequence[tuple[Rollout, Reward]]) -> None:

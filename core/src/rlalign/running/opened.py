@@ -41,7 +41,7 @@ from rlalign.records.result import Result
 from rlalign.records.rows import OURS, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
-from rlalign.running import evaluation
+from rlalign.running import evaluation, shown
 from rlalign.running.asking import AskedData, NoTask, before
 from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
@@ -233,7 +233,7 @@ class Opened(Workspace):
         where = phase.where if self._phase_state else self.origin
         if given is None:
             rollout, reward = evaluation.scored(phase, rollout)
-            return [{**where, **row} for row in evaluation.shown(phase, rollout, reward, len(rollout))]
+            return [{**where, **row} for row in shown.sampled(phase, rollout, reward, len(rollout))]
         task = phase.plan.task
         return [
             {**where, "prompt": rollout.examples[g].prompt, "response": task.postprocess(text)}
@@ -280,8 +280,8 @@ class Opened(Workspace):
         if not rewards:
             return rows
         rollout, reward = evaluation.scored(self.phase, rollout)
-        shown = evaluation.shown(self.phase, rollout, reward, len(rollout))
-        return [{**row, "scores": scored["scores"]} for row, scored in zip(rows, shown, strict=True)]
+        given = shown.sampled(self.phase, rollout, reward, len(rollout))
+        return [{**row, "scores": scored["scores"]} for row, scored in zip(rows, given, strict=True)]
 
     def rows(self) -> list[dict[str, Any]]:
         """The evaluation's responses as logged data: what the task `dataset` reads back as it stands."""

@@ -164,6 +164,12 @@ class RunningPhase:
         return self.iteration >= self.iterations or self.ending is not None
 
     @property
+    def evaluates(self) -> bool:
+        """Whether an evaluation follows the iteration that is done now."""
+        asked = self.settings.evaluate
+        return asked is not None and (self.done or bool(asked.every and self.iteration % asked.every == 0))
+
+    @property
     def tick(self) -> int:
         """Iterations of the whole run that are done."""
         return self.workspace.ticks + self.iteration

@@ -117,6 +117,11 @@ class Stages:
         members = self.implementing("advantage")
         return checked_batch(result, members[-1] if members else None)
 
+    @property
+    def makes_advantages(self) -> bool:
+        """Whether a component does, so that they are not rewards by default, which no loss may read."""
+        return self._plain("advantage") is not None
+
     def _own_advantage(self, run: Run, rollout: Rollout, reward: Reward) -> Batch:
         """The batch under all wrappers, checked before they get it."""
         member = self._plain("advantage")

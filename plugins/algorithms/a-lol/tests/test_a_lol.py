@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from rlalign import ComponentError, Example, Options, Outputs, Task
+from rlalign import ComponentError, Example, Options, Outputs, Result, Task
 from rlalign.learning.engine import Engine
 from rlalign.records import logs
 from rlalign.running import loop
@@ -366,6 +366,28 @@ def test_it_learns_what_earns_more(tmp_path: Path) -> None:
     ]
     before, after = found[0], found[-1]
     assert after > before + 0.15
+
+
+def test_a_run_shows_the_advantages_of_what_it_learned_from(tmp_path: Path) -> None:
+    """A = R − V(x), also where the loss clamps it; R-LoL has none."""
+    pipeline = {
+        "task": LOGGED,
+        "policy": {"logits": {"hidden": 4}},
+        "rewards": ["token-sum"],
+        "algorithm": {"a-lol": {"pool": "all", "draw": "uniform"}},
+        "models": VALUES,
+        "train": {"iterations": 2, "prompts": 6},
+        "evaluate": {"examples": 2, "every": 1, "show": 6, "use": ["token-sum"]},
+    }
+    _, done = run(tmp_path, pipeline, OWN)
+    rows = Result(done.dir.path).learned
+    values = VALUES["value"]["given-value"]["values"]
+    assert {row["iteration"] for row in rows} == {1, 2} and any(row["advantage"] < 0 for row in rows)
+    for row in rows:
+        assert row["advantage"] == pytest.approx(row["reward"] - values[int(row["prompt"])], abs=1e-6)
+        assert row["reward"] == pytest.approx(row["scores"]["token-sum"])
+    _, done = run(tmp_path, {**pipeline, "algorithm": "r-lol", "models": {}}, OWN)
+    assert Result(done.dir.path).learned == []
 
 
 def test_what_each_way_of_drawing_expects(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from rlalign import (
     Example,
     Loss,
     Outputs,
+    Result,
+    Reward,
     Rollout,
     Score,
     Task,
@@ -200,6 +202,27 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert second["replay/kl"] > 0 and second["replay/ratio"] > 0
     third = bench.iterate()
     assert 1 <= third["replay/age"] <= third["replay/oldest"] == max(ages(part(bench, "seen").batches[2]))
+
+
+class Centred(Seen):
+    """Makes advantages."""
+
+    @hookimpl
+    def advantage(self, rollout: Rollout, reward: Reward) -> Batch:
+        return Batch.of(rollout, reward, reward.total_N - reward.total_N.mean())
+
+
+def test_what_was_learned_from_says_how_old_it_is(tmp_path: Path) -> None:
+    evaluate = {"examples": 2, "every": 1, "show": 30, "use": ["asked"]}
+    changes = {"algorithm": "centred", "evaluate": evaluate}
+    _, done = run(tmp_path, {**BASE, **changes}, {**EXTRA, "centred": Centred})
+    rows = Result(done.dir.path).learned
+    assert Counter(row["iteration"] for row in rows) == {1: 18, 2: 30, 3: 30, 4: 30}
+    assert Counter(row.get("age", 0) for row in rows if row["iteration"] == 2) == {0: 18, 1: 12}
+    first = {(row["prompt"], row["response"]) for row in rows if row["iteration"] == 1}
+    assert all(
+        (row["prompt"], row["response"]) in first for row in rows if row["iteration"] - row.get("age", 0) == 1
+    )
 
 
 def test_only_what_earned_enough_is_remembered(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ function show(data) {
   const figures = data.sections.map((one) => figuresSection(one, data));
   byId("main").replaceChildren(...[
     overview(data), alarmsSection(data), compared(data), figures.length ? make("div", { id: "figures" }, controls(data), figures) : null,
-    samplesSection(data), pairsSection(data), provenance(data),
+    samplesSection(data), learnedSection(data), pairsSection(data), provenance(data),
   ].filter(Boolean));
   filterCharts();
   contents(data);

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlalign import Batch, ComponentError, Reward, Rollout, Run, hookimpl
+from rlalign.data.batch import ADVANTAGE
 from rlalign_plugin_a_lol.leftover import LeftoverLunch
 
 
@@ -36,10 +37,10 @@ class ALoL(LeftoverLunch):
             values_NT1 = run.score("value", rollout, ["state_values"]).state_values_NT1
             return reward.total_N - values_NT1[:, 0]  # of the first state, the prompt
 
-        self._draw(run, run.column("advantage", advantage), "earn more than the value of their prompt")
+        self._draw(run, run.column(ADVANTAGE, advantage), "earn more than the value of their prompt")
 
     def gain(self, batch: Batch) -> Tensor:
-        advantage_N = batch.rollout.columns.get("advantage")
+        advantage_N = batch.rollout.columns.get(ADVANTAGE)
         if not isinstance(advantage_N, Tensor):
             raise ComponentError("only logged responses have an advantage here; say `responses: logged`")
         return advantage_N.clamp_min(0) if self.config.clamp else advantage_N
