@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,10 @@ def test_the_demo_in_short(tmp_path: Path) -> None:
     assert re.search(r"^  The judge: [+-]\d\.\d{3} on the same prompts, 95 % interval", printed, re.MULTILINE)
     assert len(re.findall(r"^    (?:before|after) +[+-]\d\.\d\d", printed, re.MULTILINE)) == 6
     assert (tmp_path / "align/model/model.safetensors").exists()
+    (told,) = re.findall(r"^  to talk +\S+/rlalign (.*)$", printed, re.MULTILINE)
+    talk = [sys.executable, "-m", "rlalign.cli", *shlex.split(told)]
+    said = subprocess.run(talk, capture_output=True, text=True, check=True, env=environment).stdout
+    assert said.count("user: My tea is cold.") == 2
 
 
 @pytest.mark.slow

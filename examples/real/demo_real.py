@@ -71,7 +71,9 @@ def show(result: rlalign.Result) -> None:
             print(f"    {when:7}{row['scores'][JUDGE]:+.2f}  {' '.join(row['response'].split())}")
     print(f"\n  the model     {result.model}, an ordinary transformers folder")
     print(f"  all texts     {result.folder / 'samples.jsonl'}")
-    print(f'  to talk       .venv/bin/rlalign sample {result.folder} --new --prompt "My tea is cold."')
+    print(
+        f'  to talk       .venv/bin/rlalign sample {result.folder} --new --trust --prompt "My tea is cold."'
+    )
 
 
 def of_prompts(rows: Iterable[Row]) -> dict[str, float]:

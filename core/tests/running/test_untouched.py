@@ -406,5 +406,7 @@ def test_threads_add_up_a_gradient_in_the_same_order_each_time(tmp_path: Path) -
         finally:
             torch.set_num_threads(threads)
 
-    session(tmp_path, PIPELINE, {"once": PolicyGradient, "guest": guest("phase_started", differentiate)}).run()
+    session(
+        tmp_path, PIPELINE, {"once": PolicyGradient, "guest": guest("phase_started", differentiate)}
+    ).run()
     assert len(found) == 10 and all(torch.equal(found[0], other) for other in found)
