@@ -105,18 +105,31 @@ def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a.yaml").read_text() == "mine"
 
 
-def test_in_a_terminal_it_asks(tmp_path: Path) -> None:
+def asked(tmp_path: Path, typed: bytes) -> tuple[int, str, str]:
+    """What comes of an answer to each question, typed in a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "rlalign.cli", "new", "pipeline", "-o", "a.yaml", "--algorithm", "rloo"]
     process = subprocess.Popen(
         command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True
     )
-    os.write(ours, b"toy-numbers\ntable\ntext-length kl\n[a, b]\n")
+    os.write(ours, typed)
     out, err = process.communicate(timeout=600)
     os.close(ours)
     os.close(theirs)
-    assert process.returncode == 0, err
+    return process.returncode, out, err
+
+
+def test_in_a_terminal_it_asks(tmp_path: Path) -> None:
+    code, out, err = asked(tmp_path, b"toy-numbers\ntable\ntext-length kl\n[a, b]\n")
+    assert code == 0, err
     assert out == "pipeline: a.yaml\n"
     assert "Where prompts come from:" in err and "actions (how many actions, or their names)" in err
     pipeline = load_pipeline(tmp_path / "a.yaml", registry=Registry())
     assert [one.component for one in pipeline.phases[0].rewards] == ["text-length", "kl"]
+
+
+def test_the_end_of_the_input_is_no_fault(tmp_path: Path) -> None:
+    """Ctrl-D at the second question."""
+    code, out, err = asked(tmp_path, b"toy-numbers\n\x04")
+    assert (code, out) == (130, "") and err.endswith("\nstopped\n")
+    assert not (tmp_path / "a.yaml").exists()

@@ -73,6 +73,9 @@ def guarded(
             whose = getattr(error, "whose", "")
             say(str(error) if error.exit_code == 130 else f"error: {whose}{error}", err=True)
         sys.exit(error.exit_code)
+    except click.Abort:  # at a question: Ctrl-C, or the end of the input
+        say(f"\n{stopped}", err=True)
+        sys.exit(130)
     except KeyboardInterrupt as interrupted:
         say(str(interrupted) or stopped, err=True)
         if interrupted.args:  # a run was going on: end as one that is killed, so that a shell's loop ends too
