@@ -289,7 +289,7 @@ DURING = {
         "`advantage` of `AdvantageATensor` (misbehaving, p.yaml:8) must return a Batch",
     ),
     "advantage too long": (algorithm("AdvantageTooLong"), "p.yaml:7", "a tensor of (16, 1), got (17, 1)"),
-    "NaN advantage": (algorithm("AdvantageNaN"), "p.yaml:7", "gave a NaN or infinite advantage"),
+    "NaN advantage": (algorithm("AdvantageNaN"), "p.yaml:7", "to 16 of 16 responses, the first to example `train-"),
     "advantage raises": (algorithm("AdvantageRaises"), "`AdvantageRaises` (misbehaving, p.yaml:7) raised"),
     "column too short": (algorithm("AdvantageBadColumn"), "p.yaml:7", "`weight` has 2 rows for 16 responses"),
     "step_ready gives a number": (algorithm("StepReadyNumber"), "p.yaml:7", "must return a bool, got a float"),

@@ -172,6 +172,33 @@ def test_what_new_packages_keep_of_what_was_written_for_them(tmp_path):
         assert [a for a, b in zip(*about, strict=True) if a != b and not a.startswith("description")] == []
 
 
+@pytest.mark.parametrize("kind, name", [("algorithm", "ppo-penalty"), ("environment", "last-stone")])
+def test_who_types_the_blocks_has_the_finished_package(kind, name, tmp_path):
+    """Each statement of its module, and of its classes, stands on the page, or came with the new package."""
+    new, finished = tmp_path / "new", PLUGINS / f"rlalign-plugin-{name}"
+    done = CliRunner().invoke(program, ["new", "plugin", name, "--kind", kind, "--to", str(new)])
+    assert done.exit_code == 0, done.output
+    module = f"src/rlalign_plugin_{name.replace('-', '_')}/__init__.py"
+    page = (ROOT / f"docs/tutorials/your-first-{kind}.md").read_text()
+    typed = [text for path, _, text in BLOCK.findall(page) if path.endswith(module)]
+    there = {one for text in (*typed, (new / module).read_text()) for one in statements(text)}
+    assert [one for one in statements((finished / module).read_text()) if one not in there] == []
+
+
+def statements(text: str) -> list[str]:
+    """Those of a module, but for its docstring, and of its classes, or of a part of a class; `__all__` sorted."""
+    found = []
+    tree = ast.parse(f"class Part:\n{text}" if text.startswith(" ") else text)
+    for node in tree.body[ast.get_docstring(tree) is not None :]:
+        if isinstance(node, ast.ClassDef):
+            found += [ast.unparse(one) for one in node.body]
+            node.body = []
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            node.value = ast.Constant(sorted(ast.literal_eval(node.value)))
+        found.append(ast.unparse(node))
+    return found
+
+
 @pytest.mark.parametrize("whole", FORMS, ids=["short", "whole"])
 def test_the_notebook_runs(whole, tmp_path, monkeypatch):
     """Its cells, one after the other, without Jupyter."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ LONGEST = 4000
 """Characters of somebody else's message that are shown."""
 LONGEST_MESSAGE = 16_000
 """Characters of a message of ours, which may quote what a file says."""
+NOBODY_S = {*sys.stdlib_module_names, "rlalign", "torch", "pluggy", "pydantic", "click"}
+"""Packages that are no component's, by their first name."""
 
 
 class RLAlignError(Exception):
@@ -151,10 +154,19 @@ def refusing() -> Iterator[None]:
 
 def describe_error(error: BaseException) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
-    frames = traceback.extract_tb(error.__traceback__)
-    at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = said_by(error)
-    return f"{type(error).__name__}{f': {said}' if said else ''}{at}"
+    said, at = said_by(error), _raised_at(error)
+    return f"{type(error).__name__}{f': {said}' if said else ''}{f' ({at})' if at else ''}"
+
+
+def _raised_at(error: BaseException) -> str:
+    """The last line of a component that it passed: who gave `Batch.of` a wrong shape, not the line that saw it."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    theirs = [one for one in frames if one[0].f_globals.get("__name__", "").split(".")[0] not in NOBODY_S]
+    for frame, line in (theirs or frames)[-1:]:
+        file = Path(frame.f_code.co_filename)
+        folder = f"{file.parent.name}/" if file.name == "__init__.py" else ""
+        return f"{folder}{file.name}:{line}"
+    return ""
 
 
 def said_by(error: BaseException) -> str:

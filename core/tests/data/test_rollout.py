@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -343,6 +344,10 @@ def test_of_spreads_a_number_a_response_over_its_chosen_steps() -> None:
     assert torch.equal(b.advantage_NT, torch.where(r.mask_NT, r.columns["key"][:, None], 0.0))
     nan = torch.where(r.mask_NT, 1.0, torch.nan)
     assert torch.equal(Batch.of(r, reward, nan).advantage_NT, r.mask_NT.float())
+    for shape in ([1], [1, 5], [4, 3], [4, 5, 1]):
+        said = f"the shape [4], or [4, 5] with one for each token; got {shape}"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            Batch.of(r, reward, torch.zeros(shape))
 
 
 def test_old_logprobs_are_there_for_who_asked() -> None:

@@ -220,7 +220,8 @@ class Faulty(Echo):
             raise OSError("no such game")
         if self.fault in ("step", "none"):
             episode.step = self.step  # type: ignore[method-assign]
-        return (episode, turn) if self.fault != "pair" else turn  # type: ignore[return-value]
+        found: Any = {"alone": turn, "swapped": (turn, episode)}.get(self.fault, (episode, turn))
+        return found  # type: ignore[no-any-return]
 
     def step(self, text: str) -> Any:
         if self.fault == "none":
@@ -242,7 +243,8 @@ class Faulty(Echo):
             "none",
             "environment `echo`, example `0`, episode 5, turn 1, told '.*', must return a Turn, got nothing",
         ),
-        ("pair", r"`start` must return \(episode, Turn\), and returned a Turn"),
+        ("alone", r"`start` must return \(episode, Turn\), and for example `0` returned a Turn"),
+        ("swapped", r"`start` must return \(episode, Turn\), and for example `0` returned \(Turn, \w+\)"),
     ),
 )
 def test_a_fault_names_the_environment_the_example_and_the_turn(fault: str, said: str) -> None:
@@ -250,7 +252,7 @@ def test_a_fault_names_the_environment_the_example_and_the_turn(fault: str, said
     game.fault = fault
     with pytest.raises(ComponentError, match=said):
         play(game, HOW)
-    begun = {id(e) for e in game.open} if fault != "pair" else set()
+    begun = {id(e) for e in game.open} if fault not in ("alone", "swapped") else set()
     assert begun - {id(e) for e in game.ended} <= {id(game.open[-1])}
 
 

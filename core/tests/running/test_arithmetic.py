@@ -9,28 +9,49 @@ from typing import Any
 import pytest
 
 from rlalign.config.load import load_pipeline
+from rlalign.data.example import Example
+from rlalign.interface.environment import Environment
 from rlalign.running.arithmetic import Arithmetic, arithmetic, nearest_divisor, sizes
 from rlalign.running.costing import Lengths, work_of
 from rlalign.running.display import NoDisplay
 from rlalign.running.workspace import Workspace
 from rlalign.testing import PolicyGradient, registry
 
-GIVEN = {"learns": PolicyGradient}
+
+class Silence(Environment):
+    """It is over before anything is said, and could be long."""
+
+    tokens = 60
+
+    def examples(self, split: str) -> list[Example]:
+        return [Example(f"{split}-0", "")]
 
 
-def of(*, samples: int = 8, tokens: int = 100, data: int | None = 640, **train: Any) -> Arithmetic:
-    pipeline = {
+GIVEN = {"learns": PolicyGradient, "silence": Silence}
+
+
+def of(
+    other: dict[str, Any] | None = None,
+    *,
+    samples: int = 8,
+    tokens: int = 100,
+    data: int | None = 640,
+    **train: Any,
+) -> Arithmetic:
+    pipeline: dict[str, Any] = {
         "task": "numbers",
         "policy": "logits",
         "rewards": ["token-sum"],
         "algorithm": "learns",
         "train": {"iterations": 50, "prompts": 16, **train},
         "generation": {"samples": samples, "max_new_tokens": tokens},
+        **(other or {}),
     }
     known = registry(GIVEN)
     loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(pipeline))
     (plan,) = Workspace(loaded, known, NoDisplay()).plans
-    work = work_of(plan, Lengths(prompt=20, read=True))
+    horizon = 1 if isinstance(plan.task, Environment) else None
+    work = work_of(plan, Lengths(prompt=20, read=True), horizon)
     return arithmetic(plan, work, data=data, budget=1024, once=True)
 
 
@@ -46,6 +67,16 @@ def test_every_product_is_written_out() -> None:
     facts = found.facts()
     assert (facts["responses"], facts["steps"], facts["steps_in_all"]) == (128, 8, 400)
     assert facts["groups"] == {"least": 4, "most": 4}
+
+
+def test_episodes_are_as_long_as_their_environment_allows() -> None:
+    """A policy's horizon is of one turn."""
+    found = of({"task": "silence", "policy": {"logits": {"steps": 1}}, "rewards": ["played"]})
+    assert list(found.lines())[1] == "128 responses × 60 tokens = at most 7,680 tokens"
+
+
+def test_a_token_is_one_token() -> None:
+    assert list(of(tokens=1).lines())[1] == "128 responses × 1 token = at most 128 tokens"
 
 
 def test_steps_are_cut_as_the_learner_cuts_them() -> None:

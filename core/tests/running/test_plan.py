@@ -171,6 +171,23 @@ def test_needs_that_nothing_meets(reads: dict[str, Any], said: str) -> None:
         one(rewards=["kl", {"reads": reads}])
 
 
+@pytest.mark.parametrize(
+    "declared, said",
+    [
+        ({"unit": "responses"}, "declares `unit = 'responses'`; there are response, group, step"),
+        ({"needs": "logprobs"}, r"declares `needs` as one text; it is a list: `needs = \('logprobs',\)`"),
+        ({"trains": "policy"}, r"declares `trains` as one text; it is a list: `trains = \('policy',\)`"),
+    ],
+)
+def test_declarations_that_mean_nothing(
+    declared: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, value), *_ = declared.items()
+    monkeypatch.setattr(PolicyGradient, name, value)
+    with pytest.raises(ConfigError, match=f"`once` {said}"):
+        one()
+
+
 def test_roles_that_agree_share_a_model() -> None:
     plan = one(rewards=["kl", {"reads": {"models": {"reference": "frozen", "mask": "lagging"}}}])
     assert plan.models == {"reference": "frozen", "mask": "lagging"}

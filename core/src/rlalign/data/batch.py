@@ -76,6 +76,11 @@ class Batch:
     def of(rollout: Rollout, reward: Reward, advantage: Tensor, **columns: Any) -> Batch:
         """From `advantage` [N] (the same at every chosen step) or [N,T]."""
         mask_NT = rollout.mask_NT
+        N, T = mask_NT.shape
+        if (got := list(advantage.shape)) not in ([N], [N, 1], [N, T]):
+            raise ValueError(
+                f"an advantage has the shape [{N}], or [{N}, {T}] with one for each token; got {got}"
+            )
         spread_NT = advantage[:, None] if advantage.ndim == 1 else advantage
         advantage_NT = torch.where(mask_NT, spread_NT, spread_NT.new_zeros(()))
         return Batch(rollout, reward, advantage_NT, columns)

@@ -58,7 +58,7 @@ class Arithmetic:
     def lines(self) -> Iterator[str]:
         """In words: an iteration, its optimiser steps, the phase."""
         word = "samples" if self.sampled else "logged responses"
-        length = f"{self.longest:,} tokens" + ("" if self.sampled else " on average")
+        length = counted(self.longest, "token") + ("" if self.sampled else " on average")
         about = "at most " if self.sampled else "about "
         yield f"{counted(self.prompts, 'prompt')} × {self.samples:,} {word} = {counted(self.responses, 'response')}"
         total = counted(self.responses * self.longest, "token")

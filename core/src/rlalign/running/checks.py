@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 
 from rlalign.config.pipeline import SAMPLER, Pipeline
 from rlalign.data import limits
+from rlalign.data.settings import Unit
 from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
 from rlalign.interface.environment import Environment
@@ -140,14 +142,20 @@ def machine_of(pipeline: Pipeline) -> Iterator[str]:
 # -- a phase -----------------------------------------------------------------------------------------------
 
 
-def needs_of(members: Sequence[Member]) -> Iterator[str]:
-    """Needs that no model can meet."""
+def declarations_of(members: Sequence[Member]) -> Iterator[str]:
+    """What components declare that means nothing, and needs that no model can meet."""
     for member in members:
-        for need in member.component.needs:
+        component, who_says = member.component, f"{member.item.place}: `{member.name}`"
+        if component.unit not in (units := get_args(Unit)):
+            yield f"{who_says} declares `unit = {component.unit!r}`; there are {', '.join(units)}"
+        for name in ("needs", "trains"):
+            if isinstance(said := getattr(component, name), str):
+                yield f"{who_says} declares `{name}` as one text; it is a list: `{name} = ({said!r},)`"
+        for need in component.needs if not isinstance(component.needs, str) else ():
             model, _, output = need.rpartition(".")
             if output not in (COLUMNS if model else NEEDS):
                 yield (
-                    f"{member.item.place}: `{member.name}` needs `{need}`, which no model gives; "
+                    f"{who_says} needs `{need}`, which no model gives; "
                     f"there are {', '.join(NEEDS)}, and columns: a model, a dot and one of {', '.join(COLUMNS)}"
                 )
 

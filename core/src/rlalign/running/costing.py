@@ -53,10 +53,11 @@ def lengths(policy: Policy, examples: Sequence[Example] | None, logged: bool) ->
 def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
     """What an iteration of a phase does. Responses are taken to be halfway between the shortest and the longest."""
     train, sampled = plan.settings.train, "sampled" in plan.responses
-    most = float(plan.settings.generation.max_new_tokens)
     if isinstance(plan.task, Environment) and not plan.task.rewrites:
-        most = float(plan.task.tokens)
-    most = min(most, horizon or most)
+        most = float(plan.task.tokens)  # of all turns; a policy's horizon is of one
+    else:
+        said = float(plan.settings.generation.max_new_tokens)
+        most = min(said, horizon or said)
     least = min(most, plan.settings.generation.min_new_tokens)
     response = (least + most) / 2 if sampled or of.response is None else of.response
     scored = {model for model, _ in plan.columns if model != "policy" or not sampled}  # a value reads a trunk

@@ -163,7 +163,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     faults.found += [
         *checks.hooks_of(members),
         *checks.hooks_of((task, *measures)),
-        *checks.needs_of(everybody),
+        *checks.declarations_of(everybody),
         *checks.watching(built["observers"]),
     ]
     live = frozenset(need for m in members for need in m.component.needs if "." not in need)

@@ -99,9 +99,10 @@ class Playing:
 
     def _begun_well(self, row: int, example: Example, found: tuple[Episode, Turn]) -> Turn:
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Turn)):
+            kinds = ", ".join(type(one).__name__ for one in found) if isinstance(found, tuple) else ""
+            got = f"({kinds})" if kinds else _kind(found)
             raise ComponentError(
-                f"{self._who}: `start` must return (episode, Turn), and returned a {type(found).__name__} for example "
-                f"`{example.id}`"
+                f"{self._who}: `start` must return (episode, Turn), and for example `{example.id}` returned {got}"
             )
         self._episodes[row], self._steps[row] = found[0], 0
         return found[1]

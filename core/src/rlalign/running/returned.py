@@ -87,8 +87,14 @@ def checked_batch(result: Any, member: Member | None) -> Batch:
             raise ComponentError(
                 f"`advantage` of {whose}: `{name}` has {len(column)} rows for {rows} responses"
             )
-    if not bool((batch.advantage_NT.isfinite() | ~batch.rollout.mask_NT).all()):
-        raise ComponentError(f"`advantage` of {whose} gave a NaN or infinite advantage")
+    bad_N = (batch.rollout.mask_NT & ~batch.advantage_NT.isfinite()).any(1)
+    if bad_N.any():
+        first = int(bad_N.nonzero()[0])
+        example = batch.rollout.examples[int(batch.rollout.group_N[first])].id
+        raise ComponentError(
+            f"`advantage` of {whose} gave a NaN or infinite advantage to {int(bad_N.sum()):,} of {rows:,} responses, "
+            f"the first to example `{example}`, of reward {float(batch.reward.total_N[first]):g}"
+        )
     return batch
 
 

@@ -33,6 +33,11 @@ from rlalign.testing.bench import (
     stopped_and_resumed,
 )
 
+OTHERWISE = (
+    "a run that was stopped and resumed went on otherwise: `state_dict` must give all that the component changes as it "
+    "runs, and `load_state_dict` take it back; and random numbers come from the generators of the run"
+)
+
 
 class ComponentTests:
     """Inherit, name the component, and pytest does the rest.
@@ -223,11 +228,14 @@ class ComponentTests:
         )
         for route, budget, chunk in cuts:
             found, grads = bench.gradient(batch, route=route, budget=budget, head_chunk=chunk)
-            where = f"route {route}, budget {budget}, head chunk {chunk}"
+            where = (
+                f"the loss is not the sum of its pieces (route {route}, budget {budget}, head chunk {chunk}): "
+                "take every mean by `batch.mean_over_…`, and read nothing of other units than the class's `unit`"
+            )
             assert found == pytest.approx(metrics, rel=1e-12, abs=1e-12), where
             for name, expected in gradients.items():
                 scale = float(expected.abs().max().clamp_min(1.0))
-                assert float((grads[name] - expected).abs().max()) <= 1e-12 * scale, f"{name}, {where}"
+                assert float((grads[name] - expected).abs().max()) <= 1e-12 * scale, f"{name}: {where}"
 
     def test_resume_is_exact(self, tmp_path: Path) -> None:
         """Stopped after one iteration and resumed: the same weights and metrics, to the bit."""
@@ -236,8 +244,10 @@ class ComponentTests:
         resumed = stopped_and_resumed(tmp_path, self.whole_pipeline(), self.extra)
         for name, model in whole.models.items():
             for key, tensor in model.state_dict().items():
-                assert torch.equal(tensor, resumed.models[name].state_dict()[key]), f"{name}/{key}"
-        assert logged(whole.dir.path) == logged(resumed.dir.path)
+                assert torch.equal(tensor, resumed.models[name].state_dict()[key]), (
+                    f"`{key}` of {name}: {OTHERWISE}"
+                )
+        assert logged(whole.dir.path) == logged(resumed.dir.path), OTHERWISE
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     def test_a_gpu_gives_what_a_cpu_gives(self, tmp_path: Path) -> None:

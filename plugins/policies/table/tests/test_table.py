@@ -28,6 +28,11 @@ def table(**options: Any) -> Table:
     return policy
 
 
+def test_a_choice_that_is_no_action_is_named() -> None:
+    with pytest.raises(RLAlignError, match=r"the environment allows `c`, .* the table's actions a, b, stop"):
+        table().words(["a b", "a c"])
+
+
 def sampled(policy: Table, prompts: tuple[str, ...] = ("x", "y"), k: int = 30, **how: Any) -> Rollout:
     examples = [Example(id=p, prompt=p) for p in prompts]
     uniforms = torch.rand(len(examples), k, 4, generator=torch.Generator().manual_seed(1))

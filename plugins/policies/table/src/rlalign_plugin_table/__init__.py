@@ -228,7 +228,10 @@ class Table(Policy):
     def words(self, choices: Sequence[str]) -> Sequence[Sequence[int]]:
         for word in (word for choice in choices for word in choice.split()):
             if word not in self.names:
-                raise RLAlignError(f"the choice `{word}` is not among the actions {', '.join(self.names)}")
+                known = ", ".join(self.names)
+                raise RLAlignError(
+                    f"the environment allows `{word}`, which is not among the table's actions {known}"
+                )
         return [[self.names.index(word) for word in choice.split()] for choice in choices]
 
     def sample(
