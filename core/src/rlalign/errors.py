@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote
 
 SHORTEST_SECRET = 8
@@ -154,19 +155,22 @@ def refusing() -> Iterator[None]:
 
 def describe_error(error: BaseException) -> str:
     """`KeyError: 'toxicity' (my_rewards.py:12)`"""
-    said, at = said_by(error), _raised_at(error)
+    said, at = said_by(error), raised_at(error)
     return f"{type(error).__name__}{f': {said}' if said else ''}{f' ({at})' if at else ''}"
 
 
-def _raised_at(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """The last line of a component that it passed: who gave `Batch.of` a wrong shape, not the line that saw it."""
     frames = [*traceback.walk_tb(error.__traceback__)]
     theirs = [one for one in frames if one[0].f_globals.get("__name__", "").split(".")[0] not in NOBODY_S]
-    for frame, line in (theirs or frames)[-1:]:
-        file = Path(frame.f_code.co_filename)
-        folder = f"{file.parent.name}/" if file.name == "__init__.py" else ""
-        return f"{folder}{file.name}:{line}"
-    return ""
+    return "".join(written_at(*one) for one in (theirs or frames)[-1:])
+
+
+def written_at(frame: FrameType, line: int) -> str:
+    """`my_rewards.py:12`, `rlalign_plugin_mine/__init__.py:12`"""
+    file = Path(frame.f_code.co_filename)
+    folder = f"{file.parent.name}/" if file.name == "__init__.py" else ""
+    return f"{folder}{file.name}:{line}"
 
 
 def said_by(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 from rlalign import Example, LazyExamples, Options, Task
@@ -102,6 +103,11 @@ class OneText(Base):
         return Example(id="1", prompt="a", responses="abc")  # type: ignore[arg-type]
 
 
+class NoNumber(Base):
+    def read(self, row: dict[str, Any]) -> Any:
+        return Example(id="1", prompt=str(numpy.average([1.0], weights=[[1.0, 2.0]])))
+
+
 WHO = "p.yaml:1: task `Mine`"
 
 
@@ -163,7 +169,10 @@ def test_what_is_no_list_of_examples(kind: type[Base], said: str) -> None:
 
 
 def test_an_error_of_what_the_task_calls_names_the_task_s_own_line() -> None:
-    assert "(example.py:" in said_of(OneText) and ", called in test_examples.py:" in said_of(OneText)
+    """Of what rlalign refuses that line alone; of an error in another library both."""
+    assert " (test_examples.py:" in said_of(OneText) and "called in" not in said_of(OneText)
+    said = said_of(NoNumber)
+    assert " (test_examples.py:" not in said and ", called in test_examples.py:" in said
 
 
 class Unlogged(Base):

@@ -7,12 +7,11 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rlalign.data.example import Example, LazyExamples
-from rlalign.errors import ComponentError, ConfigError, attributed_to
+from rlalign.errors import ComponentError, ConfigError, attributed_to, raised_at, written_at
 from rlalign.interface.component import Task
 
 SHOWN = 12
@@ -119,9 +118,9 @@ def _failed_at(error: BaseException, module: str) -> tuple[FrameType, str, str]:
     frames = list(traceback.walk_tb(error.__traceback__))
     own = [place for place in frames if place[0].f_globals.get("__name__") == module] or frames
     frame, number = own[-1]
-    file = frame.f_code.co_filename
-    called = "" if frame is frames[-1][0] else f", called in {Path(file).name}:{number}"
-    return frame, called, linecache.getline(file, number)
+    at = written_at(frame, number)
+    called = "" if at == raised_at(error) else f", called in {at}"
+    return frame, called, linecache.getline(frame.f_code.co_filename, number)
 
 
 def _named(name: str, line: str) -> bool:
