@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -153,3 +154,24 @@ def test_everything_is_json(tmp_path):
 def test_where_time_went(tmp_path):
     (run,) = page_data(looked(written(tmp_path / "run", whole())))["runs"]
     assert run["times"] == [["rollout", 60.0], ["other", 20.0], ["evaluate", 5.0]]
+
+
+def test_what_an_iteration_cost_stands_beside_what_was_estimated(tmp_path):
+    folder = written(tmp_path / "run", whole(2))
+    measured = {"rollout": 0.25, "iteration": 1.0, "memory": 3 * 2**30, "odd": "x"}
+    estimated = {"rollout": 0.2, "iteration": math.inf, "memory": 2**30, "odd": 1}
+    said = {
+        "ppo": {"measured": measured, "estimated": estimated, "unit": "seconds"},
+        "odd": 3,
+        "odder": {"measured": []},
+    }
+    (folder / "costs.json").write_text(json.dumps(said))
+    (run,) = looked(folder)
+    (found,) = [part for part in page_data([run])["runs"][0]["provenance"] if "estimated" in part["title"]]
+    assert found == {
+        "title": "An iteration of ppo (and estimated)",
+        "rows": [["rollout, seconds", "0.25 (0.2)"], ["memory at most", "3 GiB (1 GiB)"]],
+    }
+    (folder / "costs.json").write_text("[")
+    assert run.look() and "costs.json cannot be read" in run.notes
+    assert not [part for part in page_data([run])["runs"][0]["provenance"] if "estimated" in part["title"]]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from rlalign.data.limits import in_words
 from rlalign.records.listing import FIGURES
 from rlalign_report import alarms, charts, compare, names
 from rlalign_report.alarms import Alarm
@@ -71,7 +72,7 @@ def _run(run: Run, budget: int) -> Tree:
         "times": _times(run),
         "samples": {**_samples(run, shown), "pairs": [_rounded(pair) for pair in shown.pairs()]},
         "learned": _samples(run, learned),
-        "provenance": _provenance(run),
+        "provenance": [*_provenance(run), *_costs(run)],
         "pipeline": run.pipeline,
     }
 
@@ -273,6 +274,25 @@ def _provenance(run: Run) -> list[Tree]:
         for title, rows in parts.items()
         if rows
     ]
+
+
+def _costs(run: Run) -> list[Tree]:
+    """What an iteration of each phase took; in brackets what was estimated before the first."""
+    parts = []
+    for phase, one in run.costs.items():
+        took, guess, unit = (_mapping(one).get(key) for key in ("measured", "estimated", "unit"))
+        rows = []
+        for name in _mapping(took):
+            figures = [number(_mapping(each).get(name)) for each in (took, guess)]
+            if not all(map(math.isfinite, figures)):
+                continue
+            if name == "memory":
+                rows.append(["memory at most", "{} ({})".format(*map(in_words, figures))])
+            else:
+                rows.append([f"{name}, {unit}", "{:.3g} ({:.3g})".format(*figures)])
+        if rows:
+            parts.append({"title": f"An iteration of {phase} (and estimated)", "rows": rows})
+    return parts
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

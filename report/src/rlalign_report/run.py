@@ -55,6 +55,8 @@ class Run:
     evaluations: Curve = field(default_factory=Curve)
     phases: list[tuple[str, int]] = field(default_factory=list)
     """Each phase, and how many iterations of the run came before it."""
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    """By phase, what an iteration took and what was estimated, as costs.json has it."""
     notes: list[str] = field(default_factory=list)
     """What could not be read, and what makes the run inexact."""
 
@@ -97,15 +99,18 @@ class Run:
         state: State = "running" if written else "finished" if done else "stopped"
         lock = read_bytes(self.folder / "lock.json")
         bad = {log.path.name: log.damaged for log in (self._metrics, self.samples, self.learned)}
-        about = (state, lock, self._inexact(), bad)
+        costs, unread = self._costs()
+        about = (state, lock, self._inexact(), bad, costs)
         if about != self._looked:
             self.lock = read_lock(self.folder / "lock.json")
             text = read_bytes(self.folder / "pipeline.yaml")[:PIPELINE_BYTES]
             self.pipeline = text.decode("utf-8", "replace")
+            self.costs = costs
             grew = True
         self._looked, self.state = about, state
         self.notes = [
             *self._inexact(),
+            *unread,
             *(
                 f"{name}: {count} lines cannot be read and are left out"
                 for name, count in bad.items()
@@ -113,6 +118,16 @@ class Run:
             ),
         ]
         return grew
+
+    def _costs(self) -> tuple[Mapping[str, Any], list[str]]:
+        path = self.folder / "costs.json"
+        if not path.exists():
+            return {}, []
+        try:
+            found = json.loads(read_bytes(path))
+        except (RLAlignError, ValueError, RecursionError):
+            found = None
+        return (found, []) if isinstance(found, dict) else ({}, [f"{path.name} cannot be read"])
 
     def _start(self) -> None:
         self.training, self.evaluations, self.phases = Curve(), Curve(), []

@@ -116,7 +116,7 @@ function provenance(data) {
     return data.runs.length > 1 ? make("details", { style: { marginBottom: ".75rem" } }, make("summary", {}, run.name), parts, text) : [parts, text];
   });
   const fine = make("p", { class: "small soft", style: { marginTop: "1rem" } }, `Made ${data.made} with rlalign ${data.version}. This page loads nothing and sends nothing.`);
-  return section("provenance", "Provenance", "What the numbers depend on, as lock.json says it. Hashes are shortened.", each, fine);
+  return section("provenance", "Provenance", "What the numbers depend on, as lock.json says it, and what an iteration cost. Hashes are shortened.", each, fine);
 }
 
 function state(data) {
