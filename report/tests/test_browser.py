@@ -89,6 +89,20 @@ def test_all_is_there_and_nobody_is_asked(chromium, page):
     assert requests(chromium) <= {"file", "data"}
 
 
+def test_what_the_numbers_depend_on_can_be_read(chromium, page, tmp_path):
+    """Also that no part of any section is told as the object that it is."""
+    chromium.open(page)
+    ready(chromium)
+    assert "Run" in texts(chromium, "#provenance .card h3") and "seed" in texts(chromium, "#provenance td")
+    assert HOSTILE in texts(chromium, "#provenance pre")[0]
+    assert "[object" not in chromium.js("document.body.textContent")
+    two = [written(tmp_path / f"run-{seed}", whole(), seed=seed) for seed in (0, 1)]
+    chromium.open(made(tmp_path, *two))
+    ready(chromium)
+    assert texts(chromium, "#provenance > details > summary") == ["run-0", "run-1"]
+    assert "[object" not in chromium.js("document.body.textContent")
+
+
 def test_the_theme_changes_page_and_charts(chromium, page):
     chromium.open(page)
     ready(chromium)

@@ -10,7 +10,7 @@ function make(tag, about = {}, ...inside) {
     else if (key === "style") Object.assign(made.style, value);
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...inside.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  made.append(...inside.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
   return made;
 }
 
