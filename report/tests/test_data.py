@@ -169,9 +169,23 @@ def test_what_an_iteration_cost_stands_beside_what_was_estimated(tmp_path):
     (run,) = looked(folder)
     (found,) = [part for part in page_data([run])["runs"][0]["provenance"] if "estimated" in part["title"]]
     assert found == {
-        "title": "An iteration of ppo (and estimated)",
+        "title": "An iteration of ppo took (estimated)",
         "rows": [["rollout, seconds", "0.25 (0.2)"], ["memory at most", "3 GiB (1 GiB)"]],
     }
     (folder / "costs.json").write_text("[")
     assert run.look() and "costs.json cannot be read" in run.notes
     assert not [part for part in page_data([run])["runs"][0]["provenance"] if "estimated" in part["title"]]
+
+
+def test_hashes_are_shortened_and_words_are_not(tmp_path):
+    folder = written(tmp_path / "run", whole(2))
+    lock = json.loads((folder / "lock.json").read_text())
+    lock["data"] = {"hashed": "0f" * 32, "told": 'toy-reviews 1 {"size": 512}', "long": "x" * 1000}
+    (folder / "lock.json").write_text(json.dumps(lock))
+    (run,) = looked(folder)
+    (found,) = [part for part in page_data([run])["runs"][0]["provenance"] if part["title"] == "Data"]
+    assert dict(found["rows"]) == {
+        "hashed": "0f" * 8,
+        "told": 'toy-reviews 1 {"size": 512}',
+        "long": "x" * 200 + "…",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,8 +19,8 @@ from rlalign_report.samples import BYTES, Shown
 
 Tree = dict[str, Any]
 STAGES = ("rollout", "score", "reward", "advantage", "update")
-HASH = 16
-"""Characters of a hash that are shown."""
+HASH, TOLD = 16, 200
+"""Characters of a hash that are shown, and of what a task says of its data."""
 
 
 def page_data(runs: Sequence[Run], *, live: bool = False) -> Tree:
@@ -249,7 +250,7 @@ def _provenance(run: Run) -> list[Tree]:
         "folder": str(run.folder),
     }
     plugins = {
-        name: f"{_mapping(about).get('version')} · {str(_mapping(about).get('code'))[:HASH]}"
+        name: f"{_mapping(about).get('version')} · {_short(_mapping(about).get('code'))}"
         for name, about in _mapping(lock.get("plugins")).items()
     }
     changes = [one for one in lock.get("changes") or [] if isinstance(one, Mapping)]
@@ -263,8 +264,8 @@ def _provenance(run: Run) -> list[Tree]:
     }
     parts = {
         "Run": where,
-        "Data": {name: str(value)[:HASH] for name, value in _mapping(lock.get("data")).items()},
-        "Models": {name: str(value)[:HASH] for name, value in _mapping(lock.get("models")).items()},
+        "Data": {name: _short(value) for name, value in _mapping(lock.get("data")).items()},
+        "Models": {name: _short(value) for name, value in _mapping(lock.get("models")).items()},
         "Plugins, and a hash of their code": plugins,
         "Packages": _mapping(lock.get("packages")),
         "Changed on the way": told,
@@ -274,6 +275,14 @@ def _provenance(run: Run) -> list[Tree]:
         for title, rows in parts.items()
         if rows
     ]
+
+
+def _short(value: Any) -> str:
+    """A hash by its first characters, words as they stand."""
+    text = str(value)
+    if re.fullmatch("[0-9a-f]{32,}", text):
+        return text[:HASH]
+    return text if len(text) <= TOLD else f"{text[:TOLD]}…"
 
 
 def _costs(run: Run) -> list[Tree]:
@@ -291,7 +300,7 @@ def _costs(run: Run) -> list[Tree]:
             else:
                 rows.append([f"{name}, {unit}", "{:.3g} ({:.3g})".format(*figures)])
         if rows:
-            parts.append({"title": f"An iteration of {phase} (and estimated)", "rows": rows})
+            parts.append({"title": f"An iteration of {phase} took (estimated)", "rows": rows})
     return parts
 
 
