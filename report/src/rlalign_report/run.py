@@ -14,6 +14,7 @@ from rlalign.cli.inspection import run_folder
 from rlalign.errors import RLAlignError
 from rlalign.records.environment import read_lock
 from rlalign.records.files import read_bytes
+from rlalign.records.result import Result
 from rlalign.records.rundir import RunDir, is_run
 from rlalign.records.writer import is_written
 from rlalign_report.follow import Log, Row
@@ -120,14 +121,10 @@ class Run:
         return grew
 
     def _costs(self) -> tuple[Mapping[str, Any], list[str]]:
-        path = self.folder / "costs.json"
-        if not path.exists():
-            return {}, []
         try:
-            found = json.loads(read_bytes(path))
-        except (RLAlignError, ValueError, RecursionError):
-            found = None
-        return (found, []) if isinstance(found, dict) else ({}, [f"{path.name} cannot be read"])
+            return Result(self.folder).costs, []
+        except RLAlignError as error:
+            return {}, [str(error)]
 
     def _start(self) -> None:
         self.training, self.evaluations, self.phases = Curve(), Curve(), []

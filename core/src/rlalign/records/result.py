@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 
 from rlalign.errors import ConfigError
 from rlalign.records import logs
-from rlalign.records.files import StrPath, require_shape
+from rlalign.records.files import StrPath, read_json, require_shape
 from rlalign.records.rundir import RunDir
 
 Row = dict[str, Any]
@@ -110,13 +109,7 @@ class Result:
     def costs(self) -> dict[str, Any]:
         """By phase, what an iteration was estimated to take and what it took; empty where nothing was estimated."""
         path = self.folder / COSTS
-        if not path.exists():
-            return {}
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: is no JSON, so it is not as the run wrote it: {error}") from None
-        return found if isinstance(found, dict) else {}
+        return read_json(path, dict[str, Any]) if path.exists() else {}
 
     def frame(self, what: Literal["metrics", "evaluations", "samples", "learned"] = "metrics") -> Any:
         """The same rows as a `pandas.DataFrame`."""
