@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.nested import join
 from rlalign.records import checkpoint
 from rlalign.records.manifest import checksum_of, damage, fingerprint
-from rlalign.records.tensors import STORABLE, join_state, load_tensors, save_tensors, split_state
+from rlalign.records.tensors import STORABLE, load_tensors, save_tensors, split_state
 
 DTYPES = sorted(STORABLE, key=str)
 
@@ -140,7 +141,7 @@ states = st.recursive(
 @given(states)
 def test_any_state_comes_back(state):
     flat, tree = split_state(state)
-    assert equal(state, join_state(flat, json.loads(json.dumps(tree, allow_nan=False))))
+    assert equal(state, join(flat, json.loads(json.dumps(tree, allow_nan=False))))
 
 
 def test_hard_cases_of_a_state_come_back(tmp_path):
@@ -155,7 +156,7 @@ def test_hard_cases_of_a_state_come_back(tmp_path):
     }
     flat, tree = split_state(state)
     save_tensors(tmp_path / "x", flat)
-    assert equal(state, join_state(load_tensors(tmp_path / "x"), json.loads(json.dumps(tree))))
+    assert equal(state, join(load_tensors(tmp_path / "x"), json.loads(json.dumps(tree))))
 
 
 def test_an_optimiser_comes_back():
@@ -164,7 +165,7 @@ def test_an_optimiser_comes_back():
     parameter.sum().backward()
     optimiser.step()
     state = optimiser.state_dict()
-    assert equal(state, join_state(*split_state(state)))
+    assert equal(state, join(*split_state(state)))
 
 
 @pytest.mark.parametrize("unfit", [{1, 2}, object(), torch.float32, torch.Size([1]), b"x", 1j])

@@ -1,4 +1,4 @@
-"""Alone nobody is talked to; what ranks tell each other arrives to the bit. tests/test_processes.py has several."""
+"""Alone nobody is talked to. tests/test_processes.py has several."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlalign.learning import batching
 from rlalign.testing.bench import run
+from rlalign.world.comparing import alike, digest
 from rlalign.world.joining import join
-from rlalign.world.messages import alike, digest, packed, unpacked
 from rlalign.world.ranks import World, here
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,33 +36,15 @@ def test_a_run_alone_starts_no_process_group(tmp_path: Path) -> None:
     code = (
         "import sys; from rlalign.testing.bench import run; "
         # What the kit itself imports does not count.
-        "sys.modules.pop('rlalign.world.messages', None); "
+        "sys.modules.pop('rlalign.world.comparing', None); "
         "run(sys.argv[1], {'task': 'numbers', 'policy': 'logits', 'rewards': ['token-sum'], "
         "'algorithm': 'policy-gradient', 'train': {'iterations': 1, 'prompts': 2}}); "
-        "import torch; print(torch.distributed.is_initialized(), 'rlalign.world.messages' in sys.modules)"
+        "import torch; print(torch.distributed.is_initialized(), 'rlalign.world.comparing' in sys.modules)"
     )
     said = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
     assert said.split()[-2:] == ["False", "False"]
-
-
-LEAVES = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text() | st.binary()
-NESTED = st.recursive(LEAVES, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3))
-
-
-@given(NESTED)
-def test_values_arrive_as_they_were(value: Any) -> None:
-    assert repr(unpacked(packed(value))) == repr(value)
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (3, 5)])
-def test_tensors_arrive_to_the_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    odd, back, again = unpacked(packed({"odd": b"abc", "x": x, "t": [x.mT if x.ndim > 1 else x]})).values()
-    assert odd == b"abc" and back.dtype == dtype and back.equal(x) and back.shape == x.shape
-    assert again[0].equal(x.mT if x.ndim > 1 else x)
 
 
 def test_what_is_compared() -> None:

@@ -33,12 +33,13 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
 
+from rlalign import nested
 from rlalign.errors import CheckpointError, RLAlignError, describe_error
 from rlalign.records.files import StrPath, read_bytes, read_json
 from rlalign.records.manifest import FORMAT, checksum_of, damage, fingerprint, read_manifest, read_or_empty
 from rlalign.records.rundir import sync
 from rlalign.records.sums import Saved, SavedShape
-from rlalign.records.tensors import join_state, load_tensors, save_tensors, split_state
+from rlalign.records.tensors import load_tensors, save_tensors, split_state
 
 PARTS = ("optimiser", "components", "loop")
 
@@ -241,7 +242,7 @@ def read(folder: StrPath, index: int) -> Checkpoint:
 
     with fitting(path):
         models = {name: (version, load(_file_of(name))) for name, version in manifest["models"].items()}
-        parts = {name: join_state(load(f"{name}.safetensors"), state[name]) for name in PARTS}
+        parts = {name: nested.join(load(f"{name}.safetensors"), state[name]) for name in PARTS}
     return Checkpoint(index, path, models, **parts, logs=state["logs"])
 
 

@@ -1,4 +1,4 @@
-"""Tensors on the disk, and states of nested dicts that hold some: nothing is unpickled."""
+"""Tensors on the disk, and states that hold some: nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlalign import nested
 from rlalign.data.limits import machine_memory, require_file
 from rlalign.errors import RLAlignError
 from rlalign.records.files import StrPath
 
+_PLAIN = {type(None), bool, int, float, str, list, tuple}
 STORABLE = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
@@ -56,58 +58,21 @@ def load_tensors(path: StrPath) -> dict[str, Tensor]:
     return tensors | {name: tensors[first] for name, first in aliases.items()}
 
 
-def split_state(nested: Any, where: str = "state") -> tuple[dict[str, Tensor], Any]:
-    """Take the tensors out of a nested state; the rest becomes JSON, from which `join_state` restores it.
+def split_state(state: Any, where: str = "state") -> tuple[dict[str, Tensor], Any]:
+    """Take the tensors out of a nested state; the rest becomes JSON, from which `nested.join` restores it.
 
-    An object in that JSON has one key, which names what it stands for: {"tensor": name},
-    {"dict": {…}}, {"items": [[key, value], …]} (a dict with other than string keys), {"tuple": […]},
-    {"float": "inf"}. Mappings come back as dicts; other subclasses are refused rather than flattened.
+    Mappings come back as dicts; other subclasses are refused rather than flattened.
     """
-    tensors: dict[str, Tensor] = {}
 
-    def split(value: Any, path: tuple[object, ...]) -> Any:
-        if isinstance(value, Tensor):
-            name = "/".join(map(str, path)) or "tensor"
-            while name in tensors or name == "__metadata__":
-                name += "'"  # {0: …, "0": …}
-            tensors[name] = value
-            return {"tensor": name}
-        if isinstance(value, Mapping):
-            for key in value:
+    def plain(part: Any, path: tuple[object, ...]) -> None:
+        if isinstance(part, Mapping):
+            for key in part:
                 if type(key) not in (str, int):
                     raise RLAlignError(_unsuitable(where, path, f"the key {key!r} ({_type(key)})"))
-            items = [(key, split(item, (*path, key))) for key, item in value.items()]
-            if all(isinstance(key, str) for key, _ in items):
-                return {"dict": dict(items)}
-            return {"items": [list(item) for item in items]}
-        if type(value) in (list, tuple):
-            entries = [split(item, (*path, i)) for i, item in enumerate(value)]
-            return entries if type(value) is list else {"tuple": entries}
-        if type(value) is float and value - value != 0:
-            return {"float": str(value)}
-        if value is None or type(value) in (bool, int, float, str):
-            return value
-        raise RLAlignError(_unsuitable(where, path, _type(value)))
+        elif not (isinstance(part, Tensor) or type(part) in _PLAIN):
+            raise RLAlignError(_unsuitable(where, path, _type(part)))
 
-    tree = split(nested, ())
-    return tensors, tree
-
-
-def join_state(tensors: Mapping[str, Tensor], tree: Any) -> Any:
-    """The state that `split_state` took apart."""
-    if isinstance(tree, list):
-        return [join_state(tensors, entry) for entry in tree]
-    if not isinstance(tree, dict):
-        return tree
-    ((kind, content),) = tree.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "float":
-        return float(content)
-    if kind == "tuple":
-        return tuple(join_state(tensors, entry) for entry in content)
-    items = content.items() if kind == "dict" else content
-    return {key: join_state(tensors, value) for key, value in items}
+    return nested.split(state, plain)
 
 
 def can_be_stored(x: Tensor) -> bool:

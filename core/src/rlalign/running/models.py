@@ -273,7 +273,7 @@ def _settle(models: Models, model: Model, dtype: str | None, source: Policy | No
     if model.sharded:  # it computes with weights that are cut already
         return
     half = models.dtype == torch.bfloat16
-    cut = isinstance(model, Policy) and model.divisible and models.shard != "none" and here().cuts
+    cut = isinstance(model, Policy) and model.divisible and models.shard != "none" and here().count > 1
     # Cut, its blocks come to the device one after the other.
     model.to(device=None if cut else models.device, dtype=torch.float32 if half else models.dtype)
     if dtype is not None or half:

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
+from rlalign import nested
 from rlalign.config.pipeline import Item
 from rlalign.config.registry import Registry
 from rlalign.data.batch import Batch, Outputs
 from rlalign.interface.component import Component
 from rlalign.interface.policy import Model
 from rlalign.learning.engine import Route
-from rlalign.records.tensors import join_state, split_state
+from rlalign.records.tensors import split_state
 from rlalign.running.checks import hooks_of
 from rlalign.running.members import HOOKS, Member, implements
 from rlalign.testing.bench import (
@@ -131,7 +132,7 @@ class ComponentTests:
         for component in bench.phase.plan.components:
             state = component.state_dict()
             tensors, tree = split_state(state)
-            again = join_state(tensors, json.loads(json.dumps(tree)))
+            again = nested.join(tensors, json.loads(json.dumps(tree)))
             component.load_state_dict(again)
             assert _equal(component.state_dict(), state)
 

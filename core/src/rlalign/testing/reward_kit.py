@@ -27,7 +27,7 @@ from rlalign.testing.bench import Bench
 from rlalign.testing.kit import ComponentTests
 from rlalign.testing.process import PROCESS, same
 from rlalign.testing.texts import OTHER, ROWS, STRANGE, WORDS
-from rlalign.world.messages import digest
+from rlalign.world.comparing import digest
 
 THREADS = 8
 

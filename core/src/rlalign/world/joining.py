@@ -79,10 +79,10 @@ def join() -> World:
         if (wait := longest()) is not None:
             _set_pg_timeout(wait)
     world = World(dist.get_rank(), dist.get_world_size(), _why)
-    found = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
-    _processes[:] = [(host, process) for host, process in found]
-    world.names = [f"rank {rank} of {world.count} on {host}" for rank, (host, _) in enumerate(found)]
-    world.beside = [host for host, _ in found].count(socket.gethostname())
+    _processes[:] = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
+    hosts = [host for host, _ in _processes]
+    world.names = [f"rank {rank} of {world.count} on {host}" for rank, host in enumerate(hosts)]
+    world.beside = hosts.count(socket.gethostname())
     if not world.leads:
         logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
     _world = world
@@ -91,16 +91,12 @@ def join() -> World:
 
 def longest() -> timedelta | None:
     """How long to wait for a rank that stands still, if anybody has said so."""
-    said = os.environ.get(WAIT)
-    if not said:
+    if not (said := os.environ.get(WAIT)):
         return None
-    try:
-        seconds = float(said)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e9:
-        raise RLAlignError(f"{WAIT}={said} is no number of seconds above 0")
-    return timedelta(seconds=seconds)
+    with suppress(ValueError, OverflowError):
+        if timedelta(0) < (wait := timedelta(seconds=float(said))) < timedelta(days=10_000):
+            return wait
+    raise RLAlignError(f"{WAIT}={said} is no number of seconds above 0")
 
 
 def _heed_sigterm(wanted: bool) -> None:

@@ -6,14 +6,13 @@ advantages, denominators and the state of components are the same everywhere, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlalign import errors
 from rlalign.errors import RankLost, RanksDisagree, describe_error
 
 if TYPE_CHECKING:  # whoever only reads a run's files needs no torch
-    import torch
     from torch import Tensor
 
 X = TypeVar("X")
@@ -36,26 +35,22 @@ class World:
         """How many processes share this machine's memory."""
         self._lost = lost
         """Says who was lost, after an error in talking."""
-        self._apart = False
+        self.apart = False
+        """Whether this rank works on its share."""
 
     @property
     def size(self) -> int:
         """How many share the work at hand."""
-        return 1 if self._apart else self.count
+        return 1 if self.apart else self.count
 
     @property
     def rank(self) -> int:
-        return 0 if self._apart else self.own
+        return 0 if self.apart else self.own
 
     @property
     def leads(self) -> bool:
         """Whether this process writes the run's files, and talks."""
         return self.own == 0
-
-    @property
-    def cuts(self) -> bool:
-        """Whether there is anybody to cut weights among."""
-        return self.count > 1
 
     def about(self) -> dict[str, Any]:
         """What a run's numbers depend on."""
@@ -69,11 +64,6 @@ class World:
         """This rank's run of `count` places."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    @property
-    def apart(self) -> bool:
-        """Whether this rank works on its share."""
-        return self._apart
-
     def gather(self, make: Callable[[], X], what: str, together: bool = False) -> list[X]:
         """What every rank makes, in order of rank; the first rank's error is that of all.
 
@@ -82,10 +72,10 @@ class World:
         """
         if self.size == 1:
             return [make()]
-        from rlalign.world.messages import packed, unpacked
+        from rlalign import nested
 
         made, error = None, None
-        self._apart = True
+        self.apart = True
         try:
             made = make()
         except Exception as caught:
@@ -93,9 +83,9 @@ class World:
                 raise self._met(caught) from caught
             error = caught
         finally:
-            self._apart = False
+            self.apart = False
         said = error and [type(error).__name__, str(error), describe_error(error)]
-        found = [unpacked(data) for data in self._exchanged(packed([what, made, said]))]
+        found = [nested.of_bytes(data) for data in self._exchanged(nested.to_bytes([what, made, said]))]
         for rank, (other, _, _) in enumerate(found):
             if other != found[0][0]:
                 raise RanksDisagree(
@@ -111,21 +101,16 @@ class World:
         return self.gather(make if self.leads else lambda: None, what)[0]  # type: ignore[return-value]
 
     def summed(
-        self,
-        work: Callable[[], X],
-        parameters: Sequence[torch.nn.Parameter],
-        what: str,
-        together: bool = False,
+        self, work: Callable[[], X], weights: Sequence[Tensor], what: str, together: bool = False
     ) -> list[X]:
         """What every rank's work gives; the gradients that it leaves are added up. One that no rank has stays None."""
         if self.size == 1:
             return [work()]
         import torch
 
-        found = self.gather(lambda: (work(), [p.grad is not None for p in parameters]), what, together)
+        found = self.gather(lambda: (work(), [w.grad is not None for w in weights]), what, together)
         there = [any(flags) for flags in zip(*(flags for _, flags in found), strict=True)]
-        for bucket in _buckets([p for p, some in zip(parameters, there, strict=True) if some]):
-            grads = [_gradient(p) for p in bucket]
+        for grads in _buckets(_gradient(w) for w, some in zip(weights, there, strict=True) if some):
             flat = torch.cat([g.reshape(-1) for g in grads])
             self._talk("all_reduce", flat)
             for g, piece in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
@@ -136,7 +121,7 @@ class World:
         """Stop where values differ: numbers by more than rounding, anything else at all."""
         if self.size == 1:
             return
-        from rlalign.world.messages import alike, digest
+        from rlalign.world.comparing import alike, digest
 
         first, *others = self.gather(lambda: digest(values()), what)
         for rank, other in enumerate(others, 1):
@@ -160,16 +145,16 @@ class World:
         known: Any = {"OutOfMemoryError": torch.OutOfMemoryError}.get(kind) or getattr(errors, kind, None)
         return known(text) if known else RankLost(f"{self.names[rank]}: {described}")
 
-    def _exchanged(self, data: Tensor) -> list[Tensor]:
+    def _exchanged(self, data: bytes) -> list[bytes]:
         """Every rank's bytes."""
         import torch
 
         sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
         self._talk("all_gather", sizes, torch.tensor([len(data)]))
         whole = [torch.empty(int(max(sizes)), dtype=torch.uint8) for _ in sizes]
-        padded = torch.nn.functional.pad(data, (0, len(whole[0]) - len(data)))
+        padded = torch.frombuffer(bytearray(data).ljust(len(whole[0])), dtype=torch.uint8)
         self._talk("all_gather", whole, padded)
-        return [one[: int(size)] for one, size in zip(whole, sizes, strict=True)]
+        return [one[: int(size)].numpy().tobytes() for one, size in zip(whole, sizes, strict=True)]
 
     def _talk(self, how: str, *given: Any) -> None:
         import torch.distributed as dist
@@ -180,30 +165,26 @@ class World:
             raise RankLost(self._lost(error)) from error
 
 
-def _buckets(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
-    """Runs of parameters whose gradients are of one kind, none too large."""
-    bucket: list[torch.nn.Parameter] = []
-    for p in parameters:
-        kinds = {(_kind(q), q.device) for q in (*bucket, p)}
-        if bucket and (len(kinds) > 1 or sum(q.numel() for q in (*bucket, p)) > BUCKET):
-            yield bucket
-            bucket = []
-        bucket.append(p)
-    if bucket:
-        yield bucket
-
-
-def _kind(p: torch.nn.Parameter) -> torch.dtype:
-    return getattr(p, "grad_dtype", None) or p.dtype
-
-
-def _gradient(p: torch.nn.Parameter) -> Tensor:
-    """A parameter's gradient, zero where it has none."""
+def _gradient(weight: Tensor) -> Tensor:
+    """A weight's gradient, zero where it has none."""
     import torch
 
-    if p.grad is None:
-        p.grad = torch.zeros_like(p, dtype=_kind(p))
-    return p.grad
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight, dtype=getattr(weight, "grad_dtype", None))
+    return weight.grad
+
+
+def _buckets(gradients: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Runs of gradients of one kind, none too large."""
+    buckets: list[list[Tensor]] = []
+    kind, room = None, 0
+    for g in gradients:
+        if (g.dtype, g.device) != kind or g.numel() > room:
+            buckets.append([])
+            kind, room = (g.dtype, g.device), BUCKET
+        buckets[-1].append(g)
+        room -= g.numel()
+    return buckets
 
 
 _here = World()
