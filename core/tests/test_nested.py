@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +35,16 @@ def test_tensors_arrive_to_the_bit(dtype: torch.dtype, shape: tuple[int, ...]) -
     odd, back, again = of_bytes(to_bytes({"odd": b"abc", "x": x, "t": [x.mT if x.ndim > 1 else x]})).values()
     assert odd == b"abc" and back.dtype == dtype and back.equal(x) and back.shape == x.shape
     assert again[0].equal(x.mT if x.ndim > 1 else x)
+
+
+def test_numbers_of_numpy_arrive_as_numbers() -> None:
+    value = {
+        "x": numpy.float32(1.5),
+        "n": numpy.int64(3),
+        "yes": numpy.bool_(True),
+        "none": numpy.float32("inf"),
+    }
+    assert repr(of_bytes(to_bytes(value))) == repr({"x": 1.5, "n": 3, "yes": True, "none": math.inf})
 
 
 def test_who_asks_may_name_parts_of_its_own() -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -48,6 +49,8 @@ def split(nested: Any, own: Own = lambda part, path: None) -> tuple[dict[str, Te
         if isinstance(part, list | tuple):
             entries = [said(each, (*path, i)) for i, each in enumerate(part)]
             return {"tuple": entries} if isinstance(part, tuple) else entries
+        if isinstance(part, numpy.generic):
+            part = part.item()
         return {"float": str(part)} if isinstance(part, float) and part - part != 0 else part
 
     tree = said(nested, ())

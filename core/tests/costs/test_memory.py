@@ -57,8 +57,10 @@ def test_recomputing_leaves_what_layers_read() -> None:
 
 
 def test_as_many_rows_as_fit() -> None:
-    each = 2 * 28_672 * 1280
+    each = memory.row_bytes(OF, 1280, 2)
+    assert each == 2 * 28_672 * (1280 + memory.ROOM) + 4 * 4 * OF.vocabulary
     half = replace(WORK, dtype="bfloat16")
     assert memory.rows_at_once(OF, half, parse("H100"), 0.9 * 79.1 * GIB - 10.5 * each, most=128) == 10
     assert memory.rows_at_once(OF, half, parse("H100"), 100 * GIB, most=128) == 0
     assert memory.rows_at_once(OF, half, parse("H100"), 0, most=128) == 128
+    assert memory.rows_at_once(OF, half, parse("H100"), 0, most=10**6) == int(79.1 * GIB / 4 / each)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlalign.builtin.nucleus import Nucleus
+from rlalign.costs.memory import SAMPLED
 from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
@@ -118,6 +119,31 @@ def test_a_constraint_begins_with_each() -> None:
     whole = sampled(policy(10**9), how, mask=policy(10**9))
     same(sampled(policy(10**9), how, mask=policy(2 * K)), whole)
     same(sampled(policy(5 * K, 3), how, mask=policy(10**9)), whole)
+
+
+def test_a_cpu_samples_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory runs out the kernel ends the process, so that nobody could begin again with fewer."""
+    how = Sampling(samples=K, max_new_tokens=STEPS)
+    whole = sampled(policy(10**9), how)
+    asked: list[int] = []
+    small, mask = policy(10**9), policy(10**9)
+
+    def row_bytes(tokens: int) -> float:
+        asked.append(tokens)
+        return 1000.0
+
+    small.row_bytes = row_bytes  # type: ignore[method-assign]
+    monkeypatch.setattr("rlalign.decoding.chunks.machine_memory", lambda: 5 * K * 1000 / SAMPLED)
+    same(sampled(small, how), whole)
+    (longest,) = {len(x) for x in whole.inputs}
+    assert small.tried == [5, 5, 3] and asked == [longest + STEPS]
+    small.tried.clear()
+    sampled(small, how, mask=mask)
+    assert small.tried == [2, 2, 2, 2, 2, 2, 1], "a constraint's model has rows of its own"
+    small.tried.clear()
+    monkeypatch.setattr("rlalign.decoding.chunks.machine_memory", lambda: 0)
+    same(sampled(small, how), whole)
+    assert small.tried == [1] * PROMPTS
 
 
 def test_one_prompt_that_does_not_fit_is_told() -> None:

@@ -48,7 +48,12 @@ def test_a_run_alone_starts_no_process_group(tmp_path: Path) -> None:
 
 
 def test_what_is_compared() -> None:
-    one = {"rows": torch.tensor([1, 2]), "x": torch.tensor([1.0, 2.0]), "said": ["a", 0.5, None]}
+    one = {
+        "rows": torch.tensor([1, 2]),
+        "x": torch.tensor([1.0, 2.0]),
+        "said": ["a", 0.5, None],
+        "zero": torch.tensor([0.0, 1.0]),
+    }
     near, far = {**one, "x": one["x"] * (1 + 1e-6)}, {**one, "x": one["x"] * 1.01}
     others = [
         {**one, "rows": torch.tensor([2, 1])},
@@ -58,6 +63,7 @@ def test_what_is_compared() -> None:
     ]
 
     others += [{**one, "x": one["x"].flip(0)}]  # the same sum
+    others += [{**one, "zero": torch.tensor([torch.nan, 1.0])}]
 
     def same(other: dict[str, Any]) -> bool:
         first, second = digest(one), digest(other)

@@ -11,6 +11,12 @@ TAKEN = 0.9
 """Share of a device's memory that may be planned with: the rest is its driver's, and lost between pieces."""
 LOGITS = 4
 """Tensors as large as a chunk's logits that are there at the same time."""
+SAMPLED = 1 / 4
+"""Share of a device's memory that the rows of a rollout may take. Not of what is free: a run that is resumed finds
+other memory free, and goes on to the bit.
+"""
+ROOM = 64
+"""Columns of keys and values that are made ready ahead of a row."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,18 @@ def taken(
         block=2 * 4 * of.block if shares > 1 else 0.0,
         activations=(kept * tokens) if work.learns else 0.0,
         logits=LOGITS * 4 * chunk * of.vocabulary if work.learns else 0.0,
-        cache=each * of.cache * rows * (work.prompt + work.longest) if work.sampled else 0.0,
+        cache=rows * row_bytes(of, work.prompt + work.longest, each) if work.sampled else 0.0,
         snapshot=float(kept_models) if on.device.cpu else 0.0,
     )
 
 
+def row_bytes(of: Shape, tokens: float, each: int) -> float:
+    """What a row of so many tokens takes while it is sampled: keys and values of `each` bytes, and logits."""
+    return each * of.cache * (tokens + ROOM) + LOGITS * 4 * of.vocabulary
+
+
 def rows_at_once(of: Shape, work: Work, on: Machine, stays: float, *, most: int) -> int:
-    """How many responses can be sampled at once beside what stays in memory, `most` at most; 0: none."""
-    each = (2 if work.dtype == "bfloat16" else 4) * of.cache * (work.prompt + work.longest)
-    return max(0, min(most, int((TAKEN * on.device.memory - stays) / max(1.0, each))))
+    """How many responses are sampled at once beside what stays in memory, `most` at most; 0: none can be."""
+    each = row_bytes(of, work.prompt + work.longest, 2 if work.dtype == "bfloat16" else 4)
+    room = min(TAKEN * on.device.memory - stays, SAMPLED * on.device.memory)
+    return max(0, min(most, int(room / each)))

@@ -16,7 +16,7 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout, concat
 from rlalign.data.settings import Sampling
 from rlalign.decoding.choosing import choose, only
-from rlalign.decoding.chunks import in_chunks
+from rlalign.decoding.chunks import in_chunks, rows_that_fit
 from rlalign.decoding.interfaces import Constraint, Decodable, Finished
 from rlalign.decoding.logits import bad_logits, full_precision
 from rlalign.decoding.play import Game, Play, prompts_of, started
@@ -80,7 +80,8 @@ def sample(
             turn = how.model_copy(update={"min_new_tokens": 0})  # `Play` counts in each turn
             return _decode(play, policy, begun, prompts, turn, uniform_NT, within, teller, compact)
 
-    return concat(in_chunks(policy, len(examples), k, decode))
+    rows = rows_that_fit(policy, uniforms.device, max(map(len, inputs), default=0) + steps)
+    return concat(in_chunks(policy, len(examples), k, decode, rows if within is None else rows / 2))
 
 
 class Teller:

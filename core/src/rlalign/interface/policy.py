@@ -146,6 +146,13 @@ class Policy(Model):
         """The memory it takes, asked after `open`; micro-batches follow from it. None: too little to matter."""
         return None
 
+    def row_bytes(self, tokens: int) -> float | None:
+        """About what a row of so many tokens takes while it is sampled: a CPU samples as many at once as fit.
+
+        None: too little to matter.
+        """
+        return None
+
     def shape(self) -> Shape | None:
         """Its shape for the cost model of `rlalign check`, from its configuration alone; None: it does not say.
 

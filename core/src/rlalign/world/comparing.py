@@ -23,7 +23,7 @@ def digest(value: Any, name: str = "") -> dict[str, Any]:
         return {name: [hashlib.sha256(repr(value).encode()).hexdigest()]}
     x = torch.as_tensor(value).detach().cpu().contiguous()
     bits = hashlib.sha256(x.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-    shape = list(x.shape)
+    shape = [*x.shape, int(x.isnan().sum())]
     if not x.is_floating_point():
         return {name: [bits, shape]}
     x = x.double().nan_to_num().reshape(-1)

@@ -74,10 +74,10 @@ class World:
             return [make()]
         from rlalign import nested
 
-        made, error = None, None
+        made, error = b"", None
         self.apart = True
         try:
-            made = make()
+            made = nested.to_bytes(make())
         except Exception as caught:
             if together:
                 raise self._met(caught) from caught
@@ -94,7 +94,7 @@ class World:
         for rank, (_, _, wrong) in enumerate(found):
             if wrong is not None:
                 raise error if error and rank == self.own else self._its(rank, *wrong)
-        return [one for _, one, _ in found]
+        return [nested.of_bytes(one) for _, one, _ in found]
 
     def lead(self, make: Callable[[], X], what: str) -> X:
         """What rank 0 makes, or its error, on every rank."""
@@ -151,10 +151,11 @@ class World:
 
         sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
         self._talk("all_gather", sizes, torch.tensor([len(data)]))
-        whole = [torch.empty(int(max(sizes)), dtype=torch.uint8) for _ in sizes]
-        padded = torch.frombuffer(bytearray(data).ljust(len(whole[0])), dtype=torch.uint8)
-        self._talk("all_gather", whole, padded)
-        return [one[: int(size)].numpy().tobytes() for one, size in zip(whole, sizes, strict=True)]
+        whole = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
+        whole[self.own] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        for rank, one in enumerate(whole):
+            self._talk("broadcast", one, rank)
+        return [one.numpy().tobytes() for one in whole]
 
     def _talk(self, how: str, *given: Any) -> None:
         import torch.distributed as dist

@@ -19,7 +19,7 @@ from rlalign.errors import BadLogits
 from rlalign.randomness import Seeds
 from rlalign.running.checked import check
 from rlalign.testing.bench import registry
-from rlalign_plugin_hf.engine.engines import Engine
+from rlalign_plugin_hf.engine.engines import KEPT_SHARE, Engine
 from rlalign_plugin_hf.engine.graphs import Graphs
 from rlalign_plugin_hf.engine.slots import Slots
 
@@ -52,8 +52,13 @@ def sampled(
     )
     finished = None if told is None else told.append
     rollout: Rollout = policy.sample(EXAMPLES, how, uniforms.to(policy.device), within, finished)
-    assert (policy.engine._held is not None) == (kind != "loop"), "what was asked for has sampled"
+    assert bool(policy.engine._held) == (kind != "loop"), "what was asked for has sampled"
     return rollout
+
+
+def last(policy: Any) -> Any:
+    """What stepped in the last rollout."""
+    return [*policy.engine._held.values()][-1][0]
 
 
 def require_same(found: Rollout, expected: Rollout, atol: float = 1e-10) -> None:
@@ -127,7 +132,7 @@ def test_buffers_stay_and_weights_are_the_present_ones(policy_of: Callable[..., 
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
         policy.version += 1
         again = policy.sample(EXAMPLES, how, uniforms)
-        held.append(policy.engine._held[1])
+        held.append(last(policy))
     assert held[1] is held[2], "an adapter is left out until it has learned"
     require_same(again, sampled(policy, how, "loop"), atol=1e-5)
 
@@ -187,9 +192,63 @@ def test_out_of_memory_fewer_slots_take_more_turns(
     monkeypatch.setattr("rlalign_plugin_hf.engine.engines.Slots", Scarce)
     told: list[Rollout] = []
     require_same(sampled(policy, how, "slots", told=told), expected)
-    assert policy.engine._held[1].slots.shape.slots == 2
+    assert last(policy).slots.shape.slots == 2
     assert len(Scarce.beside) > 1 and not any(Scarce.beside)
     assert sorted(int(e.id) for part in told for e in part.examples) == list(range(len(EXAMPLES)))
+
+
+def test_training_and_evaluation_in_turn_keep_their_buffers(
+    exact_policy_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, how = exact_policy_of("llama"), SETTINGS["plain"]
+    greedy = Sampling(greedy=True, max_new_tokens=how.max_new_tokens)
+    uniforms = Seeds(3).uniforms("slots", positions=range(len(EXAMPLES)), samples=3, steps=how.max_new_tokens)
+    policy.engine = Engine("slots")
+    first = [policy.sample(EXAMPLES, each, uniforms[:, : each.samples]) for each in (how, greedy)]
+    monkeypatch.setattr("rlalign_plugin_hf.engine.engines.Slots", None)  # no others are made
+    for _ in range(2):
+        for each, expected in zip((how, greedy), first, strict=True):
+            require_same(policy.sample(EXAMPLES, each, uniforms[:, : each.samples]), expected)
+
+
+def test_few_buffers_are_kept_and_little_memory(
+    exact_policy_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, how = exact_policy_of("llama"), SETTINGS["plain"]
+    policy.engine = Engine("slots")
+    kept, sizes = [], []
+    for count in range(1, 7):
+        uniforms = Seeds(3).uniforms("slots", positions=range(2), samples=count, steps=how.max_new_tokens)
+        policy.sample(EXAMPLES[:2], how.model_copy(update={"samples": count}), uniforms)
+        kept.append(len(policy.engine._held))
+        sizes.append(last(policy).slots.nbytes)
+    assert kept == [1, 2, 3, 4, 4, 4]
+    room = sum(sizes[-2:])
+    monkeypatch.setattr("rlalign_plugin_hf.engine.engines._memory", lambda device: room / KEPT_SHARE)
+    policy.sample(EXAMPLES[:2], how.model_copy(update={"samples": 6}), uniforms)
+    assert 1 <= sum(made.slots.nbytes for made, _ in policy.engine._held.values()) <= room
+
+
+def test_a_capture_that_runs_out_of_memory_takes_fewer_slots(
+    exact_policy_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a step that cannot be captured: with less memory it can."""
+    policy, how = exact_policy_of("gpt2"), SETTINGS["plain"]
+    expected = sampled(policy, how, "loop")
+
+    class Captured:
+        def __init__(self, graphs: Graphs, n: int) -> None:
+            self.replay = lambda: graphs.slots.step(n)
+
+    def captured(graphs: Graphs, n: int) -> Captured:
+        if n > 2:
+            raise torch.OutOfMemoryError("scarce")
+        return Captured(graphs, n)
+
+    monkeypatch.setattr(Graphs, "_captured", captured)
+    monkeypatch.setattr(Engine, "kind", lambda engine, device: "graphs")
+    require_same(sampled(policy, how, "graphs"), expected)
+    assert last(policy).failed is None and last(policy).slots.shape.slots == 2
 
 
 class Odd:
@@ -220,7 +279,7 @@ def test_what_slots_cannot_do_the_loop_does_and_says_so(
         policy.sample(EXAMPLES, how, uniforms, Odd(policy.vocabulary))
     (record,) = [r.getMessage() for r in caplog.records if "samples by" in r.getMessage()]
     assert "the sampling loop: a Odd takes steps of its own" in record
-    assert policy.engine._held is None
+    assert not policy.engine._held
     assert "a step over slots, without graphs, by the native GPT2 step" in policy.engine.said(
         policy, policy.device
     )
@@ -253,9 +312,9 @@ def test_a_step_that_cannot_be_captured_is_taken_without_a_graph(exact_policy_of
         pytest.skip("a machine without a GPU")
     policy, how = exact_policy_of("gpt2"), SETTINGS["plain"]
     expected = sampled(policy, how, "slots")
-    key, engine, models = policy.engine._held
+    ((key, (engine, models)),) = policy.engine._held.items()
     graphs = Graphs(engine.slots)
-    policy.engine._held = key, graphs, models
+    policy.engine._held[key] = graphs, models
     uniforms = Seeds(3).uniforms("slots", positions=range(len(EXAMPLES)), samples=3, steps=how.max_new_tokens)
     require_same(policy.sample(EXAMPLES, how, uniforms), expected)
     assert graphs.failed
@@ -265,7 +324,7 @@ def test_a_step_with_nothing_to_do_leaves_no_trace(exact_policy_of: Callable[...
     """As before a capture: rows in progress go on as if it had not been."""
     policy, how = exact_policy_of("llama"), SETTINGS["truncated"]
     expected = sampled(policy, how, "slots")
-    slots: Slots = policy.engine._held[1].slots
+    slots: Slots = last(policy).slots
     own, T = slots.step, slots.shape.steps
 
     def step(n: int) -> None:
@@ -290,7 +349,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def on_gpu(policy: Any, how: Sampling, kind: Any, within: Any = None) -> Rollout:
     rollout = sampled(policy, how, kind, within)
     if kind == "graphs":
-        engine = policy.engine._held[1]
+        engine = last(policy)
         assert isinstance(engine, Graphs) and engine.failed is None and engine._graphs, engine.failed
     return rollout
 
@@ -346,7 +405,7 @@ def test_a_graph_stays_good_when_weights_change(policy_of: Callable[..., Any], l
                     weight.mul_(1.1)
             policy.version += 1
             again = policy.sample(EXAMPLES, how, uniforms.cuda())
-            held.append(policy.engine._held[1])
+            held.append(last(policy))
         assert held[0] is held[1]
         for kind in ("graphs", "slots"):
             fresh = on_gpu(policy, how, kind)

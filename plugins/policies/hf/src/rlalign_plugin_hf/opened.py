@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rlalign import Example, RLAlignError, Rollout, logged_rollout
+from rlalign.costs.memory import row_bytes
 from rlalign.costs.shape import Shape
 from rlalign.data.example import Prompt
 from rlalign.data.spoken import Spoken, row_of
@@ -75,6 +77,14 @@ class Opened(Anatomy):
     def footprint(self) -> Footprint | None:
         network = empty(self._settings, self.config, self.kind)
         return None if network is None else footprint(self._settings, network, self.config.lora)
+
+    def row_bytes(self, tokens: int) -> float | None:
+        weight = next(self.parameters())
+        return None if self._shape is None else row_bytes(self._shape, tokens, weight.element_size())
+
+    @cached_property
+    def _shape(self) -> Shape | None:
+        return self.shape()
 
     def shape(self) -> Shape | None:
         config = getattr(self, "_settings", None) or read_config(self.config, where(self.config))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign import Constraint, Example, Rollout, Sampling
+from rlalign.costs.memory import SAMPLED
 from rlalign.decoding.interfaces import Finished
 from rlalign.decoding.sampler import Teller
 from rlalign_plugin_hf.engine.graphs import Eager, Graphs
@@ -28,12 +29,10 @@ BUCKETS = (8, 16, 32, 64, 128, 256, 512)
 """Numbers of slots that a step is made for."""
 ROUND = 64
 """Columns come by as many, so that buffers fit the next rollout too."""
-SHARE = 1 / 4
-"""Of a device's memory, what keys and values may take. Not of what is free: a run that is resumed finds other memory
-free, and goes on to the bit.
+KEPT, KEPT_SHARE = 4, 1 / 8
+"""How many buffers are kept while there is no rollout, and of a device's memory, what they may take: training and
+evaluation sample in turn, and some prompts are longer.
 """
-KEPT_SHARE = 1 / 8
-"""Of a device's memory, what they may go on to hold while there is no rollout."""
 _log = logging.getLogger("rlalign")
 
 
@@ -58,15 +57,15 @@ class Engine:
 
     def __init__(self, asked: Kind | None = None) -> None:
         self._asked = asked
-        self._held: tuple[Any, Eager, list[Model]] | None = None
-        """Buffers and graphs of the last rollout, and what they are good for."""
+        self._held: dict[Any, tuple[Eager, list[Model]]] = {}
+        """Graphs and buffers of rollouts, by what they are good for; those of the last rollout are the last."""
         self._told: set[str] = set()
         self._room: float | None = None
         """Bytes that keys and values may take; less once memory has run out."""
 
     def forget(self) -> None:
         """Keep nothing that reads weights."""
-        self._held = None
+        self._held.clear()
 
     def kind(self, device: torch.device) -> Kind:
         """What is tried first."""
@@ -102,14 +101,18 @@ class Engine:
         told_G = torch.zeros(len(examples), dtype=torch.bool, device=uniforms.device)
         teller = None if finished is None else Teller(finished, told_G)
         buckets = self._fitting(models, inputs, len(examples) * how.samples, how.max_new_tokens)
+        alone = not self._held
         while True:
             try:
                 # What it holds, large buffers, is gone when it has failed: in another frame.
                 return self._attempt(kind, models, buckets, examples, inputs, how, uniforms, within, teller)
             except torch.OutOfMemoryError:
-                self._held, self._room, buckets = None, (self._room or 0) / 2, buckets[:-1]
+                self._held.clear()
+                if alone:
+                    self._room, buckets = (self._room or 0) / 2, buckets[:-1]
                 if not buckets:
                     raise
+                alone = True
 
     def _attempt(
         self,
@@ -130,8 +133,9 @@ class Engine:
         rollout = machine.sample(examples, inputs, uniforms, within, teller)
         if isinstance(engine, Graphs) and engine.failed is not None:
             self._tell(policy, f"slots without CUDA graphs: {engine.failed}")
-        if engine.slots.nbytes > KEPT_SHARE * _memory(uniforms.device):
-            self._held = None
+        most = KEPT_SHARE * _memory(uniforms.device)
+        while len(self._held) > KEPT or sum(made.slots.nbytes for made, _ in self._held.values()) > most:
+            del self._held[next(iter(self._held))]
         return rollout
 
     def _models(
@@ -165,7 +169,7 @@ class Engine:
             for _, family in models
         )
         if self._room is None:
-            self._room = SHARE * _memory(models[0][1].device)
+            self._room = SAMPLED * _memory(models[0][1].device)
         enough = next((b for b in self.buckets if b >= count), self.buckets[-1])
         fit = tuple(b for b in self.buckets if b <= enough and b * each <= self._room)
         return fit or self.buckets[:1]
@@ -179,7 +183,7 @@ class Engine:
         how: Sampling,
         within: Constraint | None,
     ) -> tuple[Eager, list[Model]]:
-        """Buffers, and what steps over them; those of the last rollout if they will do."""
+        """Buffers, and what steps over them; those of an earlier rollout if they will do."""
         policy = models[0][0]
         begin = len(getattr(policy, "_begin", ()))
         longest = max(map(len, inputs))
@@ -191,13 +195,14 @@ class Engine:
         )
         rules = Rules(how, policy.ends, policy.never, within)
         key = kind, shape, rules, tuple((id(family), family.addresses()) for _, family in models)
-        if self._held is None or self._held[0] != key:
-            self._held = None
+        made = self._held.pop(key, None)
+        if made is None:
             held = [Model(family, shape, model.never) for model, family in models]
             vocabulary = len(policy.network.get_output_embeddings().weight)
             slots = Slots(held, rules, shape, vocabulary, self.looks)
-            self._held = key, Graphs(slots) if kind == "graphs" else Eager(slots), held
-        return self._held[1:]
+            made = Graphs(slots) if kind == "graphs" else Eager(slots), held
+        self._held[key] = made
+        return made
 
     def _tell(self, policy: LanguageModel, what: str) -> None:
         """Say once what samples instead, and why."""

@@ -39,6 +39,8 @@ class Graphs(Eager):
         if n not in self._graphs and self.failed is None:
             try:
                 self._graphs[n] = self._captured(n)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # if the step itself is at fault, it says so again
                 self.failed = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if n in self._graphs:
