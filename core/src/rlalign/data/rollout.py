@@ -133,8 +133,7 @@ class Rollout:
     @cached_property
     def chosen(self) -> tuple[Tensor, Tensor]:
         """(row_M, step_M) of the M steps the policy chose, row by row."""
-        row_M, step_M = self.mask_NT.nonzero(as_tuple=True)
-        return row_M, step_M
+        return self.mask_NT.nonzero(as_tuple=True)  # type: ignore[return-value]
 
     @cached_property
     def length_N(self) -> Tensor:
@@ -322,10 +321,9 @@ def logged_rollout(
     like: Tensor,
     chosen: Sequence[Sequence[bool] | None] = (),
 ) -> Rollout:
-    """Logged responses as a policy encoded them: (actions, whether it ended by itself), in the order of the
-    examples and their responses. Sampled neutrally (temperature 1, no bans), log-probs NaN. `like` is a
-    weight, for the device, and for the dtype where that is float32 at least. `chosen` says of rows of several turns
-    which steps are the policy's own."""
+    """Logged responses as a policy encoded them, (actions, whether it ended by itself), in the order of the examples.
+    Sampled neutrally (temperature 1, no bans), log-probs NaN. `like`: a weight, for the device, and for the dtype,
+    float32 at least. `chosen` says of rows of several turns which steps are the policy's own."""
     lengths = [len(tokens) for tokens, _ in actions]
     steps = max(lengths, default=0)
     mask_NT = torch.arange(steps) < torch.tensor(lengths, dtype=torch.long)[:, None]

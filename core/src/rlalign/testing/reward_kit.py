@@ -320,9 +320,8 @@ class _Rows(Task):
 
 def answered(examples: Sequence[Example]) -> Rollout:
     """The responses of these examples as a rollout: a token each, whatever their texts."""
-    count = sum(len(example.responses) for example in examples)
-    prompts = [torch.zeros(1, dtype=torch.long) for _ in examples]
-    return logged_rollout(examples, prompts, [([0], True)] * count, like=torch.zeros(()))
+    actions = [([0], True) for example in examples for _ in example.responses]
+    return logged_rollout(examples, [torch.zeros(1).long()] * len(examples), actions, like=torch.zeros(()))
 
 
 def ask(component: Component, hook: str, bench: Bench, rollout: Rollout) -> Any:
