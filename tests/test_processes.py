@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +129,23 @@ COARSER = ("seq2seq", "gold", "r-lol", "toy-keywords", "toy-dates")
 PARTS = 4
 
 
+FILES = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml")])
+
+
+def test_every_algorithm_is_in_one_of_these_examples() -> None:
+    words = set(re.findall(r"[\w-]+", "\n".join(file.read_text() for file in FILES)))
+    learn = {
+        entry.name
+        for entry in entry_points(group="rlalign")
+        if any(hasattr(getattr(entry.load(), hook, None), "rlalign_impl") for hook in ("loss", "update"))
+    }
+    assert learn - words == {"fit-reward-model"}, "which wants a sentence encoder"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_example_on_two_processes(part: int, tmp_path: Path) -> None:
-    files = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml")])[part::PARTS]
+    files = FILES[part::PARTS]
     files = [file for file in files if file.stem != "logged"]  # it reads what another run kept
     jobs = {file.stem: job(str(file.relative_to(EXAMPLES))) for file in files}
     for count in (1, 2):

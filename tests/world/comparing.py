@@ -19,7 +19,7 @@ from rlalign.records import logs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-TINY = ("train.iterations=2", "train.prompts=6", "train.passes=null", "train.dtype=float64")
+TINY = ("train.iterations=3", "train.prompts=6", "train.passes=null", "train.dtype=float64")
 
 
 MORE = {name: ["phases.value.train.prompts=20"] for name in ("a-lol", "a-lol-seq2seq")}

@@ -9,7 +9,10 @@ import pytest
 from rlalign.testing.learning import learns
 
 EXAMPLES = Path(__file__).parents[4] / "examples/algorithms"
-RISES = {"grpo": 0.45, "dapo": 0.4, "gspo": 0.5, "reinforce-pp": 0.5, "dr-grpo-seq2seq": 0.15}
+RISES = {
+    **{"grpo": 0.45, "dapo": 0.4, "gspo": 0.5, "cispo": 0.5},
+    **{"reinforce-pp": 0.5, "reinforce-pp-baseline": 0.5, "dr-grpo-seq2seq": 0.15},
+}
 """By how much at least, in words of praise over all, or in keywords covered."""
 
 
