@@ -93,6 +93,7 @@ class VLLM(Sampler):
             return self
 
     config: Config
+    concurrent = True
     paper = (
         "Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, 2023"
     )
