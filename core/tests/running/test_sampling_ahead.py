@@ -17,6 +17,7 @@ from rlalign import (
     Component,
     ConfigError,
     Example,
+    Learner,
     Policy,
     Reward,
     RLAlignError,
@@ -55,6 +56,7 @@ class Aside(Copy):
         self.holds: int | None = None
         self.asked: list[tuple[int | None, list[str], list[list[int]]]] = []
         self.threads: list[str] = []
+        self.given_up = threading.Event()
         self.short: list[int | None] = []
         self.closed_with: list[str] = []
 
@@ -71,10 +73,14 @@ class Aside(Copy):
             return super().sample(policy, examples, how, seeds)
         self.asked.append((self.holds, [example.id for example in examples], [list(row) for row in seeds]))
         self.threads.append(threading.current_thread().name)
-        time.sleep(self.config.seconds)
+        if self.given_up.wait(self.config.seconds):
+            raise RuntimeError("given up")
         if len(self.asked) == self.config.fails:
             raise ValueError("no answer")
         return super().sample(policy, examples, how, seeds)
+
+    def give_up(self) -> None:
+        self.given_up.set()
 
     def close(self) -> None:
         self.closed_with += [one.name for one in threading.enumerate() if one.name.startswith("asks-ahead")]
@@ -132,6 +138,16 @@ class Slow(Gain):
         return super().loss(run, batch, now)
 
 
+class Tries(Component):
+    """An `update` hook that asks for responses when it has learned."""
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
+        found = learner.learn(batch)
+        rollout, _ = learner.respond(list(batch.rollout.examples))
+        return {**found, "tried": float(rollout.columns[VERSION][0])}
+
+
 class Ends(Gain):
     """One that ends the phase while the next responses are sampled."""
 
@@ -149,6 +165,7 @@ COMPONENTS = {
     "ends": Ends,
     "vowels": Vowels,
     "less-mean": LessMean,
+    "tries": Tries,
 }
 
 
@@ -252,6 +269,16 @@ def test_evaluations_are_of_the_weights_of_now_and_change_nothing(tmp_path: Path
     assert [version for version, ids, _ in sampler_of(done).asked if len(ids) == 2] == [0, 2, 4]
 
 
+def test_responses_that_an_update_asks_for_are_of_the_weights_of_then(tmp_path: Path) -> None:
+    """They wait for what is in flight, which stays what it is."""
+    _, plain = run(tmp_path, pipeline(), COMPONENTS, name="plain")
+    _, done = run(tmp_path, pipeline(algorithm=["gain", "tries"]), COMPONENTS, name="tries")
+    found, before = ([row for row in rows_of(each) if "loss" in row] for each in (done, plain))
+    assert [row["tried"] for row in found] == [1, 2, 3, 4]
+    assert [row["sampler/version"] for row in found] == [0, 0, 1, 2]
+    assert [row["loss"] for row in found] == [row["loss"] for row in before]
+
+
 def test_sampling_and_learning_take_less_together(tmp_path: Path) -> None:
     """0.2 s each: no iteration takes less than 0.4 s one after the other, and one does side by side."""
     took = {}
@@ -335,13 +362,15 @@ def test_what_goes_wrong_in_the_thread_ends_the_run_and_no_thread_is_left(tmp_pa
     assert not [one for one in threading.enumerate() if one.name.startswith("asks-ahead")]
 
 
-def test_a_loss_that_fails_leaves_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = session(tmp_path, pipeline(seconds=0.3), COMPONENTS)
+def test_a_loss_that_fails_waits_for_nobody_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = session(tmp_path, pipeline(seconds=1.0), COMPONENTS)
     monkeypatch.setattr(failing.plans[0].training, "loss", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         failing.run()
     one = sampler_of(failing)
-    assert len(one.asked) == 2 and one.closed_with == []
+    assert len(one.asked) == 2 and one.closed_with == [] and one.given_up.is_set()
     assert not [one for one in threading.enumerate() if one.name.startswith("asks-ahead")]
 
 

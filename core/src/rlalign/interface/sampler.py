@@ -99,6 +99,9 @@ class Sampler:
         however requests are batched, a resumed run repeats its responses.
         """
 
+    def give_up(self) -> None:
+        """Nobody wants any more what `sample` is at in another thread: it may raise, instead of going on."""
+
     def close(self) -> None:
         """The run is over; it may never have begun."""
 

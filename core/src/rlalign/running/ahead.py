@@ -57,10 +57,12 @@ class Ahead:
         self._asked = ""
         """The name of the question."""
         self._answer: Rollout | None = None
+        self._give_up: Callable[[], None] = lambda: None
 
-    def begin(self, question: Question, ask: Callable[[], Rollout]) -> None:
-        """Ask it; nothing may be in flight."""
+    def begin(self, question: Question, ask: Callable[[], Rollout], give_up: Callable[[], None]) -> None:
+        """Ask it; nothing may be in flight. `give_up` says that nobody wants the answer any more."""
         self._thread.start(ask)
+        self._give_up = give_up
         self._asked, self._answer = question.name, None
 
     def land(self) -> None:
@@ -92,5 +94,7 @@ class Ahead:
             self._answer = unpack(state["ahead"]["answer"].numpy().tobytes()).to(device)
 
     def close(self) -> None:
-        """End the thread once it is through; nobody asks for its answer any more."""
+        """End the thread, which may give up what it is at: nobody asks for its answer any more."""
+        if self._thread.busy:
+            self._give_up()
         self._thread.close()

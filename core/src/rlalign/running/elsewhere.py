@@ -62,7 +62,10 @@ def ask_ahead(phase: RunningPhase, sampler: Sampler) -> None:
     phase.upcoming = None
     if here().lead(lambda: _hand_over(phase, sampler), what):
         scored_again(phase, sampler, asked_elsewhere(phase, sampler, question.short()))
-    here().lead(lambda: phase.ahead.begin(question, asking(phase, sampler, question)), what)
+    here().lead(
+        lambda: phase.ahead.begin(question, asking(phase, sampler, question), sampler.give_up),
+        what,
+    )
 
 
 def _hand_over(phase: RunningPhase, sampler: Sampler) -> bool:

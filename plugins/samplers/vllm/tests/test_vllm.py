@@ -192,6 +192,17 @@ def test_asked_ahead_the_draws_are_the_same_and_faults_change_nothing(tmp_path: 
     assert logged(again.dir.path) == found["ahead"]
 
 
+def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers(1) as made:
+        monkeypatch.setattr(made[0], "fault", lambda name: name == "late" and made[0].answered > 12)
+        options = {**urls(made), "ahead": 1, "at_once": 1}
+        started = session(tmp_path, pipeline(options), COMPONENTS)
+        monkeypatch.setattr(started.plans[0].training, "loss", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            started.run()
+        assert 12 < made[0].answered < 24
+
+
 def test_half_of_the_weights_asked_ahead_are_not_learned_from(tmp_path: Path) -> None:
     with servers(1) as made:
         started = session(tmp_path, pipeline({**urls(made), "ahead": 1}), COMPONENTS)
