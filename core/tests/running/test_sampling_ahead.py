@@ -57,10 +57,12 @@ class Aside(Copy):
         self.asked: list[tuple[int | None, list[str], list[list[int]]]] = []
         self.threads: list[str] = []
         self.given_up = threading.Event()
+        self.at_work = threading.Lock()
         self.short: list[int | None] = []
         self.closed_with: list[str] = []
 
     def take(self, policy: Policy) -> None:
+        assert not self.at_work.locked(), "it samples still"
         if policy.version != self.config.forgets:
             super().take(policy)
         self.holds = policy.version
@@ -73,8 +75,11 @@ class Aside(Copy):
             return super().sample(policy, examples, how, seeds)
         self.asked.append((self.holds, [example.id for example in examples], [list(row) for row in seeds]))
         self.threads.append(threading.current_thread().name)
-        if self.given_up.wait(self.config.seconds):
-            raise RuntimeError("given up")
+        self.given_up.clear()
+        with self.at_work:
+            if self.given_up.wait(self.config.seconds):
+                time.sleep(0.2)  # it takes a while to stop
+                raise RuntimeError("given up")
         if len(self.asked) == self.config.fails:
             raise ValueError("no answer")
         return super().sample(policy, examples, how, seeds)
@@ -377,7 +382,7 @@ def test_a_loss_that_fails_waits_for_nobody_and_leaves_no_thread(
 def test_a_phase_asks_nothing_of_the_next_one_s(tmp_path: Path) -> None:
     """Each has its own first draw, also where a component ended the one before while something was in flight."""
     first = {"name": "first", "algorithm": "ends", "train": {"iterations": 3}}
-    said = pipeline()
+    said = pipeline(seconds=0.3)
     del said["algorithm"]
     phases = [first, {"name": "second", "algorithm": "gain", "train": {"iterations": 2}}]
     _, done = run(tmp_path, {**said, "phases": phases}, COMPONENTS)
