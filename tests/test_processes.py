@@ -55,6 +55,7 @@ ODD = {
     },
     "large data": {"overrides": ["task='odd:Known'"], "large": 32},
     "a sampler elsewhere": {"overrides": ["models.sampler='odd:Elsewhere'"]},
+    "asked ahead": {"overrides": ["models.sampler={'odd:Elsewhere': {ahead: 1}}"]},
 }
 DIFFERENT = {
     "process": (["algorithm=[rloo,'odd:Process']"], "after `advantage` of", "`Process`", "`advantage`"),

@@ -12,6 +12,8 @@ from rlalign import Example, Policy, Response, Rollout, Sampler, Sampling, sampl
 class Copy(Sampler):
     """Samples by the core's loop with a copy of the policy, and hands tokens over as lists."""
 
+    concurrent = True
+
     def take(self, policy: Policy) -> None:
         self.copy = policy.copy("frozen")
 

@@ -146,6 +146,8 @@ class Drifts(Component):
 class Elsewhere(Sampler):
     """A copy of the policy, which samples by seeds; only the first process asks it."""
 
+    concurrent = True
+
     def take(self, policy: Policy) -> None:
         assert FIRST
         self.copy = policy.copy("frozen")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,27 @@ class Vague(Copy):
             yield "it does not know min_p"
 
 
+class Shared(Copy):
+    """Seeds the global generator, which others seed too."""
+
+    def numbers(self, seeds: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seeds[0][0])
+            time.sleep(0.05)
+            return torch.rand(len(seeds), len(seeds[0]), steps)
+
+
+class Borrows(Copy):
+    """Samples with the policy's own weights."""
+
+    def take(self, policy: Policy) -> None:
+        self.copy = policy
+
+    def numbers(self, seeds: Sequence[Sequence[int]], steps: int) -> torch.Tensor:
+        time.sleep(0.05)
+        return super().numbers(seeds, steps)
+
+
 class Broken(Copy):
     """Cannot be closed before it was opened."""
 
@@ -92,6 +114,8 @@ FAULTS = {
     Loud: "global_random",
     Open: "what_was_asked_for",
     Vague: "begins_with_an_option",
+    Shared: "while_the_policy_learns",
+    Borrows: "while_the_policy_learns",
     Broken: "closed_before",
 }
 

@@ -50,6 +50,13 @@ class Sampler:
             description="the run stops where the log-probs of the sampled tokens lie further than this from the "
             "policy's own, in the mean",
         )
+        ahead: int = Field(
+            0,
+            ge=0,
+            le=1,
+            description="1: the next iteration's prompts are answered while the policy learns from this one's, so that "
+            "responses are of weights one iteration old; 0: of the weights of now, and each waits for the other",
+        )
 
     name: str = ""
     """Its name in the pipeline; set by the core."""
@@ -57,6 +64,9 @@ class Sampler:
     """Where its method was published, for `rlalign plugins NAME`."""
     repeats: str = "what it samples may be other tokens"
     """What a run repeats that is resumed, in words, for `rlalign check` and `lock.json`."""
+    concurrent: bool = False
+    """Whether `sample` may work in a thread while the policy learns (`ahead`): then it reads none of the policy's
+    weights, and moves no global random numbers."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None
@@ -88,6 +98,9 @@ class Sampler:
         `sampled_rollout` makes the rollout. A seed belongs to a place of the draw: where equal seeds give equal tokens,
         however requests are batched, a resumed run repeats its responses.
         """
+
+    def give_up(self) -> None:
+        """Nobody wants any more what `sample` is at in another thread: it may raise, instead of going on."""
 
     def close(self) -> None:
         """The run is over; it may never have begun."""

@@ -181,6 +181,8 @@ class _Phase:
             return "the learning rate depends on how long it is"
         if self.state["progress_matters"]:
             return "a component has asked how far it is"
+        if self.longer and self.plan.asks_ahead:
+            return "no responses were sampled ahead in its last iteration"
         iteration, watched = self.state["iteration"], self.plan.training.implementing("evaluated")
         extra = self.longer and asked is not None and (not asked.every or iteration % asked.every)
         return "a component has heard of the evaluation at its end" if extra and watched else None

@@ -45,6 +45,7 @@ class _Phase(BaseModel):
     guarded: dict[str, str]
     budget: PositiveInt
     head_chunk: PositiveInt
+    ahead: dict[str, Any] | None = None
 
 
 class _Best(BaseModel):

@@ -8,16 +8,14 @@ from typing import get_args
 
 import torch
 
-from rlalign.config.pipeline import SAMPLER, Pipeline
+from rlalign.config.pipeline import Pipeline
 from rlalign.data import limits
 from rlalign.data.settings import Unit
 from rlalign.decoding.logits import LIVE
 from rlalign.interface import hooks
-from rlalign.interface.environment import Environment
-from rlalign.interface.sampler import Sampler
-from rlalign.running import rewriting
+from rlalign.running import rewriting, samplers
 from rlalign.running.members import HOOKS, Member, implements, once, who
-from rlalign.running.plan import PhasePlan, decoding
+from rlalign.running.plan import PhasePlan
 
 WRAPPABLE = ("reward", "advantage", "update")
 NEEDS = (*LIVE, "values", "old_logprobs")
@@ -168,7 +166,7 @@ def phase_of(plan: PhasePlan) -> Iterator[str]:
     yield from _learning(plan)
     yield from _sources(plan)
     yield from _models(plan)
-    yield from _sampler(plan)
+    yield from samplers.faults(plan)
     yield from rewriting.faults(plan)
 
 
@@ -294,38 +292,3 @@ def _models(plan: PhasePlan) -> Iterator[str]:
                 f"another precision, and `{name}` is a value, which learns; leave it out "
                 "(`train.dtype: bfloat16` computes in half precision)"
             )
-
-
-def _sampler(plan: PhasePlan) -> Iterator[str]:
-    """Who stands under `models.sampler`, and what a sampler elsewhere cannot do."""
-    settings = plan.settings
-    for name, spec in settings.models.items():
-        place, item = f"{settings.place_of(f'models.{name}')}: models.{name}", spec.item
-        samples = item is not None and issubclass(item.cls, Sampler)
-        if samples and name != SAMPLER:
-            yield f"{place}: `{item and item.name}` is a sampler, and stands under `models: {{{SAMPLER}: …}}`"
-        elif name == SAMPLER and not samples:
-            said = f"`{item.name}` is none" if item else "a copy of the policy is none"
-            yield f"{place}: expected a sampler, such as `vllm`; {said}"
-    if plan.sampler is None:
-        return
-    if isinstance(plan.task, Environment):
-        yield (
-            f"{settings.place_of('task')}: `{plan.task.name}` plays episodes, which `{plan.sampler.name}` cannot; "
-            f"leave out `models.{SAMPLER}`: the policy then plays itself"
-        )
-        return
-    asked = {}
-    if "sampled" in plan.responses:
-        asked["generation"] = settings.generation
-        for member in once(plan.members):
-            if member.component.constraint is not None:
-                yield (
-                    f"{member.item.place}: `{member.name}` has a second model narrow what is sampled, step by step, "
-                    f"which `{plan.sampler.name}` cannot; leave out `models.{SAMPLER}`: the policy then samples itself"
-                )
-    if settings.evaluate is not None:
-        asked["evaluate.generation"] = decoding(settings, plan.task)
-    for section, how in asked.items():
-        for lack in plan.sampler.lacks(how):
-            yield f"{settings.place_of(section)}: {section}.{lack}"

@@ -1,8 +1,9 @@
-"""Responses of a sampler elsewhere: with the policy's weights of now, and scored again by the policy at once."""
+"""Responses of a sampler elsewhere: with the policy's weights of now, or asked for while the policy learns from those
+before; and scored again by the policy at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,39 +15,86 @@ from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, RLAlignError, attributed_to
 from rlalign.interface.sampler import Sampler
 from rlalign.running import dealing
+from rlalign.running.ahead import Question
 from rlalign.running.phase import RunningPhase
+from rlalign.world.ranks import here
 
 SCORED = ("logprobs", "full_logprobs")
 
 
-def asked_elsewhere(
-    phase: RunningPhase,
-    sampler: Sampler,
-    examples: Sequence[Example],
-    how: Sampling,
-    key: tuple[str | int, ...],
-    first: int,
-) -> Rollout:
-    """What a sampler gives, with the policy's present weights; position p of the draw has the same seeds."""
-    policy, device = phase.models.policy, phase.models.device
-    positions = range(first, first + len(examples))
-    seeds = phase.workspace.seeds.numbers(*key, positions=positions, samples=how.samples)
+def asked_elsewhere(phase: RunningPhase, sampler: Sampler, question: Question) -> Rollout:
+    """What a sampler answers with the policy's present weights, or has answered when it was asked ahead.
+
+    Position p of the draw has the same seeds.
+    """
 
     def asked() -> Rollout:
-        with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
-            if renewed:
-                sampler.take(policy)
-            rollout = sampler.sample(policy, examples, how, seeds).to(device)
-        if wrong := _flaw(rollout, examples, how):
-            raise ComponentError(f"sampler `{sampler.name}` gave a rollout whose {wrong}")
-        return rollout
+        if (found := phase.ahead.answer(question)) is not None:
+            return found
+        _hand_over(phase, sampler)
+        return asking(phase, sampler, question)()
 
-    renewed = sampler.version != policy.version
-    if renewed:
-        sampler.before, sampler.version = sampler.version, None  # none of them, while it takes others
-    rollout = dealing.sampled_by_one(examples, device, asked, f"what `{sampler.name}` samples")
+    device, what = phase.models.device, f"what `{sampler.name}` samples"
+    return dealing.sampled_by_one(question.examples, device, asked, what)
+
+
+def upcoming(phase: RunningPhase) -> Question | None:
+    """What the next iteration will ask; None where that is not asked ahead, or this phase has no other."""
+    if not phase.plan.asks_ahead or phase.iteration + 1 >= phase.iterations:
+        return None
+    draw, start = phase.draw, phase.draw.position
+    with attributed_to(f"task `{phase.settings.task.name}`, asked for examples,"):
+        examples = draw.next(phase.settings.train.prompts)
+    first, draw.position = draw.position - start - len(examples), start
+    key = ("sample", phase.repeat, phase.place, phase.iteration + 1)
+    return Question(tuple(examples), phase.settings.generation, key, first)
+
+
+def ask_ahead(phase: RunningPhase, sampler: Sampler) -> None:
+    """Have a sampler begin with what comes up, if anything does, with the policy's present weights.
+
+    Its answer will be there when the policy has others. So that weights that did not arrive show before anything is
+    learned from them, a short answer is waited for now.
+    """
+    question, what = phase.upcoming, f"what `{sampler.name}` is asked ahead"
+    if question is None:
+        return
+    phase.upcoming = None
+    if here().lead(lambda: _hand_over(phase, sampler), what):
+        scored_again(phase, sampler, asked_elsewhere(phase, sampler, question.short()))
+    here().lead(
+        lambda: phase.ahead.begin(question, asking(phase, sampler, question), sampler.give_up),
+        what,
+    )
+
+
+def _hand_over(phase: RunningPhase, sampler: Sampler) -> bool:
+    """Give a sampler the policy's present weights; whether they were news to it."""
+    policy = phase.models.policy
+    if sampler.version == policy.version:
+        return False
+    sampler.before, sampler.version = sampler.version, None  # none of them, while it takes others
+    with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
+        sampler.take(policy)
     sampler.version = policy.version
-    return rollout
+    return True
+
+
+def asking(phase: RunningPhase, sampler: Sampler, question: Question) -> Callable[[], Rollout]:
+    """What has a sampler answer with the weights that it holds, whatever the policy does meanwhile."""
+    policy, device, how, version = phase.models.policy, phase.models.device, question.how, sampler.version
+    positions = range(question.first, question.first + len(question.examples))
+    seeds = phase.workspace.seeds.numbers(*question.key, positions=positions, samples=how.samples)
+
+    def ask() -> Rollout:
+        with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
+            rollout = sampler.sample(policy, question.examples, how, seeds).to(device)
+        if wrong := _flaw(rollout, question.examples, how):
+            raise ComponentError(f"sampler `{sampler.name}` gave a rollout whose {wrong}")
+        version_N = rollout.logprobs_NT.new_full((len(rollout),), float(version or 0))
+        return rollout.with_columns(**{VERSION: version_N})
+
+    return ask
 
 
 def _flaw(rollout: Rollout, examples: Sequence[Example], how: Sampling) -> str | None:
@@ -61,25 +109,26 @@ def _flaw(rollout: Rollout, examples: Sequence[Example], how: Sampling) -> str |
 
 
 def scored_again(phase: RunningPhase, sampler: Sampler, rollout: Rollout) -> Rollout:
-    """With the policy's own log-probs beside the sampler's; refused where the two are not of the same weights."""
+    """With the policy's own log-probs beside the sampler's; refused where the two are to be of the same weights, and
+    are not."""
     found = phase.engine.score("policy", rollout, SCORED)
     ours = {own(name): torch.where(rollout.mask_NT, getattr(found, f"{name}_NT"), 0.0) for name in SCORED}
     gap_M = (ours[own("logprobs")] - rollout.logprobs_NT)[rollout.mask_NT].abs()
-    if not float(gap_M.mean()) <= sampler.config.tolerance:
-        raise RLAlignError(_told(sampler, gap_M))
-    version_N = rollout.logprobs_NT.new_full((len(rollout),), float(sampler.version or 0))
+    same = bool((rollout.columns[VERSION] == phase.models.policy.version).all())
+    if same and not float(gap_M.mean()) <= sampler.config.tolerance:
+        raise RLAlignError(_told(sampler, phase.models.policy.version, gap_M))
     full_NT = rollout.full_logprobs_NT
     full_NT = torch.where(full_NT.isnan(), ours[own("full_logprobs")].to(full_NT), full_NT)
-    return replace(rollout, full_logprobs_NT=full_NT).with_columns(**{VERSION: version_N, **ours})
+    return replace(rollout, full_logprobs_NT=full_NT).with_columns(**ours)
 
 
-def _told(sampler: Sampler, gap_M: Tensor) -> str:
+def _told(sampler: Sampler, version: int, gap_M: Tensor) -> str:
     held = "none" if sampler.before is None else f"version {sampler.before}"
     mean, most = float(gap_M.mean()), float(gap_M.max())
     return (
         f"sampler `{sampler.name}`: its log-probs of {len(gap_M):,} sampled tokens lie {mean:.3g} from the policy's in "
         f"the mean, {most:.3g} at most, where `tolerance` is {sampler.config.tolerance:g}: it was given the weights of "
-        f"version {sampler.version} and samples with others, such as those that it held before ({held}), with both in "
+        f"version {version} and samples with others, such as those that it held before ({held}), with both in "
         "part, or it computes otherwise than the policy. Nothing was learned from this; start its servers again, and "
         "resume the run"
     )

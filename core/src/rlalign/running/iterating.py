@@ -27,3 +27,4 @@ def iterate(phase: RunningPhase, timed: Callable[[], None] = lambda: None) -> It
         if phase.done:
             phase.models.check_guard()
         yield phase.iteration
+    phase.ahead.close()

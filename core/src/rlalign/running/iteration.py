@@ -37,7 +37,7 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     left_out = phase.draw.position - drawn - train.prompts * len(batches)
     batch = _joined(phase, batches)
     new = new_ones(seen)
-    metrics = of_responses(new) | of_remembered(seen) | of_sampler(new)
+    metrics = of_responses(new) | of_remembered(seen) | of_sampler(new, phase.models.policy.version)
     if (share := tied(seen)) is not None:
         metrics["groups/tied"] = share
         _note_ties(phase, share)

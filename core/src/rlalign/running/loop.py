@@ -281,6 +281,7 @@ class Session(Workspace):
             closes += [component.close for component in reversed(self.served)]
             closes += [environment.pool.close for environment in self.isolated]
             closes += [sampler.close for sampler in self.samplers]
+            closes += [self.phase.ahead.close] if hasattr(self, "phase") else []
             with ExitStack() as closing:  # the last is closed first
                 for close in (*closes, saver.close):
                     closing.callback(close)

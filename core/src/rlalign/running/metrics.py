@@ -55,17 +55,18 @@ def of_remembered(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
     )
 
 
-def of_sampler(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
-    """With which weights a sampler elsewhere sampled, and the furthest that a token's log-prob lies from the policy's;
-    nothing where the policy sampled itself."""
+def of_sampler(seen: Sequence[tuple[Rollout, Reward]], now: int) -> dict[str, float]:
+    """With which weights a sampler elsewhere sampled, how many versions the policy has come further `now`, and the
+    furthest that a token's log-prob lies from the policy's; nothing where the policy sampled itself."""
     parts = [r for r, _ in seen if VERSION in r.columns and len(r)]
     if not parts:
         return {}
     gaps = [(r.columns[own("logprobs")] - r.logprobs_NT)[r.mask_NT].abs().nan_to_num() for r in parts]
-    versions = [r.columns[VERSION].nan_to_num().max() for r in parts]
+    version = max(float(r.columns[VERSION].nan_to_num().max()) for r in parts)
     return {
         "sampler/largest": float(torch.cat(gaps).max()),
-        "sampler/version": float(torch.stack(versions).max()),
+        "sampler/version": version,
+        "sampler/behind": now - version,
     }
 
 

@@ -22,6 +22,7 @@ from rlalign.learning.optimiser import Optimiser
 from rlalign.records.checkpoint import fitting
 from rlalign.records.columns import Columns
 from rlalign.records.shelf import Shelf
+from rlalign.running.ahead import Ahead, Question
 from rlalign.running.logged import LoggedResponses
 from rlalign.running.metrics import sampler_gap
 from rlalign.running.model_outputs import ModelOutputs
@@ -59,6 +60,9 @@ class RunningPhase:
         """Where the present examples stand in the iteration's draw."""
         self.finished: Callable[[Rollout], None] | None = None
         """While training responses are sampled: whom to tell of whole groups as they end."""
+        self.upcoming: Question | None = None
+        """While training responses are sampled: what is asked of the sampler as soon as these are there."""
+        self.ahead = Ahead()
         self.share = 0.0
         """How much of the present iteration's learning is done, in [0, 1]."""
         self.tied = 0
@@ -215,7 +219,9 @@ class RunningPhase:
     # -- what a checkpoint keeps of it, beside weights and components ---------------------------------
 
     def state(self) -> dict[str, Any]:
+        asked = self.ahead.state() if self.plan.asks_ahead and not self.done else {}
         return {
+            **asked,
             "iteration": self.iteration,
             "iterations": self.iterations,
             "step": self.step,
@@ -233,6 +239,7 @@ class RunningPhase:
         self.iteration, self.iterations = state["iteration"], state["iterations"]
         self.step, self.ending = state["step"], state["ending"]
         self.progress_matters = state["progress_matters"]
+        self.ahead.load(state, self.models.device)
         self.logged.columns.folders = dict(state["columns"])
         self.models.guarded = dict(state["guarded"])
         self.engine.budget, self.engine.head_chunk = state["budget"], state["head_chunk"]

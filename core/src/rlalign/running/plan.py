@@ -76,6 +76,11 @@ class PhasePlan:
         return type(self.source.component) is Sampled
 
     @property
+    def asks_ahead(self) -> bool:
+        """Whether the next iteration's responses are sampled while it learns."""
+        return self.samples_only and self.sampler is not None and self.sampler.config.ahead > 0
+
+    @property
     def reads_train(self) -> bool:
         """Whether it draws the task's own training examples, and not only what an earlier phase wrote down."""
         return self.settings.origin is None or self.settings.origin.original

@@ -62,6 +62,8 @@ def _phase(
             models[name] += f" in {spec.dtype}"
     if plan.sampler is not None:
         rows["sampler"] = f"{plan.sampler.name}: {plan.sampler.repeats}"
+        if plan.asks_ahead:
+            rows["sampler"] += "; responses of weights one iteration old (`ahead`)"
         if plan.learns and "sampled" in plan.responses and train.mismatch is None:
             rows["sampler"] += "; say `train.mismatch` to weigh how it differs from the policy"
     if plan.observers:

@@ -18,7 +18,8 @@ from rlalign.data.settings import Sampling
 from rlalign.errors import attributed_to
 from rlalign.interface.environment import Environment
 from rlalign.running import dealing
-from rlalign.running.elsewhere import asked_elsewhere, scored_again
+from rlalign.running.ahead import Question
+from rlalign.running.elsewhere import ask_ahead, asked_elsewhere, scored_again, upcoming
 from rlalign.running.phase import RunningPhase
 from rlalign.running.playing import Playing
 from rlalign.running.recorded import Recorded
@@ -35,9 +36,10 @@ def respond(phase: RunningPhase, examples: Sequence[Example]) -> Rollout:
     stages = phase.plan.training
     # What another source makes of the policy's samples, their groups may not be whole, or not all there.
     phase.finished = told(phase, stages) if phase.plan.samples_only else None
+    phase.upcoming = upcoming(phase)
     with phase.clock("rollout"):
         rollout = stages.rollout(phase.run, examples)
-    phase.finished = None
+    phase.finished = phase.upcoming = None
     return rollout.with_columns(**{SAMPLED: rollout.texts})
 
 
@@ -94,7 +96,8 @@ def sample(
         remedy="lower the number of prompts, samples or max_new_tokens",
     )
     if phase.sampler is not None:
-        given = asked_elsewhere(phase, phase.sampler, examples, how, key, first)
+        given = asked_elsewhere(phase, phase.sampler, Question(tuple(examples), how, key, first))
+        ask_ahead(phase, phase.sampler)
         return scored_again(phase, phase.sampler, given)
     constraints = [c.constraint for c in phase.plan.components if c.constraint is not None]
     within = constraints[0] if constraints and constrained else None

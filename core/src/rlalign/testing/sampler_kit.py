@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -14,7 +15,8 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.interface.sampler import Sampler
-from rlalign.running.elsewhere import asked_elsewhere
+from rlalign.running.ahead import Question
+from rlalign.running.elsewhere import asked_elsewhere, asking
 from rlalign.testing.bench import Bench
 from rlalign.testing.kit import ComponentTests, json_options
 
@@ -65,7 +67,9 @@ class SamplerTests(ComponentTests):
 
     def ask(self, bench: Bench, how: Sampling, examples: Sequence[Example], first: int = 0) -> Rollout:
         """Its responses with the policy's present weights; `first`, a place of the draw, says the seeds."""
-        return asked_elsewhere(bench.phase, self.sampler(bench), examples, how, ("kit",), first)
+        return asked_elsewhere(
+            bench.phase, self.sampler(bench), Question(tuple(examples), how, ("kit",), first)
+        )
 
     def honoured(self, bench: Bench) -> list[Sampling]:
         said = [Sampling(samples=SAMPLES, max_new_tokens=STEPS, **how) for how in HOW.values()]
@@ -166,6 +170,26 @@ class SamplerTests(ComponentTests):
         self.ask(bench, how, examples)
         assert torch.equal(torch.get_rng_state(), before[0]), "torch's generator moved"
         assert random.getstate() == before[1], "Python's generator moved"
+
+    def test_it_samples_while_the_policy_learns(self, bench: Bench) -> None:
+        """In a thread, while the policy's weights and the global generator move: the same tokens as alone."""
+        sampler, examples = self.sampler(bench), self.asked(bench)
+        if not (sampler.concurrent and self.exact):
+            pytest.skip(f"`{self.named}` does not say `concurrent`, or repeats nothing")
+        question = Question(tuple(examples), Sampling(samples=SAMPLES, max_new_tokens=STEPS), ("kit",), 0)
+        alone, moved = self.ask(bench, question.how, examples), 0
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(asking(bench.phase, sampler, question))
+            while moved == 0 or not answer.done():
+                self.move(bench, moved)
+                torch.manual_seed(moved)
+                moved += 1
+        beside = answer.result()
+        for name in ("actions_NT", "logprobs_NT"):
+            assert torch.equal(getattr(alone, name), getattr(beside, name)), (
+                f"{name} follow from what happens meanwhile: `concurrent` belongs to samplers that have weights and "
+                "random numbers of their own"
+            )
 
     def test_it_may_be_closed_before_it_was_opened(self) -> None:
         made: Any = self.cls(self.config)

@@ -31,6 +31,7 @@ class Gain(PolicyGradient):
 
 
 COMPONENTS = {"gain": Gain}
+LONG: dict[str, Any] = {"samples": 3, "max_new_tokens": 12}
 NARROWED: dict[str, Any] = {"top_p": 0.8, "min_new_tokens": 2, "temperature": 0.9, "stop": ("l", "N")}
 
 
@@ -164,6 +165,51 @@ def test_an_adapter_is_taken_in_place(whole: dict[str, list[dict[str, Any]]], tm
         assert taken == ["/health", "/v1/load_lora_adapter", "/reset_prefix_cache"] * 3
         assert made[0].loaded == {"lora_name": "policy", "load_inplace": True}
     assert logged(done.dir.path) == whole
+
+
+def test_asked_ahead_the_draws_are_the_same_and_faults_change_nothing(tmp_path: Path) -> None:
+    """Prompts and seeds as without; a run that is stopped and resumed, or met with faults, repeats what it was."""
+    found, asked = {}, {}
+    for name, ahead, faults in (
+        ("now", 0, {}),
+        ("ahead", 1, {}),
+        ("faulty", 1, {"dies": 1, "late": 1, "short": 1}),
+    ):
+        with servers(2, **faults) as made:
+            options = {**urls(made), "ahead": ahead, "seconds": 1.0, "at_once": 4}
+            said = pipeline(options, generation=LONG)
+            _, done = run(tmp_path, said, COMPONENTS, name=name)
+            bodies = [body for server in made for body in server.asked]
+        found[name] = logged(done.dir.path)
+        asked[name] = sorted((body["seed"], body["prompt"]) for body in bodies if body["max_tokens"] == 12)
+    assert asked["now"] == asked["ahead"] and len(asked["now"]) == 36
+    assert found["now"] != found["ahead"] == found["faulty"]
+    behind = [row["sampler/behind"] for row in found["ahead"]["metrics.jsonl"] if "sampler/behind" in row]
+    assert behind == [0, 1, 1]
+    with servers(1) as made:
+        said = pipeline({**urls(made), "ahead": 1}, generation=LONG)
+        again = stopped_and_resumed(tmp_path, said, COMPONENTS)
+    assert logged(again.dir.path) == found["ahead"]
+
+
+def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers(1) as made:
+        monkeypatch.setattr(made[0], "fault", lambda name: name == "late" and made[0].answered > 12)
+        options = {**urls(made), "ahead": 1, "at_once": 1}
+        started = session(tmp_path, pipeline(options), COMPONENTS)
+        monkeypatch.setattr(started.plans[0].training, "loss", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            started.run()
+        assert 12 < made[0].answered < 24
+
+
+def test_half_of_the_weights_asked_ahead_are_not_learned_from(tmp_path: Path) -> None:
+    with servers(1) as made:
+        started = session(tmp_path, pipeline({**urls(made), "ahead": 1}), COMPONENTS)
+        started.display.iteration = lambda *_: made[0].faults.update(half=1)  # type: ignore[method-assign]
+        with pytest.raises(RLAlignError, match=r"given the weights of version 1 and samples with others"):
+            started.run()
+    assert started.models.policy.version == 1
 
 
 # -- what goes wrong, and the run goes on with the same tokens --------------------------------------------------------

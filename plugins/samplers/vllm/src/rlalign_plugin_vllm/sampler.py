@@ -93,6 +93,7 @@ class VLLM(Sampler):
             return self
 
     config: Config
+    concurrent = True
     paper = (
         "Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, 2023"
     )
@@ -101,6 +102,7 @@ class VLLM(Sampler):
         super().__init__(config)
         self._servers: list[Server] = []
         self._holds: Path | None = None
+        self._wanted = True
         self.repeats = (
             "a resumed run repeats its responses: servers give equal tokens to equal seeds (`exact`)"
             if config.exact
@@ -242,6 +244,7 @@ class VLLM(Sampler):
             for prompt, row in zip(policy.prompts(examples), seeds, strict=True)
             for seed in row
         ]
+        self._wanted = True
         pool = ThreadPoolExecutor(self.config.at_once * len(self._servers), "asks-vllm")
         try:
             answers = [pool.submit(self._answer, place, one, how) for place, one in enumerate(asked)]
@@ -257,6 +260,8 @@ class VLLM(Sampler):
         """One response, of another server where one fails: equal seeds give equal tokens."""
         faults: list[str] = []
         for attempt in range(self.config.retries + 1):
+            if not self._wanted:
+                raise RLAlignError(f"sampler `{self.name}`: nobody wants this response any more")
             server = self._whom(place + attempt)
             if attempt and server.doubted:
                 _wait(attempt)
@@ -280,6 +285,9 @@ class VLLM(Sampler):
         """The servers in turn, those that failed last."""
         turn = [self._servers[(place + i) % len(self._servers)] for i in range(len(self._servers))]
         return next((server for server in turn if not server.doubted), turn[0])
+
+    def give_up(self) -> None:
+        self._wanted = False
 
     def close(self) -> None:
         servers, self._servers = self._servers, []
