@@ -32,7 +32,7 @@ class Given:
 
     def __init__(self, policy: Bytes, prompt: Tensor, ends: Sequence[int]) -> None:
         self.prompt, self.ends = prompt, tuple(ends)
-        self.decoder, self.text = policy.decoder, policy.text
+        self.decoder, self.text, self.row_bytes = policy.decoder, policy.text, policy.row_bytes
 
     def prompts(self, examples: Sequence[Example]) -> tuple[Tensor, ...]:
         return (self.prompt,)
