@@ -27,6 +27,7 @@ from commands import Command, bits, wait_for
 from comparing import EXAMPLES, ROOT, apart, job, metrics, run
 
 from rlalign.records import logs
+from rlalign.running.callbacks import SAME_REQUEST
 
 HERE = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
@@ -204,6 +205,34 @@ def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path
     assert Command(*start, runs=tmp_path).end()[0] == 0
     assert metrics(tmp_path / "stopped") == metrics(whole)
     assert bits(tmp_path / "stopped") == bits(whole)
+
+
+SLOWLY = (BANDIT, "rewards=['odd:Takes']", "train.iterations=1000", "evaluate=null", "--processes", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_all_is_one_request(asked: str, tmp_path: Path) -> None:
+    number = signal.Signals[asked]
+    command = Command(*SLOWLY, "--name", "stopped", runs=tmp_path)
+    wait_for(tmp_path / "stopped/checkpoints/00000002")
+    command.signal_all(number, 2)
+    code, said = command.end()
+    assert code == 128 + number and said.count("stopped after iteration 3 of") == 1, said
+    assert "at once" not in said.replace("once more to stop at once", "")
+    assert (tmp_path / "stopped/checkpoints/00000003").is_dir()
+
+
+@pytest.mark.slow
+def test_a_second_signal_later_ends_all_at_once(tmp_path: Path) -> None:
+    command = Command(*SLOWLY, "rewards=[{'odd:Takes': {seconds: 6}}]", "--name", "stopped", runs=tmp_path)
+    wait_for(tmp_path / "stopped/checkpoints/00000001")
+    command.signal(signal.SIGTERM)
+    time.sleep(SAME_REQUEST + 0.5)
+    command.signal(signal.SIGTERM)
+    code, said = command.end()
+    assert code == 128 + signal.SIGTERM and said.count("stopped at once; the last checkpoint stands") == 1
+    assert not (tmp_path / "stopped/checkpoints/00000002").exists()
 
 
 @pytest.mark.slow
