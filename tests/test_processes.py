@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import Command, bits, wait_for
+from commands import Command, bits, is_gone, wait_for
 from comparing import EXAMPLES, ROOT, apart, job, metrics, run
 
 from rlalign.records import logs
@@ -233,6 +233,21 @@ def test_a_second_signal_later_ends_all_at_once(tmp_path: Path) -> None:
     code, said = command.end()
     assert code == 128 + signal.SIGTERM and said.count("stopped at once; the last checkpoint stands") == 1
     assert not (tmp_path / "stopped/checkpoints/00000002").exists()
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_finish_the_iteration(tmp_path: Path) -> None:
+    command = Command(*SLOWLY, "--name", "left", runs=tmp_path)
+    wait_for(tmp_path / "left/checkpoints/00000002")
+    ranks = [command.rank(0), command.rank(1)]
+    command.signal(signal.SIGKILL)
+    code, said = command.end()  # once nobody can print any more
+    assert code == -signal.SIGKILL and "stopped after iteration 3 of" in said, said
+    end = time.monotonic() + 30
+    while not all(is_gone(rank) for rank in ranks):
+        assert time.monotonic() < end, ranks
+        time.sleep(0.1)
+    assert (tmp_path / "left/checkpoints/00000003").is_dir()
 
 
 @pytest.mark.slow

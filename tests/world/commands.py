@@ -54,5 +54,12 @@ def wait_for(path: Path, seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
+def is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def bits(run: Path) -> dict[str, bytes]:
     return {name: x.numpy().tobytes() for name, x in tensors(run).items()}

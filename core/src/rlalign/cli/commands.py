@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlalign.cli import checking, disk, doctor, options, plugins, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
+from rlalign.parents import end_with
 
 
 @click.group(cls=InstalledCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +83,8 @@ def run(
     ):
         arguments, resume = (resume, *arguments), which.LATEST  # `--resume pipeline.yaml`
     file, overrides = which.split(arguments)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, or `--processes`, started this process
+        end_with(os.getppid(), signal.SIGTERM)
 
     def work() -> None:
         from rlalign.running.display import NoDisplay, closed_on_failure, make_display
