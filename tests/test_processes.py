@@ -432,6 +432,31 @@ def test_the_longest_wait_is_a_number(tmp_path: Path, monkeypatch: pytest.Monkey
     assert code == 1 and "RLALIGN_WAIT=soon is no number of seconds" in said
 
 
+@pytest.mark.slow
+def test_two_processes_are_two_where_a_scheduler_says_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, left in {
+        "WORLD_SIZE": "1",
+        "RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, left)
+    code, said = Command(BANDIT, "--processes", "2", "--name", "two", runs=tmp_path).end()
+    assert code == 0 and json.loads((tmp_path / "two/lock.json").read_text())["world"]["processes"] == 2, said
+
+
+def test_one_of_several_processes_starts_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()
+    assert (
+        code == 2
+        and "WORLD_SIZE=4: this process is one of several already" in said
+        and not [*tmp_path.iterdir()]
+    )
+
+
 def test_or_resume_and_processes_are_checked(tmp_path: Path) -> None:
     code, said = Command(BANDIT, "--or-resume", runs=tmp_path).end()
     assert code == 2 and "--or-resume goes with --name" in said

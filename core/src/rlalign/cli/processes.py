@@ -11,6 +11,8 @@ from rlalign.errors import RLAlignError
 
 SHUTDOWN_SECONDS = "600"
 """How long an iteration may still go on once a run was asked to stop; torchrun's own 30 would lose longer ones."""
+STARTED = ("--processes", "1", "--on", "")
+"""Said to a process that was started: it starts no others."""
 
 
 class Ended(RLAlignError):
