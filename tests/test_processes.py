@@ -193,6 +193,16 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_bit(
 
 
 @pytest.mark.slow
+def test_one_of_four_that_is_killed_is_told_of_once(tmp_path: Path) -> None:
+    said = (BANDIT, "train.iterations=100000", "evaluate=null", "--processes", "4")
+    command = Command(*said, "--name", "four", runs=tmp_path)
+    wait_for(tmp_path / "four/checkpoints/00000003")
+    os.kill(command.rank(2), signal.SIGKILL)
+    code, told = command.end()
+    assert code == 1 and told.count("is gone: it was killed, or it crashed") == 1 and "rank 2 of 4 on" in told
+
+
+@pytest.mark.slow
 def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path, tmp_path: Path) -> None:
     start = (BANDIT, *LONG, "--processes", "2", "--name", "stopped", "--or-resume")
     command = Command(*start, runs=tmp_path)
