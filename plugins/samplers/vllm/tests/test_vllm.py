@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -233,6 +234,30 @@ def test_it_stops_where_nobody_answers(faults: dict[str, int], said: str, tmp_pa
         with pytest.raises(RLAlignError, match=rf"sampler `vllm`: .*({said})"):
             started.run()
     assert started.models.policy.version == 0
+
+
+def test_a_process_that_fails_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
+    said = [sys.executable, "-c", FAILS, str(tmp_path)]
+    with servers(2, hangs=1) as made:
+        made[1].longest_list = -1  # it refuses all
+        options = json.dumps(pipeline({**urls(made), "seconds": 60.0}))
+        done = subprocess.run(
+            [*said, options], capture_output=True, text=True, timeout=25, cwd=Path(__file__).parents[1]
+        )
+    assert "refuses /v1/completions: 400" in done.stdout, done.stderr
+
+
+FAILS = """
+import json, sys
+from pathlib import Path
+from rlalign import RLAlignError
+from rlalign.testing import run
+from tests.test_vllm import COMPONENTS
+try:
+    run(Path(sys.argv[1]), json.loads(sys.argv[2]), COMPONENTS)
+except RLAlignError as error:
+    print(error)
+"""
 
 
 @pytest.mark.parametrize("fault", ["old", "half"])

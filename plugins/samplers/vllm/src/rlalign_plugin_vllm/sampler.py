@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -20,6 +19,7 @@ from rlalign.interface.policy import Model
 from rlalign.progress import report
 from rlalign_plugin_vllm import completions
 from rlalign_plugin_vllm.servers import Failed, Server, Started
+from rlalign_plugin_vllm.threads import each
 
 NAME = "policy"
 """What servers call the policy: the model, or under `weights: adapter` the adapter."""
@@ -141,8 +141,7 @@ class VLLM(Sampler):
         if not self._servers:
             self._servers = self._made(policy, folder)
         self._holds = folder
-        with ThreadPoolExecutor(len(self._servers)) as pool:
-            faults = list(pool.map(self._offer, self._servers))
+        faults = [fault for _, fault in each(self._offer, self._servers, len(self._servers))]
         if all(faults):
             raise RLAlignError(
                 f"sampler `{self.name}`: no server took the weights: {'; '.join(filter(None, faults))}"
@@ -242,16 +241,12 @@ class VLLM(Sampler):
             for prompt, row in zip(policy.prompts(examples), seeds, strict=True)
             for seed in row
         ]
-        pool = ThreadPoolExecutor(self.config.at_once * len(self._servers), "asks-vllm")
-        try:
-            answers = [pool.submit(self._answer, place, one, how) for place, one in enumerate(asked)]
-            responses = []
-            for answer in answers:
-                responses.append(answer.result())
-                report("response", len(responses), len(answers))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        return sampled_rollout(policy, examples, how, responses)
+        most = self.config.at_once * len(self._servers)
+        found: dict[int, Response] = {}
+        for place, response in each(lambda one: self._answer(*one, how), [*enumerate(asked)], most):
+            found[place] = response
+            report("response", len(found), len(asked))
+        return sampled_rollout(policy, examples, how, [found[place] for place in range(len(asked))])
 
     def _answer(self, place: int, asked: Mapping[str, Any], how: Sampling) -> Response:
         """One response, of another server where one fails: equal seeds give equal tokens."""
