@@ -221,7 +221,7 @@ SLOWLY = (BANDIT, "rewards=['odd:Takes']", "train.iterations=1000", "evaluate=nu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("asked", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_signal_to_all_is_one_request(asked: str, tmp_path: Path) -> None:
     number = signal.Signals[asked]
     command = Command(*SLOWLY, "--name", "stopped", runs=tmp_path)

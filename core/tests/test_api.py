@@ -293,6 +293,17 @@ def test_signals_that_come_together_are_one_request() -> None:
         quiet(PIPELINE, name="stopped", callbacks=Callbacks(on_iteration=end))
 
 
+def test_a_scheduler_s_warning_is_no_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "SAME_REQUEST", 0.0)
+
+    def end(row: dict[str, Any]) -> None:
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+
+    with pytest.raises(rlalign.Interrupted, match="stopped after iteration 1 of PolicyGradient, and saved"):
+        quiet(PIPELINE, name="stopped", callbacks=Callbacks(on_iteration=end))
+
+
 def test_a_second_ctrl_c_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "SAME_REQUEST", 0.0)
 

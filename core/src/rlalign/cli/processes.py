@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from types import FrameType
 
 from rlalign.errors import RLAlignError
 
@@ -31,8 +32,12 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        raise SignalException("asked to stop", signal.Signals(number))  # as torchrun does at SIGTERM
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    signal.signal(signal.SIGUSR1, pass_on)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is told below
     try:
         run.run(run.parse_args(["--standalone", "--nproc-per-node", str(count), "-m", "rlalign", *arguments]))

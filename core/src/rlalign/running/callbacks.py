@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlalign.running.loop import Session
 
 AT_ONCE = "stopped at once; the last checkpoint stands"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAME_REQUEST = 2.0
 """Seconds in which signals are one request: who ends a group of processes reaches some twice, by torchrun as well."""
 
@@ -122,21 +123,22 @@ def _raised_by(session: Session, error: KeyboardInterrupt) -> ComponentError:
 
 @contextmanager
 def stoppable(session: Session) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the run after its iteration, with a checkpoint; a second one at once, unless it comes
-    with the first.
+    """Ctrl-C, SIGTERM or SIGUSR1 ends the run after its iteration, with a checkpoint; a second one at once, unless it
+    comes with the first.
 
     Python lets only the main thread say so: in another one they do what they did before.
     """
-
     first: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if not session.stopping:
+            session.stopping = True
+            session.display.note("stopping after this iteration; once more to stop at once")
         now = time.monotonic()
+        if number == signal.SIGUSR1:  # a scheduler's warning: what comes after it is the first request
+            return
         if not first:
             first.append(now)
-            if not session.stopping:
-                session.stopping = True
-                session.display.note("stopping after this iteration; once more to stop at once")
         elif now - first[0] < SAME_REQUEST:
             return
         elif number == signal.SIGINT:
@@ -152,7 +154,7 @@ def stoppable(session: Session) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     except KeyboardInterrupt as error:
