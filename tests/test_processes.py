@@ -25,10 +25,11 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import Command, bits, wait_for
+from commands import Command, bits, is_gone, wait_for
 from comparing import EXAMPLES, ROOT, apart, job, metrics, run
 
 from rlalign.records import logs
+from rlalign.running.callbacks import SAME_REQUEST
 
 HERE = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
@@ -208,6 +209,16 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_bit(
 
 
 @pytest.mark.slow
+def test_one_of_four_that_is_killed_is_told_of_once(tmp_path: Path) -> None:
+    said = (BANDIT, "train.iterations=100000", "evaluate=null", "--processes", "4")
+    command = Command(*said, "--name", "four", runs=tmp_path)
+    wait_for(tmp_path / "four/checkpoints/00000003")
+    os.kill(command.rank(2), signal.SIGKILL)
+    code, told = command.end()
+    assert code == 1 and told.count("is gone: it was killed, or it crashed") == 1 and "rank 2 of 4 on" in told
+
+
+@pytest.mark.slow
 def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path, tmp_path: Path) -> None:
     start = (BANDIT, *LONG, "--processes", "2", "--name", "stopped", "--or-resume")
     command = Command(*start, runs=tmp_path)
@@ -220,6 +231,49 @@ def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path
     assert Command(*start, runs=tmp_path).end()[0] == 0
     assert metrics(tmp_path / "stopped") == metrics(whole)
     assert bits(tmp_path / "stopped") == bits(whole)
+
+
+SLOWLY = (BANDIT, "rewards=['odd:Takes']", "train.iterations=1000", "evaluate=null", "--processes", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_to_all_is_one_request(asked: str, tmp_path: Path) -> None:
+    number = signal.Signals[asked]
+    command = Command(*SLOWLY, "--name", "stopped", runs=tmp_path)
+    wait_for(tmp_path / "stopped/checkpoints/00000002")
+    command.signal_all(number, 2)
+    code, said = command.end()
+    assert code == 128 + number and said.count("stopped after iteration 3 of") == 1, said
+    assert "at once" not in said.replace("once more to stop at once", "")
+    assert (tmp_path / "stopped/checkpoints/00000003").is_dir()
+
+
+@pytest.mark.slow
+def test_a_second_signal_later_ends_all_at_once(tmp_path: Path) -> None:
+    command = Command(*SLOWLY, "rewards=[{'odd:Takes': {seconds: 6}}]", "--name", "stopped", runs=tmp_path)
+    wait_for(tmp_path / "stopped/checkpoints/00000001")
+    command.signal(signal.SIGTERM)
+    time.sleep(SAME_REQUEST + 0.5)
+    command.signal(signal.SIGTERM)
+    code, said = command.end()
+    assert code == 128 + signal.SIGTERM and said.count("stopped at once; the last checkpoint stands") == 1
+    assert not (tmp_path / "stopped/checkpoints/00000002").exists()
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_is_killed_finish_the_iteration(tmp_path: Path) -> None:
+    command = Command(*SLOWLY, "--name", "left", runs=tmp_path)
+    wait_for(tmp_path / "left/checkpoints/00000002")
+    ranks = [command.rank(0), command.rank(1)]
+    command.signal(signal.SIGKILL)
+    code, said = command.end()  # once nobody can print any more
+    assert code == -signal.SIGKILL and "stopped after iteration 3 of" in said, said
+    end = time.monotonic() + 30
+    while not all(is_gone(rank) for rank in ranks):
+        assert time.monotonic() < end, ranks
+        time.sleep(0.1)
+    assert (tmp_path / "left/checkpoints/00000003").is_dir()
 
 
 @pytest.mark.slow
@@ -402,6 +456,31 @@ def test_the_longest_wait_is_a_number(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("RLALIGN_WAIT", "soon")
     code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()
     assert code == 1 and "RLALIGN_WAIT=soon is no number of seconds" in said
+
+
+@pytest.mark.slow
+def test_two_processes_are_two_where_a_scheduler_says_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, left in {
+        "WORLD_SIZE": "1",
+        "RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, left)
+    code, said = Command(BANDIT, "--processes", "2", "--name", "two", runs=tmp_path).end()
+    assert code == 0 and json.loads((tmp_path / "two/lock.json").read_text())["world"]["processes"] == 2, said
+
+
+def test_one_of_several_processes_starts_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    code, said = Command(BANDIT, "--processes", "2", runs=tmp_path).end()
+    assert (
+        code == 2
+        and "WORLD_SIZE=4: this process is one of several already" in said
+        and not [*tmp_path.iterdir()]
+    )
 
 
 def test_or_resume_and_processes_are_checked(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import yaml
 import rlalign
 from rlalign import Callbacks, Component, ConfigError, Example, Options, Score, Task, hookimpl
 from rlalign.records import checkpoint, logs
+from rlalign.running import callbacks
 from rlalign.running.display import NoDisplay
 from rlalign.testing import Logits, Numbers, PolicyGradient, TokenSum
 
@@ -283,7 +284,29 @@ def test_ctrl_c_ends_the_run_at_a_checkpoint_and_gives_the_handlers_back() -> No
     assert rlalign.resume("runs/stopped", display=False).finished
 
 
-def test_a_second_ctrl_c_ends_it_at_once() -> None:
+def test_signals_that_come_together_are_one_request() -> None:
+    def end(row: dict[str, Any]) -> None:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+
+    with pytest.raises(rlalign.Interrupted, match="stopped after iteration 1 of PolicyGradient, and saved"):
+        quiet(PIPELINE, name="stopped", callbacks=Callbacks(on_iteration=end))
+
+
+def test_a_scheduler_s_warning_is_no_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "SAME_REQUEST", 0.0)
+
+    def end(row: dict[str, Any]) -> None:
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+
+    with pytest.raises(rlalign.Interrupted, match="stopped after iteration 1 of PolicyGradient, and saved"):
+        quiet(PIPELINE, name="stopped", callbacks=Callbacks(on_iteration=end))
+
+
+def test_a_second_ctrl_c_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "SAME_REQUEST", 0.0)
+
     def press(row: dict[str, Any]) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)

@@ -36,6 +36,11 @@ class Command:
     def signal(self, which: int) -> None:
         self._process.send_signal(which)
 
+    def signal_all(self, which: int, ranks: int) -> None:
+        """To the launcher and to so many ranks, as who ends a group of processes does."""
+        for process in [self._process.pid, *map(self.rank, range(ranks))]:
+            os.kill(process, which)
+
     def end(self) -> tuple[int, str]:
         """Its exit code and what it printed."""
         said, _ = self._process.communicate(timeout=600)
@@ -47,6 +52,13 @@ def wait_for(path: Path, seconds: float = 300) -> None:
     while not path.exists():
         assert time.monotonic() < end, path
         time.sleep(0.02)
+
+
+def is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def bits(run: Path) -> dict[str, bytes]:

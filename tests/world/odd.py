@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy
 import torch
+from pydantic import Field
 
 from rlalign import (
     Batch,
@@ -17,6 +19,7 @@ from rlalign import (
     LazyExamples,
     Learner,
     Loss,
+    Options,
     Outputs,
     Policy,
     Response,
@@ -41,6 +44,22 @@ class Process(Component):
     def advantage(self) -> Generator[None, Batch, Batch]:
         batch = yield
         return replace(batch, advantage_NT=batch.advantage_NT * (1 + os.getpid() % 1000))
+
+
+class Takes(Component):
+    """Takes its time."""
+
+    class Config(Options):
+        """Options."""
+
+        seconds: float = Field(1.0, description="how long")
+
+    config: Config
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        time.sleep(self.config.seconds)
+        return Score(torch.zeros(len(rollout)))
 
 
 class Kept(Component):

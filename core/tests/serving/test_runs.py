@@ -18,6 +18,7 @@ import pytest
 
 from rlalign import api
 from rlalign.errors import ComponentError, ConfigError
+from rlalign.running.callbacks import SAME_REQUEST
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serving_bench import HERE
@@ -278,13 +279,15 @@ def test_a_run_that_stopped_at_a_score_asks_for_it_again(tmp_path: Path) -> None
     "how", ["SIGKILL", *(pytest.param(each, marks=pytest.mark.slow) for each in ("SIGTERM", "Ctrl-C twice"))]
 )
 def test_no_process_outlives_its_run(tmp_path: Path, how: str) -> None:
-    write(tmp_path, "Misbehaves", "{seconds: 1000}", options="{}", iterations=10**6)
+    asked, hangs = tmp_path / "asked", how == "Ctrl-C twice"
+    options = f"{{calls: {asked}, always: {'hangs' if hangs else 'null'}}}"
+    write(tmp_path, "Misbehaves", "{seconds: 1000}", options=options, iterations=10**6)
     process, run = command(tmp_path, "p.yaml"), tmp_path / "runs/p"
-    wait_until(lambda: len(rows(run)) >= 2)
+    wait_until(lambda: asked.exists() if hangs else len(rows(run)) >= 2)
     (child,) = children(process.pid)
-    if how == "Ctrl-C twice":
+    if hangs:
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(SAME_REQUEST + 1)
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.Signals[how])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rlalign.cli import checking, disk, doctor, options, plugins, serving, which
 from rlalign.cli.guarded import guarded, say
 from rlalign.cli.installed import InstalledCommands
 from rlalign.errors import ConfigError
+from rlalign.parents import end_with
 
 
 @click.group(cls=InstalledCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +83,8 @@ def run(
     ):
         arguments, resume = (resume, *arguments), which.LATEST  # `--resume pipeline.yaml`
     file, overrides = which.split(arguments)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, or `--processes`, started this process
+        end_with(os.getppid(), signal.SIGTERM)
 
     def work() -> None:
         from rlalign.running.display import NoDisplay, closed_on_failure, make_display
@@ -94,16 +98,22 @@ def run(
             raise ConfigError("a resumed run keeps its seed and its name: leave out --seed and --name")
         if or_resume and name is None:
             raise ConfigError("--or-resume goes with --name, which says which run it is")
-        if (on or (processes or 1) > 1) and "WORLD_SIZE" not in os.environ:  # the children find it there
-            from rlalign.cli.processes import launch, launch_on
+        if on or (processes or 1) > 1:
+            from rlalign.cli.processes import STARTED, launch, launch_on
 
-            if on is None:
-                return launch(processes or 1, sys.argv[1:])
+            if (there := os.environ.get("WORLD_SIZE") or "1") != "1":
+                raise ConfigError(
+                    f"WORLD_SIZE={there}: this process is one of several already; leave out --processes and --on where "
+                    "torchrun starts it, or unset WORLD_SIZE where something left it behind"
+                )
+            started = [*sys.argv[1:], *STARTED]
+            if not on:
+                return launch(processes or 1, started)
             if extend is not None:
                 raise ConfigError("--extend: started again it would extend again; say `train.iterations=…`")
             named = [] if name or resume is not None else ["--name", which.next_name(file, runs)]
             later = ["--or-resume"] if resume is None else []
-            return launch_on(on, processes or 1, [*sys.argv[1:], *named], later)
+            return launch_on(on, processes or 1, [*started, *named], later)
         with taking_part() as world:
             folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

@@ -71,7 +71,7 @@ def guarded(
             say(traceback.format_exc(), err=True, nl=False)
         elif not getattr(error, "told", False):  # rank 0 of several processes says it for all
             whose = getattr(error, "whose", "")
-            say(str(error) if error.exit_code == 130 else f"error: {whose}{error}", err=True)
+            say(str(error) if error.exit_code > 128 else f"error: {whose}{error}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:  # at a question: Ctrl-C, or the end of the input
         say(f"\n{stopped}", err=True)

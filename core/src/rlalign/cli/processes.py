@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from types import FrameType
 
 from rlalign.errors import RLAlignError
 
 SHUTDOWN_SECONDS = "600"
 """How long an iteration may still go on once a run was asked to stop; torchrun's own 30 would lose longer ones."""
+STARTED = ("--processes", "1", "--on", "")
+"""Said to a process that was started: it starts no others."""
 
 
 class Ended(RLAlignError):
@@ -29,8 +32,12 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        raise SignalException("asked to stop", signal.Signals(number))  # as torchrun does at SIGTERM
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    signal.signal(signal.SIGUSR1, pass_on)
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what went wrong is told below
     try:
         run.run(run.parse_args(["--standalone", "--nproc-per-node", str(count), "-m", "rlalign", *arguments]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from rlalign.errors import ComponentError, describe_error
 from rlalign.running.display import Display
 from rlalign.running.members import culprit, who
 from rlalign.running.printed import uncut
+from rlalign.world.ranks import here
 
 if TYPE_CHECKING:
     from rlalign.running.loop import Session
 
 AT_ONCE = "stopped at once; the last checkpoint stands"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAME_REQUEST = 2.0
+"""Seconds in which signals are one request: who ends a group of processes reaches some twice, by torchrun as well."""
 
 
 @dataclass(frozen=True)
@@ -118,28 +123,38 @@ def _raised_by(session: Session, error: KeyboardInterrupt) -> ComponentError:
 
 @contextmanager
 def stoppable(session: Session) -> Iterator[None]:
-    """Ctrl-C or SIGTERM ends the run after its iteration, with a checkpoint; a second one at once.
+    """Ctrl-C, SIGTERM or SIGUSR1 ends the run after its iteration, with a checkpoint; a second one at once, unless it
+    comes with the first.
 
     Python lets only the main thread say so: in another one they do what they did before.
     """
+    first: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not session.stopping:
             session.stopping = True
             session.display.note("stopping after this iteration; once more to stop at once")
+        now = time.monotonic()
+        if number == signal.SIGUSR1:  # a scheduler's warning: what comes after it is the first request
+            return
+        if not first:
+            first.append(now)
+        elif now - first[0] < SAME_REQUEST:
+            return
         elif number == signal.SIGINT:
             raise KeyboardInterrupt(AT_ONCE)
         else:
-            told = uncut(sys.stderr)
-            told.write(f"\n{AT_ONCE}\n")
-            told.flush()
+            if here().leads:
+                told = uncut(sys.stderr)
+                told.write(f"\n{AT_ONCE}\n")
+                told.flush()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     except KeyboardInterrupt as error:

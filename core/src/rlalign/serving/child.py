@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,6 +22,7 @@ from rlalign.config.pipeline import Item
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
 from rlalign.interface.environment import Environment
+from rlalign.parents import end_with
 from rlalign.serving.host import Hosted, Recipe, begun
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce
 from rlalign.serving.stage import Stage
@@ -175,7 +174,7 @@ def memory_of(process: int) -> int:
 
 def main(connection: int, parent: int) -> None:
     """The process itself."""
-    _end_with(parent)
+    end_with(parent)
     import faulthandler
 
     from rlalign.serving.protocol import greet
@@ -200,19 +199,3 @@ def main(connection: int, parent: int) -> None:
 def _answering(item: Item, recipe: Recipe) -> Hosted | Stage:
     plays = issubclass(item.cls, Environment)
     return Stage(item, recipe.seed) if plays else Hosted(item, recipe.digest, recipe.seed)
-
-
-def _end_with(parent: int) -> None:
-    """Have this process end when its parent does, even if that is killed."""
-    try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -109,23 +109,26 @@ def _heed_sigterm(wanted: bool) -> None:
 
 
 def _last_words(world: World, error: BaseException) -> bool:
-    """Leave them to the others; returns whether rank 0 says the same, so that this one need not."""
+    """Leave them to the others; returns whether another rank says the same, so that this one need not."""
     _heed_sigterm(False)
+    lost = isinstance(error, RankLost)
     said = str(error) if isinstance(error, RLAlignError) else describe_error(error)
-    whose = said if isinstance(error, RankLost) else f"{world.names[world.own]}: {said}"
-    if not isinstance(error, RankLost):
+    whose = said if lost else f"{world.names[world.own]}: {said}"
+    if not lost:
         _asked(lambda store: store.compare_set(f"cause {_runs}", "", whose))
-    if world.leads:
-        _asked(lambda store: store.set(f"said {_runs}", said))
-        return False
-    error.whose = whose.removesuffix(said)  # type: ignore[attr-defined]
+    error.whose = "" if world.leads else whose.removesuffix(said)  # type: ignore[attr-defined]
 
     def told() -> bool:
         if not (leader := _found(f"said {_runs}")):
             return False
         return leader.startswith((said, whose)) or whose.startswith(f"{world.names[0]}: {leader.rstrip('.')}")
 
-    return _waited(told)
+    if world.leads:
+        _asked(lambda store: store.set(f"said {_runs}", said))
+    elif _waited(told):
+        return True
+    # Rank 0 may be the last to find out that one is lost: of each machine the first one says it.
+    return lost and (_asked(lambda store: store.add(f"lost {_runs} {socket.gethostname()}", 1)) or 1) > 1
 
 
 def _why(error: Exception) -> str:
@@ -139,8 +142,8 @@ def _why(error: Exception) -> str:
         """Whether somebody left the cause, or a process is gone, or all have said that they wait, too."""
         if cause := _found(f"cause {_runs}"):
             found.append(cause)
-        gone = [rank for rank in others if _gone(*_processes[rank])]
-        found.extend(f"{here().names[rank]} is gone: it was killed, or it crashed" for rank in gone[:1])
+        gone = (here().names[rank] for rank in others if _gone(*_processes[rank]))
+        found.extend(f"{name} is gone: it was killed, or it crashed" for name in gone)
         waiting.update(rank for rank in others if _found(f"waits {_runs} {rank}"))
         return bool(found) or len(waiting) == len(others)
 

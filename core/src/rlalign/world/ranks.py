@@ -86,11 +86,9 @@ class World:
             self.apart = False
         said = error and [type(error).__name__, str(error), describe_error(error)]
         found = [nested.of_bytes(data) for data in self._exchanged(nested.to_bytes([what, made, said]))]
-        for rank, (other, _, _) in enumerate(found):
+        for name, (other, _, _) in zip(self.names, found, strict=False):  # they have none at the start
             if other != found[0][0]:
-                raise RanksDisagree(
-                    f"{self.names[0]} is at {found[0][0]}, and {self.names[rank]} at {other}. {SAME}"
-                )
+                raise RanksDisagree(f"{self.names[0]} is at {found[0][0]}, and {name} at {other}. {SAME}")
         for rank, (_, _, wrong) in enumerate(found):
             if wrong is not None:
                 raise error if error and rank == self.own else self._its(rank, *wrong)

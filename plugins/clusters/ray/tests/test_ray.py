@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -114,6 +115,29 @@ def test_a_run_goes_on_where_a_process_was_killed(tmp_path: Path, torchrun: Path
     rlalign(tmp_path, "run", str(BANDIT), "--processes", "2", "--on", f"ray: {{address: '{address}'}}")
     assert (tmp_path / "dies").exists()
     same(torchrun, tmp_path / "runs/bandit")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_sigterm_ends_a_run_without_a_crash(tmp_path: Path, address: str) -> None:
+    (tmp_path / "dies").touch()
+    said = (str(BANDIT), "train.iterations=100000", "--processes", "2", "--on", f"ray://{address}")
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "rlalign", "run", *said],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    while not [*tmp_path.glob("runs/bandit/checkpoints/0*")]:
+        assert begun.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    begun.terminate()
+    told, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 128 + signal.SIGTERM and "\nstopped. The last checkpoint stands" in told, told
+    assert "***" not in told and not [*tmp_path.glob(".ray-*")]
 
 
 @needs_ray

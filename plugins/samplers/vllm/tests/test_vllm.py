@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -201,6 +203,13 @@ def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(ZeroDivisionError):
             started.run()
         assert 12 < made[0].answered < 24
+        monkeypatch.setattr(made[0], "fault", lambda name: name == "hangs" and made[0].answered > 36)
+        again = session(tmp_path / "again", pipeline(options), COMPONENTS)
+        monkeypatch.setattr(again.plans[0].training, "loss", lambda *given: 1 / 0)
+        began = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            again.run()
+        assert time.monotonic() - began < 15, "nobody waits for a request on its way"
 
 
 def test_half_of_the_weights_asked_ahead_are_not_learned_from(tmp_path: Path) -> None:
@@ -279,6 +288,30 @@ def test_it_stops_where_nobody_answers(faults: dict[str, int], said: str, tmp_pa
         with pytest.raises(RLAlignError, match=rf"sampler `vllm`: .*({said})"):
             started.run()
     assert started.models.policy.version == 0
+
+
+def test_a_process_that_fails_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
+    said = [sys.executable, "-c", FAILS, str(tmp_path)]
+    with servers(2, hangs=1) as made:
+        made[1].longest_list = -1  # it refuses all
+        options = json.dumps(pipeline({**urls(made), "seconds": 60.0}))
+        done = subprocess.run(
+            [*said, options], capture_output=True, text=True, timeout=25, cwd=Path(__file__).parents[1]
+        )
+    assert "refuses /v1/completions: 400" in done.stdout, done.stderr
+
+
+FAILS = """
+import json, sys
+from pathlib import Path
+from rlalign import RLAlignError
+from rlalign.testing import run
+from tests.test_vllm import COMPONENTS
+try:
+    run(Path(sys.argv[1]), json.loads(sys.argv[2]), COMPONENTS)
+except RLAlignError as error:
+    print(error)
+"""
 
 
 @pytest.mark.parametrize("fault", ["old", "half"])

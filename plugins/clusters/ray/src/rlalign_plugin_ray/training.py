@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import ray
@@ -22,12 +24,11 @@ STANDS = "The last checkpoint stands; go on from it with `rlalign run --resume`"
 
 
 class Stopped(RLAlignError):
-    """Ctrl-C."""
+    """Ctrl-C, or another signal that asks for the same."""
 
-    exit_code = 130
-
-    def __init__(self) -> None:
+    def __init__(self, asked: int) -> None:
         super().__init__(f"stopped. {STANDS}")
+        self.exit_code = 128 + asked
 
 
 def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequence[str]) -> int:
@@ -39,6 +40,13 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
     each = {"CPU": settings.cpus, "GPU": gpus(settings)}
     note_room({what: least * amount for what, amount in each.items()})
     here = Path.cwd()
+    asked = [signal.SIGINT]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(signal.Signals(number))
+        signal.raise_signal(signal.SIGINT)  # which Ray knows how to hear
+
+    signal.signal(signal.SIGTERM, stop)  # Ray's own, set as it was connected to, aborts this process
     with TemporaryDirectory(prefix=".ray-", dir=here) as notes:  # all processes see this folder
         trainer = Trainer(
             take_part,
@@ -60,9 +68,9 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
         except TrainingFailedError as error:
             raise RLAlignError(f"ray: {_cause(error)}. {STANDS}") from error
         except (SystemExit, RayActorError) as error:  # how Ray ends once Ctrl-C was heard
-            raise Stopped from error
+            raise Stopped(asked[-1]) from error
     if code is None:
-        raise Stopped
+        raise Stopped(asked[-1])
     return code
 
 

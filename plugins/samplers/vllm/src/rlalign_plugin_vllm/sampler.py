@@ -8,9 +8,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from rlalign.interface.policy import Model
 from rlalign.progress import report
 from rlalign_plugin_vllm import completions
 from rlalign_plugin_vllm.servers import Failed, Server, Started
+from rlalign_plugin_vllm.threads import each
 
 NAME = "policy"
 """What servers call the policy: the model, or under `weights: adapter` the adapter."""
@@ -102,7 +103,8 @@ class VLLM(Sampler):
         super().__init__(config)
         self._servers: list[Server] = []
         self._holds: Path | None = None
-        self._wanted = True
+        self._answers: SimpleQueue[tuple[int, Response] | BaseException] = SimpleQueue()
+        """Responses as they come, or what has the sampling end."""
         self.repeats = (
             "a resumed run repeats its responses: servers give equal tokens to equal seeds (`exact`)"
             if config.exact
@@ -143,8 +145,7 @@ class VLLM(Sampler):
         if not self._servers:
             self._servers = self._made(policy, folder)
         self._holds = folder
-        with ThreadPoolExecutor(len(self._servers)) as pool:
-            faults = list(pool.map(self._offer, self._servers))
+        faults = [fault for _, fault in each(self._offer, self._servers, len(self._servers), SimpleQueue())]
         if all(faults):
             raise RLAlignError(
                 f"sampler `{self.name}`: no server took the weights: {'; '.join(filter(None, faults))}"
@@ -244,24 +245,18 @@ class VLLM(Sampler):
             for prompt, row in zip(policy.prompts(examples), seeds, strict=True)
             for seed in row
         ]
-        self._wanted = True
-        pool = ThreadPoolExecutor(self.config.at_once * len(self._servers), "asks-vllm")
-        try:
-            answers = [pool.submit(self._answer, place, one, how) for place, one in enumerate(asked)]
-            responses = []
-            for answer in answers:
-                responses.append(answer.result())
-                report("response", len(responses), len(answers))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        return sampled_rollout(policy, examples, how, responses)
+        most = self.config.at_once * len(self._servers)
+        self._answers, found = SimpleQueue(), {}
+        answers = each(lambda one: self._answer(*one, how), [*enumerate(asked)], most, self._answers)
+        for place, response in answers:
+            found[place] = response
+            report("response", len(found), len(asked))
+        return sampled_rollout(policy, examples, how, [found[place] for place in range(len(asked))])
 
     def _answer(self, place: int, asked: Mapping[str, Any], how: Sampling) -> Response:
         """One response, of another server where one fails: equal seeds give equal tokens."""
         faults: list[str] = []
         for attempt in range(self.config.retries + 1):
-            if not self._wanted:
-                raise RLAlignError(f"sampler `{self.name}`: nobody wants this response any more")
             server = self._whom(place + attempt)
             if attempt and server.doubted:
                 _wait(attempt)
@@ -287,7 +282,7 @@ class VLLM(Sampler):
         return next((server for server in turn if not server.doubted), turn[0])
 
     def give_up(self) -> None:
-        self._wanted = False
+        self._answers.put(RLAlignError(f"sampler `{self.name}`: nobody wants these responses any more"))
 
     def close(self) -> None:
         servers, self._servers = self._servers, []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign import RLAlignError
+from rlalign.parents import end_with
 
 HEALTH_SECONDS = 10.0
 """How long a server may take to say that it is there."""
@@ -137,7 +136,7 @@ class Started(Server):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=lambda: _end_with(parent),
+                preexec_fn=lambda: end_with(parent, signal.SIGTERM),
             )
 
     def last_lines(self) -> str:
@@ -158,17 +157,6 @@ class Started(Server):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
-
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _end_with(parent: int) -> None:
-    """In the child: end when the run does, even if that is killed."""
-    if _libc is not None:
-        _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _told(error: urllib.error.HTTPError) -> str:
