@@ -92,7 +92,7 @@ def test_a_run_on_a_cluster_is_named_and_found_again(
 ) -> None:
     (tmp_path / "runs/p").mkdir(parents=True)
     assert command("p.yaml", "a=1", "--processes", "3", "--on", "nearby://there:1")[0] == 0
-    first = "run p.yaml a=1 --processes 3 --on nearby://there:1 --name p-2"
+    first = "run p.yaml a=1 --name p-2"
     assert (tmp_path / "launched").read_text().splitlines() == ["there:1", "3", first, f"{first} --or-resume"]
     assert command("p.yaml", "--on", "nearby: {code: 7}", "--name", "x")[0] == 7
     launched = (tmp_path / "launched").read_text().splitlines()
@@ -102,7 +102,7 @@ def test_a_run_on_a_cluster_is_named_and_found_again(
         and launched[3].endswith("--name x --or-resume")
     )
     assert command("--resume", "runs/p", "--on", "nearby")[0] == 0
-    assert (tmp_path / "launched").read_text().splitlines()[2:] == ["run --resume runs/p --on nearby"] * 2
+    assert (tmp_path / "launched").read_text().splitlines()[2:] == ["run --resume runs/p"] * 2
     code, said = command("--resume", "runs/p", "--extend", "3", "--on", "nearby")
     assert code == 2 and "train.iterations" in said
     assert command("p.yaml", "--on", "nowhere")[0] == 2

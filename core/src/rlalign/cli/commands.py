@@ -99,14 +99,14 @@ def run(
         if or_resume and name is None:
             raise ConfigError("--or-resume goes with --name, which says which run it is")
         if on or (processes or 1) > 1:
-            from rlalign.cli.processes import STARTED, launch, launch_on
+            from rlalign.cli.processes import launch, launch_on, of_each
 
             if (there := os.environ.get("WORLD_SIZE") or "1") != "1":
                 raise ConfigError(
                     f"WORLD_SIZE={there}: this process is one of several already; leave out --processes and --on where "
                     "torchrun starts it, or unset WORLD_SIZE where something left it behind"
                 )
-            started = [*sys.argv[1:], *STARTED]
+            started = of_each(sys.argv[1:])
             if not on:
                 return launch(processes or 1, started)
             if extend is not None:

@@ -12,8 +12,6 @@ from rlalign.errors import RLAlignError
 
 SHUTDOWN_SECONDS = "600"
 """How long an iteration may still go on once a run was asked to stop; torchrun's own 30 would lose longer ones."""
-STARTED = ("--processes", "1", "--on", "")
-"""Said to a process that was started: it starts no others."""
 
 
 class Ended(RLAlignError):
@@ -24,6 +22,17 @@ class Ended(RLAlignError):
     def __init__(self, code: int) -> None:
         super().__init__(f"exit code {code}")
         self.exit_code = code
+
+
+def of_each(arguments: Sequence[str]) -> list[str]:
+    """What each of the processes is told of a command's arguments: it starts no others."""
+    left, found = iter(arguments), []
+    for one in left:
+        if one in ("--processes", "--on"):
+            next(left, None)
+        elif not one.startswith(("--processes=", "--on=")):
+            found.append(one)
+    return found
 
 
 def launch(count: int, arguments: Sequence[str]) -> None:
