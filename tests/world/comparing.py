@@ -24,7 +24,8 @@ TINY = ("train.iterations=3", "train.prompts=6", "train.passes=null", "train.dty
 
 MORE = {
     **{name: ["phases.value.train.prompts=20"] for name in ("a-lol", "a-lol-seq2seq")},
-    "toy-dates": ["train.iterations=2"],  # learns from nothing but rounding, which the optimiser makes large
+    # Learns from nothing but rounding, which the optimiser makes large.
+    "toy-dates": ["phases.imitate.train.iterations=2", "phases.align.train.iterations=2"],
 }
 """What an example cannot do without."""
 
