@@ -33,7 +33,7 @@ from rlalign.running.callbacks import SAME_REQUEST
 
 HERE = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
-COARSE = 1e-4
+COARSE = 1e-5
 """For what does not compute all in float64, or learns from rounding alone."""
 BANDIT = str(HERE / "bandit.yaml")
 ODD = {

@@ -25,10 +25,9 @@ from comparing import EXAMPLES, apart, job, metrics, put_together, run, tensors
 
 METRICS, WEIGHTS = 1e-12, 1e-11
 COARSE = 1e-5
-"""For float32."""
+"""For float32, and for T5, parts of which transformers computes in float32."""
 ROUNDED = 1e-4
-"""For T5, parts of which transformers computes in float32, and for
-weights in float32: where a gradient is nothing but rounding, as that of a key's bias, Adam takes whole steps."""
+"""For weights in float32: where a gradient is nothing but rounding, as that of a key's bias, Adam takes whole steps."""
 OWN = "models.value={'value-head':{'trunk':'own'}}"
 UNEVEN = ("train.prompts=7", "train.minibatches=3", "train.epochs=2", "train.budget=300")
 FEW = {
@@ -74,9 +73,9 @@ def compare(
             if rank:  # its pieces, and nothing else
                 assert all("/checkpoints/.tmp-" in path for path in outcome["written"]), name
         figure, which, number, where = apart(folder / "1" / name, folder / "2" / name)
-        t5, single = name.startswith("t5"), name.startswith("float32")
-        weights = ROUNDED if t5 or name == "float32" else COARSE if single else WEIGHTS
-        assert figure <= (ROUNDED if t5 else COARSE if single else METRICS), f"{name}: {which} by {figure}"
+        coarse = name.startswith(("t5", "float32"))
+        weights = ROUNDED if name == "float32" else COARSE if coarse else WEIGHTS
+        assert figure <= (COARSE if coarse else METRICS), f"{name}: {which} by {figure}"
         assert number <= weights, f"{name}: {where} by {number}"
 
 
