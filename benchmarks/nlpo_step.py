@@ -91,7 +91,7 @@ def sampling(shape: str, *, peaked: bool, rounds: int, top_p: float, halves: boo
     policy = policy_of(shape, peaked=peaked)
     masks = {"nlpo": policy.copy("lagging")}
     if halves:
-        from rlalign.running.models import hold
+        from rlalign.records.weights import hold
 
         masks["nlpo, bfloat16 mask"] = hold(policy.copy("lagging"), torch.bfloat16)
     prompts = [" ".join(f"w{FIRST + 7 * i + j}" for j in range(PROMPT)) for i in range(PROMPTS)]

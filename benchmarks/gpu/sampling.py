@@ -18,7 +18,7 @@ from benchmarks.common.timing import summary
 from benchmarks.gpu.roofline import Rates, rollout_seconds, sizes, timed
 
 from rlalign.data.rollout import Rollout
-from rlalign.running.models import hold
+from rlalign.records.weights import hold
 
 LONGEST = 40.0
 """Seconds of one rollout, whatever makes it."""

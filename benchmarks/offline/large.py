@@ -85,8 +85,8 @@ def work(folder: Path, runs: str, steps: int) -> dict[str, Any]:
     """Go on with the run in this folder, or begin it, for so many steps."""
     started = time.perf_counter()
     from rlalign.config.load import load_pipeline
+    from rlalign.records.weights import fingerprint
     from rlalign.running import loop
-    from rlalign.running.models import fingerprint
     from rlalign.testing.bench import Silence
 
     if (folder / runs).exists():

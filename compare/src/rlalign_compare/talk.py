@@ -11,8 +11,8 @@ from rlalign.cli.inspection import is_model, run_folder
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.interface.environment import Environment
 from rlalign.records.environment import read_lock
+from rlalign.records.weights import fingerprint
 from rlalign.running.asking import NoTask
-from rlalign.running.models import fingerprint
 from rlalign.running.opened import Opened
 
 QUIT, NEW = "/quit", "/new"

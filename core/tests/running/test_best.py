@@ -13,8 +13,8 @@ import rlalign
 from rlalign import Component, Rollout, Run, Score, hookimpl
 from rlalign.errors import ConfigError
 from rlalign.records import checkpoint, logs
+from rlalign.records.weights import fingerprint
 from rlalign.running import loop
-from rlalign.running.models import fingerprint
 from rlalign.testing import COMPONENTS, PolicyGradient, registry, session
 from rlalign.testing.bench import Silence
 

@@ -17,8 +17,8 @@ from rlalign import Component, Rollout, Run, Score, hookimpl
 from rlalign.errors import ConfigError, RLAlignError
 from rlalign.records import checkpoint, logs, rewriting, rundir
 from rlalign.records.environment import merged
+from rlalign.records.weights import fingerprint
 from rlalign.running import loop
-from rlalign.running.models import fingerprint
 from rlalign.testing import PolicyGradient, registry, session
 from rlalign.testing.bench import Silence, logged
 

@@ -18,8 +18,8 @@ from rlalign.errors import RLAlignError
 from rlalign.records import checkpoint, logs
 from rlalign.records.manifest import damage
 from rlalign.records.tensors import save_tensors
+from rlalign.records.weights import fingerprint
 from rlalign.running import checkpointing, loop, pieces
-from rlalign.running.models import fingerprint
 from rlalign.testing import PolicyGradient, registry, session
 from rlalign.testing.bench import Silence, logged
 

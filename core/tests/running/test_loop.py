@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rlalign import Batch, Component, Example, Loss, Rollout, Run, Score, Task, hookimpl
 from rlalign.errors import CheckpointError, RLAlignError
+from rlalign.records.weights import fingerprint
 from rlalign.running import loop
-from rlalign.running.models import fingerprint
 from rlalign.testing import Logits, PolicyGradient, registry, session
 from rlalign.testing.bench import Silence, logged
 from rlalign.testing.logits import LogitsDecoder

@@ -26,8 +26,8 @@ from rlalign import (
 )
 from rlalign.config.pipeline import ModelSpec
 from rlalign.errors import CheckpointError, ConfigError
+from rlalign.records.weights import fingerprint, hold
 from rlalign.running import loop
-from rlalign.running.models import fingerprint, hold
 from rlalign.testing import Logits, PolicyGradient, ValueFit, registry, run, session
 from rlalign.testing.bench import Silence, run_until
 

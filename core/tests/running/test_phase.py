@@ -22,7 +22,7 @@ from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.optimiser import factor
-from rlalign.running.models import fingerprint
+from rlalign.records.weights import fingerprint
 from rlalign.testing import PolicyGradient, run, session
 from rlalign.testing.bench import stopped_and_resumed
 

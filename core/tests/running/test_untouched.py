@@ -17,7 +17,7 @@ from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
-from rlalign.running.models import fingerprint
+from rlalign.records.weights import fingerprint
 from rlalign.testing import PolicyGradient, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 

@@ -15,7 +15,7 @@ from rlalign.config.pipeline import without_observers
 from rlalign.records.columns import data_fingerprint
 from rlalign.records.environment import make_lock, seal
 from rlalign.records.logs import plain
-from rlalign.running.models import fingerprint
+from rlalign.records.weights import fingerprint
 from rlalign.running.workspace import Workspace
 from rlalign.world.ranks import here
 

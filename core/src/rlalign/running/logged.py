@@ -15,7 +15,8 @@ from rlalign.data.example import Example
 from rlalign.data.rollout import Rollout
 from rlalign.errors import ComponentError
 from rlalign.records.columns import Columns, Compute
-from rlalign.running.models import Models, fingerprint
+from rlalign.records.weights import fingerprint
+from rlalign.running.models import Models
 from rlalign.running.plan import PhasePlan
 
 

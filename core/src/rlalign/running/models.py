@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch
 
 from rlalign.config.pipeline import Item, ModelSpec
 from rlalign.data.settings import Role
-from rlalign.errors import CheckpointError, RLAlignError, attributed_to
+from rlalign.errors import RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
-from rlalign.records.shards import load_pieces
+from rlalign.records.weights import fingerprint, hold, kept, load_weights
 from rlalign.running.plan import NewTokens
 from rlalign.world.ranks import here
-from rlalign.world.sharding import cut_like, gathered, is_cut, shard
+from rlalign.world.sharding import shard
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -290,53 +289,3 @@ def _settle(models: Models, model: Model, dtype: str | None, source: Policy | No
     model.let_go()
     if source is not None:
         model.sync(source)
-
-
-def hold(model: Model, dtype: torch.dtype) -> Model:
-    """Keep a model's weights in this precision. What is not saved with them stays as it is: a position times a
-    rounded rotary frequency is another position.
-    """
-    for tensor in model.state_dict(keep_vars=True).values():
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
-    # As `to` does: a model that lays its weights out side by side does so again, and lets go of the old ones.
-    model._apply(lambda tensor: tensor)  # type: ignore[no-untyped-call]
-    return model
-
-
-def kept(model: Model) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds of a model."""
-    state = model.state_dict(keep_vars=True)  # of one tensor by its names one object
-    return {
-        key: value if is_cut(value) else value.detach()
-        for key, value in state.items()
-        if key not in model.ephemeral
-    }
-
-
-def load_weights(model: Model, state: Mapping[str, torch.Tensor], folder: Path | None = None) -> None:
-    """Give a model back what `kept` kept of it; pieces of tensors that were cut lie in a folder of their own."""
-    own = model.state_dict()
-    apart = load_pieces(folder, own) if folder is not None and folder.is_dir() else set()
-    state = {key: value for key, value in state.items() if key not in apart}
-    wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
-    if not wrong:
-        state = {key: cut_like(value, own[key]) if key in own else value for key, value in state.items()}
-        found = model.load_state_dict(dict(state), strict=False)
-        lacking = [key for key in found.missing_keys if key not in (*model.ephemeral, *apart)]
-        wrong = [*found.unexpected_keys, *lacking]
-    if wrong:
-        raise CheckpointError(
-            f"the model `{model.name}` is not the one that was saved: {', '.join(wrong[:5])} differ"
-        )
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of a model's weights."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(kept(model).items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(
-            gathered(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()

@@ -41,13 +41,13 @@ from rlalign.records.result import Result
 from rlalign.records.rows import OURS, rows_of
 from rlalign.records.rundir import RunDir
 from rlalign.records.tensors import load_tensors
+from rlalign.records.weights import load_weights
 from rlalign.running import evaluation, shown
 from rlalign.running.asking import AskedData, NoTask, before
 from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
 from rlalign.running.display import PlainDisplay
 from rlalign.running.given import NoModel
-from rlalign.running.models import load_weights
 from rlalign.running.plan import new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.running.signatures import signatures_of

@@ -11,7 +11,8 @@ from rlalign.learning.optimiser import Optimiser
 from rlalign.records import checkpoint, manifest
 from rlalign.records.shards import cut_of, load_pieces, save_pieces
 from rlalign.records.tensors import split_state
-from rlalign.running.models import Models, kept, load_weights
+from rlalign.records.weights import kept, load_weights
+from rlalign.running.models import Models
 from rlalign.world.ranks import here
 from rlalign.world.sharding import all_gathered
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rlalign import ComponentError, Rollout
 from rlalign.records import logs
+from rlalign.records.weights import fingerprint
 from rlalign.running import loop
-from rlalign.running.models import fingerprint
 from rlalign.testing import Bench, ValueTests, session
 from rlalign_plugin_a_lol import AttentionValue, fit_quality
 

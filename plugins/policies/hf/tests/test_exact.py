@@ -20,7 +20,7 @@ from transformers import (
 from rlalign import Example, Nucleus, Policy, Rollout, Sampling, sample
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
-from rlalign.running.models import hold
+from rlalign.records.weights import hold
 
 FAMILIES = ("gpt2", "llama", "t5", "bart", "bert2bert")
 SETTINGS = {

@@ -37,7 +37,7 @@ from transformers import (
 from rlalign import Example, Nucleus, Rollout, Sampling
 from rlalign.learning.engine import Engine
 from rlalign.randomness import Seeds
-from rlalign.running.models import hold
+from rlalign.records.weights import hold
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 from rlalign_plugin_hf.batches import left_padded, right_padded
 from rlalign_plugin_hf.causal import CausalDecoder

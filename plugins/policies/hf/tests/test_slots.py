@@ -140,7 +140,7 @@ def test_buffers_stay_and_weights_are_the_present_ones(policy_of: Callable[..., 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(policy_of: Callable[..., Any], family: str) -> None:
     """Near the loop, under autocast and with weights in half precision; log-probs are float32."""
-    from rlalign.running.models import hold
+    from rlalign.records.weights import hold
 
     how = Sampling(samples=2, max_new_tokens=1, temperature=1.5)
     for held in (False, True):
@@ -390,7 +390,7 @@ def test_two_models_in_one_graph(exact_policy_of: Callable[..., Any], family: st
 @pytest.mark.parametrize("lora", ({}, {"lora": {"r": 3}}), ids=("full", "lora"))
 def test_a_graph_stays_good_when_weights_change(policy_of: Callable[..., Any], lora: Any, half: str) -> None:
     """What an optimiser changes in place: the graph of before samples from it, as a fresh one would."""
-    from rlalign.running.models import hold
+    from rlalign.records.weights import hold
 
     policy, how = policy_of("llama", **lora).cuda(), SETTINGS["plain"]
     if half == "weights":
