@@ -10,8 +10,10 @@ import hashlib
 import json
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -96,3 +98,38 @@ class Seeds:
 
     def _number(self, key: tuple[str | int, ...]) -> int:
         return int.from_bytes(hashlib.sha256(self._encode(key)).digest()[:8], "little")
+
+
+@dataclass(frozen=True)
+class Draws(Sequence[Sequence[int]]):
+    """The random numbers of some responses, for whoever samples in the policy's place.
+
+    It reads as a list: of each example in turn, a seed of 63 bits for each response. Who samples as the policy does
+    takes `uniforms` instead, and comes to the policy's own tokens.
+    """
+
+    seed: int
+    """The root of the run's randomness."""
+    key: tuple[str | int, ...]
+    positions: range
+    """Where the examples stand in the draw."""
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, place: int) -> Sequence[int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Draws: ...
+    def __getitem__(self, place: int | slice) -> Sequence[int] | Draws:
+        if isinstance(place, slice):
+            return replace(self, positions=self.positions[place])
+        position = self.positions[place]
+        alone = range(position, position + 1)
+        return Seeds(self.seed).numbers(*self.key, positions=alone, samples=self.samples)[0]
+
+    def uniforms(self, steps: int) -> Tensor:
+        """[examples, samples, steps]: what the policy itself would draw with."""
+        seeds = Seeds(self.seed)
+        return seeds.uniforms(*self.key, positions=self.positions, samples=self.samples, steps=steps)

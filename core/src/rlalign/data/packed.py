@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from rlalign import nested
@@ -19,6 +19,7 @@ _AS_IT_IS = (
     *("inputs", "group_N", "actions_NT", "mask_NT", "finished_N", "setting_N"),
     *("logprobs_NT", "full_logprobs_NT", "texts", "columns"),
 )
+_NOBODY = Example("", "")
 _OF_EXAMPLE = ("id", "prompt", "responses", "scores", "finished", "meta")
 _KINDS: dict[str, Callable[[Any], Any]] = {"turn": lambda said: Turn(**said), "spoken": Spoken}
 
@@ -35,6 +36,11 @@ def pack(rollout: Rollout) -> bytes:
         },
         _own,
     )
+
+
+def bare(rollout: Rollout) -> Rollout:
+    """Without its examples, which whoever reads it has."""
+    return replace(rollout, examples=(_NOBODY,) * len(rollout.examples))
 
 
 def unpack(data: bytes) -> Rollout:

@@ -19,6 +19,7 @@ from rlalign.data.settings import Options, Sampling
 from rlalign.decoding.trace import Trace
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
+from rlalign.randomness import Draws
 
 
 class Response(NamedTuple):
@@ -67,6 +68,8 @@ class Sampler:
     concurrent: bool = False
     """Whether `sample` may work in a thread while the policy learns (`ahead`): then it reads none of the policy's
     weights, and moves no global random numbers."""
+    alike: bool = False
+    """Whether it computes as the policy does, up to rounding: then `ahead` alone is a reason for `train.mismatch`."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None
@@ -90,13 +93,11 @@ class Sampler:
         """Take the policy's present weights. Called before `sample` wherever its version is another."""
 
     @abstractmethod
-    def sample(
-        self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Sequence[Sequence[int]]
-    ) -> Rollout:
+    def sample(self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Draws) -> Rollout:
         """`how.samples` responses to each example, group by group, each from its seed (63 bits).
 
-        `sampled_rollout` makes the rollout. A seed belongs to a place of the draw: where equal seeds give equal tokens,
-        however requests are batched, a resumed run repeats its responses.
+        `seeds` reads as a list of lists of them. `sampled_rollout` makes the rollout. A seed belongs to a place of the
+        draw: where equal seeds give equal tokens, however requests are batched, a resumed run repeats its responses.
         """
 
     def give_up(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rlalign.data.example import Example
-from rlalign.data.packed import pack, unpack
+from rlalign.data.packed import bare, pack, unpack
 from rlalign.data.rollout import Rollout
 from rlalign.data.settings import Sampling
 from rlalign.records.background import Background
@@ -19,7 +19,6 @@ from rlalign.world.ranks import here
 
 SHORT = 8
 """Examples of a short question, and tokens of its answers."""
-_NOBODY = Example("", "")
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ class Ahead:
         here().lead(self.land, "what a sampler is asked ahead")
         if self._answer is None:
             return {}
-        bare = replace(self._answer, examples=(_NOBODY,) * len(self._answer.examples))
-        data = torch.frombuffer(bytearray(pack(bare)), dtype=torch.uint8)
+        data = torch.frombuffer(bytearray(pack(bare(self._answer))), dtype=torch.uint8)
         return {"ahead": {"asked": self._asked, "answer": data}}
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:

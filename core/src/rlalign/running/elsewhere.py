@@ -14,6 +14,7 @@ from rlalign.data.rollout import VERSION, Rollout, own
 from rlalign.data.settings import Sampling
 from rlalign.errors import ComponentError, RLAlignError, attributed_to
 from rlalign.interface.sampler import Sampler
+from rlalign.randomness import Draws
 from rlalign.running import dealing
 from rlalign.running.ahead import Question
 from rlalign.running.phase import RunningPhase
@@ -83,11 +84,12 @@ def _hand_over(phase: RunningPhase, sampler: Sampler) -> bool:
 def asking(phase: RunningPhase, sampler: Sampler, question: Question) -> Callable[[], Rollout]:
     """What has a sampler answer with the weights that it holds, whatever the policy does meanwhile."""
     policy, device, how, version = phase.models.policy, phase.models.device, question.how, sampler.version
+    autocast = phase.engine.autocast
     positions = range(question.first, question.first + len(question.examples))
-    seeds = phase.workspace.seeds.numbers(*question.key, positions=positions, samples=how.samples)
+    seeds = Draws(phase.workspace.seeds.seed, question.key, positions, how.samples)
 
     def ask() -> Rollout:
-        with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
+        with torch.no_grad(), autocast(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
             rollout = sampler.sample(policy, question.examples, how, seeds).to(device)
         if wrong := _flaw(rollout, question.examples, how):
             raise ComponentError(f"sampler `{sampler.name}` gave a rollout whose {wrong}")

@@ -20,6 +20,7 @@ from rlalign.running import checks
 from rlalign.running.members import Member, implements, once
 from rlalign.running.plan import PhasePlan, decoding
 from rlalign.running.stages import Stages
+from rlalign.serving.copies import Copies
 from rlalign.serving.isolated import isolated, unplayable
 from rlalign.serving.served import served, unlimited, unservable
 
@@ -205,6 +206,14 @@ def _sampler(phase: Phase, builder: Builder) -> Sampler | None:
         return None
     made: Any = builder.build(spec.item)
     assert isinstance(made, Sampler)
+    if isinstance(made, Copies):
+        item, known = builder.pipeline.policy, builder.registry
+        if item.component in known.extra:
+            raise ConfigError(
+                f"{spec.item.place}: `{spec.item.name}`: the policy was handed over from Python, and other processes "
+                "need code that they can import: a file"
+            )
+        made.policy_is(item, builder.pipeline.folder, trust=known.trust, seed=builder.pipeline.seed)
     return made
 
 

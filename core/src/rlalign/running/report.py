@@ -64,7 +64,8 @@ def _phase(
         rows["sampler"] = f"{plan.sampler.name}: {plan.sampler.repeats}"
         if plan.asks_ahead:
             rows["sampler"] += "; responses of weights one iteration old (`ahead`)"
-        if plan.learns and "sampled" in plan.responses and train.mismatch is None:
+        differs = plan.asks_ahead or not plan.sampler.alike
+        if differs and plan.learns and "sampled" in plan.responses and train.mismatch is None:
             rows["sampler"] += "; say `train.mismatch` to weigh how it differs from the policy"
     if plan.observers:
         rows["observers"] = ", ".join(member.name for member in plan.observers)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from rlalign.interface.cluster import Answers, Cluster
+from rlalign.serving.answering import answering
 from rlalign.serving.child import START_SECONDS
-from rlalign.serving.host import Hosted, Recipe, begun
+from rlalign.serving.host import Recipe, begun
 from rlalign.serving.protocol import Broken, Refused
 
 READY = {"ask": "ready"}
@@ -20,7 +21,7 @@ class Afar:
     """The process; one that is lost or silent is ended, and another one asked in its place."""
 
     def __init__(self, cluster: Cluster, recipe: Recipe) -> None:
-        self._process = cluster.start(partial(_answers, recipe, torch.get_num_threads()))
+        self._process = cluster.start(partial(_answers, recipe, recipe.threads or torch.get_num_threads()))
 
     def ready(self) -> None:
         answer = self._asked(
@@ -53,7 +54,7 @@ class Afar:
 def _answers(recipe: Recipe, threads: int) -> Answers:
     """The other side."""
     torch.set_num_threads(threads)
-    hosted = begun(recipe, lambda item: Hosted(item, recipe.digest, recipe.seed))
+    hosted = begun(recipe, lambda item: answering(item, recipe))
     if isinstance(hosted, str):
         wrong = {"error": hosted}
         return lambda question: wrong

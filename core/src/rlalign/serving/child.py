@@ -23,7 +23,8 @@ from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
 from rlalign.interface.environment import Environment
 from rlalign.parents import end_with
-from rlalign.serving.host import Hosted, Recipe, begun
+from rlalign.serving.answering import answering
+from rlalign.serving.host import Answering, Recipe, begun
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce
 from rlalign.serving.stage import Stage
 
@@ -79,7 +80,8 @@ class Child:
     def ready(self) -> None:
         """Wait until it is set up. Refused where it says that it cannot be; Broken where it dies of it."""
         introduce(self.channel, None, START_SECONDS)
-        self.channel.send({"recipe": asdict(self._recipe), "threads": torch.get_num_threads()}, START_SECONDS)
+        threads = self._recipe.threads or torch.get_num_threads()
+        self.channel.send({"recipe": asdict(self._recipe), "threads": threads}, START_SECONDS)
         answer = self.channel.receive(START_SECONDS)
         if "error" in answer:
             raise Refused(str(answer["error"]))
@@ -188,7 +190,7 @@ def main(connection: int, parent: int) -> None:
         asked = channel.receive(START_SECONDS)
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
-        hosted: Hosted | Stage | str = begun(recipe, lambda item: _answering(item, recipe))
+        hosted: Answering | Stage | str = begun(recipe, lambda item: _answering(item, recipe))
         if isinstance(hosted, str):
             channel.send({"error": hosted})
         else:
@@ -196,6 +198,5 @@ def main(connection: int, parent: int) -> None:
             hosted.answer_all(channel)
 
 
-def _answering(item: Item, recipe: Recipe) -> Hosted | Stage:
-    plays = issubclass(item.cls, Environment)
-    return Stage(item, recipe.seed) if plays else Hosted(item, recipe.digest, recipe.seed)
+def _answering(item: Item, recipe: Recipe) -> Answering | Stage:
+    return Stage(item, recipe.seed) if issubclass(item.cls, Environment) else answering(item, recipe)

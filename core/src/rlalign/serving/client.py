@@ -83,7 +83,7 @@ class Client:
     ) -> list[dict[str, Any]]:
         """What it says of each group; the keys tell the groups apart."""
         question = {"ask": "reward", "groups": list(groups), "where": where, "key": keys[0]}
-        found: list[dict[str, Any]] = self._asked(
+        found: list[dict[str, Any]] = self.asked(
             question, lambda answer: checked(answer.get("answers"), groups)
         )
         return found
@@ -91,19 +91,19 @@ class Client:
     def metrics(self, groups: Sequence[Group], where: dict[str, Any], key: str) -> dict[str, Any]:
         """What it measures of all of them together: numbers, or "nan", "inf" and "-inf"."""
         question = {"ask": "evaluate", "groups": list(groups), "where": where, "key": key}
-        found: dict[str, Any] = self._asked(question, _numbers)
+        found: dict[str, Any] = self.asked(question, _numbers)
         return found
 
     def begin(self) -> None:
         """Have it ready, so that what is wrong with it is told at once."""
-        self._asked(None, lambda answer: answer)
+        self.asked(None, lambda answer: answer)
 
     def close(self) -> None:
         """End its process, or the connection."""
         self._closed.set()
         self._drop()
 
-    def _asked(self, question: dict[str, Any] | None, read: Callable[[dict[str, Any]], Any]) -> Any:
+    def asked(self, question: dict[str, Any] | None, read: Callable[[dict[str, Any]], Any]) -> Any:
         said = ""
         for attempt in range(self._isolate.retries + 1):
             if attempt and self._closed.wait(min(2.0 ** (attempt - 1), LONGEST_WAIT)):

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Recipe:
     trust: bool
     seed: int
     digest: str
+    threads: int | None = None
+    """Of the processor; None: as many as whoever begins the process has."""
 
     @classmethod
     def of(cls, item: Item, folder: Path | None, *, trust: bool, seed: int) -> Recipe:
@@ -83,18 +86,11 @@ def _code_of(item: Item) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
-class Hosted:
-    """A component that is asked in this process. It is asked one thing at a time."""
+class Answering(ABC):
+    """Answers questions in this process, one at a time."""
 
-    def __init__(self, item: Item, digest: str, seed: int) -> None:
-        self.digest = digest
-        self.name = item.name
-        self._seeds = Seeds(seed)
+    def __init__(self) -> None:
         self._lock = Lock()
-        self.component: Component = item.build()
-        self._seeds.seed_all("setup", self.name)
-        with settings_kept(tell):
-            self.component.setup(Alone({}))
 
     def answer_all(self, channel: Channel) -> None:
         """Answer whoever is at the other end; Broken once it goes."""
@@ -107,25 +103,43 @@ class Hosted:
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it says to a question, or what went wrong."""
         try:
-            with self._lock, settings_kept(tell):
+            with self._lock:
                 return self._answer(message)
         except RLAlignError as error:
             return {"error": str(error)}
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end no server
             return {"error": f"raised {describe_error(error)}"}
 
+    @abstractmethod
+    def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+class Hosted(Answering):
+    """A component that is asked in this process."""
+
+    def __init__(self, item: Item, digest: str, seed: int) -> None:
+        super().__init__()
+        self.digest = digest
+        self.name = item.name
+        self._seeds = Seeds(seed)
+        self.component: Component = item.build()
+        self._seeds.seed_all("setup", self.name)
+        with settings_kept(tell):
+            self.component.setup(Alone({}))
+
     def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         asked, where = message.get("ask"), message.get("where")
         if asked not in ("reward", "evaluate") or not isinstance(where, dict):
             raise ComponentError("was asked what is no question")
-        rollout, run = rollout_of(message.get("groups")), Alone(where)
-        self._seeds.seed_all("served", self.name, str(message.get("key")))
-        hook = getattr(self.component, asked)
-        given = {"run": run, "rollout": rollout}
-        found = hook(**{name: given[name] for name in inspect.signature(hook).parameters})
-        if asked == "reward":
-            return {"answers": answers_of(found, rollout)}
-        return {"metrics": _numbers(found)}
+        with settings_kept(tell):
+            rollout, run = rollout_of(message.get("groups")), Alone(where)
+            self._seeds.seed_all("served", self.name, str(message.get("key")))
+            hook = getattr(self.component, asked)
+            given = {"run": run, "rollout": rollout}
+            found = hook(**{name: given[name] for name in inspect.signature(hook).parameters})
+            if asked == "reward":
+                return {"answers": answers_of(found, rollout)}
+            return {"metrics": _numbers(found)}
 
 
 def begun(recipe: Recipe, made: Callable[[Item], X]) -> X | str:

@@ -204,6 +204,21 @@ final: {final: {evaluate: {examples: 16}}}
 
 @needs_ray
 @pytest.mark.slow
+def test_copies_of_the_policy_as_actors_sample_what_it_would(tmp_path: Path, address: str) -> None:
+    (tmp_path / "dies").touch()
+
+    def copied(name: str, **options: Any) -> Path:
+        said = json.dumps({"sampler": {"copies": {"devices": ["cpu", "cpu"], **options}}})
+        rlalign(tmp_path, "run", str(BANDIT), "--name", name, f"models={said}", RAY_ADDRESS=address)
+        return tmp_path / "runs" / name
+
+    there = copied("there", cluster="ray", ahead=1)
+    same(there, copied("here", ahead=1))
+    assert not list(tmp_path.glob("*copies*"))
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_study_s_runs_are_those_of_this_machine(tmp_path: Path, address: str) -> None:
     rows = []
     for name, jobs in (("here", "1"), ("there", f"ray://{address}")):
