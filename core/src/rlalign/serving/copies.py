@@ -138,18 +138,19 @@ class Copies(Sampler):
         count = min(len(examples), len(self._clients))
         ends = [i * len(examples) // count for i in range(count + 1)]
         runs = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        half = _autocast()  # of this thread, and no other
         asked = [
-            self._askers[i].submit(partial(self._part, i, examples[run], how, seeds[run]))
+            self._askers[i].submit(partial(self._part, i, examples[run], how, seeds[run], half))
             for i, run in enumerate(runs)
         ]
         wait(asked)
         return replace(concat([one.result() for one in asked]), examples=tuple(examples))
 
-    def _part(self, place: int, examples: Sequence[Example], how: Sampling, draws: Draws) -> Rollout:
+    def _part(
+        self, place: int, examples: Sequence[Example], how: Sampling, draws: Draws, half: str | None
+    ) -> Rollout:
         """What one copy answers."""
         assert self._scratch is not None and self._learned is not None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        half = torch.is_autocast_enabled(device)
         answer = self._scratch.path / f"answer-{next(self._files)}"
         question = {
             "model": {**self._model, "device": self.config.devices[place]},
@@ -162,7 +163,7 @@ class Copies(Sampler):
                 "key": list(draws.key),
                 "positions": [draws.positions.start, draws.positions.stop],
             },
-            "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if half else None,
+            "autocast": half,
             "answer": str(answer),
         }
 
@@ -189,6 +190,12 @@ class Copies(Sampler):
             self._scratch.close()
         self._scratch = self.version = self._learned = None
         self._frozen = {}
+
+
+def _autocast() -> str | None:
+    """The precision that is computed in, where it is another than that of the weights."""
+    found = [device for device in ("cuda", "cpu") if torch.is_autocast_enabled(device)]
+    return str(torch.get_autocast_dtype(found[0])).removeprefix("torch.") if found else None
 
 
 def _end(clients: Sequence[Client], askers: Sequence[Asker]) -> None:
