@@ -67,6 +67,8 @@ class Sampler:
     concurrent: bool = False
     """Whether `sample` may work in a thread while the policy learns (`ahead`): then it reads none of the policy's
     weights, and moves no global random numbers."""
+    device: torch.device = torch.device("cpu")
+    """The policy's; set by the core before `open`."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None

@@ -1,0 +1,120 @@
+"""How servers come by the policy's weights: as files of the whole model, or of its adapter."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from rlalign import Policy
+from rlalign_plugin_vllm.servers import Server
+
+NAME = "policy"
+"""What servers call the policy: the model, or under `weights: adapter` the adapter."""
+MEMORY = Path("/dev/shm")
+"""Where files lie in memory, on Linux."""
+
+
+class Files:
+    """The whole model, as files that servers read."""
+
+    environment: Mapping[str, str] = {}
+    """What servers that are started find set."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self._folder: Path | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """A folder of this run's own."""
+        if self._folder is None:
+            memory = MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
+            self._folder, self._lock = own_folder(self.config.folder or memory)
+            if self.config.folder is not None:  # servers of another user may read what is there
+                self._folder.chmod(0o755)
+        return self._folder
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    def refusal(self, policy: Policy, device: torch.device) -> str | None:
+        """Why servers cannot take the weights of this policy, which will be on this device."""
+        return None
+
+    def ready(self, policy: Policy) -> None:
+        """Its present weights are those that servers take from now on."""
+        shutil.rmtree(self.weights, ignore_errors=True)
+        self.weights.mkdir()
+        self.write(policy)
+
+    def write(self, policy: Policy) -> None:
+        policy.save(self.weights)
+
+    def arguments(self, policy: Policy) -> list[str]:
+        """What servers are started with."""
+        return [f"--model={self.weights}", f"--served-model-name={NAME}"]
+
+    def give(self, server: Server, begun: bool) -> None:
+        """Have a server take them. `begun`: it was started a moment ago, with the arguments above."""
+        if not begun:
+            said = {"method": "reload_weights", "kwargs": {"weights_path": str(self.weights)}}
+            server.ask("/collective_rpc", said, self.config.seconds)
+            server.ask("/reset_prefix_cache", {}, self.config.seconds)
+
+    def moves_on(self) -> None:
+        """The policy learns from now on, while servers sample with what they have taken."""
+
+    def close(self) -> None:
+        if self._folder is not None and self._lock is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._lock.close()
+        self._folder = self._lock = None
+
+
+class AdapterFiles(Files):
+    """The policy's adapter alone; the base is read once."""
+
+    environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+
+    def refusal(self, policy: Policy, device: torch.device) -> str | None:
+        return (
+            None
+            if policy.shares and hasattr(policy, "save_adapter")
+            else "the policy has none; say `lora` of it"
+        )
+
+    def write(self, policy: Policy) -> None:
+        policy.save_adapter(self.weights)  # type: ignore[operator]  # `refusal` has looked
+
+    def arguments(self, policy: Policy) -> list[str]:
+        rank = f"--max-lora-rank={policy.config.lora.r}"
+        return [f"--model={policy.base}", "--served-model-name=base", "--enable-lora", "--max-loras=1", rank]
+
+    def give(self, server: Server, begun: bool) -> None:
+        said = {"lora_name": NAME, "lora_path": str(self.weights), "load_inplace": not begun}
+        server.ask("/v1/load_lora_adapter", said, self.config.seconds)
+        if not begun:
+            server.ask("/reset_prefix_cache", {}, self.config.seconds)
+
+
+def own_folder(where: Path) -> tuple[Path, IO[str]]:
+    """A new folder, and the lock that says that somebody is there; those that killed runs left are removed first."""
+    where.mkdir(parents=True, exist_ok=True)
+    for left in where.glob("rlalign-vllm-*"):
+        with suppress(OSError), (left / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(prefix="rlalign-new-", dir=where))
+    held = (made / "lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    folder = made.with_name(made.name.replace("new", "vllm", 1))  # only now others look at it
+    return made.rename(folder), held
