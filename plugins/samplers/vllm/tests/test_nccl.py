@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import ConfigError, RLAlignError
+from rlalign import ConfigError, RLAlignError, Sampler
 from rlalign.testing import run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign.testing.text import Bytes
@@ -306,6 +306,7 @@ def test_refused_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "say the `gpus` of each" in refused({**ours, "gpus": [[1], []]}, "tabled", tmp_path)
     assert "GPU 0 is the policy's own" in refused({**ours, "gpus": [[0, 1]]}, "tabled", tmp_path)
     monkeypatch.undo()
+    monkeypatch.setattr(Sampler, "device", torch.device("cuda"))  # the core says where the policy will be
     assert "the policy must be on a GPU, and is on `cpu`; say `weights: folder`" in refused(
         {}, "tabled", tmp_path
     )
