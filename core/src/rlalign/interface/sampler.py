@@ -70,6 +70,8 @@ class Sampler:
     weights, and moves no global random numbers."""
     alike: bool = False
     """Whether it computes as the policy does, up to rounding: then `ahead` alone is a reason for `train.mismatch`."""
+    device: torch.device = torch.device("cpu")
+    """The policy's; set by the core before `open`."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None

@@ -67,6 +67,8 @@ class Workspace:
         self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
         self.isolated = [c for c in self.builder.built.values() if isinstance(c, Isolated)]
         self.samplers = list(dict.fromkeys(plan.sampler for plan in self.plans if plan.sampler))
+        for sampler in self.samplers:
+            sampler.device = self.device
         for component in self.served:
             component.answers = self.answers
         for environment in self.isolated:

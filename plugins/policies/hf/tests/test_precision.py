@@ -202,3 +202,36 @@ def test_a_model_of_the_hub_as_its_cache_holds_it(
     (tmp_path / "saved").mkdir()
     subprocess.run([sys.executable, "-c", code, tmp_path / "saved"], env=env, check=True)
     assert {t.dtype for t in load_file(tmp_path / "saved/model.safetensors").values()} == {torch.bfloat16}
+
+
+def _as_saved(policy: Any, folder: Path) -> None:
+    """What it says that it saves is what it saves: names, precisions, bits."""
+    policy.save(folder)
+    files = {name: x for file in folder.glob("*.safetensors") for name, x in load_file(file).items()}
+    said = policy.saved_tensors()
+    assert set(said) == set(files)
+    for name, (tensor, dtype) in said.items():
+        assert dtype == files[name].dtype and torch.equal(tensor.to(dtype), files[name]), name
+    assert all(not tensor.requires_grad for tensor, _ in said.values())
+
+
+@pytest.mark.parametrize("family, dtype", [("gpt2", None), ("llama", None), ("gpt2", "bfloat16")])
+def test_the_tensors_that_are_saved_are_known_without_files(
+    folders: Mapping[str, Path], halved: Callable[..., Path], tmp_path: Path, family: str, dtype: str | None
+) -> None:
+    """gpt2's head is its embedding, which is saved once."""
+    policy = pretrained(folders[family] if dtype is None else halved(family, dtype))
+    _as_saved(policy, tmp_path / "saved")
+    with torch.no_grad():
+        next(policy.parameters())[1, 0] = 3.4e38  # no half precision holds it
+    _as_saved(policy, tmp_path / "large")
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_experts_are_saved_one_by_one_as_their_files_have_them(architecture: str, tmp_path: Path) -> None:
+    from .test_architectures import architectures
+
+    policy = architectures.build("causal", architecture, tmp_path)
+    policy.setup()
+    _as_saved(policy, tmp_path / "saved")
+    assert any(".experts.1." in name for name in policy.saved_tensors())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import threading
@@ -21,7 +20,6 @@ from rlalign.testing import Bench, PolicyGradient, SamplerTests, run, session
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign.testing.text import Bytes
 from rlalign_plugin_vllm import VLLM
-from rlalign_plugin_vllm.sampler import own_folder
 
 from .standin import StandIn
 
@@ -346,29 +344,18 @@ def test_a_request_that_is_refused_is_not_asked_again(tmp_path: Path) -> None:
 # -- servers that the run starts ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    """What stands for the Python of an environment with vLLM."""
-    script = tmp_path / "python"
-    standin = Path(__file__).with_name("standin.py")
-    path = shlex.quote(":".join(filter(None, sys.path)))
-    script.write_text(
-        f'#!/bin/sh\ncd {tmp_path}\nshift 2\nPYTHONPATH={path} exec {sys.executable} {standin} "$@"\n'
-    )
-    script.chmod(0o755)
-    return str(script)
-
-
 @pytest.mark.slow
 def test_a_server_that_is_started_dies_and_is_started_again(
     python: str, whole: dict[str, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_DIES_AT", "15")
-    _, done = run(tmp_path, pipeline({"python": python, "at_once": 4}), COMPONENTS, name="started")
+    folder = tmp_path / "weights"
+    options = {"python": python, "at_once": 4, "folder": str(folder)}
+    _, done = run(tmp_path, pipeline(options), COMPONENTS, name="started")
     assert (tmp_path / "died").exists()
     assert logged(done.dir.path) == whole
     (sampler,) = done.samplers
-    assert isinstance(sampler, VLLM) and sampler._servers == [] and not sampler._folder.exists()
+    assert isinstance(sampler, VLLM) and sampler._servers == [] and not list(folder.iterdir())
 
 
 def test_a_server_that_cannot_be_started_says_why(tmp_path: Path) -> None:
@@ -378,18 +365,6 @@ def test_a_server_that_cannot_be_started_says_why(tmp_path: Path) -> None:
     started = session(tmp_path, pipeline({"python": str(script)}), COMPONENTS)
     with pytest.raises(RLAlignError, match=r"(?s)sampler `vllm`.* ended with code 3 .*No module named vllm"):
         started.run()
-
-
-def test_what_a_killed_run_left_is_removed_and_a_living_one_s_is_not(tmp_path: Path) -> None:
-    killed, lock = own_folder(tmp_path)
-    (killed / "weights").mkdir()
-    alive, held = own_folder(tmp_path)
-    assert killed.exists()
-    lock.close()  # as the kernel does
-    new, also_held = own_folder(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([alive, new])
-    held.close()
-    also_held.close()
 
 
 # -- resumed ------------------------------------------------------------------------------------------------------

@@ -286,3 +286,7 @@ class LanguageModel(Opened):
                 self.config.lora is not None,
                 self.saves_float32,
             )
+
+    def saved_tensors(self) -> dict[str, tuple[Tensor, torch.dtype]]:
+        """The tensors of that folder, where they lie, and the precision that each has there; without adapters alone."""
+        return saving.tensors(self.network, self._half, self.saves_float32)

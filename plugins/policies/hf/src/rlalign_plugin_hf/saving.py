@@ -6,6 +6,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rlalign_plugin_hf import adapter
 from rlalign_plugin_hf.loading import quiet
 from rlalign_plugin_hf.precision import Half, to_write
@@ -31,6 +34,23 @@ def save(
         network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return told
+
+
+def tensors(network: Any, files: Half | None, float32: bool) -> dict[str, tuple[Tensor, torch.dtype]]:
+    """What `save` writes of a network without adapters, by name: where it lies, and its precision there."""
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    written, _ = to_write(network, files, float32, adapters=False)
+    left_out = set(network._keys_to_ignore_on_save or ())
+    state = {name: tensor for name, tensor in network.state_dict().items() if name not in left_out}
+    state = revert_weight_conversion(network, remove_tied_weights_from_state_dict(state, network))
+
+    def dtype(name: str, tensor: Tensor) -> torch.dtype:
+        rounded = written is not None and tensor.is_floating_point() and name not in written.full
+        return written.dtype if written is not None and rounded else tensor.dtype
+
+    return {name: (tensor, dtype(name, tensor)) for name, tensor in state.items()}
 
 
 def _let_be_written(generation: Any) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,13 +15,13 @@ from rlalign import Example, Policy, Response, RLAlignError, Rollout, Sampler, S
 from rlalign.interface.policy import Model
 from rlalign.progress import report
 from rlalign_plugin_vllm import completions
+from rlalign_plugin_vllm.sending import Sent
 from rlalign_plugin_vllm.servers import Failed, Server, Started
 from rlalign_plugin_vllm.threads import each
+from rlalign_plugin_vllm.weights import NAME, AdapterFiles, Files
 
-NAME = "policy"
-"""What servers call the policy: the model, or under `weights: adapter` the adapter."""
-MEMORY = Path("/dev/shm")
-"""Where files lie in memory, on Linux."""
+WAYS = {"folder": Files, "adapter": AdapterFiles, "nccl": Sent}
+"""How servers come by the weights, as `weights` says."""
 LEAST_TEMPERATURE = 0.01
 """A server takes lower ones for this."""
 LONGEST_WAIT = 30.0
@@ -54,12 +50,18 @@ class VLLM(Sampler):
         arguments: tuple[str, ...] = Field(
             (), description="with `python`: more arguments of each server, such as `--dtype`, `bfloat16`"
         )
-        weights: Literal["folder", "adapter"] = Field(
+        weights: Literal["folder", "adapter", "nccl"] = Field(
             "folder",
-            description="what servers take after each step: the whole model, or under the policy's `lora` its adapter",
+            description="what servers take after each step: the whole model as files, under the policy's `lora` its "
+            "adapter's files, or the whole model from GPU to GPU",
         )
         folder: Path | None = Field(
             None, description="where weights are written for them to read; null: in this machine's memory"
+        )
+        nccl: str = Field(
+            "libnccl.so.2",
+            description="with `weights: nccl`: the library that sends, of the version that servers have: this torch's, "
+            "or the path of another",
         )
         exact: bool = Field(
             False,
@@ -91,6 +93,8 @@ class VLLM(Sampler):
                 raise ValueError("say `urls` of servers that run, or the `python` that starts some")
             if wrong := [url for url in self.urls if not url.startswith(("http://", "https://"))]:
                 raise ValueError(f"urls: expected `http://host:port`, found {wrong[0]!r}")
+            if self.weights == "nccl" and self.python is not None and not all(self.gpus):
+                raise ValueError("weights: nccl: say the `gpus` of each server, others than the policy's")
             return self
 
     config: Config
@@ -102,7 +106,7 @@ class VLLM(Sampler):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._servers: list[Server] = []
-        self._holds: Path | None = None
+        self._way = WAYS[config.weights](config)
         self._answers: SimpleQueue[tuple[int, Response] | BaseException] = SimpleQueue()
         """Responses as they come, or what has the sampling end."""
         self.repeats = (
@@ -133,59 +137,32 @@ class VLLM(Sampler):
             raise RLAlignError(
                 f"sampler `{self.name}`: a {type(policy).__name__} cannot be saved for servers to read"
             )
-        if self.config.weights == "adapter" and not (policy.shares and hasattr(policy, "save_adapter")):
-            raise RLAlignError(
-                f"sampler `{self.name}`: weights: adapter: the policy has none; say `lora` of it"
-            )
+        if wrong := self._way.refusal(policy, self.device):
+            raise RLAlignError(f"sampler `{self.name}`: weights: {self.config.weights}: {wrong}")
 
     # -- weights ----------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy) -> None:
-        folder = self._written(policy)
+        self._way.ready(policy)
         if not self._servers:
-            self._servers = self._made(policy, folder)
-        self._holds = folder
+            self._servers = self._made(policy)
         faults = [fault for _, fault in each(self._offer, self._servers, len(self._servers), SimpleQueue())]
         if all(faults):
             raise RLAlignError(
                 f"sampler `{self.name}`: no server took the weights: {'; '.join(filter(None, faults))}"
             )
+        if self.config.ahead:
+            self._way.moves_on()
 
-    def _written(self, policy: Policy) -> Path:
-        """The folder that holds the present weights."""
-        if self._holds is None:
-            memory = MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
-            self._folder, self._lock = own_folder(self.config.folder or memory)
-            if self.config.folder is not None:  # servers of another user may read what is there
-                self._folder.chmod(0o755)
-        folder = self._folder / "weights"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        if self.config.weights == "adapter":
-            policy.save_adapter(folder)  # type: ignore[operator]  # `open` has looked
-        else:
-            policy.save(folder)
-        return folder
-
-    def _made(self, policy: Policy, folder: Path) -> list[Server]:
-        config = self.config
+    def _made(self, policy: Policy) -> list[Server]:
+        config, way = self.config, self._way
         if config.python is None:
             return [Server(url) for url in config.urls]
         outside = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this environment, not of theirs
         inherited = {name: x for name, x in os.environ.items() if name not in outside}
-        inherited |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        inherited |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", **way.environment}
         inherited |= {"VLLM_BATCH_INVARIANT": "1"} if config.exact else {}
-        model = [f"--model={folder}", f"--served-model-name={NAME}"]
-        if config.weights == "adapter":
-            inherited["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-            rank = f"--max-lora-rank={policy.config.lora.r}"
-            model = [
-                f"--model={policy.base}",
-                "--served-model-name=base",
-                "--enable-lora",
-                "--max-loras=1",
-                rank,
-            ]
+        model = way.arguments(policy)
 
         def command(gpus: Sequence[int], port: int) -> list[str]:
             return [
@@ -198,7 +175,7 @@ class VLLM(Sampler):
         made: list[Server] = []
         for place, gpus in enumerate(config.gpus):
             shown = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
-            log = self._folder / f"server-{place}.log"
+            log = way.folder / f"server-{place}.log"
             made.append(Started(lambda port, gpus=gpus: command(gpus, port), inherited | shown, log))  # type: ignore[misc]
         return made
 
@@ -220,16 +197,9 @@ class VLLM(Sampler):
         """The present weights, unless they are no news to it."""
         if not (fresh or server.doubted):
             return
-        seconds, fresh = self.config.seconds, server.begin(self.config.start_seconds)
+        begun = server.begin(self.config.start_seconds)
         server.doubted = True  # until it has taken all of them
-        if self.config.weights == "adapter":
-            said = {"lora_name": NAME, "lora_path": str(self._holds), "load_inplace": not fresh}
-            server.ask("/v1/load_lora_adapter", said, seconds)
-        elif not fresh:
-            said = {"method": "reload_weights", "kwargs": {"weights_path": str(self._holds)}}
-            server.ask("/collective_rpc", said, seconds)
-        if not fresh:
-            server.ask("/reset_prefix_cache", {}, seconds)
+        self._way.give(server, begun)
         server.doubted, server.times = False, server.times + 1
 
     # -- responses --------------------------------------------------------------------------------------------
@@ -288,24 +258,8 @@ class VLLM(Sampler):
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
-        if self._holds is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._lock.close()
-        self._holds = self.version = None
-
-
-def own_folder(where: Path) -> tuple[Path, IO[str]]:
-    """A new folder, and the lock that says that somebody is there; those that killed runs left are removed first."""
-    where.mkdir(parents=True, exist_ok=True)
-    for left in where.glob("rlalign-vllm-*"):
-        with suppress(OSError), (left / "lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(prefix="rlalign-new-", dir=where))
-    held = (made / "lock").open("w")
-    fcntl.flock(held, fcntl.LOCK_EX)
-    folder = made.with_name(made.name.replace("new", "vllm", 1))  # only now others look at it
-    return made.rename(folder), held
+        self._way.close()
+        self.version = None
 
 
 def _wait(attempt: int) -> None:
