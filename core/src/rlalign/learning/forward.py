@@ -87,8 +87,8 @@ class Forward:
         together = self._is_cut(model)
         if together and (world.apart or self.amid):
             raise RLAlignError(
-                f"the model `{model}` is cut, and cannot be asked amid a pass, nor by a process that works on its share "
-                "(in a loss or a reward); say `shard: none`"
+                f"the model `{model}` is cut, and cannot be asked in the middle of a pass, or by a process that works "
+                "on its share (in a loss or a reward); say `shard: none`"
             )
 
         waited_for = together and len(mine) * world.size < len(parts)
