@@ -23,6 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import Command, bits, wait_for
 from comparing import EXAMPLES, apart, job, metrics, put_together, run, tensors
 
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
+from rlalign.costs.machines import Device
+from rlalign.errors import ConfigError
+from rlalign.running.cutting import cut_or_whole
+from rlalign.running.planning import plan_phases
+
 WORLD = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
 COARSE = 1e-5
@@ -142,6 +149,23 @@ def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
     assert whole_weights[0] == "none" and "`trpo` works with all weights at once" in whole_weights[1]
 
 
+def test_on_one_process_only_offload_cuts() -> None:
+    def decided(memory: float, *said: str) -> tuple[str, str]:
+        known = Registry(trust=True)
+        pipeline = load_pipeline(EXAMPLES / "algorithms/ppo.yaml", said, registry=known)
+        plans, _ = plan_phases(pipeline, known)
+        device = Device("made up", memory, 1e12, 1e12, 1e12, 1e9)
+        return cut_or_whole(pipeline, plans, torch.device("cpu"), lambda _: device)
+
+    assert decided(1e6, "shard=all") == ("none", "")
+    assert decided(1e11, "shard=all", "offload=true") == ("all", "")
+    said = "shard: auto: weights lie in the machine's memory between passes: whole, `ppo` would not fit"
+    assert decided(1e6, "shard=auto", "offload=true") == ("all", said)
+    assert decided(1e11, "shard=auto", "offload=true")[0] == "none"
+    with pytest.raises(ConfigError, match="offload: true: it is of weights that are cut: say `shard: all`"):
+        decided(1e11, "offload=true")
+
+
 @pytest.mark.slow
 def test_every_kind_of_pipeline(tmp_path: Path) -> None:
     jobs = {name: sharded(*said) for name, said in MANY.items()}
@@ -230,9 +254,15 @@ def test_in_the_machines_memory_weights_learn_the_same_to_the_bit(tmp_path: Path
         assert metrics(one) == metrics(other) and bits(one) == bits(other), name
 
     alone = {name: lying[f"{name}, offloaded"] for name in ("rloo", "lora")}
-    run(tmp_path / "1", {**alone, "kto": sharded("kto", "offload=true")}, 1)
+    odd = (f"folder={WORLD}", "algorithm=[rloo,'odd:RunsOut']", "train.prompts=12", "evaluate=null")
+    full = {
+        "full": job("algorithms/rloo.yaml", *odd),
+        "full, offloaded": sharded("rloo", *odd, "offload=true"),
+    }
+    run(tmp_path / "1", {**alone, **full, "kto": sharded("kto", "offload=true")}, 1)
     for name in alone:
         close(tmp_path / "2" / name, tmp_path / "1" / name)
+    close(tmp_path / "1/full", tmp_path / "1/full, offloaded")
     (last, *_) = sorted((tmp_path / "1/rloo/checkpoints").glob("[0-9]*"), reverse=True)
     assert (last / "optimiser/shard-00001-of-00001.safetensors").is_file()
     said = json.loads((tmp_path / "1/kto-rank0.json").read_text())["said"]

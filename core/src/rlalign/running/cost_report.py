@@ -53,15 +53,16 @@ def machine_in_words(on: Machine) -> str:
     return f"{on} ({'each ' if on.count > 1 else ''}{in_words(device.memory)}, {rate}, {bandwidth}{measured})"
 
 
-def shortly(plan: PhasePlan, model: Model, on: Machine) -> str:
+def shortly(plan: PhasePlan, model: Model, on: Machine, offload: bool = False) -> str:
     """In a line: how much memory, how long a step."""
-    layout = whole(model, on)
+    layout = in_shards(model, on, offload=True) if offload and not on.device.cpu else whole(model, on)
+    aside = f" and {in_words(layout.bytes.offloaded)} {OFFLOADED}" if layout.offloaded else ""
     fits = "" if layout.fits else f", more than {in_words(TAKEN * on.device.memory)} that can be planned with"
     took = layout.seconds
-    parts = [("rollout", took.rollout), ("score", took.score), ("update", took.update)]
-    shown = ", ".join(f"{name} {seconds(value)}" for name, value in parts if value)
+    parts = {name: getattr(took, name) for name in ("rollout", "score", "update", "exchange")}
+    shown = ", ".join(f"{name} {seconds(value)}" for name, value in parts.items() if value)
     return (
-        f"on {on.device.name} about {in_words(layout.bytes.most)} of {in_words(on.device.memory)}{fits}; "
+        f"on {on.device.name} about {in_words(layout.bytes.most)} of {in_words(on.device.memory)}{aside}{fits}; "
         + (f"an iteration about {seconds(layout.total)} ({shown}), rewards apart" if layout.fits else "")
     ).removesuffix("; ")
 
