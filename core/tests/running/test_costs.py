@@ -187,7 +187,7 @@ def test_an_iteration_too_large_for_each_rank_is_told() -> None:
 def test_adapters_fit_on_one_device_and_are_not_offered_again() -> None:
     text = said("H100", "adapted")
     assert row(text, "GiB a device") == ["as it is", "offloaded"]
-    assert row(text, "fits in 71.2 GiB") == ["yes"]
+    assert row(text, "fits in 71.2 GiB") == ["yes", "yes"]
     assert "other models" not in text
     assert "does not fit" not in text
     assert "40.4 million learn" in text
@@ -214,6 +214,19 @@ def test_this_machine_is_told_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.count("\n") == 2
     assert "more than 57.6 GiB" in text
     assert row(said("here"), "copy for checkpoints")
+
+
+def test_what_is_offloaded_on_this_machine_is_told_with_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = Device("H100", 80 * GIB, 1e15, 7e13, 3e12, 4e11)
+    monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
+    assert "more than 72 GiB" in said(None)
+    text = checked({**pipeline(), "shard": "auto", "offload": True}, None)
+    assert re.search(
+        r"about [0-9.]+ GiB of 80 GiB and 142 GiB of the machine's memory; an iteration about", text
+    )
+    assert ", exchange " in text
 
 
 def test_an_unknown_machine_is_an_error() -> None:
