@@ -145,9 +145,8 @@ def offloaded(of: Shape, work: Work, on: Machine, *, passes: float) -> float:
     brought = times * 4 * of.weights / on.count / PCIE
     if not work.learns or of.learned < of.weights:  # adapters stay where they are
         return brought
-    gradients = (
-        passes * work.epochs * (4 / on.count / PCIE + 12 / on.nodes / HOST)
-    )  # each added to those before
+    # Those of a micro-batch are added to those before.
+    gradients = passes * work.epochs * (4 / on.count / PCIE + 12 / on.nodes / HOST)
     stepped = work.epochs * work.steps * 28 / on.nodes / HOST
     return brought + of.learned * (gradients + stepped)
 
