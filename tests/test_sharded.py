@@ -23,6 +23,14 @@ sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import Command, bits, wait_for
 from comparing import EXAMPLES, apart, job, metrics, put_together, run, tensors
 
+from rlalign.config.load import load_pipeline
+from rlalign.config.registry import Registry
+from rlalign.costs.machines import Device
+from rlalign.errors import ConfigError
+from rlalign.running.cutting import cut_or_whole
+from rlalign.running.planning import plan_phases
+
+WORLD = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
 COARSE = 1e-5
 """For float32, and for T5, parts of which transformers computes in float32."""
@@ -49,9 +57,11 @@ MANY = {
     "t5, uneven": ("dpo-seq2seq", *UNEVEN[1:]),
 }
 
+OFFLOADED = {"rloo": FEW["uneven"], "lora": FEW["lora"], "ppo": ("ppo",), "dpo": ("dpo",)}
+
 
 REFLECTING: dict[str, Any] = {
-    "file": str(Path(__file__).parent / "world/reflecting.yaml"),
+    "file": str(WORLD / "reflecting.yaml"),
     "overrides": [],
 }
 
@@ -90,7 +100,7 @@ def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) ->
     refused = {
         "kto": sharded("kto"),
         "vectors": {**sharded("trpo")},
-        "table": {"file": str(Path(__file__).parent / "world/bandit.yaml"), "overrides": ["shard=all"]},
+        "table": {"file": str(WORLD / "bandit.yaml"), "overrides": ["shard=all"]},
     }
     counted = {**sharded("rloo", "evaluate=null", "train.minibatches=2"), "counted": True}
     half = {name: sharded("rloo", "train.dtype=bfloat16", *said) for name, said in HALF.items()}
@@ -126,7 +136,7 @@ def test_two_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) ->
 @pytest.mark.slow
 def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
     """Devices of a megabyte and of a hundred gigabytes; the same for adapters, and for whoever needs whole weights."""
-    script = Path(__file__).parent / "world/deciding.py"
+    script = WORLD / "deciding.py"
     files = [str(EXAMPLES / f"algorithms/{name}.yaml") for name in ("ppo", "trpo")]
     begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*begin, str(script), str(tmp_path), *files], capture_output=True, text=True)
@@ -139,10 +149,48 @@ def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
     assert whole_weights[0] == "none" and "`trpo` works with all weights at once" in whole_weights[1]
 
 
+def test_on_one_process_only_offload_cuts() -> None:
+    def decided(memory: float, *said: str) -> tuple[str, str]:
+        known = Registry(trust=True)
+        pipeline = load_pipeline(EXAMPLES / "algorithms/ppo.yaml", said, registry=known)
+        plans, _ = plan_phases(pipeline, known)
+        device = Device("made up", memory, 1e12, 1e12, 1e12, 1e9)
+        return cut_or_whole(pipeline, plans, torch.device("cpu"), lambda _: device)
+
+    assert decided(1e6, "shard=all") == ("none", "")
+    assert decided(1e11, "shard=all", "offload=true") == ("all", "")
+    said = "shard: auto: weights lie in the machine's memory between passes: whole, `ppo` would not fit"
+    assert decided(1e6, "shard=auto", "offload=true") == ("all", said)
+    assert decided(1e11, "shard=auto", "offload=true")[0] == "none"
+    with pytest.raises(ConfigError, match="offload: true: it is of weights that are cut: say `shard: all`"):
+        decided(1e11, "offload=true")
+
+
 @pytest.mark.slow
 def test_every_kind_of_pipeline(tmp_path: Path) -> None:
     jobs = {name: sharded(*said) for name, said in MANY.items()}
     compare(tmp_path, {**jobs, "reflecting": REFLECTING})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") and shutil.which("ninja")), reason="a device is compiled")
+def test_no_tensor_meets_one_of_another_device(tmp_path: Path) -> None:
+    """On a made-up device, whose operations refuse what lies in the machine's memory: pieces lie there, adapters and
+    value heads do not, and one optimiser steps them all. Each run goes on from a checkpoint."""
+    built = tmp_path / "built"
+    built.mkdir()
+    build = f"import pathlib, elsewhere; elsewhere.build(pathlib.Path({str(built)!r}))"
+    subprocess.run([sys.executable, "-c", build], cwd=WORLD, check=True, capture_output=True)
+    small = ("evaluate=null", "checkpoints.every=1")
+    there = ("device=elsewhere", "train.iterations=1", "shard=all", "offload=true")
+    files = {name: f"algorithms/{said[0]}.yaml" for name, said in OFFLOADED.items()}
+    jobs = {name: job(files[name], *OFFLOADED[name][1:], *small, *there) for name in files}
+    on_cpu = {name: job(files[name], *OFFLOADED[name][1:], *small, "train.iterations=2") for name in files}
+    run(tmp_path / "cpu", on_cpu, 1)
+    for processes, some in ((1, jobs), (2, {name: jobs[name] for name in ("lora", "ppo")})):
+        run(tmp_path / f"{processes}", some, processes, "elsewhere.py", ELSEWHERE=str(built))
+        for name in some:
+            close(tmp_path / "cpu" / name, tmp_path / f"{processes}" / name)
 
 
 SHORT = (
@@ -196,9 +244,62 @@ def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_in_the_machines_memory_weights_learn_the_same_to_the_bit(tmp_path: Path) -> None:
+    """Two processes with and without `offload`. On one process only that cuts them, over itself."""
+    cut = {name: sharded(*said) for name, said in OFFLOADED.items()}
+    lying = {f"{name}, offloaded": sharded(*said, "offload=true") for name, said in OFFLOADED.items()}
+    run(tmp_path / "2", {**cut, **lying}, 2)
+    for name in cut:
+        one, other = tmp_path / "2" / name, tmp_path / "2" / f"{name}, offloaded"
+        assert metrics(one) == metrics(other) and bits(one) == bits(other), name
+
+    alone = {name: lying[f"{name}, offloaded"] for name in ("rloo", "lora")}
+    odd = (f"folder={WORLD}", "algorithm=[rloo,'odd:RunsOut']", "train.prompts=12", "evaluate=null")
+    full = {
+        "full": job("algorithms/rloo.yaml", *odd),
+        "full, offloaded": sharded("rloo", *odd, "offload=true"),
+    }
+    run(tmp_path / "1", {**alone, **full, "kto": sharded("kto", "offload=true")}, 1)
+    for name in alone:
+        close(tmp_path / "2" / name, tmp_path / "1" / name)
+    close(tmp_path / "1/full", tmp_path / "1/full, offloaded")
+    (last, *_) = sorted((tmp_path / "1/rloo/checkpoints").glob("[0-9]*"), reverse=True)
+    assert (last / "optimiser/shard-00001-of-00001.safetensors").is_file()
+    said = json.loads((tmp_path / "1/kto-rank0.json").read_text())["said"]
+    assert all(part in said for part in ("the model `policy` is cut", "in a loss", "shard: none")), said
+
+
+@pytest.mark.slow
+def test_offload_is_switched_where_a_run_goes_on(tmp_path: Path) -> None:
+    begin = (job("algorithms/rloo.yaml")["file"], *SHORT, "shard=all", "train.iterations=8")
+    code, said = Command(*begin, "--processes", "2", "--name", "whole", runs=tmp_path).end()
+    assert code == 0, said
+    command = Command(*begin, "offload=true", "--processes", "2", "--name", "killed", runs=tmp_path)
+    wait_for(tmp_path / "killed/checkpoints/00000003")
+    os.kill(command.rank(1), signal.SIGKILL)
+    assert command.end()[0] == 1
+    shutil.copytree(tmp_path / "killed", tmp_path / "off")
+    shutil.copytree(tmp_path / "killed", tmp_path / "alone")
+    for name, *more in (
+        ("killed", "--processes", "2"),
+        ("off", "offload=false", "--processes", "2"),
+        ("alone",),
+    ):
+        code, said = Command("--resume", name, *more, runs=tmp_path).end()
+        assert code == 0, said
+    for name in ("killed", "off"):
+        assert metrics(tmp_path / name) == metrics(tmp_path / "whole")
+        assert bits(tmp_path / name) == bits(tmp_path / "whole")
+    close(tmp_path / "whole", tmp_path / "alone")
+    assert "offload changes after" in (tmp_path / "off/inexact.jsonl").read_text()
+    assert not (tmp_path / "killed/inexact.jsonl").exists()
+    assert (tmp_path / "alone/model").is_dir()
+
+
+@pytest.mark.slow
 def test_an_error_in_the_middle_of_a_pass_ends_all_with_its_rank(tmp_path: Path) -> None:
     odd = (
-        f"folder={Path(__file__).parent / 'world'}",
+        f"folder={WORLD}",
         "algorithm=[rloo,'odd:Stumbles']",
         "train.iterations=4",
     )

@@ -44,7 +44,13 @@ def job(file: str, *overrides: str) -> dict[str, Any]:
     return {"file": str(EXAMPLES / file), "overrides": [*small, *overrides]}
 
 
-def run(folder: Path, jobs: Mapping[str, dict[str, Any]], processes: int, **environment: str) -> str:
+def run(
+    folder: Path,
+    jobs: Mapping[str, dict[str, Any]],
+    processes: int,
+    script: str = "together.py",
+    **environment: str,
+) -> str:
     """Run them all in so many processes that begin once; what these printed."""
     folder.mkdir(parents=True)
     listed = folder / "jobs.json"
@@ -53,7 +59,7 @@ def run(folder: Path, jobs: Mapping[str, dict[str, Any]], processes: int, **envi
     if processes > 1:
         begin += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     done = subprocess.run(
-        [*begin, str(Path(__file__).with_name("together.py")), str(folder), str(listed)],
+        [*begin, str(Path(__file__).with_name(script)), str(folder), str(listed)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

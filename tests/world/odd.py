@@ -109,6 +109,21 @@ class Stumbles(Component):
         return Loss(batch.mean_over_tokens(now.logprobs_NT))
 
 
+class RunsOut(Component):
+    """A loss for which memory runs out once, where a step has begun."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    asked = 0
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        self.asked += 1
+        if self.asked == 2:
+            raise torch.OutOfMemoryError("a full card")
+        return Loss(batch.mean_over_tokens(now.logprobs_NT))
+
+
 class Fussy(Component):
     """A reward that cannot score the last prompts, which another process is asked for than the first."""
 

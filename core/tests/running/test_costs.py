@@ -16,6 +16,7 @@ import torch
 from rlalign import ConfigError, Example
 from rlalign.config.load import load_pipeline
 from rlalign.costs.machines import GIB, Device, Machine
+from rlalign.costs.seconds import HOST, PCIE
 from rlalign.costs.shape import Shape
 from rlalign.running import costs_told
 from rlalign.running.checked import check
@@ -106,11 +107,15 @@ def row(text: str, name: str) -> list[str]:
 def test_what_does_not_fit_is_told_with_what_would() -> None:
     text = said()
     assert "machine: 8 × H100 (each 79.1 GiB, 989 TFLOP/s in bfloat16, 3.35 TB/s)" in text
-    assert row(text, "GiB a device") == ["as it is", "with lora", "in 8 shards"]
-    assert row(text, "weights") == ["28.4", "28.4", "3.5"]
-    assert row(text, "other models") == ["28.4", "–", "3.5"]
-    assert row(text, "optimiser") == ["56.7", "0.3", "7.1"]
-    assert row(text, "fits in 71.2 GiB") == ["no", "yes", "yes"]
+    assert row(text, "GiB a device") == ["as it is", "with lora", "in 8 shards", "offloaded"]
+    assert row(text, "weights") == ["28.4", "28.4", "3.5", "–"]
+    assert row(text, "other models") == ["28.4", "–", "3.5", "–"]
+    assert row(text, "optimiser") == ["56.7", "0.3", "7.1", "–"]
+    assert row(text, "of the machine's memory") == ["–", "–", "–", "17.7"]
+    assert row(text, "fits in 71.2 GiB") == ["no", "yes", "yes", "yes"]
+    assert re.search(
+        r"^    offloaded \(.*\): [0-9.]+ GiB, and 17.7 GiB of the machine's memory$", text, re.MULTILINE
+    )
     assert "does not fit as it is, all of it on each device. What would:\n" in text
     assert re.search(r"^    lora: \{r: 16\} in the policy: [0-9.]+ GiB$", text, re.MULTILINE)
     assert "single devices that are enough: as it is none; with lora A100-80, H100, H200, B200" in text
@@ -138,9 +143,9 @@ def test_seconds_have_their_shares_and_add_up() -> None:
     text = said()
     parts = [" ".join(row(text, part)) for part in ("rollout", "score", "update", "exchange")]
     shares = [[int(share) for share in re.findall(r"([0-9]+)%", cells)] for cells in parts]
-    assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100, 100], abs=2)
-    assert len(row(text, "400 iterations")) == 2
-    assert len(row(text, "iterations, for 5%")) == 2
+    assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100] * 3, abs=2)
+    assert len(row(text, "400 iterations")) == 3
+    assert len(row(text, "iterations, for 5%")) == 3
     assert "in shards: `shard: all` with `train: {recompute: true}`, transformers models only" in text
 
 
@@ -181,8 +186,8 @@ def test_an_iteration_too_large_for_each_rank_is_told() -> None:
 
 def test_adapters_fit_on_one_device_and_are_not_offered_again() -> None:
     text = said("H100", "adapted")
-    assert row(text, "GiB a device") == ["as it is"]
-    assert row(text, "fits in 71.2 GiB") == ["yes"]
+    assert row(text, "GiB a device") == ["as it is", "offloaded"]
+    assert row(text, "fits in 71.2 GiB") == ["yes", "yes"]
     assert "other models" not in text
     assert "does not fit" not in text
     assert "40.4 million learn" in text
@@ -209,6 +214,19 @@ def test_this_machine_is_told_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.count("\n") == 2
     assert "more than 57.6 GiB" in text
     assert row(said("here"), "copy for checkpoints")
+
+
+def test_what_is_offloaded_on_this_machine_is_told_with_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = Device("H100", 80 * GIB, 1e15, 7e13, 3e12, 4e11)
+    monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
+    assert "more than 72 GiB" in said(None)
+    text = checked({**pipeline(), "shard": "auto", "offload": True}, None)
+    assert re.search(
+        r"about [0-9.]+ GiB of 80 GiB and 142 GiB of the machine's memory; an iteration about", text
+    )
+    assert ", exchange " in text
 
 
 def test_an_unknown_machine_is_an_error() -> None:
@@ -282,3 +300,35 @@ def test_weights_in_shards_travel_in_each_pass() -> None:
     passes = found.seconds.exchange / gathered
     assert passes == pytest.approx(1 + round((passes - 1) / (one.work.passes + 3)) * (one.work.passes + 3))
     assert in_shards(replace(one, budget=2048), on).seconds.exchange > found.seconds.exchange
+
+
+def test_what_is_offloaded_leaves_the_device_to_what_is_put_together() -> None:
+    """A model of 7B, whose optimiser one device does not hold, learns on it: 20 bytes a weight lie elsewhere."""
+    one, on = model(), Machine(Device("large", 80 * GIB, 1e15, 7e13, 3e12, 4e11))
+    lying = in_shards(one, on, offload=True)
+    assert lying.fits and not whole(one, on).fits
+    assert lying.bytes.offloaded == (16 + one.copies) * one.shape.weights
+    assert lying.bytes.stays == 0
+    assert lying.bytes.block >= 2 * 4 * (one.shape.block + one.shape.head)  # the head with its gradient
+    held = in_shards(one, on.with_count(8), offload=True)
+    assert held.bytes.offloaded == lying.bytes.offloaded / 8
+    assert held.bytes.sampler == in_shards(one, on.with_count(8)).bytes.sampler
+    adapted = in_shards(one.with_lora(), on, offload=True).bytes  # adapters stay on the device
+    assert adapted.optimiser == 8 * one.shape.adapters and adapted.offloaded == 4 * one.shape.weights
+    cpu = replace(on, device=replace(on.device, cpu=True))
+    assert in_shards(one, cpu, offload=True).bytes.offloaded == 0
+
+
+def test_what_is_offloaded_comes_and_goes_over_the_bus() -> None:
+    one, on = model(), Machine(Device("large", 800 * GIB, 1e15, 7e13, 3e12, 4e11))
+    of, work = one.shape, one.work
+    found = in_shards(replace(one, budget=10**9), on, offload=True)  # one micro-batch an optimiser step
+    passes, weights = work.steps, 4 * of.weights
+    brought = (1 + passes * (work.passes + 2 * work.epochs) + passes * work.epochs) * weights / PCIE
+    stepped = work.epochs * work.steps * (12 + 28) * of.weights / HOST
+    assert found.seconds.exchange == pytest.approx(brought + stepped)
+    adapted = in_shards(replace(one.with_lora(), budget=10**9), on, offload=True).seconds.exchange
+    assert adapted == pytest.approx((1 + passes * (work.passes + 2 * work.epochs)) * weights / PCIE)
+    several = in_shards(replace(one, budget=10**9), on.with_count(8), offload=True)
+    travel = in_shards(replace(one, budget=10**9), on.with_count(8)).seconds.exchange
+    assert several.seconds.exchange == pytest.approx(travel + brought / 8 + stepped)

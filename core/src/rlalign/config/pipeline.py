@@ -245,6 +245,11 @@ class PipelineSettings(Options):
         description="all: with several processes, the weights of transformers models and what the optimiser knows of "
         "them are cut over all of these; none: each process has all of it; auto: all where that would not fit",
     )
+    offload: bool = Field(
+        False,
+        description="with `shard`: between passes what is cut lies in the machine's memory, and the optimiser steps "
+        "there; on one process, too",
+    )
     deterministic: bool = Field(
         False,
         description="only operations that give the same bits each time, on a GPU too; any other is refused",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlalign.costs.machines import Machine
 from rlalign.costs.shape import Shape, Work
@@ -34,13 +34,16 @@ class Bytes:
     sampler: float
     """Weights that are put together out of their shards, to sample with."""
     block: float
-    """A layer that is put together out of its shards."""
+    """What is put together at once while a pass goes on: two layers; of weights that are offloaded, the embeddings and
+    the head with their gradients, too."""
     activations: float
     logits: float
     cache: float
     """Keys and values of the rows that are sampled at once."""
     snapshot: float
     """What the next checkpoint is written from, where that memory is the machine's own."""
+    offloaded: float = 0.0
+    """Of the machine's memory, not of the device's: weights, other models, gradients and moments."""
 
     @property
     def stays(self) -> float:
@@ -70,34 +73,46 @@ def taken(
     rows: int,
     copies: float = 0,
     shares: int = 1,
+    offload: bool = False,
 ) -> Bytes:
     """On each device, of micro-batches of so many `tokens`, heads of `chunk` rows, `rows` sampled at once.
 
     `copies`: bytes a weight of other models of this size. `shares`: among how many devices weights, gradients and
     moments are divided; to sample each puts the weights together, and makes the copies that it computes with.
+    `offload`: what is divided lies in the machine's memory; adapters do not.
     """
+    cut = shares > 1 or offload
     learned = of.learned if work.learns else 0
     masters = 4 if work.held == 2 else 0
     each = 2 if work.dtype == "bfloat16" else 4
     casts = work.dtype == "bfloat16" and work.held == 4
     merged = learned and of.learned < of.weights  # adapters are added into what the sampler reads
     read = each * of.weights if casts or merged else 0.0
-    half = 0.0 if shares > 1 else read + (2 * learned if casts else 0.0)
+    half = 0.0 if cut else read + (2 * learned if casts else 0.0)
     kept_models = (work.held + copies) * of.weights + (8 + masters) * learned
     kept = of.left(again=work.recompute, half=work.held == 2)
-    return Bytes(
+    found = Bytes(
         weights=work.held * of.weights / shares,
         copies=copies * of.weights / shares,
         gradients=4 * learned / shares,
         optimiser=(8 + masters) * learned / shares,
         half=half,
-        sampler=work.held * of.weights + read if shares > 1 and work.sampled else 0.0,
-        block=2 * 4 * of.block if shares > 1 else 0.0,
+        sampler=work.held * of.weights + read if cut and work.sampled else 0.0,
+        block=2 * 4 * of.block if cut else 0.0,
         activations=(kept * tokens) if work.learns else 0.0,
         logits=LOGITS * 4 * chunk * of.vocabulary if work.learns else 0.0,
         cache=rows * row_bytes(of, work.prompt + work.longest, each) if work.sampled else 0.0,
         snapshot=float(kept_models) if on.device.cpu else 0.0,
     )
+    if not offload or on.device.cpu:
+        return found
+    gone = [found.weights, found.copies]
+    if not merged:
+        gone += [found.gradients, found.optimiser]
+        found = replace(found, gradients=0.0, optimiser=0.0)
+    rest = max(of.head, of.weights - of.layers * of.block)
+    block = found.block + (2 if learned and not merged else 1) * 4 * rest
+    return replace(found, weights=0.0, copies=0.0, block=block, offloaded=sum(gone))
 
 
 def row_bytes(of: Shape, tokens: float, each: int) -> float:

@@ -38,6 +38,10 @@ NETWORK = 8.25e9
 checkpoint_engine)."""
 DISK = 2e9
 """Bytes a second that a node writes: assumed."""
+PCIE = 25e9
+"""Bytes a second between the machine's memory and a device, each way: assumed; PCIe 4.0 has 32, 5.0 has 64 on paper."""
+HOST = 100e9
+"""Bytes a second that the processors of a node read and write of its memory while they step and add: assumed."""
 STATE = 14
 """Bytes of a checkpoint for each weight that learns: bfloat16 weights, float32 masters and two moments."""
 
@@ -131,6 +135,20 @@ def put_together(of: Shape, work: Work, on: Machine, *, passes: float) -> float:
     rate = on.device.link if on.nodes == 1 else min(on.device.link, 50e9)
     times = bool(work.sampled) + passes * (work.passes + (3 * work.epochs if work.learns else 0))
     return times * 4 * of.weights / rate
+
+
+def offloaded(of: Shape, work: Work, on: Machine, *, passes: float) -> float:
+    """What `put_together` puts together comes from the machine's memory, where gradients go and the optimiser steps.
+    As if nothing of it were hidden behind computing.
+    """
+    times = bool(work.sampled) + passes * (work.passes + (2 * work.epochs if work.learns else 0))
+    brought = times * 4 * of.weights / on.count / PCIE
+    if not work.learns or of.learned < of.weights:  # adapters stay where they are
+        return brought
+    # Those of a micro-batch are added to those before.
+    gradients = passes * work.epochs * (4 / on.count / PCIE + 12 / on.nodes / HOST)
+    stepped = work.epochs * work.steps * 28 / on.nodes / HOST
+    return brought + of.learned * (gradients + stepped)
 
 
 def reloaded(of: Shape, *, tensor: int = 1) -> float:

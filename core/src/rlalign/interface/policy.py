@@ -19,7 +19,7 @@ from rlalign.decoding import sampler
 from rlalign.decoding.interfaces import Constraint, Decoder, Finished
 from rlalign.decoding.play import Game
 from rlalign.errors import ConfigError, RLAlignError
-from rlalign.world.sharding import Parts
+from rlalign.world.sharding import Parts, is_cut
 
 X = TypeVar("X")
 
@@ -48,6 +48,14 @@ class Model(nn.Module):
     def __init__(self, config: BaseModel) -> None:
         super().__init__()
         self.config: Any = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: between passes its weights may lie in the machine's memory."""
+        if (weight := next(self.parameters(), None)) is None:
+            return torch.device("cpu")
+        found: Any = weight
+        return torch.device(found.device_mesh.device_type) if is_cut(weight) else weight.device
 
     def shrink(self) -> None:
         """Be a small model of the same architecture, with the same tokenizer and random weights: asked once, before it

@@ -90,7 +90,11 @@ class Engine(Forward):
         cuts = self.cut(batch.rollout, self.unit, world.size)
         what, cut = f"the gradient of {len(batch)} responses", self._cut
         work = partial(self._in_rounds if cut else self._some, batch, losses, cuts)
-        found = world.summed(partial(work, world.rank, world.size), self._uncut, what, together=cut)
+        self.amid = cut
+        try:
+            found = world.summed(partial(work, world.rank, world.size), self._uncut, what, together=cut)
+        finally:
+            self.amid = False
         rest(self.models.values())
         for more in found[1:]:
             add(found[0], more)

@@ -59,6 +59,8 @@ class Forward:
         self.before_forward = before_forward
         for model in models.values():
             model.recomputes = recompute
+        self.amid = False
+        """Whether weights that are cut are put together for a pass."""
         self.forwards = 0
         """Trunk forwards of `policy` since the start; tests count them."""
 
@@ -83,10 +85,10 @@ class Forward:
         mine = parts[world.rank :: world.size]
         what = f"the scoring of {len(rollout)} responses by `{model}`"
         together = self._is_cut(model)
-        if together and world.apart:
+        if together and (world.apart or self.amid):
             raise RLAlignError(
-                f"the model `{model}` is cut over all processes, and cannot be asked by one that works on its share "
-                "(in a loss or a reward); say `shard: none`"
+                f"the model `{model}` is cut, and cannot be asked in the middle of a pass, or by a process that works "
+                "on its share (in a loss or a reward); say `shard: none`"
             )
 
         waited_for = together and len(mine) * world.size < len(parts)
@@ -217,8 +219,8 @@ class Forward:
     def autocast(self) -> AbstractContextManager[object]:
         if self.dtype != "bfloat16":
             return nullcontext()
-        device = next((p.device.type for m in self.models.values() for p in m.parameters()), "cpu")
-        return torch.autocast(device, dtype=torch.bfloat16)
+        device = next((m.device for m in self.models.values() if any(True for _ in m.parameters())), None)
+        return torch.autocast("cpu" if device is None else device.type, dtype=torch.bfloat16)
 
     def _opened(
         self,
@@ -270,7 +272,8 @@ class Forward:
 
     def halve(self, rollout: Rollout, error: Exception) -> None:
         """Compute half as much at once, memory having run out; not less than one response and a few steps."""
-        if any(model.sharded for model in self.models.values()):
+        cut = any(model.sharded for model in self.models.values())
+        if cut and here().count > 1:
             raise RLAlignError(
                 "out of memory, and the other processes wait in the middle of a pass: go on from the last checkpoint "
                 f"with `train.budget: {self.budget // 2}`"
@@ -280,6 +283,11 @@ class Forward:
                 f"out of memory on one response of {int(rollout.cost_N.max())} tokens; shorten prompts or "
                 "`generation.max_new_tokens`, or use a smaller model"
             )
+        if cut:  # what it left in the weights that were put together
+            for model in self.models.values():
+                for parameter in model.parameters():
+                    parameter.grad = None
+            rest(self.models.values())
         self.budget = max(1, self.budget // 2)
         self.head_chunk = max(min(16, self.head_chunk), self.head_chunk // 2)
 

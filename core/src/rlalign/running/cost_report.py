@@ -21,12 +21,13 @@ PARTS = {
     "half": "copies to compute with",
     "snapshot": "copy for checkpoints",
     "gradients": "gradients, learning",
-    "block": "a layer put together",
+    "block": "put together for a pass",
     "activations": "activations, learning",
     "logits": "logits, learning",
     "sampler": "weights, sampling",
     "cache": "keys and values, sampling",
 }
+OFFLOADED = "of the machine's memory"
 DATA = 45
 """Bytes of a token of an iteration's data, on each rank."""
 MUCH_DATA = 8e9
@@ -36,6 +37,7 @@ MARGIN = 0.3
 SMALL = 1e9
 """Weights below which a GPU is not kept busy (docs/machines.md)."""
 CUT = "`shard: all` with `train: {recompute: true}`"
+LYING = "`offload: true` beside these"
 
 
 def machine_in_words(on: Machine) -> str:
@@ -51,15 +53,16 @@ def machine_in_words(on: Machine) -> str:
     return f"{on} ({'each ' if on.count > 1 else ''}{in_words(device.memory)}, {rate}, {bandwidth}{measured})"
 
 
-def shortly(plan: PhasePlan, model: Model, on: Machine) -> str:
+def shortly(plan: PhasePlan, model: Model, on: Machine, offload: bool = False) -> str:
     """In a line: how much memory, how long a step."""
-    layout = whole(model, on)
+    layout = in_shards(model, on, offload=True) if offload and not on.device.cpu else whole(model, on)
+    aside = f" and {in_words(layout.bytes.offloaded)} {OFFLOADED}" if layout.offloaded else ""
     fits = "" if layout.fits else f", more than {in_words(TAKEN * on.device.memory)} that can be planned with"
     took = layout.seconds
-    parts = [("rollout", took.rollout), ("score", took.score), ("update", took.update)]
-    shown = ", ".join(f"{name} {seconds(value)}" for name, value in parts if value)
+    parts = {name: getattr(took, name) for name in ("rollout", "score", "update", "exchange")}
+    shown = ", ".join(f"{name} {seconds(value)}" for name, value in parts.items() if value)
     return (
-        f"on {on.device.name} about {in_words(layout.bytes.most)} of {in_words(on.device.memory)}{fits}; "
+        f"on {on.device.name} about {in_words(layout.bytes.most)} of {in_words(on.device.memory)}{aside}{fits}; "
         + (f"an iteration about {seconds(layout.total)} ({shown}), rewards apart" if layout.fits else "")
     ).removesuffix("; ")
 
@@ -71,6 +74,8 @@ def ways_of(model: Model, on: Machine) -> dict[str, Layout]:
         ways["with lora"] = whole(model.with_lora(), on)
     if on.count > 1:
         ways[f"in {on.count} shards"] = in_shards(model, on)
+    if not on.device.cpu:
+        ways["offloaded"] = in_shards(model, on, offload=True)
     return ways
 
 
@@ -94,6 +99,11 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
         yield (
             f"in shards: {CUT}, transformers models only: weights, in float32, and optimiser cut over all devices; to "
             "sample each puts all weights together"
+        )
+    if not on.device.cpu:
+        yield (
+            f"offloaded: {CUT}, {LYING}: between passes they lie in the machine's memory, for each device as much as "
+            "is said above; reckoned with 25 GB/s to a device and 100 GB/s for the processors of a node"
         )
 
 
@@ -136,6 +146,9 @@ def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
         if any(found):
             rows.append((name, [gib(size, unit) if size else "–" for size in found]))
     rows.append(("most at once", [gib(way.bytes.most, unit) for way in ways.values()]))
+    if any(way.offloaded for way in ways.values()):
+        aside = [way.bytes.offloaded for way in ways.values()]
+        rows.append((OFFLOADED, [gib(size, unit) if size else "–" for size in aside]))
     rows.append((f"fits in {there}", ["yes" if way.fits else "no" for way in ways.values()]))
     yield from _table(rows)
     yield f"({there} is {TAKEN:.0%} of a device: its driver, and what is lost between pieces, have the rest)"
@@ -169,6 +182,12 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
             found.append(f"  {name}: {gib(layout.bytes.most)} GiB")
             if "lora" in name:
                 break
+    lying = in_shards(model, on, offload=True)
+    if lying.fits and not on.device.cpu:
+        found.append(
+            f"  offloaded ({CUT}, {LYING}): {gib(lying.bytes.most)} GiB, and {gib(lying.bytes.offloaded)} GiB of the "
+            "machine's memory"
+        )
     if (sharded := fewest(model, on)) is not None:
         found.append(f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each")
     yield from found or ["  nothing that is known here"]
@@ -176,12 +195,9 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
 
 def _devices(model: Model) -> Iterator[str]:
     """On which single devices of the table it fits."""
-    ways = {"as it is": model}
-    if model.learns_all:
-        ways["with lora"] = model.with_lora()
     said = []
-    for name, one in ways.items():
-        fitting = [device.name for device in DEVICES.values() if whole(one, Machine(device)).fits]
+    for name in ways_of(model, Machine(next(iter(DEVICES.values())))):
+        fitting = [d.name for d in DEVICES.values() if ways_of(model, Machine(d))[name].fits]
         said.append(f"{name} {', '.join(fitting) or 'none'}")
     yield f"single devices that are enough: {'; '.join(said)}"
 
@@ -299,7 +315,7 @@ def _all_long(model: Model, name: str, way: Layout) -> float:
     """Seconds of an iteration whose responses are all as long as they may be."""
     longer = _way(model, name)
     longer = replace(longer, work=replace(longer.work, response=longer.work.longest))
-    return (in_shards if way.sharded else whole)(longer, way.on).total
+    return (in_shards(longer, way.on, way.offloaded) if way.sharded else whole(longer, way.on)).total
 
 
 def _checkpoint(model: Model, name: str, way: Layout) -> tuple[float, float, int]:

@@ -131,6 +131,7 @@ class Layout:
     rows: int
     """Responses that a device, or a sampler, gives at once."""
     sharded: bool = False
+    offloaded: bool = False
 
     @property
     def fits(self) -> bool:
@@ -182,17 +183,20 @@ def whole(model: Model, on: Machine) -> Layout:
     return _laid_out(model, on, shares=1)
 
 
-def in_shards(model: Model, on: Machine) -> Layout:
-    """In shards over all devices (`shard: all`), held in float32 at least, activations computed again."""
+def in_shards(model: Model, on: Machine, offload: bool = False) -> Layout:
+    """In shards over all devices (`shard: all`), held in float32 at least, activations computed again.
+
+    `offload`: they lie in the machine's memory between passes.
+    """
     model, of = model.again(), model.shape
     if model.work.held == 2:
         model = replace(model, work=replace(model.work, held=4), copies=model.copies * 2)
     if of.prompt == of.response:  # a decoder alone, which then reads whole rows
         model = replace(model, shape=replace(of, once=False))
-    return _laid_out(model, on, shares=on.count)
+    return _laid_out(model, on, shares=on.count, offload=offload)
 
 
-def _laid_out(model: Model, on: Machine, *, shares: int) -> Layout:
+def _laid_out(model: Model, on: Machine, *, shares: int, offload: bool = False) -> Layout:
     of, work, device = model.shape, model.work, on.device
     kind = "cpu" if device.cpu else "cuda"
     chunk = model.chunk or HEAD_CHUNK.get(kind, OTHERS[1])
@@ -200,38 +204,40 @@ def _laid_out(model: Model, on: Machine, *, shares: int) -> Layout:
     row = work.prompt + work.longest
     prompts = work.prompts if of.once else work.responses
     step = (prompts * work.prompt + work.responses * work.response) / work.steps / on.count
-    most = max(row, min(model.budget or _fitting(model, on, kind, chunk, shares), step))
+    most = max(row, min(model.budget or _fitting(model, on, kind, chunk, shares, offload), step))
     tokens = math.ceil(most) if work.learns else 0
 
     def taken(rows: int) -> Bytes:
         return memory.taken(
             of, work, on,
-            tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares,
+            tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares, offload=offload,
         )  # fmt: skip
 
     empty = taken(0)
     rows = memory.rows_at_once(of, work, on, empty.stays + empty.sampler, most=each)
     dealt = replace(work, prompts=on.count * math.ceil(work.prompts / on.count))  # who has fewer waits
     took = seconds.whole(of, dealt, on, rows=max(1, rows), weight=2 if work.dtype == "bfloat16" else 4)
+    passes = work.steps * math.ceil(step / most)
     if shares > 1:
-        passes = work.steps * math.ceil(step / most)
         took = replace(took, exchange=seconds.put_together(of, work, on, passes=passes))
+    if offload:
+        took = replace(took, exchange=took.exchange + seconds.offloaded(of, work, on, passes=passes))
     took = replace(
         took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
     )
-    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1)
+    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1 or offload, offload)
 
 
-def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int) -> int:
+def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int, offload: bool) -> int:
     """The micro-batch that rlalign would choose there."""
     of, most = model.shape, MOST.get(kind, OTHERS[0])
     size = Footprint(
-        weights=4 * of.weights // shares,
-        learned=4 * of.learned // shares,
+        weights=0 if offload else 4 * of.weights // shares,
+        learned=0 if offload else 4 * of.learned // shares,
         token=int(of.left(again=model.work.recompute, half=model.work.held == 2)),
         logits=4 * of.vocabulary,
     )
-    free = int(on.device.memory - model.work.held * of.weights / shares)
+    free = int(on.device.memory - (0 if offload else model.work.held * of.weights / shares))
     return fitting_tokens(size, free, copies=round(model.copies / 4), most=most, chunk=chunk)
 
 

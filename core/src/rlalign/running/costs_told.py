@@ -53,6 +53,8 @@ class Costs:
     on: Machine | None = None
     full: bool = False
     """All that can be told, and not a line."""
+    offload: bool = False
+    """Whether the pipeline says so."""
     why: str = ""
 
     @property
@@ -70,7 +72,7 @@ class Costs:
                     f"\n{plan.settings.name}:\n" + lines(list(in_full(plan, model, self.on, phase.of, rows)))
                 )
             else:
-                told.append(f"  {plan.settings.name}: {shortly(plan, model, self.on)}")
+                told.append(f"  {plan.settings.name}: {shortly(plan, model, self.on, self.offload)}")
         return "\n".join(told) + "\n"
 
     def machine(self) -> dict[str, Any] | None:
@@ -118,7 +120,7 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
         name = space.pipeline.policy.name
         why = why or f"policy `{name}` {silent}, so nothing can be said of memory and time"
         return Costs(phases, why=why if said else "")
-    return Costs(phases, machine_of(said, space), full=said is not None)
+    return Costs(phases, machine_of(said, space), full=said is not None, offload=space.pipeline.offload)
 
 
 def _drawn(plan: PhasePlan, found: Found) -> Sequence[Example] | None:

@@ -1,4 +1,4 @@
-"""`shard: auto`: whether weights are cut over the processes of a run, or whole on each."""
+"""Whether weights are cut over the processes of a run, or whole on each: what `shard` and `offload` come to."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ def cut_or_whole(
     measured: Callable[[torch.device], Device] = this_device,
 ) -> tuple[str, str]:
     """`none` or `all`, and where that was to be found out, why. The same on every rank."""
+    world = here()
+    if world.count == 1 and not pipeline.offload:
+        return "none", ""
     if pipeline.shard != "auto":
         return pipeline.shard, ""
-    world = here()
-    if world.count == 1:
-        return "none", ""
     if against := next(iter(against_shards(pipeline, plans)), ""):
         return "none", f"weights stay whole on each process: {against}"
     short = world.gather(lambda: _short_of(pipeline, plans, measured(device)), "whether the weights fit")
     phases = [phase for phase in short if phase is not None]
     if not phases:
         return "none", "shard: auto: weights are whole on each process: they fit"
-    return (
-        "all",
-        f"shard: auto: weights are cut over {world.count} processes: whole, `{phases[0]}` would not fit",
-    )
+    become = [f"are cut over {world.count} processes"] if world.count > 1 else []
+    become += ["lie in the machine's memory between passes"] if pipeline.offload else []
+    return "all", f"shard: auto: weights {' and '.join(become)}: whole, `{phases[0]}` would not fit"
 
 
 def _short_of(pipeline: Pipeline, plans: Sequence[PhasePlan], device: Device) -> str | None:

@@ -35,6 +35,7 @@ from rlalign.running.checkpointing import (
     last_checkpoint,
     place_of,
 )
+from rlalign.running.cutting import cut_or_whole
 from rlalign.running.display import Display, NoDisplay, make_display
 from rlalign.running.exits import unfinished
 from rlalign.running.iterating import iterate
@@ -141,6 +142,9 @@ class Session(Workspace):
     def build_policy(self) -> None:
         self.models.opened()  # whatever that imports is no memory of the models
         self._memory = Memory(self.device)
+        self.models.shard, why = cut_or_whole(self.pipeline, self.plans, self.device)
+        if why:
+            self.display.note(why)
         super().build_policy()
 
     # -- the run's folder -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from rlalign.errors import RLAlignError
 from rlalign.records.result import COSTS
 from rlalign.records.rundir import write_atomic
 from rlalign.running import figures
-from rlalign.running.costing import whole
+from rlalign.running.costing import in_shards, whole
 from rlalign.running.costs_told import phase_work
 from rlalign.running.phase import RunningPhase
 from rlalign.running.this_machine import this_device
@@ -127,7 +127,10 @@ def _estimate(phase: RunningPhase) -> dict[str, float] | None:
         return None
     if work.model is None:
         return None
-    layout = whole(work.model, Machine(_rates(phase.workspace.device)))
+    on = Machine(_rates(phase.workspace.device))
+    layout = (
+        whole(work.model, on) if phase.models.shard == "none" else in_shards(work.model, on, offload=True)
+    )
     took = {stage: float(getattr(layout.seconds, stage)) for stage in STAGES}
     return {**took, "iteration": sum(took.values()), "memory": layout.bytes.most}
 

@@ -15,7 +15,6 @@ from rlalign.errors import RLAlignError, attributed_to
 from rlalign.interface.policy import Model, ModelMap, NoRoom, Policy, Value
 from rlalign.records.weights import fingerprint, hold, kept, load_weights
 from rlalign.running.plan import NewTokens
-from rlalign.world.ranks import here
 from rlalign.world.sharding import shard
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -44,6 +43,8 @@ class Models(ModelMap):
         self._seed = seed
         self.shard = "none"
         """`all`: weights are cut over the processes."""
+        self.offload = False
+        """Whether what is cut lies in the machine's memory between passes."""
         self.begun: str | None = None
         """The fingerprint of the policy's first weights, where they have been cut since."""
         self._models: dict[str, Model] = {}
@@ -272,7 +273,7 @@ def _settle(models: Models, model: Model, dtype: str | None, source: Policy | No
     if model.sharded:  # it computes with weights that are cut already
         return
     half = models.dtype == torch.bfloat16
-    cut = isinstance(model, Policy) and model.divisible and models.shard != "none" and here().count > 1
+    cut = isinstance(model, Policy) and model.divisible and models.shard != "none"
     # Cut, its blocks come to the device one after the other.
     model.to(device=None if cut else models.device, dtype=torch.float32 if half else models.dtype)
     if dtype is not None or half:
@@ -285,7 +286,7 @@ def _settle(models: Models, model: Model, dtype: str | None, source: Policy | No
     if "policy" not in models:
         models.begun = fingerprint(model)
     model.sharded = True
-    shard(model, model.parts(), models.device)
+    shard(model, model.parts(), models.device, models.offload)
     model.let_go()
     if source is not None:
         model.sync(source)

@@ -125,6 +125,11 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
         )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
     faults.found += against_shards(pipeline, plans) if pipeline.shard == "all" else []
+    if pipeline.offload and pipeline.shard == "none":
+        place = pipeline.places.get("offload", pipeline.policy.place)
+        faults.found.append(
+            f"{place}: offload: true: it is of weights that are cut: say `shard: all` or `auto`, too"
+        )
     faults.stop()
     return plans, builder
 

@@ -111,7 +111,8 @@ def _told(seen: _Seen, plans: Sequence[PhasePlan], policy: Policy, seconds: floa
 def small(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Pipeline:
     """The pipeline with one small iteration in each phase."""
     phases = tuple(_phase(plan) for plan in plans)
-    return pipeline.model_copy(update={"phases": phases, "repeat": 1, "device": "cpu", "shard": "none"})
+    once = {"phases": phases, "repeat": 1, "device": "cpu", "shard": "none", "offload": False}
+    return pipeline.model_copy(update=once)
 
 
 def _phase(plan: PhasePlan) -> Phase:

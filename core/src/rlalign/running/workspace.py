@@ -18,7 +18,6 @@ from rlalign.records.answers import Answers
 from rlalign.records.logs import Logs
 from rlalign.records.rundir import RunDir
 from rlalign.running.components import Components
-from rlalign.running.cutting import cut_or_whole
 from rlalign.running.data import Data
 from rlalign.running.display import Display
 from rlalign.running.models import Models
@@ -62,6 +61,7 @@ class Workspace:
             pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
         )
+        self.models.offload = pipeline.offload
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
         self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
@@ -78,9 +78,6 @@ class Workspace:
 
     def build_policy(self) -> None:
         _ask_for_same_bits(self.pipeline.deterministic, self.device)
-        self.models.shard, why = cut_or_whole(self.pipeline, self.plans, self.device)
-        if why:
-            self.display.note(why)
         specs = [spec for phase in self.pipeline.phases for spec in phase.models.values()]
         self.models.build_policy(keep_start=any(spec.of == "start" for spec in specs))
         self.head_chunk = head_chunk(self.device, self.models.policy.footprint())
@@ -111,6 +108,8 @@ class Workspace:
         if size is not None and self.models.shard != "none":
             count = here().count
             size = size._replace(weights=size.weights // count, learned=size.learned // count)
+            if self.models.offload and self.device.type != "cpu":
+                size = size._replace(weights=0, learned=0)
         if free is not None and self.device.type == "cpu":
             free //= here().beside
         if type(known.get(TOKENS)) is int:

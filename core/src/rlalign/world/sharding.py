@@ -31,25 +31,31 @@ class Parts(NamedTuple):
     """The methods by which a pass enters the model."""
 
 
-def shard(model: nn.Module, parts: Parts, device: torch.device) -> None:
-    """Cut a model that is whole on every rank. Gradients are summed over the ranks, not averaged."""
-    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+def shard(model: nn.Module, parts: Parts, device: torch.device, offload: bool = False) -> None:
+    """Cut a model that is whole on every rank. Gradients are summed over the ranks, not averaged.
 
-    if not hasattr(FSDPModule, "reset_iter_state"):
+    `offload`: pieces and their gradients lie in the machine's memory between passes; the device has what is kept whole.
+    """
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp.FSDPModule, "reset_iter_state"):
         raise ConfigError(f"shard: all: torch {torch.__version__} is too old for it; 2.13 will do")
     kept = {*parts.kept, *(p for p in model.parameters() if p.ndim == 0)}
     for parameter in kept:
         parameter.data = parameter.data.to(device)
-    mesh = _mesh(device.type)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # FSDP takes the present one
+    lies = fsdp.CPUOffloadPolicy(pin_memory=device.type != "cpu") if offload else fsdp.OffloadPolicy()
+    how: dict[str, Any] = {"mesh": _mesh(device.type), "ignored_params": kept, "offload_policy": lies}
     for block in parts.blocks:
-        fully_shard(block, mesh=mesh, ignored_params=kept)
-    root: Any = fully_shard(model, mesh=mesh, ignored_params=kept, reshard_after_forward=False)
+        fsdp.fully_shard(block, **how)
+    root: Any = fsdp.fully_shard(model, **how, reshard_after_forward=False)
     for part in _cut(root):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo knows no other, of float32
     root.set_reduce_scatter_unused_params(True)  # whether a weight is used differs from rank to rank
     for name in parts.entries:
-        register_fsdp_forward_method(root, name)
+        fsdp.register_fsdp_forward_method(root, name)
     root.through(lambda: None)  # only now does FSDP know which module is the root
     root.reset_iter_state()
 
@@ -60,6 +66,8 @@ def _mesh(kind: str) -> Any:
     import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh
 
+    if not dist.is_initialized():  # one process, whose weights lie in the machine's memory
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore
     return DeviceMesh.from_group(dist.new_group(timeout=longest()), kind)
 
 
@@ -118,21 +126,16 @@ def cut_like(x: Tensor, like: Any) -> Tensor:
     """A whole tensor, which every rank has, cut as another is; itself where that is whole."""
     if not is_cut(like):
         return x
-    from torch.distributed.tensor import distribute_tensor
-
-    x = x.to(device=local(like).device)
-    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
+    piece = x.narrow(0, offsets(like)[0], len(local(like)))
+    return with_others(piece.to(local(like), copy=True), like)
 
 
 def with_others(x: Tensor, like: Any) -> Tensor:
     """This rank's piece of a tensor that is cut as another is, as one with the pieces of all ranks."""
     if not is_cut(like) or x.shape != local(like).shape:
         return x
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(
-        x, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
-    )
+    # As FSDP does: `from_local` would bring it to the device, away from where the optimiser has it.
+    return type(like)(x, like._spec, requires_grad=False)  # type: ignore[no-any-return]
 
 
 def gathered(x: Any) -> Tensor:

@@ -60,12 +60,11 @@ class AttentionValue(Value):
             raise RLAlignError(
                 f"attention-value: {self.config.heads} heads do not divide {width}; set `heads`"
             )
-        like = next(policy.parameters())
         self.query = nn.Parameter(torch.randn(width))
         self.attention = nn.MultiheadAttention(width, self.config.heads, batch_first=True)
         self.out = nn.Linear(width, 1)
         self.drop = nn.Dropout(self.config.dropout)
-        self.to(device=like.device, dtype=like.dtype)
+        self.to(device=policy.device, dtype=next(policy.parameters()).dtype)
 
     def values(
         self, rollout: Rollout, features: tuple[Tensor, Tensor] | None = None, last: bool = False

@@ -173,8 +173,7 @@ class Reflecting(Environment):
         rows = [torch.zeros(1, steps) if greedy else torch.rand(1, steps, generator=own) for own in chance]
         uniforms = torch.stack(rows[: len(asked)]).clamp_min(2.0**-24)
         examples = [Example(f"reflection-{i}", text) for i, text in enumerate(asked)]
-        device = next(iter(model.parameters())).device
-        said = model.sample(examples, how, uniforms.to(device)).texts
+        said = model.sample(examples, how, uniforms.to(model.device)).texts
         return [dict(zip(asked, said, strict=True))[text] for text in seen] if greedy else said
 
     def check_labels(self, count: int) -> None:

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from rlalign import Decoder, Policy, Rollout
@@ -33,10 +32,6 @@ class Anatomy(Policy):
         """[V,·]: the embeddings of tokens."""
         weight: Tensor = self.network.get_input_embeddings().weight
         return weight
-
-    @property
-    def device(self) -> torch.device:
-        return self._weight.device
 
     @property
     def vocabulary(self) -> int:

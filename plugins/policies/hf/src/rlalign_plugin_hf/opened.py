@@ -137,7 +137,8 @@ class Opened(Anatomy):
                 self.check_row(
                     example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
                 )
-        return logged_rollout(examples, inputs, rows, like=self._weight, chosen=chosen)
+        like = torch.empty(0, dtype=self._weight.dtype, device=self.device)
+        return logged_rollout(examples, inputs, rows, like=like, chosen=chosen)
 
     def _turn(self, text: str, ended: bool) -> list[int]:
         return self._reader.spelling.plain(text) + [self.end] * ended

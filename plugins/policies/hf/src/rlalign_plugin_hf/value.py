@@ -39,7 +39,7 @@ class ValueHead(Value):
             )
         self.per_prompt = self.config.per_prompt
         self.trunk = None if self.config.trunk == "own" else self.config.trunk
-        dtype, device = next(policy.parameters()).dtype, next(policy.parameters()).device
+        dtype, device = next(policy.parameters()).dtype, policy.device
         self.weight = nn.Parameter(torch.zeros(width, dtype=dtype, device=device))
         self.bias = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
         if self.trunk is None:
