@@ -18,14 +18,12 @@ from typing import Any
 
 import torch
 
-from rlalign.config.pipeline import Item
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
-from rlalign.interface.environment import Environment
 from rlalign.parents import end_with
-from rlalign.serving.host import Hosted, Recipe, begun
+from rlalign.serving.host import Recipe, answer_on
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce
-from rlalign.serving.stage import Stage
+from rlalign.serving.stage import answering
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
@@ -188,14 +186,9 @@ def main(connection: int, parent: int) -> None:
         asked = channel.receive(START_SECONDS)
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
-        hosted: Hosted | Stage | str = begun(recipe, lambda item: _answering(item, recipe))
+        hosted = answering(recipe)
         if isinstance(hosted, str):
             channel.send({"error": hosted})
         else:
             channel.send({"ready": True})
-            hosted.answer_all(channel)
-
-
-def _answering(item: Item, recipe: Recipe) -> Hosted | Stage:
-    plays = issubclass(item.cls, Environment)
-    return Stage(item, recipe.seed) if plays else Hosted(item, recipe.digest, recipe.seed)
+            answer_on(channel, hosted.answer)
