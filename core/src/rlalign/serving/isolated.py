@@ -4,7 +4,8 @@ An episode follows from its start, its noise and what was said to it. So where i
 what is no turn, the process is killed, and its episodes are begun again in another one and told the same texts. What
 fails a second time is a bad episode, which ends the run or is left out.
 
-A process is asked for one turn at a time, which is what a cluster can carry too; all processes are asked at once.
+All processes are at work at once. Each is asked for turns of several episodes at a time, as long as nothing goes wrong.
+Where it is lost, nobody knows over which of these: each is then asked for alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from rlalign.serving.stage import turn_of
 
 MOST_FAILURES = 2
 """Of one episode; then it is a bad one. So often a process is begun, too."""
+TOGETHER = 16
+"""Turns that a process is asked for at once."""
 _SAID = 300
 """Characters of a text that a message shows."""
 
@@ -56,6 +59,8 @@ class Played:
     """Its turns, the first one included."""
     texts: list[str] = field(default_factory=list)
     failures: int = 0
+    suspect: bool = False
+    """A process was lost over it, or over another."""
 
     def step(self, text: str) -> Turn:
         return self.pool.play([(self, text)])[0]
@@ -160,43 +165,84 @@ class Pool:
 
     def _play(self, asked: Sequence[Asked], found: dict[int, Turn], slot: _Slot) -> None:
         """Ask a process for the turns of some episodes. One that fails may not be found: it is asked again."""
-        for episode, text in asked:
-            home = self._ready(slot)
-            try:
-                if episode.home is not home:
-                    if episode.heard and not self._replays:
-                        raise Broken("was lost with its process, and it cannot be played again")
-                    self._again(slot, episode)
-                    episode.home = home
-                if text is not None:
-                    episode.heard.append(self._turn(slot, episode, {"text": text}))
-                    episode.texts.append(text)
-                found[episode.number] = turn_of(episode.heard[-1])
-            except Broken as error:
-                episode.home = None
-                episode.failures += 1
-                if episode.failures >= MOST_FAILURES or (episode.heard and not self._replays):
-                    found[episode.number] = self._bad(episode, text, str(error))
+        if self._replays:
+            self._together(asked, found, slot)
+        for one in asked:
+            if one[0].number not in found:
+                self._alone(one, found, slot)
 
-    def _again(self, slot: _Slot, episode: Played) -> None:
-        """Begin an episode, and tell it what it was told before."""
-        asked: list[dict[str, Any]] = [{"begin": episode.begin}]
-        asked += [{"text": text} for text in episode.texts]
-        for i, one in enumerate(asked):
-            said = self._turn(slot, episode, one)
-            if i < len(episode.heard) and said != episode.heard[i]:
+    def _together(self, asked: Sequence[Asked], found: dict[int, Turn], slot: _Slot) -> None:
+        """Ask for many turns at a time, until the process is lost over some."""
+        home = self._ready(slot)
+        left = [one for one in asked if one[0].home is home or not one[0].heard]
+        while left:
+            some = left[:TOGETHER]
+            try:
+                turns = self._ask(slot, some)
+            except Broken:
+                for episode, _ in some:
+                    episode.suspect = True
+                return
+            for one, said in zip(some, turns, strict=False):
+                self._take(one, said, home, found)
+            left = left[len(turns) :]
+
+    def _alone(self, one: Asked, found: dict[int, Turn], slot: _Slot) -> None:
+        """Ask for one turn, of an episode that may have to be begun again."""
+        episode, _ = one
+        home = self._ready(slot)
+        try:
+            if episode.heard and episode.home is not home:
+                self._again(episode, slot)
+            [said] = self._ask(slot, [one])
+        except Broken as error:
+            self._failed(one, str(error), found)
+        else:
+            self._take(one, said, home, found)
+
+    def _again(self, episode: Played, slot: _Slot) -> None:
+        """Begin an episode again, and tell it what it was told before."""
+        if not self._replays:
+            raise Broken("was lost with its process, and it cannot be played again")
+        for text, heard in zip([None, *episode.texts], episode.heard, strict=True):
+            [said] = self._ask(slot, [(episode, text)])
+            if "error" in said:
+                raise Broken(said["error"])
+            if said["turn"] != heard:
                 raise Broken(
                     "plays otherwise when it is played again; say `replays = False` if it follows from more than its "
                     "start, its noise and what is said"
                 )
-            episode.heard[i : i + 1] = [said]
 
-    def _turn(self, slot: _Slot, episode: Played, asked: dict[str, Any]) -> dict[str, Any]:
-        """The turn that follows."""
+    def _ask(self, slot: _Slot, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """The turns that follow, or what went wrong with some; there may be fewer than were asked for."""
         over, slot.over = slot.over, []
-        return slot.client.ask({"end": over, "episode": episode.number, **asked}, _read)
+        play = [
+            {"episode": episode.number, **({"begin": episode.begin} if text is None else {"text": text})}
+            for episode, text in asked
+        ]
+        return slot.client.ask({"end": over, "play": play}, partial(_turns, len(play)))
+
+    def _take(self, one: Asked, said: dict[str, Any], home: End, found: dict[int, Turn]) -> None:
+        episode, text = one
+        if "error" in said:
+            return self._failed(one, said["error"], found)
+        episode.home, episode.suspect = home, False
+        episode.heard.append(said["turn"])
+        if text is not None:
+            episode.texts.append(text)
+        found[episode.number] = turn_of(said["turn"])
 
     # -- when it goes wrong -------------------------------------------------------------------------------
+
+    def _failed(self, one: Asked, why: str, found: dict[int, Turn]) -> None:
+        """It is begun again, or it is a bad one."""
+        episode, text = one
+        episode.home = None
+        episode.failures += 1 + episode.suspect
+        episode.suspect = False
+        if episode.failures >= MOST_FAILURES or (episode.heard and not self._replays):
+            found[episode.number] = self._bad(episode, text, why)
 
     def _bad(self, episode: Played, text: str | None, why: str) -> Turn:
         """A bad episode's last turn, or the end of the run."""
@@ -211,14 +257,17 @@ class Pool:
         return Turn(cut=True, failed=said)
 
 
-def _read(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn, checked; ValueError says that it is none."""
-    said: dict[str, Any] = answer["turn"]
-    try:
-        turn_of(said)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"answered what is no Turn: {error}") from None
-    return said
+def _turns(most: int, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was answered, checked; ValueError says that these are no turns."""
+    turns: list[dict[str, Any]] = answer["turns"]
+    if not 0 < len(turns) <= most:
+        raise ValueError(f"answered {len(turns)} turns where {most} were asked for")
+    for said in turns:
+        try:
+            "error" in said or turn_of(said["turn"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"answered what is no Turn: {error}") from None
+    return turns
 
 
 class Isolated(Environment):

@@ -1,13 +1,15 @@
 """Episodes in a process of their own: that process's side. It begins them, says what they answer, and forgets them.
 
-A question asks for a turn: `{"end": episodes to forget, "episode": a number}`, with `"begin": what it follows from` or
-`"text": what is said to it`. The answer is `{"turn": …}`, or `{"error": …}`, after which the episode is forgotten.
+A question asks for turns: `{"end": episodes to forget, "play": […]}`, each of an episode by its number, with `"begin"`,
+what it follows from, or `"text"`, what is said to it. The answer is `{"turns": […]}`: for each `{"turn": …}`, or
+`{"error": …}`, and the episode is forgotten. Where turns take time there are fewer: the others are asked for again.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -24,6 +26,9 @@ from rlalign.randomness import Seeds
 from rlalign.serving.host import Alone, Hosted, Recipe, begun, tell
 from rlalign.serving.questions import example_of
 
+SHARE = 0.05
+"""Seconds after which turns are not kept back for others."""
+
 
 class Stage:
     """The environment and its episodes, by the numbers that the run gives them."""
@@ -39,9 +44,17 @@ class Stage:
             made.setup(Alone({}))
 
     def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The turn that follows, or what went wrong."""
+        """The turns that follow, or what went wrong with some."""
         for number in asked["end"]:
             self._end(number)
+        turns, until = [], time.monotonic() + SHARE
+        for one in asked["play"]:
+            turns.append(self._play(one))
+            if time.monotonic() > until:
+                break
+        return {"turns": turns}
+
+    def _play(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         number = asked["episode"]
         try:
             if "text" in asked:
