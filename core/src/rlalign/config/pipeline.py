@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from rlalign.config import clusters
 from rlalign.config.places import Keys
+from rlalign.config.words import found
 from rlalign.data import limits
 from rlalign.data.settings import Bytes, Options, Positive, Sampling, Save, Train
 from rlalign.errors import ConfigError
@@ -60,6 +61,14 @@ class Workers(Options):
         return str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
 
 
+def _in_full(said: Any) -> Any:
+    if type(said) is int:
+        return {"least": said, "most": said}
+    if not isinstance(said, dict | Workers):
+        raise ValueError(f"expected a whole number, or `{{least: 2, most: 64}}`, found {found(said)}")
+    return said
+
+
 class Elsewhere(Options):
     """Where another process is."""
 
@@ -96,8 +105,9 @@ class Isolate(Elsewhere):
         pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$",
         description="`host:port` of an `rlalign serve-reward`; null: a process of its own on this machine",
     )
-    workers: Positive | Workers = Field(
+    workers: Annotated[Workers, BeforeValidator(_in_full, json_schema_input_type=int | Workers)] = Field(
         1,
+        validate_default=True,
         description="how many processes share a batch, by groups; `{least: 2, most: 64}`: as many as it has work for",
     )
     seconds: float = Field(
@@ -112,22 +122,16 @@ class Isolate(Elsewhere):
 
     @model_validator(mode="after")
     def _one_server(self) -> Isolate:
-        if self.at and (self.cluster or self.workers != 1):
+        if self.at and (self.cluster or self.workers.most > 1):
             raise ValueError("`at` names a server, which is one process: leave out `cluster` and `workers`")
         if self.at and self.memory:
             raise ValueError("`memory` limits a process on this machine; leave it out beside `at`")
         return self
 
     @property
-    def crew(self) -> Workers:
-        """How many processes, said in full."""
-        many = self.workers
-        return many if isinstance(many, Workers) else Workers(least=many, most=many)
-
-    @property
     def where(self) -> str:
         """In words, for messages."""
-        return f"at {self.at}" if self.at else f"in {self.processes(self.crew, 'its')}"
+        return f"at {self.at}" if self.at else f"in {self.processes(self.workers, 'its')}"
 
 
 class Apart(Elsewhere):

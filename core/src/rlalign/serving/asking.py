@@ -50,7 +50,7 @@ class Pool:
     """
 
     def __init__(self, recipe: Recipe, isolate: Isolate, place: str = "") -> None:
-        self._recipe, self._isolate, self._crew = recipe, isolate, isolate.crew
+        self._recipe, self._isolate, self._crew = recipe, isolate, isolate.workers
         self._who = ", ".join(filter(None, (f"`{recipe.name}` {isolate.where}", place)))
         self.log: Path | None = None
         """Where what its processes print is kept."""
