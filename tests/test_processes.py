@@ -117,10 +117,14 @@ SERVED = {
 def test_served_rewards_and_bad_ones(tmp_path: Path) -> None:
     """What is elsewhere is asked by rank 0 for all; a group that a reward fails at is left out on every process."""
     many = "train.prompts=40"  # of which a reward may fail at two
-    jobs = {name: {"file": BANDIT, "overrides": [*said, many]} for name, said in SERVED.items()}
+    present = f"'odd:Present': {{folder: '{tmp_path / 'present'}'}}"
+    grows = {"grows": [f"rewards=[{{{present}, isolate: {{workers: {{least: 1, most: 2}}}}}}]"]}
+    jobs = {name: {"file": BANDIT, "overrides": [*said, many]} for name, said in {**SERVED, **grows}.items()}
     for count in (1, 3):
         run(tmp_path / str(count), jobs, count)
     equal(tmp_path, list(jobs), [3])
+    for count in (1, 3):  # those of the whole run, not of each rank
+        assert len([*(tmp_path / "present" / str(count)).iterdir()]) == 2
     for name in ("dropped", "drops"):
         found = [list(logs.read(tmp_path / str(count) / name / "dropped.jsonl")) for count in (1, 3)]
         assert found[0] and [row["examples"] for row in found[0]] == [row["examples"] for row in found[1]]

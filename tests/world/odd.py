@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -243,6 +244,28 @@ class Counts(Component):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.asked = state["asked"]
+
+
+class Present(Component):
+    """Which action was chosen; answers once there are two of its processes, and each says that it is there."""
+
+    class Config(Options):
+        """Options."""
+
+        folder: Path = Field(description="where they say so, by the number of the run's processes")
+
+    config: Config
+
+    def setup(self, run: Run) -> None:
+        self.said = self.config.folder / os.environ.get("WORLD_SIZE", "1")
+        self.said.mkdir(parents=True, exist_ok=True)
+        (self.said / str(os.getpid())).touch()
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        while len([*self.said.iterdir()]) < 2:
+            time.sleep(0.1)
+        return Score(rollout.actions_NT[:, 0].double())
 
 
 class Unlucky(Component):

@@ -1,12 +1,14 @@
-"""A cluster that is this machine: each process begun by Python itself."""
+"""Clusters that are this machine: each process begun by Python itself, or a thread."""
 
 from __future__ import annotations
 
 import multiprocessing
+import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -66,3 +68,62 @@ def answer(make: Callable[[], Answers], connection: Connection) -> None:
     answers = make()
     while True:
         connection.send(answers(connection.recv()))
+
+
+class Crowded(Nearby):
+    """No processes, but whoever asks; there is room for so many of them at a time."""
+
+    room: ClassVar[int]
+    there: ClassVar[list[Local]]
+    most: ClassVar[int]
+    """As many have been there at once."""
+    losses: ClassVar[int]
+    """So many are lost over a question, and their room with them."""
+    asked: ClassVar[list[Mapping[str, Any]]]
+
+    @classmethod
+    def opens(cls, room: int, losses: int = 0) -> None:
+        cls.room, cls.losses, cls.most, cls.there, cls.asked = room, losses, 0, [], []
+
+    def start(self, make: Callable[[], Answers]) -> Asked:
+        return Local(make)
+
+
+class Local:
+    """One of them; it is there once there is room."""
+
+    lock = threading.Lock()
+
+    def __init__(self, make: Callable[[], Answers]) -> None:
+        self._answers = make()
+        self._closed = False
+
+    def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while not self._comes():
+            if time.monotonic() > until:
+                raise TimeoutError
+            time.sleep(0.01)
+        with self.lock:
+            if "groups" in question:
+                Crowded.asked.append(question)
+                if Crowded.losses:
+                    Crowded.losses, Crowded.room = Crowded.losses - 1, Crowded.room - 1
+                    Crowded.there.remove(self)
+                    raise ConnectionError("was lost")
+        return self._answers(question)
+
+    def _comes(self) -> bool:
+        with self.lock:
+            if self._closed:
+                raise ConnectionError("was closed")
+            if self not in Crowded.there and len(Crowded.there) < Crowded.room:
+                Crowded.there.append(self)
+                Crowded.most = max(Crowded.most, len(Crowded.there))
+            return self in Crowded.there
+
+    def close(self) -> None:
+        with self.lock:
+            self._closed = True
+            if self in Crowded.there:
+                Crowded.there.remove(self)

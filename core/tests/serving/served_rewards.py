@@ -172,6 +172,17 @@ class Slow(Component):
         return Score(torch.tensor([float(len(text)) for text in rollout.texts]))
 
 
+class Unhurried(Component):
+    """The length of a response, after a tenth of a second for each."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        if "raises" in rollout.texts:
+            raise ValueError("no such word")
+        time.sleep(0.1 * len(rollout))
+        return Score(torch.tensor([float(len(text)) for text in rollout.texts]))
+
+
 class Stateful(Component):
     """Keeps a state."""
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rlalign import ComponentError, Sampling
-from rlalign.config.pipeline import Isolate
+from rlalign.config.pipeline import Elsewhere
 from rlalign.errors import ConfigError
 from rlalign.randomness import Draws, Seeds, global_seeds_kept
 from rlalign.records.scratch import Scratch
@@ -26,7 +26,7 @@ from rlalign.serving import copies
 from rlalign.serving.answering import answering
 from rlalign.serving.child import Child
 from rlalign.serving.copies import Copies
-from rlalign.serving.host import Answering, Recipe, begun
+from rlalign.serving.host import Answering, Recipe
 from rlalign.testing import SamplerTests
 from rlalign.testing.bench import Bench, run, session
 
@@ -38,30 +38,34 @@ ONE_AT_A_TIME = threading.Lock()
 class Near:
     """A copy in this very process; what it is asked and answers travels as JSON all the same."""
 
-    def __init__(self, recipe: Recipe, limits: Isolate, place: str) -> None:
-        self.recipe, self.limits = recipe, limits
-        self.made: Answering | None = None
-        self.asks = 0
+    def __init__(self, recipe: Recipe, limits: Elsewhere, log: Path | None) -> None:
+        self.recipe = recipe
+        self.made: Any = None
 
-    def asked(self, question: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> Any:
-        self.asks += 1
+    def ready(self) -> None:
         with ONE_AT_A_TIME, global_seeds_kept():
-            if self.made is None:
-                made = begun(self.recipe, lambda item: answering(item, self.recipe))
-                assert isinstance(made, Answering), made
-                self.made = made
-            answer = json.loads(json.dumps(self.made.answer(json.loads(json.dumps(question)))))
-        if "error" in answer:
-            raise ComponentError(answer["error"])
-        return read(answer)
+            self.made = answering(self.recipe)
+        assert isinstance(self.made, Answering), self.made
 
-    def close(self) -> None:
-        self.made = None
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        with ONE_AT_A_TIME, global_seeds_kept():
+            answer: dict[str, Any] = json.loads(
+                json.dumps(self.made.answer(json.loads(json.dumps(question))))
+            )
+        return answer
+
+    def how_it_ended(self) -> str:
+        return ""
+
+    def last_words(self) -> str:
+        return ""
+
+    def close(self) -> None: ...
 
 
 @pytest.fixture
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "Client", Near)
+    monkeypatch.setattr(copies, "process", Near)
 
 
 @pytest.mark.usefixtures("near")
@@ -136,7 +140,7 @@ def test_each_samples_a_run_of_the_prompts(tmp_path: Path) -> None:
     for name in ("actions_NT", "mask_NT", "finished_N", "group_N", "logprobs_NT", "full_logprobs_NT"):
         torch.testing.assert_close(getattr(found, name), getattr(own, name), equal_nan=True)
     assert found.examples == own.examples and found.texts == own.texts
-    assert [client.asks for client in sampler._clients] == [1, 1, 0]
+    assert [client.end is not None for client in sampler._clients] == [True, True, False]
     sampler.close()
 
 
@@ -166,7 +170,7 @@ def test_a_cluster_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("near")
 def test_what_goes_wrong_there_is_told(tmp_path: Path) -> None:
-    started = session(tmp_path, pipeline(devices=["nowhere"]), {}, name="one")
+    started = session(tmp_path, pipeline(devices=["nowhere"], retries=0), {}, name="one")
     with pytest.raises(ComponentError, match=r"sampler `copies`: .*nowhere"):
         started.run()
 

@@ -103,7 +103,7 @@ def test_games_that_begin_at_once_begin_elsewhere(tmp_path: Path) -> None:
     right = played(inline())
     with apart("AtOnce", workers=2) as environment:
         assert played(environment) == right
-        assert len(environment.pool._children) == 2
+        assert len(environment.pool._slots) == 2
     recorded = Recorded(inline("AtOnce"), Answers(lambda: RunDir(tmp_path)), 0)
     example = recorded._real.examples("train")[0]
     _, first = recorded.start(example, Seeds(0).rng("start", 0), Seeds(0).rng("noise", 0, 0))
@@ -115,11 +115,37 @@ def test_the_same_game_as_in_the_run_s_own_process() -> None:
         assert isinstance(environment, games().Game)
         right = played(inline())
         assert played(environment) == right
-        pids = {child._process.pid for child in environment.pool._children.values()}
+        pids = {slot.client.end._process.pid for slot in environment.pool._slots.values()}
         assert len(pids) == 2
         assert played(environment) == right  # a second time in the same processes
-        assert {child._process.pid for child in environment.pool._children.values()} == pids
+        assert {slot.client.end._process.pid for slot in environment.pool._slots.values()} == pids
     assert not any(Path(f"/proc/{pid}/task").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("what", ("dies", pytest.param("hangs", marks=pytest.mark.slow)))
+def test_the_same_game_on_a_cluster_where_one_is_lost(nearby: None, tmp_path: Path, what: str) -> None:
+    """Its episodes are played again in another process, and nobody notices."""
+    expected = played(inline(), ("a", f"nice {what}", "c"))
+    with apart(cluster="nearby", workers=2, marks=tmp_path) as environment:
+        environment.setup(Silence())
+        before = {slot.client.end for slot in environment.pool._slots.values()}
+        assert len(before) == 2
+        assert played(environment, ("a", f"once {what}", "c")) == expected
+        assert (tmp_path / what).exists()
+        assert len(before & {slot.client.end for slot in environment.pool._slots.values()}) == 1
+
+
+def test_a_cluster_is_told_of_and_takes_no_memory_limit(nearby: None, tmp_path: Path) -> None:
+    item = {"misbehaving_games:Game": None, "isolate": {"workers": 3, "cluster": {"nearby": {"code": 1}}}}
+    loaded = pipeline(tmp_path, item)
+    plans, _ = plan_phases(loaded, registry(COMPONENTS))
+    assert re.search(
+        r"^  episodes +in 3 processes of their own on nearby$", describe(loaded, plans), re.MULTILINE
+    )
+    with pytest.raises(ConfigError, match=r"`memory` limits a process on this machine; leave it out beside"):
+        pipeline(tmp_path, {**item, "isolate": {"cluster": "nearby", "memory": 1}})
+    with pytest.raises(ConfigError, match=r"no cluster named `near` is installed; did you mean `nearby`"):
+        pipeline(tmp_path, {**item, "isolate": {"cluster": "near"}})
 
 
 # -- a fault, and the game goes on elsewhere ----------------------------------------------------------------------
@@ -134,12 +160,12 @@ SAYS = {
     "hangs": "did not answer within 4 seconds",
     "dies": "was killed by SIGSEGV",
     "leaves": "ended its process with code 3",
-    "says 10 MB": "announced 9.54 MiB, more than the 4 MiB of a frame",
+    "says 10 MB": "raised ValueError: a Turn of 9.54 MiB, more than the 4 MiB that travel",
 }
 
 
-SLOW = ("leaves", "says 10 MB")
-"""Two processes each, as those that hang or die."""
+SLOW = ("leaves",)
+"""Two processes, as those that hang or die."""
 
 
 @pytest.mark.parametrize("what", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in SAYS])
@@ -182,7 +208,7 @@ def test_what_fails_twice_stops_the_run() -> None:
         "environment `game` (isolated), p.yaml:1: an episode of example `train-0` at turn 2, told"
     )
     assert SAYS["raises"] in said and "(as it did before)\nSaid in it before:\n    1. 'to you'" in said
-    assert not environment.pool._children
+    assert not environment.pool._slots
 
 
 def test_a_start_that_fails_once_is_begun_again_and_one_that_fails_twice_stops_the_run(
@@ -270,7 +296,7 @@ def test_a_check_says_where_episodes_are(tmp_path: Path) -> None:
     assert re.search(r"^  episodes +in 3 processes of their own$", describe(loaded, plans), re.MULTILINE)
     (environment,) = (made for made in builder.built.values() if isinstance(made, Isolated))
     assert str(opening(environment, environment.examples("train")).say).startswith("game 0, ")
-    assert not environment.pool._children  # whoever only looks leaves no process behind
+    assert not environment.pool._slots  # whoever only looks leaves no process behind
 
 
 def test_groups_of_bad_episodes_are_left_out(tmp_path: Path) -> None:

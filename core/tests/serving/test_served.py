@@ -129,9 +129,9 @@ def test_nothing_in_it_changes_the_run(misbehaving: Any) -> None:
 
 def test_megabytes_of_words_are_kept_short(tmp_path: Path) -> None:
     with isolated("Misbehaves") as one:
-        one._client.log = tmp_path / "served" / "misbehaves.log"
+        one._pool.log = tmp_path / "served" / "misbehaves.log"
         assert asked(one, "prints").tolist() == [6.0]
-        assert 0 < one._client.log.stat().st_size <= 2**20
+        assert 0 < one._pool.log.stat().st_size <= 2**20
 
 
 @pytest.mark.slow
@@ -208,14 +208,14 @@ def test_scoring_ahead_does_not_wait_and_is_not_done_twice(tmp_path: Path) -> No
     whole = rollout(["a", "bb", "ccc", "dddd", "eeeee", "f"], samples=2)
     part, rest = whole.take(torch.tensor([4, 5])), whole.take(torch.tensor([0, 1]))
     with isolated("Slow") as one:
-        one._client.log = tmp_path / "served" / "slow.log"
+        one._pool.log = tmp_path / "served" / "slow.log"
         one.setup(run())
         started = time.monotonic()
         one.ahead(run=run(), rollout=part)
         one.ahead(run=run(), rollout=rest)
         assert time.monotonic() - started < 0.4
         assert one.reward(run=run(), rollout=whole).value.tolist() == [1, 2, 3, 4, 5, 1]
-        counts = re.findall(r"asked for (\d)", one._client.log.read_text())
+        counts = re.findall(r"asked for (\d)", one._pool.log.read_text())
         assert counts == ["2", "2", "2"]
         assert one._begun == {}
 
@@ -225,7 +225,7 @@ def test_what_was_answered_ahead_is_not_asked_again_because_something_else_faile
     whole = rollout(["a", "b", "raises", "c"], samples=1)
     parts = [whole.take(torch.tensor([i])) for i in range(4)]
     with isolated("Counts", retries=0) as one:
-        one._client.log = tmp_path / "served" / "counts.log"
+        one._pool.log = tmp_path / "served" / "counts.log"
         one.setup(run())
         for part in parts:
             one.ahead(run=run(), rollout=part)
@@ -235,7 +235,7 @@ def test_what_was_answered_ahead_is_not_asked_again_because_something_else_faile
         with pytest.raises(ComponentError, match="no such word"):
             one.reward(run=run(), rollout=parts[2])
         one.close()  # its log is whole then
-        asked = re.findall(r"asked for (.*)", one._client.log.read_text())
+        asked = re.findall(r"asked for (.*)", one._pool.log.read_text())
         assert asked == ["a", "b", "raises", "c", "raises"]
 
 

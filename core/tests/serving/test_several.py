@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +16,8 @@ from rlalign.errors import ComponentError
 sys.path.insert(0, str(Path(__file__).parent))
 from serving_bench import isolated, rollout, run
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("nearby")
 TEXTS = ["a bc", "d", "", "efg hi", "jk", "l" * 30, "m", "no", "pqr", "s"]
-
-
-@pytest.fixture(autouse=True)
-def nearby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution with the cluster `nearby`, and one that is broken."""
-    info = tmp_path / "site" / "stranger-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[rlalign.clusters]\nnearby = nearby:Nearby\nbroken = nowhere_at_all:Nearby\n"
-    )
-    for folder in (HERE, tmp_path / "site"):
-        monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))))
 
 
 @pytest.mark.parametrize("where", [pytest.param({}, marks=pytest.mark.slow), {"cluster": "nearby"}])
@@ -64,8 +49,11 @@ def test_what_hangs_in_a_cluster_is_ended_and_told() -> None:
         ({"cluster": "broken"}, "`broken` cannot be imported: ModuleNotFoundError"),
         ({"cluster": {"nearby": {"code": "x"}}}, "isolate.nearby.code: expected a whole number, found 'x'"),
         ({"cluster": {"nearby": {}, "x": {}}}, "expected the name of a cluster"),
-        ({"cluster": "nearby", "memory": 1}, "leave it out beside `at` and `cluster`"),
+        ({"cluster": "nearby", "memory": 1}, "leave it out beside `cluster`"),
+        ({"at": "a:1", "memory": 1}, "leave it out beside `at`"),
         ({"at": "a:1", "workers": 2}, "`at` names a server, which is one process"),
+        ({"at": "a:1", "workers": {"most": 2}}, "`at` names a server, which is one process"),
+        ({"workers": {"least": 3, "most": 2}}, "`least: 3` is more than `most: 2`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(said: dict[str, object], why: str) -> None:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from rlalign.config import clusters
 from rlalign.config.places import Keys
+from rlalign.config.words import found
 from rlalign.data import limits
 from rlalign.data.settings import Bytes, Options, Positive, Sampling, Save, Train
 from rlalign.errors import ConfigError
@@ -36,7 +37,67 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """What a name may be: it becomes part of a file name, of a metric's and of a command line."""
 
 
-class Isolate(Options):
+class Workers(Options):
+    """`workers: {least: 2, most: 64}`: as many processes as there is work for."""
+
+    least: Positive = Field(1, description="how many there always are")
+    most: Positive = Field(
+        description="how many there may be: while parts of a batch have waited for a second, others are begun for them"
+    )
+    idle: float = Field(
+        600.0,
+        gt=0,
+        le=limits.COUNT,
+        description="after how many seconds without a question one is given back, but for the `least`",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.least > self.most:
+            raise ValueError(f"`least: {self.least}` is more than `most: {self.most}`")
+        return self
+
+    def __str__(self) -> str:
+        return str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
+
+
+def _in_full(said: Any) -> Any:
+    if type(said) is int:
+        return {"least": said, "most": said}
+    if not isinstance(said, dict | Workers):
+        raise ValueError(f"expected a whole number, or `{{least: 2, most: 64}}`, found {found(said)}")
+    return said
+
+
+class Elsewhere(Options):
+    """Where another process is."""
+
+    cluster: str | dict[str, Any] | None = Field(
+        None, description="a cluster whose machines it is on: `ray`, or `ray: {…}` with its options"
+    )
+    memory: Bytes | None = Field(
+        None,
+        description="what each process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
+    )
+
+    @model_validator(mode="after")
+    def _on_a_cluster(self) -> Self:
+        if self.cluster and self.memory:
+            raise ValueError("`memory` limits a process on this machine; leave it out beside `cluster`")
+        if self.cluster:
+            try:
+                clusters.find(self.cluster, "isolate")
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def processes(self, count: int | Workers, whose: str) -> str:
+        """So many, in words."""
+        many = f"{'a process' if str(count) == '1' else f'{count} processes'} of {whose} own"
+        return many + (f" on {clusters.parts(self.cluster, 'isolate')[0]}" if self.cluster else "")
+
+
+class Isolate(Elsewhere):
     """`isolate`: the reward is computed in another process, which a run outlives."""
 
     at: str | None = Field(
@@ -44,16 +105,13 @@ class Isolate(Options):
         pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$",
         description="`host:port` of an `rlalign serve-reward`; null: a process of its own on this machine",
     )
-    cluster: str | dict[str, Any] | None = Field(
-        None, description="a cluster whose machines compute it: `ray`, or `ray: {…}` with its options"
+    workers: Annotated[Workers, BeforeValidator(_in_full, json_schema_input_type=int | Workers)] = Field(
+        1,
+        validate_default=True,
+        description="how many processes share a batch, by groups; `{least: 2, most: 64}`: as many as it has work for",
     )
-    workers: int = Field(1, gt=0, le=limits.COUNT, description="how many processes share a batch, by groups")
     seconds: float = Field(
         600.0, gt=0, le=limits.COUNT, description="how long one batch may take; then the process is ended"
-    )
-    memory: Bytes | None = Field(
-        None,
-        description="what the process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
     )
     retries: int = Field(
         2,
@@ -63,39 +121,25 @@ class Isolate(Options):
     )
 
     @model_validator(mode="after")
-    def _elsewhere(self) -> Isolate:
-        if self.at and (self.cluster or self.workers > 1):
+    def _one_server(self) -> Isolate:
+        if self.at and (self.cluster or self.workers.most > 1):
             raise ValueError("`at` names a server, which is one process: leave out `cluster` and `workers`")
-        if (self.at or self.cluster) and self.memory:
-            raise ValueError(
-                "`memory` limits a process on this machine; leave it out beside `at` and `cluster`"
-            )
-        if self.cluster:
-            try:
-                clusters.find(self.cluster, "isolate")
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
+        if self.at and self.memory:
+            raise ValueError("`memory` limits a process on this machine; leave it out beside `at`")
         return self
 
     @property
     def where(self) -> str:
         """In words, for messages."""
-        if self.at:
-            return f"at {self.at}"
-        many = "a process of its own" if self.workers == 1 else f"{self.workers} processes of its own"
-        return f"in {many}" + (f" on {clusters.parts(self.cluster, 'isolate')[0]}" if self.cluster else "")
+        return f"at {self.at}" if self.at else f"in {self.processes(self.workers, 'its')}"
 
 
-class Apart(Options):
+class Apart(Elsewhere):
     """`isolate` of a task: the episodes of an environment live in other processes, which a run outlives."""
 
     workers: int = Field(1, gt=0, le=1_000, description="processes among which episodes are dealt out")
     seconds: float = Field(
         30.0, gt=0, le=limits.COUNT, description="how long one turn may take; then its process is ended"
-    )
-    memory: Bytes | None = Field(
-        None,
-        description="what each process may hold, in bytes or as `4 GiB`; then it is ended; null: no limit",
     )
     on_bad_episode: Literal["stop", "drop"] = Field(
         "stop",

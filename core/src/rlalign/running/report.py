@@ -47,7 +47,7 @@ def _phase(
     if isolated := [f"{m.name} ({m.item.isolate.where})" for m in plan.everybody if m.item.isolate]:
         rows["isolated"] = ", ".join(isolated)
     if apart := phase.task.apart:
-        rows["episodes"] = f"in {apart.workers} process{'es' if apart.workers > 1 else ''} of their own"
+        rows["episodes"] = f"in {apart.processes(apart.workers, 'their')}"
     models = {"policy": "built" if first else "kept"}
     for name in plan.models:
         spec = phase.models.get(name)

@@ -1,4 +1,4 @@
-"""A reward in a process of a cluster, from this side."""
+"""A reward or an environment in a process of a cluster, from this side."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from rlalign.interface.cluster import Answers, Cluster
 from rlalign.serving.answering import answering
 from rlalign.serving.child import START_SECONDS
-from rlalign.serving.host import Recipe, begun
-from rlalign.serving.protocol import Broken, Refused
+from rlalign.serving.host import Recipe
+from rlalign.serving.protocol import Broken, NoRoom, Refused
 
 READY = {"ask": "ready"}
 
@@ -24,20 +24,23 @@ class Afar:
         self._process = cluster.start(partial(_answers, recipe, recipe.threads or torch.get_num_threads()))
 
     def ready(self) -> None:
-        answer = self._asked(
-            READY, START_SECONDS, "was not there within {:g} seconds; has the cluster room for it?"
-        )
+        try:
+            answer = self._asked(READY, START_SECONDS)
+        except TimeoutError:
+            said = f"was not there within {START_SECONDS:g} seconds; has the cluster room for it?"
+            raise NoRoom(said) from None
         if "error" in answer:
             raise Refused(str(answer["error"]))
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        return self._asked(question, seconds, "did not answer within {:g} seconds")
+        try:
+            return self._asked(question, seconds)
+        except TimeoutError:
+            raise Broken(f"did not answer within {seconds:g} seconds") from None
 
-    def _asked(self, question: Mapping[str, Any], seconds: float, late: str) -> dict[str, Any]:
+    def _asked(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         try:
             return self._process.ask(question, seconds)
-        except TimeoutError:
-            raise Broken(late.format(seconds)) from None
         except ConnectionError as error:
             raise Broken(str(error)) from error
 
@@ -54,7 +57,7 @@ class Afar:
 def _answers(recipe: Recipe, threads: int) -> Answers:
     """The other side."""
     torch.set_num_threads(threads)
-    hosted = begun(recipe, lambda item: answering(item, recipe))
+    hosted = answering(recipe)
     if isinstance(hosted, str):
         wrong = {"error": hosted}
         return lambda question: wrong

@@ -18,15 +18,12 @@ from typing import Any
 
 import torch
 
-from rlalign.config.pipeline import Item
 from rlalign.data.limits import OUTPUT_BYTES, in_words
 from rlalign.errors import shown
-from rlalign.interface.environment import Environment
 from rlalign.parents import end_with
 from rlalign.serving.answering import answering
-from rlalign.serving.host import Answering, Recipe, begun
+from rlalign.serving.host import Recipe, answer_on
 from rlalign.serving.protocol import Broken, Channel, Refused, introduce
-from rlalign.serving.stage import Stage
 
 START_SECONDS = 600.0
 """How long a reward may take to be there: it imports torch, and may load a model."""
@@ -190,13 +187,9 @@ def main(connection: int, parent: int) -> None:
         asked = channel.receive(START_SECONDS)
         torch.set_num_threads(asked["threads"])
         recipe = Recipe(**asked["recipe"])
-        hosted: Answering | Stage | str = begun(recipe, lambda item: _answering(item, recipe))
+        hosted = answering(recipe)
         if isinstance(hosted, str):
             channel.send({"error": hosted})
         else:
             channel.send({"ready": True})
-            hosted.answer_all(channel)
-
-
-def _answering(item: Item, recipe: Recipe) -> Answering | Stage:
-    return Stage(item, recipe.seed) if issubclass(item.cls, Environment) else answering(item, recipe)
+            answer_on(channel, hosted.answer)

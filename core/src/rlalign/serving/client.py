@@ -1,25 +1,24 @@
-"""Asks a served reward: begins it or connects to it, asks again where it failed, and says what happened in the end."""
+"""Whoever answers in another process, from this side: begun when it is wanted, ended where it failed."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rlalign.config import clusters
-from rlalign.config.pipeline import Isolate
+from rlalign.config.pipeline import Elsewhere
 from rlalign.errors import ComponentError, shortened, shown
 from rlalign.serving.afar import Afar
 from rlalign.serving.child import START_SECONDS, Child
 from rlalign.serving.host import Recipe
-from rlalign.serving.protocol import TOKEN, Broken, Channel, Refused, introduce, want
-from rlalign.serving.questions import Group, checked
+from rlalign.serving.protocol import TOKEN, Broken, Channel, NoRoom, Refused, introduce, want
 
-LONGEST_WAIT = 30.0
-"""Seconds before it is asked again, at most."""
+T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 
 
@@ -62,106 +61,76 @@ class Remote:
         self.channel.close()
 
 
-class Client:
-    """One served reward. It is asked by one thread at a time; `close` may be called from any."""
+def process(recipe: Recipe, limits: Elsewhere, log: Path | None) -> End:
+    """A process of its own, of this machine or of a cluster."""
+    if limits.cluster:
+        return Afar(clusters.find(limits.cluster, "isolate"), recipe)
+    return Child(recipe, limits.memory, log)
 
-    def __init__(self, recipe: Recipe, isolate: Isolate, place: str = "") -> None:
-        self._recipe = recipe
-        self._isolate = isolate
-        self._place = place
-        self.log: Path | None = None
-        """Where what its process prints is kept."""
-        self._end: End | None = None
+
+class Client:
+    """One that answers. It is asked by one thread at a time; `close` may be called from any.
+
+    What went wrong is Broken, in words that follow its name: another try may go well. What would be refused again is a
+    ComponentError, which names `who`.
+    """
+
+    def __init__(self, who: str, seconds: float, make: Callable[[], End]) -> None:
+        self._who, self._seconds, self._make = who, seconds, make
+        self.end: End | None = None
+        """None: nobody is there yet, or any more."""
         self._closed = threading.Event()
 
-    @property
-    def _who(self) -> str:
-        return ", ".join(filter(None, (f"`{self._recipe.name}` {self._isolate.where}", self._place)))
+    def ready(self) -> End:
+        """Have it there."""
+        if (end := self.end) is not None:
+            return end
+        if self._closed.is_set():
+            raise Broken("was ended")
+        with self._failing():
+            self.end = end = self._make()
+            if self._closed.is_set():  # meanwhile
+                raise Broken("was ended")
+            end.ready()
+        return end
 
-    def scores(
-        self, groups: Sequence[Group], where: dict[str, Any], keys: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """What it says of each group; the keys tell the groups apart."""
-        question = {"ask": "reward", "groups": list(groups), "where": where, "key": keys[0]}
-        found: list[dict[str, Any]] = self.asked(
-            question, lambda answer: checked(answer.get("answers"), groups)
-        )
-        return found
-
-    def metrics(self, groups: Sequence[Group], where: dict[str, Any], key: str) -> dict[str, Any]:
-        """What it measures of all of them together: numbers, or "nan", "inf" and "-inf"."""
-        question = {"ask": "evaluate", "groups": list(groups), "where": where, "key": key}
-        found: dict[str, Any] = self.asked(question, _numbers)
-        return found
-
-    def begin(self) -> None:
-        """Have it ready, so that what is wrong with it is told at once."""
-        self.asked(None, lambda answer: answer)
+    def ask(self, question: dict[str, Any], read: Callable[[Mapping[str, Any]], T]) -> T:
+        """What is read from its answer; ValueError says that it is none."""
+        end = self.ready()
+        with self._failing():
+            answer = end.ask(question, self._seconds)
+            if "error" not in answer:
+                return read(answer)
+        raise Broken(shortened(shown(str(answer["error"])), 2000))  # and its process goes on
 
     def close(self) -> None:
-        """End its process, or the connection."""
+        """End its process, or the connection, and begin none any more."""
         self._closed.set()
         self._drop()
 
-    def asked(self, question: dict[str, Any] | None, read: Callable[[dict[str, Any]], Any]) -> Any:
-        said = ""
-        for attempt in range(self._isolate.retries + 1):
-            if attempt and self._closed.wait(min(2.0 ** (attempt - 1), LONGEST_WAIT)):
-                break
-            try:
-                end = self._end or self._begun()
-                if question is None:
-                    return read({})
-                answer = end.ask(question, self._isolate.seconds)
-                if "error" not in answer:
-                    return read(answer)
-                said = shortened(shown(str(answer["error"])), 2000)
-            except Refused as error:
-                self._drop()
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Whatever fails in here ends it."""
+        try:
+            yield
+        except BaseException as error:  # Ctrl-C, too: its answer would be taken for that to the next question
+            said = self._what_happened(error)
+            self._drop()
+            if isinstance(error, Refused):
                 raise ComponentError(f"{self._who}: {shown(str(error))}") from error
-            except (Broken, ValueError) as error:
-                said = self._what_happened(error)
-                self._drop()
-            except BaseException:  # Ctrl-C: its answer would be taken for that to the next question
-                self._drop()
-                raise
-        times = self._isolate.retries + 1
-        often = f" (asked {times} times)" if times > 1 and not self._closed.is_set() else ""
-        raise ComponentError(f"{self._who}: it {said or 'was ended'}{often}")
+            if isinstance(error, Broken | ValueError) and not isinstance(error, NoRoom):
+                raise Broken(said) from error
+            raise
 
-    def _begun(self) -> End:
-        if self._closed.is_set():
-            raise Broken("was ended")
-        isolate, recipe = self._isolate, self._recipe
-        end: End
-        if isolate.at:
-            end = Remote(isolate.at, recipe)
-        elif isolate.cluster:
-            end = Afar(clusters.find(isolate.cluster, "isolate"), recipe)
-        else:
-            end = Child(recipe, isolate.memory, self.log)
-        self._end = end
-        end.ready()
-        return end
-
-    def _what_happened(self, error: Exception) -> str:
-        if self._end is None:
+    def _what_happened(self, error: BaseException) -> str:
+        """Called before the process is ended, for its last words."""
+        if (end := self.end) is None:
             return str(error)
-        closed = str(error).startswith("closed the connection")
-        said = self._end.how_it_ended() if closed else str(error)
-        words = self._end.last_words()
+        said = end.how_it_ended() if str(error).startswith("closed the connection") else str(error)
+        words = end.last_words()
         return f"{said}; the last that it printed:\n{words}" if words else said
 
     def _drop(self) -> None:
-        end, self._end = self._end, None
+        end, self.end = self.end, None
         if end is not None:
             end.close()
-
-
-def _numbers(answer: dict[str, Any]) -> dict[str, Any]:
-    found = answer.get("metrics")
-    if not isinstance(found, dict) or not all(
-        type(x) in (int, float) or x in ("nan", "inf", "-inf") for x in found.values()
-    ):
-        raise ValueError("answered what are no numbers by name")
-    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from rlalign.config.pipeline import Isolate, Item
+from rlalign.config.pipeline import Elsewhere, Item
 from rlalign.data.example import Example
 from rlalign.data.limits import COUNT
 from rlalign.data.packed import unpack
@@ -28,9 +29,10 @@ from rlalign.randomness import Draws
 from rlalign.records.scratch import Scratch
 from rlalign.records.tensors import save_tensors
 from rlalign.records.weights import kept
-from rlalign.serving.asking import Asker
-from rlalign.serving.client import Client
+from rlalign.serving.asking import Asker, pause
+from rlalign.serving.client import Client, process
 from rlalign.serving.host import Recipe
+from rlalign.serving.protocol import Broken
 from rlalign.serving.questions import example_written
 
 
@@ -71,9 +73,9 @@ class Copies(Sampler):
             self.limits()
             return self
 
-        def limits(self) -> Isolate:
-            """Of each process."""
-            return Isolate(cluster=self.cluster, seconds=self.seconds, retries=self.retries)
+        def limits(self) -> Elsewhere:
+            """Where each process is."""
+            return Elsewhere(cluster=self.cluster)
 
     config: Config
     concurrent = True
@@ -87,6 +89,7 @@ class Copies(Sampler):
         self._clients: list[Client] = []
         self._askers: list[Asker] = []
         self._end: Callable[[], object] = lambda: None
+        self._over = threading.Event()
         self._scratch: Scratch | None = None
         self._files = itertools.count()
         self._frozen: dict[str, Path] = {}
@@ -97,8 +100,8 @@ class Copies(Sampler):
     def policy_is(self, item: Item, folder: Path | None, *, trust: bool, seed: int) -> None:
         """Which policy they are copies of; told once, before anything is open."""
         recipe = replace(Recipe.of(item, folder, trust=trust, seed=seed), threads=self.config.threads)
-        limits, place = self.config.limits(), item.place
-        self._clients = [Client(recipe, limits, place) for _ in self.config.devices]
+        make = partial(process, recipe, self.config.limits(), None)
+        self._clients = [Client(self._who, self.config.seconds, make) for _ in self.config.devices]
         self._askers = [Asker(f"asks-copy-{i}") for i in range(len(self._clients))]
         self._end = weakref.finalize(self, _end, self._clients, self._askers)
 
@@ -167,24 +170,41 @@ class Copies(Sampler):
             "answer": str(answer),
         }
 
-        def read(_: dict[str, Any]) -> Rollout:
+        def read(_: Mapping[str, Any]) -> Rollout:
             found = unpack(answer.read_bytes())
             return replace(found, examples=tuple(examples))
 
         try:
-            found: Rollout = self._clients[place].asked(question, read)
-        except ComponentError as error:
-            raise ComponentError(f"sampler `{self.name}`: its copy of the policy: {error}") from error
+            return self._asked(self._clients[place], question, read)
         finally:
             with suppress(OSError):
                 answer.unlink()
-        return found
+
+    def _asked(
+        self, client: Client, question: dict[str, Any], read: Callable[[Mapping[str, Any]], Rollout]
+    ) -> Rollout:
+        """What one says, in as many tries as it has; another process answers the same."""
+        tries, said = self.config.retries + 1, ""
+        for attempt in range(tries):
+            if attempt and self._over.wait(pause(attempt)):
+                break
+            try:
+                return client.ask(question, read)
+            except Broken as error:
+                said = str(error)
+        raise ComponentError(f"{self._who} {said} (asked {tries} times)")
+
+    @property
+    def _who(self) -> str:
+        return f"sampler `{self.name}`: a copy of the policy"
 
     def give_up(self) -> None:
+        self._over.set()
         for client in self._clients:
             client.close()
 
     def close(self) -> None:
+        self._over.set()
         self._end()
         if self._scratch is not None:
             self._scratch.close()

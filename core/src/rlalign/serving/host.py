@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from rlalign.config.pipeline import Item, short
 from rlalign.config.registry import Registry, installed
 from rlalign.errors import ComponentError, ConfigError, RLAlignError, describe_error, shortened
+from rlalign.interface.cluster import Answers
 from rlalign.interface.component import Component
 from rlalign.interface.kept import settings_kept
 from rlalign.randomness import Seeds
@@ -92,14 +93,6 @@ class Answering(ABC):
     def __init__(self) -> None:
         self._lock = Lock()
 
-    def answer_all(self, channel: Channel) -> None:
-        """Answer whoever is at the other end; Broken once it goes."""
-        while True:
-            try:
-                channel.send(self.answer(channel.receive()))
-            except Refused as error:  # an answer that no frame holds
-                channel.send({"error": str(error)})
-
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it says to a question, or what went wrong."""
         try:
@@ -152,6 +145,15 @@ def begun(recipe: Recipe, made: Callable[[Item], X]) -> X | str:
         return f"`setup` raised {describe_error(error)}"
 
 
+def answer_on(channel: Channel, answers: Answers) -> None:
+    """Answer whoever is at the other end; Broken once it goes."""
+    while True:
+        try:
+            channel.send(answers(channel.receive()))
+        except Refused as error:  # an answer that no frame holds
+            channel.send({"error": str(error)})
+
+
 def _numbers(found: Any) -> dict[str, Any]:
     if found is None:
         return {}
@@ -181,7 +183,7 @@ def answer_all(channel: Channel, hosted: Mapping[str, Hosted]) -> None:
             channel.send({"refused": wrong})
             return
         channel.send({"ready": True})
-        hosted[asked["name"]].answer_all(channel)
+        answer_on(channel, hosted[asked["name"]].answer)
 
 
 def _misfit(asked: Mapping[str, Any], hosted: Mapping[str, Hosted]) -> str | None:

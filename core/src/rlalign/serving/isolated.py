@@ -3,14 +3,20 @@
 An episode follows from its start, its noise and what was said to it. So where its process is too slow, dies or says
 what is no turn, the process is killed, and its episodes are begun again in another one and told the same texts. What
 fails a second time is a bad episode, which ends the run or is left out.
+
+All processes are at work at once. Each is asked for turns of several episodes at a time, as long as nothing goes wrong.
+Where it is lost, nobody knows over which of these: each is then asked for alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +24,25 @@ from torch import Generator
 
 from rlalign.config.pipeline import Apart, Item
 from rlalign.data.example import Example
-from rlalign.data.limits import EPISODE_BYTES
 from rlalign.data.turn import Episode, Turn
 from rlalign.errors import ComponentError, shortened, shown
 from rlalign.interface.component import Component
 from rlalign.interface.environment import Environment
 from rlalign.interface.run import Run
 from rlalign.records.answers import Answers
-from rlalign.serving.child import Child
+from rlalign.serving.asking import Asker
+from rlalign.serving.client import Client, End, process
 from rlalign.serving.host import Recipe
-from rlalign.serving.protocol import Broken, Refused
+from rlalign.serving.protocol import Broken
 from rlalign.serving.questions import example_written
 from rlalign.serving.stage import turn_of
 
 MOST_FAILURES = 2
-"""Of one episode; then it is a bad one."""
+"""Of one episode; then it is a bad one. So often a process is begun, too."""
+TOGETHER = 16
+"""Turns that a process is asked for at once."""
 _SAID = 300
 """Characters of a text that a message shows."""
-
-
-class _Fault(Exception):
-    """An episode failed, and its process goes on: in words that follow its name."""
 
 
 @dataclass(eq=False)
@@ -49,12 +53,14 @@ class Played:
     number: int
     example: str
     begin: dict[str, Any]
-    child: Child | None = None
-    """Where it lives; None: nowhere, and it is begun again when it is stepped next."""
+    home: End | None = None
+    """Where it lives; where that is no more, it is begun again when it is stepped next."""
     heard: list[dict[str, Any]] = field(default_factory=list)
     """Its turns, the first one included."""
     texts: list[str] = field(default_factory=list)
     failures: int = 0
+    suspect: bool = False
+    """A process was lost over it, or over another."""
 
     def step(self, text: str) -> Turn:
         return self.pool.play([(self, text)])[0]
@@ -63,15 +69,22 @@ class Played:
         self.pool.end(self)
 
 
-@dataclass
-class _Asked:
-    """What an episode was asked in one frame."""
+Asked = tuple[Played, str | None]
+"""An episode, and what it is told; None: it only begins."""
 
-    episode: Played
-    text: str | None
-    """None: it only begins."""
-    known: int = 0
-    """Turns that it gave before, and gives again."""
+
+class _Slot:
+    """A process, and those that take its place, with a thread that asks it."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client = client
+        self.asker = Asker(name)
+        self.over: list[int] = []
+        """Episodes that it may forget."""
+
+    def close(self) -> None:
+        self.client.close()
+        self.asker.end()
 
 
 class Pool:
@@ -81,9 +94,7 @@ class Pool:
         self._recipe, self._limits, self._replays = recipe, limits, replays
         self._who = ", ".join(filter(None, (f"environment `{recipe.name}` (isolated)", place)))
         self._numbers = itertools.count()
-        self._children: dict[int, Child] = {}
-        self._over: dict[int, list[int]] = {}
-        """Episodes that a process may forget."""
+        self._slots: dict[int, _Slot] = {}
         self.log: Path | None = None
         """Where what the processes print is kept."""
 
@@ -95,149 +106,168 @@ class Pool:
             episodes.append(Played(self, next(self._numbers), example.id, begin))
         return list(zip(episodes, self.play([(each, None) for each in episodes]), strict=True))
 
-    def play(self, asked: Sequence[tuple[Played, str | None]]) -> list[Turn]:
+    def play(self, asked: Sequence[Asked]) -> list[Turn]:
         """The turns that come back, all processes at work at once."""
         found: dict[int, Turn] = {}
-        try:
-            while left := [_Asked(*one) for one in asked if one[0].number not in found]:
-                slots: dict[int, list[_Asked]] = {}
-                for one in left:
-                    slots.setdefault(one.episode.number % self._limits.workers, []).append(one)
-                sent = {slot: self._send(slot, some, found) for slot, some in slots.items()}
-                for slot, some in sent.items():
-                    self._hear(slot, some, found)
-        except BaseException:  # Ctrl-C, too
-            self.close()  # what is yet to come would be taken for answers to other questions
-            raise
+        while left := [one for one in asked if one[0].number not in found]:
+            slots: dict[int, list[Asked]] = {}
+            for one in left:
+                slots.setdefault(one[0].number % self._limits.workers, []).append(one)
+            self._all({slot: partial(self._play, some, found) for slot, some in slots.items()})
         return [found[episode.number] for episode, _ in asked]
 
     def end(self, episode: Played) -> None:
         """Forget an episode. Its process hears of it with the next question."""
-        if episode.child is not None:
-            self._over.setdefault(episode.number % self._limits.workers, []).append(episode.number)
-            episode.child = None
+        if (slot := self._slots.get(episode.number % self._limits.workers)) and episode.home:
+            slot.over.append(episode.number)
+            episode.home = None
+
+    def ready(self) -> None:
+        """Have all processes there, so that what is wrong with the environment is told at once."""
+        self._all(dict.fromkeys(range(self._limits.workers), self._ready))
 
     def close(self) -> None:
         """End the processes."""
-        for slot in list(self._children):
-            self._lose(slot)
+        while self._slots:
+            self._slots.popitem()[1].close()
 
     # -- asking -------------------------------------------------------------------------------------------
 
-    def ready(self) -> None:
-        """Have a process there, so that what is wrong with the environment is told at once."""
-        self._child(0)
-
-    def _child(self, slot: int) -> Child:
-        if slot not in self._children:
-            child = Child(self._recipe, self._limits.memory, self.log)
-            self._children[slot] = child  # before it is ready: `close` ends it
-            try:
-                child.ready()
-            except (Broken, Refused) as error:
-                said = self._last_words(child, error)
-                self._lose(slot)
-                raise ComponentError(f"{self._who}: its process {said}") from error
-        return self._children[slot]
-
-    def _send(self, slot: int, asked: Sequence[_Asked], found: dict[int, Turn]) -> list[_Asked]:
-        """Ask a process; what is left of the questions."""
-        child, going, frame = self._child(slot), list[_Asked](), list[dict[str, Any]]()
-        for one in asked:
-            episode = one.episode
-            fresh = episode.child is not child
-            if fresh and episode.heard and not self._replays:
-                self._bad(one, "was lost with its process, and it cannot be played again", found)
-                continue
-            one.known = len(episode.heard) if fresh else 0
-            texts = [*(episode.texts if fresh else ()), *([] if one.text is None else [one.text])]
-            frame.append(
-                {"episode": episode.number, "begin": episode.begin if fresh else None, "texts": texts}
-            )
-            going.append(one)
+    def _all(self, work: Mapping[int, Callable[[_Slot], object]]) -> None:
+        """Do these, each with its process, at once."""
         try:
-            child.channel.send({"end": self._over.pop(slot, []), "play": frame}, self._limits.seconds)
+            doing = []
+            for number, do in work.items():
+                slot = self._slot(number)
+                doing.append(slot.asker.submit(partial(do, slot)))
+            for done in wait(doing, return_when=FIRST_EXCEPTION).done:
+                done.result()
+        except BaseException:  # Ctrl-C, too
+            self.close()
+            raise
+
+    def _slot(self, number: int) -> _Slot:
+        if number not in self._slots:
+            client = Client(
+                self._who, self._limits.seconds, lambda: process(self._recipe, self._limits, self.log)
+            )
+            self._slots[number] = _Slot(client, f"plays-{self._recipe.name}-{number}")
+        return self._slots[number]
+
+    def _ready(self, slot: _Slot) -> End:
+        for _ in range(MOST_FAILURES - 1):
+            with suppress(Broken):
+                return slot.client.ready()
+        try:
+            return slot.client.ready()
         except Broken as error:
-            said = self._last_words(child, error)
-            self._lose(slot)
-            if going:
-                self._charge(going[0], said, found)
-            return []
-        return going
+            raise ComponentError(f"{self._who}: its process {error}") from error
 
-    def _hear(self, slot: int, asked: Sequence[_Asked], found: dict[int, Turn]) -> None:
+    def _play(self, asked: Sequence[Asked], found: dict[int, Turn], slot: _Slot) -> None:
+        """Ask a process for the turns of some episodes. One that fails may not be found: it is asked again."""
+        if self._replays:
+            self._together(asked, found, slot)
         for one in asked:
-            child = self._children[slot]
-            try:
-                said = self._answers(child, one)
-            except _Fault as error:
-                self._charge(one, str(error), found)
-            except (Broken, Refused) as error:
-                why = self._last_words(child, error)
-                self._lose(slot)
-                self._charge(one, why, found)
-                return  # the others are asked again
-            else:
-                episode = one.episode
-                episode.child = child
-                episode.heard.append(said)
-                if one.text is not None:
-                    episode.texts.append(one.text)
-                found[episode.number] = turn_of(said)
+            if one[0].number not in found:
+                self._alone(one, found, slot)
 
-    def _answers(self, child: Child, one: _Asked) -> dict[str, Any]:
-        """What comes back for its last text; what came back before comes again."""
-        for known in [*one.episode.heard[: one.known], None]:
-            answer = child.channel.receive(self._limits.seconds, EPISODE_BYTES)
-            if "error" in answer:
-                raise _Fault(str(answer["error"]))
-            said = answer.get("turn")
+    def _together(self, asked: Sequence[Asked], found: dict[int, Turn], slot: _Slot) -> None:
+        """Ask for many turns at a time, until the process is lost over some."""
+        home = self._ready(slot)
+        left = [one for one in asked if one[0].home is home or not one[0].heard]
+        while left:
+            some = left[:TOGETHER]
             try:
-                turn_of(said)  # type: ignore[arg-type]
-            except (TypeError, ValueError, KeyError) as error:
-                raise Broken(f"answered what is no Turn: {error}") from None
-            if known is not None and said != known:
-                raise _Fault(
+                turns = self._ask(slot, some)
+            except Broken:
+                for episode, _ in some:
+                    episode.suspect = True
+                return
+            for one, said in zip(some, turns, strict=False):
+                self._take(one, said, home, found)
+            left = left[len(turns) :]
+
+    def _alone(self, one: Asked, found: dict[int, Turn], slot: _Slot) -> None:
+        """Ask for one turn, of an episode that may have to be begun again."""
+        episode, _ = one
+        home = self._ready(slot)
+        try:
+            if episode.heard and episode.home is not home:
+                self._again(episode, slot)
+            [said] = self._ask(slot, [one])
+        except Broken as error:
+            self._failed(one, str(error), found)
+        else:
+            self._take(one, said, home, found)
+
+    def _again(self, episode: Played, slot: _Slot) -> None:
+        """Begin an episode again, and tell it what it was told before."""
+        if not self._replays:
+            raise Broken("was lost with its process, and it cannot be played again")
+        for text, heard in zip([None, *episode.texts], episode.heard, strict=True):
+            [said] = self._ask(slot, [(episode, text)])
+            if "error" in said:
+                raise Broken(said["error"])
+            if said["turn"] != heard:
+                raise Broken(
                     "plays otherwise when it is played again; say `replays = False` if it follows from more than its "
                     "start, its noise and what is said"
                 )
-        assert isinstance(said, dict)
-        return said
+
+    def _ask(self, slot: _Slot, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """The turns that follow, or what went wrong with some; there may be fewer than were asked for."""
+        over, slot.over = slot.over, []
+        play = [
+            {"episode": episode.number, **({"begin": episode.begin} if text is None else {"text": text})}
+            for episode, text in asked
+        ]
+        return slot.client.ask({"end": over, "play": play}, partial(_turns, len(play)))
+
+    def _take(self, one: Asked, said: dict[str, Any], home: End, found: dict[int, Turn]) -> None:
+        episode, text = one
+        if "error" in said:
+            return self._failed(one, said["error"], found)
+        episode.home, episode.suspect = home, False
+        episode.heard.append(said["turn"])
+        if text is not None:
+            episode.texts.append(text)
+        found[episode.number] = turn_of(said["turn"])
 
     # -- when it goes wrong -------------------------------------------------------------------------------
 
-    def _charge(self, one: _Asked, why: str, found: dict[int, Turn]) -> None:
-        """An episode failed: it is begun again, or it is a bad one."""
-        episode = one.episode
-        episode.child = None
-        episode.failures += 1
+    def _failed(self, one: Asked, why: str, found: dict[int, Turn]) -> None:
+        """It is begun again, or it is a bad one."""
+        episode, text = one
+        episode.home = None
+        episode.failures += 1 + episode.suspect
+        episode.suspect = False
         if episode.failures >= MOST_FAILURES or (episode.heard and not self._replays):
-            self._bad(one, why, found)
+            found[episode.number] = self._bad(episode, text, why)
 
-    def _bad(self, one: _Asked, why: str, found: dict[int, Turn]) -> None:
-        episode = one.episode
-        told = "" if one.text is None else f", told {shortened(repr(one.text), _SAID)}"
-        turn = "at its start" if one.text is None else f"at turn {len(episode.texts) + 1}{told}"
+    def _bad(self, episode: Played, text: str | None, why: str) -> Turn:
+        """A bad episode's last turn, or the end of the run."""
+        told = "" if text is None else f", told {shortened(repr(text), _SAID)}"
+        turn = "at its start" if text is None else f"at turn {len(episode.texts) + 1}{told}"
         often = " (as it did before)" if episode.failures > 1 else ""
         said = shown(f"an episode of example `{episode.example}` {turn}: it {why}{often}")
         if self._limits.on_bad_episode == "stop" or not episode.heard:
             before = "".join(f"\n    {i}. {text!r}" for i, text in enumerate(episode.texts, 1))
             transcript = f"\nSaid in it before:{shortened(shown(before), 2_000)}" if before else ""
             raise ComponentError(f"{self._who}: {said}{transcript}")
-        found[episode.number] = Turn(cut=True, failed=said)
+        return Turn(cut=True, failed=said)
 
-    def _lose(self, slot: int) -> None:
-        child = self._children.pop(slot, None)
-        self._over.pop(slot, None)
-        if child is not None:
-            child.close()
 
-    @staticmethod
-    def _last_words(child: Child, error: Exception) -> str:
-        """What happened, in words that follow its name; called before the process is ended."""
-        said = child.how_it_ended() if str(error).startswith("closed the connection") else str(error)
-        words = child.last_words()
-        return f"{said}; the last that it printed:\n{words}" if words else said
+def _turns(most: int, answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was answered, checked; ValueError says that these are no turns."""
+    turns: list[dict[str, Any]] = answer["turns"]
+    if not 0 < len(turns) <= most:
+        raise ValueError(f"answered {len(turns)} turns where {most} were asked for")
+    for said in turns:
+        try:
+            "error" in said or turn_of(said["turn"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"answered what is no Turn: {error}") from None
+    return turns
 
 
 class Isolated(Environment):

@@ -37,6 +37,10 @@ class Broken(Exception):
     """The other end is gone, silent, or says what cannot be understood: in words that follow its name."""
 
 
+class NoRoom(Broken):
+    """There was no place for it as long as it was waited for."""
+
+
 class Refused(Exception):
     """The other end will not answer, and would not the next time: a whole sentence."""
 

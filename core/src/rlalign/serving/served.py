@@ -20,7 +20,6 @@ from rlalign.interface.run import Run
 from rlalign.records.answers import Answers
 from rlalign.serving.asking import Asker, Pool
 from rlalign.serving.child import memory_of
-from rlalign.serving.client import Client
 from rlalign.serving.host import WHERE, Recipe
 from rlalign.serving.questions import Group, groups_of, key_of, score_of
 from rlalign.world.ranks import here
@@ -85,9 +84,8 @@ class Served(Component):
         self._failed: list[ComponentError] = []
         """What went wrong ahead: after it, what else was asked ahead is not tried, until it was collected."""
         self._stood: tuple[str, ...] = ()
-        one = item.isolate.workers == 1
-        self._client = (Client if one else Pool)(recipe, item.isolate, item.place)
-        self.close = weakref.finalize(self, _close, self._client, self._worker)
+        self._pool = Pool(recipe, item.isolate, item.place)
+        self.close = weakref.finalize(self, _close, self._pool, self._worker)
         """Ends its process; so does the end of this one."""
 
     def signature(self) -> str:
@@ -95,9 +93,9 @@ class Served(Component):
 
     def setup(self, run: Run) -> None:
         if self.answers is not None:
-            self._client.log = self.answers.folder / f"{self.name}.log"
+            self._pool.log = self.answers.folder / f"{self.name}.log"
         if here().leads:  # it alone asks
-            self._worker.submit(self._client.begin).result()
+            self._worker.submit(self._pool.begin).result()
 
     def ahead(self, run: Run, rollout: Rollout) -> None:
         """Begin to score responses, whole groups of them, and do not wait; `reward` then collects what it needs."""
@@ -127,7 +125,7 @@ class Served(Component):
         found = self._known(run).get(key)
         if found is None:
             where = _where(run)
-            found = self._worker.submit(lambda: self._client.metrics(groups, where, key)).result()
+            found = self._worker.submit(lambda: self._pool.metrics(groups, where, key)).result()
             self._keep(run, {key: found})
         return {name: float(value) for name, value in found.items()}
 
@@ -155,7 +153,7 @@ class Served(Component):
             if failed:
                 raise failed[0]
             try:
-                return self._client.scores(asked, where, keys)
+                return self._pool.scores(asked, where, keys)
             except ComponentError as error:
                 if failed is not None:
                     failed.append(error)
@@ -237,6 +235,6 @@ class _Part:
         return self.whole.result()[self.place]
 
 
-def _close(client: Client | Pool, worker: Asker) -> None:
-    client.close()
+def _close(pool: Pool, worker: Asker) -> None:
+    pool.close()
     worker.end()

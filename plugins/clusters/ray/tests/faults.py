@@ -1,4 +1,4 @@
-"""Rewards that fail once, and then no more: a file says that they did."""
+"""Rewards and an environment that fail once, and then no more: a file says that they did."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 from pydantic import Field
+from torch import Generator
 
-from rlalign import Component, Options, Rollout, Run, Score, hookimpl
+from rlalign import Component, Episode, Example, Options, Rollout, Run, Score, Turn, hookimpl
+from rlalign_plugin_toy_tasks.corridor import ToyCorridor
 
 
 class Dies(Component):
@@ -58,6 +60,56 @@ class Fails(Component):
         if first(self.config.folder / "hung"):
             time.sleep(1000)
         return Score(rollout.actions_NT[:, 0].float())
+
+
+class Slow(Component):
+    """Which action was chosen, after half a second, and once so many processes have said that they are there."""
+
+    class Config(Options):
+        """Options."""
+
+        folder: Path = Field(description="where the files are")
+        present: int = Field(1, description="how many processes")
+
+    def setup(self, run: Run) -> None:
+        (self.config.folder / f"process-{os.getpid()}").touch()
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        while len([*self.config.folder.glob("process-*")]) < self.config.present:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        return Score(rollout.actions_NT[:, 0].float())
+
+
+class Loses(ToyCorridor):
+    """A corridor; one process dies in the middle of an episode, one hangs."""
+
+    class Config(ToyCorridor.Config):
+        """Options."""
+
+        folder: Path = Field(description="where the files are")
+
+    config: Config
+
+    def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
+        episode, turn = super().start(example, start, noise)
+        return Lost(episode, self.config.folder), turn
+
+
+class Lost:
+    """One of its episodes."""
+
+    def __init__(self, episode: Episode, folder: Path) -> None:
+        self._episode, self._folder, self._steps = episode, folder, 0
+
+    def step(self, text: str) -> Turn:
+        self._steps += 1
+        if self._steps == 3 and first(self._folder / "died"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._steps == 5 and first(self._folder / "hung"):
+            time.sleep(1000)
+        return self._episode.step(text)
 
 
 def first(file: Path) -> bool:

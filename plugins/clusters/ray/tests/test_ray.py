@@ -1,4 +1,4 @@
-"""Runs, rewards and studies on a cluster of Ray that is this machine: the same numbers as without it."""
+"""Runs, rewards, episodes and studies on a cluster of Ray that is this machine: the same numbers as without it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import pytest
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-BANDIT = HERE / "bandit.yaml"
+BANDIT, CORRIDOR = HERE / "bandit.yaml", HERE / "corridor.yaml"
+SUITE = HERE.parents[3] / "bench/tests/small.yaml"
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[train]'"
 )
@@ -49,7 +51,7 @@ def cluster(*cores: str) -> Iterator[tuple[str, IO[str]]]:
     assert said, "Ray did not begin"
     yield said, begun.stdin
     begun.stdin.close()
-    begun.wait()
+    assert begun.wait() == 0
 
 
 ENVIRONMENT = {
@@ -185,6 +187,43 @@ def test_rewards_by_actors_that_die_and_hang_are_those_of_one_process(tmp_path: 
     same(tmp_path / "runs/inline", tmp_path / "runs/pool")
 
 
+@needs_ray
+@pytest.mark.slow
+def test_a_reward_has_more_actors_while_parts_wait_and_as_many_as_there_is_room_for(
+    tmp_path: Path, address: str
+) -> None:
+    """One to begin with, of four at most; a second one finds room, and the two that do not hold nobody up."""
+    slow = f"'faults:Slow': {{folder: '{tmp_path}'}}"
+    isolate = f"isolate: {{cluster: {{ray: {{address: '{address}', cpus: 2}}}}, workers: {{most: 4}}}}"
+    rlalign(tmp_path, "run", str(BANDIT), f"rewards=[{{{slow}, {isolate}}}]", "--name", "pool")
+    assert len([*tmp_path.glob("process-*")]) == 2
+    rlalign(tmp_path, "run", str(BANDIT), f"rewards=[{{{slow}}}]", "--name", "inline")
+    same(tmp_path / "runs/inline", tmp_path / "runs/pool")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_brings_a_machine_for_an_actor_that_waits_and_takes_it_back(tmp_path: Path) -> None:
+    """There is room for one; the first batch is done once the other is there."""
+    slow = f"'faults:Slow': {{folder: '{tmp_path}', present: 2}}"
+    isolate = "isolate: {cluster: ray, workers: {most: 2}, seconds: 200, retries: 0}"
+    with cluster("1", "+1") as (address, _):
+        told = rlalign(tmp_path, "run", str(BANDIT), f"rewards=[{{{slow}, {isolate}}}]", RAY_ADDRESS=address)
+    assert len([*tmp_path.glob("process-*")]) == 2, told
+
+
+@needs_ray
+@pytest.mark.slow
+def test_episodes_in_actors_that_die_and_hang_are_those_of_one_process(tmp_path: Path, address: str) -> None:
+    loses = f"'faults:Loses': {{folder: '{tmp_path}'}}"
+    isolate = "isolate: {cluster: ray, workers: 2, seconds: 15}"
+    task = f"task={{{loses}, {isolate}}}"
+    rlalign(tmp_path, "run", str(CORRIDOR), task, "--name", "actors", RAY_ADDRESS=address)
+    assert (tmp_path / "died").exists() and (tmp_path / "hung").exists()
+    rlalign(tmp_path, "run", str(CORRIDOR), f"task={{{loses}}}", "--name", "inline")
+    same(tmp_path / "runs/inline", tmp_path / "runs/actors")
+
+
 STUDY = """
 pipeline:
   task: {bandit: {payouts: [2.5, 2.0, 1.0]}}
@@ -234,3 +273,22 @@ def test_a_study_s_runs_are_those_of_this_machine(tmp_path: Path, address: str) 
         for part in ("curve", "own"):
             assert row[part] == there[seed][part]
         assert row["metrics"]["final.reward"] == there[seed]["metrics"]["final.reward"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_suite_s_entries_are_those_of_this_machine(tmp_path: Path, address: str) -> None:
+    """Each value of each example, and a leaderboard is made of them."""
+    measured = []
+    for name, jobs in (("here", "1"), ("there", f"ray://{address}")):
+        (tmp_path / name).mkdir()
+        suite = shutil.copy(SUITE, tmp_path / name)
+        only = "run", "--only", "flat", "--memory", "4"
+        said = rlalign(tmp_path / name, "bench", suite, *only, "--jobs", jobs)
+        assert "2 runs are left" in said
+        rows = map(json.loads, (tmp_path / name / "small-results/small.jsonl").read_text().splitlines())
+        measured.append({(row["world"], row["arm"], row["seed"]): row["measured"] for row in rows})
+        board = rlalign(tmp_path / name, "bench", suite, "table")
+        assert "| `reinforce` |" in board and "flat/" not in board
+    assert measured[0] == measured[1] and len(measured[0]) == 2
+    assert all(one["final"]["per_example"]["payout"] for one in measured[0].values())

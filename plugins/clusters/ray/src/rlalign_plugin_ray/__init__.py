@@ -1,4 +1,4 @@
-"""Runs, rewards and studies on a cluster of Ray."""
+"""Runs, rewards, episodes and studies on a cluster of Ray."""
 
 from rlalign_plugin_ray.cluster import Ray
 

@@ -27,7 +27,7 @@ class Settings(Cluster.Config):
         None,
         ge=0,
         le=COUNT,
-        description="GPUs of each process; null: one where the cluster has any, none for a reward",
+        description="GPUs of each process; null: one where the cluster has any, none for a reward or an environment",
     )
     failures: int = Field(
         3,
