@@ -16,6 +16,8 @@ _GROUPED = {
 }
 ROLLOUT_AIM = {"V": 5.0}
 """How many times as fast sampling should be, of a scenario's rows in float32."""
+CHECKPOINT_AIM = 0.05
+"""The share of a step that a checkpoint after each may take, of a model of 135 M weights and more."""
 SHORT_HEAD = "times as fast as TRL: processor time of a whole step, median, float32 unless said"
 
 
@@ -112,6 +114,40 @@ def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
         if side == "ours" and f"{row}/trl" in held:
             ours, theirs = held[name]["peak_gb"], held[f"{row}/trl"]["peak_gb"]
             lines.append((f"`{row}`", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}"))
+    return lines
+
+
+def checkpoints(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """What a checkpoint after every step takes: its share of the processor's time, and how long the run stands still."""
+    heads = "row, s a step, its s, share of both, aim, × a step beside one (processor), × (clock), stands still s, MB, n"
+    lines: list[Sequence[str]] = [heads.split(", ")]
+    for name, one in done(data.get("checkpoints", {})).items():
+        cpu, share = one["step"]["cpu"], one["share"]
+        large = name.startswith(("real/", "gpt2/"))
+        middle = f"{share['median']:.1%}"
+        if large and share["median"] > CHECKPOINT_AIM:
+            middle = f"**{middle}**"
+        cells = [f"`{name}`", f"{cpu['ours']['median']:.3f}", f"{one['checkpoint']['cpu']['median']:.3f}"]
+        cells += [f"{middle} [{share['least']:.1%}, {share['most']:.1%}]"]
+        cells += [f"{CHECKPOINT_AIM:.0%}" if large else "", *(times(x["ratio"]) for x in one["step"].values())]
+        cells += [f"{one['stands still']['median']:.3f}", f"{one['bytes'] / 1e6:,.0f}", str(one["n"])]
+        lines.append(cells)
+    return lines
+
+
+def scoring(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """A reward inline beside the same one isolated, and sampling beside one in a thread."""
+    heads = "references, reward over sampling, s inline (clock), isolated, × (clock), s of the processor inline, isolated, "
+    heads += "its process's, sampling alone s (clock), with a thread that scores"
+    lines: list[Sequence[str]] = [heads.split(", ")]
+    for name, one in done(data.get("scoring", {})).get("all", {}).get("references", {}).items():
+        cpu, wall = one["iteration"]["cpu"], one["iteration"]["wall"]
+        cells = [name, f"{one['reward over sampling']['median']:.2f}"]
+        cells += [f"{wall[x]['median']:.3f}" for x in ("other", "ours")] + [times(wall["ratio"])]
+        cells += [f"{cpu[x]['median']:.3f}" for x in ("other", "ours")] + [f"{one['served']:.3f}"]
+        thread = one["thread"]
+        cells += [f"{x['median']:.3f}" for x in (thread["wall"]["alone"], thread["sampling beside it"])]
+        lines.append(cells)
     return lines
 
 
@@ -221,9 +257,11 @@ TABLES = {
     "speed": ("speed", beside_trl),
     "speed, profile": ("speed", profile),
     "speed, memory": ("speed", memory),
+    "speed, checkpoints": ("speed", checkpoints),
     "speed, parity": ("speed", parity),
     "speed, further": ("speed", further),
     "speed, growth": ("speed", growth),
+    "speed, scoring": ("speed", scoring),
     "rl4lms": ("rl4lms", rl4lms),
     "gpu, sampling": ("gpu", gpu_sampling),
     "gpu, iterations": ("gpu", gpu_iterations),
