@@ -211,8 +211,9 @@ def test_what_a_checkpoint_takes(models: Path, tmp_path: Path) -> None:
     share, step = found["checkpoint"]["cpu"]["median"], found["step"]["cpu"]["ours"]["median"]
     assert found["share"]["median"] == pytest.approx(share / (share + step))
     assert 0 < found["stands still"]["median"] <= found["checkpoint"]["wall"]["median"]
+    found["load"] = [1.0, 2.0]
     (_, line) = report.checkpoints({"checkpoints": {row.name: found}})
-    assert line[0] == f"`{row.name}`" and line[4] == "", "no aim: a step of so small a model is shorter than a disk's wait"
+    assert line[0] == f"`{row.name}`" and line[4] == "" and line[-1] == "2.0"
     late = {**found, "share": {"median": 0.06, "least": 0.05, "most": 0.07}}
     (_, line) = report.checkpoints({"checkpoints": {"real/rloo/S/float32": late}})
     assert line[3:5] == ["**6.0%** [5.0%, 7.0%]", "5%"]

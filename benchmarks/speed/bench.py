@@ -92,15 +92,13 @@ def measure(
     for row in rows if "parity" in parts else ():
         if row.scenario == "S" and row.dtype == "float32" and row.algorithm != "ppo":
             results.take("parity", row.name, lambda row=row: run("parity", *arguments(row)))
+    steps = ("--steps", str(said.steps)) if said.steps else ()
     for row in rows if "rows" in parts else ():
-        steps = ("--steps", str(said.steps)) if said.steps else ()
-        results.take(
-            "rows", row.name, lambda r=row, s=steps: run("measure", *arguments(r), *s, ppo=path_of(r))
-        )
+        results.take("rows", row.name, lambda r=row: run("measure", *arguments(r), *steps, ppo=path_of(r)))
     plain = [row for row in rows if row.scenario == "S"]
     for row in plain if "profile" in parts else ():
         if not (row.large and row.algorithm == "ppo"):
-            results.take("profile", row.name, lambda row=row: run("profile", *arguments(row)))
+            results.take("profile", row.name, lambda row=row: run("profile", *arguments(row), *steps))
     for row in plain if "memory" in parts else ():
         for side in ("ours", "trl") if row.dtype == "float32" and row.algorithm != "ppo" else ():
             results.take(

@@ -50,7 +50,9 @@ def measured(ours: Ours, rounds: int) -> dict[str, Any]:
     last = max(session.dir.checkpoints.iterdir())
     return {
         "step": compared(spent["plain"], spent["beside"]),
-        "checkpoint": {at: summary([one[i] for one in spent["alone"]]) for i, at in enumerate(("cpu", "wall"))},
+        "checkpoint": {
+            at: summary([one[i] for one in spent["alone"]]) for i, at in enumerate(("cpu", "wall"))
+        },
         "share": summary(
             [one[0] / (one[0] + step[0]) for one, step in zip(spent["alone"], spent["plain"], strict=True)]
         ),

@@ -118,36 +118,43 @@ def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
 
 
 def checkpoints(data: Mapping[str, Any]) -> list[Sequence[str]]:
-    """What a checkpoint after every step takes: its share of the processor's time, and how long the run stands still."""
-    heads = "row, s a step, its s, share of both, aim, × a step beside one (processor), × (clock), stands still s, MB, n"
+    """What a checkpoint after every step takes of the processor, and how long the run stands still for it."""
+    heads = (
+        "row, s a step, a checkpoint's, share of the processor, aim, × beside one (processor), × (clock), "
+    )
+    heads += "stands still s, MB it holds, n, load"
     lines: list[Sequence[str]] = [heads.split(", ")]
     for name, one in done(data.get("checkpoints", {})).items():
-        cpu, share = one["step"]["cpu"], one["share"]
-        large = name.startswith(("real/", "gpt2/"))
+        cpu, share, large = one["step"]["cpu"], one["share"], name.startswith(("real/", "gpt2/"))
         middle = f"{share['median']:.1%}"
         if large and share["median"] > CHECKPOINT_AIM:
             middle = f"**{middle}**"
         cells = [f"`{name}`", f"{cpu['ours']['median']:.3f}", f"{one['checkpoint']['cpu']['median']:.3f}"]
         cells += [f"{middle} [{share['least']:.1%}, {share['most']:.1%}]"]
-        cells += [f"{CHECKPOINT_AIM:.0%}" if large else "", *(times(x["ratio"]) for x in one["step"].values())]
+        cells += [
+            f"{CHECKPOINT_AIM:.0%}" if large else "",
+            *(times(x["ratio"]) for x in one["step"].values()),
+        ]
         cells += [f"{one['stands still']['median']:.3f}", f"{one['bytes'] / 1e6:,.0f}", str(one["n"])]
-        lines.append(cells)
+        lines.append([*cells, f"{max(one['load']):.1f}"])
     return lines
 
 
 def scoring(data: Mapping[str, Any]) -> list[Sequence[str]]:
     """A reward inline beside the same one isolated, and sampling beside one in a thread."""
-    heads = "references, reward over sampling, s inline (clock), isolated, × (clock), s of the processor inline, isolated, "
-    heads += "its process's, sampling alone s (clock), with a thread that scores"
+    heads = (
+        "references, reward over sampling, s inline (clock), isolated, × (clock), s of the processor inline, "
+    )
+    heads += (
+        "isolated, its process's, sampling alone s (clock), and scoring after it, and in a thread meanwhile"
+    )
     lines: list[Sequence[str]] = [heads.split(", ")]
     for name, one in done(data.get("scoring", {})).get("all", {}).get("references", {}).items():
         cpu, wall = one["iteration"]["cpu"], one["iteration"]["wall"]
         cells = [name, f"{one['reward over sampling']['median']:.2f}"]
         cells += [f"{wall[x]['median']:.3f}" for x in ("other", "ours")] + [times(wall["ratio"])]
         cells += [f"{cpu[x]['median']:.3f}" for x in ("other", "ours")] + [f"{one['served']:.3f}"]
-        thread = one["thread"]
-        cells += [f"{x['median']:.3f}" for x in (thread["wall"]["alone"], thread["sampling beside it"])]
-        lines.append(cells)
+        lines.append([*cells, *(f"{x['median']:.3f}" for x in one["thread"]["wall"].values())])
     return lines
 
 

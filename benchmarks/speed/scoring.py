@@ -2,9 +2,9 @@
 
 python -m benchmarks.speed.scoring --work FOLDER
 
-Iterations of RLOO on GPT-2 of 2 × 128 with ROUGE (of NLTK's kind: plain Python), 32 responses of 1 to 48 tokens. In turn in
-one process: one phase with the reward inline, one with it isolated. Beside that the same sampling alone, with the reward
-after it, and with the reward of as many other responses in a thread meanwhile.
+Iterations of RLOO on GPT-2 of 2 × 128 with ROUGE (of NLTK's kind: plain Python), 32 responses of 1 to 48 tokens. In
+turn in one process: one phase with the reward inline, one with it isolated. Then the same sampling alone, with the
+reward of as many other responses after it, and with that in a thread meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from benchmarks.common.timing import alternating, compared, now, since, summary
+from benchmarks.common.timing import alternating, compared, summary
 from benchmarks.speed.work import COMPONENTS, Row, Texts, folder_of, pipeline
 from pydantic import Field
 
@@ -29,9 +29,9 @@ from rlalign.running.iterating import iterate
 from rlalign.running.responses import respond
 from rlalign.testing.bench import Bench
 
-ROUNDS, WARM_UP = 15, 2
+ROUNDS, WARM_UP = 9, 2
 ROW = Row("tiny", "rloo", "V", "float32")
-REFERENCES = (1, 6)
+REFERENCES = (16, 80)
 """Of a prompt: ROUGE takes as many times as long."""
 
 
@@ -49,7 +49,10 @@ class Referenced(Texts):
         plain = super().examples(split)
         said = [example.prompt for example in plain]
         return [
-            replace(example, meta={"references": [said[(i + j) % len(said)] for j in range(self.config.references)]})
+            replace(
+                example,
+                meta={"references": [said[(i + j) % len(said)] for j in range(self.config.references)]},
+            )
             for i, example in enumerate(plain)
         ]
 
@@ -78,20 +81,21 @@ def processes(place: Path, root: Path, references: int, rounds: int) -> dict[str
     isolated = bench(place / "isolated", root, references, steps, isolate=True)
     open_ = {"inline": iterate(inline.phase), "isolated": iterate(isolated.phase)}
     shares: list[float] = []
-    theirs = served_seconds()
+    theirs: list[float] = []
 
     def one(name: str) -> None:
         next(open_[name])
         if name == "inline":
-            took = inline.phase.clock.seconds
+            took = inline.phase.clock.worked
             shares.append(took["reward"] / took["rollout"])
+        else:
+            theirs.append(served_seconds())
 
     spent = alternating({name: lambda n=name: one(n) for name in open_}, rounds, WARM_UP)
-    theirs = (served_seconds() - theirs) / steps
     return {
         "iteration": compared(spent["isolated"], spent["inline"]),
         "reward over sampling": summary(shares[WARM_UP:]),
-        "served": theirs,
+        "served": (theirs[-1] - theirs[WARM_UP - 1]) / rounds,
     }
 
 
@@ -99,7 +103,6 @@ def thread(place: Path, root: Path, references: int, rounds: int) -> dict[str, A
     """Sampling and scoring, after each other and at once."""
     made = bench(place / "thread", root, references, rounds)
     examples, before = made.phase.draw.next(made.phase.settings.train.prompts), made.rollout()[0]
-    apart: list[float] = []
 
     def sampled() -> Rollout:
         return respond(made.phase, examples)
@@ -111,14 +114,11 @@ def thread(place: Path, root: Path, references: int, rounds: int) -> dict[str, A
     def meanwhile() -> None:
         beside = Thread(target=made.stages.reward, args=(made.run, before))
         beside.start()
-        then = now()
         sampled()
-        apart.append(since(then)[1])
         beside.join()
 
     spent = alternating({"alone": sampled, "after": after, "meanwhile": meanwhile}, rounds, WARM_UP)
-    wall = {name: summary([one[1] for one in taken]) for name, taken in spent.items()}
-    return {"wall": wall, "sampling beside it": summary(apart[WARM_UP:])}
+    return {"wall": {name: summary([one[1] for one in taken]) for name, taken in spent.items()}}
 
 
 def main() -> None:

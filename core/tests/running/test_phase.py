@@ -151,7 +151,9 @@ class SlowWithColumns(Slow):
     needs = ("full_logprobs",)
 
 
-@pytest.mark.parametrize("reward, device, told", [(Slow, "cuda", 1), (Slow, "cpu", 0), (SlowWithColumns, "cuda", 0)])
+@pytest.mark.parametrize(
+    "reward, device, told", [(Slow, "cuda", 1), (Slow, "cpu", 0), (SlowWithColumns, "cuda", 0)]
+)
 def test_a_reward_that_a_gpu_waits_for_is_told_once(
     reward: type[Component], device: str, told: int, tmp_path: Path
 ) -> None:

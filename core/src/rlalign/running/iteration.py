@@ -94,8 +94,9 @@ def _note_waiting(phase: RunningPhase, rewards: Mapping[str, float], whole: floa
             phase.workspace.note_once(
                 f"`{member.name}`",
                 "waiting",
-                f"took {figures.percent(share)} of an iteration, while nothing else went on; if a response's score depends "
-                "on its group alone, `isolate: true` beside it has a process of its own begin while others are sampled",
+                f"took {figures.percent(share)} of an iteration, while nothing else went on; if a response's score "
+                "depends on its group alone, `isolate: true` beside it has a process of its own begin while others are "
+                "sampled",
             )
 
 
