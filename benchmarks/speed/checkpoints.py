@@ -2,8 +2,8 @@
 
 python -m benchmarks.speed.checkpoints tiny/rloo/S/float32 --folder MODEL
 
-In turn in one run: an iteration; one while the checkpoint before it is written, as `checkpoints: {every: 1}` has it; and
-a checkpoint with nothing beside it, whose seconds are all its own.
+In turn in one run: an iteration; one while the checkpoint before it is written, as with `checkpoints: {every: 1}`;
+and a checkpoint with nothing beside it, whose seconds are all its own.
 """
 
 from __future__ import annotations
