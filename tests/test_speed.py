@@ -20,7 +20,7 @@ from benchmarks.common.timing import Span, alternating, compared
 from benchmarks.gpu import bench as gpu_bench
 from benchmarks.gpu import others, roofline
 from benchmarks.gpu import sampling as gpu_sampling
-from benchmarks.speed import bench, further, growth, profile, report, work
+from benchmarks.speed import bench, checkpoints, further, growth, profile, report, scoring, work
 from benchmarks.speed.ours import Ours
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -201,6 +201,32 @@ def test_where_a_steps_time_goes(models: Path, tmp_path: Path) -> None:
     assert 0 < found["products"] < found["step"] * 2 and found["attention"] > 0 < found["other"]
     (_, line) = report.profile({"profile": {row.name: found}, "rows": {row.name: one(3.0)}})
     assert line[0] == f"`{row.name}`" and float(line[-1]) > 1
+
+
+def test_what_a_checkpoint_takes(models: Path, tmp_path: Path) -> None:
+    row = work.row_of("tiny/rloo/S/float32")
+    found = checkpoints.measured(Ours(row, shapes.lay("tiny", models), tmp_path, 4), 1)
+    weights = 2 * 12 * 128 * 128 + (1000 + 1024) * 128
+    assert found["bytes"] > 3 * 4 * weights, "the model and AdamW's two moments"
+    share, step = found["checkpoint"]["cpu"]["median"], found["step"]["cpu"]["ours"]["median"]
+    assert found["share"]["median"] == pytest.approx(share / (share + step))
+    assert 0 < found["stands still"]["median"] <= found["checkpoint"]["wall"]["median"]
+    found["load"] = [1.0, 2.0]
+    (_, line) = report.checkpoints({"checkpoints": {row.name: found}})
+    assert line[0] == f"`{row.name}`" and line[4] == "" and line[-1] == "2.0"
+    late = {**found, "share": {"median": 0.06, "least": 0.05, "most": 0.07}}
+    (_, line) = report.checkpoints({"checkpoints": {"real/rloo/S/float32": late}})
+    assert line[3:5] == ["**6.0%** [5.0%, 7.0%]", "5%"]
+
+
+@pytest.mark.slow
+def test_a_reward_inline_isolated_and_in_a_thread(models: Path, tmp_path: Path) -> None:
+    found = scoring.processes(tmp_path / "a", models, 2, 1)
+    assert found["served"] > 0 and found["reward over sampling"]["median"] > 0
+    found["thread"] = scoring.thread(tmp_path / "b", models, 2, 1)
+    assert set(found["thread"]["wall"]) == {"alone", "after", "meanwhile"}
+    lines = report.scoring({"scoring": {"all": {"references": {"2": found}, "n": 1}}})
+    assert [line[0] for line in lines[1:]] == ["2"]
 
 
 def test_how_cost_grows(tmp_path: Path) -> None:

@@ -27,8 +27,7 @@ from rlalign.running.half import slowdown
 ROOT = Path(__file__).resolve().parents[2]
 PPO_TRL = ROOT / ".venv-trl" / "ppo"
 """The last TRL with PPO, beside the newest: a folder that goes before it on the path."""
-PARTS = ("parity", "rows", "profile", "memory", "further", "growth")
-MEMORY = "gpt2/rloo/S/float32"
+PARTS = ("parity", "rows", "profile", "memory", "checkpoints", "further", "growth", "scoring")
 
 
 def run(module: str, *arguments: str, ppo: Path | None = None) -> dict[str, Any]:
@@ -93,21 +92,24 @@ def measure(
     for row in rows if "parity" in parts else ():
         if row.scenario == "S" and row.dtype == "float32" and row.algorithm != "ppo":
             results.take("parity", row.name, lambda row=row: run("parity", *arguments(row)))
+    steps = ("--steps", str(said.steps)) if said.steps else ()
     for row in rows if "rows" in parts else ():
-        steps = ("--steps", str(said.steps)) if said.steps else ()
-        results.take(
-            "rows", row.name, lambda r=row, s=steps: run("measure", *arguments(r), *s, ppo=path_of(r))
-        )
-    for row in rows if "profile" in parts else ():
-        if row.scenario == "S" and (row.algorithm == "rloo" or not row.large):
-            results.take("profile", row.name, lambda row=row: run("profile", *arguments(row)))
-    if "memory" in parts:
-        row = work.row_of(said.memory)
-        for side in ("ours", "trl"):
+        results.take("rows", row.name, lambda r=row: run("measure", *arguments(r), *steps, ppo=path_of(r)))
+    plain = [row for row in rows if row.scenario == "S"]
+    for row in plain if "profile" in parts else ():
+        if not (row.large and row.algorithm == "ppo"):
+            results.take("profile", row.name, lambda row=row: run("profile", *arguments(row), *steps))
+    for row in plain if "memory" in parts else ():
+        for side in ("ours", "trl") if row.dtype == "float32" and row.algorithm != "ppo" else ():
             results.take(
-                "memory", f"{row.name}/{side}", lambda s=side: run("measure", *arguments(row), "--side", s)
+                "memory",
+                f"{row.name}/{side}",
+                lambda r=row, s=side: run("measure", *arguments(r), "--side", s),
             )
-    for name in ("further", "growth"):
+    for row in plain if "checkpoints" in parts else ():
+        if row.dtype == "float32" and row.algorithm == "rloo":
+            results.take("checkpoints", row.name, lambda row=row: run("checkpoints", *arguments(row)))
+    for name in ("further", "growth", "scoring"):
         if name in parts:
             results.take(name, "all", lambda n=name: run(n, "--work", str(said.work)))
 
@@ -120,7 +122,6 @@ def main() -> None:
     ask.add_argument("--dtypes", nargs="*", choices=work.DTYPES, default=work.DTYPES)
     ask.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="these parts")
     ask.add_argument("--real", help="folder of a real model: a row more")
-    ask.add_argument("--memory", default=MEMORY, help="the row whose memory is measured")
     ask.add_argument("--steps", type=int, help="steps that count; each model has a number of its own")
     ask.add_argument("--ppo-trl", type=Path, default=PPO_TRL, help="folder with a TRL that has PPO")
     ask.add_argument("--work", type=Path, default=ROOT / "runs" / "bench-speed", help="models are kept here")

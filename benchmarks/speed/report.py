@@ -16,6 +16,8 @@ _GROUPED = {
 }
 ROLLOUT_AIM = {"V": 5.0}
 """How many times as fast sampling should be, of a scenario's rows in float32."""
+CHECKPOINT_AIM = 0.05
+"""The share of a step that a checkpoint after each may take, of a model of 135 M weights and more."""
 SHORT_HEAD = "times as fast as TRL: processor time of a whole step, median, float32 unless said"
 
 
@@ -112,6 +114,47 @@ def memory(data: Mapping[str, Any]) -> list[Sequence[str]]:
         if side == "ours" and f"{row}/trl" in held:
             ours, theirs = held[name]["peak_gb"], held[f"{row}/trl"]["peak_gb"]
             lines.append((f"`{row}`", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}"))
+    return lines
+
+
+def checkpoints(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """What a checkpoint after every step takes of the processor, and how long the run stands still for it."""
+    heads = (
+        "row, s a step, a checkpoint's, share of the processor, aim, × beside one (processor), × (clock), "
+    )
+    heads += "stands still s, MB it holds, n, load"
+    lines: list[Sequence[str]] = [heads.split(", ")]
+    for name, one in done(data.get("checkpoints", {})).items():
+        cpu, share, large = one["step"]["cpu"], one["share"], name.startswith(("real/", "gpt2/"))
+        middle = f"{share['median']:.1%}"
+        if large and share["median"] > CHECKPOINT_AIM:
+            middle = f"**{middle}**"
+        cells = [f"`{name}`", f"{cpu['ours']['median']:.3f}", f"{one['checkpoint']['cpu']['median']:.3f}"]
+        cells += [f"{middle} [{share['least']:.1%}, {share['most']:.1%}]"]
+        cells += [
+            f"{CHECKPOINT_AIM:.0%}" if large else "",
+            *(times(x["ratio"]) for x in one["step"].values()),
+        ]
+        cells += [f"{one['stands still']['median']:.3f}", f"{one['bytes'] / 1e6:,.0f}", str(one["n"])]
+        lines.append([*cells, f"{max(one['load']):.1f}"])
+    return lines
+
+
+def scoring(data: Mapping[str, Any]) -> list[Sequence[str]]:
+    """A reward inline beside the same one isolated, and sampling beside one in a thread."""
+    heads = (
+        "references, reward over sampling, s inline (clock), isolated, × (clock), s of the processor inline, "
+    )
+    heads += (
+        "isolated, its process's, sampling alone s (clock), and scoring after it, and in a thread meanwhile"
+    )
+    lines: list[Sequence[str]] = [heads.split(", ")]
+    for name, one in done(data.get("scoring", {})).get("all", {}).get("references", {}).items():
+        cpu, wall = one["iteration"]["cpu"], one["iteration"]["wall"]
+        cells = [name, f"{one['reward over sampling']['median']:.2f}"]
+        cells += [f"{wall[x]['median']:.3f}" for x in ("other", "ours")] + [times(wall["ratio"])]
+        cells += [f"{cpu[x]['median']:.3f}" for x in ("other", "ours")] + [f"{one['served']:.3f}"]
+        lines.append([*cells, *(f"{x['median']:.3f}" for x in one["thread"]["wall"].values())])
     return lines
 
 
@@ -221,9 +264,11 @@ TABLES = {
     "speed": ("speed", beside_trl),
     "speed, profile": ("speed", profile),
     "speed, memory": ("speed", memory),
+    "speed, checkpoints": ("speed", checkpoints),
     "speed, parity": ("speed", parity),
     "speed, further": ("speed", further),
     "speed, growth": ("speed", growth),
+    "speed, scoring": ("speed", scoring),
     "rl4lms": ("rl4lms", rl4lms),
     "gpu, sampling": ("gpu", gpu_sampling),
     "gpu, iterations": ("gpu", gpu_iterations),

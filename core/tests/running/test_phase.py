@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,7 @@ from rlalign.interface.hooks import hookimpl
 from rlalign.interface.run import Run
 from rlalign.learning.optimiser import factor
 from rlalign.records.weights import fingerprint
-from rlalign.testing import PolicyGradient, run, session
+from rlalign.testing import Bench, PolicyGradient, run, session
 from rlalign.testing.bench import stopped_and_resumed
 
 PIPELINE: dict[str, Any] = {
@@ -133,6 +134,35 @@ def test_groups_without_a_difference_are_counted_and_told_once(
     assert [row["groups/tied"] for row in rows(done)] == shares
     told = [note for note in done.display.notes if "earned the same reward" in note]  # type: ignore[attr-defined]
     assert len(told) == (notes if compares else 0)
+
+
+class Slow(Component):
+    """Takes most of an iteration."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        time.sleep(0.2)
+        return Score(torch.ones(len(rollout)))
+
+
+class SlowWithColumns(Slow):
+    """Cannot be computed elsewhere."""
+
+    needs = ("full_logprobs",)
+
+
+@pytest.mark.parametrize(
+    "reward, device, told", [(Slow, "cuda", 1), (Slow, "cpu", 0), (SlowWithColumns, "cuda", 0)]
+)
+def test_a_reward_that_a_gpu_waits_for_is_told_once(
+    reward: type[Component], device: str, told: int, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, {**with_train(iterations=3), "rewards": ["slow"]}, {**EXTRA, "slow": reward})
+    bench.session.device = torch.device(device)  # what is computed stays where it was
+    for _ in range(3):
+        bench.iterate()
+    notes = [note for note in bench.session.display.notes if "nothing else went on" in note]  # type: ignore[attr-defined]
+    assert len(notes) == told and all(note.startswith("`slow` took ") for note in notes)
 
 
 def test_groups_of_one_have_nothing_to_tie(tmp_path: Path) -> None:

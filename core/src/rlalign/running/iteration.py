@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,16 +13,19 @@ from rlalign.data.batch import Batch, Reward, concat_batches, concat_rewards
 from rlalign.data.rollout import Rollout, concat
 from rlalign.errors import attributed_to
 from rlalign.records.rows import OURS, rows_of
-from rlalign.running import dealing
+from rlalign.running import dealing, figures
 from rlalign.running.bad_rewards import without_bad_rewards
 from rlalign.running.metrics import new_ones, of_remembered, of_responses, of_sampler, tied
 from rlalign.running.phase import Clock, RunningPhase
 from rlalign.running.responses import respond
 from rlalign.running.shown import learned
 from rlalign.running.updating import update
+from rlalign.serving.served import unservable
 
 TIED = 3
 """Iterations without a difference after which it is told."""
+WAITING = 0.1
+"""The share of an iteration, beside a GPU, at which it is told that a reward could be computed meanwhile."""
 
 
 def run_iteration(phase: RunningPhase) -> dict[str, float]:
@@ -62,7 +65,10 @@ def run_iteration(phase: RunningPhase) -> dict[str, float]:
     phase.models.iteration_done()
     _keep_learned(phase, batch)
     metrics["time/iteration"] = time.perf_counter() - started
-    took = {**phase.clock.seconds, **{f"reward/{n}": s for n, s in stages.reward_seconds().items()}}
+    rewards = stages.reward_seconds()
+    if phase.iteration > 1:  # the first warms up
+        _note_waiting(phase, rewards, metrics["time/iteration"])
+    took = {**phase.clock.seconds, **{f"reward/{name}": seconds for name, seconds in rewards.items()}}
     return metrics | {f"time/{part}": seconds for part, seconds in took.items()}
 
 
@@ -76,6 +82,22 @@ def _note_ties(phase: RunningPhase, share: float) -> None:
             f"in {TIED} iterations running all responses of each group earned the same reward, so there is nothing to "
             "compare and to learn from; look at the responses (`rlalign sample`) and at what the reward says of them",
         )
+
+
+def _note_waiting(phase: RunningPhase, rewards: Mapping[str, float], whole: float) -> None:
+    """Say once which reward a GPU waits for, that a process of its own could compute while others are sampled."""
+    if phase.workspace.device.type == "cpu":  # it would take its time from the sampling
+        return
+    for member in phase.plan.training.implementing("reward"):
+        share, inline = rewards.get(member.name, 0.0) / whole, not hasattr(member.component, "ahead")
+        if share > WAITING and inline and unservable(member.component) is None:
+            phase.workspace.note_once(
+                f"`{member.name}`",
+                "waiting",
+                f"took {figures.percent(share)} of an iteration, while nothing else went on; if a response's score "
+                "depends on its group alone, `isolate: true` beside it has a process of its own begin while others are "
+                "sampled",
+            )
 
 
 def _batches(phase: RunningPhase) -> tuple[list[tuple[Rollout, Reward]], list[Batch]]:
