@@ -51,7 +51,7 @@ ALGORITHMS = {
     for file in sorted(EXAMPLES.glob("algorithms/*.yaml"))
     if "models/toy-reviews" in file.read_text()
 } | {
-    "gold": ("wbc", "algorithm={gold: {refresh: 2}}"),
+    "gold": ("wbc", "algorithm={gold: {returns: s, refresh: 2}}"),
     "r-lol": ("wbc", "algorithm={r-lol: {clip: 0.9, pool: all}}"),
     "dr-grpo": ("rloo", "algorithm=dr-grpo"),
     "es": ("rloo", "algorithm=es"),
