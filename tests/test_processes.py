@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import Command, bits, is_gone, wait_for
-from comparing import EXAMPLES, ROOT, apart, job, metrics, run
+from comparing import EXAMPLES, ROOT, apart, job, learners, metrics, run
 
 from rlalign.records import logs
 from rlalign.running.callbacks import SAME_REQUEST
@@ -45,6 +44,7 @@ ODD = {
     "one piece": {"overrides": ["algorithm=[rloo,'odd:Whole']"]},
     "asked again": {"overrides": ["algorithm=[rloo,'odd:Again']"]},
     "counted": {"overrides": ["rewards=['odd:Counts']"]},
+    "told of few": {"overrides": ["rewards=['odd:Tells']", "train.prompts=40"]},
     "episodes": {"file": str(HERE / "corridor.yaml")},
     "rewritten episodes": {
         "file": str(HERE / "corridor.yaml"),
@@ -140,24 +140,19 @@ FILES = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml")])
 
 def test_every_algorithm_is_in_one_of_these_examples() -> None:
     words = set(re.findall(r"[\w-]+", "\n".join(file.read_text() for file in FILES)))
-    learn = {
-        entry.name
-        for entry in entry_points(group="rlalign")
-        if any(hasattr(getattr(entry.load(), hook, None), "rlalign_impl") for hook in ("loss", "update"))
-    }
-    assert learn - words == {"fit-reward-model"}, "which wants a sentence encoder"
+    assert learners() - words == {"fit-reward-model"}, "which wants a sentence encoder"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_example_on_two_processes(part: int, tmp_path: Path) -> None:
+def test_every_example_on_two_and_on_four_processes(part: int, tmp_path: Path) -> None:
     files = FILES[part::PARTS]
     files = [file for file in files if file.stem != "logged"]  # it reads what another run kept
     jobs = {file.stem: job(str(file.relative_to(EXAMPLES))) for file in files}
-    for count in (1, 2):
+    for count in (1, 2, 4):
         run(tmp_path / str(count), jobs, count)
     for name in jobs:
-        equal(tmp_path, [name], [2], exact=not any(part in name for part in COARSER))
+        equal(tmp_path, [name], [2, 4], exact=not any(part in name for part in COARSER))
 
 
 # -- real commands: killed, stopped, failing, started again -----------------------------------------------------

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ WAYS = {
 
 
 class Counted:
-    """How often ranks talk, and how many bytes each of them hands over."""
+    """How often ranks talk, how many bytes each of them hands over, and how long it is at it, waiting included."""
 
     TALK = (
         "all_reduce",
@@ -50,6 +50,7 @@ class Counted:
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.seconds = 0.0
 
     def __enter__(self) -> Counted:
         self._were = {name: getattr(dist, name) for name in self.TALK if hasattr(dist, name)}
@@ -65,12 +66,13 @@ class Counted:
         def call(*given: Any, **named: Any) -> Any:
             held = [x for x in (*given, *named.values()) if isinstance(x, torch.Tensor)]
             self.calls[name] += 1
-            if name == "broadcast" and given[1:] != (dist.get_rank(),):
-                return real(*given, **named)  # another's
-            self.bytes[name] += (
-                max(x.nbytes for x in held) if "scatter" in name else min(x.nbytes for x in held)
-            )
-            return real(*given, **named)
+            if name != "broadcast" or given[1:] == (dist.get_rank(),):  # else it is another's
+                self.bytes[name] += (max if "scatter" in name else min)(x.nbytes for x in held)
+            began = time.perf_counter()
+            left = real(*given, **named)
+            self.seconds += time.perf_counter() - began
+            assert left is None, f"{name} goes on in the background"
+            return left
 
         return call
 
@@ -99,21 +101,25 @@ def worker(folder: Path, out: Path, ways: list[str], rounds: int) -> None:
 
     found: dict[str, dict[str, Any]] = {}
     for way in ways:
-        counted, seconds = {}, []
-        for turn in range(-1, rounds + 1):
-            took = []
+        cpu, wall, talking = [], [], []
+        for turn in range(-1, rounds):
+            runs = []
             for iterations in (FEW, MANY):
-                loaded, began = rlalign.load(pipeline(folder, way, iterations)), time.process_time()
-                name = f"{way.replace(', ', '-')}-{turn}-{iterations}"
-                with Counted() if turn == rounds else nullcontext(Counted()) as counting:
+                loaded = rlalign.load(pipeline(folder, way, iterations))
+                began, clock = time.process_time(), time.perf_counter()
+                with Counted() as counted:
+                    name = f"{way.replace(', ', '-')}-{turn}-{iterations}"
                     rlalign.run(loaded, root=out / "runs", name=name, display=False)
-                took.append(time.process_time() - began)
-                counted[iterations] = counting
-            if 0 <= turn < rounds:
-                seconds.append((took[1] - took[0]) / (MANY - FEW))
-        few, many = counted[FEW], counted[MANY]
+                runs.append((time.process_time() - began, time.perf_counter() - clock, counted))
+            (few_cpu, few_wall, few), (many_cpu, many_wall, many) = runs
+            if turn >= 0:
+                cpu.append((many_cpu - few_cpu) / (MANY - FEW))
+                wall.append((many_wall - few_wall) / (MANY - FEW))
+                talking.append((many.seconds - few.seconds) / (MANY - FEW))
         found[way] = {
-            "cpu": seconds,
+            "cpu": cpu,
+            "wall": wall,
+            "talking": talking,
             "calls": {name: (n - few.calls[name]) / (MANY - FEW) for name, n in many.calls.items()},
             "bytes": {name: (n - few.bytes[name]) / (MANY - FEW) for name, n in many.bytes.items()},
         }
@@ -121,7 +127,10 @@ def worker(folder: Path, out: Path, ways: list[str], rounds: int) -> None:
 
 
 def measured(folder: Path, ways: list[str], ranks: int, rounds: int) -> dict[str, Any]:
-    """By way, an iteration of so many processes: seconds of all their processors, calls and bytes of one of them."""
+    """By way, an iteration of so many processes: seconds of all their processors, calls and bytes of one of them.
+
+    And of each: the seconds that pass, and those of them in which it talks to the others, or waits for them.
+    """
     with tempfile.TemporaryDirectory() as place:
         begin = [sys.executable]
         if ranks > 1:
@@ -147,6 +156,12 @@ def measured(folder: Path, ways: list[str], ranks: int, rounds: int) -> dict[str
     return {
         way: {
             "cpu": sorted(map(sum, zip(*(each[way]["cpu"] for each in said), strict=True))),
+            "wall": [each[way]["wall"] for each in said],
+            "talking": [each[way]["talking"] for each in said],
+            "share": [
+                statistics.median(t / w for t, w in zip(each[way]["talking"], each[way]["wall"], strict=True))
+                for each in said
+            ],
             "calls": {name: n for name, n in said[0][way]["calls"].items() if n},
             "bytes": {name: n for name, n in said[0][way]["bytes"].items() if n},
         }
@@ -158,6 +173,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     ask.add_argument("--shape", default="qwen", choices=list(shapes.SHAPES))
     ask.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
+    ask.add_argument("--ranks", nargs="*", type=int, default=list(RANKS))
     ask.add_argument("--rounds", type=int, default=3)
     ask.add_argument("--out", type=Path, default=RESULT)
     ask.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -171,7 +187,7 @@ def main() -> None:
         rows = (json.dumps({"prompt": f"w{shapes.FIRST + i} {words}"}) for i in range(64))
         (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
         report: dict[str, Any] = {"machine": about(), "shape": said.shape, "rows": {}}
-        for ranks in RANKS:
+        for ranks in said.ranks:
             report["rows"][ranks] = measured(folder, said.ways, ranks, said.rounds)
             said.out.parent.mkdir(exist_ok=True)
             said.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -33,6 +33,16 @@ class Command:
                     return int(child)
         raise AssertionError(f"there is no rank {number}")
 
+    def ranks(self, count: int) -> list[int]:
+        """The processes of all ranks, once they are there."""
+        end = time.monotonic() + 120
+        while True:
+            try:
+                return [self.rank(number) for number in range(count)]
+            except (AssertionError, OSError):
+                assert time.monotonic() < end and self._process.poll() is None, self.end()
+                time.sleep(0.02)
+
     def signal(self, which: int) -> None:
         self._process.send_signal(which)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ MORE = {
     **{name: ["phases.value.train.prompts=20"] for name in ("a-lol", "a-lol-seq2seq")},
     # Where rounding grows: float32 parts of T5, and what learns from nothing but rounding.
     **{name: ["train.iterations=2"] for name in ("ppo-seq2seq", "trpo-seq2seq")},
+    # In its first iteration a KL that is 0 but for rounding would decide between responses that earn the same.
+    "raft": [
+        f"folder={ROOT / 'tests/world'}",
+        "rewards=[toy-sentiment,{kl: {coef: 0.05}},{'odd:Apart': {}, weight: 0.001}]",
+    ],
     "toy-dates": ["phases.imitate.train.iterations=2", "phases.align.train.iterations=2"],
 }
 """What an example cannot do without."""
@@ -42,6 +48,15 @@ def job(file: str, *overrides: str) -> dict[str, Any]:
         small += ["evaluate.examples=8", "evaluate.every=null"]
     small += MORE.get(Path(file).stem, [])
     return {"file": str(EXAMPLES / file), "overrides": [*small, *overrides]}
+
+
+def learners() -> set[str]:
+    """The installed components that learn: algorithms."""
+    return {
+        entry.name
+        for entry in entry_points(group="rlalign")
+        if any(hasattr(getattr(entry.load(), hook, None), "rlalign_impl") for hook in ("loss", "update"))
+    }
 
 
 def run(

@@ -268,6 +268,26 @@ class Present(Component):
         return Score(rollout.actions_NT[:, 0].double())
 
 
+class Tells(Component):
+    """A reward that says more where a certain example is among those it is asked of."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        first_N = torch.tensor([rollout.examples[g].id == "train-7" for g in rollout.group_N.tolist()])
+        value_N = rollout.actions_NT[:, 0].double()
+        return Score(value_N, metrics={"more": value_N.where(first_N, torch.nan)} if first_N.any() else {})
+
+
+class Apart(Component):
+    """A reward that hardly any two responses share."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        actions_NT = torch.where(rollout.mask_NT, rollout.actions_NT + 1, 0)
+        places = torch.arange(1, rollout.steps + 1) ** 2
+        return Score((actions_NT * places % 9973).sum(1).double() / 9973)
+
+
 class Unlucky(Component):
     """A reward that fails at one example."""
 

@@ -82,6 +82,8 @@ class Logged(Component):
 class Played(Component):
     """What the environment paid, each turn's reward at the end of the response it answers."""
 
+    by_one = True  # what one turn alone tells of is 0 of all others
+
     @hookimpl
     def reward(self, rollout: Rollout) -> Score:
         paid_NT = rollout.columns.get("played")

@@ -118,7 +118,8 @@ def run(
             folder: Path | None = None if resume is None else which.run_folder(resume, file, runs)
             again = or_resume or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
             changes = overrides
-            if again and folder is None:
+            # Of several machines torchrun counts it on that alone whose process was lost.
+            if any(world.gather(lambda: again, "whether it is started again")) and folder is None:
                 found = world.lead(lambda: which.there(name, runs), "whether the run is there")
                 folder, changes = None if found is None else Path(found), []
             display = make_display(plain or None) if world.leads else NoDisplay()

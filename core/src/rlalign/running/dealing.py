@@ -92,9 +92,17 @@ def scored(member: Member, rollout: Rollout, ask: Callable[[Rollout], Score]) ->
     def whole(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.cat(list(pieces))[order].to(rollout.group_N.device)
 
-    names = [name for name in found[0][2] if all(name in metrics for _, _, metrics in found)]
-    metrics = {name: whole([metrics[name] for _, _, metrics in found]) for name in names}
+    said = {name: x for _, _, metrics in found for name, x in metrics.items()}
+    metrics = {
+        name: whole([known.get(name, _nothing(x, len(rows))) for rows, _, known in found])
+        for name, x in said.items()
+    }
     return Score(whole([value for _, value, _ in found]), member.name, metrics)
+
+
+def _nothing(like: torch.Tensor, rows: int) -> torch.Tensor:
+    """A metric of rows that have none."""
+    return like.new_full((rows, *like.shape[1:]), torch.nan)
 
 
 def asked(member: Member, ask: Callable[[], X]) -> X:

@@ -69,10 +69,8 @@ def join() -> World:
         torch.cuda.set_device(int(said("LOCAL_RANK") or 0) % gpus)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if int(said("LOCAL_WORLD_SIZE") or 1) <= gpus else "gloo"
-        _store, rank, count = next(rendezvous("env://"))
-        if said("LOCAL_WORLD_SIZE") == said("WORLD_SIZE"):
-            # Of one machine torchrun keeps the store when it starts processes again, with addresses that are gone.
-            _store = PrefixStore(f"start {said('TORCHELASTIC_RESTART_COUNT')}", _store)
+        found, rank, count = next(rendezvous("env://"))
+        _store = PrefixStore(_start(found, rank, count), found)
         dist.init_process_group(backend, store=_store, rank=rank, world_size=count, timeout=longest())
     else:  # somebody else began it, as Ray does
         _store = _get_default_store()
@@ -80,13 +78,30 @@ def join() -> World:
             _set_pg_timeout(wait)
     world = World(dist.get_rank(), dist.get_world_size(), _why)
     _processes[:] = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
-    hosts = [host for host, _ in _processes]
-    world.names = [f"rank {rank} of {world.count} on {host}" for rank, host in enumerate(hosts)]
-    world.beside = hosts.count(socket.gethostname())
+    world.names = [f"rank {rank} of {world.count} on {host}" for rank, (host, _) in enumerate(_processes)]
+    world.beside = sum(host == socket.gethostname() for host, _ in _processes)
     if not world.leads:
         logging.getLogger("rlalign").setLevel(logging.CRITICAL)  # rank 0 says it for all
     _world = world
     return world
+
+
+def _start(store: Any, rank: int, count: int) -> str:
+    """A word that the ranks of this start alone have.
+
+    torchrun may keep the store when it starts processes again, with addresses that are gone. So each rank has a word
+    of its own, and goes on once rank 0 has answered to that.
+    """
+    own = os.urandom(8).hex()
+    if rank == 0:
+        store.set("first", own)
+        for other in range(1, count):
+            store.set(store.get(f"{own} {other}").decode(), own)
+        return own
+    while not store.check([own]):
+        store.set(f"{store.get('first').decode()} {rank}", own)
+        time.sleep(0.05)
+    return str(store.get(own).decode())
 
 
 def longest() -> timedelta | None:
@@ -133,8 +148,7 @@ def _last_words(world: World, error: BaseException) -> bool:
 
 def _why(error: Exception) -> str:
     """Who was lost, and why, as far as anybody knows."""
-    own = here().own
-    others = [rank for rank in range(here().count) if rank != own]
+    others = [rank for rank in range(here().count) if rank != here().own]
     found: list[str] = []
     waiting: set[int] = set()
 
@@ -147,14 +161,11 @@ def _why(error: Exception) -> str:
         waiting.update(rank for rank in others if _found(f"waits {_runs} {rank}"))
         return bool(found) or len(waiting) == len(others)
 
-    _asked(lambda store: store.set(f"waits {_runs} {own}", "it does"))
+    _asked(lambda store: store.set(f"waits {_runs} {here().own}", "it does"))
     _waited(known)
-    if not found:
-        silent = " and ".join(here().names[rank] for rank in others if rank not in waiting)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        found.append(
-            f"{silent} stands still, or cannot be reached" if silent else f"waiting failed: {lines[0]}"
-        )
+    silent = " and ".join(here().names[rank] for rank in others if rank not in waiting)
+    words = str(error).strip().partition("\n")[0]
+    found.append(f"{silent} stands still, or cannot be reached" if silent else f"waiting failed: {words}")
     return f"{found[0].rstrip('.')}. The last checkpoint stands; go on from it with `rlalign run --resume`"
 
 

@@ -52,14 +52,6 @@ class World:
         """Whether this process writes the run's files, and talks."""
         return self.own == 0
 
-    def about(self) -> dict[str, Any]:
-        """What a run's numbers depend on."""
-        if self.count == 1:
-            return {}
-        import torch.distributed as dist
-
-        return {"processes": self.count, "backend": dist.get_backend()}
-
     def share(self, count: int) -> range:
         """This rank's run of `count` places."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
