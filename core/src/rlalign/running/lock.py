@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch.distributed import get_backend
 
 from rlalign.config import places
 from rlalign.config.pipeline import without_observers
@@ -66,5 +65,5 @@ def lock_of(
         environment={
             name: seal(os.environ.get(name), sealed.get(name)) for name in space.pipeline.environment
         },
-        world={"processes": here().count, "backend": get_backend()} if here().count > 1 else {},
+        world={"processes": here().count, "backend": here().backend} if here().count > 1 else {},
     )

@@ -77,6 +77,7 @@ def join() -> World:
         if (wait := longest()) is not None:
             _set_pg_timeout(wait)
     world = World(dist.get_rank(), dist.get_world_size(), _why)
+    world.backend = dist.get_backend()
     _processes[:] = world.gather(lambda: (socket.gethostname(), os.getpid()), "the start")
     world.names = [f"rank {rank} of {world.count} on {host}" for rank, (host, _) in enumerate(_processes)]
     world.beside = sum(host == socket.gethostname() for host, _ in _processes)
@@ -97,11 +98,10 @@ def _start(store: Any, rank: int, count: int) -> str:
         store.set("first", own)
         for other in range(1, count):
             store.set(store.get(f"{own} {other}").decode(), own)
-        return own
-    while not store.check([own]):
+    while rank and not store.check([own]):
         store.set(f"{store.get('first').decode()} {rank}", own)
         time.sleep(0.05)
-    return str(store.get(own).decode())
+    return store.get(own).decode() if rank else own
 
 
 def longest() -> timedelta | None:

@@ -28,7 +28,7 @@ class World:
     """Alone, all is done here, and `torch.distributed` stays unused."""
 
     def __init__(self, rank: int = 0, count: int = 1, lost: Callable[[Exception], str] = str) -> None:
-        self.own, self.count = rank, count
+        self.own, self.count, self.backend = rank, count, ""
         self.names: list[str] = []
         """Every rank in words: `rank 3 of 8 on b`."""
         self.beside = 1
