@@ -41,7 +41,7 @@ from rlalign.records.weights import hold
 from rlalign_plugin_hf import CausalLM, Seq2SeqLM
 from rlalign_plugin_hf.batches import left_padded, right_padded
 from rlalign_plugin_hf.causal import CausalDecoder
-from rlalign_plugin_hf.native import choice
+from rlalign_plugin_hf.native import choice, layers
 from rlalign_plugin_hf.native.attention import hiding
 from rlalign_plugin_hf.native.decoder import ROOM, NativeDecoder, SharedCausalDecoder, refresh
 from rlalign_plugin_hf.native.gpt2 import GPT2
@@ -470,3 +470,9 @@ def test_weights_held_in_half_precision_are_joined_and_nothing_else_is_held(
     for model in (policy, copy):
         refresh(model.decoding._family, model)
         assert {key for key in model.decoding._family._weights._copies if not isinstance(key, str)} == set()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 33])
+def test_a_head_in_pieces_has_the_bits_of_a_whole_one(rows: int) -> None:
+    x_MI, weight_IO = torch.randn(rows, 24), torch.randn(layers.WIDE + 100, 24).T
+    assert torch.equal(layers.Linear(weight_IO, None)(x_MI), torch.mm(x_MI, weight_IO))
