@@ -110,6 +110,7 @@ SERVED = {
     "served": ["rewards=[{bandit-payout: {}, isolate: true}]"],
     "dropped": ["rewards=[bandit-payout,{'odd:Unlucky': {}, isolate: true}]", "train.on_bad_reward=drop"],
     "drops": ["rewards=[bandit-payout,'odd:Unlucky']", "train.on_bad_reward=drop"],
+    "copies": ["models.sampler={copies: {devices: [cpu, cpu], threads: 1, ahead: 1}}"],
 }
 
 
