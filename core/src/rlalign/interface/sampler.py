@@ -72,6 +72,9 @@ class Sampler:
     """Whether it computes as the policy does, up to rounding: then `ahead` alone is a reason for `train.mismatch`."""
     device: torch.device = torch.device("cpu")
     """The policy's; set by the core before `open`."""
+    beside: int = 1
+    """How many processes of the run are on this machine, each with a device of its own, the first ones, if there is
+    more than one; set by the core before `open`."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None

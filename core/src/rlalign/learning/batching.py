@@ -135,18 +135,46 @@ def micro_batches(
     return min(packed, key=lambda found: sum(block.cost + a_pass for block in found))
 
 
+ROOM = (1.0, 1.1, 1.25, 1.5)
+"""How much larger than an even share a micro-batch may be, each tried: pieces seldom fill one."""
+
+
 def dealt(
     rollout: Rollout, budget: int, unit: str = "response", *, once: bool = False, ranks: int = 1
 ) -> list[Block]:
-    """`micro_batches`, one for each rank at least where there are units enough."""
+    """`micro_batches`, every so many of them a rank's.
+
+    Each rank has one at least where there are units enough, and as much to do as another, as far as they can be cut.
+    """
     cuts = micro_batches(rollout, budget, unit, once=once)
-    if len(cuts) >= ranks:
+    if ranks == 1 or not cuts:
         return cuts
-    least = min(ranks, int(unit_of(rollout, unit).unique().numel()))
-    budget = min(budget, sum(block.cost for block in cuts) // ranks)
-    while len(cuts := micro_batches(rollout, max(1, budget), unit, once=once)) < least:
-        budget = budget * 3 // 4
-    return cuts
+    total = sum(block.cost for block in cuts)
+    if len(cuts) < ranks:
+        least = min(ranks, int(unit_of(rollout, unit).unique().numel()))
+        budget = min(budget, total // ranks)
+        while len(cuts := micro_batches(rollout, max(1, budget), unit, once=once)) < least:
+            budget = budget * 3 // 4
+    ways = [cuts]
+    if rest := len(cuts) % ranks:
+        even = total / (len(cuts) - rest + ranks)
+        finer = sorted({max(1, min(budget, int(even * more))) for more in ROOM})
+        ways += [micro_batches(rollout, less, unit, once=once) for less in finer]
+    a_pass = PASS.get(rollout.group_N.device.type, PASS_ELSEWHERE)
+
+    def longest(found: Sequence[Block]) -> int:
+        return max(sum(block.cost + a_pass for block in found[rank::ranks]) for rank in range(ranks))
+
+    return min((_in_rounds(way, ranks) for way in ways), key=longest)
+
+
+def _in_rounds(cuts: Sequence[Block], ranks: int) -> list[Block]:
+    """The largest first, one to each rank; who has the largest of a round has the smallest of the next."""
+    order = sorted(cuts, key=lambda block: -block.cost)
+    rounds = [order[start : start + ranks] for start in range(0, len(order), ranks)]
+    # From the end: in the last round the first ranks may be the only ones.
+    turned = [found[::-1] if i % 2 else found for i, found in enumerate(reversed(rounds))]
+    return [block for found in reversed(turned) for block in found]
 
 
 def runs(sizes: Sequence[int], most: int) -> list[range] | None:

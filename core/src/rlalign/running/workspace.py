@@ -68,7 +68,7 @@ class Workspace:
         self.isolated = [c for c in self.builder.built.values() if isinstance(c, Isolated)]
         self.samplers = list(dict.fromkeys(plan.sampler for plan in self.plans if plan.sampler))
         for sampler in self.samplers:
-            sampler.device = self.device
+            sampler.device, sampler.beside = self.device, here().beside
         for component in self.served:
             component.answers = self.answers
         for environment in self.isolated:

@@ -315,25 +315,23 @@ def test_refused_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("device", "shown", "processes", "found"),
+    ("device", "shown", "beside", "found"),
     [
-        ("cuda", None, None, {"0"}),
-        ("cuda:2", None, None, {"2"}),
-        ("cuda:1", "4,5", None, {"5"}),
-        ("cuda", None, "3", {"0", "1", "2"}),
-        ("cuda", "6, 7", "2", {"6", "7"}),
-        ("cuda", "GPU-abc", None, {"GPU-abc"}),
+        ("cuda", None, 1, {"0"}),
+        ("cuda:2", None, 1, {"2"}),
+        ("cuda:1", "4,5", 1, {"5"}),
+        ("cuda", None, 3, {"0", "1", "2"}),
+        ("cuda", "6, 7", 2, {"6", "7"}),
+        ("cuda", "GPU-abc", 1, {"GPU-abc"}),
     ],
 )
 def test_the_gpus_of_the_run_itself(
-    device: str, shown: str | None, processes: str | None, found: set[str], monkeypatch: pytest.MonkeyPatch
+    device: str, shown: str | None, beside: int, found: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("CUDA_VISIBLE_DEVICES", shown), ("LOCAL_WORLD_SIZE", processes)):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert own_gpus(torch.device(device)) == found
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert own_gpus(torch.device(device), beside) == found
 
 
 def test_servers_that_are_started_have_the_backend(tmp_path: Path) -> None:

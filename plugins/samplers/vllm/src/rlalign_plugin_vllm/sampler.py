@@ -137,7 +137,7 @@ class VLLM(Sampler):
             raise RLAlignError(
                 f"sampler `{self.name}`: a {type(policy).__name__} cannot be saved for servers to read"
             )
-        if wrong := self._way.refusal(policy, self.device):
+        if wrong := self._way.refusal(policy, self.device, self.beside):
             raise RLAlignError(f"sampler `{self.name}`: weights: {self.config.weights}: {wrong}")
 
     # -- weights ----------------------------------------------------------------------------------------------

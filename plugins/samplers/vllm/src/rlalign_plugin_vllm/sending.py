@@ -48,14 +48,14 @@ class Sent(Files):
         self._held: dict[Server, Held] = {}
         self._sending = threading.Lock()
 
-    def refusal(self, policy: Policy, device: torch.device) -> str | None:
+    def refusal(self, policy: Policy, device: torch.device, beside: int) -> str | None:
         if policy.shares:
             return "the policy has an adapter, which is a few MB: say `weights: adapter`"
         if not hasattr(policy, "saved_tensors"):
             return f"a {type(policy).__name__} cannot say which tensors it saves; say `weights: folder`"
         if wrong := nccl.missing(self.config.nccl, device):
             return f"{wrong}; say `weights: folder`"
-        taken = own_gpus(device) & {str(gpu) for gpus in self.config.gpus for gpu in gpus}
+        taken = own_gpus(device, beside) & {str(gpu) for gpus in self.config.gpus for gpu in gpus}
         if taken and self.config.python is not None:
             return (
                 f"GPU {', '.join(sorted(taken))} is the policy's own, and NCCL has one process of a group on each; say "
@@ -175,10 +175,9 @@ def packed(tensors: Iterable[tuple[Tensor, torch.dtype]], most: int) -> Iterator
         yield torch.cat(part)
 
 
-def own_gpus(device: torch.device) -> set[str]:
+def own_gpus(device: torch.device, beside: int) -> set[str]:
     """The GPUs of this machine that the run itself is on, as `CUDA_VISIBLE_DEVICES` calls them."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    places = range(processes) if processes > 1 else [device.index or 0]
+    places = range(beside) if beside > 1 else [device.index or 0]
     shown = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return {shown[place] if place < len(shown) else str(place) for place in places}
 

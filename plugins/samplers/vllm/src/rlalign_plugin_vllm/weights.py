@@ -40,8 +40,11 @@ class Files:
     def weights(self) -> Path:
         return self.folder / "weights"
 
-    def refusal(self, policy: Policy, device: torch.device) -> str | None:
-        """Why servers cannot take the weights of this policy, which will be on this device."""
+    def refusal(self, policy: Policy, device: torch.device, beside: int) -> str | None:
+        """Why servers cannot take the weights of this policy, which will be on this device.
+
+        `beside`: how many processes of the run are on this machine.
+        """
         return None
 
     def ready(self, policy: Policy) -> None:
@@ -78,7 +81,7 @@ class AdapterFiles(Files):
 
     environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 
-    def refusal(self, policy: Policy, device: torch.device) -> str | None:
+    def refusal(self, policy: Policy, device: torch.device, beside: int) -> str | None:
         return (
             None
             if policy.shares and hasattr(policy, "save_adapter")
