@@ -14,6 +14,7 @@ from rlalign.testing import Bench, PolicyGradient, SamplerTests, run
 from rlalign.testing.bench import logged, stopped_and_resumed
 from rlalign_plugin_hf.testing import tiny_model
 
+from .continuous import Continuous
 from .generating import Generate
 
 
@@ -45,6 +46,20 @@ class TestGenerate(SamplerTests):
     def model(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         said = {name: pipeline(tmp_path_factory.mktemp("model"))[name] for name in ("task", "policy")}
         type(self).pipeline = said
+
+
+class TestContinuous(TestGenerate):
+    component = Continuous
+    exact = False
+
+
+def test_a_run_by_continuous_batching(tmp_path: Path) -> None:
+    """Its log-probs are the policy's, each iteration with the weights of then."""
+    said = {**pipeline(tmp_path / "model", temperature=0.7), "models": {"sampler": "continuous"}}
+    _, done = run(tmp_path, said, {**COMPONENTS, "continuous": Continuous})
+    rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["sampler/version"] for row in rows] == [0, 1]
+    assert all(row["sampler/largest"] < 1e-4 for row in rows)
 
 
 @pytest.mark.parametrize(
