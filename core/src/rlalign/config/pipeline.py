@@ -86,7 +86,7 @@ class Elsewhere(Options):
             raise ValueError("`memory` limits a process on this machine; leave it out beside `cluster`")
         if self.cluster:
             try:
-                clusters.find(self.cluster, "isolate")
+                clusters.find(self.cluster, "cluster")
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return self

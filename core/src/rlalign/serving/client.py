@@ -64,7 +64,7 @@ class Remote:
 def process(recipe: Recipe, limits: Elsewhere, log: Path | None) -> End:
     """A process of its own, of this machine or of a cluster."""
     if limits.cluster:
-        return Afar(clusters.find(limits.cluster, "isolate"), recipe)
+        return Afar(clusters.find(limits.cluster, "cluster"), recipe)
     return Child(recipe, limits.memory, log)
 
 
