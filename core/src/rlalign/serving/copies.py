@@ -192,7 +192,8 @@ class Copies(Sampler):
                 return client.ask(question, read)
             except Broken as error:
                 said = str(error)
-        raise ComponentError(f"{self._who} {said} (asked {tries} times)")
+        often = f" (asked {tries} times)" if tries > 1 and not self._over.is_set() else ""
+        raise ComponentError(f"{self._who} {said}{often}")
 
     @property
     def _who(self) -> str:
