@@ -41,7 +41,9 @@ SEQ2SEQ = {
 
 
 class _Wide(nn.Module):
-    """Only the width of a policy, and a weight of it."""
+    """Only the width of a policy, a weight of it, and where it is."""
+
+    device = torch.device("cpu")
 
     def __init__(self, width: int) -> None:
         super().__init__()
