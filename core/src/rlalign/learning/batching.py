@@ -135,8 +135,8 @@ def micro_batches(
     return min(packed, key=lambda found: sum(block.cost + a_pass for block in found))
 
 
-ROOM = (1.0, 1.1, 1.25, 1.5)
-"""How much larger than an even share a micro-batch may be, each tried: pieces seldom fill one."""
+ROOM = 1.1
+"""How much larger than an even share a micro-batch may be: pieces seldom fill one."""
 
 
 def dealt(
@@ -157,9 +157,8 @@ def dealt(
             budget = budget * 3 // 4
     ways = [cuts]
     if rest := len(cuts) % ranks:
-        even = total / (len(cuts) - rest + ranks)
-        finer = sorted({max(1, min(budget, int(even * more))) for more in ROOM})
-        ways += [micro_batches(rollout, less, unit, once=once) for less in finer]
+        even = int(ROOM * total / (len(cuts) - rest + ranks))
+        ways.append(micro_batches(rollout, max(1, min(budget, even)), unit, once=once))
     a_pass = PASS.get(rollout.group_N.device.type, PASS_ELSEWHERE)
 
     def longest(found: Sequence[Block]) -> int:

@@ -92,8 +92,9 @@ class Copies(Sampler):
         self._over = threading.Event()
         self._scratch: Scratch | None = None
         self._files = itertools.count()
-        self._frozen: dict[str, Path] = {}
-        """What does not learn, and the file that holds it."""
+        self._still: set[str] = set()
+        """What does not learn, by name; `_frozen` is the file that holds it."""
+        self._frozen: Path | None = None
         self._learned: Path | None = None
         self._model: dict[str, Any] = {}
 
@@ -118,19 +119,22 @@ class Copies(Sampler):
             self._scratch = Scratch("rlalign-copies", where)
         state = kept(policy)
         still = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        frozen = ",".join(sorted(still & set(state)))
-        if frozen not in self._frozen:
-            for path in self._frozen.values():
-                path.unlink()
-            self._frozen = {frozen: self._written({name: x for name, x in state.items() if name in still})}
-        if self._learned is not None:
-            self._learned.unlink()
-        self._learned = self._written({name: x for name, x in state.items() if name not in still})
+        if self._frozen is None or still != self._still:
+            self._still = still
+            self._frozen = self._written(
+                {name: x for name, x in state.items() if name in still}, self._frozen
+            )
+        self._learned = self._written(
+            {name: x for name, x in state.items() if name not in still}, self._learned
+        )
         dtype = next(x.dtype for x in state.values() if x.is_floating_point())
         self._model = {"dtype": str(dtype).removeprefix("torch."), "new_tokens": policy.new_tokens}
 
-    def _written(self, tensors: dict[str, torch.Tensor]) -> Path:
+    def _written(self, tensors: dict[str, torch.Tensor], before: Path | None) -> Path:
+        """A file of these, in the place of the one before."""
         assert self._scratch is not None
+        if before is not None:
+            before.unlink()
         path = self._scratch.path / f"weights-{next(self._files)}.safetensors"
         save_tensors(path, tensors)
         return path
@@ -157,7 +161,7 @@ class Copies(Sampler):
         answer = self._scratch.path / f"answer-{next(self._files)}"
         question = {
             "model": {**self._model, "device": self.config.devices[place]},
-            "frozen": str(*self._frozen.values()),
+            "frozen": str(self._frozen),
             "learned": str(self._learned),
             "examples": [example_written(replace(e, responses=(), scores=(), finished=())) for e in examples],
             "how": how.model_dump(mode="json"),
@@ -209,8 +213,7 @@ class Copies(Sampler):
         self._end()
         if self._scratch is not None:
             self._scratch.close()
-        self._scratch = self.version = self._learned = None
-        self._frozen = {}
+        self._scratch = self.version = self._frozen = self._learned = None
 
 
 def _autocast() -> str | None:

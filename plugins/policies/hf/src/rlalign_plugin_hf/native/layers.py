@@ -54,7 +54,7 @@ class Linear(NamedTuple):
 
 
 def wide(x_MI: Tensor, weight_IO: Tensor) -> Tensor:
-    """The product of a head, some outputs at a time: a CPU is done with it up to a quarter sooner.
+    """The product of a head, some outputs at a time: a CPU is done with it sooner.
 
     The bits are those of the whole product, in float32.
     """
