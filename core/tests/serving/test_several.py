@@ -47,7 +47,7 @@ def test_what_hangs_in_a_cluster_is_ended_and_told() -> None:
     [
         ({"cluster": "near"}, "no cluster named `near` is installed; did you mean `nearby`?"),
         ({"cluster": "broken"}, "`broken` cannot be imported: ModuleNotFoundError"),
-        ({"cluster": {"nearby": {"code": "x"}}}, "isolate.nearby.code: expected a whole number, found 'x'"),
+        ({"cluster": {"nearby": {"code": "x"}}}, "cluster.nearby.code: expected a whole number, found 'x'"),
         ({"cluster": {"nearby": {}, "x": {}}}, "expected the name of a cluster"),
         ({"cluster": "nearby", "memory": 1}, "leave it out beside `cluster`"),
         ({"at": "a:1", "memory": 1}, "leave it out beside `at`"),
