@@ -31,6 +31,7 @@ from rlalign.config.load import load_pipeline
 from rlalign.config.pipeline import (
     MERGED_SECTIONS,
     REPLACED_SECTIONS,
+    Distributed,
     Evaluate,
     ItemSettings,
     ModelSpec,
@@ -426,7 +427,7 @@ def test_every_key_of_a_pipeline_is_documented():
     text = says("docs/pipeline.md")
     for key in ("policy", "phases", *REPLACED_SECTIONS, *MERGED_SECTIONS, *PipelineSettings.model_fields):
         assert f"`{key}`" in text, key
-    for model in (Train, Sampling, Evaluate, Save, ItemSettings, ModelSpec, PipelineSettings):
+    for model in (Train, Sampling, Evaluate, Save, Distributed, ItemSettings, ModelSpec, PipelineSettings):
         path = f"{model.__module__}:{model.__qualname__}"
         assert f"<!-- options: {path} -->" in text, path
 
@@ -544,7 +545,7 @@ def test_the_readme_lists_every_package_and_component():
 
 def test_json_values_of_tables_are_yaml():
     """A default as the tables show it reads back as itself."""
-    for model in (Train, Sampling, Evaluate, Save):
+    for model in (Train, Sampling, Evaluate, Save, Distributed):
         for _, shown, _ in tables.options(model):
             if shown.startswith("`"):
                 assert json.dumps(yaml.safe_load(shown.strip("`"))) is not None

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from rlalign.config.pipeline import Evaluate, PipelineSettings
+from rlalign.config.pipeline import Distributed, Evaluate, PipelineSettings
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Sampling, Save, Train
 from rlalign.errors import ConfigError
@@ -20,6 +20,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "train": Train,
     "evaluate": Evaluate,
     "checkpoints": Save,
+    "distributed": Distributed,
 }
 WITH_COMPONENTS = ("task", "policy", "rewards", "algorithm")
 

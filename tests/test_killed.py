@@ -28,7 +28,7 @@ WAYS = {
     ),
     "cut": (
         str(EXAMPLES / "algorithms/rloo.yaml"),
-        *("shard=all", "train.iterations=30", "train.prompts=6", "train.dtype=float64"),
+        *("distributed.shard=true", "train.iterations=30", "train.prompts=6", "train.dtype=float64"),
         *("evaluate=null", "checkpoints.every=1", "checkpoints.last=3"),
     ),
 }

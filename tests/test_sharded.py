@@ -66,9 +66,9 @@ ALGORITHMS = {
 }
 del ALGORITHMS["logged"]  # `wbc` on what another run kept
 REFUSED = {
-    "trpo": ("`trpo` works with all weights at once", "shard: none"),
-    "es": ("`es` works with all weights at once", "shard: none"),
-    "kto": ("the model `policy` is cut", "in a loss", "shard: none"),
+    "trpo": ("`trpo` works with all weights at once", "without `shard`"),
+    "es": ("`es` works with all weights at once", "without `shard`"),
+    "kto": ("the model `policy` is cut", "in a loss", "leave out `distributed: {shard: …}`"),
     "linvit": ("the weights of a `table` policy cannot be cut", "causal-lm"),
 }
 
@@ -82,7 +82,7 @@ REFLECTING: dict[str, Any] = {
 
 
 def sharded(name: str, *overrides: str) -> dict[str, Any]:
-    return job(f"algorithms/{name}.yaml", "shard=all", *overrides)
+    return job(f"algorithms/{name}.yaml", "distributed.shard=true", *overrides)
 
 
 def compare(
@@ -147,26 +147,31 @@ def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     small, large, whole_weights = ranks[0]
-    assert small == ["all", "shard: auto: weights are cut over 2 processes: whole, `ppo` would not fit"]
-    assert large == ["none", "shard: auto: weights are whole on each process: they fit"]
-    assert whole_weights[0] == "none" and "`trpo` works with all weights at once" in whole_weights[1]
+    assert small == [
+        True,
+        "distributed.shard: auto: weights are cut over 2 processes: whole, `ppo` would not fit",
+    ]
+    assert large == [False, "distributed.shard: auto: weights are whole on each process: they fit"]
+    assert whole_weights[0] is False and "`trpo` works with all weights at once" in whole_weights[1]
 
 
 def test_on_one_process_only_offload_cuts() -> None:
-    def decided(memory: float, *said: str) -> tuple[str, str]:
+    def decided(memory: float, *said: str) -> tuple[bool, str]:
         known = Registry(trust=True)
         pipeline = load_pipeline(EXAMPLES / "algorithms/ppo.yaml", said, registry=known)
         plans, _ = plan_phases(pipeline, known)
         device = Device("made up", memory, 1e12, 1e12, 1e12, 1e9)
         return cut_or_whole(pipeline, plans, torch.device("cpu"), lambda _: device)
 
-    assert decided(1e6, "shard=all") == ("none", "")
-    assert decided(1e11, "shard=all", "offload=true") == ("all", "")
-    said = "shard: auto: weights lie in the machine's memory between passes: whole, `ppo` would not fit"
-    assert decided(1e6, "shard=auto", "offload=true") == ("all", said)
-    assert decided(1e11, "shard=auto", "offload=true")[0] == "none"
-    with pytest.raises(ConfigError, match="offload: true: it is of weights that are cut: say `shard: all`"):
-        decided(1e11, "offload=true")
+    assert decided(1e6, "distributed.shard=true") == (False, "")
+    assert decided(1e11, "distributed.shard=true", "distributed.offload=true") == (True, "")
+    said = "distributed.shard: auto: weights lie in the machine's memory between passes: whole, `ppo` would not fit"
+    assert decided(1e6, "distributed.shard=auto", "distributed.offload=true") == (True, said)
+    assert decided(1e11, "distributed.shard=auto", "distributed.offload=true")[0] is False
+    with pytest.raises(
+        ConfigError, match="distributed: `offload: true` is of weights that are cut: say `shard: true`"
+    ):
+        decided(1e11, "distributed.offload=true")
 
 
 def test_every_algorithm_learns_here_or_is_refused() -> None:
@@ -210,7 +215,7 @@ def test_no_tensor_meets_one_of_another_device(tmp_path: Path) -> None:
     build = f"import pathlib, elsewhere; elsewhere.build(pathlib.Path({str(built)!r}))"
     subprocess.run([sys.executable, "-c", build], cwd=WORLD, check=True, capture_output=True)
     small = ("evaluate=null", "checkpoints.every=1")
-    there = ("device=elsewhere", "train.iterations=1", "shard=all", "offload=true")
+    there = ("device=elsewhere", "train.iterations=1", "distributed.shard=true", "distributed.offload=true")
     files = {name: f"algorithms/{said[0]}.yaml" for name, said in OFFLOADED.items()}
     jobs = {name: job(files[name], *OFFLOADED[name][1:], *small, *there) for name in files}
     on_cpu = {name: job(files[name], *OFFLOADED[name][1:], *small, "train.iterations=2") for name in files}
@@ -233,7 +238,7 @@ SHORT = (
 @pytest.mark.slow
 def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -> None:
     rloo = job("algorithms/rloo.yaml")["file"]
-    begin = (rloo, *SHORT, "shard=all", "train.iterations=8")
+    begin = (rloo, *SHORT, "distributed.shard=true", "train.iterations=8")
     code, said = Command(*begin, "--processes", "2", "--name", "whole", runs=tmp_path).end()
     assert code == 0, said
     command = Command(*begin, "--processes", "2", "--name", "killed", runs=tmp_path)
@@ -275,7 +280,9 @@ def test_resumed_to_the_bit_and_on_another_number_of_processes(tmp_path: Path) -
 def test_in_the_machines_memory_weights_learn_the_same_to_the_bit(tmp_path: Path) -> None:
     """Two processes with and without `offload`. On one process only that cuts them, over itself."""
     cut = {name: sharded(*said) for name, said in OFFLOADED.items()}
-    lying = {f"{name}, offloaded": sharded(*said, "offload=true") for name, said in OFFLOADED.items()}
+    lying = {
+        f"{name}, offloaded": sharded(*said, "distributed.offload=true") for name, said in OFFLOADED.items()
+    }
     run(tmp_path / "2", {**cut, **lying}, 2)
     for name in cut:
         one, other = tmp_path / "2" / name, tmp_path / "2" / f"{name}, offloaded"
@@ -285,24 +292,29 @@ def test_in_the_machines_memory_weights_learn_the_same_to_the_bit(tmp_path: Path
     odd = (f"folder={WORLD}", "algorithm=[rloo,'odd:RunsOut']", "train.prompts=12", "evaluate=null")
     full = {
         "full": job("algorithms/rloo.yaml", *odd),
-        "full, offloaded": sharded("rloo", *odd, "offload=true"),
+        "full, offloaded": sharded("rloo", *odd, "distributed.offload=true"),
     }
-    run(tmp_path / "1", {**alone, **full, "kto": sharded("kto", "offload=true")}, 1)
+    run(tmp_path / "1", {**alone, **full, "kto": sharded("kto", "distributed.offload=true")}, 1)
     for name in alone:
         close(tmp_path / "2" / name, tmp_path / "1" / name)
     close(tmp_path / "1/full", tmp_path / "1/full, offloaded")
     (last, *_) = sorted((tmp_path / "1/rloo/checkpoints").glob("[0-9]*"), reverse=True)
     assert (last / "optimiser/shard-00001-of-00001.safetensors").is_file()
     said = json.loads((tmp_path / "1/kto-rank0.json").read_text())["said"]
-    assert all(part in said for part in ("the model `policy` is cut", "in a loss", "shard: none")), said
+    assert all(
+        part in said
+        for part in ("the model `policy` is cut", "in a loss", "leave out `distributed: {shard: …}`")
+    ), said
 
 
 @pytest.mark.slow
 def test_offload_is_switched_where_a_run_goes_on(tmp_path: Path) -> None:
-    begin = (job("algorithms/rloo.yaml")["file"], *SHORT, "shard=all", "train.iterations=8")
+    begin = (job("algorithms/rloo.yaml")["file"], *SHORT, "distributed.shard=true", "train.iterations=8")
     code, said = Command(*begin, "--processes", "2", "--name", "whole", runs=tmp_path).end()
     assert code == 0, said
-    command = Command(*begin, "offload=true", "--processes", "2", "--name", "killed", runs=tmp_path)
+    command = Command(
+        *begin, "distributed.offload=true", "--processes", "2", "--name", "killed", runs=tmp_path
+    )
     wait_for(tmp_path / "killed/checkpoints/00000003")
     os.kill(command.rank(1), signal.SIGKILL)
     assert command.end()[0] == 1
@@ -310,7 +322,7 @@ def test_offload_is_switched_where_a_run_goes_on(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "killed", tmp_path / "alone")
     for name, *more in (
         ("killed", "--processes", "2"),
-        ("off", "offload=false", "--processes", "2"),
+        ("off", "distributed.offload=false", "--processes", "2"),
         ("alone",),
     ):
         code, said = Command("--resume", name, *more, runs=tmp_path).end()
@@ -334,7 +346,7 @@ def test_an_error_in_the_middle_of_a_pass_ends_all_with_its_rank(tmp_path: Path)
     rloo = job("algorithms/rloo.yaml")["file"]
     begin = time.monotonic()
     code, said = Command(
-        rloo, *SHORT, *odd, "shard=all", "--processes", "2", "--name", "odd", runs=tmp_path
+        rloo, *SHORT, *odd, "distributed.shard=true", "--processes", "2", "--name", "odd", runs=tmp_path
     ).end()
     assert code == 1 and time.monotonic() - begin < 300
     told = [line for line in said.splitlines() if line.startswith("error: ")]

@@ -225,7 +225,7 @@ def test_what_was_changed_or_left_out_is_said_with_its_line():
     )
     assert "# `gpt2` is called `openai-community/gpt2` on the hub now.\npolicy: " in written
     left = written.partition("\n# Left out:\n")[2]
-    assert "# - `apply_model_parallel: true` (line 16): `shard: all`" in left
+    assert "# - `apply_model_parallel: true` (line 16): `distributed: {shard: true}`" in left
     assert "# - `save_every: 10` (line 22): " in left
 
 

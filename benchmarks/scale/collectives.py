@@ -30,7 +30,7 @@ FEW, MANY = 2, 6
 """Iterations of the two runs whose difference is what an iteration takes: beginning and ending a run cancel out."""
 WAYS = {
     "rloo": {"algorithm": "rloo"},
-    "rloo, cut": {"algorithm": "rloo", "shard": "all"},
+    "rloo, cut": {"algorithm": "rloo", "distributed": {"shard": True}},
     "ppo": {"algorithm": "ppo"},
 }
 

@@ -1,4 +1,4 @@
-"""What each of several processes makes of `shard: auto`: deciding.py FOLDER PPO.yaml TRPO.yaml."""
+"""What each of several processes makes of `distributed: {shard: auto}`: deciding.py FOLDER PPO.yaml TRPO.yaml."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with taking_part() as world:
     found = []
     for file, memory in ((sys.argv[2], 1e6), (sys.argv[2], 1e11), (sys.argv[3], 1e6)):
         known = Registry(trust=True)
-        pipeline = load_pipeline(file, ["shard=auto"], registry=known)
+        pipeline = load_pipeline(file, ["distributed.shard=auto"], registry=known)
         plans, _ = plan_phases(pipeline, known)
         found.append(cut_or_whole(pipeline, plans, torch.device("cpu"), lambda _, m=memory: device(m)))  # type: ignore[misc]
     Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps(found))

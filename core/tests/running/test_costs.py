@@ -146,7 +146,10 @@ def test_seconds_have_their_shares_and_add_up() -> None:
     assert [sum(column) for column in zip(*shares, strict=True)] == pytest.approx([100] * 3, abs=2)
     assert len(row(text, "400 iterations")) == 3
     assert len(row(text, "iterations, for 5%")) == 3
-    assert "in shards: `shard: all` with `train: {recompute: true}`, transformers models only" in text
+    assert (
+        "in shards: `distributed: {shard: true}` with `train: {recompute: true}`, transformers models only"
+        in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ def test_what_is_offloaded_on_this_machine_is_told_with_what_it_takes(
     mine = Device("H100", 80 * GIB, 1e15, 7e13, 3e12, 4e11)
     monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
     assert "more than 72 GiB" in said(None)
-    text = checked({**pipeline(), "shard": "auto", "offload": True}, None)
+    text = checked({**pipeline(), "distributed": {"shard": "auto", "offload": True}}, None)
     assert re.search(
         r"about [0-9.]+ GiB of 80 GiB and 142 GiB of the machine's memory; an iteration about", text
     )

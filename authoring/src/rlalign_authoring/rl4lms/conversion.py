@@ -108,7 +108,7 @@ def _leave_the_rest(made: Made, env: Part, inside: Part, policy: Part, kind: str
         )
     if policy.take("apply_model_parallel", bool, True) and policy.has("apply_model_parallel"):
         made.leave(
-            policy, "`shard: all` at the top cuts weights over `--processes N`", "apply_model_parallel"
+            policy, "`distributed: {shard: true}` cuts weights over `--processes N`", "apply_model_parallel"
         )
     made.leave(policy, "is not used in RL4LMs", "use_sde")
     made.leave(policy, "the optimiser is AdamW", "optimizer_class")

@@ -254,7 +254,11 @@ def supervised(made: Made, alg: Part, task: str) -> int | None:
         train["recompute"] = True
     made.leave(args, "RL4LMs draws one at random instead; `seed` at the top is 0 if unsaid", "seed")
     made.leave(
-        args, "`shard: all` at the top cuts weights over `--processes N`", "fsdp", "fsdp_config", "deepspeed"
+        args,
+        "`distributed: {shard: true}` cuts weights over `--processes N`",
+        "fsdp",
+        "fsdp_config",
+        "deepspeed",
     )
     made.leave(
         args,

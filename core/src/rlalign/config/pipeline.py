@@ -278,22 +278,28 @@ class Phase(Options):
         return self.places.get(option, self.place)
 
 
-class PipelineSettings(Options):
-    """What is said once for the whole pipeline, beside `policy` and `phases`."""
+class Distributed(Options):
+    """`distributed`: how weights lie on the processes of a run; how many there are is said where it is started."""
 
-    repeat: Positive = Field(1, description="passes over the list of phases")
-    seed: int = Field(0, ge=0, description="what every random number follows from")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    shard: Literal["none", "all", "auto"] = Field(
-        "none",
-        description="all: with several processes, the weights of transformers models and what the optimiser knows of "
-        "them are cut over all of these; none: each process has all of it; auto: all where that would not fit",
+    shard: bool | Literal["auto"] = Field(
+        False,
+        description="true: with several processes, the weights of transformers models and what the optimiser knows of "
+        "them are cut over all of these; false: each process has all of it; auto: cut where that would not fit",
     )
     offload: bool = Field(
         False,
         description="with `shard`: between passes what is cut lies in the machine's memory, and the optimiser steps "
         "there; on one process, too",
     )
+
+
+class PipelineSettings(Options):
+    """What is said once for the whole pipeline, beside `policy` and `phases`."""
+
+    repeat: Positive = Field(1, description="passes over the list of phases")
+    seed: int = Field(0, ge=0, description="what every random number follows from")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    distributed: Distributed = Field(Distributed(), description="how weights lie on the processes of a run")
     deterministic: bool = Field(
         False,
         description="only operations that give the same bits each time, on a GPU too; any other is refused",

@@ -88,7 +88,7 @@ class Forward:
         if together and (world.apart or self.amid):
             raise RLAlignError(
                 f"the model `{model}` is cut, and cannot be asked in the middle of a pass, or by a process that works "
-                "on its share (in a loss or a reward); say `shard: none`"
+                "on its share (in a loss or a reward); leave out `distributed: {shard: …}`"
             )
 
         waited_for = together and len(mine) * world.size < len(parts)

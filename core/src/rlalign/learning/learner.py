@@ -139,7 +139,7 @@ class GradientLearner:
         if cut:
             raise ComponentError(
                 "an `update` hook that computes with all parameters as one vector needs them whole on every process, "
-                "and they are cut over the processes; say `shard: none`"
+                "and they are cut over the processes; leave out `distributed: {shard: …}`"
             )
 
     def parameters(self) -> Tensor:

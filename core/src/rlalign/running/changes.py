@@ -54,11 +54,11 @@ def judge(was: Workspace, now: Workspace, saved: Checkpoint | None) -> list[str]
     over = is_over(now, saved)
     effect = not over and any(
         getattr(before, name) != getattr(after, name)
-        for name in ("checkpoints", "repeat", "device", "deterministic", "shard", "offload")
+        for name in ("checkpoints", "repeat", "device", "deterministic", "distributed")
     )
     reasons += [
         f"{name} changes after {_counted(saved.index)}"
-        for name in ("device", "deterministic", "shard", "offload")
+        for name in ("device", "deterministic", "distributed")
         if getattr(before, name) != getattr(after, name)
     ]
     for place, (old, new) in enumerate(zip(before.phases, after.phases, strict=True)):

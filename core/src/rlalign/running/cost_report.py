@@ -36,8 +36,8 @@ COMMIT = 0.05
 MARGIN = 0.3
 SMALL = 1e9
 """Weights below which a GPU is not kept busy (docs/machines.md)."""
-CUT = "`shard: all` with `train: {recompute: true}`"
-LYING = "`offload: true` beside these"
+CUT = "`distributed: {shard: true}` with `train: {recompute: true}`"
+LYING = "`offload: true` beside `shard`"
 
 
 def machine_in_words(on: Machine) -> str:

@@ -184,7 +184,7 @@ def whole(model: Model, on: Machine) -> Layout:
 
 
 def in_shards(model: Model, on: Machine, offload: bool = False) -> Layout:
-    """In shards over all devices (`shard: all`), held in float32 at least, activations computed again.
+    """In shards over all devices (`distributed: {shard: true}`), held in float32 at least, activations computed again.
 
     `offload`: they lie in the machine's memory between passes.
     """

@@ -120,7 +120,9 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
         name = space.pipeline.policy.name
         why = why or f"policy `{name}` {silent}, so nothing can be said of memory and time"
         return Costs(phases, why=why if said else "")
-    return Costs(phases, machine_of(said, space), full=said is not None, offload=space.pipeline.offload)
+    return Costs(
+        phases, machine_of(said, space), full=said is not None, offload=space.pipeline.distributed.offload
+    )
 
 
 def _drawn(plan: PhasePlan, found: Found) -> Sequence[Example] | None:

@@ -1,4 +1,4 @@
-"""Whether weights are cut over the processes of a run, or whole on each: what `shard` and `offload` come to."""
+"""Whether weights are cut over the processes of a run, or whole on each: what `distributed` comes to."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ def cut_or_whole(
     plans: Sequence[PhasePlan],
     device: torch.device,
     measured: Callable[[torch.device], Device] = this_device,
-) -> tuple[str, str]:
-    """`none` or `all`, and where that was to be found out, why. The same on every rank."""
-    world = here()
-    if world.count == 1 and not pipeline.offload:
-        return "none", ""
-    if pipeline.shard != "auto":
-        return pipeline.shard, ""
+) -> tuple[bool, str]:
+    """Whether they are cut, and where that was to be found out, why. The same on every rank."""
+    world, said = here(), pipeline.distributed
+    if world.count == 1 and not said.offload:
+        return False, ""
+    if said.shard != "auto":
+        return said.shard, ""
     if against := next(iter(against_shards(pipeline, plans)), ""):
-        return "none", f"weights stay whole on each process: {against}"
+        return False, f"weights stay whole on each process: {against}"
     short = world.gather(lambda: _short_of(pipeline, plans, measured(device)), "whether the weights fit")
     phases = [phase for phase in short if phase is not None]
     if not phases:
-        return "none", "shard: auto: weights are whole on each process: they fit"
+        return False, "distributed.shard: auto: weights are whole on each process: they fit"
     become = [f"are cut over {world.count} processes"] if world.count > 1 else []
-    become += ["lie in the machine's memory between passes"] if pipeline.offload else []
-    return "all", f"shard: auto: weights {' and '.join(become)}: whole, `{phases[0]}` would not fit"
+    become += ["lie in the machine's memory between passes"] if said.offload else []
+    why = f"weights {' and '.join(become)}: whole, `{phases[0]}` would not fit"
+    return True, f"distributed.shard: auto: {why}"
 
 
 def _short_of(pipeline: Pipeline, plans: Sequence[PhasePlan], device: Device) -> str | None:

@@ -142,7 +142,7 @@ class Session(Workspace):
     def build_policy(self) -> None:
         self.models.opened()  # whatever that imports is no memory of the models
         self._memory = Memory(self.device)
-        self.models.shard, why = cut_or_whole(self.pipeline, self.plans, self.device)
+        self.models.cut, why = cut_or_whole(self.pipeline, self.plans, self.device)
         if why:
             self.display.note(why)
         super().build_policy()

@@ -128,9 +128,7 @@ def _estimate(phase: RunningPhase) -> dict[str, float] | None:
     if work.model is None:
         return None
     on = Machine(_rates(phase.workspace.device))
-    layout = (
-        whole(work.model, on) if phase.models.shard == "none" else in_shards(work.model, on, offload=True)
-    )
+    layout = in_shards(work.model, on, offload=True) if phase.models.cut else whole(work.model, on)
     took = {stage: float(getattr(layout.seconds, stage)) for stage in STAGES}
     return {**took, "iteration": sum(took.values()), "memory": layout.bytes.most}
 

@@ -41,8 +41,8 @@ class Models(ModelMap):
         self.dtype = _DTYPES[dtype]
         """What the weights are held in, unless a model's recipe says otherwise."""
         self._seed = seed
-        self.shard = "none"
-        """`all`: weights are cut over the processes."""
+        self.cut = False
+        """Whether weights are cut over the processes."""
         self.offload = False
         """Whether what is cut lies in the machine's memory between passes."""
         self.begun: str | None = None
@@ -273,7 +273,7 @@ def _settle(models: Models, model: Model, dtype: str | None, source: Policy | No
     if model.sharded:  # it computes with weights that are cut already
         return
     half = models.dtype == torch.bfloat16
-    cut = isinstance(model, Policy) and model.divisible and models.shard != "none"
+    cut = isinstance(model, Policy) and model.divisible and models.cut
     # Cut, its blocks come to the device one after the other.
     model.to(device=None if cut else models.device, dtype=torch.float32 if half else models.dtype)
     if dtype is not None or half:

@@ -124,11 +124,11 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
             "checkpoints.best: nothing is evaluated; add an `evaluate` section, or leave it out"
         )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
-    faults.found += against_shards(pipeline, plans) if pipeline.shard == "all" else []
-    if pipeline.offload and pipeline.shard == "none":
-        place = pipeline.places.get("offload", pipeline.policy.place)
+    faults.found += against_shards(pipeline, plans) if pipeline.distributed.shard is True else []
+    if pipeline.distributed.offload and pipeline.distributed.shard is False:
         faults.found.append(
-            f"{place}: offload: true: it is of weights that are cut: say `shard: all` or `auto`, too"
+            f"{pipeline.places['distributed']}: distributed: `offload: true` is of weights that are cut: say "
+            "`shard: true` or `auto`, too"
         )
     faults.stop()
     return plans, builder
@@ -283,7 +283,8 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
 
 def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[str]:
     """Who needs whole weights, where they are cut over processes."""
-    said = f"{pipeline.places.get('shard', pipeline.policy.place)}: shard: {pipeline.shard}"
+    shard = f"distributed.shard: {'auto' if pipeline.distributed.shard == 'auto' else 'true'}"
+    said = f"{pipeline.places['distributed']}: {shard}"
     policy = pipeline.policy.peek()
     if not isinstance(policy, Policy) or not policy.divisible:
         yield (
@@ -296,12 +297,12 @@ def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[s
             break
     for plan in plans:
         if plan.sampler is not None:
-            yield f"{said}: a sampler elsewhere takes whole weights; leave out `models.{SAMPLER}`, or say `shard: none`"
+            yield f"{said}: a sampler elsewhere takes whole weights; leave out `models.{SAMPLER}`, or `shard`"
         for member in plan.members:
             if member.component.whole_weights:
                 yield (
                     f"{member.item.place}: `{member.name}` works with all weights at once, which each process has only "
-                    f"with `shard: none`; the pipeline says `shard: {pipeline.shard}`"
+                    f"without `shard`; the pipeline says `{shard}`"
                 )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from rlalign.config.pipeline import SAMPLER, Evaluate, Phase, Pipeline
+from rlalign.config.pipeline import SAMPLER, Distributed, Evaluate, Phase, Pipeline
 from rlalign.config.registry import Registry
 from rlalign.data.settings import Sampling, Train
 from rlalign.errors import ConfigError, RLAlignError, describe_error
@@ -111,7 +111,7 @@ def _told(seen: _Seen, plans: Sequence[PhasePlan], policy: Policy, seconds: floa
 def small(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Pipeline:
     """The pipeline with one small iteration in each phase."""
     phases = tuple(_phase(plan) for plan in plans)
-    once = {"phases": phases, "repeat": 1, "device": "cpu", "shard": "none", "offload": False}
+    once = {"phases": phases, "repeat": 1, "device": "cpu", "distributed": Distributed()}
     return pipeline.model_copy(update=once)
 
 

@@ -61,7 +61,7 @@ class Workspace:
             pipeline.phases[0].train.held,
             lambda name: self.seeds.seed_forward("model", name),
         )
-        self.models.offload = pipeline.offload
+        self.models.offload = pipeline.distributed.offload
         self.components = Components(self.plans, self.seeds, self.note_once)
         self.answers = Answers(lambda: self.dir)
         self.served = [c for c in self.builder.built.values() if isinstance(c, Served)]
@@ -105,7 +105,7 @@ class Workspace:
         `loaded`: whether the policy's weights are there already.
         """
         size, free = self.footprint(), free_on(self.device)
-        if size is not None and self.models.shard != "none":
+        if size is not None and self.models.cut:
             count = here().count
             size = size._replace(weights=size.weights // count, learned=size.learned // count)
             if self.models.offload and self.device.type != "cpu":

@@ -39,7 +39,7 @@ def shard(model: nn.Module, parts: Parts, device: torch.device, offload: bool = 
     from torch.distributed import fsdp
 
     if not hasattr(fsdp.FSDPModule, "reset_iter_state"):
-        raise ConfigError(f"shard: all: torch {torch.__version__} is too old for it; 2.13 will do")
+        raise ConfigError(f"distributed.shard: torch {torch.__version__} is too old for it; 2.13 will do")
     kept = {*parts.kept, *(p for p in model.parameters() if p.ndim == 0)}
     for parameter in kept:
         parameter.data = parameter.data.to(device)
