@@ -15,12 +15,13 @@ import torch
 
 from rlalign import ConfigError, Example
 from rlalign.config.load import load_pipeline
-from rlalign.costs.machines import GIB, Device, Machine
-from rlalign.costs.seconds import HOST, PCIE
+from rlalign.costs.machines import GIB, Device, Machine, parse
+from rlalign.costs.seconds import HOST, NETWORK, PCIE
 from rlalign.costs.shape import Shape
+from rlalign.interface.sampler import Sampler
 from rlalign.running import costs_told
 from rlalign.running.checked import check
-from rlalign.running.costing import Lengths, Model, copied, in_shards, whole, work_of
+from rlalign.running.costing import Layout, Lengths, Model, copied, in_shards, model_of, whole, work_of
 from rlalign.running.display import NoDisplay
 from rlalign.running.this_machine import _least
 from rlalign.running.workspace import Workspace
@@ -66,6 +67,17 @@ class Groups(PolicyGradient):
     unit = "group"
 
 
+class Apart(Sampler):
+    """Samplers of two devices and one."""
+
+    widths = (2, 1)
+    concurrent = True
+
+    def take(self, policy: Any) -> None: ...
+
+    def sample(self, policy: Any, examples: Any, how: Any, seeds: Any) -> Any: ...
+
+
 GIVEN: Mapping[str, Any] = {
     "learns": PolicyGradient,
     "groups": Groups,
@@ -73,6 +85,7 @@ GIVEN: Mapping[str, Any] = {
     "adapted": Adapted,
     "silent": Logits,
     "broken": Broken,
+    "apart": Apart,
 }
 
 
@@ -335,3 +348,39 @@ def test_what_is_offloaded_comes_and_goes_over_the_bus() -> None:
     several = in_shards(replace(one, budget=10**9), on.with_count(8), offload=True)
     travel = in_shards(replace(one, budget=10**9), on.with_count(8)).seconds.exchange
     assert several.seconds.exchange == pytest.approx(travel + brought / 8 + stepped)
+
+
+def apart(**options: Any) -> dict[str, Any]:
+    return {**pipeline(), "models": {"sampler": {"apart": options}}}
+
+
+def test_a_sampler_elsewhere_has_devices_of_its_own() -> None:
+    text = checked(apart(), "8xH100")
+    assert "sampler: apart, 2 processes on 3 devices beside those that are named, of their kind\n" in text
+    assert row(text, "GiB a device") == ["as it is", "with lora"]  # whole weights alone
+    assert len(row(text, "each that samples")) == 2
+    assert "keys and values, sampling" not in text and "in shards" not in text and "offloaded" not in text
+    assert "\n    64 prompts a device\n" in text
+
+
+def test_sampled_ahead_an_iteration_takes_what_is_longer() -> None:
+    def laid(data: Mapping[str, Any], machine: str = "8x999GB,989TF,4.8TB/s") -> Layout:
+        known = registry(GIVEN)
+        loaded = load_pipeline(Path("p.yaml"), registry=known, text=json.dumps(data))
+        (plan,) = Workspace(loaded, known, NoDisplay()).plans
+        policy = loaded.policy.peek()
+        assert isinstance(policy, Seven)
+        return whole(model_of(plan, policy, SEVEN, Lengths()), parse(machine))
+
+    plain, turns, ahead = laid(pipeline()), laid(apart()), laid(apart(ahead=1))
+    took = turns.seconds
+    learning = took.score + took.update + took.exchange
+    assert turns.total == pytest.approx(took.rollout + learning)
+    assert ahead.seconds.rollout == took.rollout
+    assert ahead.total == pytest.approx(max(took.rollout, learning))
+    assert took.score == pytest.approx(2 * plain.seconds.score)  # the policy's own, beside the reference's
+    assert took.exchange - plain.seconds.exchange == pytest.approx(4 * SEVEN.weights / NETWORK)
+    assert turns.devices == 11
+    assert turns.bytes.cache == 0 < plain.bytes.cache
+    small = laid(apart(), "8x24GB,990TF,3TB/s")
+    assert small.sampling is not None and not small.fits

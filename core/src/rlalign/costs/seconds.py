@@ -55,10 +55,13 @@ class Seconds:
     update: float = 0.0
     exchange: float = 0.0
     """Gradients between devices, or weights to a sampler."""
+    ahead: bool = False
+    """Whether the next responses are sampled meanwhile, on other devices."""
 
     @property
     def total(self) -> float:
-        return self.rollout + self.score + self.update + self.exchange
+        learning = self.score + self.update + self.exchange
+        return max(self.rollout, learning) if self.ahead else self.rollout + learning
 
 
 def rollout(
@@ -154,6 +157,11 @@ def offloaded(of: Shape, work: Work, on: Machine, *, passes: float) -> float:
 def reloaded(of: Shape, *, tensor: int = 1) -> float:
     """A sampler of its own on the same devices takes the new weights."""
     return 2 * of.weights / (tensor * RELOAD) + WAKE
+
+
+def moved(of: Shape, work: Work) -> float:
+    """A sampler on other devices takes the new weights, as they are held."""
+    return work.held * of.weights / NETWORK
 
 
 def whole(of: Shape, work: Work, on: Machine, *, rows: int = ROWS, weight: float = 2) -> Seconds:

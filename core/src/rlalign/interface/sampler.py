@@ -75,6 +75,8 @@ class Sampler:
     beside: int = 1
     """How many processes of the run are on this machine, each with a device of its own, the first ones, if there is
     more than one; set by the core before `open`."""
+    widths: Sequence[int] = (1,)
+    """How many devices each of its processes has, beside the policy's own; what `rlalign check` reckons with."""
     version: int | None = None
     """The version of the policy's weights that it holds, None before it has any; set by the core."""
     before: int | None = None

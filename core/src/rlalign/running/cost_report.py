@@ -72,6 +72,8 @@ def ways_of(model: Model, on: Machine) -> dict[str, Layout]:
     ways = {"as it is": whole(model, on)}
     if model.learns_all:
         ways["with lora"] = whole(model.with_lora(), on)
+    if model.elsewhere is not None:  # it takes whole weights
+        return ways
     if on.count > 1:
         ways[f"in {on.count} shards"] = in_shards(model, on)
     if not on.device.cpu:
@@ -95,12 +97,12 @@ def in_full(plan: PhasePlan, model: Model, on: Machine, of: Lengths, rows: int |
     if fitting:
         yield ""
         yield from _step(plan, model, ways)
-    if on.count > 1:
+    if any(way.sharded and not way.offloaded for way in ways.values()):
         yield (
             f"in shards: {CUT}, transformers models only: weights, in float32, and optimiser cut over all devices; to "
             "sample each puts all weights together"
         )
-    if not on.device.cpu:
+    if any(way.offloaded for way in ways.values()):
         yield (
             f"offloaded: {CUT}, {LYING}: between passes they lie in the machine's memory, for each device as much as "
             "is said above; reckoned with 25 GB/s to a device and 100 GB/s for the processors of a node"
@@ -132,6 +134,10 @@ def _others(plan: PhasePlan, model: Model) -> Iterator[str]:
     if values := [name for name, role in plan.models.items() if role == "value"]:
         trunk = "a trunk of its own, which learns" if model.trunks else "a head on another model's states"
         yield f"values: {', '.join(values)}, {trunk}"
+    if (who := model.elsewhere) is not None:
+        many, meanwhile = len(who.widths), ", while the policy learns" if who.ahead else ""
+        devices = f"{counted(many, 'process', 'processes')} on {counted(sum(who.widths), 'device')}"
+        yield f"sampler: {who.name}, {devices} beside those that are named, of their kind{meanwhile}"
     if size_of_masks := masks(plan, model):
         yield f"masks: what truncation left to choose from, at most {in_words(size_of_masks)} of the host's memory"
 
@@ -149,6 +155,9 @@ def _memory(ways: Mapping[str, Layout], on: Machine) -> Iterator[str]:
     if any(way.offloaded for way in ways.values()):
         aside = [way.bytes.offloaded for way in ways.values()]
         rows.append((OFFLOADED, [gib(size, unit) if size else "–" for size in aside]))
+    if any(way.sampling for way in ways.values()):
+        beside = [way.sampling.bytes if way.sampling else 0.0 for way in ways.values()]
+        rows.append(("each that samples", [gib(size, unit) for size in beside]))
     rows.append((f"fits in {there}", ["yes" if way.fits else "no" for way in ways.values()]))
     yield from _table(rows)
     yield f"({there} is {TAKEN:.0%} of a device: its driver, and what is lost between pieces, have the rest)"
@@ -182,15 +191,20 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
             found.append(f"  {name}: {gib(layout.bytes.most)} GiB")
             if "lora" in name:
                 break
+    if model.elsewhere is None:  # which takes whole weights
+        found += _cut(model, on)
+    yield from found or ["  nothing that is known here"]
+
+
+def _cut(model: Model, on: Machine) -> Iterator[str]:
     lying = in_shards(model, on, offload=True)
     if lying.fits and not on.device.cpu:
-        found.append(
+        yield (
             f"  offloaded ({CUT}, {LYING}): {gib(lying.bytes.most)} GiB, and {gib(lying.bytes.offloaded)} GiB of the "
             "machine's memory"
         )
     if (sharded := fewest(model, on)) is not None:
-        found.append(f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each")
-    yield from found or ["  nothing that is known here"]
+        yield f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each"
 
 
 def _devices(model: Model) -> Iterator[str]:
@@ -219,14 +233,21 @@ def _batch(
         told += f", each {counted(passes, 'micro-batch', 'micro-batches')} of up to {layout.tokens:,} padded tokens"
         told += " a device" if count > 1 else ""
     yield told
-    if count > 1:
-        yield from _dealt(work.prompts, count)
-        if plan.unit == "group" and work.learns and work.steps > 1 and groups < count <= work.prompts:
-            yield (
-                f"  an optimiser step has {groups:.3g} groups for {count} devices: some learn nothing; "
-                f"`train.minibatches` of at most {work.prompts // count} gives each one"
-            )
-    if work.sampled and layout.fits and layout.rows < math.ceil(work.prompts / count) * work.samples:
+    samplers = len(model.elsewhere.widths) if model.elsewhere is not None else count
+    if samplers > 1:
+        yield from _dealt(work.prompts, samplers)
+    if (
+        count > 1
+        and plan.unit == "group"
+        and work.learns
+        and work.steps > 1
+        and groups < count <= work.prompts
+    ):
+        yield (
+            f"  an optimiser step has {groups:.3g} groups for {count} devices: some learn nothing; "
+            f"`train.minibatches` of at most {work.prompts // count} gives each one"
+        )
+    if work.sampled and layout.fits and layout.rows < math.ceil(work.prompts / samplers) * work.samples:
         yield f"  memory holds {layout.rows:,} of a device's responses at once: it samples them in turns"
     where = (
         f"{work.prompt:.0f} tokens, as the first prompts have"
@@ -284,7 +305,7 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
         row(f"  if all have {work.longest:,.0f} tokens", lambda *each: seconds(_all_long(model, *each)))
     if planned:
         row(counted(planned, "iteration"), lambda name, way: seconds(planned * way.total))
-    row("tokens a second, each", lambda name, way: digits(work.tokens / way.on.count / way.total))
+    row("tokens a second, each", lambda name, way: digits(work.tokens / way.devices / way.total))
     row("a checkpoint", lambda *each: in_words(_checkpoint(model, *each)[0]))
     row("  written in", lambda *each: seconds(_checkpoint(model, *each)[1]))
     row(f"  iterations, for {COMMIT:.0%}", lambda *each: f"{_checkpoint(model, *each)[2]:,}")

@@ -72,7 +72,8 @@ def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
         held={"bfloat16": 2, "float32": 4, "float64": 8}[train.held],
         epochs=train.epochs,
         steps=math.ceil(train.prompts / train.minibatch) if train.minibatch else train.minibatches,
-        passes=len(scored) + unknown,
+        passes=len(scored)
+        + (unknown or plan.sampler is not None),  # what others sampled the policy scores again
         recompute=train.recompute,
         sampled=sampled,
         learns=plan.learns,
@@ -81,7 +82,7 @@ def work_of(plan: PhasePlan, of: Lengths, horizon: int | None = None) -> Work:
 
 def model_of(plan: PhasePlan, policy: Policy, shape: Shape, of: Lengths) -> Model:
     """What a phase asks of a machine."""
-    work = work_of(plan, of, policy.horizon)
+    work, who = work_of(plan, of, policy.horizon), plan.sampler
     return Model(
         shape,
         work,
@@ -90,6 +91,7 @@ def model_of(plan: PhasePlan, policy: Policy, shape: Shape, of: Lengths) -> Mode
         budget=plan.settings.train.budget,
         constrained=any(component.constraint is not None for component in plan.components),
         trunks=own_trunks(plan),
+        elsewhere=Elsewhere(who.name, who.widths, bool(who.config.ahead)) if who is not None else None,
     )
 
 
@@ -119,6 +121,29 @@ def masks(plan: PhasePlan, model: Model) -> float:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Who samples in the policy's place, on devices of its own."""
+
+    name: str
+    widths: Sequence[int]
+    """Of each process, its devices."""
+    ahead: bool = False
+    """Whether it samples while the policy learns."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a sampler elsewhere takes."""
+
+    devices: int
+    bytes: float
+    """Of each."""
+    rows: int
+    """Responses that each of its processes gives at once."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Layout:
     """A way to lay a phase out on a machine, and what it takes."""
 
@@ -129,17 +154,25 @@ class Layout:
     tokens: int
     """Padded tokens of a micro-batch."""
     rows: int
-    """Responses that a device, or a sampler, gives at once."""
+    """Responses that a device, or a process of a sampler elsewhere, gives at once."""
     sharded: bool = False
     offloaded: bool = False
+    sampling: Sampling | None = None
+    """Of a sampler elsewhere."""
 
     @property
     def fits(self) -> bool:
-        return self.rows >= min(1, self.work.samples) and self.bytes.most <= TAKEN * self.on.device.memory
+        most = max(self.bytes.most, self.sampling.bytes if self.sampling else 0.0)
+        return self.rows >= min(1, self.work.samples) and most <= TAKEN * self.on.device.memory
 
     @property
     def total(self) -> float:
         return self.seconds.total
+
+    @property
+    def devices(self) -> int:
+        """All that are busy with it."""
+        return self.on.count + (self.sampling.devices if self.sampling else 0)
 
 
 @dataclass(frozen=True)
@@ -156,6 +189,7 @@ class Model:
     constrained: bool = False
     """Whether another model of its size says at each step what may be sampled."""
     trunks: int = 0
+    elsewhere: Elsewhere | None = None
 
     @property
     def learns_all(self) -> bool:
@@ -207,9 +241,11 @@ def _laid_out(model: Model, on: Machine, *, shares: int, offload: bool = False) 
     most = max(row, min(model.budget or _fitting(model, on, kind, chunk, shares, offload), step))
     tokens = math.ceil(most) if work.learns else 0
 
+    own = replace(work, sampled=work.sampled and model.elsewhere is None)
+
     def taken(rows: int) -> Bytes:
         return memory.taken(
-            of, work, on,
+            of, own, on,
             tokens=tokens, chunk=chunk, rows=rows, copies=model.copies, shares=shares, offload=offload,
         )  # fmt: skip
 
@@ -225,7 +261,31 @@ def _laid_out(model: Model, on: Machine, *, shares: int, offload: bool = False) 
     took = replace(
         took, rollout=took.rollout * (1 + model.constrained), update=took.update * (1 + model.trunks)
     )
-    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1 or offload, offload)
+    sampling = None
+    if model.elsewhere is not None and work.sampled:
+        sampling = _sampling(model, on, model.elsewhere)
+        rows, exchange = sampling.rows, took.exchange + seconds.moved(of, work)
+        # A processor's seconds are its work, whatever else it does at the time.
+        ahead = model.elsewhere.ahead and not device.cpu
+        took = replace(took, rollout=sampling.seconds, exchange=exchange, ahead=ahead)
+    return Layout(on, work, taken(rows), took, tokens, rows, shares > 1 or offload, offload, sampling)
+
+
+def _sampling(model: Model, on: Machine, who: Elsewhere) -> Sampling:
+    """On devices of this kind, as many as the sampler has; those of a process share its weights and rows."""
+    count, width = len(who.widths), max(who.widths)
+    work = replace(model.work, learns=False, passes=0.0, prompts=math.ceil(model.work.prompts / count))
+    one = replace(on.device, memory=on.device.memory * width)
+
+    def taken(rows: int) -> float:
+        found = memory.taken(model.shape, work, Machine(one), tokens=0, chunk=0, rows=rows)
+        return found.most - found.snapshot
+
+    rows = memory.rows_at_once(model.shape, work, Machine(one), taken(0), most=work.responses)
+    devices = on.with_count(width)
+    weight = 2 if work.dtype == "bfloat16" else 4
+    took = seconds.rollout(model.shape, work, devices, tensor=width, rows=max(1, rows), weight=weight)
+    return Sampling(sum(who.widths), taken(rows) / width, rows, took)
 
 
 def _fitting(model: Model, on: Machine, kind: str, chunk: int, shares: int, offload: bool) -> int:

@@ -98,6 +98,8 @@ class Copies(Sampler):
         self._learned: Path | None = None
         self._model: dict[str, Any] = {}
 
+        self.widths = (1,) * len(config.devices)
+
     def policy_is(self, item: Item, folder: Path | None, *, trust: bool, seed: int) -> None:
         """Which policy they are copies of; told once, before anything is open."""
         recipe = replace(Recipe.of(item, folder, trust=trust, seed=seed), threads=self.config.threads)

@@ -105,6 +105,7 @@ class VLLM(Sampler):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.widths = [max(1, len(gpus)) for gpus in config.gpus] if config.python else [1] * len(config.urls)
         self._servers: list[Server] = []
         self._way = WAYS[config.weights](config)
         self._answers: SimpleQueue[tuple[int, Response] | BaseException] = SimpleQueue()
