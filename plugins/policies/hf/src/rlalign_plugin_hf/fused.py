@@ -15,6 +15,7 @@ PIECE = 1 << 16
 """Entries that are computed together: what lies in between then stays in the cache."""
 _A = 2 * math.sqrt(2 / math.pi)
 _B = _A * 0.044715
+_A_CPU = torch.tensor(_A)
 
 
 def fuse(network: Any) -> None:
@@ -76,11 +77,10 @@ class _Gelu(torch.autograd.Function):
 def _gelu(x: Tensor) -> Tensor:
     x = x.detach()
     if x.numel() <= PIECE:
-        return (x * x).mul_(_B).add_(_A).mul_(x).sigmoid_().mul_(x)
+        return torch.addcmul(_A_CPU, x, x, value=_B).mul_(x).sigmoid_().mul_(x)
     found = torch.empty_like(x)
     for x_, found_ in _pieces(x, found):
-        torch.mul(x_, x_, out=found_)
-        found_.mul_(_B).add_(_A).mul_(x_).sigmoid_().mul_(x_)
+        torch.addcmul(_A_CPU, x_, x_, value=_B, out=found_).mul_(x_).sigmoid_().mul_(x_)
     return found
 
 

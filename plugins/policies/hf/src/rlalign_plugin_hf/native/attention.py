@@ -29,16 +29,25 @@ class Columns:
     def __init__(self, both: Tensor) -> None:
         self.both = both
         """[layers, 2, n, K, L, D]."""
-        self.layers: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in both.unbind(0)]
+        self.layers = _of_layers(both)
         """Of each, keys and values [n,K,L,D]."""
-        flat = both.shape[2] * both.shape[3], *both.shape[4:]
-        self.flat = [(keys.view(flat), values.view(flat)) for keys, values in self.layers]
+        layers, two, n, K, L, D = both.shape
+        self._flat = both.view(layers, two, n * K, L, D)
+        self.flat = _of_layers(self._flat)
         """The same buffers, [n·K,L,D]."""
 
     @property
     def length(self) -> int:
         """L."""
         return self.both.shape[4]
+
+    def column(self, place: int) -> list[tuple[Tensor, Tensor]]:
+        """One column of each layer's keys and values, [n,K,D]."""
+        return _of_layers(self.both.select(4, place))
+
+    def first(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """The first columns of each layer's keys and values, [n·K,count,D]."""
+        return _of_layers(self._flat.narrow(3, 0, count))
 
     def spread(self, rows: Tensor, used: int, length: int) -> Columns:
         """These rows, any of them several times, in buffers of this length, with their first `used` columns."""
@@ -56,6 +65,12 @@ class Columns:
     def longer(self, more: int) -> Columns:
         """With so many columns more."""
         return Columns(F.pad(self.both, (0, 0, 0, more)))
+
+
+def _of_layers(both: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer; all views in one call, as a small model's step has few better things to do."""
+    parts = both.view(-1, *both.shape[2:]).unbind(0)
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 class Cross(NamedTuple):
@@ -158,8 +173,11 @@ class Stepping:
         self._columns, self._scale, self._column, self._cross = columns, scale, column, cross
         K = columns.both.shape[3]
         self._shape = rows * K, heads // K, columns.both.shape[5]
-        self._used = column + 1 if isinstance(column, int) else columns.length
-        self._rows = None if isinstance(column, int) else torch.arange(rows, device=column.device)
+        if isinstance(column, int):
+            self._used, self._rows, self._written = column + 1, None, columns.column(column)
+        else:
+            self._used, self._rows = columns.length, torch.arange(rows, device=column.device)
+        self._read = columns.first(self._used)
         bias = None if bias_nL is None else bias_nL[:, None, : self._used].expand(rows, heads, self._used)
         if relative is not None:
             places = torch.arange(self._used, device=columns.both.device)
@@ -177,15 +195,15 @@ class Stepping:
                 self._cross_bias = cross.bias_nS[:, None].expand(-1, K, S).reshape(-1, 1, S)
 
     def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
-        keys, values = self._columns.layers[layer]
         if self._rows is None:
-            keys[:, :, self._column] = k_MKD
-            values[:, :, self._column] = v_MKD
+            keys, values = self._written[layer]
+            keys.copy_(k_MKD)
+            values.copy_(v_MKD)
         else:
+            keys, values = self._columns.layers[layer]
             keys[self._rows, :, self._column] = k_MKD.to(keys.dtype)
             values[self._rows, :, self._column] = v_MKD.to(keys.dtype)
-        keys, values = self._columns.flat[layer]
-        return self._attend(q_MHD, keys[:, : self._used], values[:, : self._used], self._bias)
+        return self._attend(q_MHD, *self._read[layer], self._bias)
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         assert self._cross is not None

@@ -45,7 +45,7 @@ class NativeDecoder(LazyDecoder):
         self._read(prompts)
         self._spread(which_G.repeat_interleave(k))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def logits(self) -> Tensor:
         with precisely(self._hidden_nC):
             if self._pending_n is not None:
@@ -67,7 +67,7 @@ class NativeDecoder(LazyDecoder):
         self._columns = self._columns.spread(rows, self._column, self._column + ROOM)
         self._hidden_nC = self._hidden_nC[rows]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _keep(self, rows: Tensor) -> None:
         self._columns = self._columns.kept(rows, self._column)
         self._hidden_nC = self._hidden_nC[rows]
@@ -136,7 +136,7 @@ class SharedCausalDecoder(NativeCausalDecoder):
         self._next_n = self._next_n + 1
         return hidden_nC
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _keep(self, rows: Tensor) -> None:
         NativeDecoder._keep(self, rows)
         self._next_n = self._next_n[rows]

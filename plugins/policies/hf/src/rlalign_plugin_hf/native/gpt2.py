@@ -59,7 +59,7 @@ class GPT2(Family):
         self._last, self._head = norm(trunk.ln_f), weights.linear(network.lm_head)
 
     def hidden(self, token_M: Tensor, position_M: Tensor, attention: Attention) -> Tensor:
-        x_MC = F.embedding(token_M, self._tokens) + F.embedding(position_M, self._places)
+        x_MC = F.embedding(token_M, self._tokens).add_(F.embedding(position_M, self._places))
         for i, layer in enumerate(self._blocks):
             qkv_M3HD = layer.qkv(layer.before_attention(x_MC)).view(-1, 3, self.heads, self.head_dim)
             q_MHD, k_MHD, v_MHD = qkv_M3HD.unbind(1)
