@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import Command, bits, wait_for
-from comparing import EXAMPLES, apart, job, learners, metrics, put_together, run, tensors
+from comparing import EXAMPLES, apart, job, learned, learners, metrics, put_together, run, tensors
 
 from rlalign.config.load import load_pipeline
 from rlalign.config.registry import Registry
@@ -203,6 +203,29 @@ def test_every_algorithm(part: int, tmp_path: Path) -> None:
 def test_every_kind_of_pipeline(tmp_path: Path) -> None:
     jobs = {name: sharded(*said) for name, said in MANY.items()}
     compare(tmp_path, {**jobs, "reflecting": REFLECTING})
+
+
+@pytest.mark.slow
+def test_copies_elsewhere_sample_for_a_policy_that_is_cut(tmp_path: Path) -> None:
+    """Rank 0 puts the weights together for them."""
+    copies = "models.sampler={copies: {devices: [cpu], threads: 1, ahead: %d}}"
+    late = (copies % 1, "train.mismatch={}")
+    jobs = {
+        "copies": sharded("rloo", copies % 0),
+        "copies, lora": sharded("rloo", copies % 0, "policy.causal-lm.lora.r=2"),
+        "copies, ahead": sharded("rloo", *late),
+        "copies, ppo": sharded("ppo", copies % 0),
+    }
+    compare(tmp_path, jobs)
+    # Those that sample for it have its weights: tokens are its own.
+    alone = {
+        name: job(f"algorithms/{name.partition(', ')[2] or 'rloo'}.yaml")
+        for name in ("copies", "copies, ppo")
+    }
+    run(tmp_path / "plain", alone, 1)
+    for name in alone:
+        told, its = (learned(tmp_path / where / name) for where in ("plain", "2"))
+        assert [row["response"] for row in told] == [row["response"] for row in its] != []
 
 
 @pytest.mark.slow

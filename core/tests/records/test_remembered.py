@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rlalign import Batch, Component, Example, Loss, Outputs, Rollout, Run, hookimpl, logged_rollout
 from rlalign.learning.engine import Engine
+from rlalign.records import remembered
 from rlalign.records.logs import Logs
-from rlalign.records.remembered import Remembered, keys_of
+from rlalign.records.remembered import Places, Remembered, keys_of
 from rlalign.running import loop
 from rlalign.testing import Bench, registry, session
 from rlalign.testing.bench import Silence, run_until
@@ -237,3 +238,20 @@ def test_the_same_tokens_said_by_others_are_another_response() -> None:
     )
     one, other = keys_of(rollout, (0, 1))
     assert one != other
+
+
+def test_places_are_found_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of keys that begin alike, end with zeros, or are not there."""
+    monkeypatch.setattr(remembered, "LATELY", 7)
+    drawn = torch.Generator().manual_seed(1)
+    bytes_n16 = torch.randint(0, 3, (400, 16), generator=drawn, dtype=torch.uint8)
+    keys = list(dict.fromkeys(row.numpy().tobytes() for row in bytes_n16))
+    known, unknown = keys[:300], keys[300:]
+    places = Places()
+    for start, key in enumerate(known):
+        assert places.get(key) is None
+        places.put(key, start)
+    for found in (places, Places.of(*places.told())):
+        assert [found.get(key) for key in known] == list(range(300))
+        assert [found.get(key) for key in unknown] == [None] * len(unknown)
+    assert Places.of(*Places().told()).get(known[0]) is None

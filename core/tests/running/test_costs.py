@@ -357,9 +357,8 @@ def apart(**options: Any) -> dict[str, Any]:
 def test_a_sampler_elsewhere_has_devices_of_its_own() -> None:
     text = checked(apart(), "8xH100")
     assert "sampler: apart, 2 processes on 3 devices beside those that are named, of their kind\n" in text
-    assert row(text, "GiB a device") == ["as it is", "with lora"]  # whole weights alone
-    assert len(row(text, "each that samples")) == 2
-    assert "keys and values, sampling" not in text and "in shards" not in text and "offloaded" not in text
+    assert len(row(text, "GiB a device")) == len(row(text, "each that samples")) == 4
+    assert "keys and values, sampling" not in text and "weights, sampling" not in text
     assert "\n    64 prompts a device\n" in text
 
 

@@ -79,11 +79,13 @@ class Crowded(Nearby):
     """As many have been there at once."""
     losses: ClassVar[int]
     """So many are lost over a question, and their room with them."""
+    sound: ClassVar[int]
+    """Whoever comes where so many are there is lost as it begins."""
     asked: ClassVar[list[Mapping[str, Any]]]
 
     @classmethod
-    def opens(cls, room: int, losses: int = 0) -> None:
-        cls.room, cls.losses, cls.most, cls.there, cls.asked = room, losses, 0, [], []
+    def opens(cls, room: int, losses: int = 0, sound: int = 100) -> None:
+        cls.room, cls.losses, cls.sound, cls.most, cls.there, cls.asked = room, losses, sound, 0, [], []
 
     def start(self, make: Callable[[], Answers]) -> Asked:
         return Local(make)
@@ -95,7 +97,7 @@ class Local:
     lock = threading.Lock()
 
     def __init__(self, make: Callable[[], Answers]) -> None:
-        self._answers = make()
+        self._make, self._answers = make, None
         self._closed = False
 
     def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -111,12 +113,16 @@ class Local:
                     Crowded.losses, Crowded.room = Crowded.losses - 1, Crowded.room - 1
                     Crowded.there.remove(self)
                     raise ConnectionError("was lost")
+            if self._answers is None:
+                self._answers = self._make()
         return self._answers(question)
 
     def _comes(self) -> bool:
         with self.lock:
             if self._closed:
                 raise ConnectionError("was closed")
+            if self not in Crowded.there and len(Crowded.there) >= Crowded.sound:
+                raise ConnectionError("was lost as it began")
             if self not in Crowded.there and len(Crowded.there) < Crowded.room:
                 Crowded.there.append(self)
                 Crowded.most = max(Crowded.most, len(Crowded.there))

@@ -91,6 +91,18 @@ def test_who_never_finds_room_is_not_missed(crowded: Any, monkeypatch: pytest.Mo
     )
 
 
+def test_who_is_lost_as_it_begins_is_not_missed_where_others_are(crowded: Any) -> None:
+    crowded.opens(8, sound=1)
+    with unhurried({"most": 3}, retries=0) as one:
+        one.setup(run())
+        for iteration in range(2):
+            assert scores(one, iteration) == RIGHT
+        assert crowded.most == 1
+    crowded.opens(8, sound=1)
+    with unhurried(2, retries=0) as one, pytest.raises(ComponentError, match="was lost as it began"):
+        one.setup(run())
+
+
 @pytest.mark.parametrize("workers", [2, {"least": 2, "most": 4}])
 def test_where_one_is_lost_and_its_room_too_the_others_do_its_part(crowded: Any, workers: Any) -> None:
     crowded.opens(2, losses=1)

@@ -106,7 +106,7 @@ class Columns:
             return done
 
         done = here().lead(begun, f"the column `{name}`")
-        values = numpy.memmap(path, dtype=numpy.float64, mode="r+" if leads else "c", shape=(rows,))
+        values = numpy.memmap(path, dtype=numpy.float64, mode="r+", shape=(rows,)) if leads else None
         starts = self.starts()
         while done < len(self.data):
             piece = self._piece(done)
@@ -120,12 +120,14 @@ class Columns:
             if examples:
                 rollout, reward = score(examples)
                 there = [e.row + j for e in examples for j in range(len(e.responses))]
-                values[there] = _checked(compute(rollout, reward), rollout, name)
-                values.flush()
-            if any(example.responses for example in piece):
-                found.add(values[int(starts[done]) : int(starts[until])].tobytes())
-            done = until
-            if leads:
+                made = _checked(compute(rollout, reward), rollout, name)
+                if values is not None:
+                    values[there] = made
+                    values.flush()
+            first, done = done, until
+            if values is not None:
+                if any(example.responses for example in piece):
+                    found.add(values[int(starts[first]) : int(starts[until])].tobytes())
                 self.guard()
                 write_atomic(progress, json.dumps({"examples": done, "values": found.saved()}))
         here().lead(lambda: None, f"the end of the column `{name}`")

@@ -22,6 +22,47 @@ from rlalign.records.logs import Logs
 from rlalign.world.ranks import here
 
 _HEAD = struct.Struct("<16sI")
+LATELY = 2**16
+"""Responses whose places are found by a hash, or an eighth of all if that is more; each of the rest takes 24 bytes."""
+
+
+class Places:
+    """Where each response's record begins, by its key."""
+
+    def __init__(self) -> None:
+        self._lately: dict[bytes, int] = {}
+        self._key_n = numpy.empty(0, "S16")
+        """Sorted."""
+        self._start_n = numpy.empty(0, numpy.int64)
+
+    def get(self, key: bytes) -> int | None:
+        """Where it begins; None of one that is not there."""
+        if (known := self._lately.get(key)) is not None or not len(self._key_n):
+            return known
+        at = min(int(self._key_n.searchsorted(numpy.bytes_(key))), len(self._key_n) - 1)
+        return int(self._start_n[at]) if self._key_n[at : at + 1].tobytes() == key else None
+
+    def put(self, key: bytes, start: int) -> None:
+        self._lately[key] = start
+        if len(self._lately) > max(LATELY, len(self._key_n) // 8):
+            self._settle()
+
+    def told(self) -> tuple[bytes, bytes]:
+        """All of them, for another process."""
+        self._settle()
+        return self._key_n.tobytes(), self._start_n.tobytes()
+
+    @classmethod
+    def of(cls, keys: bytes, starts: bytes) -> Places:
+        found = cls()
+        found._key_n, found._start_n = numpy.frombuffer(keys, "S16"), numpy.frombuffer(starts, numpy.int64)
+        return found
+
+    def _settle(self) -> None:
+        key_n = numpy.concatenate([self._key_n, numpy.frombuffer(b"".join(self._lately), "S16")])
+        start_n = numpy.concatenate([self._start_n, numpy.fromiter(self._lately.values(), numpy.int64)])
+        order = key_n.argsort(kind="stable")
+        self._lately, self._key_n, self._start_n = {}, key_n[order], start_n[order]
 
 
 class Remembered:
@@ -32,36 +73,31 @@ class Remembered:
         self.name = f"remembered/{name}.f{8 * self._dtype.itemsize}"
         self._path = run / self.name
         self._logs = logs
-        self._places: dict[bytes, tuple[int, int]] = {}
-        """By key: where a response's values begin, and how many bytes they are."""
+        self._places = Places()
         self._end = 0
         if here().leads and self._path.exists():
             self._walk()
-        if here().size > 1:
-            self._as_rank_0_found_it()
-
-    def _as_rank_0_found_it(self) -> None:
-        """It writes the file, so another process may see less of it."""
-        places = [(key.hex(), *place) for key, place in self._places.items()]
-        told = here().lead(lambda: (self._end, places), f"what is remembered in {self.name}")
-        self._end = told[0]
-        self._places = {bytes.fromhex(key): (start, size) for key, start, size in told[1]}
+        if here().size > 1:  # rank 0 writes the file, so another process may see less of it
+            told = here().lead(
+                lambda: (self._end, *self._places.told()), f"what is remembered in {self.name}"
+            )
+            self._end, self._places = told[0], Places.of(*told[1:])
 
     def _walk(self) -> None:
         size = self._path.stat().st_size
         with self._path.open("rb") as file:
             while self._end < size:
                 key, count = _HEAD.unpack(file.read(_HEAD.size))
-                self._place(key, count * self._dtype.itemsize)
+                self._place(key, count)
                 file.seek(self._end)
 
-    def _place(self, key: bytes, size: int) -> None:
-        self._places[key] = self._end + _HEAD.size, size
-        self._end += _HEAD.size + size
+    def _place(self, key: bytes, count: int) -> None:
+        self._places.put(key, self._end)
+        self._end += _HEAD.size + count * self._dtype.itemsize
 
     def knows(self, key: bytes) -> bool:
         """Whether this response was met before."""
-        return key in self._places
+        return self._places.get(key) is not None
 
     def read(self, keys: Sequence[bytes]) -> Tensor:
         """The values of responses that are known, one a step, those of one response after the other's."""
@@ -70,24 +106,24 @@ class Remembered:
 
         def held() -> bytes:
             with self._path.open("rb") as file:
-                found = {key: self._read(file, *self._places[key]) for key in dict.fromkeys(keys)}
+                found = {key: self._read(file, self._places.get(key) or 0) for key in dict.fromkeys(keys)}
             return b"".join(found[key] for key in keys)
 
         told = here().lead(held, f"{len(keys)} responses remembered in {self.name}")
         return torch.from_numpy(numpy.frombuffer(bytearray(told), self._dtype))
 
-    @staticmethod
-    def _read(file: BinaryIO, start: int, size: int) -> bytes:
+    def _read(self, file: BinaryIO, start: int) -> bytes:
         file.seek(start)
-        return file.read(size)
+        _, count = _HEAD.unpack(file.read(_HEAD.size))
+        return file.read(count * self._dtype.itemsize)
 
     def add(self, key: bytes, values_T: Tensor) -> None:
         """Keep the values of a response."""
-        if key in self._places:
+        if self.knows(key):
             return
         values = values_T.cpu().numpy().astype(self._dtype).tobytes()
         self._logs.write(self.name, _HEAD.pack(key, len(values_T)) + values)
-        self._place(key, len(values))
+        self._place(key, len(values_T))
 
 
 def keys_of(rollout: Rollout, rows: Sequence[int]) -> list[bytes]:

@@ -7,6 +7,7 @@ tensors that are whole, or cut over another number of ranks.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ def save_pieces(folder: Path, tensors: Mapping[str, Tensor], rank: int, count: i
     metadata = {"format": "pt", "DCP_SHARDING_INFO": json.dumps(told), ALIASES: json.dumps(aliases)}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(pieces, file, metadata)
+    with file.open("rb") as written:  # by who wrote it: another machine cannot
+        os.fsync(written.fileno())
     return file
 
 

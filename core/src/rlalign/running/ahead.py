@@ -69,13 +69,17 @@ class Ahead:
         if (found := self._thread.result()) is not None:
             self._answer = found
 
-    def answer(self, question: Question) -> Rollout | None:
-        """What it has been answered; None where something else was asked, or nothing. The sampler is free."""
+    def has(self, question: Question) -> bool:
+        """Whether this is what it has been asked, and has answered. The sampler is free."""
         self.land()
-        if self._answer is None or self._asked != question.name:
+        return self._answer is not None and self._asked == question.name
+
+    def answer(self, question: Question) -> Rollout | None:
+        """The answer to this, once; None where it has none. The sampler is free."""
+        if not self.has(question):
             return None
         found, self._answer = self._answer, None
-        return replace(found, examples=question.examples)
+        return found and replace(found, examples=question.examples)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: the answer, since the weights that gave it are gone with the next step."""

@@ -263,10 +263,10 @@ def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> ch
     """The last one, or the last whole one before it (`logs`: whose logs are whole too)."""
     found = checkpoint.find(run.checkpoints)
     if not previous:
-        return _read(run, found[-1]) if found else None
+        return read_checkpoint(run, found[-1]) if found else None
     for earlier in reversed(found[:-1]):
         if is_whole(run, earlier, logs):
-            return _read(run, earlier)
+            return read_checkpoint(run, earlier)
     raise CheckpointError(
         f"{run.path}: there is no whole checkpoint before the last{' with whole logs' if logs else ''}; "
         "leave out --previous"
@@ -311,7 +311,7 @@ def index_at(run: RunDir, at: int | Literal["best"]) -> int:
 
 def checkpoint_at(run: RunDir, at: int | Literal["best"]) -> checkpoint.Checkpoint:
     """The checkpoint of this iteration of the run, or of its best evaluation."""
-    return _read(run, index_at(run, at))
+    return read_checkpoint(run, index_at(run, at))
 
 
 def is_whole(run: RunDir, index: int, logs: Logs | None) -> bool:
@@ -321,7 +321,7 @@ def is_whole(run: RunDir, index: int, logs: Logs | None) -> bool:
     return logs is None or not logs.damage(checkpoint.log_sums(run.checkpoints, index))
 
 
-def _read(run: RunDir, index: int) -> checkpoint.Checkpoint:
+def read_checkpoint(run: RunDir, index: int) -> checkpoint.Checkpoint:
     saved = checkpoint.read(run.checkpoints, index)
     require_shape(saved.loop, _Loop, saved.path / "state.json")
     require_shape(saved.components, dict[str, Any], saved.path / "state.json")

@@ -72,8 +72,6 @@ def ways_of(model: Model, on: Machine) -> dict[str, Layout]:
     ways = {"as it is": whole(model, on)}
     if model.learns_all:
         ways["with lora"] = whole(model.with_lora(), on)
-    if model.elsewhere is not None:  # it takes whole weights
-        return ways
     if on.count > 1:
         ways[f"in {on.count} shards"] = in_shards(model, on)
     if not on.device.cpu:
@@ -191,20 +189,15 @@ def _remedies(model: Model, on: Machine) -> Iterator[str]:
             found.append(f"  {name}: {gib(layout.bytes.most)} GiB")
             if "lora" in name:
                 break
-    if model.elsewhere is None:  # which takes whole weights
-        found += _cut(model, on)
-    yield from found or ["  nothing that is known here"]
-
-
-def _cut(model: Model, on: Machine) -> Iterator[str]:
     lying = in_shards(model, on, offload=True)
     if lying.fits and not on.device.cpu:
-        yield (
+        found.append(
             f"  offloaded ({CUT}, {LYING}): {gib(lying.bytes.most)} GiB, and {gib(lying.bytes.offloaded)} GiB of the "
             "machine's memory"
         )
     if (sharded := fewest(model, on)) is not None:
-        yield f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each"
+        found.append(f"  {sharded.on}, in shards ({CUT}): {gib(sharded.bytes.most)} GiB each")
+    yield from found or ["  nothing that is known here"]
 
 
 def _devices(model: Model) -> Iterator[str]:

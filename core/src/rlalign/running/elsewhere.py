@@ -18,6 +18,7 @@ from rlalign.randomness import Draws
 from rlalign.running import dealing
 from rlalign.running.ahead import Question
 from rlalign.running.phase import RunningPhase
+from rlalign.running.pieces import put_together
 from rlalign.world.ranks import here
 
 SCORED = ("logprobs", "full_logprobs")
@@ -29,13 +30,14 @@ def asked_elsewhere(phase: RunningPhase, sampler: Sampler, question: Question) -
     Position p of the draw has the same seeds.
     """
 
-    def asked() -> Rollout:
-        if (found := phase.ahead.answer(question)) is not None:
-            return found
-        _hand_over(phase, sampler)
-        return asking(phase, sampler, question)()
-
     device, what = phase.models.device, f"what `{sampler.name}` samples"
+    if not here().lead(lambda: phase.ahead.has(question), what):
+        _hand_over(phase, sampler)
+
+    def asked() -> Rollout:
+        found = phase.ahead.answer(question)
+        return asking(phase, sampler, question)() if found is None else found
+
     return dealing.sampled_by_one(question.examples, device, asked, what)
 
 
@@ -61,7 +63,7 @@ def ask_ahead(phase: RunningPhase, sampler: Sampler) -> None:
     if question is None:
         return
     phase.upcoming = None
-    if here().lead(lambda: _hand_over(phase, sampler), what):
+    if _hand_over(phase, sampler):
         scored_again(phase, sampler, asked_elsewhere(phase, sampler, question.short()))
     here().lead(
         lambda: phase.ahead.begin(question, asking(phase, sampler, question), sampler.give_up),
@@ -70,13 +72,18 @@ def ask_ahead(phase: RunningPhase, sampler: Sampler) -> None:
 
 
 def _hand_over(phase: RunningPhase, sampler: Sampler) -> bool:
-    """Give a sampler the policy's present weights; whether they were news to it."""
+    """Give a sampler the policy's present weights, which rank 0 has whole; whether they were news to it."""
     policy = phase.models.policy
     if sampler.version == policy.version:
         return False
     sampler.before, sampler.version = sampler.version, None  # none of them, while it takes others
-    with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
-        sampler.take(policy)
+    given = put_together(phase.models)
+
+    def take() -> None:
+        with torch.no_grad(), attributed_to(f"sampler `{sampler.name}`", sampler.name):
+            sampler.take(given)
+
+    here().lead(take, f"the weights that `{sampler.name}` takes")
     sampler.version = policy.version
     return True
 

@@ -34,6 +34,7 @@ from rlalign.running.checkpointing import (
     is_over,
     last_checkpoint,
     place_of,
+    read_checkpoint,
 )
 from rlalign.running.cutting import cut_or_whole
 from rlalign.running.display import Display, NoDisplay, make_display
@@ -188,7 +189,7 @@ class Session(Workspace):
             self.last = {name: x for name, x in last.items() if type(x) is float and name[:5] != "time/"}
             self._is_over = True
             return
-        saved = last_checkpoint(directory, previous, None if inexact else self.logs)
+        saved = self._last(previous, None if inexact else self.logs)
         reasons = [] if was is None else judge(was, self, saved)
         if saved is not None:
             place_of(saved, self.plans, self.pipeline.repeat)
@@ -227,6 +228,19 @@ class Session(Workspace):
         with checkpoint.fitting(saved.path):
             self.load(saved)
         self._take_up(saved, changed=bool(said))
+
+    def _last(self, previous: bool, logs: Logs | None) -> checkpoint.Checkpoint | None:
+        """The last checkpoint that rank 0 sees: for a while a shared file system may show others less."""
+        found: list[checkpoint.Checkpoint | None] = []
+
+        def index() -> int | None:
+            found.append(saved := last_checkpoint(self.dir, previous, logs))
+            return None if saved is None else saved.index
+
+        last = here().lead(index, "finding the last checkpoint")
+        if found:
+            return found[0]
+        return None if last is None else read_checkpoint(self.dir, last)
 
     def _take_up(self, saved: checkpoint.Checkpoint, *, changed: bool) -> None:
         """Stand where a checkpoint does."""

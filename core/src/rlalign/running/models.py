@@ -50,6 +50,8 @@ class Models(ModelMap):
         self._models: dict[str, Model] = {}
         self.recipes: dict[str, dict[str, str | None]] = {}
         self._trainable: dict[str, set[str]] = {}
+        self.whole: Policy | None = None
+        """The policy put together where it is cut, for who reads it from outside the run."""
         self._start: Policy | None = None
         self._opened: Policy | None = None
         self.new_tokens = NewTokens()

@@ -57,17 +57,21 @@ def load_optimiser(optimiser: Optimiser, folder: Path, state: Mapping[str, Any])
 
 
 def put_together(models: Models) -> Policy:
-    """The policy as others than this run read it: whole, on rank 0."""
+    """The policy as others than this run read it: whole, on rank 0, in the machine's memory where it is cut."""
     policy = models.policy
     if not policy.sharded:
         return policy
     state = all_gathered(kept(policy), here().leads)
     if not here().leads:
         return policy
-    made = models.item.build()
-    assert isinstance(made, Policy)
-    made.new_tokens, made.saves_float32 = models.new_tokens.tokens, policy.saves_float32
-    made.setup()
-    made.to(dtype=models.dtype)
-    load_weights(made.eval(), state)
-    return made
+    if models.whole is None:
+        made = models.item.build()
+        assert isinstance(made, Policy)
+        made.new_tokens, made.saves_float32 = models.new_tokens.tokens, policy.saves_float32
+        made.setup()
+        models.whole = made.to(dtype=models.dtype).eval()
+    load_weights(models.whole, state)
+    models.whole.version = policy.version
+    for mine, its in zip(policy.parameters(), models.whole.parameters(), strict=True):
+        its.requires_grad_(mine.requires_grad)
+    return models.whole

@@ -296,8 +296,6 @@ def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[s
             yield f"{said}: weights that are cut are held in float32; leave out `train.weights: bfloat16`"
             break
     for plan in plans:
-        if plan.sampler is not None:
-            yield f"{said}: a sampler elsewhere takes whole weights; leave out `models.{SAMPLER}`, or `shard`"
         for member in plan.members:
             if member.component.whole_weights:
                 yield (

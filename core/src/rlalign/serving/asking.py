@@ -17,7 +17,7 @@ from rlalign.config.pipeline import Isolate
 from rlalign.errors import ComponentError
 from rlalign.serving.client import Client, End, Remote, process
 from rlalign.serving.host import Recipe
-from rlalign.serving.protocol import Broken, NoRoom
+from rlalign.serving.protocol import Broken
 from rlalign.serving.questions import Group, checked
 
 T = TypeVar("T")
@@ -187,7 +187,7 @@ class Pool:
             return True
 
     def _lost(self, client: Client, there: Future[None], error: BaseException) -> None:
-        """It cannot be had. Where others are there and it only found no room, nobody minds."""
+        """It cannot be had. Where others are there, they go on without it."""
         with self._lock:
             self._members.pop(client, None)
             others = any(one.done() for one in self._members.values())
@@ -195,7 +195,7 @@ class Pool:
         if not there.done():
             there.set_exception(told)
         with suppress(Empty):
-            while not (isinstance(error, NoRoom) and others):
+            while not (isinstance(error, Broken) and others):
                 if (part := self._waiting.get_nowait()) is not None:
                     part.answer.set_exception(told)
 

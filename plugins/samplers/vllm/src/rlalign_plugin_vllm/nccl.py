@@ -80,9 +80,11 @@ class Group:
             self._stream.synchronize()
 
     def send(self, parts: Iterable[Tensor]) -> None:
-        """Bytes to all, part by part; they are there when this returns. Parts are made on this group's stream."""
+        """Bytes to all, part by part, wherever they lie; they are there when this returns. Parts are made on this
+        group's stream."""
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             for part in parts:
+                part = part.to(self.device)
                 at, stream = part.data_ptr(), self._stream.cuda_stream
                 self._call("ncclBroadcast", at, at, part.numel(), BYTE, 0, self._handle, stream)
                 self._stream.synchronize()

@@ -144,7 +144,7 @@ class VLLM(Sampler):
     # -- weights ----------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy) -> None:
-        self._way.ready(policy)
+        self._way.ready(policy, self.device)
         if not self._servers:
             self._servers = self._made(policy)
         faults = [fault for _, fault in each(self._offer, self._servers, len(self._servers), SimpleQueue())]

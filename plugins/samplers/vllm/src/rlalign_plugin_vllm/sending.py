@@ -63,13 +63,12 @@ class Sent(Files):
             )
         return None
 
-    def ready(self, policy: Policy) -> None:
-        self._policy, self._times = policy, self._times + 1
-        self._device = next(policy.parameters()).device
+    def ready(self, policy: Policy, device: torch.device) -> None:
+        self._policy, self._times, self._device = policy, self._times + 1, device
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # other threads and streams read them now
         if self.config.python is not None and not self.weights.exists():  # they begin with these
-            super().ready(policy)
+            super().ready(policy, device)
 
     def moves_on(self) -> None:
         self._policy = None

@@ -47,8 +47,8 @@ class Files:
         """
         return None
 
-    def ready(self, policy: Policy) -> None:
-        """Its present weights are those that servers take from now on."""
+    def ready(self, policy: Policy, device: torch.device) -> None:
+        """Its present weights are those that servers take from now on. `device`: where the run computes."""
         shutil.rmtree(self.weights, ignore_errors=True)
         self.weights.mkdir()
         self.write(policy)
