@@ -86,6 +86,7 @@ class Copies(Sampler):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        self.widths = (1,) * len(config.devices)
         self._clients: list[Client] = []
         self._askers: list[Asker] = []
         self._end: Callable[[], object] = lambda: None
@@ -97,8 +98,6 @@ class Copies(Sampler):
         self._frozen: Path | None = None
         self._learned: Path | None = None
         self._model: dict[str, Any] = {}
-
-        self.widths = (1,) * len(config.devices)
 
     def policy_is(self, item: Item, folder: Path | None, *, trust: bool, seed: int) -> None:
         """Which policy they are copies of; told once, before anything is open."""
