@@ -78,14 +78,11 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
             try:
                 code = trainer.fit().return_value
             except TrainingFailedError as error:
-                lost, why = error, _cause(error)
+                code, lost, why = _code(error), error, _cause(error)
             except RayError as error:
                 lost, why = error, f"what starts the processes was lost ({first_line(error)})"
             except SystemExit as error:  # so ends Ray's own handler of Ctrl-C
                 lost = error
-        ended = code_of(notes)
-    if ended is not None:
-        return ended
     if code is not None:
         return code
     if heard:
@@ -123,34 +120,33 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-        notes: str = self.run_config.storage_path
-
         class Policy(DefaultFailurePolicy):  # type: ignore[misc]
             def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-                if code_of(notes) is not None:
-                    return FailureDecision.RAISE
-                return super().make_decision(training_failed_error)
+                if _code(training_failed_error) is None:
+                    return super().make_decision(training_failed_error)
+                return FailureDecision.RAISE
 
         policy = Policy(self.run_config.failure_config)
         return super()._initialize_and_run_controller(**{**given, "failure_policy": policy})
 
 
 class Ended(Exception):
-    """A process has ended by an error of its own, and has said so."""
+    """A process has ended by an error of its own, and has said so; others wait for it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def take_part(said: dict[str, Any]) -> int:
-    """One of the processes; the exit code. What Ray shall start again, or end, raises."""
+    """One of the processes; the exit code. Where Ray shall end the others, it raises."""
     from rlalign.cli.commands import program
 
     os.chdir(said["folder"])
-    notes = said["notes"]
-    if (code := code_of(notes)) is not None:  # Ray began again as it was left there
-        return code
     # Another one each time that Ray starts all of them.
     start = ray.get_runtime_context().get_placement_group_id()
-    before = [each for each in Path(notes).glob("start *") if each.name != f"start {start}"]
-    Path(notes, f"start {start}").touch()
+    before = [each for each in Path(said["notes"]).glob("start *") if each.name != f"start {start}"]
+    Path(said["notes"], f"start {start}").touch()
     arguments = said["again" if before else "first"]
     try:
         program(arguments, prog_name="rlalign", standalone_mode=False)
@@ -161,15 +157,9 @@ def take_part(said: dict[str, Any]) -> int:
         code = told.exit_code
     else:
         return 0
-    Path(notes, f"ended {code}").touch()
     if not all_have_ended():
-        raise Ended(f"exit code {code}")  # so that Ray ends the others, who wait for this one
+        raise Ended(code)
     return code
-
-
-def code_of(notes: str) -> int | None:
-    """The exit code of a process that has ended by an error of its own, if one has."""
-    return next((int(each.name.split()[1]) for each in sorted(Path(notes).glob("ended *"))), None)
 
 
 def all_have_ended() -> bool:
@@ -185,6 +175,14 @@ def all_have_ended() -> bool:
     while not (done := store.check(all_of_them)) and time.monotonic() < until:
         time.sleep(0.1)
     return bool(done)
+
+
+def _code(error: TrainingFailedError) -> int | None:
+    """The exit code of a process that ended by an error of its own, unless another one was lost."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    if not all(isinstance(one, (Ended, SystemExit)) for one in failures):
+        return None
+    return next((one.code for one in failures if isinstance(one, Ended)), None)
 
 
 def _cause(error: TrainingFailedError) -> str:
