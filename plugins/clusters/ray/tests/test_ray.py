@@ -136,11 +136,12 @@ def test_an_error_of_a_run_s_own_ends_it_at_once(
 
 @needs_ray
 @pytest.mark.slow
-def test_sigterm_ends_a_run_without_a_crash(tmp_path: Path, address: str) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_without_a_crash(tmp_path: Path, address: str, asked: signal.Signals) -> None:
     begun = going(tmp_path, address)
-    begun.terminate()
+    begun.send_signal(asked)
     told, _ = begun.communicate(timeout=300)
-    assert begun.returncode == 128 + signal.SIGTERM and "\nstopped. The last checkpoint stands" in told, told
+    assert begun.returncode == 128 + asked and "\nstopped. The last checkpoint stands" in told, told
     assert "***" not in told and not [*tmp_path.glob(".ray-*")]
 
 
