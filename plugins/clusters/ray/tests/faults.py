@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import Field
-from torch import Generator
 
-from rlalign import Component, Episode, Example, Options, Rollout, Run, Score, Turn, hookimpl
+from rlalign import Batch, Component, Episode, Example, Options, Rollout, Run, Score, Turn, hookimpl
+from rlalign.errors import ConfigError
+from rlalign_plugin_table import Table
 from rlalign_plugin_toy_tasks.corridor import ToyCorridor
 
 
@@ -27,6 +31,22 @@ class Dies(Component):
         if os.environ.get("RANK") == "1" and run.iteration == 4 and first(Path(self.config.once.name)):
             os.kill(os.getpid(), signal.SIGKILL)
         return Score(rollout.actions_NT[:, 0].float())
+
+
+class Errs(Component):
+    """An error of its own in the third iteration, of the second of several processes alone or of all."""
+
+    class Config(Options):
+        """Options."""
+
+        alone: bool = Field(description="whether the others do not have it")
+
+    @hookimpl(wrapper=True)
+    def advantage(self, run: Run) -> Generator[None, Batch, Batch]:
+        batch = yield
+        if run.iteration == 2 and (os.environ.get("RANK") == "1" or not self.config.alone):
+            raise ConfigError("an error of its own")
+        return batch
 
 
 class Waits(Component):
@@ -82,6 +102,24 @@ class Slow(Component):
         return Score(rollout.actions_NT[:, 0].float())
 
 
+class Perishes(Table):
+    """A table; the process that is the first to sample for the third time is killed over it."""
+
+    class Config(Table.Config):
+        """Options."""
+
+        folder: str = Field(description="where the file is")
+
+    config: Config
+    asked = 0
+
+    def sample(self, *given: Any) -> Rollout:
+        self.asked += 1
+        if self.asked == 3 and first(Path(self.config.folder, "died")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().sample(*given)
+
+
 class Loses(ToyCorridor):
     """A corridor; one process dies in the middle of an episode, one hangs."""
 
@@ -92,7 +130,7 @@ class Loses(ToyCorridor):
 
     config: Config
 
-    def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
+    def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
         episode, turn = super().start(example, start, noise)
         return Lost(episode, self.config.folder), turn
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,7 +65,7 @@ ENVIRONMENT = {
 ENVIRONMENT.pop("RAY_ADDRESS", None)
 
 
-def rlalign(folder: Path, *arguments: str, **environment: str) -> str:
+def rlalign(folder: Path, *arguments: str, code: int = 0, **environment: str) -> str:
     """What the command prints."""
     done = subprocess.run(
         [sys.executable, "-m", "rlalign", *arguments],
@@ -74,7 +74,7 @@ def rlalign(folder: Path, *arguments: str, **environment: str) -> str:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert done.returncode == code, (done.stdout + done.stderr)[-4000:]
     return done.stdout + done.stderr
 
 
@@ -121,25 +121,77 @@ def test_a_run_goes_on_where_a_process_was_killed(tmp_path: Path, torchrun: Path
 
 @needs_ray
 @pytest.mark.slow
-def test_sigterm_ends_a_run_without_a_crash(tmp_path: Path, address: str) -> None:
+@pytest.mark.parametrize(("alone", "failures"), [(True, 3), (True, 0), (False, 3)])
+def test_an_error_of_a_run_s_own_ends_it_at_once(
+    tmp_path: Path, address: str, alone: bool, failures: int
+) -> None:
+    """Also one that a single process has: the others would wait for it for half an hour, and have it again."""
+    errs = f"algorithm=[rloo, {{'faults:Errs': {{alone: {alone}}}}}]"
+    on = f"ray: {{address: '{address}', failures: {failures}}}"
     (tmp_path / "dies").touch()
+    told = rlalign(tmp_path, "run", str(BANDIT), errs, "--processes", "2", "--on", on, code=2)
+    assert told.count("error: ") == 1 and "an error of its own" in told
+    assert told.count("Started training worker group of size 2") == 1
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_without_a_crash(tmp_path: Path, address: str, asked: signal.Signals) -> None:
+    begun = going(tmp_path, address)
+    begun.send_signal(asked)
+    told, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 128 + asked and "\nstopped. The last checkpoint stands" in told, told
+    assert "***" not in told and not [*tmp_path.glob(".ray-*")]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_that_loses_what_starts_its_processes_was_not_asked_to_stop(
+    tmp_path: Path, address: str
+) -> None:
+    """Its exit code is not that of a signal, after which a scheduler's script queues it again."""
+    begun = going(tmp_path, address)
+    [controller] = processes("TrainController")
+    os.kill(controller, signal.SIGKILL)
+    told, _ = begun.communicate(timeout=300)
+    assert begun.returncode == 1 and "error: ray: what starts the processes was lost" in told, told
+    assert "\nstopped" not in told and not [*tmp_path.glob(".ray-*")]
+
+
+def going(folder: Path, address: str) -> subprocess.Popen[str]:
+    """A run of two processes that would not end, and has a checkpoint."""
+    (folder / "dies").touch()
     said = (str(BANDIT), "train.iterations=100000", "--processes", "2", "--on", f"ray://{address}")
     begun = subprocess.Popen(
         [sys.executable, "-m", "rlalign", "run", *said],
-        cwd=tmp_path,
+        cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     until = time.monotonic() + 300
-    while not [*tmp_path.glob("runs/bandit/checkpoints/0*")]:
+    while not [*folder.glob("runs/bandit/checkpoints/0*")]:
         assert begun.poll() is None and time.monotonic() < until
         time.sleep(0.1)
-    begun.terminate()
-    told, _ = begun.communicate(timeout=300)
-    assert begun.returncode == 128 + signal.SIGTERM and "\nstopped. The last checkpoint stands" in told, told
-    assert "***" not in told and not [*tmp_path.glob(".ray-*")]
+    return begun
+
+
+def processes(title: str) -> list[int]:
+    """Those with this in their titles that these tests have begun, of whatever generation."""
+    parents: dict[int, int] = {}
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(each.name)] = int((each / "stat").read_text().rpartition(")")[2].split()[1])
+            if title in (each / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(int(each.name))
+
+    def ours(process: int) -> bool:
+        return process == os.getpid() or (process in parents and ours(parents[process]))
+
+    return [process for process in found if ours(process)]
 
 
 @needs_ray
@@ -254,6 +306,25 @@ def test_copies_of_the_policy_as_actors_sample_what_it_would(tmp_path: Path, add
     there = copied("there", cluster="ray", ahead=1)
     same(there, copied("here", ahead=1))
     assert not list(tmp_path.glob("*copies*"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_copy_of_the_policy_that_is_killed_is_begun_anew_and_samples_the_same(
+    tmp_path: Path, address: str
+) -> None:
+    (tmp_path / "dies").touch()
+    policy = json.dumps({"faults:Perishes": {"actions": 3, "folder": str(tmp_path)}})
+
+    def copied(name: str, **options: Any) -> Path:
+        said = json.dumps({"sampler": {"copies": {"devices": ["cpu", "cpu"], **options}}})
+        asked = str(BANDIT), f"policy={policy}", f"models={said}", "--name", name
+        rlalign(tmp_path, "run", *asked, RAY_ADDRESS=address)
+        return tmp_path / "runs" / name
+
+    killed = copied("killed", cluster="ray", ahead=1)
+    assert (tmp_path / "died").exists()
+    same(killed, copied("here", ahead=1))
 
 
 @needs_ray

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.exceptions import RayError
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from rlalign.errors import ConfigError, RankLost, RLAlignError
 from rlalign_plugin_ray.cluster import Settings
-from rlalign_plugin_ray.connecting import connect, gpus, note_room
+from rlalign_plugin_ray.connecting import connect, first_line, gpus, note_room
 
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # with it, each line comes twice
 STANDS = "The last checkpoint stands; go on from it with `rlalign run --resume`"
+PATIENCE = 10.0
+"""Seconds that the others may take to end by the same error: rank 0 closes the run's files and trackers."""
 
 
 class Stopped(RLAlignError):
@@ -40,10 +50,8 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
     each = {"CPU": settings.cpus, "GPU": gpus(settings)}
     note_room({what: least * amount for what, amount in each.items()})
     here = Path.cwd()
-    asked = [signal.SIGINT]
 
     def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(signal.Signals(number))
         signal.raise_signal(signal.SIGINT)  # which Ray knows how to hear
 
     signal.signal(signal.SIGTERM, stop)  # Ray's own, set as it was connected to, aborts this process
@@ -63,30 +71,75 @@ def launch(settings: Settings, processes: int, first: Sequence[str], again: Sequ
                 failure_config=FailureConfig(max_failures=settings.failures),
             ),
         )
-        try:
-            code: int | None = trainer.fit().return_value
-        except TrainingFailedError as error:
-            raise RLAlignError(f"ray: {_cause(error)}. {STANDS}") from error
-        except (SystemExit, RayActorError) as error:  # how Ray ends once Ctrl-C was heard
-            raise Stopped(asked[-1]) from error
-    if code is None:
-        raise Stopped(asked[-1])
-    return code
+        code: int | None = None
+        lost: Exception | SystemExit | None = None
+        why = "the run was aborted"
+        with hearing() as heard:
+            try:
+                code = trainer.fit().return_value
+            except TrainingFailedError as error:
+                code, lost, why = _code(error), error, _cause(error)
+            except RayError as error:
+                lost, why = error, f"what starts the processes was lost ({first_line(error)})"
+            except SystemExit as error:  # so ends Ray's own handler of Ctrl-C
+                lost = error
+    if code is not None:
+        return code
+    if heard:
+        raise Stopped(heard[0]) from lost
+    raise RLAlignError(f"ray: {why}. {STANDS}") from lost
+
+
+@contextmanager
+def hearing() -> Iterator[list[int]]:
+    """In the end, which signals have asked to stop. Ray hears Ctrl-C by its own handler, and may end alike without."""
+    heard: list[int] = []
+    out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+    try:
+        yield heard
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(into)
+        with open(out, "rb") as came:
+            heard.extend(one for one in came.read() if one in (signal.SIGINT, signal.SIGTERM))
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without the part that frees what a dead controller held: that ends with this process, too.
+    """Ray's own, in two things otherwise.
 
-    It asks Ray's dashboard each second, and complains each time where there is none.
+    What starts processes again has no part that frees what it held in case it dies: that ends with this process, too,
+    and asks Ray's dashboard each second, and complains each time where there is none. And nothing is started again
+    once a process has ended by an error of its own, which it would have again.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"]
 
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+
+        class Policy(DefaultFailurePolicy):  # type: ignore[misc]
+            def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+                if _code(training_failed_error) is None:
+                    return super().make_decision(training_failed_error)
+                return FailureDecision.RAISE
+
+        policy = Policy(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**{**given, "failure_policy": policy})
+
+
+class Ended(Exception):
+    """A process has ended by an error of its own, and has said so; others wait for it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
 
 def take_part(said: dict[str, Any]) -> int:
-    """One of the processes; the exit code. What Ray shall start again, raises."""
+    """One of the processes; the exit code. Where Ray shall end the others, it raises."""
     from rlalign.cli.commands import program
 
     os.chdir(said["folder"])
@@ -101,8 +154,35 @@ def take_part(said: dict[str, Any]) -> int:
         told = ended.__context__
         if isinstance(told, RankLost) or not isinstance(told, RLAlignError):
             raise
-        return told.exit_code  # it would say the same again
-    return 0
+        code = told.exit_code
+    else:
+        return 0
+    if not all_have_ended():
+        raise Ended(code)
+    return code
+
+
+def all_have_ended() -> bool:
+    """Whether the other processes end by an error of their own, too, as they do where all come to the same."""
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    if not dist.is_initialized():
+        return True
+    store, until = _get_default_store(), time.monotonic() + PATIENCE
+    store.set(f"ended {dist.get_rank()}", "")
+    all_of_them = [f"ended {rank}" for rank in range(dist.get_world_size())]
+    while not (done := store.check(all_of_them)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return bool(done)
+
+
+def _code(error: TrainingFailedError) -> int | None:
+    """The exit code of a process that ended by an error of its own, unless another one was lost."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    if not all(isinstance(one, (Ended, SystemExit)) for one in failures):
+        return None
+    return next((one.code for one in failures if isinstance(one, Ended)), None)
 
 
 def _cause(error: TrainingFailedError) -> str:
