@@ -23,15 +23,16 @@ sys.path.insert(0, str(Path(__file__).parent / "world"))
 from commands import SHORT, Command, bits, wait_for
 from comparing import (
     EXAMPLES,
+    REWARD_MODEL,
     algorithms,
     apart,
     job,
     learners,
     metrics,
     put_together,
-    reward_model,
     run,
     tensors,
+    tiny_encoder,
 )
 
 from rlalign.config.load import load_pipeline
@@ -196,9 +197,9 @@ def test_on_one_process_only_offload_cuts() -> None:
         decided(1e11, "distributed.offload=true")
 
 
-def refused() -> dict[str, dict[str, Any]]:
+def refused(*encoder: str) -> dict[str, dict[str, Any]]:
     jobs = {name: sharded(*ALGORITHMS.get(name, (name,))) for name in REFUSED if name != "fit-reward-model"}
-    return {**jobs, "fit-reward-model": reward_model("distributed.shard=true")}
+    return {**jobs, "fit-reward-model": job(REWARD_MODEL, *encoder, "distributed.shard=true")}
 
 
 def test_every_algorithm_learns_here_or_is_refused() -> None:
@@ -211,7 +212,7 @@ def test_every_algorithm_learns_here_or_is_refused() -> None:
 def test_every_algorithm(part: int, tmp_path: Path) -> None:
     names = [*ALGORITHMS][part::PARTS]
     jobs = {name: sharded(*ALGORITHMS[name]) for name in names if name not in REFUSED}
-    others = refused() if part == 0 else {}
+    others = refused(*tiny_encoder()) if part == 0 else {}
     compare(tmp_path, jobs, others)
     for name in others:
         for rank in (0, 1):

@@ -23,6 +23,7 @@ from rlalign.records import logs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+REWARD_MODEL = "learned-reward/reward-model.yaml"
 RECORDED = "observers=['recording:Tokens']"
 TINY = ("train.iterations=3", "train.prompts=6", "train.passes=null", "train.dtype=float64")
 
@@ -36,6 +37,7 @@ MORE = {
         f"folder={ROOT / 'tests/world'}",
         "rewards=[toy-sentiment,{kl: {coef: 0.05}},{'odd:Apart': {}, weight: 0.001}]",
     ],
+    "reward-model": ["train.dropout=false"],
     "toy-dates": ["phases.imitate.train.iterations=2", "phases.align.train.iterations=2"],
 }
 """What an example cannot do without."""
@@ -54,16 +56,12 @@ def job(file: str, *overrides: str) -> dict[str, Any]:
     return {"file": str(EXAMPLES / file), "overrides": [*small, *overrides]}
 
 
-def reward_model(*overrides: str) -> dict[str, Any]:
-    """The example that trains a reward model, on a tiny encoder and few comparisons that are made here."""
+def tiny_encoder() -> list[str]:
+    """What `REWARD_MODEL` learns with: an encoder and a few comparisons that are made here."""
     sys.path.append(str(ROOT / "plugins/rewards/model-rewards/tests"))
     from small_models import compared, folder
 
-    encoder, data = (
-        f"policy.sequence-scorer.path={folder('bert')}",
-        f"task.dataset={{path: {compared()}, join: ''}}",
-    )
-    return job("learned-reward/reward-model.yaml", encoder, data, "train.dropout=false", *overrides)
+    return [f"policy.sequence-scorer.path={folder('bert')}", f"task.dataset={{path: {compared()}, join: ''}}"]
 
 
 def learners() -> set[str]:
