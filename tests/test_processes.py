@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -24,8 +23,20 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import Command, bits, is_gone, wait_for
-from comparing import EXAMPLES, ROOT, apart, job, learners, metrics, run
+from commands import SHORT, Command, bits, is_gone, wait_for
+from comparing import (
+    EXAMPLES,
+    REWARD_MODEL,
+    ROOT,
+    algorithms,
+    apart,
+    job,
+    learners,
+    lines,
+    metrics,
+    run,
+    tiny_encoder,
+)
 
 from rlalign.records import logs
 from rlalign.running.callbacks import SAME_REQUEST
@@ -93,6 +104,7 @@ def test_two_processes_do_what_one_does_and_refuse_to_differ(tmp_path: Path) -> 
     run(tmp_path / "2", {**jobs, **different}, 2)
     equal(tmp_path, list(jobs), [2])
     assert outcome(tmp_path / "2", "text", 0)["written"] != []
+    assert [row["tick"] for row in lines(tmp_path / "2/as it is", "tokens.jsonl")] == [1, 2, 3, 4]
     shown = [json.loads(line) for line in (tmp_path / "2/as it is/learned.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in shown] == [2] * 8 + [4] * 8
     alone = [json.loads((tmp_path / count / "alone.json").read_text()) for count in "12"]
@@ -136,20 +148,24 @@ COARSER = ("seq2seq", "gold", "r-lol", "toy-keywords", "toy-dates")
 PARTS = 4
 
 
-FILES = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml")])
+FILES = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("algorithms/*.yaml"), EXAMPLES / REWARD_MODEL])
+JOBS = {
+    file.stem: job(str(file.relative_to(EXAMPLES)))
+    for file in FILES
+    if file.stem != "logged"  # it reads what another run kept
+}
 
 
 def test_every_algorithm_is_in_one_of_these_examples() -> None:
-    words = set(re.findall(r"[\w-]+", "\n".join(file.read_text() for file in FILES)))
-    assert learners() - words == {"fit-reward-model"}, "which wants a sentence encoder"
+    assert learners() - algorithms(JOBS.values()) == set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_example_on_two_and_on_four_processes(part: int, tmp_path: Path) -> None:
-    files = FILES[part::PARTS]
-    files = [file for file in files if file.stem != "logged"]  # it reads what another run kept
-    jobs = {file.stem: job(str(file.relative_to(EXAMPLES))) for file in files}
+    jobs = {name: JOBS[name] for name in [*JOBS][part::PARTS]}
+    if "reward-model" in jobs:
+        jobs["reward-model"] = job(REWARD_MODEL, *tiny_encoder())
     for count in (1, 2, 4):
         run(tmp_path / str(count), jobs, count)
     for name in jobs:
@@ -160,15 +176,26 @@ def test_every_example_on_two_and_on_four_processes(part: int, tmp_path: Path) -
 
 
 LONG = ("train.iterations=60", "evaluate.every=20")
+CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true")
+"""A network whose weights are cut over the processes."""
+BEGUN = {"whole": (BANDIT, *LONG), "cut": (*CUT, "train.iterations=8")}
+
+
+def undisturbed(which: str, folder: Path) -> Path:
+    """A run on two processes to which nothing happens."""
+    code, said = Command(*BEGUN[which], "--processes", "2", "--name", which, runs=folder).end()
+    assert code == 0, said
+    return folder / which
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on two processes to which nothing happens."""
-    folder = tmp_path_factory.mktemp("whole")
-    code, said = Command(BANDIT, *LONG, "--processes", "2", "--name", "whole", runs=folder).end()
-    assert code == 0, said
-    return folder / "whole"
+    return undisturbed("whole", tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return undisturbed("cut", tmp_path_factory.mktemp("cut"))
 
 
 @pytest.mark.slow
@@ -219,15 +246,20 @@ def test_one_of_four_that_is_killed_is_told_of_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(whole: Path, tmp_path: Path) -> None:
-    start = (BANDIT, *LONG, "--processes", "2", "--name", "stopped", "--or-resume")
+@pytest.mark.parametrize("which", BEGUN)
+def test_sigterm_stops_all_after_one_iteration_and_or_resume_goes_on(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    whole: Path = request.getfixturevalue(which)
+    start = (*BEGUN[which], "--processes", "2", "--name", "stopped", "--or-resume")
     command = Command(*start, runs=tmp_path)
     wait_for(tmp_path / "stopped/checkpoints/00000003")
     command.signal(signal.SIGTERM)
     code, said = command.end()
     assert code == 128 + signal.SIGTERM and said.count("stopped after iteration") == 1
     last = max(int(path.name) for path in (tmp_path / "stopped/checkpoints").glob("[0-9]*"))
-    assert 3 <= last < 60 and metrics(tmp_path / "stopped")[-1]["iteration"] == last
+    assert 3 <= last < metrics(whole)[-1]["iteration"]
+    assert metrics(tmp_path / "stopped")[-1]["iteration"] == last
     assert Command(*start, runs=tmp_path).end()[0] == 0
     assert metrics(tmp_path / "stopped") == metrics(whole)
     assert bits(tmp_path / "stopped") == bits(whole)
@@ -326,11 +358,13 @@ WAIT = 10
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", BEGUN)
 def test_who_stands_still_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLALIGN_WAIT", str(WAIT))
-    command = Command(*ENDLESS, "--processes", "3", "--name", "stalled", runs=tmp_path)
+    endless = (*BEGUN[which], "train.iterations=100000")
+    command = Command(*endless, "--processes", "3", "--name", "stalled", runs=tmp_path)
     wait_for(tmp_path / "stalled/checkpoints/00000003")
     os.kill(command.rank(1), signal.SIGSTOP)
     began = time.monotonic()

@@ -10,6 +10,15 @@ from pathlib import Path
 
 from comparing import ROOT, tensors
 
+SHORT = (
+    "train.prompts=6",
+    "train.passes=null",
+    "train.dtype=float64",
+    "evaluate=null",
+    "checkpoints.every=1",
+)
+"""For an example whose run is ended before its time."""
+
 
 class Command:
     """`rlalign run --processes`, and its processes."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import rlalign
+from rlalign.config.pipeline import short
 from rlalign.records import logs
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+REWARD_MODEL = "learned-reward/reward-model.yaml"
+RECORDED = "observers=['recording:Tokens']"
 TINY = ("train.iterations=3", "train.prompts=6", "train.passes=null", "train.dtype=float64")
 
 
@@ -32,6 +37,7 @@ MORE = {
         f"folder={ROOT / 'tests/world'}",
         "rewards=[toy-sentiment,{kl: {coef: 0.05}},{'odd:Apart': {}, weight: 0.001}]",
     ],
+    "reward-model": ["train.dropout=false"],
     "toy-dates": ["phases.imitate.train.iterations=2", "phases.align.train.iterations=2"],
 }
 """What an example cannot do without."""
@@ -50,6 +56,14 @@ def job(file: str, *overrides: str) -> dict[str, Any]:
     return {"file": str(EXAMPLES / file), "overrides": [*small, *overrides]}
 
 
+def tiny_encoder() -> list[str]:
+    """What `REWARD_MODEL` learns with: an encoder and a few comparisons that are made here."""
+    sys.path.append(str(ROOT / "plugins/rewards/model-rewards/tests"))
+    from small_models import compared, folder
+
+    return [f"policy.sequence-scorer.path={folder('bert')}", f"task.dataset={{path: {compared()}, join: ''}}"]
+
+
 def learners() -> set[str]:
     """The installed components that learn: algorithms."""
     return {
@@ -57,6 +71,12 @@ def learners() -> set[str]:
         for entry in entry_points(group="rlalign")
         if any(hasattr(getattr(entry.load(), hook, None), "rlalign_impl") for hook in ("loss", "update"))
     }
+
+
+def algorithms(jobs: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The components under `algorithm` of the phases of all these."""
+    phases = [phase for one in jobs for phase in rlalign.load(one["file"], one["overrides"]).settings.phases]
+    return {short(item.component) for phase in phases for item in phase.algorithm}
 
 
 def run(
@@ -69,7 +89,8 @@ def run(
     """Run them all in so many processes that begin once; what these printed."""
     folder.mkdir(parents=True)
     listed = folder / "jobs.json"
-    listed.write_text(json.dumps(jobs))
+    told = {name: {**one, "overrides": [*one["overrides"], RECORDED]} for name, one in jobs.items()}
+    listed.write_text(json.dumps(told))
     begin = [sys.executable]
     if processes > 1:
         begin += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -88,43 +109,64 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{name: x for name, x in row.items() if not name.startswith("time/")} for row in rows]
 
 
-def learned(run: Path) -> list[dict[str, Any]]:
-    path = run / "learned.jsonl"
+def lines(run: Path, name: str) -> list[Any]:
+    """Those of one of its logs, if it has it."""
+    path = run / name
     return list(logs.read(path)) if path.exists() else []
 
 
-def apart(one: Path, other: Path) -> tuple[float, str, float, str]:
-    """The largest difference of a metric, relative where it is large, and of a number of the last checkpoint.
+def apart(one: Path, other: Path, key_biases: bool = True) -> tuple[float, str, float, str]:
+    """The largest difference of a number in the logs, relative where it is large, and of one in the last checkpoint.
 
-    `accuracy` counts which of two numbers is larger, also where they are equal but for rounding; it is left out.
+    Everything else, all tokens among it, must be equal. `accuracy` counts which of two numbers is larger, also where
+    they are equal but for rounding; it is left out. `key_biases`: whether those of GPT-2's keys are compared, which no
+    log-prob depends on: their gradient is rounding alone, and Adam takes whole steps by it.
     """
-    worst = (0.0, "")
-    rows, others = metrics(one), metrics(other)
-    assert [row.keys() for row in rows] == [row.keys() for row in others]
-    for row, another in zip(rows, others, strict=True):
-        for name, x in row.items():
-            if name.endswith("/accuracy"):
-                continue
-            y = another[name]
-            if isinstance(x, float) and isinstance(y, float):
-                worst = max(worst, (abs(x - y) / max(1.0, abs(x)), name))
-            else:
-                assert x == y, name
-    told, others = learned(one), learned(other)
-    assert len(told) == len(others)
-    for row, another in zip(told, others, strict=True):
-        assert row.keys() == another.keys() and row["response"] == another["response"]
-        for name in {"advantage", "reward"} & row.keys():
-            x, y = row[name], another[name]
-            worst = max(worst, (abs(x - y) / max(1.0, abs(x)), f"{name} in learned.jsonl"))
-    far = (0.0, "")
+    worst = [(0.0, ""), *differences(metrics(one), metrics(other), "metrics.jsonl")]
+    for name in ("tokens.jsonl", "learned.jsonl", "samples.jsonl"):
+        worst += differences(lines(one, name), lines(other, name), name)
+    far = [(0.0, "")]
     mine, its = tensors(one), tensors(other)
     assert mine.keys() == its.keys()
     for name, t in mine.items():
         assert t.shape == its[name].shape, name
-        if t.numel() and not name.endswith("/packed"):  # bytes of numbers
-            far = max(far, (float((t.double() - its[name].double()).abs().nan_to_num().max()), name))
-    return *worst, *far
+        found = gap(t, its[name])
+        if not key_biases and name.endswith("attn.c_attn.bias"):
+            queries, _, values = found.chunk(3)
+            found = torch.cat([queries, values])
+        if not name.endswith("/packed"):  # bytes of numbers
+            far.append((float(found.max()), name))
+    return *max(worst), *max(far)
+
+
+def gap(x: Any, y: Any) -> torch.Tensor:
+    """How far apart numbers are: infinitely where only one is none, or is infinite."""
+    x, y = (torch.as_tensor(one, dtype=torch.float64) for one in (x, y))
+    same = (x == y) | (x.isnan() & y.isnan())
+    return (x - y).abs().nan_to_num(math.inf, math.inf).masked_fill(same, 0.0)
+
+
+def differences(x: Any, y: Any, name: str) -> Iterator[tuple[float, str]]:
+    """Those of each number in what JSON says, relative where it is large; what is no number must be equal."""
+    if isinstance(x, list | dict):
+        assert type(x) is type(y) and len(x) == len(y), name
+        keys = x.keys() if isinstance(x, dict) else range(len(x))
+        assert not isinstance(x, dict) or keys == y.keys(), f"{name}: {keys ^ y.keys()}"
+        for key in keys:
+            if not str(key).endswith("/accuracy"):
+                yield from differences(x[key], y[key], f"{name}/{key}")
+    elif is_float(x) and is_float(y):
+        far = float(gap(float(x), float(y)))
+        if "/steps/" in name and far <= 1.001e-3 * abs(float(x)):  # by one in the last of four digits
+            far = 0.0
+        yield far / max(1.0, abs(float(x))) if math.isfinite(far) else far, name
+    else:
+        assert x == y, f"{name}: {x!r} and {y!r}"
+
+
+def is_float(x: Any) -> bool:
+    """As logs write them: what JSON has no number for is a text."""
+    return isinstance(x, float) or x in ("nan", "inf", "-inf")
 
 
 def tensors(run: Path) -> dict[str, Any]:
