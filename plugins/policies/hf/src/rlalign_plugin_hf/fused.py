@@ -15,7 +15,7 @@ PIECE = 1 << 16
 """Entries that are computed together: what lies in between then stays in the cache."""
 _A = 2 * math.sqrt(2 / math.pi)
 _B = _A * 0.044715
-_A_CPU = torch.tensor(_A)
+_A_CPU = torch.tensor(_A, dtype=torch.float64)
 
 
 def fuse(network: Any) -> None:
