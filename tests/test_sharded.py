@@ -46,7 +46,7 @@ from rlalign.running.planning import plan_phases
 WORLD = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
 BOUNDS = {"t5": (1e-5, 1e-5), "float32": (2e-6, 5e-6)}
-"""Of metrics and of weights. T5: transformers computes parts of it in float32. Float32: a KL is summed over a response."""
+"""Of metrics and of weights. T5: transformers computes parts of it in float32. A KL is summed over a response."""
 OWN = "models.value={'value-head':{'trunk':'own'}}"
 UNEVEN = ("train.prompts=7", "train.minibatches=3", "train.epochs=2", "train.budget=300")
 FEW = {

@@ -52,15 +52,11 @@ def judge(was: Workspace, now: Workspace, saved: Checkpoint | None) -> list[str]
         return reasons
     before, after = was.pipeline, now.pipeline
     over = is_over(now, saved)
-    effect = not over and any(
-        getattr(before, name) != getattr(after, name)
-        for name in ("checkpoints", "repeat", "device", "deterministic", "distributed")
-    )
-    reasons += [
-        f"{name} changes after {_counted(saved.index)}"
-        for name in ("device", "deterministic", "distributed")
-        if getattr(before, name) != getattr(after, name)
-    ]
+    then = _machinery(before)
+    moved = [name for name, value in _machinery(after).items() if then[name] != value]
+    other = any(getattr(before, name) != getattr(after, name) for name in ("checkpoints", "repeat"))
+    effect = not over and (other or bool(moved))
+    reasons += [f"{name} changes after {_counted(saved.index)}" for name in moved]
     for place, (old, new) in enumerate(zip(before.phases, after.phases, strict=True)):
         if differing := _differing(old, new):
             judged = _Phase(was, now, saved, place, differing)
@@ -74,6 +70,12 @@ def judge(was: Workspace, now: Workspace, saved: Checkpoint | None) -> list[str]
     if not effect and reasons:
         raise _error([f"{reasons[0]}: that phase is over, so nothing would change"])
     return reasons
+
+
+def _machinery(pipeline: Pipeline) -> dict[str, Any]:
+    """On what, and how, numbers are computed: what is said once, and changes them by rounding."""
+    lies = {f"distributed.{name}": value for name, value in pipeline.distributed}
+    return {"device": pipeline.device, "deterministic": pipeline.deterministic, **lies}
 
 
 def _error(lines: list[str]) -> ConfigError:
