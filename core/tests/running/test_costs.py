@@ -359,7 +359,7 @@ def test_a_sampler_elsewhere_has_devices_of_its_own() -> None:
     assert "sampler: apart, 2 processes on 3 devices beside those that are named, of their kind\n" in text
     assert len(row(text, "GiB a device")) == len(row(text, "each that samples")) == 4
     assert "keys and values, sampling" not in text and "weights, sampling" not in text
-    assert "\n    64 prompts a device\n" in text
+    assert "\n    64 prompts a process\n" in text
 
 
 def test_sampled_ahead_an_iteration_takes_what_is_longer() -> None:

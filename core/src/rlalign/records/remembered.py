@@ -106,13 +106,15 @@ class Remembered:
 
         def held() -> bytes:
             with self._path.open("rb") as file:
-                found = {key: self._read(file, self._places.get(key) or 0) for key in dict.fromkeys(keys)}
+                found = {key: self._read(file, key) for key in dict.fromkeys(keys)}
             return b"".join(found[key] for key in keys)
 
         told = here().lead(held, f"{len(keys)} responses remembered in {self.name}")
         return torch.from_numpy(numpy.frombuffer(bytearray(told), self._dtype))
 
-    def _read(self, file: BinaryIO, start: int) -> bytes:
+    def _read(self, file: BinaryIO, key: bytes) -> bytes:
+        if (start := self._places.get(key)) is None:
+            raise KeyError(key)
         file.seek(start)
         _, count = _HEAD.unpack(file.read(_HEAD.size))
         return file.read(count * self._dtype.itemsize)

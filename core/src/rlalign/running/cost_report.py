@@ -226,9 +226,11 @@ def _batch(
         told += f", each {counted(passes, 'micro-batch', 'micro-batches')} of up to {layout.tokens:,} padded tokens"
         told += " a device" if count > 1 else ""
     yield told
-    samplers = len(model.elsewhere.widths) if model.elsewhere is not None else count
+    samplers, who = count, ("device", "devices")
+    if model.elsewhere is not None:
+        samplers, who = len(model.elsewhere.widths), ("process", "processes")
     if samplers > 1:
-        yield from _dealt(work.prompts, samplers)
+        yield from _dealt(work.prompts, samplers, *who)
     if (
         count > 1
         and plan.unit == "group"
@@ -241,7 +243,7 @@ def _batch(
             f"`train.minibatches` of at most {work.prompts // count} gives each one"
         )
     if work.sampled and layout.fits and layout.rows < math.ceil(work.prompts / samplers) * work.samples:
-        yield f"  memory holds {layout.rows:,} of a device's responses at once: it samples them in turns"
+        yield f"  memory holds {layout.rows:,} of a {who[0]}'s responses at once: it samples them in turns"
     where = (
         f"{work.prompt:.0f} tokens, as the first prompts have"
         if of.read
@@ -260,21 +262,21 @@ def _batch(
         yield f"data: each rank holds an iteration and the places of all rows, {in_words(data)} beside the models"
 
 
-def _dealt(prompts: int, count: int) -> Iterator[str]:
+def _dealt(prompts: int, count: int, one: str, several: str) -> Iterator[str]:
     """Whether prompts can be dealt out evenly."""
     if prompts < count:
         yield (
-            f"  {count - prompts} of {count} devices have no prompt and stand idle: `train.prompts` of {count}, or a "
+            f"  {count - prompts} of {count} {several} have no prompt and stand idle: `train.prompts` of {count}, or a "
             "multiple of it, gives each as many"
         )
     elif prompts % count:
         most = math.ceil(prompts / count)
         yield (
-            f"  some devices get {most} prompts and some {most - 1}: {1 - prompts / (most * count):.0%} of the time is "
-            f"waited; `train.prompts: {most * count}` costs the same time"
+            f"  some {several} get {most} prompts and some {most - 1}: {1 - prompts / (most * count):.0%} of the time "
+            f"is waited; `train.prompts: {most * count}` costs the same time"
         )
     else:
-        yield f"  {counted(prompts // count, 'prompt')} a device"
+        yield f"  {counted(prompts // count, 'prompt')} a {one}"
 
 
 def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator[str]:

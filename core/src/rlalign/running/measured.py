@@ -130,9 +130,7 @@ def _estimate(phase: RunningPhase) -> dict[str, float] | None:
     on = Machine(_rates(phase.workspace.device))
     layout = in_shards(work.model, on, offload=True) if phase.models.cut else whole(work.model, on)
     took = {stage: float(getattr(layout.seconds, stage)) for stage in STAGES}
-    if (
-        layout.sampling is not None
-    ):  # what this process waits for: a processor's seconds are those of its own work
+    if layout.sampling is not None:  # only what is waited for counts; a processor's seconds are its own work
         learning = took["score"] + took["update"] if layout.seconds.ahead else 0.0
         took["rollout"] = 0.0 if on.device.cpu else max(0.0, took["rollout"] - learning)
     return {**took, "iteration": sum(took.values()), "memory": layout.bytes.most}

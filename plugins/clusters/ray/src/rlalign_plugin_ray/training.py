@@ -121,13 +121,13 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 
-        class Policy(DefaultFailurePolicy):  # type: ignore[misc]
+        class NotInVain(DefaultFailurePolicy):  # type: ignore[misc]
             def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
                 if _code(training_failed_error) is None:
                     return super().make_decision(training_failed_error)
                 return FailureDecision.RAISE
 
-        policy = Policy(self.run_config.failure_config)
+        policy = NotInVain(self.run_config.failure_config)
         return super()._initialize_and_run_controller(**{**given, "failure_policy": policy})
 
 
