@@ -3,14 +3,14 @@
 On a CPU, two batched matrix products beat the fused kernel at one query a row, eightfold in bfloat16. Query
 heads that share keys stand side by side as the rows of one product, so that keys are never repeated.
 
-Legend: n rows, P columns of prompts, L columns of the buffers, H query heads, K key heads, D width of a head,
-M rows × columns.
+Legend: n rows, P columns of prompts, L columns of the buffers, H query heads, K key heads, J = H + 2K heads of queries,
+keys and values side by side, D width of a head, M rows × columns.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -41,9 +41,9 @@ class Columns:
         """L."""
         return self.both.shape[4]
 
-    def column(self, place: int) -> list[tuple[Tensor, Tensor]]:
-        """One column of each layer's keys and values, [n,K,D]."""
-        return _of_layers(self.both.select(4, place))
+    def column(self, place: int) -> Sequence[Tensor]:
+        """One column of each layer, [2,n,K,D]."""
+        return self.both.select(4, place).unbind(0)
 
     def first(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """The first columns of each layer's keys and values, [n·K,count,D]."""
@@ -101,7 +101,7 @@ class Cross(NamedTuple):
 class Attention(Protocol):
     """What a family's layers call; their states are rows [M,…] of whatever stands side by side."""
 
-    def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv_MJD: Tensor) -> Tensor:
         """Write keys and values; returns [M,H·D]."""
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
@@ -125,12 +125,12 @@ class Reading:
         if relative is not None:
             self._mask = _with_distance(relative, columns.both.device, shape[1], self._mask)
 
-    def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv_MJD: Tensor) -> Tensor:
         n, P = self._shape
-        keys, values = (buffer[:, :, :P] for buffer in self._columns.layers[layer])
-        keys.copy_(k_MKD.view(n, P, *k_MKD.shape[1:]).transpose(1, 2))
-        values.copy_(v_MKD.view(n, P, *v_MKD.shape[1:]).transpose(1, 2))
-        return self._attend(q_MHD, keys, values, self._mask, causal=self._mask is None)
+        both = self._columns.both[layer, ..., :P, :]
+        q_MHD, kv_M2KD = parted(qkv_MJD, both.shape[2])
+        both.copy_(kv_M2KD.view(n, P, *kv_M2KD.shape[1:]).permute(2, 0, 3, 1, 4))
+        return self._attend(q_MHD, *both, self._mask, causal=self._mask is None)
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         assert self._cross is not None
@@ -171,7 +171,7 @@ class Stepping:
         cross: Cross | None = None,
     ) -> None:
         self._columns, self._scale, self._column, self._cross = columns, scale, column, cross
-        K = columns.both.shape[3]
+        self._kv_heads = K = columns.both.shape[3]
         self._shape = rows * K, heads // K, columns.both.shape[5]
         if isinstance(column, int):
             self._used, self._rows, self._written = column + 1, None, columns.column(column)
@@ -194,15 +194,13 @@ class Stepping:
             else:
                 self._cross_bias = cross.bias_nS[:, None].expand(-1, K, S).reshape(-1, 1, S)
 
-    def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
+    def __call__(self, layer: int, qkv_MJD: Tensor) -> Tensor:
+        q_MHD, kv_M2KD = parted(qkv_MJD, self._kv_heads)
         if self._rows is None:
-            keys, values = self._written[layer]
-            keys.copy_(k_MKD)
-            values.copy_(v_MKD)
+            self._written[layer].copy_(kv_M2KD.transpose(0, 1))
         else:
-            keys, values = self._columns.layers[layer]
-            keys[self._rows, :, self._column] = k_MKD.to(keys.dtype)
-            values[self._rows, :, self._column] = v_MKD.to(keys.dtype)
+            both = self._columns.both[layer]
+            both[:, self._rows, :, self._column] = kv_M2KD.to(both.dtype)
         return self._attend(q_MHD, *self._read[layer], self._bias)
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
@@ -221,6 +219,12 @@ class Stepping:
         else:
             score_BGL = torch.baddbmm(bias, q_BGD, k_BDL, alpha=self._scale)
         return torch.bmm(score_BGL.softmax(-1), values).view(len(q_MHD), -1)
+
+
+def parted(qkv_MJD: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """(queries [M,H,D], keys and values [M,2,K,D])."""
+    H = qkv_MJD.shape[1] - 2 * K
+    return qkv_MJD[:, :H], qkv_MJD[:, H:].view(-1, 2, K, qkv_MJD.shape[2])
 
 
 def hiding(real_nL: Tensor, dtype: torch.dtype) -> Tensor:

@@ -79,8 +79,7 @@ class Bart(EncoderDecoder):
         x_MC = self._first(x_MC + F.embedding(position_M + self._offset, self._places))
         H, D = self.heads, self.head_dim
         for i, layer in enumerate(self._blocks):
-            q, k, v = layer.qkv(x_MC).view(-1, 3, H, D).unbind(1)
-            layer.out.add_to(x_MC, attention(i, q, k, v))
+            layer.out.add_to(x_MC, attention(i, layer.qkv(x_MC).view(-1, 3 * H, D)))
             x_MC = layer.after_attention(x_MC)
             layer.cross_out.add_to(x_MC, attention.cross(i, layer.cross_q(x_MC).view(-1, H, D)))
             x_MC = layer.after_cross(x_MC)

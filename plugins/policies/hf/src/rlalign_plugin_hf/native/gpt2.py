@@ -1,4 +1,7 @@
-"""GPT-2's decode step. Legend: M rows × columns, C width, H heads, D width of a head, V vocabulary."""
+"""GPT-2's decode step.
+
+Legend: M rows × columns, C width, J heads of queries, keys and values, D width of a head, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,8 @@ class GPT2(Family):
     def hidden(self, token_M: Tensor, position_M: Tensor, attention: Attention) -> Tensor:
         x_MC = F.embedding(token_M, self._tokens).add_(F.embedding(position_M, self._places))
         for i, layer in enumerate(self._blocks):
-            qkv_M3HD = layer.qkv(layer.before_attention(x_MC)).view(-1, 3, self.heads, self.head_dim)
-            q_MHD, k_MHD, v_MHD = qkv_M3HD.unbind(1)
-            layer.out.add_to(x_MC, attention(i, q_MHD, k_MHD, v_MHD))
+            qkv_MJD = layer.qkv(layer.before_attention(x_MC)).view(-1, 3 * self.heads, self.head_dim)
+            layer.out.add_to(x_MC, attention(i, qkv_MJD))
             layer.down.add_to(x_MC, self._activation(layer.up(layer.before_mlp(x_MC))))
         return self._last(x_MC)
 

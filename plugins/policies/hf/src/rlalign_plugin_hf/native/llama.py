@@ -1,6 +1,6 @@
 """The decode step of Llama and its kin: Mistral, Qwen2, Qwen3.
 
-Legend: M rows × columns, C width, H query heads, K key heads, D width of a head, V vocabulary.
+Legend: M rows × columns, C width, H query heads, K key heads, J = H + 2K, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class Llama(Family):
         cos_M1D, sin_M1D = self._turns(position_M, x_MC.dtype)
         H, K, D = self.heads, self.kv_heads, self.head_dim
         for i, layer in enumerate(self._blocks):
-            qkv = layer.qkv(layer.before_attention(x_MC)).view(-1, H + 2 * K, D)
-            qk, v_MKD = qkv[:, : H + K], qkv[:, H + K :]
+            qkv_MJD = layer.qkv(layer.before_attention(x_MC)).view(-1, H + 2 * K, D)
+            qk = qkv_MJD[:, : H + K]
             if layer.of_queries is not None and layer.of_keys is not None:
                 qk = torch.cat([layer.of_queries(qk[:, :H]), layer.of_keys(qk[:, H:])], 1)
-            qk = torch.addcmul(qk * cos_M1D, qk.roll(D // 2, -1), sin_M1D)
-            layer.out.add_to(x_MC, attention(i, qk[:, :H], qk[:, H:], v_MKD))
+            torch.addcmul(qk * cos_M1D, qk.roll(D // 2, -1), sin_M1D, out=qkv_MJD[:, : H + K])
+            layer.out.add_to(x_MC, attention(i, qkv_MJD))
             gate_up = layer.gate_up(layer.before_mlp(x_MC))
             gate, up = gate_up.chunk(2, 1)
             layer.down.add_to(x_MC, self._activation(gate).mul_(up))

@@ -1,7 +1,7 @@
 """Attention to long prompts that several responses share.
 
 Legend: n rows, G prompts, k most rows a prompt has, P columns of prompts, R columns of responses, H query heads,
-K key heads, D width of a head.
+K key heads, J = H + 2K, D width of a head.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlalign_plugin_hf.native.attention import Columns
+from rlalign_plugin_hf.native.attention import Columns, parted
 from rlalign_plugin_hf.native.sharing import Sharing, scores
 
 
@@ -28,13 +28,14 @@ class SharedStepping:
         self._prompts, self._sharing = prompts, sharing
         self._scale, self._written, self._read = scale, own.column(column), own.first(column + 1)
         self._nothing = own.both.new_empty(1)
-        K, P = prompts.both.shape[3:5]
+        self._kv_heads, P = prompts.both.shape[3:5]
+        K = self._kv_heads
         self._bias = None if bias_GP is None else bias_GP[:, None].expand(-1, K, P).reshape(-1, 1, P)
 
-    def __call__(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor) -> Tensor:
-        for held, new in zip(self._written[layer], (k_MKD, v_MKD), strict=True):
-            held.copy_(new)
-        n, K, D = k_MKD.shape
+    def __call__(self, layer: int, qkv_MJD: Tensor) -> Tensor:
+        q_MHD, kv_M2KD = parted(qkv_MJD, self._kv_heads)
+        self._written[layer].copy_(kv_M2KD.transpose(0, 1))
+        n, _, K, D = kv_M2KD.shape
         keys, values = self._read[layer]
         q_nKgD = q_MHD.to(keys.dtype).contiguous().view(n, K, -1, D)
         flat_q, keys_BDR = q_nKgD.reshape(n * K, -1, D), keys.transpose(1, 2)

@@ -1,6 +1,6 @@
 """The decode step of T5, gated or not, and mT5.
 
-Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads, D width of a head, V vocabulary.
+Legend: n rows, S tokens of a prompt, M rows × columns, C width, H heads, J = 3H, D width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class T5(EncoderDecoder):
         x_MC = F.embedding(token_M, self._tokens)
         H, D = self.heads, self.head_dim
         for i, layer in enumerate(self._blocks):
-            q, k, v = layer.qkv(layer.before_attention(x_MC)).view(-1, 3, H, D).unbind(1)
-            layer.out.add_to(x_MC, attention(i, q, k, v))
+            qkv_MJD = layer.qkv(layer.before_attention(x_MC)).view(-1, 3 * H, D)
+            layer.out.add_to(x_MC, attention(i, qkv_MJD))
             q = layer.cross_q(layer.before_cross(x_MC)).view(-1, H, D)
             layer.cross_out.add_to(x_MC, attention.cross(i, q))
             layer.down.add_to(x_MC, self._wide(layer.up(layer.before_mlp(x_MC))))
