@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import Command, bits, wait_for
-from comparing import ROOT, apart, metrics
+from commands import SHORT, Command, bits, wait_for
+from comparing import EXAMPLES, ROOT, apart, metrics
 
 METRICS, WEIGHTS = 1e-12, 1e-11
 BANDIT = str(Path(__file__).parent / "world/bandit.yaml")
 COMES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it torch 2.13 does not tell who comes later where the processes meet."""
-LONG = (BANDIT, "train.iterations=60", "evaluate.every=20")
+CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true", "train.iterations=8")
+BEGUN = {"whole": (BANDIT, "train.iterations=60", "evaluate.every=20"), "cut": CUT}
 
 
 class Agent:
@@ -119,10 +120,12 @@ def close(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_machine_is_lost_and_the_other_goes_on_alone(start: Start, tmp_path: Path) -> None:
-    host = start(*LONG, "--name", "elastic")  # the first one has the others' meeting place
+@pytest.mark.parametrize("which", BEGUN)
+def test_a_machine_is_lost_and_the_other_goes_on_alone(which: str, start: Start, tmp_path: Path) -> None:
+    begin = BEGUN[which]
+    host = start(*begin, "--name", "elastic")  # the first one has the others' meeting place
     until(host.listens, host)
-    other = start(*LONG, "--name", "elastic")
+    other = start(*begin, "--name", "elastic")
     wait_for(tmp_path / "elastic/checkpoints/00000003")
     other.kill()
     code, said = host.end()
@@ -130,18 +133,19 @@ def test_a_machine_is_lost_and_the_other_goes_on_alone(start: Start, tmp_path: P
     assert "rank" in said and "is gone: it was killed, or it crashed" in said, said
     (told,) = processes(tmp_path / "elastic")
     assert "2 processes when the run began, 1 now" in told
-    close(alone(tmp_path, *LONG), tmp_path / "elastic")
+    close(alone(tmp_path, *begin), tmp_path / "elastic")
 
 
 @pytest.mark.slow
-def test_a_process_is_lost_and_both_machines_begin_again(start: Start, tmp_path: Path) -> None:
-    agents = [start(*LONG, "--name", "elastic", nodes="2") for _ in range(2)]
+@pytest.mark.parametrize("which", BEGUN)
+def test_a_process_is_lost_and_both_machines_begin_again(which: str, start: Start, tmp_path: Path) -> None:
+    agents = [start(*BEGUN[which], "--name", "elastic", nodes="2") for _ in range(2)]
     wait_for(tmp_path / "elastic/checkpoints/00000003")
     os.kill(agents[1].worker(), signal.SIGKILL)
     for agent in agents:
         code, said = agent.end()
         assert code == 0, said
-    whole = (*LONG, "--processes", "2", "--name", "whole")
+    whole = (*BEGUN[which], "--processes", "2", "--name", "whole")
     assert Command(*whole, runs=tmp_path).end()[0] == 0
     assert metrics(tmp_path / "elastic") == metrics(tmp_path / "whole")
     assert bits(tmp_path / "elastic") == bits(tmp_path / "whole")

@@ -394,10 +394,13 @@ def test_who_stands_still_in_a_group_that_somebody_else_began() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_rank_0_stops_all(whole: Path, tmp_path: Path) -> None:
-    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "full", runs=tmp_path)
+@pytest.mark.parametrize("which, rank", [("whole", 0), ("cut", 0), ("cut", 1)])
+def test_a_full_disk_stops_all(which: str, rank: int, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Rank 0 writes what all have, and each process its part of weights that are cut."""
+    whole: Path = request.getfixturevalue(which)
+    command = Command(*BEGUN[which], "--processes", "2", "--name", "full", runs=tmp_path)
     wait_for(tmp_path / "full/checkpoints/00000003")
-    _, most = resource.prlimit(writer := command.rank(0), resource.RLIMIT_FSIZE)
+    _, most = resource.prlimit(writer := command.rank(rank), resource.RLIMIT_FSIZE)
     resource.prlimit(writer, resource.RLIMIT_FSIZE, (1, most))
     code, said = command.end()
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
