@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,16 +178,21 @@ def _spec(name: str, place: Sequence[str] | None) -> ModuleSpec | None:
         return None
 
 
+_one_at_a_time = threading.RLock()
+"""`sys.path` is one for all threads, and code that is imported may name more."""
+
+
 @contextmanager
 def _on_path(folder: Path | None) -> Iterator[None]:
-    before = list(sys.path)
-    if folder:
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+    with _one_at_a_time:
+        before = list(sys.path)
+        if folder:
+            sys.path.insert(0, str(folder))
+            importlib.invalidate_caches()
+        try:
+            yield
+        finally:
+            sys.path[:] = before
 
 
 def _bound(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
