@@ -14,6 +14,7 @@ from typing import Any
 
 from rlalign import RLAlignError
 from rlalign.running.loop import Interrupted
+from rlalign_plugin_hf import rendering
 
 SECONDS = 20
 """An input takes less, on a busy machine too."""
@@ -24,6 +25,9 @@ WRITING = {
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate", "os.chmod"),
     *("os.chown", "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile"),
 }
+
+RENDERER = [sys.executable, "-P", rendering.__file__]
+"""Where templates of chats are rendered, apart from all else: the one process that may be started."""
 
 
 class Hang(BaseException):
@@ -56,6 +60,8 @@ class Watch:
                     self._written(event, path)
         elif event == "import" and str(arguments[0]).partition(".")[0] == self.trap:
             self.seen.append(f"imported {arguments[0]}")
+        elif event == "subprocess.Popen" and list(arguments[1]) == RENDERER:
+            pass
         elif event in ("os.system", "subprocess.Popen", "os.exec", "os.fork", "socket.connect"):
             self.seen.append(event)
 
