@@ -40,6 +40,7 @@ from rlalign.config.validate import check
 from rlalign.learning import batching, heads
 from rlalign.running.members import implements
 from rlalign.testing import Bench, LinearValue, Logits, plain_gradient
+from rlalign.world.ranks import here
 
 # -- losses of every kind --------------------------------------------------------------------------------
 
@@ -959,6 +960,25 @@ def test_out_of_memory_the_budget_is_halved_and_the_gradient_is_the_same(
     assert state["budget"] == before["budget"] // 2**Small.tries
     assert state["head_chunk"] == max(16, before["head_chunk"] // 2**Small.tries)
     assert_same(bench.gradient(batch), expected, "again, at the budget that was found")
+
+
+def test_a_process_that_works_on_its_share_cuts_as_the_others_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out where a loss or a reward asks for scores: the others know nothing of it."""
+    say = pipeline(LOSSES["plain"], DATA["logged"])
+    say["policy"] = {"small": {"hidden": 5}}
+    bench = Bench(tmp_path, say, {**COMPONENTS, "small": Small})
+    rollout, engine = bench.batch().rollout, bench.phase.engine
+    expected, held = engine.score("policy", rollout, ("logprobs",)), (engine.budget, engine.head_chunk)
+    monkeypatch.setattr(Small, "limit", 7)
+    monkeypatch.setattr(here(), "apart", True)
+    found = engine.score("policy", rollout, ("logprobs",))
+    torch.testing.assert_close(found.logprobs_NT, expected.logprobs_NT)
+    assert (engine.budget, engine.head_chunk) == held
+    monkeypatch.setattr(here(), "apart", False)
+    engine.score("policy", rollout, ("logprobs",))
+    assert engine.budget < held[0]
 
 
 class BackwardRunsOut(torch.autograd.Function):

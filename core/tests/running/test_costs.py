@@ -238,11 +238,19 @@ def test_what_is_offloaded_on_this_machine_is_told_with_what_it_takes(
     mine = Device("H100", 80 * GIB, 1e15, 7e13, 3e12, 4e11)
     monkeypatch.setattr(costs_told, "this_device", lambda device: mine)
     assert "more than 72 GiB" in said(None)
-    text = checked({**pipeline(), "distributed": {"shard": "auto", "offload": True}}, None)
+    asked = {**pipeline(), "distributed": {"shard": "auto", "offload": True}}
+    assert "more than 72 GiB" in checked(asked, None), "such a policy cannot be cut, and stays whole"
+    monkeypatch.setattr(Seven, "divisible", True)
+    text = checked(asked, None)
     assert re.search(
         r"about [0-9.]+ GiB of 80 GiB and 142 GiB of the machine's memory; an iteration about", text
     )
     assert ", exchange " in text
+    large = replace(mine, memory=400 * GIB)
+    monkeypatch.setattr(costs_told, "this_device", lambda device: large)
+    assert "of the machine's memory" not in checked(asked, None), "it fits, and stays whole"
+    always = {**asked, "distributed": {"shard": True, "offload": True}}
+    assert "of the machine's memory" in checked(always, None)
 
 
 def test_an_unknown_machine_is_an_error() -> None:

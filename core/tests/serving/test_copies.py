@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rlalign import ComponentError, Sampling
+from rlalign import ComponentError, Example, Run, Sampling, hookimpl
 from rlalign.config.pipeline import Elsewhere
 from rlalign.errors import ConfigError
 from rlalign.randomness import Draws, Seeds, global_seeds_kept
@@ -27,7 +28,8 @@ from rlalign.serving.answering import answering
 from rlalign.serving.child import Child
 from rlalign.serving.copies import Copies
 from rlalign.serving.host import Answering, Recipe
-from rlalign.testing import SamplerTests
+from rlalign.serving.questions import example_written
+from rlalign.testing import PolicyGradient, SamplerTests
 from rlalign.testing.bench import Bench, run, session
 
 BYTES = "rlalign.testing.text:Bytes"
@@ -142,6 +144,64 @@ def test_each_samples_a_run_of_the_prompts(tmp_path: Path) -> None:
     assert found.examples == own.examples and found.texts == own.texts
     assert [client.end is not None for client in sampler._clients] == [True, True, False]
     sampler.close()
+
+
+def phases(first: str, **more: Any) -> dict[str, Any]:
+    """Twice: responses are sampled and kept, then learned from."""
+    sampled: dict[str, Any] = {"name": "sampled", "algorithm": first}
+    learned: dict[str, Any] = {
+        "name": "learned",
+        "task": {"from": "sampled"},
+        "responses": "logged",
+        "rewards": None,
+    }
+    said = {name: x for name, x in pipeline(2, **more).items() if name not in ("algorithm", "evaluate")}
+    learned |= {"algorithm": "policy-gradient", "models": {"sampler": None}}
+    return {**said, "repeat": 2, "phases": [sampled, learned]}
+
+
+@pytest.mark.usefixtures("near")
+def test_a_phase_that_learns_nothing_samples_with_the_weights_of_now(tmp_path: Path) -> None:
+    """Those that stand still in it have learned since they were taken last."""
+    _, done = run(tmp_path, phases("collect"))
+    rows = [json.loads(line) for line in (done.dir.path / "metrics.jsonl").read_text().splitlines()]
+    found = [(row["sampler/version"], row["sampler/largest"]) for row in rows if "sampler/version" in row]
+    assert [version for version, _ in found] == [0, 0, 2, 2]
+    assert all(largest < 1e-9 for _, largest in found)
+
+
+class Ends(PolicyGradient):
+    """Ends the phase while the next iteration's prompts are with the sampler."""
+
+    @hookimpl
+    def iteration_done(self, run: Run) -> None:
+        run.finish_phase("it is enough")
+
+
+@pytest.mark.usefixtures("near")
+def test_a_phase_that_is_ended_leaves_the_sampler_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Near.ask
+
+    def slowly(self: Near, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        time.sleep(0.3)
+        return answer(self, question, seconds)
+
+    monkeypatch.setattr(Near, "ask", slowly)
+    said = {**pipeline(4, ahead=1), "evaluate": None, "repeat": 2, "algorithm": "ends"}
+    _, done = run(tmp_path, said, {"ends": Ends})
+    assert len((done.dir.path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    example = Example(id="7", prompt="a", meta={"day": datetime.date(2026, 1, 1)})
+    with pytest.raises(
+        ComponentError, match=r"example `7` holds a date, .*; have the task write it as text$"
+    ):
+        example_written(example, "have the task write it as text")
+    with pytest.raises(ComponentError, match=r"leave out `isolate`$"):
+        example_written(example)
 
 
 def test_draws_are_those_of_the_policy() -> None:

@@ -36,6 +36,9 @@ class Model(nn.Module):
     """Where its method was published, for `rlalign plugins NAME`."""
     version: int = 0
     """Raised whenever the weights change; set by the core."""
+    learnable: Collection[str] = frozenset()
+    """The parameters that learn in phases in which it does, by any of their names; no other ever changes. Set by the
+    core."""
     recomputes: bool = False
     """Whether the activations of its layers are computed again in the backward pass, not kept; set by the core."""
     sharded: bool = False

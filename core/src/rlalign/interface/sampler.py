@@ -108,7 +108,7 @@ class Sampler:
         """
 
     def give_up(self) -> None:
-        """Nobody wants any more what `sample` is at in another thread: it may raise, instead of going on."""
+        """The run ends, and nobody wants what `sample` is at in another thread, or about to begin: it may raise."""
 
     def close(self) -> None:
         """The run is over; it may never have begun."""

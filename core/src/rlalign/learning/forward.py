@@ -69,12 +69,17 @@ class Forward:
     @torch.no_grad()
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
         """Outputs of any model for a whole rollout, cut by the budget."""
-        while True:
-            try:
-                with self._dropping(False):
-                    return self._score(model, rollout, want)
-            except torch.OutOfMemoryError as error:
-                self.halve(rollout, error)
+        held = self.budget, self.head_chunk
+        try:
+            while True:
+                try:
+                    with self._dropping(False):
+                        return self._score(model, rollout, want)
+                except torch.OutOfMemoryError as error:
+                    self.halve(rollout, error)
+        finally:
+            if here().apart:  # the other ranks know nothing of it, and all must cut alike
+                self.budget, self.head_chunk = held
 
     def _score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
         if len(rollout) == 0:

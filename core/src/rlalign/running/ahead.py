@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,8 +96,14 @@ class Ahead:
             self._asked = state["ahead"]["asked"]
             self._answer = unpack(state["ahead"]["answer"].numpy().tobytes()).to(device)
 
+    def leave(self) -> None:
+        """Wait until the sampler is free: nobody asks for its answer any more, whatever it is."""
+        with suppress(Exception):
+            self.land()
+        self._answer = None
+
     def close(self) -> None:
-        """End the thread, which may give up what it is at: nobody asks for its answer any more."""
+        """End the thread, as the run ends: the sampler may give up what it is at."""
         if self._thread.busy:
             self._give_up()
         self._thread.close()

@@ -12,8 +12,9 @@ from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
-from rlalign.running.costing import Layout, Lengths, Model, lengths, masks, model_of, work_of
+from rlalign.running.costing import Layout, Lengths, Model, lengths, masks, model_of, whole, work_of
 from rlalign.running.plan import PhasePlan
+from rlalign.running.planning import against_shards
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
 
@@ -54,7 +55,7 @@ class Costs:
     full: bool = False
     """All that can be told, and not a line."""
     offload: bool = False
-    """Whether the pipeline says so."""
+    """Whether weights lie in the machine's memory between passes."""
     why: str = ""
 
     @property
@@ -120,9 +121,17 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
         name = space.pipeline.policy.name
         why = why or f"policy `{name}` {silent}, so nothing can be said of memory and time"
         return Costs(phases, why=why if said else "")
-    return Costs(
-        phases, machine_of(said, space), full=said is not None, offload=space.pipeline.distributed.offload
-    )
+    on = machine_of(said, space)
+    return Costs(phases, on, full=said is not None, offload=_offloads(space, phases, on))
+
+
+def _offloads(space: Workspace, phases: Sequence[PhaseWork], on: Machine) -> bool:
+    """Whether weights would lie in the machine's memory between passes."""
+    said = space.pipeline.distributed
+    if not said.offload or said.shard is True:
+        return said.offload
+    short = any(phase.model is not None and not whole(phase.model, on).fits for phase in phases)
+    return short and not any(against_shards(space.pipeline, space.plans))
 
 
 def _drawn(plan: PhasePlan, found: Found) -> Sequence[Example] | None:

@@ -27,4 +27,5 @@ def iterate(phase: RunningPhase, timed: Callable[[], None] = lambda: None) -> It
         if phase.done:
             phase.models.check_guard()
         yield phase.iteration
+    phase.ahead.leave()  # the next phase may have the same sampler
     phase.ahead.close()

@@ -49,7 +49,6 @@ class Models(ModelMap):
         """The fingerprint of the policy's first weights, where they have been cut since."""
         self._models: dict[str, Model] = {}
         self.recipes: dict[str, dict[str, str | None]] = {}
-        self._trainable: dict[str, set[str]] = {}
         self.whole: Policy | None = None
         """The policy put together where it is cut, for who reads it from outside the run."""
         self._start: Policy | None = None
@@ -189,7 +188,8 @@ class Models(ModelMap):
         _settle(self, model, recipe["dtype"], source)
         self._models[name] = model
         self.recipes[name] = recipe
-        self._trainable[name] = {key for key, p in model.named_parameters() if p.requires_grad}
+        every = model.named_parameters(remove_duplicate=False)
+        model.learnable = frozenset(key for key, p in every if p.requires_grad)
 
     def iteration_started(self) -> None:
         """Renew what is `of: iteration`."""
@@ -217,7 +217,7 @@ class Models(ModelMap):
         for name, model in self._models.items():
             learns = name in trains
             for key, parameter in model.named_parameters():
-                parameter.requires_grad_(learns and key in self._trainable[name])
+                parameter.requires_grad_(learns and key in model.learnable)
 
     def guard(self, trains: Collection[str]) -> None:
         """Remember what must not change in this phase. Lagging copies may."""

@@ -71,7 +71,5 @@ def put_together(models: Models) -> Policy:
         made.setup()
         models.whole = made.to(dtype=models.dtype).eval()
     load_weights(models.whole, state)
-    models.whole.version = policy.version
-    for mine, its in zip(policy.parameters(), models.whole.parameters(), strict=True):
-        its.requires_grad_(mine.requires_grad)
+    models.whole.version, models.whole.learnable = policy.version, policy.learnable
     return models.whole

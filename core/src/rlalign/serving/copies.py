@@ -93,9 +93,8 @@ class Copies(Sampler):
         self._over = threading.Event()
         self._scratch: Scratch | None = None
         self._files = itertools.count()
-        self._still: set[str] = set()
-        """What does not learn, by name; `_frozen` is the file that holds it."""
         self._frozen: Path | None = None
+        """The file of what never learns."""
         self._learned: Path | None = None
         self._model: dict[str, Any] = {}
 
@@ -114,17 +113,14 @@ class Copies(Sampler):
     # -- weights ----------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy) -> None:
-        """Write the weights: what does not learn once, the rest each time. Each copy reads them when it is asked."""
+        """Write the weights: what never learns once, the rest each time. Each copy reads them when it is asked."""
         if self._scratch is None:
             where = self.config.folder or (Path.cwd() if self.config.cluster else None)
             self._scratch = Scratch("rlalign-copies", where)
         state = kept(policy)
-        still = {name for name, p in policy.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        if self._frozen is None or still != self._still:
-            self._still = still
-            self._frozen = self._written(
-                {name: x for name, x in state.items() if name in still}, self._frozen
-            )
+        still = {name for name, _ in policy.named_parameters(remove_duplicate=False)} - {*policy.learnable}
+        if self._frozen is None:
+            self._frozen = self._written({name: x for name, x in state.items() if name in still}, None)
         self._learned = self._written(
             {name: x for name, x in state.items() if name not in still}, self._learned
         )
@@ -164,7 +160,12 @@ class Copies(Sampler):
             "model": {**self._model, "device": self.config.devices[place]},
             "frozen": str(self._frozen),
             "learned": str(self._learned),
-            "examples": [example_written(replace(e, responses=(), scores=(), finished=())) for e in examples],
+            "examples": [
+                example_written(
+                    replace(e, responses=(), scores=(), finished=()), "have the task write it as text"
+                )
+                for e in examples
+            ],
             "how": how.model_dump(mode="json"),
             "draws": {
                 "seed": draws.seed,

@@ -63,32 +63,40 @@ def key_of(group: Group, *about: str) -> str:
     return hashlib.sha256(json.dumps([*about, group], sort_keys=True).encode()).hexdigest()
 
 
-def example_written(example: Example) -> dict[str, Any]:
+def example_written(example: Example, otherwise: str = "leave out `isolate`") -> dict[str, Any]:
+    """`otherwise`: what is to be done where it holds what cannot be sent."""
     names = ("id", "prompt", "responses", "scores", "finished", "meta", "row")
-    return {name: _plain(getattr(example, name), example) for name in names}
+    try:
+        return {name: _plain(getattr(example, name)) for name in names}
+    except _Unsendable as error:
+        raise ComponentError(
+            f"example `{example.id}` holds a {error}, which cannot be sent to another process: only text, numbers, "
+            f"true, false, null, lists and mappings travel; {otherwise}"
+        ) from None
 
 
-def _plain(value: Any, example: Example) -> Any:
+class _Unsendable(Exception):
+    """A value of a kind that does not travel."""
+
+
+def _plain(value: Any) -> Any:
     """A value as JSON that tells a tuple from a list, and every float."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {_TAG: "float", "of": str(value)}
     if isinstance(value, tuple):
-        return {_TAG: "tuple", "of": [_plain(each, example) for each in value]}
+        return {_TAG: "tuple", "of": [_plain(each) for each in value]}
     if isinstance(value, list):
-        return [_plain(each, example) for each in value]
+        return [_plain(each) for each in value]
     if isinstance(value, Mapping):
         if all(type(key) is str and key != _TAG for key in value):
-            return {key: _plain(each, example) for key, each in value.items()}
-        pairs = [[_plain(key, example), _plain(each, example)] for key, each in value.items()]
+            return {key: _plain(each) for key, each in value.items()}
+        pairs = [[_plain(key), _plain(each)] for key, each in value.items()]
         return {_TAG: "dict", "of": pairs}
     if isinstance(value, Sequence):  # messages of a chat
-        return [_plain(each, example) for each in value]
-    raise ComponentError(
-        f"example `{example.id}` holds a {type(value).__name__}, which cannot be sent to another process: only text, "
-        "numbers, true, false, null, lists and mappings travel; leave out `isolate`"
-    )
+        return [_plain(each) for each in value]
+    raise _Unsendable(type(value).__name__)
 
 
 # -- read again ------------------------------------------------------------------------------------------------

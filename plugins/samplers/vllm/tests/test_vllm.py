@@ -225,6 +225,37 @@ def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path, monkeypatch: pyt
         assert made[0].answered == answered + 13
 
 
+def test_what_nobody_wants_any_more_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning fails while the sampler still makes its requests."""
+    begun, given_up = threading.Event(), threading.Event()
+    with servers(1) as made:
+        started = session(tmp_path, pipeline({**urls(made), "ahead": 1, "at_once": 1}), COMPONENTS)
+        policy, sampler = started.models.opened(), started.plans[0].sampler
+        assert isinstance(sampler, VLLM)
+        prompts, give_up = policy.prompts, sampler.give_up
+
+        def waiting(examples: Any) -> Any:
+            if threading.current_thread().name.startswith("asks-ahead"):
+                begun.set()
+                assert given_up.wait(30)
+            return prompts(examples)
+
+        def loss(*given: Any) -> Any:
+            assert begun.wait(30)
+            return 1 / 0
+
+        def told() -> None:
+            give_up()
+            given_up.set()
+
+        monkeypatch.setattr(policy, "prompts", waiting)
+        monkeypatch.setattr(sampler, "give_up", told)
+        monkeypatch.setattr(started.plans[0].training, "loss", loss)
+        with pytest.raises(ZeroDivisionError):
+            started.run()
+        assert given_up.is_set() and made[0].answered == 12
+
+
 def test_half_of_the_weights_asked_ahead_are_not_learned_from(tmp_path: Path) -> None:
     with servers(1) as made:
         started = session(tmp_path, pipeline({**urls(made), "ahead": 1}), COMPONENTS)

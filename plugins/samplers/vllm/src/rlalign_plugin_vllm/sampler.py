@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,7 @@ class VLLM(Sampler):
         self._way = WAYS[config.weights](config)
         self._answers: SimpleQueue[tuple[int, Response] | BaseException] = SimpleQueue()
         """Responses as they come, or what has the sampling end."""
+        self._over = threading.Event()
         self.repeats = (
             "a resumed run repeats its responses: servers give equal tokens to equal seeds (`exact`)"
             if config.exact
@@ -208,6 +210,7 @@ class VLLM(Sampler):
     def sample(
         self, policy: Policy, examples: Sequence[Example], how: Sampling, seeds: Sequence[Sequence[int]]
     ) -> Rollout:
+        self._answers, found = SimpleQueue(), {}
         steps = min(how.max_new_tokens, policy.horizon or how.max_new_tokens)
         asked = [
             completions.request(
@@ -216,8 +219,9 @@ class VLLM(Sampler):
             for prompt, row in zip(policy.prompts(examples), seeds, strict=True)
             for seed in row
         ]
+        if self._over.is_set():
+            raise self._unwanted()
         most = self.config.at_once * len(self._servers)
-        self._answers, found = SimpleQueue(), {}
         answers = each(lambda one: self._answer(*one, how), [*enumerate(asked)], most, self._answers)
         for place, response in answers:
             found[place] = response
@@ -253,7 +257,11 @@ class VLLM(Sampler):
         return next((server for server in turn if not server.doubted), turn[0])
 
     def give_up(self) -> None:
-        self._answers.put(RLAlignError(f"sampler `{self.name}`: nobody wants these responses any more"))
+        self._over.set()
+        self._answers.put(self._unwanted())
+
+    def _unwanted(self) -> RLAlignError:
+        return RLAlignError(f"sampler `{self.name}`: nobody wants these responses any more")
 
     def close(self) -> None:
         servers, self._servers = self._servers, []
