@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from pydantic.fields import FieldInfo
 
 from rlalign.errors import ConfigError, concealed
@@ -48,16 +48,37 @@ class _Change(BaseModel):
     inexact: list[str]
 
 
+class _Plugin(BaseModel):
+    version: str | None
+    code: str | None
+
+
+class _Device(BaseModel):
+    name: str
+    model: str
+
+
 class _Lock(BaseModel):
-    plugins: dict[str, Any]
+    python: str
+    packages: dict[str, str]
+    plugins: dict[str, _Plugin]
     given: dict[str, dict[str, Any]]
     data: dict[str, Any]
     models: dict[str, str]
     seed: int
+    device: _Device
+    dtype: str
     budgets: dict[str, Any]
     environment: dict[str, str]
     world: dict[str, Any] = {}
     changes: list[_Change] = []
+
+    @field_validator("plugins")
+    @classmethod
+    def _rlalign_too(cls, plugins: dict[str, _Plugin]) -> dict[str, _Plugin]:
+        if "rlalign" not in plugins:
+            raise ValueError("rlalign itself is missing")
+        return plugins
 
 
 def read_lock(path: Path) -> dict[str, Any]:
