@@ -273,6 +273,7 @@ def test_data_of_which_nothing_can_be_read(monkeypatch: pytest.MonkeyPatch) -> N
         ({"passes": 1.0, "prompts": 4}, 7, 2),
         ({"passes": 3.0, "prompts": 4}, 7, 6),  # 21 draws
         ({"passes": 0.5, "prompts": 2}, 8, 2),
+        ({"passes": 1.1, "prompts": 10}, 100, 11),  # as floats, 11.000000000000002
         ({"passes": 0.1, "prompts": 64}, 8, 1),
     ],
 )

@@ -367,6 +367,25 @@ def test_what_extend_does_not_say(tmp_path: Path, pipeline: dict[str, Any], why:
     assert why in str(error.value)
 
 
+class Half(Component):
+    """Half of the iterations are enough for it."""
+
+    def setup(self, run: Run) -> None:
+        run.draw.scale(0.5)
+
+
+def test_a_share_of_the_iterations_is_extended_by_saying_of_how_many(tmp_path: Path) -> None:
+    said = {**ONE, "algorithm": ["learns", "half"], "train": {**ONE["train"], "iterations": 6}}
+    done = session(tmp_path, said, {**GIVEN, "half": Half}, name="run").run()
+    with pytest.raises(ConfigError, match=r"makes 3 of 6; say how many .*: `train.iterations=12`$"):
+        loop.resume(done.path, registry({**GIVEN, "half": Half}), extend=3, display=Silence())
+    again = loop.resume(
+        done.path, registry({**GIVEN, "half": Half}), overrides=["train.iterations=12"], display=Silence()
+    )
+    again.run()
+    assert again.phase.iteration == 6
+
+
 def test_passes_are_extended_by_saying_how_many(tmp_path: Path) -> None:
     passes = with_value(ONE, train={"iterations": None, "passes": 1, "prompts": 8})
     run = begin(tmp_path, passes, None)

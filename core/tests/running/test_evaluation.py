@@ -16,8 +16,9 @@ from rlalign.errors import ConfigError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
 from rlalign.running import evaluation
+from rlalign.running.opening import open_run
 from rlalign.running.report import describe
-from rlalign.testing import PolicyGradient, run, session
+from rlalign.testing import PolicyGradient, registry, run, session
 
 PIPELINE: dict[str, Any] = {
     "task": "numbers",
@@ -183,3 +184,21 @@ def test_samples_say_what_each_token_earned(tmp_path: Path) -> None:
         assert len(row["tokens"]) == len(row["steps"]["kl"])
         assert "".join(row["tokens"]) == row["response"]
         assert sum(row["steps"]["kl"]) == pytest.approx(row["scores"]["kl"], rel=2e-3, abs=1e-6)
+
+
+class Noisy(Component):
+    """Random numbers."""
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        return Score(torch.rand(len(rollout)))
+
+
+def test_random_numbers_of_a_hook_are_those_of_the_run_however_often_it_is_asked(tmp_path: Path) -> None:
+    said = {**PIPELINE, "rewards": ["noisy"], "evaluate": {"examples": 4, "generation": SAMPLED}}
+    components = {**EXTRA, "noisy": Noisy}
+    done, _ = run(tmp_path, said, components)
+    rows = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    logged = [row["eval/noisy"] for row in rows if "eval/noisy" in row][-1]
+    with open_run(done.path, {}, registry=registry(components)) as opened:
+        assert [opened.evaluate()["eval/noisy"] for _ in range(2)] == [logged] * 2

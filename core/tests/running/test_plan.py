@@ -202,6 +202,12 @@ def test_a_lagging_copy_says_how_often_it_is_renewed() -> None:
         Lagging(every=0)
 
 
+def test_a_learning_rate_of_what_does_not_learn_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lrs\.polcy: no model `polcy` learns; did you mean `policy`\?"):
+        one(train={"iterations": 1, "lrs": {"polcy": 0.1}})
+    one(train={"iterations": 1, "lrs": {"policy": 0.1}})
+
+
 def test_models_that_no_phase_uses_are_refused_those_of_another_phase_are_not() -> None:
     with pytest.raises(ConfigError, match=r"models\.judge: no component uses a model `judge`"):
         one(models={"judge": {"of": "start"}})

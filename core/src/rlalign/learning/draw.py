@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy
@@ -110,7 +111,8 @@ class Draw:
         if train.iterations is not None:
             return max(1, round(train.iterations * self.share))
         size = len(self.data) if self._cumulative is None else self._drawable
-        return max(1, math.ceil((train.passes or 1.0) * size / train.prompts))
+        passes = Fraction(str(train.passes or 1))  # 1.1 is eleven tenths, whatever a float is
+        return max(1, math.ceil(passes * size / train.prompts))
 
     def next(self, count: int) -> list[Example]:
         """The next examples that can be read. One drawn twice stands there twice."""

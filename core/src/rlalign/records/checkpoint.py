@@ -246,6 +246,15 @@ def read(folder: StrPath, index: int) -> Checkpoint:
     return Checkpoint(index, path, models, **parts, logs=state["logs"])
 
 
+def loop_of(folder: StrPath, index: int) -> Any:
+    """Where the run stood, of a checkpoint whose weights are not read."""
+    path = _path(Path(folder), index)
+    file = path / "loop.safetensors"
+    return nested.join(
+        load_tensors(file) if file.exists() else {}, read_json(path / "state.json", _State)["loop"]
+    )
+
+
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
     """What a checkpoint holds is taken up here: whatever goes wrong, it does not fit this run."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from rlalign.errors import ConfigError, concealed
@@ -59,33 +59,32 @@ class _Device(BaseModel):
 
 
 class _Lock(BaseModel):
-    python: str
-    packages: dict[str, str]
-    plugins: dict[str, _Plugin]
+    plugins: dict[str, Any]
     given: dict[str, dict[str, Any]]
     data: dict[str, Any]
     models: dict[str, str]
     seed: int
-    device: _Device
-    dtype: str
     budgets: dict[str, Any]
     environment: dict[str, str]
     world: dict[str, Any] = {}
     changes: list[_Change] = []
 
-    @field_validator("plugins")
-    @classmethod
-    def _rlalign_too(cls, plugins: dict[str, _Plugin]) -> dict[str, _Plugin]:
-        if "rlalign" not in plugins:
-            raise ValueError("rlalign itself is missing")
-        return plugins
+
+class _Provenance(_Lock):
+    """What an exported model says of itself, too."""
+
+    python: str
+    packages: dict[str, str]
+    plugins: dict[str, _Plugin]
+    device: _Device
+    dtype: str
 
 
-def read_lock(path: Path) -> dict[str, Any]:
-    """What `lock.json` says."""
+def read_lock(path: Path, *, provenance: bool = False) -> dict[str, Any]:
+    """What `lock.json` says; with `provenance` all that a model card tells of it must be there."""
     lock: dict[str, Any] = read_json(
         path,
-        _Lock,
+        _Provenance if provenance else _Lock,
         f"Put it back, or go on without comparing anything: `rlalign run --resume {path.parent} --inexact`.",
     )
     return lock

@@ -22,8 +22,8 @@ LENGTH = {"train.iterations", "train.passes"}
 NEW_RUN = "begin a run with this one's model instead (docs/runs.md)"
 
 
-def extension(pipeline: Pipeline, more: int) -> str:
-    """`--extend` as the `key=value` that it stands for."""
+def extension(pipeline: Pipeline, more: int, planned: Mapping[int, int] = {}) -> str:
+    """`--extend` as the `key=value` that it stands for. `planned`: a begun phase's iterations, by its place."""
     phase = pipeline.phases[-1]
     scope = f"phases.{len(pipeline.phases) - 1}." if "phases" in pipeline.resolved else ""
     if pipeline.repeat > 1:
@@ -35,6 +35,12 @@ def extension(pipeline: Pipeline, more: int) -> str:
         raise ConfigError(
             f"--extend adds iterations, and `{phase.name}` counts passes over the data; say how many it shall have "
             f"in all: `{scope}train.passes={(phase.train.passes or 1) + 1:g}`"
+        )
+    said = phase.train.iterations
+    if (all_of_it := planned.get(len(pipeline.phases) - 1, said)) != said:
+        raise ConfigError(
+            f"--extend adds iterations, and a component of `{phase.name}` makes {all_of_it} of {said}; say how many it "
+            f"shall have before that: `{scope}train.iterations={2 * said}`"
         )
     return f"{scope}train.iterations={phase.train.iterations + more}"
 

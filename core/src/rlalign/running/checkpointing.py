@@ -273,6 +273,14 @@ def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> ch
     )
 
 
+def planned_so_far(run: RunDir) -> dict[int, int]:
+    """The iterations that the phase in progress has in all, by its place; nothing before the first checkpoint."""
+    if not (found := checkpoint.find(run.checkpoints)):
+        return {}
+    loop = checkpoint.loop_of(run.checkpoints, found[-1])
+    return {loop["place"]: loop["phase"]["iterations"]}
+
+
 def without_checkpoint(run: RunDir) -> str:
     """Why a run cannot be opened that has no checkpoint."""
     if is_cleaned(run):

@@ -32,6 +32,7 @@ def evaluate(phase: RunningPhase) -> None:
     """Measure the policy on the first examples of a split; log the metrics, and some samples."""
     started = time.perf_counter()
     phase.clock = Clock(lambda part: phase.workspace.display.stage(f"evaluation: {part}"))
+    phase.untouched.evaluation_started()
     rollout, reward = measured(phase)
     found = metrics_of(phase, rollout, reward)
     metrics = here().lead(lambda: found, "an evaluation's metrics")

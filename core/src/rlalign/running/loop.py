@@ -34,6 +34,7 @@ from rlalign.running.checkpointing import (
     is_over,
     last_checkpoint,
     place_of,
+    planned_so_far,
     read_checkpoint,
 )
 from rlalign.running.cutting import cut_or_whole
@@ -106,7 +107,8 @@ def resume(
         registry, was = registry or Registry(trust=True), None
         pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
         if extend is not None:
-            overrides = [*overrides, extension(pipeline, extend)]
+            planned = here().lead(lambda: planned_so_far(directory), "how long phases are")
+            overrides = [*overrides, extension(pipeline, extend, planned)]
             pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
         before = load_pipeline(directory.pipeline, registry=registry) if overrides else pipeline
         if before.resolved != pipeline.resolved:
@@ -308,7 +310,7 @@ class Session(Workspace):
         self._drop_model()
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
-        signed, lock = Result(self.dir.path).signatures, read_lock(self.dir.lock)
+        signed, lock = Result(self.dir.path).signatures, read_lock(self.dir.lock, provenance=True)
         card = Card(self.dir.name, self.pipeline, self.last, signed, self.spread, lock)
         note = save_folder(policy, self.dir.model, card)
         if note is not None:

@@ -96,7 +96,7 @@ class Opened(Workspace):
         now = {key: _identity(component) for key, component in self.components.keyed.items()}
         self._states = {key: states[what] for key, what in now.items() if what in states}
         self._phase_state, self.repeat = saved.loop["phase"], saved.loop["repeat"]
-        self.noted, self.lock = Result(run.path).signatures, read_lock(run.lock)
+        self.noted, self.lock = Result(run.path).signatures, read_lock(run.lock, provenance=True)
         self.origin = {"run": self.name, "lock": hashlib.sha256(run.lock.read_bytes()).hexdigest()}
 
     def load_model(self, weights: Path | None) -> None:
@@ -123,6 +123,7 @@ class Opened(Workspace):
         if self._open_to is not None and all(
             has >= needs for has, needs in zip(self._open_to, asked, strict=True)
         ):
+            self.phase.untouched.evaluation_started()
             return
         with refusing():
             plan = self.plans[self.place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,19 @@ def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
     """What `models` says that nobody asks for, or that the policy cannot do."""
     found = []
     used = {name for plan in plans for name in plan.models}
+    learning = sorted({name for plan in plans for name in plan.trains})
     for phase in pipeline.phases:
+        for name in phase.train.lrs:
+            if name not in learning:
+                close = get_close_matches(name, learning, 1)
+                found.append(
+                    f"{phase.place_of(f'train.lrs.{name}')}: train.lrs.{name}: no model `{name}` learns"
+                    + (
+                        f"; did you mean `{close[0]}`?"
+                        if close
+                        else f" ({', '.join(learning) or 'none does'})"
+                    )
+                )
         for name, spec in phase.models.items():
             place = phase.place_of(f"models.{name}")
             if name not in used and name != SAMPLER:

@@ -111,6 +111,10 @@ class Untouched:
             acted = [f"`{hook}` of `{name}`" for hook, name in self._calls if hook in _LEARNING]
             raise Altered(f"{' or '.join(acted)} changed `{what}` in place; {CLONE}")
 
+    def evaluation_started(self) -> None:
+        """Hooks get the same random numbers whatever was called before."""
+        self._calls.clear()
+
     def iteration_started(self) -> None:
         """A hook that is called again gets the same random numbers as after a resume."""
         self._calls.clear()
