@@ -13,9 +13,12 @@ import torch
 from rlalign.builtin.potential import Potential, sentence_ends
 from rlalign.data.batch import Score
 from rlalign.data.example import Example
-from rlalign.data.rollout import Rollout
+from rlalign.data.rollout import SCORE_OF, Rollout
+from rlalign.data.spoken import Spoken
+from rlalign.data.turn import Episode, Turn
 from rlalign.errors import ComponentError, RLAlignError
 from rlalign.interface.component import Component, Task
+from rlalign.interface.environment import Environment
 from rlalign.interface.hooks import hookimpl
 from rlalign.testing import Bench, ComponentTests, PolicyGradient, run
 from rlalign.testing.text import Bytes
@@ -56,15 +59,16 @@ def test_a_token_may_hold_the_end_of_a_sentence_and_more() -> None:
     assert sentence_ends(text_of, torch.arange(5)) == [1, 3, 4]
 
 
-def test_a_sentence_that_was_given_is_paid_at_the_next_step_that_was_chosen() -> None:
-    """What is paid at a step that nobody chose would be lost."""
+def test_sentences_are_those_of_the_policy_and_end_with_its_turns() -> None:
+    """What is paid at a step that nobody chose would be lost, and what was told earns nothing."""
     run: Any = SimpleNamespace(models=SimpleNamespace(policy=Bytes(Bytes.Config())))
     actions_T = torch.tensor([*b"A. B. C", 256])
+    turns = (torch.tensor([0]), torch.tensor([3, 4, 5, 6, 7]))
     potential = Potential(Potential.Config())
-    assert potential._ends(run, actions_T, [0, 3, 4, 5, 6, 7]) == [3, 4]
-    assert potential._ends(run, actions_T, [0, 7]) == []  # the end earns it all
+    assert potential._ends(run, actions_T, turns) == [0, 4]
+    assert potential._ends(run, actions_T, (torch.tensor([7]),)) == []  # the end earns it all
     every = Potential(Potential.Config(every=2))
-    assert every._ends(run, actions_T, [0, 3, 4, 5, 6]) == [3, 5]
+    assert every._ends(run, actions_T, (turns[0], turns[1][:-1])) == [3, 5]
 
 
 # -- what is paid where -----------------------------------------------------------------------------
@@ -228,6 +232,97 @@ def test_a_metric_may_be_paid_so_too(tmp_path: Path) -> None:
 def evaluated(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "eval/letters" in row]
+
+
+def test_a_part_of_a_remembered_response_is_scored_anew(tmp_path: Path) -> None:
+    """Not by the score that its whole is remembered with, which would all be paid at its first bit."""
+    rewards = ["words", {"potential": {"every": 4}}]
+    bench = Bench(tmp_path, pipeline(*rewards), KNOWN)
+    rollout, reward = bench.rollout(2)
+    known = rollout.with_columns(**{SCORE_OF + name: x for name, x in reward.given.items()})
+    again = bench.phase.plan.training.reward(bench.phase.run, known)
+    assert torch.equal(again.parts["words"], reward.parts["words"])
+
+
+# -- episodes ---------------------------------------------------------------------------------------
+
+
+class Noisy(Environment):
+    """It says much between the policy's two turns, of which the first may be cut by a stop string."""
+
+    turns, tokens = 2, 40
+
+    def examples(self, split: str) -> list[Example]:
+        return [Example(str(i), f"say {i}: ") for i in range(2)]
+
+    def start(self, example: Example, start: torch.Generator, noise: torch.Generator) -> tuple[Episode, Turn]:
+        return Silent(), Turn("go ")
+
+
+class Silent:
+    """One of its episodes."""
+
+    def step(self, text: str) -> Turn:
+        return Turn(" Much. Was! Said? ")
+
+
+class Read(Component):
+    """The number of characters; remembers what it read."""
+
+    seen: list[tuple[str, ...]] = []
+
+    @hookimpl
+    def reward(self, rollout: Rollout) -> Score:
+        self.seen.append(rollout.texts)
+        return Score(torch.tensor([float(len(text)) for text in rollout.texts]))
+
+
+def noisy(folder: Path, every: Any, **generation: Any) -> tuple[Rollout, list[list[float]], list[list[str]]]:
+    """Its responses, what is paid at the chosen steps of each, and the parts of each that were scored."""
+    Read.seen.clear()
+    how = {"samples": 1, "max_new_tokens": 4, "min_new_tokens": 4, **generation}
+    asked = pipeline(
+        "read", {"potential": {"every": every}}, task="noisy", responses="sampled", generation=how
+    )
+    rollout, reward = Bench(folder, asked, {**KNOWN, "noisy": Noisy, "read": Read}).rollout(2)
+    assert not reward.parts["read"][~rollout.mask_NT].any()
+    paid = [x[mine].tolist() for x, mine in zip(reward.parts["read"], rollout.mask_NT, strict=True)]
+    return rollout, paid, [list(parts) for parts in zip(*Read.seen[1:], strict=True)]
+
+
+def test_what_an_environment_says_is_in_no_part(tmp_path: Path) -> None:
+    rollout, paid, parts = noisy(tmp_path, "token")
+    for text, earned, scored in zip(rollout.texts, paid, parts, strict=True):
+        assert scored == [
+            text[:n] for n in (1, 2, 3, 4, 6, 7, 8)
+        ]  # the fifth ends the line between two turns
+        assert earned == [1, 1, 1, 1, 2, 1, 1, 1]
+
+
+def test_a_turn_is_a_line_of_its_own(tmp_path: Path) -> None:
+    rollout, paid, _ = noisy(tmp_path, "sentence")
+    for text, earned in zip(rollout.texts, paid, strict=True):
+        assert sum(earned) == len(text) == 9 and sum(earned[:4]) == 4
+
+
+def test_a_part_holds_no_stop_string_of_an_earlier_turn(tmp_path: Path) -> None:
+    """A string of which something is always found: the first turn is cut somewhere, and so is each of its parts."""
+    rollout, _, parts = noisy(tmp_path, "token", stop=list("abcdefghijklmnopqrstuvwxyz0123456789"))
+    assert any(len(text) < 9 for text in rollout.texts)
+    for text, scored in zip(rollout.texts, parts, strict=True):
+        assert all(text.startswith(part) for part in scored)
+
+
+def test_logged_episodes_are_read_by_what_their_policy_said(tmp_path: Path) -> None:
+    class Logged(Told):
+        def examples(self, split: str) -> list[Example]:
+            own = [{"role": "assistant", "content": text} for text in ("Hi. You", "Ok")]
+            said = Spoken([own[0], {"role": "environment", "content": "One. Two. Three."}, own[1]])
+            return [Example(str(i), "p", responses=(said,), scores=(0.0,)) for i in range(2)]
+
+    found = paid(Bench(tmp_path, pipeline("words", "potential"), {**KNOWN, "told": Logged}), "words")
+    # "Hi. You" and its end are 8 bytes, what it is told 16.
+    assert found == [{2: 1.0, 7: 1.0, 26: 1.0}] * 2
 
 
 # -- run.scores_above ---------------------------------------------------------------------------------

@@ -16,8 +16,11 @@ from torch import Generator
 from rlalign import ComponentError, ConfigError, Environment, Episode, Example, Rollout, Sampling, Turn
 from rlalign.builtin.responses import Played, ToGo
 from rlalign.data.batch import Reward
+from rlalign.data.rollout import TRANSCRIPT
 from rlalign.decoding.logits import steps_outputs
 from rlalign.randomness import Seeds
+from rlalign.running.bad_episodes import without_bad_episodes
+from rlalign.running.evaluation import by_example, compared
 from rlalign.running.playing import Playing
 from rlalign.running.rewriting import counted_from, named, play_by_turns
 from rlalign.testing import Bench, PolicyGradient, session
@@ -189,6 +192,55 @@ def test_they_are_logged_and_compared_by_starts(tmp_path: Path) -> None:
 
 def _metrics(opened: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (opened.dir.path / "metrics.jsonl").read_text().splitlines()]
+
+
+class Unlucky(Board):
+    """One game of example 3 breaks off at its second turn, as one in another process does that fails twice."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return [Example(str(i), f"say {i}: ") for i in range(21)]
+
+    def start(self, example: Example, start: Generator, noise: Generator) -> tuple[Episode, Turn]:
+        game, turn = super().start(example, start, noise)
+        return (Broken() if example.id == "3" and torch.rand((), generator=noise) < 0.5 else game), turn
+
+
+class Broken:
+    """That game."""
+
+    heard = 0
+
+    def step(self, text: str) -> Turn:
+        self.heard += 1
+        return Turn("and? ", 1.0) if self.heard == 1 else Turn(cut=True, failed="no such door")
+
+
+def test_with_a_bad_episode_goes_all_that_began_where_it_did(tmp_path: Path) -> None:
+    """Its earlier turns, whose return nobody knows, and the other samples; what is forgiven counts starts."""
+    say = pipeline(rewards=["togo"], generation={"samples": 3, "max_new_tokens": 4})
+    bench = Bench(tmp_path, say, {**COMPONENTS, "board": Unlucky})
+    rollout, reward = bench.rollout(21)
+    bad = {
+        ex.id
+        for ex, said in zip(rollout.answered, rollout.columns[TRANSCRIPT], strict=True)
+        if said[0][1].failed
+    }
+    assert 0 < len(bad) < 3  # not all of its episodes
+    good = without_bad_episodes(bench.phase, rollout, evaluation=False)
+    kept_N = torch.tensor([not example.id.startswith("3/") for example in rollout.answered])
+    assert [e.id for e in good.answered] == [e.id for e in rollout.take(kept_N).answered]
+    bench.session.dir.close()
+    (dropped,) = map(json.loads, (bench.session.dir.path / "dropped.jsonl").read_text().splitlines())
+    assert dropped["why"] == {sorted(bad)[0]: "no such door"}
+    few = torch.tensor([example.id.split("/")[0] in ("3", "4", "5") for example in rollout.answered])
+    with pytest.raises(ComponentError, match="1 of the 3 groups of iteration 1 hold a bad episode"):
+        without_bad_episodes(bench.phase, rollout.take(few), evaluation=False)
+    # Figures by example are those of the examples that are left.
+    left, all_of = (by_example(bench.phase, *one) for one in ((good, reward.take(kept_N)), (rollout, reward)))
+    places = [i for i, example in enumerate(compared(rollout)) if not example.id.startswith("3/")]
+    assert len(compared(good)) == len(places) == 20
+    for name, values in left.items():
+        assert values == pytest.approx([all_of[name][i] for i in places])
 
 
 # -- what does not go together --------------------------------------------------------------------------------------

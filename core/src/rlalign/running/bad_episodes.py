@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlalign.data.rollout import TRANSCRIPT, Rollout
+from rlalign.data.rollout import START, TRANSCRIPT, Rollout
 from rlalign.errors import ComponentError
 from rlalign.running.phase import RunningPhase
 
@@ -13,15 +13,21 @@ DROPPED_AT_MOST = 0.05
 
 
 def without_bad_episodes(phase: RunningPhase, rollout: Rollout, *, evaluation: bool) -> Rollout:
-    """The groups whose episodes all were played; those left out are told of, and end the run where they are many."""
+    """The groups whose episodes all were played; those left out are told of, and end the run where they are many.
+
+    Where each turn is a row, a group is all turns of all episodes from one start.
+    """
+    group_N = rollout.columns.get(START, rollout.group_N)
     why: dict[int, str] = {}
-    for g, said in zip(rollout.group_N.tolist(), rollout.columns.get(TRANSCRIPT, ()), strict=False):
-        if failed := next((turn.failed for _, turn in said if turn.failed), ""):
-            why.setdefault(g, failed)
+    ids: dict[str, str] = {}
+    transcripts = rollout.columns.get(TRANSCRIPT, ())
+    for g, example, said in zip(group_N.tolist(), rollout.answered, transcripts, strict=False):
+        failed = next((turn.failed for _, turn in said if turn.failed), "")
+        if failed and g not in why:
+            why[g] = ids[example.id] = failed
     if not why:
         return rollout
-    name, count = phase.plan.task.name, len(rollout.examples)
-    ids = {rollout.examples[g].id: said for g, said in why.items()}
+    name, count = phase.plan.task.name, len(group_N.unique())
     where = f"iteration {phase.iteration + 1}" if not evaluation else "an evaluation"
     about = {**phase.where, "iteration": phase.iteration + 1, "environment": name, "examples": list(ids)}
     if evaluation:
@@ -35,5 +41,5 @@ def without_bad_episodes(phase: RunningPhase, rollout: Rollout, *, evaluation: b
         )
     told = f"{len(why)} of the {count} groups of {where} hold a bad episode, and are left out: {first}"
     phase.workspace.note_once(f"environment `{name}`:", "dropped", told)
-    keep = ~torch.isin(rollout.group_N, torch.tensor(list(why), device=rollout.group_N.device))
+    keep = ~torch.isin(group_N, torch.tensor(list(why), device=group_N.device))
     return rollout.take(keep.nonzero()[:, 0])

@@ -128,13 +128,15 @@ def by_example(phase: RunningPhase, rollout: Rollout, reward: Reward) -> dict[st
         values_N[f"reward/{name}"] = part.where(rollout.mask_NT, 0.0).sum(1) if part.ndim == 2 else part
     values_N |= {name: metric for name, metric in reward.metrics.items() if metric.ndim == 1}
     logged = _logged_as(["responses", "tokens", *values_N, *reward.metrics])
-    group_N = rollout.columns.get(START, rollout.group_N).cpu()  # on a GPU such sums differ from time to time
+    group_N = rollout.group_N.cpu()  # on a GPU such sums differ from time to time
+    if START in rollout.columns:  # some may be missing, whose episodes were left out
+        group_N = rollout.columns[START].cpu().unique(return_inverse=True)[1]
     count = len(compared(rollout))
 
     def means(value_N: Tensor) -> list[float]:
         known_N = ~value_N.isnan()
         sum_G = group_N.bincount(value_N.where(known_N, 0.0), count)
-        return (sum_G / group_N.bincount(known_N.double(), count)).tolist()  # type: ignore[no-any-return]
+        return (sum_G / group_N.bincount(known_N.double(), count)).tolist()
 
     return {f"eval/{logged[name]}": means(value_N.double().cpu()) for name, value_N in values_N.items()}
 

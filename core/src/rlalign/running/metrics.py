@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 
 
 def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
-    """Counts, lengths, and the mean of every reward and of every metric a reward gave."""
+    """Counts, lengths, and the mean of every reward and of every metric a reward gave, where it gave it."""
     responses = sum(len(rollout) for rollout, _ in seen)
     tokens = sum(int(rollout.mask_NT.sum()) for rollout, _ in seen)
     found = {"responses": float(responses), "tokens": float(tokens)}
@@ -29,8 +29,9 @@ def of_responses(seen: Sequence[tuple[Rollout, Reward]]) -> dict[str, float]:
     for name in seen[0][1].parts:
         parts = [(r, reward.parts[name]) for r, reward in seen]
         found[f"reward/{name}"] = math.fsum(float(_chosen(r, x).sum()) for r, x in parts) / responses
-    for name in seen[0][1].metrics:
-        values = torch.cat([_chosen(r, reward.metrics[name]).flatten() for r, reward in seen])
+    for name in dict.fromkeys(name for _, reward in seen for name in reward.metrics):
+        given = [(r, reward.metrics[name]) for r, reward in seen if name in reward.metrics]
+        values = torch.cat([_chosen(r, x).flatten() for r, x in given])
         values = values[~values.isnan()] if values.is_floating_point() else values
         found[name] = float(values.double().mean()) if len(values) else 0.0
     return found
