@@ -200,5 +200,5 @@ def test_random_numbers_of_a_hook_are_those_of_the_run_however_often_it_is_asked
     done, _ = run(tmp_path, said, components)
     rows = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
     logged = [row["eval/noisy"] for row in rows if "eval/noisy" in row][-1]
-    with open_run(done.path, {}, registry=registry(components)) as opened:
-        assert [opened.evaluate()["eval/noisy"] for _ in range(2)] == [logged] * 2
+    opened = open_run(done.path, {}, registry=registry(components)).ready()
+    assert [opened.evaluate()["eval/noisy"] for _ in range(2)] == [logged] * 2
