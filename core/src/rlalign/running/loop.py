@@ -360,5 +360,7 @@ class Session(Workspace):
     def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
         super().remember(metrics, evaluation=evaluation)
         if evaluation:
-            iteration = self.phase.iteration
-            self.best.seen(metrics, self.ticks + iteration, counts=iteration > 0)
+            phase, again = self.phase, self.phase.repeat + 1 < self.pipeline.repeat
+            later = self.plans if again else self.plans[phase.place + 1 :]
+            index, counts = self.ticks + phase.iteration, phase.iteration > 0
+            self.best.seen(metrics, index, counts=counts, plan=phase.plan, later=later)
