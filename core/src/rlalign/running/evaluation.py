@@ -84,7 +84,7 @@ def measured(phase: RunningPhase, *, logged: bool = False) -> tuple[Rollout, Rew
 
 
 def given(phase: RunningPhase) -> Rollout:
-    """The logged responses of the examples that have any."""
+    """The logged responses of the examples that have any, and the scores stored with them."""
     asked = phase.settings.evaluate
     assert asked is not None
     first = examples(phase)
@@ -94,7 +94,7 @@ def given(phase: RunningPhase) -> Rollout:
             f"no example of the split `{asked.split}` has a logged response to measure; in the task `dataset`, "
             f"`responses: COLUMN` names the column with them (the first example has beside its prompt: {held})"
         )
-    return phase.models.policy.encode(found)
+    return phase.logged.rollout(found)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:
