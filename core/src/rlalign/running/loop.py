@@ -309,7 +309,7 @@ class Session(Workspace):
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
         signed, lock = Result(self.dir.path).signatures, read_lock(self.dir.lock)
-        card = Card(self.dir.name, self.pipeline, self.last, signed, self.spread, lock)
+        card = Card(self.dir.name, self.pipeline, self.last, self.measured, signed, self.spread, lock)
         note = save_folder(policy, self.dir.model, card)
         if note is not None:
             self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
@@ -357,8 +357,8 @@ class Session(Workspace):
         self.dir.require_mine()
         shutil.rmtree(self.dir.model, ignore_errors=True)
 
-    def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        super().remember(metrics, evaluation=evaluation)
+    def remember(self, metrics: Mapping[str, float], where: Mapping[str, Any], *, evaluation: bool) -> None:
+        super().remember(metrics, where, evaluation=evaluation)
         if evaluation:
             phase, again = self.phase, self.phase.repeat + 1 < self.pipeline.repeat
             later = self.plans if again else self.plans[phase.place + 1 :]

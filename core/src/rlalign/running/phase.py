@@ -206,7 +206,7 @@ class RunningPhase:
     def log(self, metrics: Mapping[str, float], *, evaluation: bool = False) -> None:
         """A line of metrics.jsonl."""
         self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=self.tick)
-        self.workspace.remember(metrics, evaluation=evaluation)
+        self.workspace.remember(metrics, self.where, evaluation=evaluation)
 
     @contextmanager
     def telling_where(self) -> Iterator[None]:
