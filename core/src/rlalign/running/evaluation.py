@@ -46,7 +46,8 @@ def evaluate(phase: RunningPhase) -> None:
     phase.workspace.spread = spread(by_example(phase, rollout, reward))
     phase.workspace.display.evaluated(metrics)
     phase.workspace.display.sample(rows[0])
-    phase.plan.training.evaluated(phase.run, metrics)
+    for stages in phase.plan.told:
+        stages.evaluated(phase.run, metrics)
 
 
 def examples(phase: RunningPhase) -> list[Example]:

@@ -317,8 +317,8 @@ class Session(Workspace):
     def _tell_ended(self, error: Exception | None) -> None:
         """Tell the components that this process worked with, each once."""
         if hasattr(self, "phase"):
-            for plan in self.plans:
-                plan.training.run_ended(self.phase.run, error, self.components.dismiss)
+            for stages in (stages for plan in self.plans for stages in plan.told):
+                stages.run_ended(self.phase.run, error, self.components.dismiss)
 
     def _run_phase(self, repeat: int, place: int, saver: Saver) -> None:
         phase = self.phase = open_phase(self, self.plans[place], repeat, place)

@@ -110,7 +110,8 @@ class RunningPhase:
             components.restore()
         else:
             self._load(state)
-        plan.training.phase_started(self.run)
+        for stages in plan.told:
+            stages.phase_started(self.run)
         if state is None or changed:
             self.iterations = self.draw.planned(train)
         if state is not None:
