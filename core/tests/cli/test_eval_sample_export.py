@@ -255,6 +255,27 @@ def test_an_older_checkpoint_and_the_best(tmp_path: Path) -> None:
     assert json.loads(Path("s.jsonl").read_text().splitlines()[0])["meta"]["rlalign"]["iteration"] == 2
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["both phases", "the second"])
+def test_iterations_are_those_of_the_whole_run(tmp_path: Path, first: bool) -> None:
+    """Where no evaluation is at a phase's end, the next one's first is of the same weights."""
+    warm, align = PHASES["phases"]
+    ran({**PHASES, "phases": [warm if first else {**warm, "evaluate": None}, align]})
+
+    def shown(at: int) -> tuple[str, int]:
+        row = describe_error("sample", "toy", "--at", str(at), "--n", "1")[0]
+        return row["phase"], row["iteration"]
+
+    assert [shown(at) for at in (3, 5, 6)] == [
+        ("warm", 3) if first else ("align", 0),
+        ("align", 2),
+        ("align", 3),
+    ]
+    if first:
+        assert [shown(at) for at in (0, 2)] == [("warm", 0), ("warm", 2)]
+    else:
+        assert "was not evaluated at iteration 0, but at 3, 5, 6" in call("sample", "toy", "--at", "0").output
+
+
 # -- what makes no sense ------------------------------------------------------------------------------
 
 

@@ -181,7 +181,64 @@ def test_another_metric_counts_from_where_it_is_said(tmp_path: Path) -> None:
     assert kept(begun.dir.path) == [3, 5]
 
 
-@pytest.mark.parametrize("best", ["eval/scriptd/value", {"eval/nothing": "low"}])
+def two_phases(folder: Path, best: str, first: list[str], second: list[str], **other: Any) -> loop.Session:
+    """The first evaluation of each phase does not count."""
+    given: dict[str, type[Any]] = {"learns": PolicyGradient, "scripted": scripted([0.0, 1, 4])}
+    given["other"] = scripted([7.0] * 3)
+    train = {**ONE["train"], "iterations": 2}
+    phases = [
+        {"name": name, "train": train, "evaluate": {**ONE["evaluate"], "use": use}}
+        for name, use in (("one", first), ("two", second))
+    ]
+    checkpoints = {**ONE["checkpoints"], "best": best}
+    return session(
+        folder,
+        {**ONE, "checkpoints": checkpoints, "train": None, "phases": phases, **other},
+        given,
+        name="run",
+    )
+
+
+@pytest.mark.parametrize(
+    "first, second, expected",
+    [(["scripted"], ["other"], 2), (["other"], ["scripted"], 4)],
+    ids=["the second", "the first"],
+)
+def test_a_phase_that_does_not_measure_it_is_passed_over(
+    tmp_path: Path, first: list[str], second: list[str], expected: int
+) -> None:
+    begun = two_phases(tmp_path, "eval/scripted/value", first, second)
+    begun.run()
+    assert kept(begun.dir.path) == sorted({expected, 4})
+    assert checkpoint.best_of(begun.dir.checkpoints, 4) == expected
+
+
+def test_where_no_phase_measures_it_the_last_that_might_says_so(tmp_path: Path) -> None:
+    same = two_phases(tmp_path / "same", "eval/scripted/valu", ["scripted"], ["scripted"])
+    with pytest.raises(ConfigError, match="this evaluation measures no `eval/scripted/valu`"):
+        same.run()
+    assert [row["iteration"] for row in logs.read(same.dir.metrics)] == [0]  # no other would measure more
+    later = two_phases(tmp_path / "later", "eval/scripted/valu", ["other"], ["scripted"])
+    with pytest.raises(ConfigError, match="this evaluation measures no `eval/scripted/valu`"):
+        later.run()
+    assert later.phase.settings.name == "two" and later.phase.iteration == 0
+
+
+@pytest.mark.parametrize("best", ["eval/scriptd/value", {"eval/nothing": "low"}, "eval/total"])
+def test_what_no_component_could_measure_is_told_at_once(tmp_path: Path, best: Any) -> None:
+    with pytest.raises(ConfigError, match=r"checkpoints\.best: no evaluation measures `eval/.* scripted\)"):
+        going(tmp_path, UP, best)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_measured_of_a_run_need_not_be_that(tmp_path: Path) -> None:
+    begun, given = going(tmp_path, UP)
+    begun.run()
+    opened = rlalign.open(begun.dir.path, use=["token-sum"], components=COMPONENTS | given)
+    assert "eval/scripted" not in opened.evaluate()
+
+
+@pytest.mark.parametrize("best", ["eval/scripted/valu", {"eval/scripted/nothing": "low"}])
 def test_an_unknown_metric_is_told_before_anything_is_learned(tmp_path: Path, best: Any) -> None:
     begun, given = going(tmp_path, UP, best)
     with pytest.raises(ConfigError, match=r"checkpoints\.best: this evaluation measures no `eval/") as error:

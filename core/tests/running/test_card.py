@@ -12,9 +12,11 @@ import pytest
 import yaml
 from pydantic import Field
 
+import rlalign
 from rlalign import Options
 from rlalign.data.limits import FRONT_MATTER_BYTES, LICENCE_BYTES
 from rlalign.interface.policy import Policy
+from rlalign.records.result import Result
 from rlalign.running.base import Base, base_of
 from rlalign.running.card import Card, save_folder
 from rlalign.running.evaluation import spread
@@ -138,7 +140,9 @@ def saved(policy: Policy, tmp_path: Path) -> tuple[Path, dict[str, Any], str]:
     """The saved folder, its card's metadata and its card's text."""
     opened = session(tmp_path, PIPELINE, {}, name="mine")
     save_folder(
-        policy, tmp_path / "out", Card("mine", opened.pipeline, {"eval/total": 0.25}, origin="From a test.")
+        policy,
+        tmp_path / "out",
+        Card("mine", opened.pipeline, {"eval/total": 0.25}, "after a test", origin="From a test."),
     )
     opened.dir.close()
     text = (tmp_path / "out/README.md").read_text()
@@ -238,6 +242,37 @@ def test_a_card_tells_method_data_intervals_and_provenance(tmp_path: Path) -> No
         re.search(r"\| eval/sum \| (\S+) \| (\S+) to (\S+), 3 examples \|", text).groups(),  # type: ignore[union-attr]
     )
     assert low < value < high and (low + high) / 2 == pytest.approx(value, rel=1e-3)
+
+
+def figures(folder: Path) -> list[str]:
+    """What the card says where its figures stand."""
+    return (folder / "README.md").read_text().partition("## Figures\n\n")[2].splitlines()
+
+
+def test_a_card_says_where_its_figures_were_measured(tmp_path: Path) -> None:
+    """Where no evaluation followed, they are those of other weights."""
+    settings = {"evaluate": {"examples": 3}, "checkpoints": {"every": 1, "last": 9}}
+    run = session(
+        tmp_path, {**PIPELINE, **settings, "train": {"iterations": 3, "prompts": 2}}, {}, name="one"
+    )
+    run.run()
+    name = run.pipeline.phases[0].name
+    assert figures(run.dir.model)[0] == f"Measured after iteration 3 of `{name}`."
+    early = rlalign.open(run.dir.path, at=2).export(tmp_path / "early")
+    assert figures(early)[0] == f"Measured after iteration 0 of `{name}`."
+    first = Result(run.dir.path).evaluations[0]
+    assert f"| eval/sum | {first['eval/sum']:.6g} |" in "\n".join(figures(early))
+
+
+def test_a_last_phase_without_evaluation_has_the_figures_of_the_one_before(tmp_path: Path) -> None:
+    train = {"iterations": 2, "prompts": 2}
+    phases = [{"name": "a", "train": train, "evaluate": {"examples": 3}}, {"name": "b", "train": train}]
+    run = session(tmp_path, {**PIPELINE, "train": None, "phases": phases, "repeat": 2}, {}, name="two")
+    run.run()
+    assert figures(run.dir.model)[0] == "Measured after iteration 2 of `a`, pass 2."
+    run = session(tmp_path, PIPELINE, {}, name="none")
+    run.run()
+    assert figures(run.dir.model)[0] == f"Measured in iteration 1 of `{run.pipeline.phases[0].name}`."
 
 
 def test_intervals() -> None:

@@ -120,7 +120,9 @@ def outcome(session: loop.Session) -> tuple[Any, ...]:
     """All that two runs are compared by."""
     path = session.dir.path
     last = checkpoint.read(path / "checkpoints", checkpoint.find(path / "checkpoints")[-1])
-    loop = {key: value for key, value in last.loop.items() if key not in ("lock", "last", "spread")}
+    loop = {
+        key: value for key, value in last.loop.items() if key not in ("lock", "last", "measured", "spread")
+    }
     optimiser = {n: {k: v.tolist() for k, v in held.items()} for n, held in last.optimiser.items()}
     known = {name: fingerprint(model) for name, model in session.models.items()}
     return known, (path / "model/model.safetensors").read_bytes(), optimiser, loop, last.components

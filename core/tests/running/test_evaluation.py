@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ import torch
 from rlalign.builtin.kl import KL
 from rlalign.data.batch import Score
 from rlalign.data.rollout import Rollout
-from rlalign.errors import ConfigError
+from rlalign.errors import ComponentError, ConfigError
 from rlalign.interface.component import Component
 from rlalign.interface.hooks import hookimpl
+from rlalign.interface.run import Run
 from rlalign.running import evaluation
 from rlalign.running.opening import open_run
 from rlalign.running.report import describe
@@ -202,3 +204,68 @@ def test_random_numbers_of_a_hook_are_those_of_the_run_however_often_it_is_asked
     logged = [row["eval/noisy"] for row in rows if "eval/noisy" in row][-1]
     opened = open_run(done.path, {}, registry=registry(components)).ready()
     assert [opened.evaluate()["eval/noisy"] for _ in range(2)] == [logged] * 2
+
+
+class Telling(Words):
+    """Writes down what it is told; `setup` opens what `run_ended` closes."""
+
+    told: ClassVar[list[str]] = []
+
+    def setup(self, run: Run) -> None:
+        self.told.append(f"{self.name} set up")
+
+    @hookimpl
+    def phase_started(self, run: Run) -> None:
+        self.told.append(f"{self.name} {run.phase}")
+
+    @hookimpl
+    def evaluated(self, run: Run) -> None:
+        self.told.append(f"{self.name} evaluated")
+
+    @hookimpl
+    def run_ended(self, run: Run, error: Exception | None) -> None:
+        self.told.append(f"{self.name} {'over' if error is None else 'stopped'}")
+
+
+class Fails(PolicyGradient):
+    """Learns nothing."""
+
+    @hookimpl
+    def step_ready(self) -> bool:
+        raise ValueError("no")
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    yield Telling.told
+    Telling.told.clear()
+
+
+def test_who_only_evaluates_is_told_of_events_after_those_that_train(told: list[str], tmp_path: Path) -> None:
+    """Each once, also one that does both, or that trains in a later phase."""
+    measures = [{"telling": None, "as": name} for name in ("measure", "reward")]
+    phases = [
+        {"name": "a", "rewards": measures[1:], "evaluate": {"examples": 2, "use": measures}},
+        {"name": "b", "rewards": measures[:1], "evaluate": None},
+    ]
+    given = {**PIPELINE, "train": {"iterations": 1, "prompts": 2}, "phases": phases}
+    run(tmp_path, given, {**EXTRA, "telling": Telling})
+    assert told == [
+        *("reward set up", "measure set up", "reward a", "measure a"),
+        *(["reward evaluated", "measure evaluated"] * 2),
+        *("measure b", "reward over", "measure over"),
+    ]
+
+
+def test_who_only_evaluates_is_told_of_a_failure(told: list[str], tmp_path: Path) -> None:
+    given = {**PIPELINE, "rewards": ["token-sum"], "algorithm": "fails"}
+    begun = session(
+        tmp_path,
+        {**given, "evaluate": {"examples": 2, "use": ["telling"]}},
+        {"fails": Fails, "telling": Telling},
+    )
+    assert begun.plans[0].acting()["run_ended"] == ["telling"]
+    with pytest.raises(ComponentError, match="raised ValueError: no"):
+        begun.run()
+    name = begun.plans[0].settings.name
+    assert told == [f"telling {what}" for what in ("set up", name, "evaluated", "stopped")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,13 +36,31 @@ class Seen(Component):
 
 
 def opened(**more):
-    return rlalign.open(task={Texts: None}, **{"use": [Seen], **more})
+    return rlalign.open(**{"task": {Texts: None}, "use": [Seen], **more})
 
 
 def test_every_response_is_measured_and_no_token_is_counted():
     row = opened().evaluate(logged=True)
     assert row["eval/responses"] == 5 and row["eval/Seen"] == 13 / 5 and row["eval/Seen/all"] == 13
     assert not {"eval/tokens", "eval/length"} & set(row)
+
+
+class Scored(Texts):
+    """The same with stored scores, but for one that the second of them lacks."""
+
+    def examples(self, split):
+        a, b, c = super().examples("train")
+        return [replace(a, scores=(1.0, 4.0)), b if split == "val" else replace(b, scores=(0.5, 2, 2)), c]
+
+
+def test_stored_scores_are_what_the_reward_logged_says():
+    row = opened(task={Scored: None}, use=[Seen, "logged"]).evaluate(logged=True)
+    assert row["eval/logged"] == 9.5 / 5 and row["eval/Seen"] == 13 / 5
+
+
+def test_a_response_without_a_stored_score_is_told():
+    with pytest.raises(RLAlignError, match="example `b` has responses without a stored score"):
+        opened(task={Scored: None}, use=["logged"], split="val").evaluate(logged=True)
 
 
 def test_only_the_first_examples_where_so_many_are_asked_for():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign.errors import STEERING, ConfigError
 from rlalign.records import logs
+from rlalign.records.result import is_evaluation
 from rlalign.records.rundir import RunDir, checkpoint_of, is_run
 
 if TYPE_CHECKING:
@@ -104,8 +105,7 @@ def logged_samples(run: Result, at: Any = None) -> list[dict[str, Any]]:
             from rlalign.running.checkpointing import index_at
 
             at = index_at(RunDir(run.folder), at)
-        numbers = {where[0]: 0, **{_place(row): i for i, row in enumerate(run.metrics, 1)}}
-        evaluated = {numbers[place]: place for place in where if place in numbers}
+        evaluated = {done: place for done, place in _evaluated(run).items() if place in where}
         if at not in evaluated:
             new = f"; `rlalign sample {run.folder} --at {at} --new` takes samples of its checkpoint"
             raise ConfigError(
@@ -114,6 +114,18 @@ def logged_samples(run: Result, at: Any = None) -> list[dict[str, Any]]:
             )
         asked = evaluated[at]
     return [row for row, place in zip(rows, where, strict=True) if place == asked]
+
+
+def _evaluated(run: Result) -> dict[int, tuple[str, int, int]]:
+    """Where a run was evaluated, by the iterations before; the end of a phase, if the next one begins with one too."""
+    found: dict[int, tuple[str, int, int]] = {}
+    done = 0
+    for row in run.rows:
+        if is_evaluation(row):
+            found.setdefault(done, _place(row))
+        else:
+            done += 1
+    return found
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, int, int]:

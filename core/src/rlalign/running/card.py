@@ -31,6 +31,8 @@ class Card:
     name: str
     pipeline: Pipeline
     metrics: Mapping[str, float]
+    measured: str = ""
+    """Where in the run that was, which need not be where these weights are; without it no figures are told."""
     signatures: Mapping[str, str] = field(default_factory=dict)
     """What scores depend on beside the texts, by their names."""
     spread: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Card:
 
     def _figures(self) -> str | None:
         """The metrics, with 95 % intervals where an evaluation can say them, and the signatures of scores."""
-        if not self.metrics:
+        if not self.metrics or not self.measured:
             return None
         rows = []
         for name, value in sorted(self.metrics.items()):
@@ -106,7 +108,7 @@ class Card:
         signed = [f"- `{name}`: `{said}`" for name, said in sorted(self.signatures.items()) if name in listed]
         return "\n".join(
             [
-                "## Figures\n\n| metric | value | 95 % interval |\n|---|---|---|",
+                f"## Figures\n\nMeasured {self.measured}.\n\n| metric | value | 95 % interval |\n|---|---|---|",
                 *rows,
                 *(
                     ["\nIntervals are over examples, of one run: mean ± 1.96 standard errors."]

@@ -191,7 +191,8 @@ class _Phase:
             return "a component has asked how far it is"
         if self.longer and self.plan.asks_ahead:
             return "no responses were sampled ahead in its last iteration"
-        iteration, watched = self.state["iteration"], self.plan.training.implementing("evaluated")
+        iteration = self.state["iteration"]
+        watched = any(stages.implementing("evaluated") for stages in self.plan.told)
         extra = self.longer and asked is not None and (not asked.every or iteration % asked.every)
         return "a component has heard of the evaluation at its end" if extra and watched else None
 

@@ -185,6 +185,7 @@ class Saver:
             "phase": phase.state(),
             "recipes": space.models.recipes,
             "last": space.last,
+            "measured": space.measured,
             "spread": space.spread,
             "best": self._best.state(),
             "lock": self._lock,

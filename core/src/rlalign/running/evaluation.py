@@ -47,7 +47,8 @@ def evaluate(phase: RunningPhase) -> None:
     phase.workspace.spread = spread(by_example(phase, rollout, reward))
     phase.workspace.display.evaluated(metrics)
     phase.workspace.display.sample(rows[0])
-    phase.plan.training.evaluated(phase.run, metrics)
+    for stages in phase.plan.told:
+        stages.evaluated(phase.run, metrics)
 
 
 def examples(phase: RunningPhase) -> list[Example]:
@@ -85,7 +86,7 @@ def measured(phase: RunningPhase, *, logged: bool = False) -> tuple[Rollout, Rew
 
 
 def given(phase: RunningPhase) -> Rollout:
-    """The logged responses of the examples that have any."""
+    """The logged responses of the examples that have any, and the scores stored with them."""
     asked = phase.settings.evaluate
     assert asked is not None
     first = examples(phase)
@@ -95,7 +96,7 @@ def given(phase: RunningPhase) -> Rollout:
             f"no example of the split `{asked.split}` has a logged response to measure; in the task `dataset`, "
             f"`responses: COLUMN` names the column with them (the first example has beside its prompt: {held})"
         )
-    return phase.models.policy.encode(found)
+    return phase.logged.rollout(found)
 
 
 def scored(phase: RunningPhase, rollout: Rollout) -> tuple[Rollout, Reward]:

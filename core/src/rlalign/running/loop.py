@@ -311,7 +311,7 @@ class Session(Workspace):
         self.logs.event(events.ended())  # before the model, whose presence says that all is done
         self.display.stage("writing the model")
         signed, lock = Result(self.dir.path).signatures, read_lock(self.dir.lock, provenance=True)
-        card = Card(self.dir.name, self.pipeline, self.last, signed, self.spread, lock)
+        card = Card(self.dir.name, self.pipeline, self.last, self.measured, signed, self.spread, lock)
         note = save_folder(policy, self.dir.model, card)
         if note is not None:
             self.display.note(f"{self.dir.model}: {note.partition('. ')[0]} (more in its README.md)")
@@ -319,8 +319,8 @@ class Session(Workspace):
     def _tell_ended(self, error: Exception | None) -> None:
         """Tell the components that this process worked with, each once."""
         if hasattr(self, "phase"):
-            for plan in self.plans:
-                plan.training.run_ended(self.phase.run, error, self.components.dismiss)
+            for stages in (stages for plan in self.plans for stages in plan.told):
+                stages.run_ended(self.phase.run, error, self.components.dismiss)
 
     def _run_phase(self, repeat: int, place: int, saver: Saver) -> None:
         phase = self.phase = open_phase(self, self.plans[place], repeat, place)
@@ -359,8 +359,10 @@ class Session(Workspace):
         self.dir.require_mine()
         shutil.rmtree(self.dir.model, ignore_errors=True)
 
-    def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        super().remember(metrics, evaluation=evaluation)
+    def remember(self, metrics: Mapping[str, float], where: Mapping[str, Any], *, evaluation: bool) -> None:
+        super().remember(metrics, where, evaluation=evaluation)
         if evaluation:
-            iteration = self.phase.iteration
-            self.best.seen(metrics, self.ticks + iteration, counts=iteration > 0)
+            phase, again = self.phase, self.phase.repeat + 1 < self.pipeline.repeat
+            later = self.plans if again else self.plans[phase.place + 1 :]
+            index, counts = self.ticks + phase.iteration, phase.iteration > 0
+            self.best.seen(metrics, index, counts=counts, plan=phase.plan, later=later)

@@ -323,13 +323,13 @@ class Opened(Workspace):
             raise ConfigError(f"{self.name}: is a model already; copy its folder")
         if folder.exists():
             raise ConfigError(f"{folder}: exists; move it away, or choose another place")
-        phase = self.plans[self.place].settings.name
-        origin = (
-            f"Exported from the run {self.name} after iteration {self._phase_state['iteration']} of {phase}."
-        )
+        phase, at = self.plans[self.place].settings.name, self._phase_state["iteration"]
+        origin = f"Exported from the run {self.name} after iteration {at} of {phase}."
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.models.policy.saves_float32 = float32
-        card = Card(self.name, self.pipeline, self.last, self.noted, self.spread, self.lock, origin)
+        card = Card(
+            self.name, self.pipeline, self.last, self.measured, self.noted, self.spread, self.lock, origin
+        )
         save_folder(self.models.policy, folder, card)
         return folder
 

@@ -110,7 +110,8 @@ class RunningPhase:
             components.restore()
         else:
             self._load(state)
-        plan.training.phase_started(self.run)
+        for stages in plan.told:
+            stages.phase_started(self.run)
         if state is None or changed:
             self.iterations = self.draw.planned(train)
         if state is not None:
@@ -206,7 +207,7 @@ class RunningPhase:
     def log(self, metrics: Mapping[str, float], *, evaluation: bool = False) -> None:
         """A line of metrics.jsonl."""
         self.workspace.logs.metrics({**self.where, "step": self.step, **metrics}, step=self.tick)
-        self.workspace.remember(metrics, evaluation=evaluation)
+        self.workspace.remember(metrics, self.where, evaluation=evaluation)
 
     @contextmanager
     def telling_where(self) -> Iterator[None]:

@@ -27,6 +27,8 @@ class PhasePlan:
     evaluators: tuple[Member, ...]
     training: Stages
     evaluation: Stages
+    only_evaluating: Stages
+    """Those of evaluation that training knows nothing of."""
     models: Mapping[str, Role]
     lagging: Mapping[str, int]
     """After how many iterations each copy of the policy that the core renews takes its weights."""
@@ -65,6 +67,11 @@ class PhasePlan:
         return once((*self.members, *self.evaluators))
 
     @property
+    def told(self) -> tuple[Stages, Stages]:
+        """Who is told of events, each component once: those that train, then those that only evaluate."""
+        return self.training, self.only_evaluating
+
+    @property
     def responses(self) -> frozenset[str]:
         """Which responses it learns from: `sampled` ones, `logged` ones, or both."""
         names = self.source.component.sources or [short(self.source.item.component)]
@@ -100,13 +107,18 @@ class PhasePlan:
         """Those that only watch."""
         return [m for m in self.members if m.role == "observers"]
 
+    def _implementing(self, hook: str) -> list[Member]:
+        """Who takes part in a stage of training, or is told of an event."""
+        stages = self.told if hook in ("phase_started", "evaluated", "run_ended") else (self.training,)
+        return [member for part in stages for member in part.implementing(hook)]
+
     def acting(self) -> dict[str, list[str]]:
         """Who acts in each stage, for `rlalign check`."""
         found = {
             hook: names
             for hook in HOOKS
             if hook != "evaluate"
-            and (names := [m.name for m in self.training.implementing(hook) if m.role != "observers"])
+            and (names := [m.name for m in self._implementing(hook) if m.role != "observers"])
         }
         if self.settings.evaluate:
             measures = [*self.evaluation.implementing("reward"), *self.evaluation.implementing("evaluate")]

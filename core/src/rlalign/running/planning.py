@@ -180,6 +180,8 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
     if len(faults.found) > before:  # components that do not fit make no plan
         return None
     training, evaluation = Stages(members, "train"), Stages(evaluators, "evaluate")
+    trained = {id(m.component) for m in members}
+    only_evaluating = Stages([m for m in evaluators if id(m.component) not in trained], "evaluate")
     if len(training.implementing("rollout")) != 1:
         raise ConfigError(f"{source.item.place}: `{source.name}` cannot answer: it has no `rollout` hook")
     plan = PhasePlan(
@@ -189,6 +191,7 @@ def plan_phase(phase: Phase, builder: Builder) -> PhasePlan | None:
         evaluators=evaluators,
         training=training,
         evaluation=evaluation,
+        only_evaluating=only_evaluating,
         models={name: "lagging" if isinstance(m, Lagging) else m for name, m in declared.items()},
         lagging={name: m.every for name, m in declared.items() if isinstance(m, Lagging)},
         trains=tuple(dict.fromkeys(name for m in members for name in m.component.trains)),

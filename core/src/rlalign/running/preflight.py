@@ -11,6 +11,7 @@ from rlalign.data.example import Example
 from rlalign.errors import ConfigError, Faults, refusing
 from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Policy
+from rlalign.running.best import unmeasured
 from rlalign.running.half import note_if_slow
 from rlalign.running.plan import PhasePlan
 from rlalign.running.playing import opening
@@ -69,6 +70,7 @@ def preflight(
         train = found.get((id(plan.task), "train"))
         if train and plan.reads_train and "logged" in plan.responses:
             faults.found += _without_log(plan, train)
+    faults.found += unmeasured(space.pipeline.checkpoints, space.plans)
     faults.stop()
     if not elsewhere:
         note_if_slow(space)

@@ -53,6 +53,8 @@ class Workspace:
         """Iterations of the phases that are over."""
         self.last: dict[str, float] = {}
         """The metrics a finished run reports: its last evaluation's, or its last iteration's."""
+        self.measured = ""
+        """Where in the run that was, in words."""
         self.spread: dict[str, list[float]] = {}
         """Of those that are means over examples: half their 95 % interval, and how many."""
         self.models = Models(
@@ -137,7 +139,7 @@ class Workspace:
         )
         self.components.saved = dict(saved.components)
         self.step, self.ticks, self.last = loop["step"], loop["ticks"], loop["last"]
-        self.spread = loop.get("spread", {})
+        self.spread, self.measured = loop.get("spread", {}), loop.get("measured", "")
         self.budget, self.head_chunk = loop["phase"]["budget"], loop["phase"]["head_chunk"]
         self.models.policy.at_once = loop["phase"]["at_once"]
 
@@ -154,10 +156,13 @@ class Workspace:
             self.told.add((whose, what))
             self.display.note(f"{whose} {said}")
 
-    def remember(self, metrics: Mapping[str, float], *, evaluation: bool) -> None:
-        """Keep what a finished run will report."""
+    def remember(self, metrics: Mapping[str, float], where: Mapping[str, Any], *, evaluation: bool) -> None:
+        """Keep what a finished run will report, and where it was measured."""
         if evaluation or not any(name.startswith("eval/") for name in self.last):
             self.last = {name: value for name, value in metrics.items() if not name.startswith("time/")}
+            again = f", pass {where['repeat'] + 1}" if self.pipeline.repeat > 1 else ""
+            when = "after" if evaluation else "in"
+            self.measured = f"{when} iteration {where['iteration']} of `{where['phase']}`{again}"
 
 
 def _device(asked: str) -> torch.device:
