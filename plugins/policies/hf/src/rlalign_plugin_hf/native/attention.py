@@ -130,7 +130,7 @@ class Reading:
         both = self._columns.both[layer, ..., :P, :]
         q_MHD, kv_M2KD = parted(qkv_MJD, both.shape[2])
         both.copy_(kv_M2KD.view(n, P, *kv_M2KD.shape[1:]).permute(2, 0, 3, 1, 4))
-        return self._attend(q_MHD, *both, self._mask, causal=self._mask is None)
+        return self._attend(q_MHD, both[0], both[1], self._mask, causal=self._mask is None)
 
     def cross(self, layer: int, q_MHD: Tensor) -> Tensor:
         assert self._cross is not None
