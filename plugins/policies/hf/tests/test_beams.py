@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from rlalign import Example, Rollout, Sampling
+from rlalign_plugin_hf import Seq2SeqLM
 
 FAMILIES = ("gpt2", "llama", "t5", "bart", "bert2bert")
 TWO_DIGITS = {f"w{i}" for i in range(10, 60)}
@@ -72,3 +76,29 @@ def test_to_the_search_a_stop_string_is_an_end(
     expected = sampled(policy, examples, how)
     assert responses(rollout) == responses(expected) != found
     assert rollout.finished_N.tolist() == expected.finished_N.tolist()
+
+
+@pytest.fixture
+def forced(folders: Mapping[str, Path], tmp_path: Path) -> Any:
+    """A BART whose first token is forced, and that would end at once."""
+    folder = Path(shutil.copytree(folders["bart"], tmp_path / "model"))
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "forced_bos_token_id": 9}))
+    policy = Seq2SeqLM(Seq2SeqLM.Config(path=str(folder)))
+    policy.setup()
+    with torch.no_grad():
+        policy.network.final_logits_bias[:, list(policy.ends)] += 50.0
+    return policy
+
+
+@pytest.mark.parametrize(("least", "most"), ((0, 1), (0, 6), (3, 6), (6, 6)))
+def test_a_forced_first_token_counts_as_given(
+    forced: Any, examples: Sequence[Example], least: int, most: int
+) -> None:
+    """Beams are as long as greedy responses; each of these ends as soon as it may."""
+    how = Sampling(max_new_tokens=most, min_new_tokens=least)
+    greedily = sampled(forced, examples, how.model_copy(update={"greedy": True}))
+    searched = sampled(forced, examples, how.model_copy(update={"beams": 3}))
+    assert set(greedily.length_N.tolist()) == {min(least + 1, most)}
+    assert searched.length_N.tolist() == greedily.length_N.tolist()
+    assert 9 not in searched.actions_NT[:, 0].tolist()

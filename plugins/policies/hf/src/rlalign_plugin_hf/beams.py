@@ -27,13 +27,14 @@ def searched(policy: LanguageModel, examples: Sequence[Example], how: Sampling) 
     inputs = policy.prompts(examples)
     ids_GL, real_GL = policy._side_by_side(inputs)
     own = policy.network.generation_config
+    forced = policy.positions.begin - 1  # a forced first token, which `generate` counts as new
     plan = GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=how.beams,
         length_penalty=how.length_penalty,
         num_return_sequences=how.samples,
         do_sample=False,
-        min_new_tokens=how.min_new_tokens,
-        max_new_tokens=how.max_new_tokens,
+        min_new_tokens=how.min_new_tokens + forced,
+        max_new_tokens=how.max_new_tokens + forced,
         eos_token_id=list(policy.ends),
         pad_token_id=policy.end,
         bos_token_id=own.bos_token_id,
