@@ -52,6 +52,12 @@ def test_no_references(cls):
         ("#### −3", -3),
         ("#### $1,000", 1000),
         ("#### -$5", -5),
+        ("#### -€ 5", -5),
+        ("#### - 18", 18),
+        ("So the answer is:\n- 18", 18),
+        ("So it costs:\n- $18", 18),
+        ("- £ 18", 18),
+        ("12 - 5", 5),
         ("#### Step 2\nThat makes 14.", 14),
         ("#### 1\n#### 2", 2),
         ("it is 2/4", Fraction(1, 2)),
@@ -83,6 +89,7 @@ def test_numbers_that_nobody_can_read():
 def test_only_marked_numbers():
     assert answer_of("it is 3", marked=True) is None
     assert answer_of("it is 3 #### 4", marked=True) == 4
+    assert answer_of("#### - 18", marked=True) is None
 
 
 @pytest.mark.parametrize(

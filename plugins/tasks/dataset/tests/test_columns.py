@@ -152,6 +152,18 @@ def test_finished(tmp_path):
         )
 
 
+def test_finished_beside_a_response_that_is_not_there(tmp_path):
+    """Said of all columns, it goes as scores do; it may be said of those alone that are there."""
+    row = {"prompt": "p", "a": "x", "b": None, "c": "y"}
+    options = {"responses": ("a", "b", "c"), "finished": "f"}
+    for said in ([True, True, False], [True, None, False], [True, False]):
+        example = one(tmp_path, {**row, "f": said}, **options)
+        assert (example.responses, example.finished) == (("x", "y"), (True, False))
+    assert one(tmp_path, {**row, "c": None, "f": True}, **options).finished == (True,)
+    for wrong in ([True], [True] * 4, [True, False, None], True):
+        bad(tmp_path, {**row, "f": wrong}, "expected true or false for each of 2 responses", **options)
+
+
 def test_csv_cells(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text('prompt,a,b,sa,sb,f\np,x,,1e-1,,true\nq,x,y,TRUE,2,"[1]"\n')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from pathlib import Path
 from threading import Thread
 
 from rlalign import RLAlignError
@@ -41,6 +42,21 @@ def require(source: str) -> None:
     if not constants.is_offline_mode():
         _log.warning("%s; %s is loaded from the cache (%s)", why, source, constants.HF_HUB_CACHE)
         constants.HF_HUB_OFFLINE = True  # transformers would ask again for each file, six times
+
+
+def file_of(source: str, name: str) -> Path | None:
+    """A small file of a model on the hub, fetched if need be; None where the model has none, as far as is known."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    if found is not None:
+        return Path(found)
+    if try_to_load_from_cache(source, name) is None:
+        _log.warning(
+            "%s: the hub's cache does not say whether it has a %s; taken for one without", source, name
+        )
+    return None
 
 
 @cache

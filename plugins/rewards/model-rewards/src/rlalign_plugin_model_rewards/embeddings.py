@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +12,24 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from rlalign import Rollout, Run, Score, hookimpl
+from rlalign import ConfigError, RLAlignError, Rollout, Run, Score, hookimpl
+from rlalign.data.limits import require_file
+from rlalign_plugin_hf import hub
+from rlalign_plugin_hf.faults import explained
+from rlalign_plugin_hf.folders import LARGEST_JSON, local
 from rlalign_plugin_model_rewards.scorer import Padded, Scorer, ScorerOptions
 from rlalign_plugin_model_rewards.texts import texts_of
 
 Pooling = Literal["mean", "cls", "last"]
 POOLINGS: dict[str, Pooling] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_mean_tokens": "mean",
+    "cls": "cls",
+    "cls_token": "cls",
+    "lasttoken": "last",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "mean_sqrt_len_tokens": "mean",  # another length, and so the same cosine
 }
-"""What Sentence-Transformers writes into `1_Pooling/config.json`."""
+"""What Sentence-Transformers calls them in `1_Pooling/config.json`: as `pooling_mode`, or behind that word."""
 
 
 def pooled(states_nLC: Tensor, real_nL: Tensor, pooling: Pooling) -> Tensor:
@@ -51,7 +57,7 @@ class EmbeddingSimilarity(Scorer):
         pooling: Pooling | None = Field(
             None,
             description="from tokens to a text: their `mean`, the first (`cls`), or the `last`; null: what "
-            "`1_Pooling/config.json` in the model's folder says, else the mean",
+            "the model's `1_Pooling/config.json` says, else the mean",
         )
         prefix: str = Field(
             "", description="put before every text, where an encoder was trained so (`query: `)"
@@ -63,17 +69,23 @@ class EmbeddingSimilarity(Scorer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._pooling: Pooling = config.pooling or _said_by(Path(config.path)) or "mean"
+        self._pooling: Pooling | None = config.pooling
+        if self._pooling is None and Path(local(str(config.path))).is_dir():
+            self._pooling = pooling_of(str(config.path))
 
     def signature(self) -> str:
-        return self.signed(f"to:{self.config.to}", f"pooling:{self._pooling}")
+        # What a model named on the hub says is known once it is set up.
+        return self.signed(f"to:{self.config.to}", f"pooling:{self._pooling or 'own'}")
 
     def anatomy(self, network: Any) -> Any:
         return network.get_encoder() if network.config.is_encoder_decoder else network
 
     def setup(self, run: Run) -> None:
         super().setup(run)
-        if (most := _longest(Path(self.config.path))) and self.config.max_tokens is None:
+        source = str(self.config.path)
+        if self._pooling is None:
+            self._pooling = pooling_of(source)
+        if self.config.max_tokens is None and (most := _longest(source)):
             self.reader.longest = min(most, self.reader.longest or most)
 
     @hookimpl
@@ -95,6 +107,7 @@ class EmbeddingSimilarity(Scorer):
         return self.over(rows, self._embedded, remember=remember)
 
     def _embedded(self, padded: Padded) -> list[Tensor]:
+        assert self._pooling is not None
         states_nLC = self.forward(padded).last_hidden_state.float()
         return [x.clone() for x in pooled(states_nLC, padded.real_nL, self._pooling).cpu()]
 
@@ -104,19 +117,39 @@ def _cosine(text: str, mine_C: Tensor, other: str, theirs_C: Tensor) -> float:
     return float(mine_C @ theirs_C) if text.strip() and other.strip() else 0.0
 
 
-def _said_by(folder: Path) -> Pooling | None:
-    said = _json(folder / "1_Pooling" / "config.json")
-    return next((pooling for key, pooling in POOLINGS.items() if said.get(key) is True), None)
+def pooling_of(source: str) -> Pooling:
+    """How a sentence encoder pools, by its files; the mean where they say nothing."""
+    name = "1_Pooling/config.json"
+    said = _said_in(source, name)
+    flags = [key for key, value in said.items() if key.startswith("pooling_mode_") and value is True]
+    modes = said.get("pooling_mode") or [flag.removeprefix("pooling_mode_") for flag in flags]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if not modes:
+        return "mean"
+    if len(modes) > 1 or modes[0] not in POOLINGS:
+        raise ConfigError(
+            f"{source}: its {name} says that it pools by {' and '.join(map(str, modes))}, and here there are `mean`, "
+            "`cls` and `last`, one of them; take another encoder, or say with `pooling:` what may stand for it"
+        )
+    return POOLINGS[modes[0]]
 
 
-def _longest(folder: Path) -> int | None:
+def _longest(source: str) -> int | None:
     """Tokens that a Sentence-Transformers model was trained to read."""
-    most = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    most = _said_in(source, "sentence_bert_config.json").get("max_seq_length")
     return most if isinstance(most, int) and most > 2 else None
 
 
-def _json(file: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        said = json.loads(file.read_text("utf-8"))
-        return said if isinstance(said, dict) else {}
-    return {}
+def _said_in(source: str, name: str) -> dict[str, Any]:
+    """What a JSON file of a model says, fetched for a name on the hub; nothing where the model has no such file."""
+    folder = Path(local(source))
+    try:
+        file = folder / name if folder.is_dir() else hub.file_of(source, name)
+        if file is None or not file.exists():
+            return {}
+        require_file(file, LARGEST_JSON)
+        return dict(json.loads(file.read_text("utf-8")))
+    except RLAlignError:
+        raise
+    except Exception as error:
+        raise RLAlignError(explained(source, error, f"its {name} cannot be read")) from error

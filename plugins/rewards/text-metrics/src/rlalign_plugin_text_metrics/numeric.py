@@ -14,7 +14,7 @@ from rlalign_plugin_text_metrics.metric import TextMetric, references
 
 _UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"(?<![\w.])(?P<sign>[-−+](?:\s?(?=\$))?)?[$€£]?\s?(?P<top>{_UNSIGNED})"
+    rf"(?<![\w.])(?P<sign>[-−+])?(?:[$€£]\s?)?(?P<top>{_UNSIGNED})"
     rf"(?:(?P<power>[eE][-+]?\d{{1,3}})(?!\w)|\s?/\s?(?P<under>{_UNSIGNED}))?"
 )
 _MARKED = re.compile(rf"####\s*({_NUMBER.pattern})")
@@ -46,7 +46,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         if not under:
             return None
         value /= under
-    return -value if (match["sign"] or "+")[0] in "-−" else value
+    return -value if (match["sign"] or "+") in "-−" else value
 
 
 def same(one: Fraction, other: Fraction, tolerance: float) -> bool:

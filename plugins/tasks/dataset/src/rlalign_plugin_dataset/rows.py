@@ -43,7 +43,7 @@ class Rows(Reader):
         named = self.columns.responses
         prompt, responses, better = self._prompt_and_responses(row)
         scores = self._scores(row, responses, better)
-        # A column that is empty in this row is a response that is not there, with its score.
+        # A column that is empty in this row is a response that is not there, with its score and its end.
         there = [i for i, response in enumerate(responses) if response is not None]
         if responses and not there:
             raise BadRow(f"no response in {quoted(named)}")
@@ -62,7 +62,7 @@ class Rows(Reader):
             prompt=prompt,
             responses=tuple(texts),
             scores=tuple(self._score(scores[i]) for i in there) if scores else (),
-            finished=self._finished(row, len(texts)),
+            finished=self._finished(row, len(responses), there),
             meta=self._meta(row),
         )
 
@@ -198,16 +198,21 @@ class Rows(Reader):
             raise BadRow(f"{name}: a score is {value}, outside of [{least:g}, {most:g}]")
         return float(value)
 
-    def _finished(self, row: Row, count: int) -> tuple[bool, ...]:
-        if self.columns.finished is None or not count:
+    def _finished(self, row: Row, count: int, there: Sequence[int]) -> tuple[bool, ...]:
+        """Of the responses that are there; the row says it of these alone, or of all its columns of responses."""
+        if self.columns.finished is None or not there:
             return ()
         value = self._value(row, self.columns.finished)
         values = value if isinstance(value, list) else [value]
         if self.columns.cells:
             words = {"true": True, "1": True, "false": False, "0": False}
             values = [words.get(str(v).strip().lower(), v) for v in values]
-        if len(values) != count or not all(isinstance(v, bool) for v in values):
-            raise BadRow(f"`{self.columns.finished}`: expected true or false for each of {count} responses")
+        if len(values) == count:
+            values = [values[i] for i in there]
+        if len(values) != len(there) or not all(isinstance(v, bool) for v in values):
+            raise BadRow(
+                f"`{self.columns.finished}`: expected true or false for each of {len(there)} responses"
+            )
         return tuple(values)
 
     def _meta(self, row: Row) -> Mapping[str, Any]:
