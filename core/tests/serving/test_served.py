@@ -166,6 +166,15 @@ def test_what_cannot_travel_is_named() -> None:
         groups_of(given)
 
 
+def test_actions_that_are_numbers_travel() -> None:
+    from rlalign.serving.questions import groups_of
+
+    given = rollout(["a", "b"])
+    given.__dict__["actions_NT"] = torch.full_like(given.actions_NT, torch.inf, dtype=torch.float32)
+    (_, group), *_ = groups_of(given)
+    assert group["dtype"] == "float32" and {"~": "float", "of": "inf"} in group["responses"][0]["actions"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -48,6 +48,7 @@ from rlalign.running.card import Card, save_folder
 from rlalign.running.components import keyed
 from rlalign.running.display import PlainDisplay
 from rlalign.running.given import NoModel
+from rlalign.running.phase import RunningPhase
 from rlalign.running.plan import new_tokens
 from rlalign.running.planning import plan_phases
 from rlalign.running.signatures import signatures_of
@@ -61,6 +62,7 @@ class Opened(Workspace):
     """What can be asked of a run or of a model without changing it."""
 
     data: AskedData
+    phase: RunningPhase
     leaves_files = False
 
     def __init__(self, pipeline: Pipeline, registry: Registry, name: str, place: int = 0) -> None:

@@ -44,7 +44,7 @@ def groups_of(rollout: Rollout) -> list[tuple[list[int], Group]]:
             responses = [
                 {
                     "text": rollout.texts[i],
-                    "actions": taken if exact else _plain(taken, example),
+                    "actions": taken if exact else _plain(taken),
                     "mask": "".join("01"[chosen] for chosen in masks_NT[i][: lengths[i]]),
                     "finished": finished[i],
                 }
