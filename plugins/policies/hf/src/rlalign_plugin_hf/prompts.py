@@ -290,7 +290,7 @@ class PromptReader:
             raise ValueError("the tokenizer has none; say plain text")
         if self._template is None:
             template = self.tokenizer.get_chat_template()
-            self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
+            self._template = ChatTemplate(template, self.tokenizer.special_tokens_map, self.config.today)
         return self._template.render(messages, answered=answered)
 
     def _written(self, example: Example) -> _Written:
