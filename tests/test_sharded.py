@@ -63,6 +63,7 @@ FOUR = {
 HALF: dict[str, tuple[str, ...]] = {"half": (), "half, lora": ("policy.causal-lm.lora.r=2",)}
 MANY = {
     "own value": ("ppo", OWN),
+    "a value alone": ("ppo", OWN, "algorithm={ppo: {warmup: 2}}", "train.weight_decay=0.5"),
     "lora, own value": ("ppo", OWN, "policy.causal-lm.lora.r=2"),
     "recomputed": ("rloo", "train.recompute=true", "models.reference={of: start}"),
     "t5": ("ppo-seq2seq",),

@@ -1181,6 +1181,28 @@ def test_frozen_models_get_no_gradient(tmp_path: Path) -> None:
         assert all(p.grad is not None for p in bench.run.models["value"].parameters())
 
 
+@pytest.mark.parametrize("silent, other", [("policy", "value"), ("value", "policy")])
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_a_model_of_which_no_loss_says_anything_has_no_gradient(
+    silent: str, other: str, cut: bool, tmp_path: Path
+) -> None:
+    """Zeros would be one to an optimiser that decays weights. `cut`: passes are made as by ranks together."""
+
+    class OfOne(ValueLoss):
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            return Loss(batch.mean_over_tokens(now.values_NT if other == "value" else now.logprobs_NT))
+
+    said = {**LOSSES["value-loss-on-reference"], "algorithm": "of-one"}
+    bench = Bench(tmp_path, pipeline(said, DATA["logged"]), {**COMPONENTS, "of-one": OfOne})
+    bench.engine._cut = cut
+    for route, budget, chunk in (("A", WHOLE, WHOLE), ("A", 40, 21), ("B", 40, 12), ("T", 40, 12)):
+        bench.engine.route, bench.engine.budget, bench.engine.head_chunk = route, budget, chunk  # type: ignore
+        bench.engine.step(bench.batch(), bench.phase.losses)
+        assert all(p.grad is None for p in bench.run.models[silent].parameters()), route
+        assert all(p.grad is not None for p in bench.run.models[other].parameters()), route
+
+
 def test_bfloat16_runs_near_float32(tmp_path: Path) -> None:
     found: dict[str, dict[str, Tensor]] = {}
     for dtype in ("float32", "bfloat16"):

@@ -65,6 +65,8 @@ class Engine(Forward):
         self._uncut = [p for p in self._parameters if not is_cut(p)]
         self._cut = any(model.sharded for model in models.values())
         """Whether passes are made by all ranks together, and none may leave one out."""
+        self._reached: set[str] = set()
+        """Outputs of which this rank's losses have had a gradient in the present step."""
 
     # -- one optimiser step ---------------------------------------------------------------------
 
@@ -89,16 +91,38 @@ class Engine(Forward):
         world = here()
         cuts = self.cut(batch.rollout, self.unit, world.size)
         what, cut = f"the gradient of {len(batch)} responses", self._cut
-        work = partial(self._in_rounds if cut else self._some, batch, losses, cuts)
+        how = self._in_rounds if cut else self._some
+        work = partial(how, batch, losses, cuts, world.rank, world.size)
+        self._reached = set()
+
+        def done() -> tuple[Metrics, list[str]]:
+            return work(), sorted(self._reached)
+
         self.amid = cut
         try:
-            found = world.summed(partial(work, world.rank, world.size), self._uncut, what, together=cut)
+            found = world.summed(done, self._uncut, what, together=cut)
         finally:
             self.amid = False
         rest(self.models.values())
-        for more in found[1:]:
-            add(found[0], more)
-        return found[0]
+        if cut:
+            self._clear_unreached({name for _, names in found for name in names})
+        total: Metrics = {}
+        for more, _ in found:
+            add(total, more)
+        return total
+
+    def _clear_unreached(self, reached: Collection[str]) -> None:
+        """Take away the zeros that passes made together leave in models of which no rank's loss says anything.
+
+        A gradient of zero is not none: the optimiser would decay the weights, and move them by what it remembers.
+        """
+        names: set[str | None] = {"policy"} if any(name in reached for name in self.want) else set()
+        if "values" in reached:
+            names |= {"value", self._value("value").trunk}
+        kept = {p for name in self.trains if name in names for p in self.models[name].parameters()}
+        for parameter in self._parameters:
+            if parameter not in kept:
+                parameter.grad = None
 
     def _some(self, batch: Batch, losses: Losses, cuts: Sequence[Block], rank: int, ranks: int) -> Metrics:
         """A rank's micro-batches of the step."""
@@ -148,8 +172,8 @@ class Engine(Forward):
             return
         assert h is not None
         row_M, learns = piece.rollout.chosen[0], self._policy_learns()
-        dh = torch.zeros_like(h) if h.requires_grad else None
-        dv = torch.zeros_like(v) if v is not None and v.requires_grad else None
+        dh: Tensor | None = None
+        dv: Tensor | None = None
         for rows in runs:
             at: Tensor | slice = slice(None)
             part = piece
@@ -159,12 +183,10 @@ class Engine(Forward):
             v_part = v.detach()[at] if v is not None else None
             cotangents = self._cotangents(part, head.outputs, v_part, losses, total)
             g_chunk = head.backward({name: cotangents[name] for name in self.want if name in cotangents})
-            if dh is not None and g_chunk is not None:
-                dh[at] = g_chunk
-            if dv is not None and "values" in cotangents:
-                dv[at] = cotangents["values"]
+            dh = _with(dh, at, g_chunk, h)
+            dv = _with(dv, at, cotangents.get("values"), v)
             del head
-        _backward([h, v], [dh, dv])
+        self._backward([h, v], [dh, dv])
 
     def _in_turns(self, piece: Batch, losses: Losses, total: Metrics, micro: int, turns: int = 0) -> None:
         """Route T: look at the whole piece first, then forward and backward part by part; in `turns` at least."""
@@ -190,7 +212,7 @@ class Engine(Forward):
             self._push(h, v, rollout, {name: g[steps[i]] for name, g in cotangents.items()})
         for _ in range(len(parts), turns):
             h, v = self._forward(rollouts[0], micro)
-            self._push(h, v, rollouts[0], {name: 0 * g[steps[0]] for name, g in cotangents.items()})
+            self._push(h, v, rollouts[0], {})
 
     def _whole_unit_runs(self, rollout: Rollout) -> list[Tensor] | None:
         """Row sets of whole units that fit a head chunk each; None where a unit does not (route B)."""
@@ -222,6 +244,7 @@ class Engine(Forward):
         cotangents = {
             name: g_NT[rollout.mask_NT] for name, g_NT in zip(leaves, grads, strict=True) if g_NT is not None
         }
+        self._reached |= cotangents.keys()
         chosen = [name for name in CHOSEN if name in cotangents]
         if self.mismatch is not None and chosen:
             weight_M = importance(outputs, piece, self.mismatch)
@@ -230,20 +253,24 @@ class Engine(Forward):
 
     def _push(self, h: Tensor | None, v: Tensor | None, rollout: Rollout, cotangents: Metrics) -> None:
         """Carry the cotangents through head and trunk, recomputing the head chunk by chunk."""
-        dh = None
+        dh: Tensor | None = None
         live = [name for name in self.want if name in cotangents]
-        if h is not None and (live or self._cut) and self._policy_learns():
-            dh = torch.zeros_like(h) if h.requires_grad else None
+        if h is not None and live and self._policy_learns():
             row_M, step_M = rollout.chosen
-            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk) if live else ():
+            for at in torch.arange(len(row_M), device=row_M.device).split(self.head_chunk):
                 head = self._opened(h[at], rollout, (row_M[at], step_M[at]), want=live, learns=True)
-                g_chunk = head.backward({name: cotangents[name][at] for name in live})
-                if dh is not None and g_chunk is not None:
-                    dh[at] = g_chunk
-        dv = cotangents.get("values")
-        if dv is None and v is not None and self._cut:
-            dv = torch.zeros_like(v)  # the others may have one
-        _backward([h, v], [dh, dv])
+                dh = _with(dh, at, head.backward({name: cotangents[name][at] for name in live}), h)
+        self._backward([h, v], [dh, cotangents.get("values")])
+
+    def _backward(self, outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:
+        """Back through the trunks that have a cotangent; of weights that are cut through all, since others may."""
+        pairs = [
+            (y, torch.zeros_like(y) if g is None else g.to(y.dtype))
+            for y, g in zip(outputs, cotangents, strict=True)
+            if y is not None and y.requires_grad and (g is not None or self._cut)
+        ]
+        if pairs:
+            torch.autograd.backward([y for y, _ in pairs], [g for _, g in pairs])
 
     def _policy_learns(self) -> bool:
         return "policy" in self.trains and torch.is_grad_enabled()
@@ -273,15 +300,15 @@ def importance(outputs: Mapping[str, Tensor], piece: Batch, how: Mismatch) -> Te
 
 def _nothing(piece: Batch, now: Outputs) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The losses of a rank without a micro-batch, which makes the passes that the others make."""
-    leaves = [x for x in vars(now).values() if isinstance(x, Tensor) and x.requires_grad]
-    return torch.stack([0 * x.sum() for x in leaves]).sum(), {}
+    return torch.zeros(()), {}
 
 
-def _backward(outputs: list[Tensor | None], cotangents: list[Tensor | None]) -> None:
-    pairs = [
-        (y, g)
-        for y, g in zip(outputs, cotangents, strict=True)
-        if y is not None and g is not None and y.requires_grad
-    ]
-    if pairs:
-        torch.autograd.backward([y for y, _ in pairs], [g.to(y.dtype) for y, g in pairs])
+def _with(
+    total: Tensor | None, at: Tensor | slice, piece: Tensor | None, like: Tensor | None
+) -> Tensor | None:
+    """A gradient of `like` with one more piece of it; it is none as long as no piece is."""
+    if piece is None or like is None:
+        return total
+    total = torch.zeros_like(like) if total is None else total
+    total[at] = piece
+    return total

@@ -354,7 +354,8 @@ def test_the_first_step_of_an_iteration_is_on_policy(tmp_path: Path) -> None:
 
 def test_a_critic_warms_up_alone(tmp_path: Path) -> None:
     weights: list[Tensor] = []
-    started = session(tmp_path, say({"ppo": {"warmup": 2}}, models=None, train={"iterations": 3}), {})
+    train = {"iterations": 3, "weight_decay": 0.5}
+    started = session(tmp_path, say({"ppo": {"warmup": 2}}, models=None, train=train), {})
     before = started.models.policy.free.clone()
 
     def watch(metrics: Mapping[str, float], **rest: Any) -> None:

@@ -98,6 +98,44 @@ def test_the_replayed_step_is_that_of_its_episodes(tmp_path: Path) -> None:
     assert float(batch.advantage_NT.abs().max()) > 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kl": 0.1},
+        {"kl": 0.1, "ratio": "token", "weigh_kl": True},
+        {"importance": {"cap": 1.5}},
+        {"importance": {"cap": 1.5, "level": "sequence"}, "ratio": "token", "kl": 0.1},
+    ],
+    ids=str,
+)
+def test_what_is_replayed_is_weighed_and_held_to_the_reference_as_what_is_new(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path, acting(**options))
+    steps = [bench.iterate()["optimiser_steps"] for _ in range(4)]
+    assert steps == [1, 2, 2, 2]
+    (component,) = [m.component for m in bench.phase.plan.members if m.name == "reflect-rl"]
+    batch = component.replay(bench.run, torch.device("cpu"))
+    rollout, mask_NT = batch.rollout, batch.rollout.mask_NT
+    now_NT = bench.run.score("policy", rollout, ["logprobs"]).logprobs_NT
+    ratio_NT = (now_NT - rollout.logprobs_NT).exp()
+    kl_NT = torch.zeros_like(ratio_NT)
+    if "kl" in options:
+        policy, reference = (bench.run.score(m, rollout, ["full_logprobs"]) for m in ("policy", "reference"))
+        away_NT = policy.full_logprobs_NT - reference.full_logprobs_NT
+        kl_NT = torch.expm1(-away_NT) + away_NT
+        assert float(kl_NT[mask_NT].max()) > 1e-4
+    assert float((ratio_NT[mask_NT] - 1).abs().max()) > 1e-3
+    # With weights the ratio is taken to the policy of when the iteration began, which it still is.
+    whole = "importance" in options
+    taken_NT = (torch.ones_like(ratio_NT) if whole else ratio_NT) if "ratio" in options else now_NT
+    weight_NT = ratio_NT.clamp(max=1.5) if whole else torch.ones_like(ratio_NT)
+    kl_NT = ratio_NT * kl_NT if "weigh_kl" in options else kl_NT
+    gain_NT = weight_NT * batch.advantage_NT * taken_NT - options.get("kl", 0.0) * kl_NT
+    metrics, _ = bench.gradient(batch.as_step())
+    assert metrics["loss"] == pytest.approx(-float(gain_NT[mask_NT].mean()), abs=1e-5)
+
+
 def test_a_run_that_was_killed_goes_on_to_the_bit(tmp_path: Path) -> None:
     """Rows, memory and weights; killed in the second stage, and in the third."""
     stages = [

@@ -198,6 +198,49 @@ def test_an_episode_that_was_written_down_is_read_as_the_same_tokens(
     require_same(again(policy, whole), whole)
 
 
+def spoken(told: Any, *, ended: bool = True) -> Spoken:
+    """Two words, what was said to them, and another word."""
+    asked = [{"role": "environment", "content": told}] if isinstance(told, str) else told
+    first = {"role": "assistant", "content": "w1 w2", **({} if ended else {"cut": True})}
+    return Spoken([first, *asked, {"role": "assistant", "content": "w3"}])
+
+
+TOLD = " ".join(["w4"] * 44)
+MESSAGES = [{"role": "user", "content": TOLD}]
+
+
+@pytest.mark.parametrize("told", [TOLD, MESSAGES], ids=["text", "messages"])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "cut"])
+def test_what_was_said_to_a_logged_response_counts_before_there_are_weights(
+    folders: Mapping[str, Path], tmp_path: Path, told: Any, ended: bool
+) -> None:
+    """A row is as long as it is read; one that has no room beside its prompt is left out before the run."""
+    from rlalign_plugin_hf import CausalLM
+
+    path = Path(shutil.copytree(folders["llama"], tmp_path / "chat"))
+    (path / "chat_template.jinja").write_text(TALK)
+    examples = [
+        Example("0", "w1 w2", responses=("w5 w6", spoken(told, ended=ended))),
+        Example("1", " ".join(["w1"] * 17), responses=(spoken(told, ended=ended),)),
+        Example("2", " ".join(["w1"] * 17), responses=("w1 w2 w3",)),
+    ]
+    policy = CausalLM(CausalLM.Config(path=str(path), too_long="drop"))
+    policy.open()
+    found = policy.lengths(examples)
+    (place, why), *others = policy.refuse(examples, ["logged"]).items()
+    assert place == 1 and not others
+    assert f"prompt's 18 tokens and its logged response's {found[1][1][0]} are more than the model" in why
+    policy.setup()
+    assert policy.lengths(examples) == found
+    assert policy.encode([examples[0], examples[2]]).length_N.tolist() == [*found[0][1], *found[2][1]]
+    with pytest.raises(RLAlignError, match="example `1`: a prompt of 18"):
+        policy.encode(examples)
+    policy = CausalLM(CausalLM.Config(path=str(path)))
+    policy.open()
+    with pytest.raises(ConfigError, match="example `1`: its prompt's 18 tokens and its logged response's"):
+        policy.refuse(examples, ["logged"])
+
+
 # -- chat templates -------------------------------------------------------------------------------------------
 
 TALK = (

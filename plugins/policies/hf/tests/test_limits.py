@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from rlalign import ConfigError, Example, RLAlignError
@@ -44,7 +45,7 @@ TEMPLATES = {
     "generation and reasoning": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
     "{{ m.reasoning_content }}/{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{{ m.name is defined }}"
     "{% endif %}{% endfor %}",
-    "a date": "{{ strftime_now('%Y') }}{{ range(3) | list }}{{ dict(a=1) }}",
+    "functions": "{{ strftime_now is defined }}{{ range(3) | list }}{{ dict(a=1) }}",
 }
 ENDLESS = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -78,6 +79,20 @@ def test_ordinary_templates_read_as_transformers_reads_them(tokenizer, name):
     assert ours.render(CHAT[1:2]) == tokenizer.apply_chat_template(
         CHAT[1:2], chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
     )
+
+
+DATED = "{{ strftime_now('%d %b %Y, %H:%M') }}"
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_on_any_day(copied: Path) -> None:
+    assert ChatTemplate(DATED, {}).render(CHAT) == "26 Jul 2024, 00:00"
+    for options, day in ({}, "26 Jul 2024"), ({"today": "2026-02-01"}, "01 Feb 2026"):
+        config = CausalLM.Config(path=str(copied), **options)
+        tokenizer = AutoTokenizer.from_pretrained(copied)
+        tokenizer.chat_template = DATED
+        assert PromptReader(tokenizer, config).rendered(CHAT) == f"{day}, 00:00"
+    with pytest.raises(ValidationError, match="a date like 2024-07-26"):
+        CausalLM.Config(path=str(copied), today="yesterday")
 
 
 @pytest.mark.slow

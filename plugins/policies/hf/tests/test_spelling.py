@@ -82,9 +82,9 @@ def test_long_ones_are_cut_and_counted(tokenizer, side):
     cut = reader(tokenizer, max_prompt_tokens=12, too_long="truncate").tokens(example)
     assert cut == (whole[-12:] if side == "left" else whole[:12])
     exact = reader(tokenizer, max_prompt_tokens=len(whole), too_long="drop")
-    assert exact.refuse([example], ("sampled",)) == {}
+    assert exact.refuse([example], ("sampled",), lambda example: ()) == {}
     short = reader(tokenizer, max_prompt_tokens=len(whole) - 1, too_long="drop")
-    assert list(short.refuse([example], ("sampled",))) == [0]
+    assert list(short.refuse([example], ("sampled",), lambda example: ())) == [0]
 
 
 @pytest.mark.parametrize("text", ["\ue0007\ue001", f"\ue0000\ue001{END}", f"{END}\ue000", "\ue001\ue000"])

@@ -66,23 +66,31 @@ class ReflectRL(PolicyGradient):
 
     @hookimpl
     def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
-        """A step on what is new, and another on what is remembered, as it was and without correction."""
+        """A step on what is new, and another on what is remembered, with the advantages that it had."""
+        replays = len(self.memory) > 0 and self.config.replayed > 0
+        remembered = self.replay(run, batch.rollout.group_N.device) if replays else None
         metrics = dict(learner.learn(batch))
-        if len(self.memory) and self.config.replayed:
-            again = learner.learn(self.replay(run, batch.rollout.group_N.device))
+        if remembered is not None:
+            again = learner.learn(remembered)
             for name in ("optimiser_steps", "empty_steps"):
                 metrics[name] = metrics.get(name, 0.0) + again.get(name, 0.0)
             metrics[f"{self.name}/replay_loss"] = again[f"{self.name}/loss"]
         return {**metrics, f"{self.name}/remembered": float(len(self.memory))}
 
     def replay(self, run: Run, device: torch.device) -> Batch:
-        """Episodes of the memory, as a step. A ratio would be taken to who sampled them."""
+        """Episodes of the memory, as a step. A ratio would be taken to who sampled them.
+
+        `importance` weighs them by the policy as it is, so this is asked for when the iteration begins.
+        """
         chance = run.rng(self.name, "replay", run.iteration)
         places = torch.randint(len(self.memory), (self.config.replayed,), generator=chance).tolist()
         rollout = concat([self.memory[place] for place in places]).to(device)
-        columns = rollout.columns
-        batch = Batch.of(rollout, Reward(columns[EARNED], {}), columns[ADVANTAGE])
-        return Batch(batch.rollout, batch.reward, batch.advantage_NT, old=rollout.logprobs_NT)
+        if self.config.kl:
+            reference = run.score("reference", rollout, ["full_logprobs"])
+            rollout = rollout.with_columns(**{"reference.full_logprobs": reference.full_logprobs_NT})
+        reward, advantage_NT = Reward(rollout.columns[EARNED], {}), rollout.columns[ADVANTAGE]
+        batch = Batch.of(rollout, reward, advantage_NT, **self.weights(run, rollout))
+        return replace(batch, old=rollout.logprobs_NT)
 
     # -- remembering --------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from rlalign.data.spoken import Spoken, row_of
 from rlalign.interface.policy import Footprint, NoRoom, Reading
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.anatomy import Anatomy
+from rlalign_plugin_hf.ends import ends_in_files
 from rlalign_plugin_hf.loading import empty, open_config, open_tokenizer, read_config
 from rlalign_plugin_hf.memory import footprint
 from rlalign_plugin_hf.options import ModelOptions, is_here, source_of_weights, where
@@ -65,7 +66,7 @@ class Opened(Anatomy):
         side = "left" if self.kind == "causal" else "right"
         self.tokenizer.truncation_side = self.config.truncation_side or side
         self._reader = PromptReader(self.tokenizer, self.config, self.positions, self.new_tokens)
-        self._turns = Turns(self._reader, lambda: self.ends)
+        self._turns = Turns(self._reader, lambda: self.ends or self._ends_in_files)
         self.chats = self.tokenizer.chat_template is not None
 
     def require_room(self) -> None:
@@ -92,9 +93,9 @@ class Opened(Anatomy):
         return None if network is None else shape(config, network, self.config.lora, self.kind)
 
     def lengths(self, examples: Sequence[Example]) -> Sequence[tuple[int, Sequence[int]]]:
-        plain = self._reader.spelling.plain
         return [
-            (len(self._reader.tokens(e)), [len(plain(text)) + 1 for text in e.responses]) for e in examples
+            (len(self._reader.tokens(example)), [len(tokens) for tokens, _ in self._rows(example)])
+            for example in examples
         ]
 
     def reading(self, examples: Sequence[Example], sampled: bool) -> Reading:
@@ -117,28 +118,37 @@ class Opened(Anatomy):
     def refuse(
         self, examples: Sequence[Example], responses: Collection[str] = ("sampled",)
     ) -> Mapping[int, str]:
-        return self._reader.refuse(examples, responses)
+        return self._reader.refuse(
+            examples, responses, lambda example: [tokens for tokens, _ in self._rows(example)]
+        )
 
     def encode(self, examples: Sequence[Example]) -> Rollout:
         inputs = self.prompts(examples)
         rows: list[tuple[list[int], bool]] = []
         chosen: list[list[bool] | None] = []
         for prompt, example in zip(inputs, examples, strict=True):
-            for j, text in enumerate(example.responses):
-                finished = example.finished[j] if example.finished else True
+            for text in example.responses:
                 require_short(example, text)
-                own = None
-                if isinstance(text, Spoken):
-                    tokens, own = row_of(text, self._turn, self.given)
-                else:
-                    tokens = self._turn(text, finished)
-                rows.append((tokens, finished))
+            for j, (tokens, own) in enumerate(self._rows(example)):
+                rows.append((tokens, example.finished[j] if example.finished else True))
                 chosen.append(own)
-                self.check_row(
-                    example, len(prompt), len(rows[-1][0]), "shorten one of them, or leave the row out"
-                )
+                self.check_row(example, len(prompt), len(tokens), "shorten one of them, or leave the row out")
         like = torch.empty(0, dtype=self._weight.dtype, device=self.device)
         return logged_rollout(examples, inputs, rows, like=like, chosen=chosen)
+
+    def _rows(self, example: Example) -> list[tuple[list[int], list[bool] | None]]:
+        """The tokens of each logged response, and which of them the policy chose; None: all."""
+        ends = example.finished or (True,) * len(example.responses)
+        return [
+            row_of(text, self._turn, self.given)
+            if isinstance(text, Spoken)
+            else (self._turn(text, ended), None)
+            for text, ended in zip(example.responses, ends, strict=True)
+        ]
+
+    @cached_property
+    def _ends_in_files(self) -> tuple[int, ...]:
+        return ends_in_files(self.config, self._settings, self.tokenizer)
 
     def _turn(self, text: str, ended: bool) -> list[int]:
         return self._reader.spelling.plain(text) + [self.end] * ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator
 from rlalign import Options, RunsCode
 from rlalign_plugin_hf import gguf
 from rlalign_plugin_hf.folders import lacking, local
+from rlalign_plugin_hf.rendering import TODAY
 
 Kind = Literal["causal", "seq2seq", "classifier", "encoder"]
 
@@ -82,6 +84,19 @@ class ModelOptions(Source):
         description="in episodes of several turns, a chat template that writes earlier answers anew: refuse it, or go "
         "on with what was said",
     )
+    today: str = Field(
+        TODAY,
+        description="the date that a chat template reads which writes one (Llama 3's do); not the clock's, so that "
+        "prompts are the same on any day",
+    )
+
+    @field_validator("today")
+    @classmethod
+    def _is_a_day(cls, today: str) -> str:
+        try:
+            return date.fromisoformat(today).isoformat()
+        except ValueError:
+            raise ValueError(f"a date like {TODAY}") from None
 
 
 def is_here(options: Source) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
 from rlalign import ConfigError, Example, LazyExamples, RLAlignError
 from rlalign.data.limits import TEXT_CHARACTERS
+from rlalign.data.spoken import Spoken
 from rlalign.interface.policy import Reading
 from rlalign_plugin_hf.options import ModelOptions, where
 from rlalign_plugin_hf.positions import Positions
@@ -24,6 +25,9 @@ AT_ONCE = 256
 LOOKED_AT, CHARACTERS, UNKNOWN = 100, 1_000, 0.2
 """Prompts, and characters of each, in which unknown tokens are looked for; the share above which they are told."""
 _log = logging.getLogger("rlalign")
+
+Rows = Callable[[Example], Sequence[Sequence[int]]]
+"""The tokens of each of an example's logged responses."""
 
 
 class _Written(NamedTuple):
@@ -103,7 +107,9 @@ class PromptReader:
 
     # -- before anything is read in earnest -----------------------------------------------------------
 
-    def refuse(self, examples: Sequence[Example], responses: Collection[str]) -> Mapping[int, str]:
+    def refuse(
+        self, examples: Sequence[Example], responses: Collection[str], rows_of: Rows
+    ) -> Mapping[int, str]:
         """Those whose prompt has no token or is too long, alone or with a response; `too_long: error` raises."""
         self._note_unknown(examples)
         longest = self._longest("sampled" in responses)
@@ -127,7 +133,7 @@ class PromptReader:
                     found[one.place] = self._no_tokens()
                 elif longest is not None and length > longest:
                     long[one.place] = self._too_long(length, longest)
-                elif rows and (why := self._beside_logged(one.example, length)):
+                elif rows and (why := self._beside_logged(one.example, length, rows_of)):
                     long[one.place] = why
         if long and self.config.too_long != "drop":
             first = min(long)
@@ -176,8 +182,11 @@ class PromptReader:
                 yield _Unsure(i, example, written)
 
     def _at_most(self, text: str) -> float:
-        """Tokens that a text surely has no more of: one a character of ASCII, and what a tokenizer puts around it."""
-        return len(text) + self._around if text.isascii() else math.inf
+        """Tokens that a text surely has no more of: one a character of ASCII, and what a tokenizer puts around it.
+
+        Beside a response of several turns stands what was said to it.
+        """
+        return len(text) + self._around if text.isascii() and not isinstance(text, Spoken) else math.inf
 
     @cached_property
     def _around(self) -> int:
@@ -205,19 +214,18 @@ class PromptReader:
         found = self.tokenizer(list(texts), add_special_tokens=marks, verbose=False)["input_ids"]
         return [len(ids) for ids in found]
 
-    def _beside_logged(self, example: Example, prompt: int) -> str | None:
+    def _beside_logged(self, example: Example, prompt: int, rows_of: Rows) -> str | None:
         """Why an example's logged responses cannot stand beside its prompt of so many tokens."""
         assert self._positions is not None
         for text in example.responses:
             require_short(example, text)
-        ends = example.finished or (True,) * len(example.responses)
-        spelt = any(map(self.spelling.found, example.responses))
-        lengths = (
-            [len(self.spelling.plain(text)) for text in example.responses]
-            if spelt
-            else self._lengths(example.responses, marks=False)
-        )
-        longest = max((length + end for length, end in zip(lengths, ends, strict=True)), default=0)
+        if any(isinstance(text, Spoken) or self.spelling.found(text) for text in example.responses):
+            lengths = [len(row) for row in rows_of(example)]
+        else:
+            ends = example.finished or (True,) * len(example.responses)
+            bare = self._lengths(example.responses, marks=False)
+            lengths = [length + end for length, end in zip(bare, ends, strict=True)]
+        longest = max(lengths, default=0)
         room = self._positions.room(longest)
         return None if room is None or prompt <= room else self._positions.told(prompt, longest)
 
@@ -282,7 +290,7 @@ class PromptReader:
             raise ValueError("the tokenizer has none; say plain text")
         if self._template is None:
             template = self.tokenizer.get_chat_template()
-            self._template = ChatTemplate(template, self.tokenizer.special_tokens_map)
+            self._template = ChatTemplate(template, self.tokenizer.special_tokens_map, self.config.today)
         return self._template.render(messages, answered=answered)
 
     def _written(self, example: Example) -> _Written:

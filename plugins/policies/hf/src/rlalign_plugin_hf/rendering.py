@@ -21,17 +21,21 @@ TEMPLATE_MEMORY = 2**29
 """Bytes that a template may take."""
 TEMPLATE_CHARACTERS = 2**20
 """The longest template."""
+TODAY = "2024-07-26"
+"""What a template that asks for the date is told: the clock would change prompts from one day to the next. It is the
+day that Llama 3's templates write where there is no clock."""
 TOOLS = "tools"
 """The key of a first message that holds what may be called."""
 
 
 class ChatTemplate:
-    """A template, rendered as transformers does; ValueError says why that cannot be."""
+    """A template, rendered as transformers does, but always on the same day; ValueError says why that cannot be."""
 
-    def __init__(self, template: str, names: Mapping[str, Any]) -> None:
+    def __init__(self, template: str, names: Mapping[str, Any], today: str = TODAY) -> None:
         if len(template) > TEMPLATE_CHARACTERS:
             raise ValueError(f"it has {len(template):,} characters, more than {TEMPLATE_CHARACTERS:,}")
         self._said = {"chat_template": template, **names}
+        self._today = today
         self._writes_tools = False
         """Whether it is known to; most templates of small models leave them out without a word."""
 
@@ -58,7 +62,7 @@ class ChatTemplate:
         return text
 
     def _asked(self, said: Mapping[str, Any]) -> str:
-        answer = _renderer.ask(json.dumps(said, default=_named))
+        answer = _renderer.ask(json.dumps([self._today, said], default=_named))
         if "error" in answer:
             raise ValueError(answer["error"])
         return str(answer["text"])
@@ -123,6 +127,8 @@ def _named(value: Any) -> str:
 def _serve() -> None:
     import resource
     import signal
+    from datetime import datetime
+    from types import SimpleNamespace
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else is heard as an answer
@@ -138,7 +144,11 @@ def _serve() -> None:
         # When this much of the processor is used up, the signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, TEMPLATE_SECONDS)
         try:
-            (text,), _ = render(**json.loads(question))
+            today, said = json.loads(question)
+            day = datetime.fromisoformat(today)
+            # Whose `now` transformers' `strftime_now` asks.
+            chat_template_utils.datetime = SimpleNamespace(now=lambda day=day: day)  # type: ignore
+            (text,), _ = render(**said)
             answer = json.dumps({"text": text})
         except MemoryError:
             return

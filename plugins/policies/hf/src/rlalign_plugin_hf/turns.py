@@ -23,7 +23,7 @@ class Turns:
     def __init__(self, reader: PromptReader, ends: Callable[[], Sequence[int]]) -> None:
         self._reader = reader
         self._ends = ends
-        self._tokens: dict[tuple[str, bool], list[int]] = {}
+        self._tokens: dict[tuple[str, bool, tuple[int, ...]], list[int]] = {}
 
     def tokens(self, say: Prompt, closed: bool) -> list[int]:
         """Those between a response and the next; `closed`: it ended with an end token."""
@@ -32,7 +32,7 @@ class Turns:
         if isinstance(say, str):
             self._require_short(say)
             return self._reader.spelling.plain(say)
-        key = json.dumps(say, default=str), closed
+        key = json.dumps(say, default=str), closed, tuple(self._ends())
         if key not in self._tokens:
             if len(self._tokens) >= REMEMBERED:
                 self._tokens.clear()
