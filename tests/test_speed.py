@@ -28,7 +28,7 @@ from rlalign.records import logs
 
 AT_LEAST = {"short": ((32, 4, 16, 48), 2.0), "long": ((32, 8, 256, 32), 3.0)}
 """Of the smallest model: (rows, samples of a prompt, tokens of a prompt, new ones), and how many times as many tokens a
-processor second as `generate`; 2.5 and 4 on an idle machine."""
+processor second as `generate`; some 2.5 on an idle machine, and 4 on a busy one."""
 TRIES = 6
 """A busy machine disturbs a measurement; one that is right is enough."""
 

@@ -379,13 +379,22 @@ class Half(Component):
 def test_a_share_of_the_iterations_is_extended_by_saying_of_how_many(tmp_path: Path) -> None:
     said = {**ONE, "algorithm": ["learns", "half"], "train": {**ONE["train"], "iterations": 6}}
     done = session(tmp_path, said, {**GIVEN, "half": Half}, name="run").run()
-    with pytest.raises(ConfigError, match=r"makes 3 of 6; say how many .*: `train.iterations=12`$"):
+    with pytest.raises(ConfigError, match=r"make 0.5 times those .*: `train.iterations=12`$"):
         loop.resume(done.path, registry({**GIVEN, "half": Half}), extend=3, display=Silence())
     again = loop.resume(
         done.path, registry({**GIVEN, "half": Half}), overrides=["train.iterations=12"], display=Silence()
     )
     again.run()
     assert again.phase.iteration == 6
+
+
+def test_extended_twice_with_no_checkpoint_in_between(tmp_path: Path) -> None:
+    done = session(tmp_path, ONE, GIVEN, name="run").run()
+    first = loop.resume(done.path, registry(GIVEN), extend=2, display=Silence())
+    first.dir.close()
+    again = loop.resume(done.path, registry(GIVEN), extend=1, display=Silence())
+    again.run()
+    assert again.phase.iteration == ONE["train"]["iterations"] + 3
 
 
 def test_passes_are_extended_by_saying_how_many(tmp_path: Path) -> None:

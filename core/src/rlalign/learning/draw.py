@@ -216,7 +216,7 @@ class Draw:
         return self._keep(name, pieces)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "weights": self._weights}
+        return {"position": self.position, "weights": self._weights, "share": self.share}
 
     def load_state_dict(self, state: dict[str, Any], *, changed: bool = False) -> None:
         """Take back what `state_dict` gave; `changed`: the pipeline has, and perhaps the weights with it."""

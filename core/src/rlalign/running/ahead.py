@@ -97,10 +97,10 @@ class Ahead:
             self._answer = unpack(state["ahead"]["answer"].numpy().tobytes()).to(device)
 
     def leave(self) -> None:
-        """Wait until the sampler is free: nobody asks for its answer any more, whatever it is."""
+        """Wait until the sampler is free, and end the thread: nobody asks for its answer any more, whatever it is."""
         with suppress(Exception):
             self.land()
-        self._answer = None
+        self._thread.close()
 
     def close(self) -> None:
         """End the thread, as the run ends: the sampler may give up what it is at."""

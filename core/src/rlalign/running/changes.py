@@ -22,8 +22,8 @@ LENGTH = {"train.iterations", "train.passes"}
 NEW_RUN = "begin a run with this one's model instead (docs/runs.md)"
 
 
-def extension(pipeline: Pipeline, more: int, planned: Mapping[int, int] = {}) -> str:
-    """`--extend` as the `key=value` that it stands for. `planned`: a begun phase's iterations, by its place."""
+def extension(pipeline: Pipeline, more: int, share: float = 1.0) -> str:
+    """`--extend` as the `key=value` that it stands for; `share` of the iterations are made."""
     phase = pipeline.phases[-1]
     scope = f"phases.{len(pipeline.phases) - 1}." if "phases" in pipeline.resolved else ""
     if pipeline.repeat > 1:
@@ -36,11 +36,10 @@ def extension(pipeline: Pipeline, more: int, planned: Mapping[int, int] = {}) ->
             f"--extend adds iterations, and `{phase.name}` counts passes over the data; say how many it shall have "
             f"in all: `{scope}train.passes={(phase.train.passes or 1) + 1:g}`"
         )
-    said = phase.train.iterations
-    if (all_of_it := planned.get(len(pipeline.phases) - 1, said)) != said:
+    if share != 1:
         raise ConfigError(
-            f"--extend adds iterations, and a component of `{phase.name}` makes {all_of_it} of {said}; say how many it "
-            f"shall have before that: `{scope}train.iterations={2 * said}`"
+            f"--extend adds iterations, and a component has the run make {share:.3g} times those that it says; say of "
+            f"how many: `{scope}train.iterations={2 * phase.train.iterations}`"
         )
     return f"{scope}train.iterations={phase.train.iterations + more}"
 

@@ -274,12 +274,13 @@ def last_checkpoint(run: RunDir, previous: bool, logs: Logs | None = None) -> ch
     )
 
 
-def planned_so_far(run: RunDir) -> dict[int, int]:
-    """The iterations that the phase in progress has in all, by its place; nothing before the first checkpoint."""
+def share_of_iterations(run: RunDir, place: int) -> float:
+    """Of those that the pipeline says, how many a phase makes (`draw.scale`); 1 where it is not the one in progress."""
     if not (found := checkpoint.find(run.checkpoints)):
-        return {}
+        return 1.0
     loop = checkpoint.loop_of(run.checkpoints, found[-1])
-    return {loop["place"]: loop["phase"]["iterations"]}
+    share: float = loop["phase"]["draw"].get("share", 1.0) if loop["place"] == place else 1.0
+    return share
 
 
 def without_checkpoint(run: RunDir) -> str:

@@ -12,9 +12,9 @@ from rlalign.data.example import Example
 from rlalign.errors import RLAlignError
 from rlalign.interface.policy import Policy
 from rlalign.running.cost_report import in_full, lines, machine_in_words, shortly, ways_of
-from rlalign.running.costing import Layout, Lengths, Model, lengths, masks, model_of, whole, work_of
+from rlalign.running.costing import Layout, Lengths, Model, lengths, masks, model_of, work_of
+from rlalign.running.cutting import cut_or_whole
 from rlalign.running.plan import PhasePlan
-from rlalign.running.planning import against_shards
 from rlalign.running.this_machine import this_device
 from rlalign.running.workspace import Workspace
 
@@ -121,17 +121,9 @@ def costs(space: Workspace, found: Found, said: str | None, *, opened: bool) -> 
         name = space.pipeline.policy.name
         why = why or f"policy `{name}` {silent}, so nothing can be said of memory and time"
         return Costs(phases, why=why if said else "")
-    on = machine_of(said, space)
-    return Costs(phases, on, full=said is not None, offload=_offloads(space, phases, on))
-
-
-def _offloads(space: Workspace, phases: Sequence[PhaseWork], on: Machine) -> bool:
-    """Whether weights would lie in the machine's memory between passes."""
-    said = space.pipeline.distributed
-    if not said.offload or said.shard is True:
-        return said.offload
-    short = any(phase.model is not None and not whole(phase.model, on).fits for phase in phases)
-    return short and not any(against_shards(space.pipeline, space.plans))
+    on, asked = machine_of(said, space), space.pipeline.distributed
+    cut = asked.offload and cut_or_whole(space.pipeline, space.plans, space.device, lambda _: on.device)[0]
+    return Costs(phases, on, full=said is not None, offload=cut)
 
 
 def _drawn(plan: PhasePlan, found: Found) -> Sequence[Example] | None:

@@ -28,4 +28,3 @@ def iterate(phase: RunningPhase, timed: Callable[[], None] = lambda: None) -> It
             phase.models.check_guard()
         yield phase.iteration
     phase.ahead.leave()  # the next phase may have the same sampler
-    phase.ahead.close()

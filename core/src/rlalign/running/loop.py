@@ -34,8 +34,8 @@ from rlalign.running.checkpointing import (
     is_over,
     last_checkpoint,
     place_of,
-    planned_so_far,
     read_checkpoint,
+    share_of_iterations,
 )
 from rlalign.running.cutting import cut_or_whole
 from rlalign.running.display import Display, NoDisplay, make_display
@@ -107,8 +107,9 @@ def resume(
         registry, was = registry or Registry(trust=True), None
         pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
         if extend is not None:
-            planned = here().lead(lambda: planned_so_far(directory), "how long phases are")
-            overrides = [*overrides, extension(pipeline, extend, planned)]
+            last = len(pipeline.phases) - 1
+            share = here().lead(lambda: share_of_iterations(directory, last), "how long the phase is")
+            overrides = [*overrides, extension(pipeline, extend, share)]
             pipeline = load_pipeline(directory.pipeline, overrides, registry=registry, said=said)
         before = load_pipeline(directory.pipeline, registry=registry) if overrides else pipeline
         if before.resolved != pipeline.resolved:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rlalign.config.pipeline import COPY_TIMES, SAMPLER, Item, Phase, Pipeline
 from rlalign.config.places import Keys
 from rlalign.config.registry import Registry
 from rlalign.config.validate import check
+from rlalign.config.words import did_you_mean
 from rlalign.data.settings import Role, Unit
 from rlalign.errors import ConfigError, Faults, RLAlignError, describe_error
 from rlalign.interface.component import Component, Lagging, Task
@@ -316,15 +316,9 @@ def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:
     for phase in pipeline.phases:
         for name in phase.train.lrs:
             if name not in learning:
-                close = get_close_matches(name, learning, 1)
-                found.append(
-                    f"{phase.place_of(f'train.lrs.{name}')}: train.lrs.{name}: no model `{name}` learns"
-                    + (
-                        f"; did you mean `{close[0]}`?"
-                        if close
-                        else f" ({', '.join(learning) or 'none does'})"
-                    )
-                )
+                place, hint = phase.place_of(f"train.lrs.{name}"), did_you_mean(name, learning)
+                there = ", ".join(learning) or "none does"
+                found.append(f"{place}: train.lrs.{name}: no model `{name}` learns{hint or f' ({there})'}")
         for name, spec in phase.models.items():
             place = phase.place_of(f"models.{name}")
             if name not in used and name != SAMPLER:
