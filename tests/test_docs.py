@@ -227,11 +227,12 @@ EXAMPLES = [param for param in blocks("python") if str(param.id).startswith(("do
 
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_examples_of_hooks_run(block, tmp_path):
-    """Each example takes part in a run, in the place its hook belongs to, and its hook is called."""
+    """Each example takes part in a run, in the place its hook belongs to, and its hooks are called."""
     space = names()
     exec(block, space)
     (cls,) = (c for c in space.values() if isinstance(c, type) and c.__module__ == "docs")
-    (hook,) = (h for h in HOOKS if implements(cls(cls.Config()), h))
+    hooks = [h for h in HOOKS if implements(cls(cls.Config()), h)]
+    (hook,) = hooks if len(hooks) == 1 else set(hooks) - {"step_started"}
     kind = implements(cls(cls.Config()), hook)
     pipeline: dict[str, Any] = {
         "task": {"numbers": {"logged": [2, 3]}},
@@ -255,18 +256,17 @@ def test_examples_of_hooks_run(block, tmp_path):
         pipeline["algorithm"].append("documented")
     if hook == "phase_started":
         pipeline["responses"] = "logged"
-    called = False
+    called: set[str] = set()
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
-        nonlocal called
-        called = called or frame.f_code is vars(cls)[hook].__code__
+        called.update(h for h in hooks if frame.f_code is vars(cls)[h].__code__)
 
     sys.setprofile(profile)
     try:
         run_pipeline(tmp_path, pipeline, {"documented": cls, "pulls": _Pulls})
     finally:
         sys.setprofile(None)
-    assert called
+    assert called == {*hooks}
 
 
 class _Pulls(Component):

@@ -58,15 +58,19 @@ FOUR = {
     "rloo": ("rloo",),
     "uneven": FEW["uneven"],
     "lora": FEW["lora"],
-    **{name: (name,) for name in ("ppo", "dpo", "nlpo")},
+    **{name: (name,) for name in ("ppo", "dpo", "nlpo", "trpo", "kto")},
 }
 HALF: dict[str, tuple[str, ...]] = {"half": (), "half, lora": ("policy.causal-lm.lora.r=2",)}
+ASKS = ("rloo", f"folder={WORLD}", "algorithm=[rloo,'odd:Asks']")
 MANY = {
     "own value": ("ppo", OWN),
     "a value alone": ("ppo", OWN, "algorithm={ppo: {warmup: 2}}", "train.weight_decay=0.5"),
     "lora, own value": ("ppo", OWN, "policy.causal-lm.lora.r=2"),
+    "trpo, own value": ("trpo", OWN, *UNEVEN[1:]),
+    "trpo, lora": ("trpo", "policy.causal-lm.lora.r=2"),
     "recomputed": ("rloo", "train.recompute=true", "models.reference={of: start}"),
     "t5": ("ppo-seq2seq",),
+    "t5, trpo": ("trpo-seq2seq",),
     "t5, uneven": ("dpo-seq2seq", *UNEVEN[1:]),
 }
 # Those of the examples that learn on the small GPT-2; what they leave out learns on it here.
@@ -83,14 +87,20 @@ ALGORITHMS = {
 }
 del ALGORITHMS["logged"]  # `wbc` on what another run kept
 REFUSED = {
-    "trpo": ("`trpo` works with all weights at once", "without `shard`"),
-    "es": ("`es` works with all weights at once", "without `shard`"),
-    "kto": ("the model `policy` is cut", "in a loss", "leave out `distributed: {shard: …}`"),
+    "asks": (
+        "the model `policy` is cut",
+        "ask when the step begins (`step_started`)",
+        "`distributed: {shard: …}`",
+    ),
     "linvit": ("the weights of a `table` policy cannot be cut", "causal-lm"),
     "fit-reward-model": ("the weights of a `sequence-scorer` policy cannot be cut", "causal-lm"),
 }
 
-OFFLOADED = {"rloo": FEW["uneven"], "lora": FEW["lora"], "ppo": ("ppo",), "dpo": ("dpo",)}
+OFFLOADED = {
+    "rloo": FEW["uneven"],
+    "lora": FEW["lora"],
+    **{name: (name,) for name in ("ppo", "dpo", "trpo", "kto")},
+}
 
 
 REFLECTING: dict[str, Any] = {
@@ -163,21 +173,21 @@ def test_four_processes_with_a_part_each_learn_what_one_learns(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_cut_only_where_whole_models_would_not_fit(tmp_path: Path) -> None:
-    """Devices of a megabyte and of a hundred gigabytes; the same for adapters, and for whoever needs whole weights."""
+    """Devices of a megabyte and of a hundred gigabytes; and a policy that cannot be cut."""
     script = WORLD / "deciding.py"
-    files = [str(EXAMPLES / f"algorithms/{name}.yaml") for name in ("ppo", "trpo")]
+    files = [str(EXAMPLES / f"algorithms/{name}.yaml") for name in ("ppo", "linvit")]
     begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*begin, str(script), str(tmp_path), *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
-    small, large, whole_weights = ranks[0]
+    small, large, table = ranks[0]
     assert small == [
         True,
         "distributed.shard: auto: weights are cut over 2 processes: whole, `ppo` would not fit",
     ]
     assert large == [False, "distributed.shard: auto: weights are whole on each process: they fit"]
-    assert whole_weights[0] is False and "`trpo` works with all weights at once" in whole_weights[1]
+    assert table[0] is False and "the weights of a `table` policy cannot be cut" in table[1]
 
 
 def test_on_one_process_only_offload_cuts() -> None:
@@ -200,8 +210,11 @@ def test_on_one_process_only_offload_cuts() -> None:
 
 
 def refused(*encoder: str) -> dict[str, dict[str, Any]]:
-    jobs = {name: sharded(*ALGORITHMS.get(name, (name,))) for name in REFUSED if name != "fit-reward-model"}
-    return {**jobs, "fit-reward-model": job(REWARD_MODEL, *encoder, "distributed.shard=true")}
+    return {
+        "asks": sharded(*ASKS),
+        "linvit": sharded("linvit"),
+        "fit-reward-model": job(REWARD_MODEL, *encoder, "distributed.shard=true"),
+    }
 
 
 def test_every_algorithm_learns_here_or_is_refused() -> None:
@@ -325,23 +338,20 @@ def test_in_the_machines_memory_weights_learn_the_same_to_the_bit(tmp_path: Path
         one, other = tmp_path / "2" / name, tmp_path / "2" / f"{name}, offloaded"
         assert metrics(one) == metrics(other) and bits(one) == bits(other), name
 
-    alone = {name: lying[f"{name}, offloaded"] for name in ("rloo", "lora")}
+    alone = {name: lying[f"{name}, offloaded"] for name in ("rloo", "lora", "trpo", "kto")}
     odd = (f"folder={WORLD}", "algorithm=[rloo,'odd:RunsOut']", "train.prompts=12", "evaluate=null")
     full = {
         "full": job("algorithms/rloo.yaml", *odd),
         "full, offloaded": sharded("rloo", *odd, "distributed.offload=true"),
     }
-    run(tmp_path / "1", {**alone, **full, "kto": sharded("kto", "distributed.offload=true")}, 1)
+    run(tmp_path / "1", {**alone, **full, "asks": sharded(*ASKS, "distributed.offload=true")}, 1)
     for name in alone:
         close(tmp_path / "2" / name, tmp_path / "1" / name)
     close(tmp_path / "1/full", tmp_path / "1/full, offloaded")
     (last, *_) = sorted((tmp_path / "1/rloo/checkpoints").glob("[0-9]*"), reverse=True)
     assert (last / "optimiser/shard-00001-of-00001.safetensors").is_file()
-    said = json.loads((tmp_path / "1/kto-rank0.json").read_text())["said"]
-    assert all(
-        part in said
-        for part in ("the model `policy` is cut", "in a loss", "leave out `distributed: {shard: …}`")
-    ), said
+    said = json.loads((tmp_path / "1/asks-rank0.json").read_text())["said"]
+    assert all(part in said for part in REFUSED["asks"]), said
 
 
 @pytest.mark.slow

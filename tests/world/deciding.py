@@ -1,4 +1,4 @@
-"""What each of several processes makes of `distributed: {shard: auto}`: deciding.py FOLDER PPO.yaml TRPO.yaml."""
+"""What each of several processes makes of `distributed: {shard: auto}`: deciding.py FOLDER FITS.yaml UNCUT.yaml."""
 
 from __future__ import annotations
 

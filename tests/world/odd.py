@@ -110,6 +110,18 @@ class Stumbles(Component):
         return Loss(batch.mean_over_tokens(now.logprobs_NT))
 
 
+class Asks(Component):
+    """A loss that asks for scores in the middle of a pass, and did not when the step began."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+
+    @hookimpl
+    def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:
+        scored_NT = run.score("policy", batch.step.rollout, ["logprobs"]).logprobs_NT
+        return Loss(batch.mean_over_tokens(now.logprobs_NT) * scored_NT.mean())
+
+
 class RunsOut(Component):
     """A loss for which memory runs out once, where a step has begun."""
 

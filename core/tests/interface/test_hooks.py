@@ -108,6 +108,7 @@ CALLS = {
     "evaluate": 3,
     "phase_started": 1,
     "update": 2,
+    "step_started": 8,
     "step_ready": 8,
     "iteration_done": 2,
     "evaluated": 3,
@@ -224,7 +225,14 @@ def test_all_hooks_in_order(tmp_path: Path) -> None:
     _, done = run(tmp_path, pipeline, {"recorder": cls, "once": PolicyGradient})
     (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
     order = [hook for hook, given in recorder.calls if not (hook == "reward" and len(given["rollout"]) == 4)]
-    iteration = ["rollout", "reward", "advantage", "update", *["loss", "step_ready"] * 4, "iteration_done"]
+    iteration = [
+        "rollout",
+        "reward",
+        "advantage",
+        "update",
+        *["step_started", "loss", "step_ready"] * 4,
+        "iteration_done",
+    ]
     measured = ["evaluate", "evaluated"]
     assert order == ["phase_started", *measured, *iteration, *measured, *iteration, *measured, "run_ended"]
 
@@ -416,6 +424,34 @@ def test_update_may_be_wrapped(tmp_path: Path) -> None:
         {"recorder": cls, "once": PolicyGradient, "timed": Timed},
     )
     assert (finished.metrics["trust"], finished.metrics["wrapped"]) == (0.5, 1.0)
+
+
+def test_step_started_is_told_of_the_whole_step(tmp_path: Path) -> None:
+    """What it asked a model is there for the losses of all pieces: nobody computes it again, and nobody else's is."""
+    scored: list[tuple[int, torch.Tensor]] = []
+
+    def ask(self: Any, run: Any, batch: Any) -> None:
+        forwards = run._phase.engine.forwards
+        rollout = batch.step.rollout
+        gone = run.score("policy", rollout, ["logprobs"]).logprobs_NT
+        scored.append((run._phase.engine.forwards - forwards, gone))
+
+    cls = having(
+        "step_started",
+        "loss",
+        do_step_started=ask,
+        do_loss=lambda self, run, batch, **_: ask(self, run, batch),
+    )
+    pipeline = {**placed("step_started", "loss"), "train": {**PIPELINE["train"], "budget": 30}}
+    _, done = run(tmp_path, pipeline, {"recorder": cls, "once": PolicyGradient})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    told = [given["batch"] for hook, given in recorder.calls if hook == "step_started"]
+    assert len(told) == done.step == 8 and all(batch.step is batch for batch in told)
+    first: list[torch.Tensor] = []
+    for (hook, _), (forwards, gone) in zip(recorder.calls, scored, strict=True):
+        first = [gone] if hook == "step_started" else first
+        assert (forwards > 0) == (hook == "step_started") and torch.equal(gone, first[0])
+    assert len(recorder.calls) > 16
 
 
 @pytest.mark.parametrize("said, steps", [(None, 8), (True, 8), (False, 0)])

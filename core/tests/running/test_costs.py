@@ -145,6 +145,12 @@ def test_models_beside_the_policy_have_their_names() -> None:
     )
 
 
+def test_what_an_update_does_beside_losses_is_not_counted_and_told() -> None:
+    assert "; rewards and evaluation come on top; " in said()
+    told = "; rewards and evaluation, and all that `trpo` does but epochs of losses, come on top; "
+    assert told in checked({**pipeline(), "algorithm": "trpo"}, "H100")
+
+
 def test_the_batch_is_spelled_out() -> None:
     text = said()
     assert "128 prompts × 8 responses = 1,024 responses; 1 optimiser step of 128 groups" in text

@@ -67,6 +67,10 @@ def guest(hook: str, deed: Deed) -> type[Component]:
             doing("loss", run=run, batch=batch, now=now)
 
         @hookimpl
+        def step_started(self, run: Any, batch: Batch) -> None:
+            doing("step_started", run=run, batch=batch)
+
+        @hookimpl
         def step_ready(self, run: Any, metrics: Any) -> None:
             doing("step_ready", run=run, metrics=metrics)
 
@@ -182,6 +186,7 @@ TOLD: dict[str, tuple[str, Deed]] = {
     "version of the weights": ("reward", lambda run, **_: setattr(run.models.policy, "version", 0)),
     "step": ("reward", lambda run, **_: setattr(run._phase, "step", 7)),
     "iteration": ("step_ready", lambda run, **_: setattr(run._phase, "iteration", 2)),
+    "advantages of a step": ("step_started", lambda batch, **_: _add(batch.advantage_NT)),
     "position of the draw": ("evaluate", lambda run, **_: setattr(run._phase.draw, "position", 0)),
     "step by assignment": ("reward", lambda run, **_: setattr(run, "step", 7)),
     "models": ("reward", lambda run, **_: run.models.update({})),

@@ -69,8 +69,6 @@ class Component:
     """Its score says something of sampled responses only: an evaluation that decodes otherwise leaves it out."""
     by_one: bool = False
     """Its `reward` asks somebody outside, or counts what it is asked: of several processes one asks it for all."""
-    whole_weights: bool = False
-    """Its `update` works with all parameters as one vector, so they cannot be cut over several processes."""
     constraint: Any = None
     """A `rlalign.Nucleus` that narrows what the policy may sample."""
     defaults: Mapping[str, Mapping[str, Any]] = {}

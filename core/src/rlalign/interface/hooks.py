@@ -81,6 +81,15 @@ def update(run: Run, batch: Batch, learner: Learner) -> Mapping[str, float] | No
 
 
 @hookspec
+def step_started(run: Run, batch: Batch) -> None:
+    """The passes of an optimiser step are about to begin; `batch` is all of it.
+
+    What a loss wants to know of the models for the whole step is asked here (`run.score`), by all processes
+    together, and remembered until weights change.
+    """
+
+
+@hookspec
 def step_ready(run: Run, metrics: Mapping[str, float]) -> bool | None:
     """The gradient of an optimiser step is there. False drops the step and ends this update."""
 

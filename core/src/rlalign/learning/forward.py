@@ -93,7 +93,8 @@ class Forward:
         if together and (world.apart or self.amid):
             raise RLAlignError(
                 f"the model `{model}` is cut, and cannot be asked in the middle of a pass, or by a process that works "
-                "on its share (in a loss or a reward); leave out `distributed: {shard: …}`"
+                "on its share (in a loss or a reward). What a loss needs of it, ask when the step begins "
+                "(`step_started`); or leave out `distributed: {shard: …}`"
             )
 
         waited_for = together and len(mine) * world.size < len(parts)

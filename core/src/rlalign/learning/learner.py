@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlalign.data.batch import Batch
 from rlalign.data.rollout import Rollout
@@ -18,23 +18,32 @@ from rlalign.interface.policy import Model
 from rlalign.learning import batching
 from rlalign.learning.batching import Block
 from rlalign.learning.engine import Engine, Losses
+from rlalign.learning.forward import Metrics
 from rlalign.learning.optimiser import Optimiser
 from rlalign.progress import report
 from rlalign.world.ranks import here
-from rlalign.world.sharding import is_cut
+from rlalign.world.sharding import cut_like, gathered, is_cut, local, whole
 
 
 class GradientLearner:
     """Turns batches into optimiser steps over the models a phase trains."""
 
     def __init__(
-        self, engine: Engine, optimiser: Optimiser, models: Mapping[str, Model], train: Train, losses: Losses
+        self,
+        engine: Engine,
+        optimiser: Optimiser,
+        models: Mapping[str, Model],
+        train: Train,
+        losses: Losses,
+        started: Callable[[Batch], None],
     ) -> None:
         self.engine = engine
         self.optimiser = optimiser
         self.models = models
         self.train = train
         self.losses = losses
+        self.started = started
+        """Told of each step before its passes."""
 
     def learn(
         self,
@@ -85,7 +94,7 @@ class GradientLearner:
 
     def gradient_step(self, batch: Batch) -> tuple[dict[str, float], Tensor]:
         """Leave the gradient of one step in `.grad`; its metrics and norm, finite or the component is named."""
-        metrics = self.engine.step(batch, self.losses)
+        metrics = self._step(batch)
         names, values = list(metrics), [float(v) for v in metrics.values()]
         found = dict(zip(names, values, strict=True))
         if not any(name.endswith("/loss") for name in names):
@@ -102,6 +111,10 @@ class GradientLearner:
                 f"the gradient of {' + '.join(n for n in names if n.endswith('/loss'))} is not finite; {self._remedy}"
             )
         return found, norm
+
+    def _step(self, batch: Batch) -> Metrics:
+        self.started(batch)
+        return self.engine.step(batch, self.losses)
 
     @property
     def _remedy(self) -> str:
@@ -133,26 +146,25 @@ class GradientLearner:
 
     # -- for `update` hooks ---------------------------------------------------------------------------
 
-    def _require_whole(self) -> None:
-        """Vectors of all parameters need all parameters."""
-        cut = [name for name, p in self.optimiser.parameters.items() if is_cut(p)]
-        if cut:
-            raise ComponentError(
-                "an `update` hook that computes with all parameters as one vector needs them whole on every process, "
-                "and they are cut over the processes; leave out `distributed: {shard: …}`"
-            )
+    def _vector(self, tensors: Iterable[Tensor]) -> Tensor:
+        """One for each parameter, as one vector: of what is cut the whole, where the models compute."""
+        return torch.cat([gathered(x.detach()).reshape(-1).to(self._device) for x in tensors])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.models[self.engine.trains[0]].device
 
     def parameters(self) -> Tensor:
         """All trained parameters as one vector."""
-        self._require_whole()
-        return torch.cat([p.detach().reshape(-1) for p in self.optimiser.masters.values()])
+        pairs = zip(self.optimiser.parameters.values(), self.optimiser.masters.values(), strict=True)
+        return self._vector(held if is_cut(held) else master for held, master in pairs)
 
     def assign(self, vector: Tensor) -> None:
         """Write a vector into the trained parameters."""
-        self._require_whole()
         with torch.no_grad():
-            for master, piece in zip(self.optimiser.masters.values(), self._split(vector), strict=True):
-                master.copy_(piece)
+            for name, piece in self.split(vector).items():
+                held, master = self.optimiser.parameters[name], self.optimiser.masters[name]
+                master.copy_(local(cut_like(piece, held)))
         self.optimiser.round()
         for name in self.engine.trains:
             self.models[name].version += 1
@@ -160,18 +172,17 @@ class GradientLearner:
     def _split(self, vector: Tensor) -> list[Tensor]:
         parameters = list(self.optimiser.parameters.values())
         sizes = [p.numel() for p in parameters]
-        return [x.view_as(p) for x, p in zip(vector.split(sizes), parameters, strict=True)]
+        return [x.view(p.shape) for x, p in zip(vector.split(sizes), parameters, strict=True)]
 
     def loss(self, batch: Batch) -> float:
         """The weighted sum of all losses on a step, without a gradient."""
         with torch.no_grad():
-            return float(self.engine.step(batch.as_step(), self.losses)["loss"])
+            return float(self._step(batch.as_step())["loss"])
 
     def gradient(self, batch: Batch) -> Tensor:
         """The gradient of the weighted sum of all losses, as one vector."""
-        self._require_whole()
         self.gradient_step(batch.as_step())
-        return self._taken()
+        return self._taken(self.optimiser.parameters.values())
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector's pieces by parameter: `policy/…`, in the parameter's shape."""
@@ -184,18 +195,18 @@ class GradientLearner:
 
         Out of memory, it starts over with half the budget.
         """
-        self._require_whole()
         world = here()
         while True:
-            self.engine.clear_gradients()
             try:
                 mine = self.engine.cut(rollout, ranks=world.size)[world.rank :: world.size]
-                found = world.summed(
+                work, what = (
                     partial(self._accumulated, rollout, mine, compute),
-                    [*self.optimiser.parameters.values()],
                     f"a sum over {len(rollout)} responses",
                 )
-                return sum(found), self._taken()
+                with whole(self.engine.models.values()):
+                    parameters = [self._as_it_is(name) for name in self.optimiser.parameters]
+                    _clear(parameters)
+                    return sum(world.summed(work, parameters, what)), self._taken(parameters)
             except torch.OutOfMemoryError as error:
                 self.engine.halve(rollout, error)
 
@@ -213,17 +224,26 @@ class GradientLearner:
                 total += compute(part, steps_M.split(self.engine.head_chunk))
         return total
 
-    def _taken(self) -> Tensor:
-        """What `.grad` holds, as one vector; nothing is left there."""
-        parameters = self.optimiser.parameters.values()
+    def _as_it_is(self, name: str) -> nn.Parameter:
+        """A parameter as its model has it now: of one that is cut the whole, while it is put together."""
+        model, _, path = name.partition("/")
+        return self.models[model].get_parameter(path)
+
+    def _taken(self, parameters: Collection[nn.Parameter]) -> Tensor:
+        """What `.grad` of these holds, as one vector; nothing is left there."""
         masters = self.optimiser.masters.values()
         grads = [
-            torch.zeros_like(m) if p.grad is None else p.grad
+            torch.zeros(p.shape, dtype=m.dtype) if p.grad is None else p.grad
             for p, m in zip(parameters, masters, strict=True)
         ]
-        flat = torch.cat([g.detach().reshape(-1) for g in grads])
-        self.engine.clear_gradients()
+        flat = self._vector(grads)
+        _clear(parameters)
         return flat
+
+
+def _clear(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def mean_of(collected: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -25,7 +25,7 @@ BELONGS = {
     "rollout": "responses",
     "reward": "rewards",
     "evaluate": "evaluate.use",
-    **dict.fromkeys(("advantage", "loss", "update", "step_ready"), "algorithm"),
+    **dict.fromkeys(("advantage", "loss", "update", "step_started", "step_ready"), "algorithm"),
 }
 """Hooks that change a run or measure it, and where their components stand."""
 DECLARED = (

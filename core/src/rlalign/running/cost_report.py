@@ -305,7 +305,8 @@ def _step(plan: PhasePlan, model: Model, ways: Mapping[str, Layout]) -> Iterator
     row("  written in", lambda *each: seconds(_checkpoint(model, *each)[1]))
     row(f"  iterations, for {COMMIT:.0%}", lambda *each: f"{_checkpoint(model, *each)[2]:,}")
     yield from _table(rows)
-    yield f"(estimates, to within {MARGIN:.0%} at best; rewards and evaluation come on top; disks of 2 GB/s a node)"
+    own = f", and all that `{model.updates}` does but epochs of losses," if model.updates else ""
+    yield f"(estimates, within {MARGIN:.0%} at best; rewards and evaluation{own} come on top; disks of 2 GB/s a node)"
     yield from _doubts(model, next(iter(fitting.values())).on)
     first = next(iter(fitting.values()))
     if work.dtype == "float32" and not first.on.device.cpu and not first.sharded:

@@ -15,6 +15,7 @@ from rlalign.data.example import Example
 from rlalign.interface.environment import Environment
 from rlalign.interface.policy import Footprint, Policy
 from rlalign.learning.memory import HEAD_CHUNK, MOST, OTHERS, fitting_tokens
+from rlalign.running.members import implements
 from rlalign.running.plan import PhasePlan, copies_of
 
 LOOKED_AT = 32
@@ -91,6 +92,7 @@ def model_of(plan: PhasePlan, policy: Policy, shape: Shape, of: Lengths) -> Mode
         budget=plan.settings.train.budget,
         constrained=any(component.constraint is not None for component in plan.components),
         trunks=own_trunks(plan),
+        updates=next((m.name for m in plan.members if implements(m.component, "update") == "plain"), ""),
         elsewhere=Elsewhere(who.name, who.widths, bool(who.config.ahead)) if who is not None else None,
     )
 
@@ -189,6 +191,8 @@ class Model:
     constrained: bool = False
     """Whether another model of its size says at each step what may be sampled."""
     trunks: int = 0
+    updates: str = ""
+    """Who learns in its own way, if anybody does."""
     elsewhere: Elsewhere | None = None
 
     @property

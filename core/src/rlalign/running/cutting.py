@@ -30,7 +30,7 @@ def cut_or_whole(
         return False, ""
     if said.shard != "auto":
         return said.shard, ""
-    if against := next(iter(against_shards(pipeline, plans)), ""):
+    if against := next(iter(against_shards(pipeline)), ""):
         return False, f"weights stay whole on each process: {against}"
     short = world.gather(lambda: _short_of(pipeline, plans, measured(device)), "whether the weights fit")
     phases = [phase for phase in short if phase is not None]

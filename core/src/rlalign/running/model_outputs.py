@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,7 +26,9 @@ class ModelOutputs:
         self.engine = engine
         self.workspace = workspace
         self.models = workspace.models
-        self._scored: WeakKeyDictionary[Rollout, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
+        self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, int], dict[str, Tensor]]] = (
+            WeakKeyDictionary()
+        )
         self._stores: dict[str, Remembered] = {}
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
@@ -35,13 +36,13 @@ class ModelOutputs:
 
         What a process computed by itself is there for itself: the others would wait for it when all ask together.
         """
-        held = self._scored.setdefault(rollout, {})
-        about = model, self.models[model].version, here().size
-        missing = [name for name in want if (*about, name) not in held]
+        held, version = self._scored.setdefault(rollout, {}), self.models[model].version
+        by_all, by_us = (held.setdefault((model, version, n), {}) for n in (here().count, here().size))
+        missing = [name for name in want if name not in by_all and name not in by_us]
         if missing:
             outputs = self.engine.score(model, rollout, missing)
-            held |= {(*about, name): getattr(outputs, field_of(name)) for name in missing}
-        return Outputs(**{field_of(name): held[*about, name] for name in want})
+            by_us |= {name: getattr(outputs, field_of(name)) for name in missing}
+        return Outputs(**{field_of(name): {**by_us, **by_all}[name] for name in want})
 
     def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
         """Add `model.output` columns; what the sampler gave of new responses is not computed again."""

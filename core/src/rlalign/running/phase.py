@@ -98,7 +98,14 @@ class RunningPhase:
         if plan.learns:
             trained = {name: self.models[name] for name in plan.trains}
             optimiser = Optimiser(trained, train)
-            self.learner = GradientLearner(self.engine, optimiser, self.models, train, self.losses)
+            self.learner = GradientLearner(
+                self.engine,
+                optimiser,
+                self.models,
+                train,
+                self.losses,
+                started=lambda step: plan.training.step_started(self.run, step),
+            )
         for member in plan.everybody:
             if member.role == "observers" and not here().leads:
                 continue

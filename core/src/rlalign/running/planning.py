@@ -125,7 +125,7 @@ def plan_phases(pipeline: Pipeline, registry: Registry) -> tuple[list[PhasePlan]
             "checkpoints.best: nothing is evaluated; add an `evaluate` section, or leave it out"
         )
     faults.found += _of_models(pipeline, plans) if len(plans) == len(pipeline.phases) else []
-    faults.found += against_shards(pipeline, plans) if pipeline.distributed.shard is True else []
+    faults.found += against_shards(pipeline) if pipeline.distributed.shard is True else []
     if pipeline.distributed.offload and pipeline.distributed.shard is False:
         faults.found.append(
             f"{pipeline.places['distributed']}: distributed: `offload: true` is of weights that are cut: say "
@@ -285,7 +285,7 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys((model, output) for model, _, output in needs if model))
 
 
-def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[str]:
+def against_shards(pipeline: Pipeline) -> Iterator[str]:
     """Who needs whole weights, where they are cut over processes."""
     shard = f"distributed.shard: {'auto' if pipeline.distributed.shard == 'auto' else 'true'}"
     said = f"{pipeline.places['distributed']}: {shard}"
@@ -299,13 +299,6 @@ def against_shards(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> Iterator[s
         if phase.train.held == "bfloat16":
             yield f"{said}: weights that are cut are held in float32; leave out `train.weights: bfloat16`"
             break
-    for plan in plans:
-        for member in plan.members:
-            if member.component.whole_weights:
-                yield (
-                    f"{member.item.place}: `{member.name}` works with all weights at once, which each process has only "
-                    f"without `shard`; the pipeline says `{shard}`"
-                )
 
 
 def _of_models(pipeline: Pipeline, plans: Sequence[PhasePlan]) -> list[str]:

@@ -196,6 +196,10 @@ class Stages:
         own: Mapping[str, float] | None = self._call(member, "update", run=run, batch=batch, learner=learner)
         return own
 
+    def step_started(self, run: Run, batch: Batch) -> None:
+        for member in self.implementing("step_started"):
+            self._call(member, "step_started", run=run, batch=batch)
+
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
         ready, metrics = True, MappingProxyType(dict(metrics))
         for member in self.implementing("step_ready"):

@@ -25,8 +25,8 @@ SAMPLED = 1024
 """How many numbers of a weight tensor are looked at, evenly spaced; of a smaller one all."""
 _GONE = torch.empty(0)
 CLONE = "what a hook is given is not its own: `.clone()` it first"
-_LEARNING = ("loss", "step_ready", "update", "reward")
-_OFTEN = ("loss", "step_ready")
+_LEARNING = ("loss", "step_started", "step_ready", "update", "reward")
+_OFTEN = ("loss", "step_started", "step_ready")
 """Asked for every piece of every step: looked at once an iteration, and together at the end of its update."""
 
 

@@ -80,20 +80,31 @@ def _cut(root: nn.Module) -> list[Any]:
 
 @contextmanager
 def whole(models: Iterable[Any]) -> Iterator[None]:
-    """These models put together on every rank, for passes whose number differs from rank to rank."""
+    """These models put together on every rank, for passes whose number differs from rank to rank.
+
+    Gradients are each rank's own, and lie in the parameters that the models have meanwhile.
+    """
     roots = [model for model in models if is_root(model)]
     for root in roots:
         for part in _cut(root):
-            part.set_reshard_after_forward(False, recurse=False)
+            _alone(part, True)
             part.unshard()
     try:
         yield
     finally:
         for root in roots:
             for part in _cut(root):
+                _alone(part, False)
                 part.set_reshard_after_forward(part is not root, recurse=False)
             root.let_go()
         rest(roots)
+
+
+def _alone(part: Any, alone: bool) -> None:
+    """Whether a pass is this rank's own: nothing is cut again after it, and no gradient added to those of others."""
+    part.set_reshard_after_forward(not alone, recurse=False)
+    part.set_reshard_after_backward(not alone, recurse=False)
+    part.set_requires_gradient_sync(not alone, recurse=False)
 
 
 def rest(models: Iterable[Any]) -> None:

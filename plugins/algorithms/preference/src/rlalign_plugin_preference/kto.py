@@ -99,12 +99,16 @@ class KTO(Component):
         return ~self.good(batch)
 
     def _reference_point(self, run: Run, step: Batch) -> Tensor:
-        """z. The run remembers what it scored, so that pieces of a step share it."""
+        """z. The run remembers what it scored when the step began, and pieces of the step share it."""
         others: Rollout = step.columns["mismatched"]
         now_NT, reference_NT = (
             run.score(model, others, ["full_logprobs"]).full_logprobs_NT for model in ("policy", "reference")
         )
         return reference_point(now_NT - reference_NT, others.mask_NT)
+
+    @hookimpl
+    def step_started(self, run: Run, batch: Batch) -> None:
+        self._reference_point(run, batch)
 
     @hookimpl
     def loss(self, run: Run, batch: Batch, now: Outputs) -> Loss:

@@ -40,7 +40,6 @@ class EvolutionStrategy(Component):
 
     config: Config
     trains = ("policy",)
-    whole_weights = True
     responses = "sampled"
 
     @hookimpl

@@ -77,7 +77,6 @@ class TRPO(Component):
     config: Config
     needs = ("logprobs", "old_logprobs", "values", "value.state_values")
     trains = ("policy", "value")
-    whole_weights = True
     unit = "response"
     responses = "sampled"
 
