@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -407,78 +406,6 @@ def test_a_full_disk_stops_all(which: str, rank: int, request: pytest.FixtureReq
     assert code == 1 and len(errors) == 1 and "File too large" in said, said
     assert Command("--processes", "2", "--resume", "full", runs=tmp_path).end()[0] == 0
     assert metrics(tmp_path / "full") == metrics(whole) and bits(tmp_path / "full") == bits(whole)
-
-
-@pytest.fixture
-def hosts() -> Iterator[Callable[..., None]]:
-    """Two machines of one network, as far as processes can tell; runs `ip` on them."""
-
-    def ip(*arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-    try:
-        try:
-            ip("netns", "add", "rlalign-0")
-            ip("netns", "add", "rlalign-1")
-            there = ("peer", "name", "link1", "netns", "rlalign-1")
-            ip("link", "add", "link0", "netns", "rlalign-0", "type", "veth", *there)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("needs the right to make network namespaces, and links between them")
-        for host in "01":
-            ip("-n", f"rlalign-{host}", "addr", "add", f"10.77.0.{host}/24", "dev", f"link{host}")
-            ip("-n", f"rlalign-{host}", "link", "set", "lo", "up")
-            ip("-n", f"rlalign-{host}", "link", "set", f"link{host}", "up")
-        yield ip
-    finally:
-        if shutil.which("ip"):
-            for host in "01":
-                subprocess.run(["ip", "netns", "del", f"rlalign-{host}"], check=False, capture_output=True)
-
-
-@pytest.mark.slow
-def test_two_hosts_whose_link_is_cut(hosts: Callable[..., None], tmp_path: Path) -> None:
-    begin = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    begin += ["--master-addr", "10.77.0.0", "--master-port", "29511"]
-    arguments = ["-m", "rlalign", "run", *ENDLESS, "--name", "cut", "--runs", str(tmp_path), "--plain"]
-    processes = [
-        subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                f"rlalign-{host}",
-                sys.executable,
-                *begin,
-                "--node-rank",
-                host,
-                *arguments,
-            ],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "RLALIGN_WAIT": str(WAIT),
-                "GLOO_SOCKET_IFNAME": f"link{host}",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-        )
-        for host in "01"
-    ]
-    wait_for(tmp_path / "cut/checkpoints/00000003")
-    hosts("-n", "rlalign-1", "link", "set", "link1", "down")
-    for other, process in zip((1, 0), processes, strict=True):
-        said, _ = process.communicate(timeout=WAIT + 120)
-        assert process.returncode == 1
-        assert (
-            f"error: rank {other} of 2 on" in said and "cannot be reached. The last checkpoint stands" in said
-        )
-    last = max((tmp_path / "cut/checkpoints").glob("[0-9]*"))
-    code, said = Command(
-        "--resume", "cut", f"train.iterations={int(last.name) + 1}", "--inexact", runs=tmp_path
-    ).end()
-    assert code == 0, said
 
 
 @pytest.mark.slow

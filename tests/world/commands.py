@@ -35,12 +35,7 @@ class Command:
 
     def rank(self, number: int) -> int:
         """The process of a rank."""
-        launcher = self._process.pid
-        for thread in os.listdir(f"/proc/{launcher}/task"):
-            for child in Path(f"/proc/{launcher}/task/{thread}/children").read_text().split():
-                if f"RANK={number}\0" in Path(f"/proc/{child}/environ").read_text().replace("\0LOCAL_", ""):
-                    return int(child)
-        raise AssertionError(f"there is no rank {number}")
+        return rank_of(self._process.pid, number)
 
     def ranks(self, count: int) -> list[int]:
         """The processes of all ranks, once they are there."""
@@ -64,6 +59,15 @@ class Command:
         """Its exit code and what it printed."""
         said, _ = self._process.communicate(timeout=600)
         return self._process.returncode, said
+
+
+def rank_of(launcher: int, number: int) -> int:
+    """The process of a rank, among those that another process began."""
+    for thread in os.listdir(f"/proc/{launcher}/task"):
+        for child in Path(f"/proc/{launcher}/task/{thread}/children").read_text().split():
+            if f"\0RANK={number}\0" in "\0" + Path(f"/proc/{child}/environ").read_text():
+                return int(child)
+    raise AssertionError(f"there is no rank {number}")
 
 
 def wait_for(path: Path, seconds: float = 300) -> None:
