@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rlalign.errors import RankLost, RLAlignError, describe_error
+from rlalign.parents import has_ended
 from rlalign.world.ranks import World, become, here
 
 X = TypeVar("X")
@@ -156,8 +156,10 @@ def _why(error: Exception) -> str:
         """Whether somebody left the cause, or a process is gone, or all have said that they wait, too."""
         if cause := _found(f"cause {_runs}"):
             found.append(cause)
-        gone = (here().names[rank] for rank in others if _gone(*_processes[rank]))
-        found.extend(f"{name} is gone: it was killed, or it crashed" for name in gone)
+        for rank in others:
+            host, process = _processes[rank]
+            if host == socket.gethostname() and has_ended(process):
+                found.append(f"{here().names[rank]} is gone: it was killed, or it crashed")
         waiting.update(rank for rank in others if _found(f"waits {_runs} {rank}"))
         return bool(found) or len(waiting) == len(others)
 
@@ -191,19 +193,6 @@ def _asked(question: Callable[[Any], X]) -> X | None:
     if not answers:
         _store = None
     return answers[0] if answers else None
-
-
-def _gone(host: str, process: int) -> bool:
-    """Whether a process is one of this machine's, and has ended."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(process, 0)
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
 
 
 def _waited(until: Callable[[], bool]) -> bool:

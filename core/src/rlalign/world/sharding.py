@@ -86,25 +86,24 @@ def whole(models: Iterable[Any]) -> Iterator[None]:
     """
     roots = [model for model in models if is_root(model)]
     for root in roots:
+        _alone(root, True)
         for part in _cut(root):
-            _alone(part, True)
             part.unshard()
     try:
         yield
     finally:
         for root in roots:
-            for part in _cut(root):
-                _alone(part, False)
-                part.set_reshard_after_forward(part is not root, recurse=False)
+            _alone(root, False)
+            root.set_reshard_after_forward(False, recurse=False)
             root.let_go()
         rest(roots)
 
 
-def _alone(part: Any, alone: bool) -> None:
-    """Whether a pass is this rank's own: nothing is cut again after it, and no gradient added to those of others."""
-    part.set_reshard_after_forward(not alone, recurse=False)
-    part.set_reshard_after_backward(not alone, recurse=False)
-    part.set_requires_gradient_sync(not alone, recurse=False)
+def _alone(root: Any, alone: bool) -> None:
+    """Whether passes are this rank's own: nothing is cut again after them, and no gradient added to those of others."""
+    root.set_reshard_after_forward(not alone)
+    root.set_reshard_after_backward(not alone)
+    root.set_requires_gradient_sync(not alone)
 
 
 def rest(models: Iterable[Any]) -> None:
