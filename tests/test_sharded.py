@@ -68,6 +68,11 @@ MANY = {
     "lora, own value": ("ppo", OWN, "policy.causal-lm.lora.r=2"),
     "trpo, own value": ("trpo", OWN, *UNEVEN[1:]),
     "trpo, lora": ("trpo", "policy.causal-lm.lora.r=2"),
+    "of one source": (
+        "copg-mixed",
+        "responses={mix: {logged: 2, sampled: 2}}",
+        "algorithm=[{kto: {beta: 0.1}, source: logged}]",
+    ),
     "recomputed": ("rloo", "train.recompute=true", "models.reference={of: start}"),
     "t5": ("ppo-seq2seq",),
     "t5, trpo": ("trpo-seq2seq",),

@@ -27,7 +27,8 @@ from rlalign.interface.run import Learner, Run
 from rlalign.running.members import HOOKS
 from rlalign.running.updating import Update
 from rlalign.running.view import RunView
-from rlalign.testing import PolicyGradient, run, session
+from rlalign.testing import Bench, PolicyGradient, run, session
+from rlalign.testing.bench import plain_gradient
 
 TYPES: dict[str, Any] = {
     "learner": Update,
@@ -452,6 +453,74 @@ def test_step_started_is_told_of_the_whole_step(tmp_path: Path) -> None:
         first = [gone] if hook == "step_started" else first
         assert (forwards > 0) == (hook == "step_started") and torch.equal(gone, first[0])
     assert len(recorder.calls) > 16
+
+
+def test_step_started_is_told_of_the_step_that_its_loss_sees(tmp_path: Path) -> None:
+    """Of a component for one source: of that source's rows, and nothing where there are none."""
+    cls = having("step_started", "loss")
+    pipeline: dict[str, Any] = {
+        **placed("step_started", "loss"),
+        "task": {"numbers": {"logged": [2, 3]}},
+        "responses": {"mix": {"sampled": 1, "logged": 1}},
+        "algorithm": ["once", {"recorder": None, "source": "logged"}],
+        "train": {**PIPELINE["train"], "budget": 10},
+        "evaluate": None,
+    }
+    _, done = run(tmp_path, pipeline, {"recorder": cls, "once": PolicyGradient})
+    (recorder,) = [c for c in done.builder.built.values() if isinstance(c, Plain)]
+    steps: list[Batch] = []
+    for hook, given in recorder.calls:
+        if hook == "step_started":
+            steps.append(given["batch"])
+            assert set(given["batch"].rollout.columns["source"]) == {"logged"}
+        else:
+            assert given["batch"].step is steps[-1]
+    assert len(steps) == 8 < len(recorder.calls) - 8
+
+
+def test_what_step_started_draws_is_another_each_time_and_the_same_on_any_number_of_pieces(
+    tmp_path: Path,
+) -> None:
+    """Losses draw, too, and each process has other pieces."""
+
+    def draws(budget: int) -> list[float]:
+        found: list[float] = []
+
+        class Draws(PolicyGradient):
+            @hookimpl
+            def step_started(self) -> None:
+                found.append(float(torch.rand(())))
+
+            @hookimpl
+            def step_ready(self) -> None:
+                found.append(float(torch.rand(())))
+
+            @hookimpl
+            def loss(self, batch: Batch, now: Outputs) -> Loss:
+                torch.rand(())
+                return super().loss(batch, now)
+
+        train = {**PIPELINE["train"], "budget": budget}
+        run(tmp_path / str(budget), {**PIPELINE, "algorithm": "draws", "train": train}, {"draws": Draws})
+        return found
+
+    assert draws(10**6) == draws(20) and len({*draws(40)}) == 16
+
+
+def test_what_begins_with_a_step_has_begun_for_the_kit(tmp_path: Path) -> None:
+    class Begins(PolicyGradient):
+        @hookimpl
+        def step_started(self, batch: Batch) -> None:
+            self.size = float(len(batch))
+
+        @hookimpl
+        def loss(self, batch: Batch, now: Outputs) -> Loss:
+            return Loss(super().loss(batch, now).value * self.size)
+
+    bench = Bench(tmp_path, {**PIPELINE, "algorithm": "begins", "evaluate": None}, {"begins": Begins})
+    batch = bench.batch()
+    one, other = bench.gradient(batch)[1], plain_gradient(bench, batch)[1]
+    assert all(torch.allclose(g, other[name], atol=1e-6) for name, g in one.items())
 
 
 @pytest.mark.parametrize("said, steps", [(None, 8), (True, 8), (False, 0)])

@@ -190,6 +190,27 @@ def test_a_learner_is_over_when_its_hook_returns(what: str, tmp_path: Path) -> N
         run(tmp_path, pipeline("keeps"), {"keeps": Keeps})
 
 
+def test_a_value_is_asked_again_once_the_policy_has_moved_whose_states_it_reads(tmp_path: Path) -> None:
+    pipeline = {
+        "task": "numbers",
+        "policy": {"logits": {"hidden": 5}},
+        "models": {"value": {"linear-value": {"trunk": "policy"}}},
+        "rewards": ["token-sum"],
+        "algorithm": "both",
+        "generation": {"samples": 3, "max_new_tokens": 5},
+        "train": {"iterations": 1, "prompts": 4, "lr": 0.1},
+    }
+    b = Bench(tmp_path, pipeline, {"both": PolicyAndValue})
+    b.iterate()  # which moves the value away from 0
+    batch = b.batch()
+    before = b.run.score("value", batch.rollout, ["state_values"]).state_values_NT1
+    b.learner.learn(batch, only=["policy"])
+    after = b.run.score("value", batch.rollout, ["state_values"]).state_values_NT1
+    fresh = batch.rollout.take(torch.arange(len(batch)))
+    assert torch.equal(after, b.run.score("value", fresh, ["state_values"]).state_values_NT1)
+    assert not torch.equal(after, before)
+
+
 def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     b = bench(tmp_path)
     batch, _ = b.batch(), learner(b)

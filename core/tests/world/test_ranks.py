@@ -69,6 +69,10 @@ def test_what_is_compared() -> None:
         first, second = digest(one), digest(other)
         return all(alike(first.get(name), second.get(name)) for name in {**first, **second})
 
+    one["endless"] = torch.tensor([torch.inf, 1.0])
+    near = {**near, "endless": torch.tensor([torch.inf, 1.0 + 1e-6])}
+    others = [{"endless": one["endless"], **other} for other in others]
+    others += [{**one, "endless": torch.tensor([-torch.inf, 1.0])}]
     assert same(one) and same(near) and not any(map(same, others))
 
 

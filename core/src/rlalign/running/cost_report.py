@@ -320,7 +320,7 @@ def _doubts(model: Model, on: Machine) -> Iterator[str]:
     if model.shape.resting:
         yield "(mixtures of experts: published runs took up to 4 times as long as the estimate)"
     if not on.device.cpu and model.shape.weights < SMALL:
-        yield "(small models leave a GPU waiting: with 0.1 and 0.5 billion weights it took 1.6 to 4 times as long)"
+        yield "(small models leave a GPU waiting: with 0.1 and 0.5 billion weights it took 1.6 to 7 times as long)"
 
 
 def _way(model: Model, name: str) -> Model:

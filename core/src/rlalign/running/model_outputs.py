@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlalign.data.batch import Outputs, field_of
 from rlalign.data.rollout import Rollout, own
-from rlalign.interface.policy import Policy
+from rlalign.interface.policy import Policy, Value
 from rlalign.learning.engine import Engine
 from rlalign.records.remembered import Remembered, scored_once
 from rlalign.running.workspace import Workspace
@@ -26,9 +26,9 @@ class ModelOutputs:
         self.engine = engine
         self.workspace = workspace
         self.models = workspace.models
-        self._scored: WeakKeyDictionary[Rollout, dict[tuple[str, int, int], dict[str, Tensor]]] = (
-            WeakKeyDictionary()
-        )
+        self._scored: WeakKeyDictionary[
+            Rollout, dict[str, tuple[tuple[int, ...], dict[int, dict[str, Tensor]]]]
+        ] = WeakKeyDictionary()
         self._stores: dict[str, Remembered] = {}
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
@@ -36,13 +36,21 @@ class ModelOutputs:
 
         What a process computed by itself is there for itself: the others would wait for it when all ask together.
         """
-        held, version = self._scored.setdefault(rollout, {}), self.models[model].version
-        by_all, by_us = (held.setdefault((model, version, n), {}) for n in (here().count, here().size))
+        held, weights = self._scored.setdefault(rollout, {}), self._weights(model)
+        if model not in held or held[model][0] != weights:  # nobody asks for what others said
+            held[model] = (weights, {})
+        by_all, by_us = (held[model][1].setdefault(n, {}) for n in (here().count, here().size))
         missing = [name for name in want if name not in by_all and name not in by_us]
         if missing:
             outputs = self.engine.score(model, rollout, missing)
             by_us |= {name: getattr(outputs, field_of(name)) for name in missing}
         return Outputs(**{field_of(name): {**by_us, **by_all}[name] for name in want})
+
+    def _weights(self, model: str) -> tuple[int, ...]:
+        """The versions of what it computes with: its own, and that of the policy whose states a value reads."""
+        asked = self.models[model]
+        trunk = asked.trunk if isinstance(asked, Value) else None
+        return (asked.version, *([] if trunk is None else [self.models[trunk].version]))
 
     def with_columns(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> Rollout:
         """Add `model.output` columns; what the sampler gave of new responses is not computed again."""

@@ -198,7 +198,10 @@ class Stages:
 
     def step_started(self, run: Run, batch: Batch) -> None:
         for member in self.implementing("step_started"):
-            self._call(member, "step_started", run=run, batch=batch)
+            source = member.item.source
+            step = batch if source is None else _step_of(source, batch)
+            if len(step):
+                self._call(member, "step_started", run=run, batch=step)
 
     def step_ready(self, run: Run, metrics: Mapping[str, float]) -> bool:
         ready, metrics = True, MappingProxyType(dict(metrics))
@@ -231,10 +234,15 @@ def _of_source(source: str | None, batch: Batch, now: Outputs) -> tuple[Batch, O
     if source is None:
         return batch, now
     here = _rows_of(source, batch)
-    steps = batch.step.__dict__.setdefault("_of_source", {})  # one for all pieces, with one set of counts
+    return replace(batch.take(here), whole=_step_of(source, batch.step)), now.take(here)
+
+
+def _step_of(source: str, step: Batch) -> Batch:
+    """The rows of one source as a step: one for all pieces, with one set of counts."""
+    steps: dict[str, Batch] = step.__dict__.setdefault("_of_source", {})
     if source not in steps:
-        steps[source] = batch.step.take(_rows_of(source, batch.step)).as_step()
-    return replace(batch.take(here), whole=steps[source]), now.take(here)
+        steps[source] = step.take(_rows_of(source, step)).as_step()
+    return steps[source]
 
 
 def _rows_of(source: str, batch: Batch) -> Tensor:

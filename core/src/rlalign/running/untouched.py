@@ -61,8 +61,11 @@ class Untouched:
             self._check(*wrapper)
         count = self._calls[hook, name] = self._calls.get((hook, name), -1) + 1
         kept = settings_kept(partial(self._note, f"`{hook}` of `{name}`"))
+        stands = self._where()
         if hook in _OFTEN and count:
             self._often = hook
+            if hook != "loss":  # called for pieces, of which each process has others
+                self._seed(stage, hook, name, stands, count)
             try:
                 with kept:
                     yield
@@ -70,9 +73,7 @@ class Untouched:
                 self._often = None
             return
         short = shortened(partial(self._note, f"`{hook}` of `{name}`"))
-        stands = self._where()
-        at = -1 if hook == "phase_started" else stands["iteration"]
-        self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
+        self._seed(stage, hook, name, stands, count)
         seal = Seal(given, self._ledger)
         self._mark()
         self._inside.append((hook, name, seal))
@@ -87,6 +88,10 @@ class Untouched:
         self._check(hook, name, seal)
         if hook == "phase_started":
             self._calls.clear()
+
+    def _seed(self, stage: str, hook: str, name: str, stands: Mapping[str, Any], count: int) -> None:
+        at = -1 if hook == "phase_started" else stands["iteration"]
+        self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
 
     @contextmanager
     def core(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +183,7 @@ class Bench:
         for name, value in engine.items():
             setattr(self.engine, name, value)
         try:
+            self.stages.step_started(self.run, batch)
             metrics = self.engine.step(batch, self.phase.losses)
             return {k: float(v) for k, v in metrics.items()}, self._gradients()
         finally:
@@ -203,7 +203,9 @@ def plain_gradient(bench: Bench, batch: Batch) -> tuple[dict[str, float], dict[s
     """The same step without the engine: one graph from the parameters to the loss, all logits at once."""
     engine = bench.engine
     engine.clear_gradients()
-    loss, metrics = bench.phase.losses(replace(batch, whole=None), plain_outputs(bench, batch))
+    step = batch.as_step()
+    bench.stages.step_started(bench.run, step)
+    loss, metrics = bench.phase.losses(step, plain_outputs(bench, step))
     if loss.requires_grad:
         loss.backward()
     gradients = bench._gradients()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,10 +24,10 @@ def digest(value: Any, name: str = "") -> dict[str, Any]:
         return {name: [hashlib.sha256(repr(value).encode()).hexdigest()]}
     x = torch.as_tensor(value).detach().cpu().contiguous()
     bits = hashlib.sha256(x.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-    shape = [*x.shape, int(x.isnan().sum())]
+    shape = [*x.shape, *(int((x == value).sum()) for value in (math.inf, -math.inf)), int(x.isnan().sum())]
     if not x.is_floating_point():
         return {name: [bits, shape]}
-    x = x.double().nan_to_num().reshape(-1)
+    x = x.double().nan_to_num(0.0, 0.0, 0.0).reshape(-1)
     places = torch.linspace(1.0, 2.0, len(x), dtype=torch.float64)  # the same numbers elsewhere are others
     return {name: [bits, shape, float((x * places).sum()), float(x.abs().sum())]}
 

@@ -19,7 +19,13 @@ from rlalign_plugin_trpo import fisher_product, policy_kl
 FAMILIES = ("gpt2", "llama", "t5", "bart")
 
 
-def opened(folder: Path, model: Path, policy: Mapping[str, Any] = {}, **generation: Any) -> Bench:
+def opened(
+    folder: Path,
+    model: Path,
+    policy: Mapping[str, Any] = {},
+    train: Mapping[str, Any] = {"dtype": "float64"},
+    **generation: Any,
+) -> Bench:
     """A phase of `trpo` on a language model, in its update."""
     kind = "seq2seq-lm" if model.name in ("t5", "bart") else "causal-lm"
     bench = Bench(
@@ -31,7 +37,7 @@ def opened(folder: Path, model: Path, policy: Mapping[str, Any] = {}, **generati
             "algorithm": "trpo",
             "models": {"value": {"value-head": {"trunk": "own"}}},
             "generation": {"samples": 2, "max_new_tokens": 4, **generation},
-            "train": {"iterations": 1, "prompts": 3, "dtype": "float64"},
+            "train": {"iterations": 1, "prompts": 3, **train},
         },
     )
     return bench
@@ -101,6 +107,17 @@ CASES = [
     *((family, policy) for family in FAMILIES for policy in ({}, {"attention": "eager"})),
     *((family, {"lora": {"r": 2}}) for family in ("gpt2", "t5")),
 ]
+
+
+def test_of_weights_in_half_precision_the_kl_to_themselves_is_none(
+    folders: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """The vector is of float32 masters, which the policy's weights are rounded from."""
+    bench = opened(tmp_path, folders["gpt2"], train={"dtype": "bfloat16", "weights": "bfloat16"})
+    batch, start = bench.batch(), bench.learner.parameters()
+    bench.learner.assign(start * 1.1)
+    assert policy_kl(bench.run, bench.learner, batch, bench.learner.parameters()) == 0
+    assert policy_kl(bench.run, bench.learner, batch, start) > 0
 
 
 @pytest.mark.parametrize("family, policy", CASES)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from rlalign import Example, RLAlignError, Sampling
+from rlalign_plugin_hf import Seq2SeqLM
 from rlalign_plugin_hf.adapter import parameters
 
 MakePolicy = Callable[..., Any]
@@ -51,6 +55,24 @@ def test_a_copy_scores_with_its_own_adapters(
     sampled = copy.sample(examples, how, uniforms)
     own = logits_of(copy, sampled).log_softmax(1).gather(1, sampled.actions_NT[sampled.chosen][:, None])[:, 0]
     torch.testing.assert_close(sampled.logprobs_NT[sampled.chosen], own, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_of_an_encoder_decoder_s_embeddings_sample_as_they_score(
+    folders: Mapping[str, Path], examples: Sequence[Example], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    network: Any = AutoModelForSeq2SeqLM.from_pretrained(folders["bart"], tie_word_embeddings=False)
+    network.save_pretrained(shutil.copytree(folders["bart"], tmp_path / "untied", dirs_exist_ok=True))
+    said = {"path": str(tmp_path / "untied"), "lora": {"r": 4, "targets": ["q_proj", "embed_tokens"]}}
+    policy = Seq2SeqLM(Seq2SeqLM.Config.model_validate_json(json.dumps(said)))
+    policy.setup()
+    how, uniforms = Sampling(samples=2, max_new_tokens=4), torch.rand(4, 2, 4, dtype=torch.float64)
+    policy.sample(examples, how, uniforms)
+    moved(policy)
+    sampled = policy.sample(examples, how, uniforms)
+    own = logits_of(policy, sampled).log_softmax(1).gather(1, sampled.actions_NT[sampled.chosen][:, None])
+    torch.testing.assert_close(sampled.logprobs_NT[sampled.chosen], own[:, 0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_lagging_copy_may_be_changed_without_a_word(
@@ -119,13 +141,14 @@ def test_a_copy_that_acts_within_another_s_acting(policy_of: MakePolicy) -> None
     assert not any(off())
 
 
+@pytest.mark.parametrize("lora", ({}, HEAD, TOKENS), ids=("blocks", "head", "tokens"))
 def test_an_adapter_alone_is_written_as_peft_reads_it(
-    policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path
+    policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path, lora: Any
 ) -> None:
     """Nothing of the network goes with it."""
     from peft import PeftModel
 
-    policy = policy_of("llama", lora={"r": 4, "alpha": 6})
+    policy = policy_of("llama", lora={"alpha": 6, **lora, "r": 4})
     base = tmp_path / "base"
     base.mkdir()
     policy.save(base)  # its adapter does nothing yet
@@ -141,5 +164,7 @@ def test_an_adapter_alone_is_written_as_peft_reads_it(
         theirs = read(input_ids=torch.cat([prompt, actions_T[:-1]])[None]).logits[0, len(prompt) - 1 :]
     ours = logits_of(policy, rollout.take(torch.tensor([0])))
     torch.testing.assert_close(ours, theirs.to(ours), rtol=1e-5, atol=1e-5)
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        assert all(".lora_" in name for name in file.keys())  # noqa: SIM118
     written = sum(path.stat().st_size for path in adapter.iterdir())
     assert written < (base / "model.safetensors").stat().st_size

@@ -78,6 +78,29 @@ def test_to_the_search_a_stop_string_is_an_end(
     assert rollout.finished_N.tolist() == expected.finished_N.tolist()
 
 
+PENALTIES = {
+    "repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "forced_eos_token_id": 2,
+    "bad_words_ids": [[5], [6], [7], [8], [9]],
+    "stop_strings": ["w3"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_s_own_file_adds_no_penalties(
+    exact_policy_of: MakePolicy, examples: Sequence[Example], family: str
+) -> None:
+    """It may say any: neither sampling nor scoring knows them."""
+    policy, how = exact_policy_of(family), Sampling(samples=2, beams=4, max_new_tokens=8)
+    found = sampled(policy, examples, how)
+    own = policy.network.generation_config
+    own.update(**PENALTIES)
+    again = sampled(policy, examples, how)
+    assert responses(again) == responses(found) and again.finished_N.tolist() == found.finished_N.tolist()
+    assert policy.network.generation_config is own and own.repetition_penalty == 5.0
+
+
 @pytest.fixture
 def forced(folders: Mapping[str, Path], tmp_path: Path) -> Any:
     """A BART whose first token is forced, and that would end at once."""

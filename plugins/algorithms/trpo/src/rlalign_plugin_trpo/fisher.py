@@ -64,9 +64,11 @@ def policy_kl(run: Run, learner: Learner, batch: Batch, vector: Tensor) -> float
 @torch.no_grad()
 def _kl(policy: Policy, rollout: Rollout, chunks: Sequence[Tensor], then: Mapping[str, Tensor]) -> float:
     apart, total = _Apart(policy), 0.0
-    then_MC, now_MC = functional_call(apart, dict(then), (rollout,)), apart(rollout)
+    own = dict(apart.named_parameters())
+    held = {name: x.to(own[name].dtype) for name, x in then.items()}  # rounded as the policy's weights are
+    then_MC, now_MC = functional_call(apart, held, (rollout,)), apart(rollout)
     for at in chunks:
-        then_mV = _log_probs(functional_call(apart, dict(then), (then_MC[at],)), rollout, at, policy)
+        then_mV = _log_probs(functional_call(apart, held, (then_MC[at],)), rollout, at, policy)
         now_mV = _log_probs(apart(now_MC[at]), rollout, at, policy)
         total += float(kl_divergence(then_mV, now_mV).double().sum())
     return total

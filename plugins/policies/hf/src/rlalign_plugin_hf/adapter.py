@@ -100,7 +100,7 @@ def save(policy: LanguageModel, folder: Path) -> None:
     from safetensors.torch import save_file
 
     with policy.acting():
-        found = get_peft_model_state_dict(policy.network, adapter_name=NAME)
+        found = get_peft_model_state_dict(policy.network, adapter_name=NAME, save_embedding_layers=False)
         kept = {f"base_model.model.{name}": x.detach().cpu().contiguous() for name, x in found.items()}
     save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
     policy.network.peft_config[NAME].save_pretrained(folder)

@@ -26,7 +26,8 @@ def searched(policy: LanguageModel, examples: Sequence[Example], how: Sampling) 
         )
     inputs = policy.prompts(examples)
     ids_GL, real_GL = policy._side_by_side(inputs)
-    own = policy.network.generation_config
+    network = policy.network
+    own = network.generation_config
     forced = policy.positions.begin - 1  # a forced first token, which `generate` counts as new
     plan = GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=how.beams,
@@ -47,13 +48,17 @@ def searched(policy: LanguageModel, examples: Sequence[Example], how: Sampling) 
     stopped = [_Stopped(stops, given)] if how.stop else []
     watch = _Watch()
     with policy.acting(training=False):
-        found_NL = policy.network.generate(
-            input_ids=ids_GL,
-            attention_mask=real_GL.long(),
-            generation_config=plan,
-            logits_processor=LogitsProcessorList([watch]),
-            stopping_criteria=StoppingCriteriaList(stopped),
-        )
+        network.generation_config = plan  # or it would add whatever penalties the model's own file holds
+        try:
+            found_NL = network.generate(
+                input_ids=ids_GL,
+                attention_mask=real_GL.long(),
+                generation_config=plan,
+                logits_processor=LogitsProcessorList([watch]),
+                stopping_criteria=StoppingCriteriaList(stopped),
+            )
+        finally:
+            network.generation_config = own
     if bool(torch.as_tensor(watch.bad)):
         raise bad_logits(policy, f"a beam search from example `{examples[0].id}` on")
     rows = [_until_end(tokens, policy.ends, stops) for tokens in found_NL[:, given:].tolist()]

@@ -18,7 +18,10 @@ class Longest(NamedTuple):
 
 
 class Positions:
-    """The rows that a model reads, as its config says; positions that are relative bound none."""
+    """The rows that a model reads, as its config says; positions that are relative bound none.
+
+    A value reads what stands after a response, too: so there is room for its last token.
+    """
 
     def __init__(self, config: Any, kind: Kind) -> None:
         self._apart = kind == "seq2seq"
@@ -30,7 +33,7 @@ class Positions:
 
     def room(self, response: int) -> int | None:
         """The longest prompt beside a response of so many tokens, perhaps 0; None: however long."""
-        if self.response is not None and self.begin + response - 1 > self.response.most:
+        if self.response is not None and self.begin + response > self.response.most:
             return 0
         if self.prompt is None:
             return None
@@ -44,7 +47,7 @@ class Positions:
     def without_room(self, response: int) -> str:
         """Why no prompt can be answered with so many tokens."""
         if self.response is not None:
-            most = self.response.most - self.begin + 1
+            most = self.response.most - self.begin
             return f"{response} are more than the decoder reads: {self.response}; ask for at most {most}"
         return f"{response} leave no room for a prompt: the model reads {self.prompt} in all; say a smaller number"
 
@@ -56,7 +59,7 @@ class Positions:
 
     def told(self, prompt: int, response: int) -> str:
         """Why a logged response cannot stand beside its prompt."""
-        if self.response is not None and self.begin + response - 1 > self.response.most:
+        if self.response is not None and self.begin + response > self.response.most:
             return f"its logged response's {response} tokens are more than its decoder reads: {self.response}"
         if self._apart:
             return f"its prompt's {prompt} tokens are more than its encoder reads: {self.prompt}"

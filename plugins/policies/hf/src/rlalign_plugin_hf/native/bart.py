@@ -62,7 +62,10 @@ class Bart(EncoderDecoder):
                 norm(block.final_layer_norm),
             )
 
-        self._tokens, self._times = weights.table(trunk.embed_tokens), trunk.embed_tokens.embed_scale
+        words = getattr(
+            trunk.embed_tokens, "base_layer", trunk.embed_tokens
+        )  # an adapter may stand around it
+        self._tokens, self._times = weights.table(trunk.embed_tokens), words.embed_scale
         self._places, self._offset = weights.table(trunk.embed_positions), trunk.embed_positions.offset
         self._first = norm(trunk.layernorm_embedding)
         self._blocks = [layer(block) for block in trunk.layers]
