@@ -68,6 +68,7 @@ MANY = {
     "lora, own value": ("ppo", OWN, "policy.causal-lm.lora.r=2"),
     "trpo, own value": ("trpo", OWN, *UNEVEN[1:]),
     "trpo, lora": ("trpo", "policy.causal-lm.lora.r=2"),
+    "runs out": ("rloo", f"folder={WORLD}", "algorithm=['odd:RunsOutAdding']", "train.budget=300"),
     "of one source": (
         "copg-mixed",
         "responses={mix: {logged: 2, sampled: 2}}",

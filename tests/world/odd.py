@@ -122,6 +122,33 @@ class Asks(Component):
         return Loss(batch.mean_over_tokens(now.logprobs_NT) * scored_NT.mean())
 
 
+class RunsOutAdding(Component):
+    """An `update` that adds up gradients over the responses, for which memory runs out once, on one process."""
+
+    needs = ("logprobs",)
+    trains = ("policy",)
+    unit = "response"
+
+    @hookimpl
+    def loss(self, batch: Batch, now: Outputs) -> Loss:
+        return Loss(batch.mean_over_tokens(now.logprobs_NT))
+
+    @hookimpl
+    def update(self, run: Run, batch: Batch, learner: Learner) -> dict[str, float]:
+        out = [not FIRST and run.iteration == 1]
+
+        def push(part: Rollout, chunks: Sequence[torch.Tensor]) -> float:
+            if out.pop() if out else False:
+                raise torch.OutOfMemoryError("none is left")
+            features_MC = run.models.policy.features(part)
+            features_MC.square().sum().backward()
+            return float(features_MC.detach().sum())
+
+        total, gradient = learner.accumulate(batch.rollout, push)
+        learner.assign(learner.parameters() - 1e-6 * gradient)
+        return {"sum": total, "norm": float(gradient.norm())}
+
+
 class RunsOut(Component):
     """A loss for which memory runs out once, where a step has begun."""
 

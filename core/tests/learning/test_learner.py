@@ -211,6 +211,16 @@ def test_a_value_is_asked_again_once_the_policy_has_moved_whose_states_it_reads(
     assert not torch.equal(after, before)
 
 
+def test_what_no_model_says_is_not_asked_for(tmp_path: Path) -> None:
+    b = bench(tmp_path)
+    rollout = b.batch().rollout
+    for want in (["logits"], ["logprobs", "logits"]):
+        with pytest.raises(
+            ComponentError, match=r"run.score: no model says `logits` .*; there are `logprobs`, "
+        ):
+            b.run.score("policy", rollout, want)
+
+
 def test_a_scored_rollout_is_scored_again_after_assign(tmp_path: Path) -> None:
     b = bench(tmp_path)
     batch, _ = b.batch(), learner(b)

@@ -276,10 +276,13 @@ class Forward:
             for name in others:
                 self.models[name].train(not wanted)
 
-    def halve(self, rollout: Rollout, error: Exception) -> None:
-        """Compute half as much at once, memory having run out; not less than one response and a few steps."""
+    def halve(self, rollout: Rollout, error: Exception, known: bool = False) -> None:
+        """Compute half as much at once, memory having run out; not less than one response and a few steps.
+
+        `known`: whether all ranks have been told. Else, where weights are cut, others wait for this one.
+        """
         cut = any(model.sharded for model in self.models.values())
-        if cut and here().count > 1:
+        if cut and here().count > 1 and not known:
             raise RLAlignError(
                 "out of memory, and the other processes wait in the middle of a pass: go on from the last checkpoint "
                 f"with `train.budget: {self.budget // 2}`"

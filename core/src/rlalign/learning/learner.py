@@ -195,20 +195,18 @@ class GradientLearner:
 
         Out of memory, it starts over with half the budget.
         """
-        world = here()
+        world, what = here(), f"a sum over {len(rollout)} responses"
         while True:
-            try:
-                mine = self.engine.cut(rollout, ranks=world.size)[world.rank :: world.size]
-                work, what = (
-                    partial(self._accumulated, rollout, mine, compute),
-                    f"a sum over {len(rollout)} responses",
-                )
-                with whole(self.engine.models.values()):
-                    parameters = [self._as_it_is(name) for name in self.optimiser.parameters]
-                    _clear(parameters)
-                    return sum(world.summed(work, parameters, what)), self._taken(parameters)
-            except torch.OutOfMemoryError as error:
-                self.engine.halve(rollout, error)
+            mine = self.engine.cut(rollout, ranks=world.size)[world.rank :: world.size]
+            with whole(self.engine.models.values()):
+                parameters = [self._as_it_is(name) for name in self.optimiser.parameters]
+                _clear(parameters)
+                try:
+                    found = world.summed(partial(self._accumulated, rollout, mine, compute), parameters, what)
+                except torch.OutOfMemoryError as error:
+                    self.engine.halve(rollout, error, known=True)
+                    continue
+                return sum(found), self._taken(parameters)
 
     def _accumulated(
         self,

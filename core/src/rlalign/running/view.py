@@ -20,6 +20,7 @@ from rlalign.interface.policy import Model, ModelMap, Policy
 from rlalign.interface.run import Learner
 from rlalign.learning.draw import Draw
 from rlalign.running.bad_rewards import saved_if_bad
+from rlalign.running.checks import COLUMNS
 from rlalign.running.models import Models
 from rlalign.running.phase import RunningPhase
 from rlalign.running.plan import PhasePlan
@@ -139,6 +140,9 @@ class RunView(Standing):
             return self._phase.logged.rollout(examples)
 
     def score(self, model: str, rollout: Rollout, want: Collection[str]) -> Outputs:
+        if unknown := [name for name in want if name not in COLUMNS]:
+            known = ", ".join(f"`{name}`" for name in COLUMNS)
+            raise ComponentError(f"run.score: no model says `{unknown[0]}` of responses; there are {known}")
         with self._phase.untouched.core():
             held = self._phase.outputs.score(model, rollout, want)
         return Outputs(**{name: x.clone() for name, x in held.items().items()})  # others ask for them too

@@ -97,6 +97,11 @@ def test_an_adapter_of_shared_weights_is_refused(policy_of: MakePolicy) -> None:
         policy_of("gpt2", lora={"targets": ["c_attn", "lm_head"]})
 
 
+def test_an_adapter_of_positions_is_refused(policy_of: MakePolicy) -> None:
+    with pytest.raises(RLAlignError, match=r"lora.targets: `\S+embed_positions` looks up positions"):
+        policy_of("bart", lora={"targets": ["q_proj", "embed_positions"]})
+
+
 @pytest.mark.parametrize("lora", (HEAD, TOKENS), ids=("head", "tokens"))
 def test_any_adapter_is_exported(
     policy_of: MakePolicy, examples: Sequence[Example], tmp_path: Path, lora: Any

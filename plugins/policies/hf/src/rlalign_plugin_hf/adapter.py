@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,12 @@ def inject(network: Any, options: LoRA, seed: int) -> None:
     except ValueError as error:
         raise RLAlignError(f"lora: {error}") from error
     _require_unshared(network)
+    for name, layer in named_layers(network):
+        base = layer.get_base_layer()
+        if isinstance(base, nn.Embedding) and len(signature(base.forward).parameters) > 1:
+            raise RLAlignError(
+                f"lora.targets: `{name}` looks up positions, and an adapter would stand in its way; leave it out"
+            )
 
 
 def _require_unshared(network: Any) -> None:

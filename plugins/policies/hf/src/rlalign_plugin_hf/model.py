@@ -88,6 +88,7 @@ class LanguageModel(Opened):
             self.decoding.verify(self)
         if self.config.lora is not None:
             adapter.inject(self.model, self.config.lora, self.config.seed)
+            self.let_go()  # what decodes has read the network without them
             self.slots = adapter.Slots(self.model)
             trained = {f"model.{name}" for name in self.slots.names}
             self.ephemeral = tuple(key for key in self.state_dict() if key not in trained)
