@@ -15,15 +15,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import SHORT, Command, bits, wait_for
-from comparing import EXAMPLES, ROOT, apart, metrics
+from commands import BANDIT, BEGUN, Command, bits, wait_for
+from comparing import ROOT, apart, metrics
 
 METRICS, WEIGHTS = 1e-12, 1e-11
-BANDIT = str(Path(__file__).parent / "world/bandit.yaml")
 COMES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it torch 2.13 does not tell who comes later where the processes meet."""
-CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true", "train.iterations=8")
-BEGUN = {"whole": (BANDIT, "train.iterations=60", "evaluate.every=20"), "cut": CUT}
 
 
 class Agent:

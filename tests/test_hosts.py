@@ -17,13 +17,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import SHORT, Command, bits, rank_of, wait_for
-from comparing import EXAMPLES, ROOT, metrics
+from commands import BEGUN, bits, rank_of, undisturbed, wait_for
+from comparing import ROOT, metrics
 
 WORLD = Path(__file__).parent / "world"
-BANDIT = (str(WORLD / "bandit.yaml"), "train.iterations=60", "evaluate.every=20")
-CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true", "train.iterations=8")
-BEGUN = {"whole": BANDIT, "cut": CUT}
 WAIT = 10
 PORT = "29511"
 
@@ -102,13 +99,6 @@ def both(tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
                 subprocess.run(["ip", "netns", "del", f"rlalign-{number}"], check=False, capture_output=True)
 
 
-def undisturbed(which: str, folder: Path) -> Path:
-    """The run on two processes of one machine, to which nothing happens."""
-    code, said = Command(*BEGUN[which], "--processes", "2", "--name", which, runs=folder).end()
-    assert code == 0, said
-    return folder / which
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return undisturbed("whole", tmp_path_factory.mktemp("whole"))
@@ -117,6 +107,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return undisturbed("cut", tmp_path_factory.mktemp("cut"))
+
+
+def ends_as(expected: Path, run: Path, hosts: list[Host]) -> None:
+    """Once both have ended, the run has the bits of another."""
+    for host in hosts:
+        code, said = host.end()
+        assert code == 0, said
+    assert metrics(run) == metrics(expected) and bits(run) == bits(expected)
 
 
 def killed(hosts: list[Host], victim: int) -> None:
@@ -175,13 +173,7 @@ def test_what_befalls_one_ends_both_and_they_go_on(
     if happens is link_is_cut:  # neither reaches the other
         assert any(GONE.format(0, 0) in line for line in hosts[1].errors), hosts[1].errors
         ip("-n", "rlalign-1", "link", "set", "link1", "up")
-    last = max(int(path.name) for path in (tmp_path / "ended/checkpoints").glob("[0-9]*"))
-    assert 3 <= last < metrics(expected)[-1]["iteration"]
-    for host in both("--resume", "ended"):
-        code, said = host.end()
-        assert code == 0, said
-    assert metrics(tmp_path / "ended") == metrics(expected)
-    assert bits(tmp_path / "ended") == bits(expected)
+    ends_as(expected, tmp_path / "ended", both("--resume", "ended"))
 
 
 @pytest.mark.slow
@@ -212,14 +204,10 @@ def test_sigterm_to_one_has_both_finish_the_iteration(
     hosts[1].process.send_signal(signal.SIGTERM)
     ends = [host.end() for host in hosts]
     assert all(code != 0 for code, _ in ends) and ends[0][1].count("stopped after iteration") == 1, ends
-    last = max(int(path.name) for path in (tmp_path / "stopped/checkpoints").glob("[0-9]*"))
+    last = metrics(tmp_path / "stopped")[-1]["iteration"]
     assert 3 <= last < metrics(expected)[-1]["iteration"]
-    assert metrics(tmp_path / "stopped")[-1]["iteration"] == last
-    for host in both(*begin):
-        code, said = host.end()
-        assert code == 0, said
-    assert metrics(tmp_path / "stopped") == metrics(expected)
-    assert bits(tmp_path / "stopped") == bits(expected)
+    assert (tmp_path / f"stopped/checkpoints/{last:08}").is_dir()
+    ends_as(expected, tmp_path / "stopped", both(*begin))
 
 
 @pytest.mark.slow
@@ -231,8 +219,4 @@ def test_torchrun_starts_a_process_that_is_lost_again(
     hosts = both(*BEGUN[which], "--name", "again", restarts=1)
     wait_for(tmp_path / "again/checkpoints/00000003")
     os.kill(hosts[1].rank, signal.SIGKILL)
-    for host in hosts:
-        code, said = host.end()
-        assert code == 0, said
-    assert metrics(tmp_path / "again") == metrics(expected)
-    assert bits(tmp_path / "again") == bits(expected)
+    ends_as(expected, tmp_path / "again", hosts)

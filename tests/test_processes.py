@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import SHORT, Command, bits, is_gone, wait_for
+from commands import BANDIT, BEGUN, Command, bits, is_gone, undisturbed, wait_for
 from comparing import (
     EXAMPLES,
     REWARD_MODEL,
@@ -44,7 +44,6 @@ HERE = Path(__file__).parent / "world"
 METRICS, WEIGHTS = 1e-12, 1e-11
 COARSE = 1e-5
 """For what does not compute all in float64, or learns from rounding alone."""
-BANDIT = str(HERE / "bandit.yaml")
 ODD = {
     "as it is": {},
     "7 prompts": {"overrides": ["train.prompts=7", "train.minibatches=3", "train.epochs=2"]},
@@ -174,19 +173,6 @@ def test_every_example_on_two_and_on_four_processes(part: int, tmp_path: Path) -
 # -- real commands: killed, stopped, failing, started again -----------------------------------------------------
 
 
-LONG = ("train.iterations=60", "evaluate.every=20")
-CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true")
-"""A network whose weights are cut over the processes."""
-BEGUN = {"whole": (BANDIT, *LONG), "cut": (*CUT, "train.iterations=8")}
-
-
-def undisturbed(which: str, folder: Path) -> Path:
-    """A run on two processes to which nothing happens."""
-    code, said = Command(*BEGUN[which], "--processes", "2", "--name", which, runs=folder).end()
-    assert code == 0, said
-    return folder / which
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return undisturbed("whole", tmp_path_factory.mktemp("whole"))
@@ -210,7 +196,7 @@ def test_four_processes_do_what_one_does(tmp_path: Path) -> None:
 def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_bit(
     victim: int, whole: Path, tmp_path: Path
 ) -> None:
-    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "killed", runs=tmp_path)
+    command = Command(*BEGUN["whole"], "--processes", "2", "--name", "killed", runs=tmp_path)
     wait_for(tmp_path / "killed/checkpoints/00000003")
     os.kill(command.rank(victim), signal.SIGKILL)
     code, said = command.end()
@@ -320,7 +306,17 @@ def test_an_error_on_one_process_is_told_with_its_rank(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_starts_a_run_that_was_killed_again(whole: Path, tmp_path: Path) -> None:
-    arguments = ["-m", "rlalign", "run", BANDIT, *LONG, "--name", "again", "--runs", str(tmp_path), "--plain"]
+    arguments = [
+        "-m",
+        "rlalign",
+        "run",
+        *BEGUN["whole"],
+        "--name",
+        "again",
+        "--runs",
+        str(tmp_path),
+        "--plain",
+    ]
     begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
         [*begin, "--max-restarts", "1", *arguments],
@@ -340,7 +336,7 @@ def test_torchrun_starts_a_run_that_was_killed_again(whole: Path, tmp_path: Path
 @pytest.mark.slow
 def test_killed_at_any_instant_again_and_again(whole: Path, tmp_path: Path) -> None:
     chance = random.Random(0)
-    command = Command(BANDIT, *LONG, "--processes", "2", "--name", "killed", runs=tmp_path)
+    command = Command(*BEGUN["whole"], "--processes", "2", "--name", "killed", runs=tmp_path)
     for _ in range(3):
         last = len(metrics(tmp_path / "killed")) if (tmp_path / "killed/metrics.jsonl").exists() else 0
         wait_for(tmp_path / f"killed/checkpoints/{last + chance.randint(1, 12):08}")

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from comparing import ROOT, tensors
+from comparing import EXAMPLES, ROOT, tensors
 
 SHORT = (
     "train.prompts=6",
@@ -18,6 +18,13 @@ SHORT = (
     "checkpoints.every=1",
 )
 """For an example whose run is ended before its time."""
+BANDIT = str(Path(__file__).with_name("bandit.yaml"))
+CUT = (str(EXAMPLES / "algorithms/rloo.yaml"), *SHORT, "distributed.shard=true")
+"""A network whose weights are cut over the processes."""
+BEGUN = {
+    "whole": (BANDIT, "train.iterations=60", "evaluate.every=20"),
+    "cut": (*CUT, "train.iterations=8"),
+}
 
 
 class Command:
@@ -59,6 +66,13 @@ class Command:
         """Its exit code and what it printed."""
         said, _ = self._process.communicate(timeout=600)
         return self._process.returncode, said
+
+
+def undisturbed(which: str, folder: Path) -> Path:
+    """A run on two processes of one machine to which nothing happens."""
+    code, said = Command(*BEGUN[which], "--processes", "2", "--name", which, runs=folder).end()
+    assert code == 0, said
+    return folder / which
 
 
 def rank_of(launcher: int, number: int) -> int:
