@@ -377,6 +377,21 @@ def test_t5_scales_what_a_tied_head_reads(copied: Path, folders: Mapping[str, Pa
     assert policy._bare_head == (not scaled)
 
 
+@pytest.mark.parametrize("bias", (0.0, 1e-6))
+def test_a_bias_of_the_head_counts_however_small(
+    tmp_path: Path, folders: Mapping[str, Path], bias: float
+) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    network: Any = AutoModelForSeq2SeqLM.from_pretrained(folders["bart"])
+    with torch.no_grad():
+        network.final_logits_bias.zero_()[:, 7] = bias
+    network.save_pretrained(shutil.copytree(folders["bart"], tmp_path / "model", dirs_exist_ok=True))
+    policy = Seq2SeqLM(Seq2SeqLM.Config(path=str(tmp_path / "model")))
+    policy.setup()
+    assert policy._bare_head == (bias == 0)
+
+
 def test_a_forced_first_token_is_given_not_chosen(tmp_path: Path, folders: Mapping[str, Path]) -> None:
     folder = Path(shutil.copytree(folders["bart"], tmp_path / "bart"))
     edit(folder / "generation_config.json", forced_bos_token_id=7)

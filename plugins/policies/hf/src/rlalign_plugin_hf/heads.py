@@ -32,14 +32,18 @@ def own_head(policy: LanguageModel, features: Tensor) -> Tensor:
 
 
 def is_bare(policy: LanguageModel) -> bool:
-    """Whether the plain head, which is faster, is all there is: far from zero a cap, a bias or a scale shows."""
+    """Whether the plain head, which is faster, is all there is: far from zero a cap or a scale shows, there a bias."""
     lm_head = policy.network.get_output_embeddings()
     if lm_head is None:
         return False
     generator = torch.Generator().manual_seed(0)
     far = 50 * torch.randn(4, policy.width, generator=generator, device="cpu").to(policy._weight)
-    bare = lm_head(far)
-    return torch.allclose(bare, own_head(policy, far), rtol=1e-5, atol=1e-5 * float(bare.abs().max()))
+    for features in (far, torch.zeros_like(far)):
+        bare = lm_head(features)
+        own, most = own_head(policy, features), float(bare.abs().max())
+        if not torch.allclose(bare, own, rtol=1e-5, atol=1e-5 * most):
+            return False
+    return True
 
 
 def matrix_of(lm_head: nn.Module | None) -> Tensor | None:
