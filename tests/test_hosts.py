@@ -23,6 +23,8 @@ from comparing import ROOT, metrics
 WORLD = Path(__file__).parent / "world"
 WAIT = 10
 PORT = "29511"
+HOSTS = f"rlalign-{os.getpid()}"
+"""The namespaces begin with it: others may run these tests at the same time."""
 
 
 class Host:
@@ -32,7 +34,7 @@ class Host:
         self.number = number
         self.errors: list[str] = []
         """What it said of errors until it ended."""
-        inside = ("ip", "netns", "exec", f"rlalign-{number}", "unshare", "--uts", "sh", "-c")
+        inside = ("ip", "netns", "exec", f"{HOSTS}-{number}", "unshare", "--uts", "sh", "-c")
         torchrun = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1")
         meet = ("--node-rank", str(number), "--master-addr", "10.77.0.0", "--master-port", PORT)
         again = ("--max-restarts", str(restarts))
@@ -79,16 +81,16 @@ def both(tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
 
     try:
         try:
-            ip("netns", "add", "rlalign-0")
-            ip("netns", "add", "rlalign-1")
-            there = ("peer", "name", "link1", "netns", "rlalign-1")
-            ip("link", "add", "link0", "netns", "rlalign-0", "type", "veth", *there)
+            ip("netns", "add", f"{HOSTS}-0")
+            ip("netns", "add", f"{HOSTS}-1")
+            there = ("peer", "name", "link1", "netns", f"{HOSTS}-1")
+            ip("link", "add", "link0", "netns", f"{HOSTS}-0", "type", "veth", *there)
         except (OSError, subprocess.CalledProcessError):
             pytest.skip("needs the right to make network namespaces, and links between them")
         for host in "01":
-            ip("-n", f"rlalign-{host}", "addr", "add", f"10.77.0.{host}/24", "dev", f"link{host}")
-            ip("-n", f"rlalign-{host}", "link", "set", "lo", "up")
-            ip("-n", f"rlalign-{host}", "link", "set", f"link{host}", "up")
+            ip("-n", f"{HOSTS}-{host}", "addr", "add", f"10.77.0.{host}/24", "dev", f"link{host}")
+            ip("-n", f"{HOSTS}-{host}", "link", "set", "lo", "up")
+            ip("-n", f"{HOSTS}-{host}", "link", "set", f"link{host}", "up")
         yield begin
     finally:
         for host in begun:
@@ -96,7 +98,7 @@ def both(tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
                 host.process.kill()
         if shutil.which("ip"):
             for number in "01":
-                subprocess.run(["ip", "netns", "del", f"rlalign-{number}"], check=False, capture_output=True)
+                subprocess.run(["ip", "netns", "del", f"{HOSTS}-{number}"], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def disk_is_full(hosts: list[Host], victim: int) -> None:
 
 
 def link_is_cut(hosts: list[Host], victim: int) -> None:
-    ip("-n", f"rlalign-{victim}", "link", "set", f"link{victim}", "down")
+    ip("-n", f"{HOSTS}-{victim}", "link", "set", f"link{victim}", "down")
 
 
 GONE = "rank {} of 2 on host-{} stands still, or cannot be reached"
@@ -172,7 +174,7 @@ def test_what_befalls_one_ends_both_and_they_go_on(
     assert told and all(says.format(victim, victim) in line for line in told), told
     if happens is link_is_cut:  # neither reaches the other
         assert any(GONE.format(0, 0) in line for line in hosts[1].errors), hosts[1].errors
-        ip("-n", "rlalign-1", "link", "set", "link1", "up")
+        ip("-n", f"{HOSTS}-1", "link", "set", "link1", "up")
     ends_as(expected, tmp_path / "ended", both("--resume", "ended"))
 
 
