@@ -1,4 +1,4 @@
-"""The example plugins, there for a test as if they were installed."""
+"""The example plugins, there for a test as if they were installed; runs on two processes that nothing befalls."""
 
 from __future__ import annotations
 
@@ -36,3 +36,19 @@ def with_example_plugins(example_plugins: list[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "path", [*example_plugins, *sys.path])  # before an older one that is installed
     there = filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*example_plugins, *there])}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each process has all weights."""
+    from commands import undisturbed
+
+    return undisturbed("whole", tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="session")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each has its pieces."""
+    from commands import undisturbed
+
+    return undisturbed("cut", tmp_path_factory.mktemp("cut"))

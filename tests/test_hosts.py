@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import BEGUN, bits, rank_of, undisturbed, wait_for
+from commands import BEGUN, bits, rank_of, wait_for
 from comparing import ROOT, metrics
 
 WORLD = Path(__file__).parent / "world"
@@ -99,16 +99,6 @@ def both(tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
         if shutil.which("ip"):
             for number in "01":
                 subprocess.run(["ip", "netns", "del", f"{HOSTS}-{number}"], check=False, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return undisturbed("whole", tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return undisturbed("cut", tmp_path_factory.mktemp("cut"))
 
 
 def ends_as(expected: Path, run: Path, hosts: list[Host]) -> None:

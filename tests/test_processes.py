@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "world"))
-from commands import BANDIT, BEGUN, Command, bits, is_gone, undisturbed, wait_for
+from commands import BANDIT, BEGUN, Command, bits, is_gone, wait_for
 from comparing import (
     EXAMPLES,
     REWARD_MODEL,
@@ -171,16 +171,6 @@ def test_every_example_on_two_and_on_four_processes(part: int, tmp_path: Path) -
 
 
 # -- real commands: killed, stopped, failing, started again -----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return undisturbed("whole", tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="module")
-def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return undisturbed("cut", tmp_path_factory.mktemp("cut"))
 
 
 @pytest.mark.slow

@@ -286,7 +286,7 @@ def _columns(members: Sequence[Member]) -> tuple[tuple[str, str], ...]:
 
 
 def against_shards(pipeline: Pipeline) -> Iterator[str]:
-    """Who needs whole weights, where they are cut over processes."""
+    """What cannot be cut over processes, where weights are to be."""
     shard = f"distributed.shard: {'auto' if pipeline.distributed.shard == 'auto' else 'true'}"
     said = f"{pipeline.places['distributed']}: {shard}"
     policy = pipeline.policy.peek()

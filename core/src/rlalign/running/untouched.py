@@ -27,7 +27,7 @@ _GONE = torch.empty(0)
 CLONE = "what a hook is given is not its own: `.clone()` it first"
 _LEARNING = ("loss", "step_started", "step_ready", "update", "reward")
 _OFTEN = ("loss", "step_started", "step_ready")
-"""Asked for every piece of every step: looked at once an iteration, and together at the end of its update."""
+"""Asked for every step, or every piece of it: looked at once an iteration, and together at the end of its update."""
 
 
 class Untouched:
@@ -61,11 +61,10 @@ class Untouched:
             self._check(*wrapper)
         count = self._calls[hook, name] = self._calls.get((hook, name), -1) + 1
         kept = settings_kept(partial(self._note, f"`{hook}` of `{name}`"))
-        stands = self._where()
         if hook in _OFTEN and count:
             self._often = hook
             if hook != "loss":  # called for pieces, of which each process has others
-                self._seed(stage, hook, name, stands, count)
+                self._seed(stage, hook, name, count)
             try:
                 with kept:
                     yield
@@ -73,7 +72,7 @@ class Untouched:
                 self._often = None
             return
         short = shortened(partial(self._note, f"`{hook}` of `{name}`"))
-        self._seed(stage, hook, name, stands, count)
+        self._seed(stage, hook, name, count)
         seal = Seal(given, self._ledger)
         self._mark()
         self._inside.append((hook, name, seal))
@@ -89,7 +88,8 @@ class Untouched:
         if hook == "phase_started":
             self._calls.clear()
 
-    def _seed(self, stage: str, hook: str, name: str, stands: Mapping[str, Any], count: int) -> None:
+    def _seed(self, stage: str, hook: str, name: str, count: int) -> None:
+        stands = self._where()
         at = -1 if hook == "phase_started" else stands["iteration"]
         self._seeds.seed_all("hook", stage, hook, name, stands["repeat"], stands["place"], at, count)
 
